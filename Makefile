@@ -1,0 +1,49 @@
+# Everything runs from .venv, made by `make setup` from the lock files; nothing is installed twice.
+# Commands are `python -m ...`, never .venv/bin/NAME: scripts there hold absolute paths and break in a copied checkout.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+LOCKS := requirements/torch-cpu.lock requirements/dev.lock
+INSTALLED := $(VENV)/installed-$(shell cat $(LOCKS) | cksum | cut -d ' ' -f 1)
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check lock train-demo-model clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
+
+setup: $(INSTALLED)  ## make .venv with everything that run and test need
+
+$(INSTALLED): | $(LOCKS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	@echo "== making $(VENV) (once; a few minutes, about 2.5 GB)"
+	$(PYTHON) -m venv --clear $(VENV)
+	@echo "== installing PyTorch for CPUs, from where pip is configured to look, else from PyTorch's own index"
+	$(PY) -m pip install --no-deps --progress-bar on -r requirements/torch-cpu.lock || \
+	$(PY) -m pip install --no-deps --progress-bar on --index-url $(TORCH_CPU_INDEX) -r requirements/torch-cpu.lock
+	@echo "== installing the locked packages"
+	$(PY) -m pip install --no-deps --progress-bar on -r requirements/dev.lock
+	@touch $@
+
+run: setup  ## serve test_input.json once with vLLM and print the answer (MODEL_NAME=... for a real model)
+	@$(PY) handler.py --test_input
+
+test: check  ## every check and every test
+	$(PY) -m pytest
+
+check: setup  ## formatter, linter, type checker
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+lock: setup  ## resolve pyproject.toml anew into requirements/*.lock
+	$(PY) -m pip install --quiet uv==0.13.8
+	$(PY) -m scripts.lock
+
+train-demo-model: setup  ## train demo_model/ again from its pairs
+	$(PY) -m scripts.train_demo_model
+
+clean:  ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

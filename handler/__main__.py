@@ -1,0 +1,113 @@
+"""The worker's command line: a test job, the local API, the configuration report, or RunPod's queue."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+
+from handler import config_report, local_run
+from handler.engine.embedded import EmbeddedEngine, read_command_line, serve_parser
+from handler.errors import ConfigurationError, WorkerError
+from handler.settings import WorkerSettings, export
+
+logger = logging.getLogger("handler")
+
+EXIT_CONFIGURATION = 2
+
+# vLLM talks to stdout, and reports its usage to its makers, unless told otherwise before it is imported.
+VLLM_ENVIRONMENT = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_NO_USAGE_STATS": "1"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the worker; returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration."""
+    options = _parse(arguments)
+    try:
+        settings = WorkerSettings.from_environment()
+        _set_up_logging(options.rp_log_level or settings.log_level)
+        export(VLLM_ENVIRONMENT)
+        return _run(options, settings)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return EXIT_CONFIGURATION
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python handler.py", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=["config"], help="print the configuration and where it comes from")
+    parser.add_argument("--json", action="store_true", help="with config: as JSON")
+    parser.add_argument(
+        "--test_input",
+        nargs="?",
+        const=local_run.DEFAULT_TEST_INPUT,
+        metavar="JSON|FILE",
+        help=f"run one job and exit; without a value, the one in {local_run.DEFAULT_TEST_INPUT}",
+    )
+    parser.add_argument("--rp_serve_api", action="store_true", help="serve /run, /runsync, /status and /stream locally")
+    parser.add_argument("--rp_api_host", default="localhost")
+    parser.add_argument("--rp_api_port", type=int, default=8000)
+    parser.add_argument("--rp_api_concurrency", type=int, default=1, help="accepted and ignored: one engine serves all")
+    parser.add_argument("--rp_log_level", help="DEBUG, INFO, WARNING or ERROR; LOG_LEVEL in the environment")
+    parser.add_argument("--rp_debugger", action="store_true", help="accepted and ignored")
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace, settings: WorkerSettings) -> int:
+    if options.command == "config":
+        return _print_config(settings, as_json=options.json)
+    if options.rp_serve_api:
+        return _serve_locally(settings, options.rp_api_host, options.rp_api_port)
+    if options.test_input is not None or not settings.takes_jobs:
+        return _run_test_job(settings, options.test_input or local_run.DEFAULT_TEST_INPUT)
+    return _serve_queue(settings)
+
+
+def _print_config(settings: WorkerSettings, *, as_json: bool) -> int:
+    export({"VLLM_LOGGING_LEVEL": "ERROR"})
+    with local_run.stdout_for_the_result() as stream:
+        command = read_command_line(settings, serve_parser())
+        config_report.report(command, settings, stream, as_json=as_json)
+    return 0
+
+
+def _run_test_job(settings: WorkerSettings, test_input: str) -> int:
+    export({"VLLM_LOGGING_LEVEL": "WARNING"})
+    _announce(settings)
+    with local_run.stdout_for_the_result() as stream:
+        try:
+            job = local_run.load_job(test_input)
+            document = asyncio.run(local_run.run_job(EmbeddedEngine(settings), settings, job))
+        except WorkerError as error:
+            document = error.to_json()
+        return local_run.print_document(document, stream)
+
+
+def _serve_locally(settings: WorkerSettings, host: str, port: int) -> int:
+    from handler import local_api
+
+    _announce(settings)
+    local_api.serve(EmbeddedEngine(settings), settings, host, port)
+    return 0
+
+
+def _serve_queue(settings: WorkerSettings) -> int:
+    from handler import queue_mode
+
+    queue_mode.serve(EmbeddedEngine(settings), settings)
+    return 0
+
+
+def _announce(settings: WorkerSettings) -> None:
+    if settings.serves_demo_model:
+        logger.info("MODEL_NAME is not set: serving the bundled demo model, which knows a few hundred answers by heart")
+
+
+def _set_up_logging(level: str) -> None:
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("handler").setLevel(level.upper())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

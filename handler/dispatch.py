@@ -1,0 +1,71 @@
+"""The handler itself: a job's input -> engine -> outputs. Everything that goes wrong leaves as a WorkerError."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from handler import jobs
+from handler.engine.protocol import Engine, EngineResponse
+from handler.errors import EngineError, WorkerError
+from handler.settings import WorkerSettings
+from handler.streaming import checked, coalesce, whole_events
+
+logger = logging.getLogger(__name__)
+
+Output = Any  # a JSON document, or the text of one or more server-sent events
+
+
+class Dispatcher:
+    """Answers jobs with one engine; any number at a time."""
+
+    def __init__(self, engine: Engine, settings: WorkerSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    async def outputs(self, job_input: object) -> AsyncIterator[Output]:
+        """The job's outputs: one JSON document, or pieces of whole events as they come.
+
+        Raises WorkerError; closing the iterator early aborts the request in the engine.
+        """
+        try:
+            async with aclosing(self._answers(job_input)) as answers:
+                async for output in answers:
+                    yield output
+        except WorkerError:
+            raise
+        except Exception as error:
+            # The message of a foreign error may quote the prompt: only its type leaves the worker.
+            logger.error("job failed: %s", type(error).__name__, exc_info=logger.isEnabledFor(logging.DEBUG))
+            raise WorkerError(f"internal error of the worker: {type(error).__name__}") from error
+
+    async def _answers(self, job_input: object) -> AsyncIterator[Output]:
+        request = jobs.parse(
+            job_input,
+            allowed_paths=self._settings.allowed_paths,
+            max_bytes=self._settings.max_input_bytes,
+            request_fields=self._engine.request_fields,
+        )
+        async with self._engine.send(request) as response:
+            if response.status >= 400:
+                raise EngineError.from_response(response.status, await response.read())
+            if not response.is_stream:
+                yield _document(response, await response.read())
+                return
+            async with aclosing(coalesce(checked(whole_events(response.body)))) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+
+def _document(response: EngineResponse, body: bytes) -> Output:
+    """JSON as it is, text as a string, anything else as base64 with its type."""
+    if response.content_type.startswith("application/json"):
+        return json.loads(body)
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"content_type": response.content_type, "base64": base64.b64encode(body).decode("ascii")}

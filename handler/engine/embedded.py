@@ -1,0 +1,205 @@
+"""vLLM in this process: its own OpenAI app, built once and called as ASGI. The only module that imports vLLM.
+
+Used of vLLM, and held by tests/contract/test_vllm_contract.py: its parser, `AsyncEngineArgs`, `AsyncLLM`, `build_app`,
+`init_app_state`. Imports are inside functions: importing vLLM takes seconds, and a wrong setting should not wait for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from handler.engine import asgi
+from handler.engine.arguments import CommandLine, command_line, flags_of
+from handler.engine.protocol import EngineRequest, EngineResponse
+from handler.errors import ConfigurationError, EngineUnavailable
+from handler.settings import WorkerSettings, export
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from vllm.config import VllmConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
+
+# On a CPU vLLM would compile for half a minute and reserve most of the memory; a laptop wants neither.
+CPU_FLAGS: Mapping[str, str] = {"enforce_eager": "true", "kv_cache_memory_bytes": "1G"}
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    """vLLM's own parser of `vllm serve`, set to raise instead of to exit."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser: argparse.ArgumentParser = make_arg_parser(FlexibleArgumentParser(exit_on_error=False))
+    return parser
+
+
+def read_command_line(settings: WorkerSettings, parser: argparse.ArgumentParser) -> CommandLine:
+    """The vLLM flags that the worker's environment asks for."""
+    from vllm import envs
+    from vllm.platforms import current_platform
+
+    defaults = {**(CPU_FLAGS if current_platform.is_cpu() else {}), **settings.vllm_defaults}
+    return command_line(parser, settings.environment, defaults, known_names=frozenset(envs.environment_variables))
+
+
+def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The parsed and validated flags; raises ConfigurationError naming the variable that is to blame."""
+    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+
+    try:
+        arguments = parser.parse_args(command.argv(parser))
+        validate_parsed_serve_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigurationError(_blame(command, parser, error)) from error
+    except (SystemExit, TypeError, ValueError) as error:
+        raise ConfigurationError(f"vLLM refuses its flags: {error}") from error
+    return arguments
+
+
+class EmbeddedEngine:
+    """An `Engine`: vLLM's API without a port, a second server process, or a copy of its code."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._resources = AsyncExitStack()
+        self._app: FastAPI | None = None
+        self._llm: AsyncLLM | None = None
+        self._headers: list[asgi.Header] = []
+
+    async def start(self) -> None:
+        """Imports vLLM, loads the model, builds the app; logs what each phase took."""
+        with _phase("importing vLLM"):
+            parser = serve_parser()
+        command = read_command_line(self._settings, parser)
+        for warning in command.warnings:
+            logger.warning(warning)
+        arguments = parse_arguments(command, parser)
+        with _phase("preparing the configuration"):
+            config = _engine_config(arguments)
+        with _phase(f"loading {arguments.model} and starting the engine"):
+            self._llm = _start_llm(config)
+        self._resources.callback(_stop_llm, self._llm)
+        with _phase("building the API"):
+            self._app = await _build_app(arguments, self._llm)
+            await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
+        self._headers = _credentials(arguments)
+
+    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineResponse]:
+        """Calls vLLM's app in this process."""
+        return self._send(request)
+
+    @asynccontextmanager
+    async def _send(self, request: EngineRequest) -> AsyncIterator[EngineResponse]:
+        if self._app is None:
+            raise EngineUnavailable("the engine has not started")
+        await self.check_health()
+        async with asgi.call(self._app, request, self._headers) as response:
+            yield response
+
+    def request_fields(self, path: str) -> Collection[str]:
+        """Read off the request model of vLLM's own route."""
+        for route in self._app.routes if self._app else ():
+            body = getattr(route, "body_field", None)
+            if getattr(route, "path", None) == path and body is not None:
+                return _model_fields(body)
+        return ()
+
+    @property
+    def capacity(self) -> int:
+        """`max_num_seqs`, the number of sequences that vLLM batches at most."""
+        if self._llm is None:
+            raise EngineUnavailable("the engine has not started")
+        return int(self._llm.vllm_config.scheduler_config.max_num_seqs)
+
+    async def check_health(self) -> None:
+        """Raises EngineUnavailable once the engine's process has died."""
+        if self._llm is None or self._llm.errored:
+            raise EngineUnavailable("the engine has died" if self._llm else "the engine has not started")
+
+    async def stop(self) -> None:
+        """Ends the app and the engine's processes."""
+        await self._resources.aclose()
+        self._app = self._llm = None
+
+
+@contextlib.contextmanager
+def _phase(title: str) -> Any:
+    start = time.perf_counter()
+    logger.info("%s ...", title)
+    yield
+    logger.info("%s took %.1f s", title, time.perf_counter() - start)
+
+
+def _engine_config(arguments: argparse.Namespace) -> VllmConfig:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    try:
+        return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"vLLM cannot serve {arguments.model}: {error}") from error
+
+
+def _start_llm(config: VllmConfig) -> AsyncLLM:
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    if current_platform.is_cpu() and config.parallel_config.world_size == 1:
+        _fork_engine_core(config)
+    try:
+        return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+    except Exception as error:
+        raise EngineUnavailable(f"the engine did not start: {error}") from error
+
+
+def _fork_engine_core(config: VllmConfig) -> None:
+    """Forks the engine core from this process, which has imported everything, instead of spawning two that import anew.
+
+    Start-up 9 s instead of 23 s on two cores (FACTS.md). Safe on a CPU, where nothing has run in this process that a
+    fork would tear apart; on CUDA vLLM forks by itself while CUDA is not initialised here.
+    """
+    export({"VLLM_WORKER_MULTIPROC_METHOD": "fork"}, overwrite=True)
+    config.parallel_config.distributed_executor_backend = "uni"
+
+
+def _stop_llm(llm: AsyncLLM) -> None:
+    llm.shutdown(timeout=llm.vllm_config.shutdown_timeout)
+
+
+async def _build_app(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+
+    tasks = await llm.get_supported_tasks()
+    app = build_app(arguments, tasks, llm.model_config)
+    await init_app_state(llm, app.state, arguments, tasks)
+    return app
+
+
+def _credentials(arguments: argparse.Namespace) -> list[asgi.Header]:
+    """Whoever set a key for vLLM's server meant its port; calls from inside this process carry it along."""
+    from vllm import envs
+
+    key = next(iter(arguments.api_key or [envs.VLLM_API_KEY]), None)
+    return [(b"authorization", f"Bearer {key}".encode())] if key else []
+
+
+def _model_fields(body: Any) -> Collection[str]:
+    model = getattr(body, "type_", None) or getattr(body.field_info, "annotation", None)
+    return frozenset(getattr(model, "model_fields", ()))
+
+
+def _blame(command: CommandLine, parser: argparse.ArgumentParser, error: argparse.ArgumentError) -> str:
+    flags = flags_of(parser)
+    for setting in command.settings:
+        if error.argument_name and any(option in error.argument_name.split("/") for option in flags[setting.flag].option_strings):
+            return f"{setting.source}={setting.masked()}: {error.message}"
+    return f"vLLM refuses its flags: {error}"

@@ -1,0 +1,98 @@
+"""What can go wrong in the worker. Each error carries its HTTP status, its public code, and whether a retry helps.
+
+WorkerError
+├── ConfigurationError    500  the environment asks for something that cannot be; found at start-up
+├── InvalidInput          400  the job's input is not one the worker understands
+├── EngineError           any  vLLM answered with an error: its status and body, unchanged
+├── StreamBroken          502  the engine's stream ended in the middle of an event
+└── EngineUnavailable     503  the engine is not running, or died
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+
+class WorkerError(Exception):
+    """The root of the tree. `message` is meant for the caller of the job and holds no secret and no prompt text."""
+
+    status = 500
+    code = "worker_error"
+    retryable = False
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"error": {"message", "type", "code", "param"}, "status"}`, the form in which vLLM writes its own errors."""
+        kind = HTTPStatus(self.status).phrase.replace(" ", "") + "Error"
+        error = {"message": self.message, "type": kind, "code": self.code, "param": self.param}
+        return {"error": error, "status": self.status}
+
+    def to_json_text(self) -> str:
+        """`to_json` as the one string that a failed RunPod job carries."""
+        return json.dumps(self.to_json(), ensure_ascii=False)
+
+
+class ConfigurationError(WorkerError):
+    """The environment cannot be used as it is; the worker does not start."""
+
+    code = "configuration_error"
+
+
+class InvalidInput(WorkerError):
+    """The job's input is wrong; `param` names the field."""
+
+    status = 400
+    code = "invalid_input"
+
+
+class EngineError(WorkerError):
+    """vLLM refused or failed the request; `status` and `body` are what it answered."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(str(body.get("message", "the engine gave no message")))
+        self.status = status
+        self.retryable = status in (408, 429) or status >= 500
+        self.body = body
+
+    @classmethod
+    def from_response(cls, status: int, body: bytes) -> EngineError:
+        """Reads vLLM's `{"error": {...}}`, FastAPI's `{"detail": ...}`, or any text."""
+        text = body.decode("utf-8", errors="replace")
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError:
+            document = {"detail": text or HTTPStatus(status).phrase}
+        error = document.get("error") if isinstance(document, dict) else None
+        if not isinstance(error, dict):
+            detail = document.get("detail", text) if isinstance(document, dict) else text
+            error = {"message": detail if isinstance(detail, str) else json.dumps(detail)}
+        return cls(status, error)
+
+    def to_json(self) -> dict[str, Any]:
+        """vLLM's own error object, with the four fields that every caller may count on."""
+        kind = HTTPStatus(self.status).phrase.replace(" ", "") + "Error"
+        return {"error": {"message": self.message, "type": kind, "code": self.status, "param": None} | self.body} | {
+            "status": self.status
+        }
+
+
+class StreamBroken(WorkerError):
+    """The engine stopped in the middle of an event: what was sent so far is not the whole answer."""
+
+    status = 502
+    code = "stream_broken"
+    retryable = True
+
+
+class EngineUnavailable(WorkerError):
+    """The engine is not running; another worker may well be."""
+
+    status = 503
+    code = "engine_unavailable"
+    retryable = True

@@ -1,0 +1,192 @@
+"""A job's input -> the request it makes to the engine. Three forms: OpenAI route, generic route, native.
+
+    {"openai_route": "/v1/chat/completions", "openai_input": {...}}     what RunPod's /openai/v1/* proxy sends
+    {"route": "/tokenize", "method": "POST", "body": {...}}             any allowed path of the engine
+    {"prompt" | "prompts" | "messages": ..., "sampling_params": {...}}  no OpenAI client needed
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from handler.engine.protocol import EngineRequest
+from handler.errors import InvalidInput
+
+COMPLETIONS = "/v1/completions"
+CHAT_COMPLETIONS = "/v1/chat/completions"
+# No scheme, host, percent escape or backslash can be written in these characters; dots and slashes are looked at below.
+PATH = re.compile(r"/[A-Za-z0-9._~/-]*(\?[A-Za-z0-9=&._~-]*)?")
+MAX_PATH_LENGTH = 1024
+
+Json = dict[str, Any]
+RequestFields = Callable[[str], Collection[str]]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    def request(self, request_fields: RequestFields) -> EngineRequest:
+        raise NotImplementedError
+
+
+class OpenAIRoute(_Form):
+    """What RunPod's OpenAI proxy makes of a client's call. The envelope is the platform's: its further fields are let by."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    openai_route: str
+    openai_input: Json | None = None
+
+    def request(self, request_fields: RequestFields) -> EngineRequest:
+        """The proxy passes no method on: what has a body is a POST, and so is a cancellation."""
+        if self.openai_input or self.openai_route.endswith("/cancel"):
+            return _post(self.openai_route, self.openai_input or {}, "openai_input")
+        return EngineRequest("GET", self.openai_route)
+
+
+class GenericRoute(_Form):
+    """Any allowed path of the engine; the method defaults to POST where there is a body, to GET where there is none."""
+
+    route: str
+    method: Literal["GET", "POST", "DELETE"] | None = None
+    body: Json | None = None
+
+    def request(self, request_fields: RequestFields) -> EngineRequest:
+        if self.body is None:
+            return EngineRequest(self.method or "GET", self.route)
+        if self.method == "GET":
+            raise InvalidInput("body: a GET request has none; leave it out, or use POST", param="body")
+        return _post(self.route, self.body, "body", self.method or "POST")
+
+
+class Native(_Form):
+    """A prompt, several prompts as one batch, or a conversation; the answer is vLLM's own completion object."""
+
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
+    messages: Annotated[list[Json], Field(min_length=1)] | None = None
+    apply_chat_template: bool = False
+    sampling_params: Json = {}
+    stream: bool = False
+    lora_adapter: str | None = None
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Native:
+        given = [name for name in ("prompt", "prompts", "messages") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected exactly one of prompt, prompts and messages, got {' and '.join(given) or 'none'}")
+        if self.apply_chat_template and self.prompts is not None:
+            raise ValueError("apply_chat_template goes with prompt or messages, not with prompts")
+        return self
+
+    def request(self, request_fields: RequestFields) -> EngineRequest:
+        path, question = self._question()
+        _check_parameters(self.sampling_params, request_fields(path))
+        body = self.sampling_params | question | {"stream": self.stream}
+        if self.lora_adapter is not None:
+            body["model"] = self.lora_adapter
+        if self.stream:
+            body.setdefault("stream_options", {"include_usage": True})
+        return _post(path, body, "input")
+
+    def _question(self) -> tuple[str, Json]:
+        if self.messages is not None:
+            return CHAT_COMPLETIONS, {"messages": self.messages}
+        if self.apply_chat_template:
+            return CHAT_COMPLETIONS, {"messages": [{"role": "user", "content": self.prompt}]}
+        return COMPLETIONS, {"prompt": self.prompt if self.prompts is None else self.prompts}
+
+
+FORMS: dict[str, type[_Form]] = {
+    "openai_route": OpenAIRoute,
+    "openai_input": OpenAIRoute,
+    "route": GenericRoute,
+    "prompt": Native,
+    "prompts": Native,
+    "messages": Native,
+}
+OWN_FIELDS = frozenset({"prompt", "messages", "model", "stream"})  # of Native, so not for sampling_params
+
+
+def parse(
+    job_input: object, *, allowed_paths: Collection[str], max_bytes: int, request_fields: RequestFields
+) -> EngineRequest:
+    """The engine request that `job_input` asks for; raises InvalidInput naming the field and what was expected.
+
+    request_fields: the fields that the engine's API takes at a path; empty where it cannot tell.
+    """
+    if not isinstance(job_input, dict):
+        raise InvalidInput(f"input: expected an object, got {_type_name(job_input)}", param="input")
+    form = next((form for name, form in FORMS.items() if name in job_input), None)
+    if form is None:
+        raise InvalidInput(
+            "input: expected openai_route with openai_input, route with body, or one of prompt, prompts and messages",
+            param="input",
+        )
+    try:
+        request = form.model_validate(job_input).request(request_fields)
+    except ValidationError as error:
+        raise _invalid(error) from None
+    except RecursionError:
+        raise InvalidInput("input: nested too deeply", param="input") from None
+    _check_path(request.path, allowed_paths)
+    if len(request.body or b"") > max_bytes:
+        raise InvalidInput(f"input: {len(request.body or b'')} bytes; at most {max_bytes} are taken", param="input")
+    return request
+
+
+def _post(path: str, body: Json, name: str, method: str = "POST") -> EngineRequest:
+    """Refuses what JSON or HTTP cannot carry, and a `stream` that only looks like a boolean."""
+    stream = body.get("stream")
+    if not isinstance(stream, bool | None):
+        raise InvalidInput(f"{name}.stream: expected true or false, got {_type_name(stream)}", param=f"{name}.stream")
+    try:
+        encoded = json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{name}: holds a lone surrogate, which is no Unicode text", param=name) from None
+    except ValueError:
+        raise InvalidInput(f"{name}: holds NaN or Infinity, which JSON does not have", param=name) from None
+    except TypeError:
+        raise InvalidInput(f"{name}: holds a value that JSON does not have", param=name) from None
+    return EngineRequest(method, path, encoded)
+
+
+def _check_path(path: str, allowed_paths: Collection[str]) -> None:
+    plain = path.partition("?")[0]
+    segments = plain.split("/")
+    odd = len(path) > MAX_PATH_LENGTH or not PATH.fullmatch(path) or "" in segments[1:-1] or {".", ".."} & set(segments)
+    if odd:
+        raise InvalidInput("route: expected a plain path such as /v1/models, without host, dots or escapes", param="route")
+    if not any(plain == allowed or plain.startswith(allowed.rstrip("/") + "/") for allowed in allowed_paths):
+        raise InvalidInput(f"route: not one of the allowed paths: {', '.join(allowed_paths)}", param="route")
+
+
+def _check_parameters(parameters: Json, known: Collection[str]) -> None:
+    """vLLM lets unknown fields pass with a line in its log; a misspelt `max_token` would silently do nothing."""
+    for name in parameters:
+        field = f"sampling_params.{name}"
+        if name in OWN_FIELDS:
+            raise InvalidInput(f"{field}: belongs beside sampling_params, not into it", param=field)
+        if known and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise InvalidInput(f"{field}: this vLLM has no such parameter{hint}", param=field)
+
+
+def _invalid(error: ValidationError) -> InvalidInput:
+    """The first thing that is wrong, with its field; never the value, which may be somebody's prompt."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "input"
+    got = "" if first["type"] in ("missing", "extra_forbidden", "value_error") else f", got {_type_name(first['input'])}"
+    return InvalidInput(f"{field}: {first['msg'].removeprefix('Value error, ')}{got}", param=field)
+
+
+def _type_name(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

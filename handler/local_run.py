@@ -1,0 +1,72 @@
+"""`python handler.py --test_input`: runs one job and prints its result, or its error, as one JSON document on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from handler.dispatch import Dispatcher
+from handler.engine.protocol import Engine
+from handler.errors import InvalidInput, WorkerError
+from handler.settings import WorkerSettings
+
+DEFAULT_TEST_INPUT = "test_input.json"
+
+
+def load_job(test_input: str) -> dict[str, Any]:
+    """A job from JSON text, or from the file of that name; raises InvalidInput saying what is wrong with it."""
+    text = test_input if test_input.lstrip().startswith(("{", "[")) else _read(Path(test_input))
+    try:
+        job = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"test input: not valid JSON: {error}") from error
+    except RecursionError:
+        raise InvalidInput("test input: nested too deeply") from None
+    if not isinstance(job, dict) or "input" not in job:
+        raise InvalidInput('test input: expected an object with "input", as in {"input": {"prompt": "Hello!"}}')
+    return job
+
+
+async def run_job(engine: Engine, settings: WorkerSettings, job: dict[str, Any]) -> dict[str, Any]:
+    """`{"output": ...}` (a list of event pieces for a stream), or the error's own document; stops the engine."""
+    try:
+        await engine.start()
+        outputs = [output async for output in Dispatcher(engine, settings).outputs(job["input"])]
+    except WorkerError as error:
+        return error.to_json()
+    finally:
+        await engine.stop()
+    is_stream = isinstance(outputs[0], str) and outputs[0].endswith("\n\n")
+    return {"output": outputs if is_stream else outputs[0]}
+
+
+def print_document(document: dict[str, Any], stream: TextIO) -> int:
+    """Writes the document; the exit code is 0 only for a job that succeeded."""
+    stream.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    stream.flush()
+    return 1 if "error" in document else 0
+
+
+@contextmanager
+def stdout_for_the_result() -> Iterator[TextIO]:
+    """Gives the real stdout away for the result; whatever else writes to file descriptor 1 lands on stderr."""
+    sys.stdout.flush()
+    result_descriptor = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with open(result_descriptor, "w", encoding="utf-8") as stream:
+            yield stream
+    finally:
+        sys.stdout.flush()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"test input: cannot read {str(path)!r} (a file name, or JSON text): {error}") from error

@@ -1,0 +1,125 @@
+"""WorkerSettings: everything the worker reads from its environment, read here and nowhere else, validated once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from handler.errors import ConfigurationError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEMO_MODEL_DIR = REPOSITORY / "demo_model"
+DEMO_MODEL_NAME = "demo-model"
+
+# vLLM's flags for the demo model: its adapter, its way of calling tools, and a KV cache that suits a laptop.
+DEMO_FLAGS: Mapping[str, str] = {
+    "model": str(DEMO_MODEL_DIR),
+    "served_model_name": DEMO_MODEL_NAME,
+    "enable_lora": "true",
+    "lora_modules": f"pirate={DEMO_MODEL_DIR / 'adapters' / 'pirate'}",
+    "max_lora_rank": "8",
+    "kv_cache_memory_bytes": "256M",
+    "enable_auto_tool_choice": "true",
+    "tool_call_parser": "hermes",
+}
+
+# The paths that a job may ask for; anything else (docs, /metrics, profiling, scaling) stays inside the worker.
+ALLOWED_PATHS = (
+    "/v1/",
+    "/v2/",
+    "/tokenize",
+    "/detokenize",
+    "/pooling",
+    "/classify",
+    "/score",
+    "/rerank",
+    "/health",
+    "/version",
+)
+MODEL_NAMES = ("MODEL_NAME", "MODEL", "VLLM_MODEL")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """The worker's configuration.
+
+    max_concurrency: jobs at the same time; None leaves it to the engine's capacity.
+    allowed_paths: prefixes of the engine paths that jobs may ask for.
+    max_input_bytes: the largest job input, as JSON; RunPod's own limit for /runsync is 20 MB (FACTS, 2026-11).
+    environment: the variables as they were, for vLLM's flags (`engine.arguments`).
+    """
+
+    environment: Mapping[str, str] = field(repr=False)
+    max_concurrency: int | None = None
+    allowed_paths: tuple[str, ...] = ALLOWED_PATHS
+    max_input_bytes: int = 20_000_000
+    log_level: str = "INFO"
+
+    def __post_init__(self) -> None:
+        if self.max_concurrency is not None and self.max_concurrency < 1:
+            raise ConfigurationError("MAX_CONCURRENCY: expected at least 1", param="MAX_CONCURRENCY")
+        if self.max_input_bytes < 1:
+            raise ConfigurationError("MAX_INPUT_BYTES: expected at least 1", param="MAX_INPUT_BYTES")
+        if not all(path.startswith("/") for path in self.allowed_paths):
+            raise ConfigurationError("ALLOWED_PATHS: every prefix begins with a slash", param="ALLOWED_PATHS")
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigurationError(f"LOG_LEVEL: expected one of {', '.join(LOG_LEVELS)}", param="LOG_LEVEL")
+        if self.runs_under_runpod and self.serves_demo_model:
+            raise ConfigurationError(
+                "MODEL_NAME is not set: name the model this endpoint serves, for example "
+                "MODEL_NAME=Qwen/Qwen2.5-0.5B-Instruct (the demo model is for laptops only)",
+                param="MODEL_NAME",
+            )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> WorkerSettings:
+        """Reads and validates; raises ConfigurationError naming the variable. Empty values count as not set."""
+        given = {name: value.strip() for name, value in environment.items() if value.strip()}
+        paths = tuple(path.strip() for path in given.get("ALLOWED_PATHS", "").split(",") if path.strip())
+        return cls(
+            environment=dict(environment),
+            max_concurrency=_whole_number(given, "MAX_CONCURRENCY"),
+            allowed_paths=paths or ALLOWED_PATHS,
+            max_input_bytes=_whole_number(given, "MAX_INPUT_BYTES") or cls.max_input_bytes,
+            log_level=given.get("LOG_LEVEL", cls.log_level).upper(),
+        )
+
+    @property
+    def runs_under_runpod(self) -> bool:
+        """True on the platform: it tells every worker where to get its jobs."""
+        return bool(self.environment.get("RUNPOD_WEBHOOK_GET_JOB") or self.environment.get("RUNPOD_ENDPOINT_ID"))
+
+    @property
+    def takes_jobs(self) -> bool:
+        """True where there is a queue to take jobs from."""
+        return bool(self.environment.get("RUNPOD_WEBHOOK_GET_JOB"))
+
+    @property
+    def serves_demo_model(self) -> bool:
+        """True when no model is named in any of the accepted ways."""
+        named = any(self.environment.get(name, "").strip() for name in MODEL_NAMES)
+        return not named and "--model" not in self.environment.get("VLLM_EXTRA_ARGS", "")
+
+    @property
+    def vllm_defaults(self) -> Mapping[str, str]:
+        """The vLLM flags that apply where the environment says nothing."""
+        return DEMO_FLAGS if self.serves_demo_model else {}
+
+
+def export(variables: Mapping[str, str], *, overwrite: bool = False) -> None:
+    """Sets variables for libraries that can be configured in no other way; what the user set stays, unless told."""
+    for name, value in variables.items():
+        if overwrite or not os.environ.get(name):
+            os.environ[name] = value
+
+
+def _whole_number(given: Mapping[str, str], name: str) -> int | None:
+    if name not in given:
+        return None
+    try:
+        return int(given[name])
+    except ValueError as error:
+        raise ConfigurationError(f"{name}={given[name]!r}: expected a whole number", param=name) from error

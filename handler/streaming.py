@@ -1,0 +1,114 @@
+"""Server-sent events for RunPod's stream: always whole events, joined while the one before is still being posted. Pure."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+from handler.errors import EngineError, StreamBroken
+
+# RunPod takes at most 1 MB per posted chunk (FACTS.md, 2026-11); the rest is room for its JSON envelope.
+MAX_POST_BYTES = 900_000
+
+
+async def whole_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """The events in a stream of bytes that may be cut anywhere, each with its closing empty line.
+
+    An event ends at an ASCII newline, so a character of several bytes is never split. Raises StreamBroken when the
+    bytes end inside an event.
+    """
+    rest = b""
+    async for piece in pieces:
+        *events, rest = (rest + piece).replace(b"\r\n", b"\n").split(b"\n\n")
+        for event in events:
+            if event.strip():
+                yield event.decode("utf-8") + "\n\n"
+    if rest.strip():
+        raise StreamBroken("the engine's stream ended in the middle of an event")
+
+
+async def checked(events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Passes every event on; after one that reports an error, raises it as EngineError."""
+    async for event in events:
+        yield event
+        if error := reported_error(event):
+            raise error
+
+
+def reported_error(event: str) -> EngineError | None:
+    """The error in an event of any of vLLM's APIs (OpenAI chat and completions, responses, Anthropic messages)."""
+    if '"error"' not in event:
+        return None
+    data = "\n".join(line[5:].strip() for line in event.splitlines() if line.startswith("data:"))
+    try:
+        document = json.loads(data)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    error = document.get("error") or _failed_response(document)
+    if not isinstance(error, dict):
+        return None
+    code = error.get("code")
+    return EngineError(code if isinstance(code, int) and 400 <= code < 600 else 500, error)
+
+
+def _failed_response(document: dict[str, Any]) -> object:
+    """The error of a `response.failed` or a bare `error` event."""
+    if document.get("type") == "response.failed":
+        return document.get("response", {}).get("error")
+    return document if document.get("type") == "error" else None
+
+
+async def coalesce(events: AsyncIterator[str], max_bytes: int = MAX_POST_BYTES) -> AsyncIterator[str]:
+    """The first event at once, then, each time the consumer asks, all that has arrived since, in one piece.
+
+    A consumer that awaits a post per piece so has one post in flight, and as few as the network allows. A piece holds
+    whole events and at most `max_bytes` bytes, unless a single event is larger. An error of `events` is raised after
+    everything before it was handed out.
+    """
+    buffer = _Buffer()
+    pump = asyncio.create_task(buffer.fill(events))
+    try:
+        while piece := await buffer.take(max_bytes):
+            yield piece
+        await pump
+    finally:
+        pump.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):  # raised above already, or of no interest any more
+            await pump
+
+
+class _Buffer:
+    """Events that have arrived and wait to be taken."""
+
+    def __init__(self) -> None:
+        self._events: deque[tuple[str, int]] = deque()
+        self._arrival = asyncio.Event()
+        self._ended = False
+
+    async def fill(self, events: AsyncIterator[str]) -> None:
+        try:
+            async for event in events:
+                self._events.append((event, len(event.encode())))
+                self._arrival.set()
+        finally:
+            self._ended = True
+            self._arrival.set()
+
+    async def take(self, max_bytes: int) -> str:
+        """At least one event, as many as fit; an empty string when there will be no more."""
+        while not self._events and not self._ended:
+            self._arrival.clear()
+            await self._arrival.wait()
+        taken: list[str] = []
+        room = max_bytes
+        while self._events and (not taken or self._events[0][1] <= room):
+            event, size = self._events.popleft()
+            taken.append(event)
+            room -= size
+        return "".join(taken)

@@ -1,0 +1,64 @@
+"""Resolves pyproject.toml into requirements/*.lock with uv, under the documented overrides. Run by `make lock`.
+
+torch is left out of the CPU lock: requirements/torch-cpu.lock pins it by hand, since it may come from its own index.
+worker-gpu.lock holds only what a vLLM image does not have already, to be installed on top of it without dependencies.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
+HEADER = "# Made by `make lock`; install with `pip install --no-deps -r`. Change pyproject.toml, not this file.\n"
+CPU_ONLY = ("--excludes", "requirements/excludes.txt", "--no-emit-package", "torch")
+
+
+def main() -> None:
+    """Writes every lock file."""
+    _write("dev.lock", _resolve(["worker", "cpu", "service", "client", "dev"], *CPU_ONLY, *_find_links()))
+    _write("client.lock", _resolve(["client"]))
+    on_image = _resolve(["gpu"])
+    wanted = _resolve(["worker", "gpu"])
+    names_on_image = {_name(line) for line in on_image}
+    _write("worker-gpu.lock", [line for line in wanted if _name(line) not in names_on_image])
+
+
+def _resolve(extras: list[str], *options: str) -> list[str]:
+    """`name==version` lines for pyproject.toml with these extras, for Python 3.11 on x86-64 Linux."""
+    with tempfile.NamedTemporaryFile(suffix=".lock") as output:
+        subprocess.run(  # noqa: S603 - our own arguments
+            [
+                *(sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--quiet", "--no-header"),
+                *("--no-annotate", "--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"),
+                *("--overrides", "requirements/overrides.txt", "--output-file", output.name, *options),
+                *(f"--extra={extra}" for extra in extras),
+            ],
+            cwd=REQUIREMENTS.parent,
+            check=True,
+        )
+        return [line for line in Path(output.name).read_text().splitlines() if "==" in line]
+
+
+def _find_links() -> tuple[str, ...]:
+    """uv does not read pip's configuration, where a local torch for CPUs may be named; without one, PyTorch's index."""
+    asked = subprocess.run(  # noqa: S603 - our own arguments
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    ).stdout
+    found = re.search(r"find-links='(.+)'", asked)
+    return ("--find-links", found.group(1)) if found else ("--extra-index-url", "https://download.pytorch.org/whl/cpu")
+
+
+def _write(name: str, lines: list[str]) -> None:
+    (REQUIREMENTS / name).write_text(HEADER + "\n".join(lines) + "\n")
+
+
+def _name(line: str) -> str:
+    return line.partition("==")[0].partition("[")[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""One real vLLM, booted once, serves the whole test session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from handler.dispatch import Dispatcher
+from handler.engine.embedded import EmbeddedEngine
+from handler.settings import WorkerSettings, export
+from tests.support import Worker
+
+
+@pytest.fixture(scope="session")
+def settings() -> WorkerSettings:
+    """A laptop's: nothing set, so the demo model is served."""
+    return WorkerSettings(environment={})
+
+
+@pytest.fixture(scope="session")
+async def engine(settings: WorkerSettings) -> AsyncIterator[EmbeddedEngine]:
+    """The real engine with the demo model; do not stop it."""
+    export({"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"})
+    engine = EmbeddedEngine(settings)
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
+@pytest.fixture(scope="session")
+async def worker(engine: EmbeddedEngine, settings: WorkerSettings) -> Worker:
+    """Runs job inputs on the real engine."""
+    return Worker(Dispatcher(engine, settings))

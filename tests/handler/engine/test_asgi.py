@@ -1,0 +1,133 @@
+"""An ASGI app answers in this process; leaving early tells it so."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+from handler.engine import asgi
+from handler.engine.protocol import EngineRequest
+from handler.errors import StreamBroken
+
+
+async def echo(request: Request) -> JSONResponse:
+    return JSONResponse(
+        {
+            "method": request.method,
+            "path": request.url.path,
+            "query": request.url.query,
+            "key": request.headers.get("authorization"),
+            "body": (await request.body()).decode(),
+        },
+        status_code=201,
+    )
+
+
+async def test_the_app_sees_the_request_and_its_answer_comes_back() -> None:
+    app = Starlette(routes=[Route("/echo/{rest}", echo, methods=["POST"])])
+    request = EngineRequest("POST", "/echo/x?a=1", b"hello")
+    async with asgi.call(app, request, [(b"authorization", b"Bearer k")]) as response:
+        body = await response.read()
+    assert (response.status, response.content_type, response.is_stream) == (201, "application/json", False)
+    assert body == b'{"method":"POST","path":"/echo/x","query":"a=1","key":"Bearer k","body":"hello"}'
+
+
+async def test_pieces_arrive_while_the_app_still_works() -> None:
+    go_on = asyncio.Event()
+
+    async def stream(request: Request) -> StreamingResponse:
+        async def pieces() -> Any:
+            yield b"first"
+            await go_on.wait()
+            yield b"second"
+
+        return StreamingResponse(pieces(), media_type="text/event-stream")
+
+    async with asgi.call(Starlette(routes=[Route("/", stream)]), EngineRequest("GET", "/")) as response:
+        assert response.is_stream
+        body = aiter(response.body)
+        assert await anext(body) == b"first"
+        go_on.set()
+        assert await anext(body) == b"second"
+
+
+async def test_leaving_early_closes_the_apps_stream() -> None:
+    closed = asyncio.Event()
+
+    async def stream(request: Request) -> StreamingResponse:
+        async def pieces() -> Any:
+            try:
+                while True:
+                    yield b"x"
+            finally:
+                closed.set()
+
+        return StreamingResponse(pieces())
+
+    async with asgi.call(Starlette(routes=[Route("/", stream)]), EngineRequest("GET", "/")) as response:
+        assert await anext(aiter(response.body)) == b"x"
+    await asyncio.wait_for(closed.wait(), timeout=5)
+
+
+async def test_leaving_while_a_plain_answer_is_awaited_tells_the_app_of_the_disconnect() -> None:
+    seen: list[str] = []
+    received = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        received.set()
+        seen.append((await receive())["type"])
+
+    async def ask() -> None:
+        async with asgi.call(app, EngineRequest("GET", "/")):
+            raise AssertionError("there is no answer")
+
+    asking = asyncio.create_task(ask())
+    await received.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert seen == ["http.disconnect"]
+
+
+async def test_an_app_that_ignores_the_disconnect_is_cancelled() -> None:
+    cancelled = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async with asgi.call(app, EngineRequest("GET", "/"), wind_up_seconds=0.01) as response:
+        assert response.status == 200
+    assert cancelled.is_set()
+
+
+async def test_an_error_before_the_answer_is_raised_and_one_inside_it_breaks_the_stream() -> None:
+    async def fails_at_once(scope: Any, receive: Any, send: Any) -> None:
+        raise KeyError("x")
+
+    async def fails_later(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        raise KeyError("x")
+
+    async def stops_short(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    with pytest.raises(KeyError):
+        async with asgi.call(fails_at_once, EngineRequest("GET", "/")):
+            pass
+    for app in (fails_later, stops_short):
+        async with asgi.call(app, EngineRequest("GET", "/")) as response:
+            with pytest.raises(StreamBroken):
+                await response.read()

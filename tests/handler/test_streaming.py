@@ -1,0 +1,140 @@
+"""Events stay whole and characters stay whole, wherever the bytes are cut and whenever the consumer comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handler.errors import EngineError, StreamBroken
+from handler.streaming import checked, coalesce, reported_error, whole_events
+
+T = TypeVar("T")
+EVENTS = ['data: {"text": "👨‍👩‍👧‍👦 é"}\n\n', "event: x\ndata: 1\n\n", "data: [DONE]\n\n"]
+
+
+async def each(items: Iterable[T]) -> AsyncIterator[T]:
+    for item in items:
+        yield item
+
+
+async def all_of(items: AsyncIterator[T]) -> list[T]:
+    return [item async for item in items]
+
+
+@given(st.lists(st.integers(min_value=0, max_value=100), max_size=20))
+def test_events_come_out_whole_wherever_the_bytes_are_cut(cuts: list[int]) -> None:
+    data = "".join(EVENTS).encode()
+    places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    pieces = [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    assert asyncio.run(all_of(whole_events(each(pieces)))) == EVENTS
+
+
+async def test_windows_line_ends_separate_events_too_also_when_cut_between_cr_and_lf() -> None:
+    pieces = [b"data: 1\r\n\r", b"\ndata: 2\r", b"\n\r\n"]
+    assert await all_of(whole_events(each(pieces))) == ["data: 1\n\n", "data: 2\n\n"]
+
+
+async def test_a_stream_that_ends_inside_an_event_is_an_error_not_an_end() -> None:
+    events = whole_events(each([b"data: 1\n\ndata: 2"]))
+    assert await anext(events) == "data: 1\n\n"
+    with pytest.raises(StreamBroken, match="middle of an event"):
+        await anext(events)
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        ('data: {"error": {"message": "too long", "code": 400}}\n\n', 400),
+        ('data: {"error": {"message": "boom", "code": "internal"}}\n\n', 500),
+        ('event: error\ndata: {"type": "error", "error": {"message": "overloaded", "code": 503}}\n\n', 503),
+        ('event: error\ndata: {"type": "error", "message": "boom", "code": "server_error", "x": "error"}\n\n', 500),
+        ('data: {"type": "response.failed", "response": {"error": {"message": "boom", "code": "x"}}}\n\n', 500),
+    ],
+)
+def test_an_error_event_of_any_api_is_recognised(event: str, status: int) -> None:
+    error = reported_error(event)
+    assert error is not None
+    assert error.status == status
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        'data: {"choices": [{"delta": {"content": "\\"error\\": {}"}}]}\n\n',
+        'data: {"type": "response.created", "response": {"error": null}}\n\n',
+        'data: {"error": null}\n\n',
+        'data: "error"\n\n',
+        'data: ["error"]\n\n',
+        'data: {"error" is not json\n\n',
+        "data: [DONE]\n\n",
+    ],
+)
+def test_an_event_that_only_mentions_errors_is_none(event: str) -> None:
+    assert reported_error(event) is None
+
+
+async def test_the_error_event_is_passed_on_before_its_error_is_raised() -> None:
+    events = checked(each(["data: 1\n\n", 'data: {"error": {"message": "boom", "code": 500}}\n\n', "data: 3\n\n"]))
+    assert await anext(events) == "data: 1\n\n"
+    assert "boom" in await anext(events)
+    with pytest.raises(EngineError, match="boom"):
+        await anext(events)
+
+
+async def test_the_first_event_leaves_at_once_and_the_rest_goes_as_the_next_piece() -> None:
+    first_was_taken = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        yield "a\n\n"
+        await first_was_taken.wait()
+        for event in ("b\n\n", "c\n\n", "d\n\n"):
+            yield event
+
+    pieces = coalesce(source())
+    assert await anext(pieces) == "a\n\n"
+    first_was_taken.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await anext(pieces) == "b\n\nc\n\nd\n\n"
+    with pytest.raises(StopAsyncIteration):
+        await anext(pieces)
+
+
+@given(st.lists(st.text(max_size=30).map(lambda text: f"data: {text!r}\n\n"), max_size=30), st.integers(1, 200))
+def test_coalescing_keeps_every_event_in_order_and_every_piece_within_the_limit(events: list[str], limit: int) -> None:
+    pieces = asyncio.run(all_of(coalesce(each(events), limit)))
+    assert "".join(pieces) == "".join(events)
+    sizes = {event: len(event.encode()) for event in events}
+    assert all(len(piece.encode()) <= limit or piece in sizes for piece in pieces)
+
+
+async def test_an_error_of_the_source_comes_after_everything_before_it() -> None:
+    async def source() -> AsyncIterator[str]:
+        yield "a\n\n"
+        raise StreamBroken("cut")
+
+    pieces = coalesce(source())
+    assert await anext(pieces) == "a\n\n"
+    with pytest.raises(StreamBroken):
+        await anext(pieces)
+
+
+async def test_leaving_early_closes_the_source() -> None:
+    closed = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            yield "a\n\n"
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    pieces = coalesce(source())
+    assert await anext(pieces) == "a\n\n"
+    await pieces.aclose()  # type: ignore[attr-defined]
+    assert closed.is_set()
