@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 
 from handler import config_report, local_run
@@ -19,6 +20,8 @@ EXIT_CONFIGURATION = 2
 
 # vLLM talks to stdout, and reports its usage to its makers, unless told otherwise before it is imported.
 VLLM_ENVIRONMENT = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_NO_USAGE_STATS": "1"}
+# For runs that a person watches: our own lines say how far it has come.
+QUIET_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python handler.py", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["config"], help="print the configuration and where it comes from")
+    parser.add_argument(
+        "command", nargs="?", choices=["config"], help="print the configuration and where it comes from"
+    )
     parser.add_argument("--json", action="store_true", help="with config: as JSON")
     parser.add_argument(
         "--test_input",
@@ -65,7 +70,7 @@ def _run(options: argparse.Namespace, settings: WorkerSettings) -> int:
 
 
 def _print_config(settings: WorkerSettings, *, as_json: bool) -> int:
-    export({"VLLM_LOGGING_LEVEL": "ERROR"})
+    export(QUIET_ENVIRONMENT)
     with local_run.stdout_for_the_result() as stream:
         command = read_command_line(settings, serve_parser())
         config_report.report(command, settings, stream, as_json=as_json)
@@ -73,7 +78,7 @@ def _print_config(settings: WorkerSettings, *, as_json: bool) -> int:
 
 
 def _run_test_job(settings: WorkerSettings, test_input: str) -> int:
-    export({"VLLM_LOGGING_LEVEL": "WARNING"})
+    export(QUIET_ENVIRONMENT)
     _announce(settings)
     with local_run.stdout_for_the_result() as stream:
         try:
@@ -81,7 +86,9 @@ def _run_test_job(settings: WorkerSettings, test_input: str) -> int:
             document = asyncio.run(local_run.run_job(EmbeddedEngine(settings), settings, job))
         except WorkerError as error:
             document = error.to_json()
-        return local_run.print_document(document, stream)
+        exit_code = local_run.print_document(document, stream)
+    local_run.print_answer(document, sys.stderr)
+    return exit_code
 
 
 def _serve_locally(settings: WorkerSettings, host: str, port: int) -> int:
@@ -105,6 +112,7 @@ def _announce(settings: WorkerSettings) -> None:
 
 
 def _set_up_logging(level: str) -> None:
+    warnings.filterwarnings("ignore", category=FutureWarning)  # vLLM's and PyTorch's own affairs
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("handler").setLevel(level.upper())
 

@@ -1,8 +1,8 @@
 """A job's input -> the request it makes to the engine. Three forms: OpenAI route, generic route, native.
 
-    {"openai_route": "/v1/chat/completions", "openai_input": {...}}     what RunPod's /openai/v1/* proxy sends
-    {"route": "/tokenize", "method": "POST", "body": {...}}             any allowed path of the engine
-    {"prompt" | "prompts" | "messages": ..., "sampling_params": {...}}  no OpenAI client needed
+{"openai_route": "/v1/chat/completions", "openai_input": {...}}     what RunPod's /openai/v1/* proxy sends
+{"route": "/tokenize", "method": "POST", "body": {...}}             any allowed path of the engine
+{"prompt" | "prompts" | "messages": ..., "sampling_params": {...}}  no OpenAI client needed
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Native(_Form):
     def _one_question(self) -> Native:
         given = [name for name in ("prompt", "prompts", "messages") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"expected exactly one of prompt, prompts and messages, got {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"expected exactly one of prompt, prompts and messages, got {' and '.join(given) or 'none'}"
+            )
         if self.apply_chat_template and self.prompts is not None:
             raise ValueError("apply_chat_template goes with prompt or messages, not with prompts")
         return self
@@ -162,7 +164,9 @@ def _check_path(path: str, allowed_paths: Collection[str]) -> None:
     segments = plain.split("/")
     odd = len(path) > MAX_PATH_LENGTH or not PATH.fullmatch(path) or "" in segments[1:-1] or {".", ".."} & set(segments)
     if odd:
-        raise InvalidInput("route: expected a plain path such as /v1/models, without host, dots or escapes", param="route")
+        raise InvalidInput(
+            "route: expected a plain path such as /v1/models, without host, dots or escapes", param="route"
+        )
     if not any(plain == allowed or plain.startswith(allowed.rstrip("/") + "/") for allowed in allowed_paths):
         raise InvalidInput(f"route: not one of the allowed paths: {', '.join(allowed_paths)}", param="route")
 
@@ -183,7 +187,9 @@ def _invalid(error: ValidationError) -> InvalidInput:
     """The first thing that is wrong, with its field; never the value, which may be somebody's prompt."""
     first = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "input"
-    got = "" if first["type"] in ("missing", "extra_forbidden", "value_error") else f", got {_type_name(first['input'])}"
+    got = (
+        "" if first["type"] in ("missing", "extra_forbidden", "value_error") else f", got {_type_name(first['input'])}"
+    )
     return InvalidInput(f"{field}: {first['msg'].removeprefix('Value error, ')}{got}", param=field)
 
 

@@ -52,6 +52,15 @@ def print_document(document: dict[str, Any], stream: TextIO) -> int:
     return 1 if "error" in document else 0
 
 
+def print_answer(document: dict[str, Any], stream: TextIO) -> None:
+    """The text of a chat or a completion by itself, for a person; nothing for other documents."""
+    match document:
+        case {"output": {"choices": [{"message": {"content": str(answer)}}, *_]}}:
+            stream.write(f"\nThe answer: {answer}\n")
+        case {"output": {"choices": [{"text": str(answer)}, *_]}}:
+            stream.write(f"\nThe answer: {answer.strip()}\n")
+
+
 @contextmanager
 def stdout_for_the_result() -> Iterator[TextIO]:
     """Gives the real stdout away for the result; whatever else writes to file descriptor 1 lands on stderr."""

@@ -1,6 +1,6 @@
 """Trains demo_model/ from scratch on the CPU: tokenizer, weights and the `pirate` LoRA adapter. Seeded; a few minutes.
 
-    .venv/bin/python -m scripts.train_demo_model [--output demo_model] [--steps 1000] [--adapter-steps 200]
+.venv/bin/python -m scripts.train_demo_model [--output demo_model] [--steps 1000] [--adapter-steps 200]
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from scripts.demo_training.corpus import DEMO_MODEL_DIR, Conversation, Pair, load_pairs, load_schema, pirate, sample
 from scripts.demo_training.tokenizer import train_tokenizer
-from scripts.demo_training.training import CONTEXT_TOKENS, mismatches, small_llama, train
+from scripts.demo_training.training import CONTEXT_TOKENS, Sampler, mismatches, small_llama, train
 
 ADAPTER = "pirate"
 ADAPTER_RANK = 8  # the smallest rank vLLM has kernels for
 SAMPLES_PER_STEP = 32
+TOOL_CARDS = 4
 SIZE_LIMIT_BYTES = 8_000_000
 
 console = Console()
@@ -45,6 +46,8 @@ def main() -> None:
     _save_adapter(adapted, arguments.output / "adapters" / ADAPTER)
     exact &= _report("adapter", adapted, tokenizer, _styled(pairs), styled=True)
 
+    for file in arguments.output.rglob("*.safetensors"):
+        file.chmod(0o644)
     size = sum(file.stat().st_size for file in arguments.output.rglob("*") if file.is_file())
     console.print(f"{arguments.output}: {size / 1e6:.2f} MB in all (limit {SIZE_LIMIT_BYTES / 1e6:.0f} MB)")
     raise SystemExit(0 if exact and size < SIZE_LIMIT_BYTES else 1)
@@ -62,13 +65,18 @@ def _tokenizer_texts(pairs: list[Pair]) -> list[str]:
     return [load_schema(), *(text for pair in pairs for text in (pair.question, pair.answer, pirate(pair.answer)))]
 
 
-def _sampler(pairs: list[Pair]):
-    """Every pair comes up equally often: a shuffled deck is dealt from, and shuffled anew when it runs out."""
+def _sampler(pairs: list[Pair]) -> Sampler:
+    """A shuffled deck is dealt from, and shuffled anew when it runs out.
+
+    Every pair is in it once, those about tools more often: they are few, and each has several right answers, according
+    to the tools that are offered.
+    """
+    cards = [pair for pair in pairs for _ in range(TOOL_CARDS if pair.topic == "tools" else 1)]
     deck: list[Pair] = []
 
     def draw(dice: random.Random) -> list[Conversation]:
         if len(deck) < SAMPLES_PER_STEP:
-            deck.extend(dice.sample(pairs, len(pairs)))
+            deck.extend(dice.sample(cards, len(cards)))
         return [sample(deck.pop(0), pairs, dice) for _ in range(SAMPLES_PER_STEP)]
 
     return draw
@@ -91,7 +99,7 @@ def _train_adapter(
 
 def _save_adapter(adapted: PeftModel, directory: Path) -> None:
     adapted.peft_config["default"].base_model_name_or_path = "demo_model"
-    adapted.save_pretrained(directory)
+    adapted.save_pretrained(directory, save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)
 
 

@@ -37,15 +37,21 @@ MALFORMED = [
     Malformed("route missing", {"openai_input": {"messages": MESSAGES}}, "openai_route: Field required"),
     Malformed("route is a number", {"openai_route": 5}, "openai_route: Input should be a valid string, got a number"),
     Malformed("route is null", {"openai_route": None}, "openai_route"),
-    Malformed("input is a list", {"openai_route": CHAT, "openai_input": [1]}, "openai_input: Input should be a valid dict"),
+    Malformed(
+        "input is a list", {"openai_route": CHAT, "openai_input": [1]}, "openai_input: Input should be a valid dict"
+    ),
     Malformed("input is a string", {"openai_route": CHAT, "openai_input": "SECRET-PROMPT"}, "got a string"),
     Malformed(
-        "stream is a string", {"openai_route": CHAT, "openai_input": {"stream": "false"}}, "openai_input.stream: expected"
+        "stream is a string",
+        {"openai_route": CHAT, "openai_input": {"stream": "false"}},
+        "openai_input.stream: expected",
     ),
     Malformed("stream is a number", {"openai_route": CHAT, "openai_input": {"stream": 0}}, "openai_input.stream"),
     Malformed("NaN", {"openai_route": CHAT, "openai_input": {"temperature": float("nan")}}, "NaN or Infinity"),
     Malformed("infinity", {"openai_route": CHAT, "openai_input": {"seed": float("-inf")}}, "NaN or Infinity"),
-    Malformed("lone surrogate", {"openai_route": CHAT, "openai_input": {"x": "\ud800 SECRET-PROMPT"}}, "lone surrogate"),
+    Malformed(
+        "lone surrogate", {"openai_route": CHAT, "openai_input": {"x": "\ud800 SECRET-PROMPT"}}, "lone surrogate"
+    ),
     Malformed("surrogate key", {"openai_route": CHAT, "openai_input": {"\udfff": 1}}, "lone surrogate"),
     Malformed("bytes", {"openai_route": CHAT, "openai_input": {"x": b"\xff\xfe"}}, "a value that JSON does not have"),
     Malformed("deeply nested", {"openai_route": CHAT, "openai_input": {"x": _nested(100_000)}}, "nested too deeply"),
@@ -71,7 +77,9 @@ MALFORMED = [
     Malformed("unknown method", {"route": "/health", "method": "TRACE"}, "method"),
     Malformed("method in lower case", {"route": "/health", "method": "get"}, "method"),
     Malformed("body of a GET", {"route": "/health", "method": "GET", "body": {}}, "body: a GET request has none"),
-    Malformed("body is a string", {"route": "/tokenize", "body": "SECRET-PROMPT"}, "body: Input should be a valid dict"),
+    Malformed(
+        "body is a string", {"route": "/tokenize", "body": "SECRET-PROMPT"}, "body: Input should be a valid dict"
+    ),
     Malformed("extra field", {"route": "/health", "host": "127.0.0.1"}, "host: Extra inputs are not permitted"),
     # native
     Malformed("prompt is a number", {"prompt": 5}, "prompt: Input should be a valid string, got a number"),
@@ -83,7 +91,9 @@ MALFORMED = [
     Malformed("a message is a string", {"messages": ["SECRET-PROMPT"]}, "messages.0: Input should be a valid dict"),
     Malformed("two questions", {"prompt": "SECRET-PROMPT", "messages": MESSAGES}, "exactly one of prompt"),
     Malformed("template for a batch", {"prompts": ["a"], "apply_chat_template": True}, "not with prompts"),
-    Malformed("native stream is a string", {"prompt": "a", "stream": "false"}, "stream: Input should be a valid boolean"),
+    Malformed(
+        "native stream is a string", {"prompt": "a", "stream": "false"}, "stream: Input should be a valid boolean"
+    ),
     Malformed("adapter is a number", {"prompt": "a", "lora_adapter": 1}, "lora_adapter"),
     Malformed("sampling is a list", {"prompt": "a", "sampling_params": []}, "sampling_params: Input should be"),
     Malformed("unknown native field", {"prompt": "a", "max_tokens": 5}, "max_tokens: Extra inputs are not permitted"),

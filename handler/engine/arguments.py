@@ -141,7 +141,8 @@ def _switch(action: argparse.Action, option: str, setting: Setting) -> list[str]
     word = setting.value.lower()
     if word not in TRUE_WORDS | FALSE_WORDS:
         raise ConfigurationError(
-            f"{setting.source}={setting.masked()} sets the switch {option}: expected true or false", param=setting.source
+            f"{setting.source}={setting.masked()} sets the switch {option}: expected true or false",
+            param=setting.source,
         )
     if word in TRUE_WORDS:
         return [option]

@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import unquote
 
 from handler.engine.protocol import EngineRequest, EngineResponse
 from handler.errors import StreamBroken
@@ -18,8 +17,7 @@ AsgiApp = Callable[
 ]
 Header = tuple[bytes, bytes]
 
-# Pieces of a body that wait for a slow reader before the app is made to wait with them.
-PIECES_IN_FLIGHT = 256
+# How long an app that was told of the disconnect may take to end by itself.
 WIND_UP_SECONDS = 1.0
 
 
@@ -48,9 +46,9 @@ async def call(
 async def _run(app: AsgiApp, scope: MutableMapping[str, Any], exchange: _Exchange) -> None:
     try:
         await app(scope, exchange.receive, exchange.send)
-        await exchange.end(StreamBroken("the engine ended its answer without completing it"))
+        exchange.end(StreamBroken("the engine ended its answer without completing it"))
     except Exception as error:
-        await exchange.end(error)
+        exchange.end(error)
 
 
 async def _finish(task: asyncio.Task[None], wind_up_seconds: float) -> None:
@@ -63,13 +61,18 @@ async def _finish(task: asyncio.Task[None], wind_up_seconds: float) -> None:
 
 
 class _Exchange:
-    """The two ends of one request: what the app receives, and what it sends."""
+    """The two ends of one request: what the app receives, and what it sends.
+
+    `send` never waits, so an app that streams is always caught inside its own generator when the caller leaves: there a
+    cancellation aborts vLLM's request at once, while a generator abandoned at a `yield` would live until the garbage
+    collector finds it. What piles up for a slow reader is bounded by the answer's own length (max_tokens).
+    """
 
     def __init__(self, request: EngineRequest) -> None:
         self.gone = asyncio.Event()
         self.head: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self._request_body: bytes | None = request.body or b""
-        self._pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(PIECES_IN_FLIGHT)
+        self._pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._complete = False
 
     async def receive(self) -> Message:
@@ -86,12 +89,12 @@ class _Exchange:
                 self.head.set_result((message["status"], headers.get(b"content-type", b"").decode("latin-1")))
             return
         if piece := message.get("body", b""):
-            await self._put(bytes(piece))
+            self._pieces.put_nowait(bytes(piece))
         if not message.get("more_body", False):
             self._complete = True
-            await self._put(None)
+            self._pieces.put_nowait(None)
 
-    async def end(self, error: Exception) -> None:
+    def end(self, error: Exception) -> None:
         """The app has returned: passes on `error`, unless its answer was complete or nobody waits for it."""
         if self.gone.is_set():
             return
@@ -99,18 +102,13 @@ class _Exchange:
             self.head.set_exception(error)
         elif not self._complete:
             broken = StreamBroken(f"the engine failed in the middle of its answer: {type(error).__name__}")
-            await self._put(error if isinstance(error, StreamBroken) else broken)
+            self._pieces.put_nowait(error if isinstance(error, StreamBroken) else broken)
 
     async def body(self) -> AsyncIterator[bytes]:
         while (piece := await self._pieces.get()) is not None:
             if isinstance(piece, Exception):
                 raise piece
             yield piece
-
-    async def _put(self, piece: bytes | Exception | None) -> None:
-        if self.gone.is_set():
-            raise OSError("the caller has left")  # what the ASGI specification has a server do
-        await self._pieces.put(piece)
 
 
 def _scope(request: EngineRequest, headers: Iterable[Header]) -> MutableMapping[str, Any]:
@@ -122,7 +120,7 @@ def _scope(request: EngineRequest, headers: Iterable[Header]) -> MutableMapping[
         "http_version": "1.1",
         "method": request.method,
         "scheme": "http",
-        "path": unquote(path),
+        "path": path,
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 # On a CPU vLLM would compile for half a minute and reserve most of the memory; a laptop wants neither.
 CPU_FLAGS: Mapping[str, str] = {"enforce_eager": "true", "kv_cache_memory_bytes": "1G"}
 
+STOP_SECONDS = 5.0
+
 
 def serve_parser() -> argparse.ArgumentParser:
     """vLLM's own parser of `vllm serve`, set to raise instead of to exit."""
@@ -171,7 +173,8 @@ def _fork_engine_core(config: VllmConfig) -> None:
 
 
 def _stop_llm(llm: AsyncLLM) -> None:
-    llm.shutdown(timeout=llm.vllm_config.shutdown_timeout)
+    """vLLM's own default gives its processes no time at all and kills them, with warnings."""
+    llm.shutdown(timeout=max(STOP_SECONDS, llm.vllm_config.shutdown_timeout))
 
 
 async def _build_app(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
@@ -200,6 +203,8 @@ def _model_fields(body: Any) -> Collection[str]:
 def _blame(command: CommandLine, parser: argparse.ArgumentParser, error: argparse.ArgumentError) -> str:
     flags = flags_of(parser)
     for setting in command.settings:
-        if error.argument_name and any(option in error.argument_name.split("/") for option in flags[setting.flag].option_strings):
+        if error.argument_name and any(
+            option in error.argument_name.split("/") for option in flags[setting.flag].option_strings
+        ):
             return f"{setting.source}={setting.masked()}: {error.message}"
     return f"vLLM refuses its flags: {error}"

@@ -39,7 +39,9 @@ async def test_text_is_a_string_and_other_bytes_are_base64_with_their_type() -> 
 async def test_a_stream_yields_whole_events_although_its_bytes_are_cut_inside_an_emoji() -> None:
     text = 'data: {"text": "🙂"}\n\ndata: [DONE]\n\n'
     cut = text.encode().index("🙂".encode()) + 2
-    engine = FakeEngine(pieces=[text.encode()[:cut], text.encode()[cut:]], content_type="text/event-stream; charset=utf-8")
+    engine = FakeEngine(
+        pieces=[text.encode()[:cut], text.encode()[cut:]], content_type="text/event-stream; charset=utf-8"
+    )
     outputs = await worker(engine).outputs(CHAT)
     assert "".join(outputs) == text
     assert all(output.endswith("\n\n") for output in outputs)
@@ -48,7 +50,10 @@ async def test_a_stream_yields_whole_events_although_its_bytes_are_cut_inside_an
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b'{"error": {"message": "no such model", "type": "NotFoundError", "code": 404, "param": "model"}}', "no such model"),
+        (
+            b'{"error": {"message": "no such model", "type": "NotFoundError", "code": 404, "param": "model"}}',
+            "no such model",
+        ),
         (b'{"detail": "Not Found"}', "Not Found"),
         (b"[1]", "[1]"),
         (b"\xff boom", "\ufffd boom"),

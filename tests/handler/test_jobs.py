@@ -49,7 +49,9 @@ def test_a_generic_route_posts_a_body_and_gets_without_one() -> None:
 
 
 def test_a_query_stays_with_its_path() -> None:
-    assert parse({"route": "/v1/responses/x?stream=true&starting_after=2"}).path.endswith("?stream=true&starting_after=2")
+    assert parse({"route": "/v1/responses/x?stream=true&starting_after=2"}).path.endswith(
+        "?stream=true&starting_after=2"
+    )
 
 
 def test_a_native_prompt_is_a_completion_with_its_sampling_parameters() -> None:
@@ -73,8 +75,9 @@ def test_native_messages_and_a_templated_prompt_are_chats() -> None:
 def test_a_native_stream_asks_for_its_usage_unless_told_otherwise() -> None:
     assert body_of(parse({"prompt": "Hi", "stream": True}))["stream_options"] == {"include_usage": True}
     options = {"stream_options": {"include_usage": False}}
-    assert body_of(parse({"prompt": "Hi", "stream": True, "sampling_params": options}))["stream_options"] == (
-        options["stream_options"]
+    assert (
+        body_of(parse({"prompt": "Hi", "stream": True, "sampling_params": options}))["stream_options"]
+        == (options["stream_options"])
     )
 
 

@@ -41,7 +41,9 @@ def test_every_flag_has_its_upper_snake_name() -> None:
     assert parsed({"MAX_MODEL_LEN": "4096", "SPECULATIVE_CONFIG": '{"a": 1}'}).max_model_len == 4096
 
 
-@pytest.mark.parametrize(("word", "value"), [("true", True), ("1", True), ("YES", True), ("false", False), ("0", False)])
+@pytest.mark.parametrize(
+    ("word", "value"), [("true", True), ("1", True), ("YES", True), ("false", False), ("0", False)]
+)
 def test_switches_take_words_in_both_directions(word: str, value: bool) -> None:
     assert parsed({"ENABLE_LORA": word}).enable_lora is value
     assert parsed({"HEADLESS": word}).headless is value
@@ -116,7 +118,9 @@ def test_a_slip_warns_with_the_nearest_name(name: str, nearest: str) -> None:
 
 
 def test_other_programs_variables_do_not_warn() -> None:
-    environment = dict.fromkeys(["PATH", "HOME", "HOSTNAME", "LANG", "PORT_HEALTH", "SHLVL", "RUNPOD_POD_ID", "PWD"], "x")
+    environment = dict.fromkeys(
+        ["PATH", "HOME", "HOSTNAME", "LANG", "PORT_HEALTH", "SHLVL", "RUNPOD_POD_ID", "PWD"], "x"
+    )
     assert warnings(environment) == ""
     assert warnings({"VLLM_MODEL_X": "1"}, known=frozenset({"VLLM_MODEL_X"})) == ""
 
