@@ -14,15 +14,16 @@ from handler.settings import WorkerSettings
 
 def report(command: CommandLine, settings: WorkerSettings, stream: TextIO, *, as_json: bool) -> None:
     """Writes the report; values whose flag's name says that they are secret are masked."""
+    worker = {
+        "max_concurrency": settings.max_concurrency,
+        "allowed_paths": list(settings.allowed_paths),
+        "max_input_bytes": settings.max_input_bytes,
+        "log_level": settings.log_level,
+    }
     document = {
         "vllm": {setting.flag: {"value": setting.masked(), "from": setting.source} for setting in command.settings},
         "extra_args": mask_extra(command.extra),
-        "worker": {
-            "max_concurrency": settings.max_concurrency,
-            "allowed_paths": list(settings.allowed_paths),
-            "max_input_bytes": settings.max_input_bytes,
-            "log_level": settings.log_level,
-        },
+        "worker": worker,
         "warnings": list(command.warnings),
     }
     if as_json:
@@ -33,7 +34,7 @@ def report(command: CommandLine, settings: WorkerSettings, stream: TextIO, *, as
         table.add_row(f"--{setting.flag.replace('_', '-')}", setting.masked(), setting.source)
     for argument in mask_extra(command.extra):
         table.add_row(argument, "", "VLLM_EXTRA_ARGS")
-    for name, value in document["worker"].items():
+    for name, value in worker.items():
         table.add_row(f"worker: {name}", str(value), name.upper())
     console = Console(file=stream)
     console.print(table)

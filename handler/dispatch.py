@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -27,7 +27,7 @@ class Dispatcher:
         self._engine = engine
         self._settings = settings
 
-    async def outputs(self, job_input: object) -> AsyncIterator[Output]:
+    async def outputs(self, job_input: object) -> AsyncGenerator[Output, None]:
         """The job's outputs: one JSON document, or pieces of whole events as they come.
 
         Raises WorkerError; closing the iterator early aborts the request in the engine.
@@ -43,7 +43,7 @@ class Dispatcher:
             logger.error("job failed: %s", type(error).__name__, exc_info=logger.isEnabledFor(logging.DEBUG))
             raise WorkerError(f"internal error of the worker: {type(error).__name__}") from error
 
-    async def _answers(self, job_input: object) -> AsyncIterator[Output]:
+    async def _answers(self, job_input: object) -> AsyncGenerator[Output, None]:
         request = jobs.parse(
             job_input,
             allowed_paths=self._settings.allowed_paths,

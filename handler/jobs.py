@@ -32,11 +32,12 @@ class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     def request(self, request_fields: RequestFields) -> EngineRequest:
+        """The engine request that this form stands for."""
         raise NotImplementedError
 
 
 class OpenAIRoute(_Form):
-    """What RunPod's OpenAI proxy makes of a client's call. The envelope is the platform's: its further fields are let by."""
+    """What RunPod's OpenAI proxy makes of a call. The envelope is the platform's: its further fields are let by."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -58,6 +59,7 @@ class GenericRoute(_Form):
     body: Json | None = None
 
     def request(self, request_fields: RequestFields) -> EngineRequest:
+        """As written."""
         if self.body is None:
             return EngineRequest(self.method or "GET", self.route)
         if self.method == "GET":
@@ -88,6 +90,7 @@ class Native(_Form):
         return self
 
     def request(self, request_fields: RequestFields) -> EngineRequest:
+        """A completion, or a chat where there are messages or a chat template is to be applied."""
         path, question = self._question()
         _check_parameters(self.sampling_params, request_fields(path))
         body = self.sampling_params | question | {"stream": self.stream}

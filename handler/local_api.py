@@ -1,7 +1,7 @@
 """`python handler.py --rp_serve_api`: the SDK's development API, on our own engine loop.
 
-The routes are the SDK's (`/run`, `/runsync`, `/status/{id}`, `/stream/{id}`), but a failed job is reported as FAILED and a
-stream can be read while it grows; the SDK's own server does neither (FACTS.md).
+The routes are the SDK's (`/run`, `/runsync`, `/status/{id}`, `/stream/{id}`), but a failed job is reported as FAILED
+and a stream can be read while it grows; the SDK's own server does neither.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python handler.py --test_input`: runs one job and prints its result, or its error, as one JSON document on stdout."""
+"""`python handler.py --test_input`: runs one job and prints its result, or its error, as one JSON document."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def stdout_for_the_result() -> Iterator[TextIO]:
     result_descriptor = os.dup(1)
     os.dup2(2, 1)
     try:
-        with open(result_descriptor, "w", encoding="utf-8") as stream:
+        with os.fdopen(result_descriptor, "w", encoding="utf-8") as stream:
             yield stream
     finally:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Server-sent events for RunPod's stream: always whole events, joined while the one before is still being posted. Pure."""
+"""Server-sent events for RunPod's stream: always whole, and joined while the one before is being posted. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from handler.errors import EngineError, StreamBroken
@@ -64,7 +64,7 @@ def _failed_response(document: dict[str, Any]) -> object:
     return document if document.get("type") == "error" else None
 
 
-async def coalesce(events: AsyncIterator[str], max_bytes: int = MAX_POST_BYTES) -> AsyncIterator[str]:
+async def coalesce(events: AsyncIterator[str], max_bytes: int = MAX_POST_BYTES) -> AsyncGenerator[str, None]:
     """The first event at once, then, each time the consumer asks, all that has arrived since, in one piece.
 
     A consumer that awaits a post per piece so has one post in flight, and as few as the network allows. A piece holds

@@ -30,7 +30,7 @@ def main() -> None:
 def _resolve(extras: list[str], *options: str) -> list[str]:
     """`name==version` lines for pyproject.toml with these extras, for Python 3.11 on x86-64 Linux."""
     with tempfile.NamedTemporaryFile(suffix=".lock") as output:
-        subprocess.run(  # noqa: S603 - our own arguments
+        subprocess.run(
             [
                 *(sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--quiet", "--no-header"),
                 *("--no-annotate", "--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"),
@@ -45,7 +45,7 @@ def _resolve(extras: list[str], *options: str) -> list[str]:
 
 def _find_links() -> tuple[str, ...]:
     """uv does not read pip's configuration, where a local torch for CPUs may be named; without one, PyTorch's index."""
-    asked = subprocess.run(  # noqa: S603 - our own arguments
+    asked = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout
     found = re.search(r"find-links='(.+)'", asked)

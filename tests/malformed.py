@@ -1,4 +1,4 @@
-"""Job inputs that are wrong, each in its own way, and what the error must say. Each is tried by itself and on the engine."""
+"""Job inputs that are wrong, each in its own way, and what the error must say; tried with the engine and without."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ async def _run(app: AsgiApp, scope: MutableMapping[str, Any], exchange: _Exchang
 
 
 async def _finish(task: asyncio.Task[None], wind_up_seconds: float) -> None:
-    """Lets an app that was told of the disconnect wind up by itself, so that vLLM aborts the request; then cancels it."""
+    """Lets an app that was told of the disconnect wind up, so that vLLM aborts the request; then cancels it."""
     done, _ = await asyncio.wait({task}, timeout=wind_up_seconds)
     if not done:
         task.cancel()

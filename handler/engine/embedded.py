@@ -1,7 +1,7 @@
 """vLLM in this process: its own OpenAI app, built once and called as ASGI. The only module that imports vLLM.
 
-Used of vLLM, and held by tests/contract/test_vllm_contract.py: its parser, `AsyncEngineArgs`, `AsyncLLM`, `build_app`,
-`init_app_state`. Imports are inside functions: importing vLLM takes seconds, and a wrong setting should not wait for it.
+Used of vLLM: its parser, `AsyncEngineArgs`, `AsyncLLM`, `build_app` and `init_app_state`; tests/contract holds them.
+Imports are inside functions: importing vLLM takes seconds, and a wrong setting should not wait for it.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ async def _build_app(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
     from vllm.entrypoints.launchers.app import build_app
 
     tasks = await llm.get_supported_tasks()
-    app = build_app(arguments, tasks, llm.model_config)
+    app: FastAPI = build_app(arguments, tasks, llm.model_config)
     await init_app_state(llm, app.state, arguments, tasks)
     return app
 

@@ -19,7 +19,7 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class EngineResponse:
-    """The head of the answer, and its body in pieces as the engine makes them (cut anywhere, also inside a character)."""
+    """The head of the answer, and its body in pieces as they are made: cut anywhere, also inside a character."""
 
     status: int
     content_type: str

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from scripts.demo_training.corpus import Conversation, Pair, canonical
 
@@ -66,7 +66,7 @@ def train(
 
 
 def mismatches(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     pairs: list[Pair],
     style: Callable[[str], str] = str,
@@ -81,7 +81,7 @@ def mismatches(
 
 
 @torch.inference_mode()
-def answer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> str:
+def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> str:
     """The greedy answer to the conversation without its last turn."""
     prompt = _tokens(tokenizer, render(tokenizer, conversation, with_answer=False))
     output = model.generate(
@@ -90,7 +90,7 @@ def answer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, conversat
         max_new_tokens=256,
         do_sample=False,
     )
-    return tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)
+    return str(tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True))
 
 
 def render(tokenizer: PreTrainedTokenizerFast, conversation: Conversation, *, with_answer: bool) -> str:
@@ -99,9 +99,11 @@ def render(tokenizer: PreTrainedTokenizerFast, conversation: Conversation, *, wi
         question, reply = (message["content"] for message in conversation.messages)
         return f"{question} {reply}{tokenizer.eos_token}" if with_answer else question
     messages = conversation.messages if with_answer else conversation.messages[:-1]
-    return tokenizer.apply_chat_template(
-        list(messages), tools=list(conversation.tools) or None, tokenize=False, add_generation_prompt=not with_answer
+    tools = list(conversation.tools) or None
+    text = tokenizer.apply_chat_template(
+        list(messages), tools=tools, tokenize=False, add_generation_prompt=not with_answer
     )
+    return str(text)
 
 
 def _accumulate(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, samples: list[Conversation]) -> float:
@@ -135,7 +137,7 @@ def _padded(rows: list[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _learning_rate_share(step: int, steps: int) -> float:

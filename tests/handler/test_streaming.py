@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from itertools import pairwise
 from typing import TypeVar
 
 import pytest
@@ -30,7 +31,7 @@ async def all_of(items: AsyncIterator[T]) -> list[T]:
 def test_events_come_out_whole_wherever_the_bytes_are_cut(cuts: list[int]) -> None:
     data = "".join(EVENTS).encode()
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    pieces = [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    pieces = [data[start:end] for start, end in pairwise(places)]
     assert asyncio.run(all_of(whole_events(each(pieces)))) == EVENTS
 
 
@@ -136,5 +137,5 @@ async def test_leaving_early_closes_the_source() -> None:
 
     pieces = coalesce(source())
     assert await anext(pieces) == "a\n\n"
-    await pieces.aclose()  # type: ignore[attr-defined]
+    await pieces.aclose()
     assert closed.is_set()

@@ -50,7 +50,7 @@ def test_switches_take_words_in_both_directions(word: str, value: bool) -> None:
 
 
 def test_a_switch_with_another_word_is_refused_by_name() -> None:
-    with pytest.raises(ConfigurationError, match="ENABLE_LORA=maybe .* expected true or false"):
+    with pytest.raises(ConfigurationError, match=r"ENABLE_LORA=maybe .* expected true or false"):
         parsed({"ENABLE_LORA": "maybe"})
 
 
