@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncIterator
 
 import pytest
@@ -23,7 +24,10 @@ async def engine(settings: WorkerSettings) -> AsyncIterator[EmbeddedEngine]:
     """The real engine with the demo model; do not stop it."""
     export({"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"})
     engine = EmbeddedEngine(settings)
-    await engine.start()
+    with warnings.catch_warnings():
+        # vLLM's own deprecations are not ours; its core is forked from here and keeps the filters of this moment.
+        warnings.simplefilter("ignore")
+        await engine.start()
     yield engine
     await engine.stop()
 

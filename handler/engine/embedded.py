@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from handler.engine import asgi
 from handler.engine.arguments import CommandLine, command_line, flags_of
@@ -34,11 +34,15 @@ STOP_SECONDS = 5.0
 
 
 def serve_parser() -> argparse.ArgumentParser:
-    """vLLM's own parser of `vllm serve`, set to raise instead of to exit."""
+    """vLLM's own parser of `vllm serve`, made to raise instead of to print its usage and exit."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser: argparse.ArgumentParser = make_arg_parser(FlexibleArgumentParser(exit_on_error=False))
+    class RaisingParser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:
+            raise ConfigurationError(f"vLLM refuses its flags: {message}")
+
+    parser: argparse.ArgumentParser = make_arg_parser(RaisingParser(exit_on_error=False))
     return parser
 
 
@@ -60,7 +64,7 @@ def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> ar
         validate_parsed_serve_args(arguments)
     except argparse.ArgumentError as error:
         raise ConfigurationError(_blame(command, parser, error)) from error
-    except (SystemExit, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ConfigurationError(f"vLLM refuses its flags: {error}") from error
     return arguments
 

@@ -34,7 +34,7 @@ REFUSED_BY_VLLM = [
     Malformed("unknown route", {"openai_route": "/v1/no/such/route", "openai_input": {"x": 1}}, "Not Found"),
     Malformed("wrong method", {"route": CHAT, "method": "GET"}, "Method Not Allowed"),
     Malformed("messages for completions", {"openai_route": "/v1/completions", "openai_input": {"x": 1}}, "prompt"),
-    Malformed("tokens out of range", {"route": "/detokenize", "body": {"tokens": [10**9]}}, ""),
+    Malformed("tokens are words", {"route": "/detokenize", "body": {"tokens": ["a"]}}, "tokens"),
     Malformed("unknown response id", {"openai_route": "/v1/responses/resp_x"}, "resp_x"),
 ]
 
