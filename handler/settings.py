@@ -104,6 +104,11 @@ class WorkerSettings:
         return not named and "--model" not in self.environment.get("VLLM_EXTRA_ARGS", "")
 
     @property
+    def may_fork(self) -> bool:
+        """False where the user asked vLLM to spawn its processes."""
+        return self.environment.get("VLLM_WORKER_MULTIPROC_METHOD", "fork") == "fork"
+
+    @property
     def vllm_defaults(self) -> Mapping[str, str]:
         """The vLLM flags that apply where the environment says nothing."""
         return DEMO_FLAGS if self.serves_demo_model else {}

@@ -62,7 +62,9 @@ def is_part_of(module: str, package: str) -> bool:
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_the_three_packages_never_import_one_another(path: Path) -> None:
     own = relative(path).partition("/")[0]
-    others = [package for package in ("handler", "vllm_service", "runpod_emulator", "tests", "scripts") if package != own]
+    others = [
+        package for package in ("handler", "vllm_service", "runpod_emulator", "tests", "scripts") if package != own
+    ]
     assert [module for module, _ in imports(tree_of(path)) for other in others if is_part_of(module, other)] == []
 
 
@@ -130,8 +132,12 @@ def test_a_file_opens_with_what_lives_in_it_and_stays_readable(path: Path) -> No
 
 
 def test_no_package_registry_is_named() -> None:
-    """Where packages come from is pip's configuration; PyTorch's index of CPU builds is the one documented exception."""
+    """Where packages come from is pip's configuration; only PyTorch's own index of CPU builds is named."""
     hosts = ("pypi" + ".org", "pythonhosted" + ".org", "registry.npmjs" + ".org")
-    texts = [path for path in ROOT.rglob("*") if path.is_file() and path.suffix in (".py", ".md", ".toml", ".txt", ".lock")]
-    named = [relative(path) for path in texts if ".venv" not in path.parts for host in hosts if host in path.read_text()]
+    texts = [
+        path for path in ROOT.rglob("*") if path.is_file() and path.suffix in (".py", ".md", ".toml", ".txt", ".lock")
+    ]
+    named = [
+        relative(path) for path in texts if ".venv" not in path.parts for host in hosts if host in path.read_text()
+    ]
     assert named == []

@@ -90,7 +90,7 @@ class EmbeddedEngine:
         with _phase("preparing the configuration"):
             config = _engine_config(arguments)
         with _phase(f"loading {arguments.model} and starting the engine"):
-            self._llm = _start_llm(config)
+            self._llm = _start_llm(config, fork=self._settings.may_fork)
         self._resources.callback(_stop_llm, self._llm)
         with _phase("building the API"):
             self._app = await _build_app(arguments, self._llm)
@@ -153,12 +153,12 @@ def _engine_config(arguments: argparse.Namespace) -> VllmConfig:
         raise ConfigurationError(f"vLLM cannot serve {arguments.model}: {error}") from error
 
 
-def _start_llm(config: VllmConfig) -> AsyncLLM:
+def _start_llm(config: VllmConfig, *, fork: bool) -> AsyncLLM:
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    if current_platform.is_cpu() and config.parallel_config.world_size == 1:
+    if fork and current_platform.is_cpu() and config.parallel_config.world_size == 1:
         _fork_engine_core(config)
     try:
         return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)

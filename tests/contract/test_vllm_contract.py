@@ -34,8 +34,8 @@ def test_the_parser_still_makes_every_flag_reachable() -> None:
         assert name in flags, MOVED + f"the flag --{name.replace('_', '-')} is gone"
 
 
-def test_every_flag_can_be_set_from_the_environment() -> None:
-    """No flag has a shape that `arguments` cannot write: each is given its own default, or a word of its kind, and parsed."""
+def test_every_switch_can_be_set_from_the_environment() -> None:
+    """Every switch that vLLM has is understood when it is set by its name."""
     parser = embedded.serve_parser()
     for name, action in flags_of(parser).items():
         if action.nargs == 0:
@@ -50,7 +50,9 @@ def test_the_engine_is_built_as_embedded_builds_it() -> None:
 
     assert {"args"} <= parameters(AsyncEngineArgs.from_cli_args), MOVED + "AsyncEngineArgs.from_cli_args"
     assert {"usage_context"} <= parameters(AsyncEngineArgs.create_engine_config), MOVED + "create_engine_config"
-    assert {"vllm_config", "usage_context"} <= parameters(AsyncLLM.from_vllm_config), MOVED + "AsyncLLM.from_vllm_config"
+    assert {"vllm_config", "usage_context"} <= parameters(AsyncLLM.from_vllm_config), (
+        MOVED + "AsyncLLM.from_vllm_config"
+    )
     assert {"timeout"} <= parameters(AsyncLLM.shutdown), MOVED + "AsyncLLM.shutdown"
     assert isinstance(inspect.getattr_static(AsyncLLM, "errored"), property), MOVED + "AsyncLLM.errored"
     assert inspect.iscoroutinefunction(AsyncLLM.get_supported_tasks), MOVED + "AsyncLLM.get_supported_tasks"
@@ -60,7 +62,9 @@ def test_the_api_is_built_as_embedded_builds_it() -> None:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
 
-    assert list(inspect.signature(build_app).parameters) == ["args", "supported_tasks", "model_config"], MOVED + "build_app"
+    assert list(inspect.signature(build_app).parameters) == ["args", "supported_tasks", "model_config"], (
+        MOVED + "build_app"
+    )
     expected = ["engine_client", "state", "args", "supported_tasks"]
     assert list(inspect.signature(init_app_state).parameters) == expected, MOVED + "init_app_state"
 

@@ -35,12 +35,12 @@ def environment(**variables: str) -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ} | {"HF_HUB_OFFLINE": "1"} | variables
 
 
-async def start(*arguments: str, variables: Mapping[str, str], directory: Path = ROOT) -> asyncio.subprocess.Process:
+async def start(*arguments: str, variables: Mapping[str, str]) -> asyncio.subprocess.Process:
     """Starts `python ...` with its output piped."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
-        cwd=directory,
+        cwd=ROOT,
         env=environment(**variables),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -48,9 +48,9 @@ async def start(*arguments: str, variables: Mapping[str, str], directory: Path =
     )
 
 
-async def run(*arguments: str, directory: Path = ROOT, **variables: str) -> Finished:
+async def run(*arguments: str, **variables: str) -> Finished:
     """Runs `python ...` to its end."""
-    process = await start(*arguments, variables=variables, directory=directory)
+    process = await start(*arguments, variables=variables)
     async with asyncio.timeout(START_SECONDS):
         stdout, stderr = await process.communicate()
     return Finished(process.returncode or 0, stdout.decode(), stderr.decode())

@@ -119,7 +119,9 @@ async def test_a_stream_is_posted_in_whole_events_and_aggregated_at_the_end(answ
 
 
 @pytest.mark.parametrize(("job", "status"), [("unknown", 404), ("malformed", 400)])
-async def test_a_failed_job_carries_the_error_as_json_text_and_no_output(answered: Queue, job: str, status: int) -> None:
+async def test_a_failed_job_carries_the_error_as_json_text_and_no_output(
+    answered: Queue, job: str, status: int
+) -> None:
     assert "output" not in answered.results[job]
     error = json.loads(answered.results[job]["error"])
     assert error["status"] == status

@@ -1,0 +1,71 @@
+"""README's commands and the documentation's examples work as they are written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from handler.dispatch import Dispatcher
+from handler.engine.embedded import EmbeddedEngine
+from handler.settings import WorkerSettings
+from tests.e2e import process
+from tests.support import Worker
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+COMMANDS = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines() if line.strip()]
+MAKE = [line for line in COMMANDS if "make " in line]
+PYTHON = [line for line in COMMANDS if line.startswith(".venv/bin/python ")]
+JOBS = blocks(ROOT / "docs" / "api.md", "json")
+
+
+def test_every_command_in_the_readme_is_of_a_kind_that_is_tested() -> None:
+    assert len(MAKE) == 3
+    assert len(PYTHON) == 4
+    assert set(MAKE) | set(PYTHON) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_a_make_command_names_a_target(command: str) -> None:
+    """`make run` itself is its handler command, which runs below, and `make test` is what runs this."""
+    words = shlex.split(command, comments=True)
+    target = words[words.index("make") + 1]
+    plan = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ".venv/bin/python" in plan
+
+
+@pytest.mark.parametrize("command", [line for line in PYTHON if "--rp_serve_api" not in line])
+async def test_a_python_command_succeeds(command: str) -> None:
+    """`--rp_serve_api` runs until it is stopped; tests/e2e/test_local_api.py does both."""
+    ended = await process.run(*shlex.split(command)[1:])
+    assert ended.code == 0, ended.stderr
+    assert ended.stdout
+
+
+@pytest.mark.parametrize("text", JOBS)
+async def test_an_example_job_is_answered(text: str, engine: EmbeddedEngine, settings: WorkerSettings) -> None:
+    assert await Worker(Dispatcher(engine, settings)).outputs(json.loads(text)["input"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+def test_the_number_of_pairs_in_the_readme_is_right() -> None:
+    pairs = (ROOT / "demo_model" / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    sql = sum(json.loads(line)["topic"] == "sql" for line in pairs)
+    assert f"[{len(pairs)} answers]" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{sql} of them SQL" in (ROOT / "README.md").read_text(encoding="utf-8")
