@@ -1,0 +1,190 @@
+"""An OpenAI-compatible server that already runs, over HTTP. Nothing is parsed here: bytes in, bytes out."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import aiohttp
+from yarl import URL
+
+from handler.engine.protocol import EngineRequest, EngineResponse
+from handler.errors import ConfigurationError, EngineUnavailable, StreamBroken
+
+logger = logging.getLogger(__name__)
+
+FAULTS = (aiohttp.ClientError, OSError, TimeoutError)  # all that aiohttp raises when a connection fails
+
+PROBE_SECONDS = 5.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
+CONNECT_SECONDS = 10.0
+# Below uvicorn's 5 s, so that no request leaves on a connection that vLLM is closing.
+KEEP_ALIVE_SECONDS = 4.0
+
+
+class RemoteEngine:
+    """An `Engine`: the server at `base_url`, which other people start and stop.
+
+    base_url: with or without a closing `/v1`, since the paths of requests carry it; user:password in it is used.
+    capacity: how many requests to send at the same time; the server's own limit cannot be asked for.
+    start_timeout: how long `start` waits for the server's first answer, in seconds.
+    """
+
+    def __init__(
+        self, base_url: str, *, api_key: str | None = None, capacity: int = 256, start_timeout: float = 600.0
+    ) -> None:
+        self._url, self._headers = _split(base_url, api_key)
+        self._capacity = capacity
+        self._start_timeout = start_timeout
+        self._session: aiohttp.ClientSession | None = None
+        self._fault: str | None = None
+        self._recovery: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Waits until the server answers; raises EngineUnavailable if it does not within `start_timeout`."""
+        # TCP_NODELAY is set by aiohttp itself. No limit of its own: the job loop decides how many run.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+        )
+        logger.info("waiting for the server at %s", self._url)
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                await self._until_it_answers(self._session)
+        except TimeoutError:
+            await self.stop()
+            raise EngineUnavailable(f"{self._url} gave no answer within {self._start_timeout:g} s") from None
+        except BaseException:
+            await self.stop()
+            raise
+
+    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineResponse]:
+        """Leaving early closes the connection, which is how an HTTP server learns to abort."""
+        return self._send(request)
+
+    @asynccontextmanager
+    async def _send(self, request: EngineRequest) -> AsyncIterator[EngineResponse]:
+        if self._session is None:
+            raise EngineUnavailable("the engine has not started")
+        try:
+            response = await self._session.request(
+                request.method, self._target(request.path), data=request.body, allow_redirects=False
+            )
+        except FAULTS as error:
+            raise self._failed(error) from error
+        self._fault = None
+        try:
+            body = _Body(response.content.readany, self._url)
+            yield EngineResponse(response.status, response.headers.get("content-type", ""), body)
+        finally:
+            response.close()  # after the end of the body it has given its connection back already
+
+    def request_fields(self, path: str) -> Collection[str]:
+        """Unknown: the server checks them itself."""
+        del path
+        return ()
+
+    @property
+    def capacity(self) -> int:
+        """As configured."""
+        return self._capacity
+
+    async def check_health(self) -> None:
+        """The last known state: raises EngineUnavailable after a failed connection, until the server answers again."""
+        if self._session is None:
+            raise EngineUnavailable("the engine has not started")
+        if self._fault:
+            raise EngineUnavailable(self._fault)
+
+    async def stop(self) -> None:
+        """Closes all connections; the server goes on."""
+        session, self._session = self._session, None
+        recovery, self._recovery = self._recovery, None
+        if recovery is not None:
+            recovery.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await recovery
+        if session is not None:
+            await session.close()
+
+    def _target(self, path: str) -> URL:
+        return URL(f"{self._url}{path}", encoded=True)
+
+    def _failed(self, error: BaseException) -> EngineUnavailable:
+        """Remembers the fault, and looks in the background for its end: no request has to try."""
+        self._fault = f"{self._url} cannot be reached: {type(error).__name__}"
+        if self._session is not None and (self._recovery is None or self._recovery.done()):
+            self._recovery = asyncio.create_task(self._recover(self._session))
+        return EngineUnavailable(self._fault)
+
+    async def _recover(self, session: aiohttp.ClientSession) -> None:
+        try:
+            await self._until_it_answers(session)
+            self._fault = None
+        except ConfigurationError as error:
+            self._fault = error.message
+
+    async def _until_it_answers(self, session: aiohttp.ClientSession) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while not await self._answers(session):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _answers(self, session: aiohttp.ClientSession) -> bool:
+        """True when /v1/models or /health says 200; raises ConfigurationError where our key is refused."""
+        for path in ("/v1/models", "/health"):
+            try:
+                async with asyncio.timeout(PROBE_SECONDS), session.get(self._target(path)) as response:
+                    if response.status in (401, 403):
+                        raise ConfigurationError(f"{self._url} refuses the API key: HTTP {response.status}")
+                    if response.status == 200:
+                        return True
+            except FAULTS as error:
+                logger.debug("%s: %s", self._url, error)
+                return False
+        return False
+
+
+class _Body:
+    """The pieces as the socket gives them; a thinner iterator than aiohttp's with a generator around it."""
+
+    __slots__ = ("_read", "_url")
+
+    def __init__(self, read: Callable[[], Awaitable[bytes]], url: str) -> None:
+        self._read = read
+        self._url = url
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await self._read()
+        except FAULTS as error:
+            raise StreamBroken(f"{self._url} broke off its answer: {type(error).__name__}") from error
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+
+def _split(base_url: str, api_key: str | None) -> tuple[str, dict[str, str]]:
+    """The URL without credentials and without `/v1`, and the headers that every request carries."""
+    try:
+        url = URL(base_url)
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host or url.query_string or url.fragment:
+        raise ConfigurationError("VLLM_BASE_URL: expected a URL such as http://127.0.0.1:8000", param="VLLM_BASE_URL")
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    elif url.user:
+        pair = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+        headers["Authorization"] = f"Basic {pair}"
+    return str(url.with_user(None)).rstrip("/").removesuffix("/v1").rstrip("/"), headers
