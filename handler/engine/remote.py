@@ -95,6 +95,11 @@ class RemoteEngine:
         """As configured."""
         return self._capacity
 
+    @property
+    def progress(self) -> int | None:
+        """Unknown: a request that is answered whole says nothing until its end."""
+        return None
+
     async def check_health(self) -> None:
         """The last known state: raises EngineUnavailable after a failed connection, until the server answers again."""
         if self._session is None:

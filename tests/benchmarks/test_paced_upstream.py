@@ -80,7 +80,10 @@ async def test_a_client_that_leaves_early_is_counted() -> None:
     ],
 )
 async def test_other_requests_get_a_document(method: str, path: str, body: bytes, status: int) -> None:
-    async with PacedUpstream() as upstream, aiohttp.ClientSession(upstream.url) as client:
-        async with client.request(method, path, data=body) as response:
-            assert response.status == status
-            assert ("error" in json.loads(await response.read())) == (status >= 400)
+    async with (
+        PacedUpstream() as upstream,
+        aiohttp.ClientSession(upstream.url) as client,
+        client.request(method, path, data=body) as response,
+    ):
+        assert response.status == status
+        assert ("error" in json.loads(await response.read())) == (status >= 400)

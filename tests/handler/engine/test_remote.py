@@ -88,10 +88,13 @@ async def test_the_base_url_may_end_in_v1(suffix: str) -> None:
 
 
 async def test_a_stream_arrives_piece_by_piece() -> None:
-    async with PacedUpstream(tokens=5, interval_seconds=0.005) as upstream, running(upstream.url) as engine:
-        async with engine.send(completion(stream=True)) as response:
-            assert response.is_stream
-            pieces = [piece async for piece in response.body]
+    async with (
+        PacedUpstream(tokens=5, interval_seconds=0.005) as upstream,
+        running(upstream.url) as engine,
+        engine.send(completion(stream=True)) as response,
+    ):
+        assert response.is_stream
+        pieces = [piece async for piece in response.body]
     assert len(pieces) > 1
     assert len(list(event_data(b"".join(pieces).decode()))) == 5
 
@@ -126,18 +129,24 @@ async def test_leaving_before_the_answer_aborts_it_upstream() -> None:
 
 async def test_an_error_of_the_server_is_an_answer() -> None:
     missing = reply("404 Not Found", b'{"error": {"message": "no such model"}}')
-    async with raw_server(healthy_but(b"/v1/completions", missing)) as url, running(url) as engine:
-        async with engine.send(completion(stream=False)) as response:
-            assert response.status == 404
-            assert b"no such model" in await response.read()
+    async with (
+        raw_server(healthy_but(b"/v1/completions", missing)) as url,
+        running(url) as engine,
+        engine.send(completion(stream=False)) as response,
+    ):
+        assert response.status == 404
+        assert b"no such model" in await response.read()
 
 
 async def test_an_answer_that_is_cut_is_a_broken_stream() -> None:
     cut = reply("200 OK", b'{"a": ', length=100)
-    async with raw_server(healthy_but(b"/v1/completions", cut)) as url, running(url) as engine:
-        async with engine.send(completion(stream=False)) as response:
-            with pytest.raises(StreamBroken, match="broke off"):
-                await response.read()
+    async with (
+        raw_server(healthy_but(b"/v1/completions", cut)) as url,
+        running(url) as engine,
+        engine.send(completion(stream=False)) as response,
+    ):
+        with pytest.raises(StreamBroken, match="broke off"):
+            await response.read()
 
 
 async def test_a_refused_connection_is_remembered_until_the_server_is_back() -> None:
@@ -201,9 +210,12 @@ async def test_credentials_go_with_every_request(key: str | None, header: bytes)
         heads.append(head)
         writer.write(reply("200 OK"))
 
-    async with raw_server(listen) as url, running(url.replace("://", "://u:p@"), api_key=key) as engine:
-        async with engine.send(MODELS):
-            pass
+    async with (
+        raw_server(listen) as url,
+        running(url.replace("://", "://u:p@"), api_key=key) as engine,
+        engine.send(MODELS),
+    ):
+        pass
     assert len(heads) == 2
     assert all(b"Authorization: " + header in head for head in heads)
 

@@ -1,0 +1,196 @@
+"""Whether a request may go to the engine: how far the worker is in its life, and the method, path and size asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import signal
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+from handler.engine.asgi import Message
+from handler.engine.protocol import Engine
+from handler.errors import EngineUnavailable, InvalidInput, WorkerError
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("GET", "POST", "DELETE")
+# As strict as for jobs: no escapes, no empty or dotted segments; so that a prefix means what it says.
+PLAIN_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+/?")
+QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")
+CHECK_SECONDS = 1.0
+Header = tuple[bytes, bytes]
+RETRY_AFTER: Header = (b"retry-after", b"5")
+CLOSE: Header = (b"connection", b"close")
+
+
+class State(Enum):
+    """How far the worker is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class Readiness:
+    """The worker's state together with the engine's health."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.state = State.LOADING
+        self._engine = engine
+
+    async def check(self) -> None:
+        """Raises EngineLoading at first, WorkerDraining at the end, and EngineUnavailable when the engine has died."""
+        if self.state is State.LOADING:
+            raise EngineLoading("the engine is still loading")
+        if self.state is State.DRAINING:
+            raise WorkerDraining("this worker is shutting down")
+        await self._engine.check_health()
+
+    async def ping(self) -> int:
+        """RunPod's health check: 200 healthy, 204 initialising, anything else unhealthy."""
+        try:
+            await self.check()
+        except EngineLoading:
+            return 204
+        except EngineUnavailable:
+            return 503
+        return 200
+
+    async def live(self, dead_seconds: float) -> None:
+        """Starts the engine, and returns, with the reason in the log, when it did not start or has died.
+
+        dead_seconds: an engine that is unwell for that long does not come back.
+        """
+        try:
+            await self._engine.start()
+        except WorkerError as error:
+            logger.error("the worker cannot start: %s", error.message)
+            return
+        except Exception:
+            logger.exception("the worker cannot start")
+            return
+        self.state = State.READY
+        clock = asyncio.get_running_loop().time
+        seen_well = clock()
+        while clock() - seen_well < dead_seconds:
+            await asyncio.sleep(min(CHECK_SECONDS, dead_seconds))
+            with contextlib.suppress(EngineUnavailable):
+                await self._engine.check_health()
+                seen_well = clock()
+        logger.error("the engine is gone: the worker ends")
+
+    async def live_until(self, stop: asyncio.Event, dead_seconds: float) -> bool:
+        """`live` until the worker is told to stop; True when the engine has failed before that."""
+        life = asyncio.create_task(self.live(dead_seconds))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({life, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return life.done()
+        finally:
+            life.cancel()
+            stopping.cancel()
+            await asyncio.gather(life, stopping, return_exceptions=True)
+
+
+class EngineLoading(EngineUnavailable):
+    """The engine has not finished loading."""
+
+    code = "engine_loading"
+
+
+class WorkerDraining(EngineUnavailable):
+    """The worker finishes what it has, and takes nothing new."""
+
+    code = "worker_draining"
+
+
+class ClientGone(Exception):
+    """The client has left: there is nobody to answer."""
+
+
+class PathNotFound(InvalidInput):
+    """Not a path that this worker serves."""
+
+    status = 404
+    code = "path_not_found"
+
+
+class MethodNotAllowed(InvalidInput):
+    """The engine's API has no such method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(InvalidInput):
+    """More than RunPod itself lets through."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class UnsupportedBody(InvalidInput):
+    """The engine is given JSON; files cannot be passed on."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[asyncio.Event]:
+    """Set by the first SIGTERM or SIGINT. Handled in the loop: a handler of `signal` could interrupt anything."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def headers_of(error: WorkerError) -> list[Header]:
+    """The headers that go with an error's document."""
+    if isinstance(error, WorkerDraining):
+        return [RETRY_AFTER, CLOSE]
+    if isinstance(error, EngineLoading):
+        return [RETRY_AFTER]
+    return [(b"allow", ", ".join(METHODS).encode())] if isinstance(error, MethodNotAllowed) else []
+
+
+def engine_path(scope: Mapping[str, Any], allowed_paths: Collection[str]) -> str:
+    """Path and query as they were written; raises PathNotFound or MethodNotAllowed."""
+    path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+    allowed = any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in allowed_paths)
+    if not allowed or not PLAIN_PATH.fullmatch(path) or not QUERY.fullmatch(query):
+        raise PathNotFound("path: this worker serves no such path", param="path")
+    if scope["method"] not in METHODS:
+        raise MethodNotAllowed(f"method: expected {', '.join(METHODS)}", param="method")
+    return f"{path}?{query}" if query else path
+
+
+async def read_body(scope: Mapping[str, Any], receive: Callable[[], Awaitable[Message]], max_bytes: int) -> bytes:
+    """The whole body; raises BodyTooLarge before it is all here, UnsupportedBody, or ClientGone."""
+    headers = dict(scope["headers"])
+    if headers.get(b"content-type", b"").startswith(b"multipart/"):
+        raise UnsupportedBody("body: expected JSON", param="body")
+    too_large = BodyTooLarge(f"body: at most {max_bytes} bytes are taken", param="body")
+    if int(headers.get(b"content-length", b"0")) > max_bytes:
+        raise too_large
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > max_bytes:
+            raise too_large
+    return bytes(body)
