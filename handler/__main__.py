@@ -102,8 +102,7 @@ def _serve_locally(settings: WorkerSettings, host: str, port: int) -> int:
 def _serve_queue(settings: WorkerSettings) -> int:
     from handler import queue_mode
 
-    queue_mode.serve(EmbeddedEngine(settings), settings)
-    return 0
+    return queue_mode.serve(EmbeddedEngine(settings), settings)
 
 
 def _announce(settings: WorkerSettings) -> None:

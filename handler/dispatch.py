@@ -7,17 +7,15 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from handler import jobs
 from handler.engine.protocol import Engine, EngineResponse
-from handler.errors import EngineError, WorkerError
+from handler.errors import EngineError, StreamBroken, WorkerError
+from handler.outputs import EventText, Output
 from handler.settings import WorkerSettings
-from handler.streaming import checked, coalesce, whole_events
+from handler.streaming import checked, coalesce, error_event, whole_events
 
 logger = logging.getLogger(__name__)
-
-Output = Any  # a JSON document, or the text of one or more server-sent events
 
 
 class Dispatcher:
@@ -30,18 +28,34 @@ class Dispatcher:
     async def outputs(self, job_input: object) -> AsyncGenerator[Output, None]:
         """The job's outputs: one JSON document, or pieces of whole events as they come.
 
-        Raises WorkerError; closing the iterator early aborts the request in the engine.
+        Raises WorkerError; a stream that has begun ends with an event that says so first. Closing the iterator early
+        aborts the request in the engine.
         """
+        streaming = False
         try:
             async with aclosing(self._answers(job_input)) as answers:
                 async for output in answers:
+                    streaming = isinstance(output, EventText)
                     yield output
-        except WorkerError:
-            raise
-        except Exception as error:
-            # The message of a foreign error may quote the prompt: only its type leaves the worker.
-            logger.error("job failed: %s", type(error).__name__, exc_info=logger.isEnabledFor(logging.DEBUG))
-            raise WorkerError(f"internal error of the worker: {type(error).__name__}") from error
+        except Exception as fault:
+            error = await self._as_worker_error(fault)
+            if streaming and not isinstance(fault, EngineError):  # vLLM's own error has come as an event already
+                yield EventText(error_event(error.to_json()))
+            raise error from fault
+
+    async def _as_worker_error(self, fault: Exception) -> WorkerError:
+        """What the caller is told: that the engine is gone, where it is, rather than what its end looked like."""
+        if isinstance(fault, WorkerError) and not (isinstance(fault, EngineError | StreamBroken) and fault.retryable):
+            return fault
+        try:
+            await self._engine.check_health()
+        except WorkerError as gone:
+            return gone
+        if isinstance(fault, WorkerError):
+            return fault
+        # The message of a foreign error may quote the prompt: only its type leaves the worker.
+        logger.error("job failed: %s", type(fault).__name__, exc_info=logger.isEnabledFor(logging.DEBUG))
+        return WorkerError(f"internal error of the worker: {type(fault).__name__}")
 
     async def _answers(self, job_input: object) -> AsyncGenerator[Output, None]:
         request = jobs.parse(
@@ -58,7 +72,7 @@ class Dispatcher:
                 return
             async with aclosing(coalesce(checked(whole_events(response.body)))) as pieces:
                 async for piece in pieces:
-                    yield piece
+                    yield EventText(piece)
 
 
 def _document(response: EngineResponse, body: bytes) -> Output:

@@ -28,10 +28,10 @@ class WorkerError(Exception):
         self.param = param
 
     def to_json(self) -> dict[str, Any]:
-        """`{"error": {"message", "type", "code", "param"}, "status"}`, the form in which vLLM writes its own errors."""
+        """`{"error": {"message", "type", "code", "param"}, "status", "retryable"}`: vLLM's form, and two facts more."""
         kind = HTTPStatus(self.status).phrase.replace(" ", "") + "Error"
         error = {"message": self.message, "type": kind, "code": self.code, "param": self.param}
-        return {"error": error, "status": self.status}
+        return {"error": error, "status": self.status, "retryable": self.retryable}
 
     def to_json_text(self) -> str:
         """`to_json` as the one string that a failed RunPod job carries."""
@@ -77,9 +77,8 @@ class EngineError(WorkerError):
     def to_json(self) -> dict[str, Any]:
         """vLLM's own error object, with the four fields that every caller may count on."""
         kind = HTTPStatus(self.status).phrase.replace(" ", "") + "Error"
-        return {"error": {"message": self.message, "type": kind, "code": self.status, "param": None} | self.body} | {
-            "status": self.status
-        }
+        error = {"message": self.message, "type": kind, "code": self.status, "param": None} | self.body
+        return {"error": error, "status": self.status, "retryable": self.retryable}
 
 
 class StreamBroken(WorkerError):

@@ -21,9 +21,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from handler.dispatch import Dispatcher, Output
+from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
 from handler.errors import InvalidInput, WorkerError
+from handler.outputs import EventText, Output, final_output
 from handler.settings import WorkerSettings
 
 KEPT_JOBS = 1000  # finished or not; the oldest are forgotten first
@@ -34,6 +35,7 @@ class LocalJob:
     """One job and what has become of it; `read` counts the outputs that /stream has handed out."""
 
     id: str
+    input: object
     outputs: list[Output] = field(default_factory=list)
     error: WorkerError | None = None
     task: asyncio.Task[None] | None = None
@@ -51,7 +53,10 @@ class LocalJob:
         document: dict[str, Any] = {"id": self.id, "status": self.status}
         if self.error:
             return document | {"error": self.error.to_json_text()}
-        return document | {"output": self.outputs} if self.status == "COMPLETED" else document
+        if self.status != "COMPLETED":
+            return document
+        is_stream = bool(self.outputs) and isinstance(self.outputs[0], EventText)
+        return document | {"output": final_output(self.input, self.outputs, is_stream=is_stream)}
 
     def unread(self) -> dict[str, Any]:
         """What `/stream` answers: the outputs since the last time it was asked."""
@@ -105,16 +110,16 @@ class LocalApi:
         return JSONResponse(self._find(request).unread())
 
     def _submit(self, job_input: object) -> LocalJob:
-        job = LocalJob(id=f"local-{uuid.uuid4()}")
-        job.task = asyncio.create_task(self._answer(job, job_input))
+        job = LocalJob(id=f"local-{uuid.uuid4()}", input=job_input)
+        job.task = asyncio.create_task(self._answer(job))
         self._jobs[job.id] = job
         while len(self._jobs) > KEPT_JOBS:
             self._jobs.popitem(last=False)
         return job
 
-    async def _answer(self, job: LocalJob, job_input: object) -> None:
+    async def _answer(self, job: LocalJob) -> None:
         try:
-            async for output in self._dispatcher.outputs(job_input):
+            async for output in self._dispatcher.outputs(job.input):
                 job.outputs.append(output)
         except WorkerError as error:
             job.error = error

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
 from handler.errors import InvalidInput, WorkerError
+from handler.outputs import EventText
 from handler.settings import WorkerSettings
 
 DEFAULT_TEST_INPUT = "test_input.json"
@@ -41,8 +42,7 @@ async def run_job(engine: Engine, settings: WorkerSettings, job: dict[str, Any])
         return error.to_json()
     finally:
         await engine.stop()
-    is_stream = isinstance(outputs[0], str) and outputs[0].endswith("\n\n")
-    return {"output": outputs if is_stream else outputs[0]}
+    return {"output": outputs if isinstance(outputs[0], EventText) else outputs[0]}
 
 
 def print_document(document: dict[str, Any], stream: TextIO) -> int:

@@ -1,42 +1,98 @@
-"""Takes jobs from RunPod's queue through the SDK's own loop. The only module that imports runpod."""
+"""The worker on a RunPod queue endpoint: engine, job loop and watchdog together, from start to exit code."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
-from handler.dispatch import Dispatcher, Output
+from handler import runpod_sdk, watchdog
+from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
 from handler.errors import WorkerError
-from handler.settings import WorkerSettings, export
+from handler.job_loop import JobLoop, Pauses
+from handler.outputs import Output
+from handler.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
-# At its own default, DEBUG, the SDK writes every chunk of every answer to the log: nothing here maps to it.
-SDK_LOG_LEVELS = {"DEBUG": "INFO", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR"}
+
+def serve(
+    engine: Engine,
+    settings: WorkerSettings,
+    *,
+    make_platform: Callable[[], runpod_sdk.SdkPlatform] = runpod_sdk.SdkPlatform,
+    sdk_loop: runpod_sdk.SdkLoop = runpod_sdk.serve_with_sdk_loop,
+) -> int:
+    """Runs until the platform stops the worker or the engine fails. Exit code 0 only after an orderly shutdown."""
+    runpod_sdk.configure(settings.log_level)
+    try:
+        platform = make_platform()
+    except runpod_sdk.SdkMoved as error:
+        logger.warning("%s; falling back to the SDK's own loop, which is slower and loses cancellations", error)
+        return _serve_with_sdk_loop(engine, settings, sdk_loop)
+    return asyncio.run(_serve(engine, settings, platform))
 
 
-def serve(engine: Engine, settings: WorkerSettings) -> None:
-    """Runs until the platform stops the worker. The engine starts in the SDK's event loop, before any job is taken."""
-    export({"RUNPOD_DEBUG_LEVEL": SDK_LOG_LEVELS[settings.log_level]})
-    import runpod
+async def _serve(engine: Engine, settings: WorkerSettings, platform: runpod_sdk.SdkPlatform) -> int:
+    async with platform:
+        try:
+            await engine.start()
+            return await run(engine, settings, platform)
+        except WorkerError as error:
+            logger.error("the worker cannot start: %s", error.message)
+            return 1
+        finally:
+            await engine.stop()
 
-    gate = EngineGate(engine, settings)
+
+async def run(engine: Engine, settings: WorkerSettings, platform: runpod_sdk.SdkPlatform) -> int:
+    """Serves with a started engine; 1 when it failed meanwhile, so that RunPod replaces the worker."""
+    capacity = settings.max_concurrency or engine.capacity
+    logger.info("ready: taking up to %d jobs at a time", capacity)
+    loop = JobLoop(platform, Dispatcher(engine, settings), capacity, Pauses(grace=settings.grace_seconds))
+    async with _signals_shut_down(loop):
+        watching = asyncio.create_task(_end_with_the_engine(engine, loop, settings.stall_seconds))
+        await loop.run()
+    engine_failed = watching.done()
+    watching.cancel()
+    return 1 if engine_failed else 0
+
+
+async def _end_with_the_engine(engine: Engine, loop: JobLoop, stall_seconds: float) -> None:
+    error = await watchdog.failure(engine, lambda: loop.jobs_in_progress > 0, stall_seconds)
+    logger.error("%s: failing %d jobs as retryable and ending the worker", error.message, loop.jobs_in_progress)
+    loop.shut_down(error)
+
+
+@asynccontextmanager
+async def _signals_shut_down(loop: JobLoop) -> AsyncIterator[None]:
+    events = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        events.add_signal_handler(number, loop.shut_down)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            events.remove_signal_handler(number)
+
+
+def _serve_with_sdk_loop(engine: Engine, settings: WorkerSettings, sdk_loop: runpod_sdk.SdkLoop) -> int:
     dispatcher = Dispatcher(engine, settings)
 
-    async def handle(job: dict[str, Any]) -> AsyncIterator[Output]:
+    async def handle(job: dict[str, Any]) -> AsyncGenerator[Output, None]:
         async for output in job_outputs(dispatcher, job):
             yield output
 
-    runpod.serverless.start(
-        {"handler": handle, "concurrency_modifier": gate.concurrency, "return_aggregate_stream": True}
-    )
+    sdk_loop(handle, EngineGate(engine, settings).concurrency)
+    return 0
 
 
-async def job_outputs(dispatcher: Dispatcher, job: dict[str, Any]) -> AsyncIterator[Output]:
-    """The handler as the SDK wants it: a yielded `{"error": text}` is what makes it report the job as FAILED."""
+async def job_outputs(dispatcher: Dispatcher, job: dict[str, Any]) -> AsyncGenerator[Output, None]:
+    """The handler as the SDK's loop wants it: a yielded `{"error": text}` is what makes it report the job as FAILED."""
     try:
         async for output in dispatcher.outputs(job.get("input")):
             yield output

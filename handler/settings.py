@@ -49,6 +49,8 @@ class WorkerSettings:
     max_concurrency: jobs at the same time; None leaves it to the engine's capacity.
     allowed_paths: prefixes of the engine paths that jobs may ask for.
     max_input_bytes: the largest job input, as JSON; RunPod's own limit for /runsync is 20 MB (FACTS, 2026-11).
+    grace_seconds: how long running jobs may go on after SIGTERM, before they fail as retryable.
+    stall_seconds: an engine that makes no progress for this long while requests run counts as dead.
     environment: the variables as they were, for vLLM's flags (`engine.arguments`).
     """
 
@@ -57,6 +59,8 @@ class WorkerSettings:
     allowed_paths: tuple[str, ...] = ALLOWED_PATHS
     max_input_bytes: int = 20_000_000
     log_level: str = "INFO"
+    grace_seconds: float = 30.0
+    stall_seconds: float = 120.0
 
     def __post_init__(self) -> None:
         if self.max_concurrency is not None and self.max_concurrency < 1:
@@ -85,6 +89,8 @@ class WorkerSettings:
             allowed_paths=paths or ALLOWED_PATHS,
             max_input_bytes=_whole_number(given, "MAX_INPUT_BYTES") or cls.max_input_bytes,
             log_level=given.get("LOG_LEVEL", cls.log_level).upper(),
+            grace_seconds=_seconds(given, "GRACE_SECONDS", cls.grace_seconds),
+            stall_seconds=_seconds(given, "STALL_SECONDS", cls.stall_seconds),
         )
 
     @property
@@ -128,3 +134,13 @@ def _whole_number(given: Mapping[str, str], name: str) -> int | None:
         return int(given[name])
     except ValueError as error:
         raise ConfigurationError(f"{name}={given[name]!r}: expected a whole number", param=name) from error
+
+
+def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        seconds = float(given.get(name, default))
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigurationError(f"{name}={given[name]!r}: expected a number of seconds above zero", param=name)
+    return seconds

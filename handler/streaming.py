@@ -57,6 +57,11 @@ def reported_error(event: str) -> EngineError | None:
     return EngineError(code if isinstance(code, int) and 400 <= code < 600 else 500, error)
 
 
+def error_event(document: dict[str, Any]) -> str:
+    """The event that tells a reader of the stream what it ends with, in vLLM's own form."""
+    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
+
+
 def _failed_response(document: dict[str, Any]) -> object:
     """The error of a `response.failed` or a bare `error` event."""
     if document.get("type") == "response.failed":

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from handler.dispatch import Dispatcher, Output
+from handler.dispatch import Dispatcher
 from handler.engine.protocol import EngineRequest, EngineResponse
 from handler.errors import EngineUnavailable
+from handler.outputs import Output
 
 Json = dict[str, Any]
 
@@ -67,6 +68,8 @@ class FakeEngine:
     stopped: bool = False
     left_early: int = 0
     capacity: int = 4
+    progress: int | None = None
+    dead: bool = False
 
     async def start(self) -> None:
         if self.start_error:
@@ -86,8 +89,8 @@ class FakeEngine:
         return self.fields
 
     async def check_health(self) -> None:
-        if not self.started:
-            raise EngineUnavailable("the engine has not started")
+        if self.dead:
+            raise EngineUnavailable("the engine has died")
 
     async def stop(self) -> None:
         self.stopped = True

@@ -16,7 +16,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 250, 50
 # Who alone may import a library: paths, or folders, relative to the repository.
 ONLY_HERE = {
     "vllm": ("handler/engine/embedded.py",),
-    "runpod": ("handler/queue_mode.py",),
+    "runpod": ("handler/runpod_sdk.py",),
     "fastapi": ("vllm_service/api/", "vllm_service/app.py", "runpod_emulator/", "handler/engine/embedded.py"),
     "sqlite3": ("vllm_service/storage/",),
     "psycopg": ("vllm_service/storage/",),

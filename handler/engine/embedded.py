@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -78,6 +78,7 @@ class EmbeddedEngine:
         self._app: FastAPI | None = None
         self._llm: AsyncLLM | None = None
         self._headers: list[asgi.Header] = []
+        self._steps = StepCounter()
 
     async def start(self) -> None:
         """Imports vLLM, loads the model, builds the app; logs what each phase took."""
@@ -90,7 +91,7 @@ class EmbeddedEngine:
         with _phase("preparing the configuration"):
             config = _engine_config(arguments)
         with _phase(f"loading {arguments.model} and starting the engine"):
-            self._llm = _start_llm(config, fork=self._settings.may_fork)
+            self._llm = _start_llm(config, self._steps, fork=self._settings.may_fork)
         self._resources.callback(_stop_llm, self._llm)
         with _phase("building the API"):
             self._app = await _build_app(arguments, self._llm)
@@ -124,6 +125,11 @@ class EmbeddedEngine:
             raise EngineUnavailable("the engine has not started")
         return int(self._llm.vllm_config.scheduler_config.max_num_seqs)
 
+    @property
+    def progress(self) -> int | None:
+        """Counts the steps whose outputs have come back from the engine core."""
+        return self._steps.count
+
     async def check_health(self) -> None:
         """Raises EngineUnavailable once the engine's process has died."""
         if self._llm is None or self._llm.errored:
@@ -133,6 +139,31 @@ class EmbeddedEngine:
         """Ends the app and the engine's processes."""
         await self._resources.aclose()
         self._app = self._llm = None
+
+
+class StepCounter:
+    """Counts vLLM's engine steps, as one of its own statistics loggers."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def logger_factory(self) -> Callable[[VllmConfig, int], Any]:
+        """What `AsyncLLM` makes a logger with, for each engine core."""
+        from vllm.v1.metrics.loggers import StatLoggerBase
+
+        counter = self
+
+        class StepLogger(StatLoggerBase):  # type: ignore[misc]
+            def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
+                del vllm_config, engine_index
+
+            def record(self, *args: Any, **kwargs: Any) -> None:
+                counter.count += 1
+
+            def log_engine_initialized(self) -> None:
+                pass
+
+        return StepLogger
 
 
 @contextlib.contextmanager
@@ -153,7 +184,7 @@ def _engine_config(arguments: argparse.Namespace) -> VllmConfig:
         raise ConfigurationError(f"vLLM cannot serve {arguments.model}: {error}") from error
 
 
-def _start_llm(config: VllmConfig, *, fork: bool) -> AsyncLLM:
+def _start_llm(config: VllmConfig, steps: StepCounter, *, fork: bool) -> AsyncLLM:
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -161,7 +192,9 @@ def _start_llm(config: VllmConfig, *, fork: bool) -> AsyncLLM:
     if fork and current_platform.is_cpu() and config.parallel_config.world_size == 1:
         _fork_engine_core(config)
     try:
-        return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+        return AsyncLLM.from_vllm_config(
+            config, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[steps.logger_factory()]
+        )
     except Exception as error:
         raise EngineUnavailable(f"the engine did not start: {error}") from error
 

@@ -51,6 +51,10 @@ class Engine(Protocol):
     def capacity(self) -> int:
         """How many requests it runs at the same time."""
 
+    @property
+    def progress(self) -> int | None:
+        """A number that changes whenever the engine has done work; None where it cannot tell."""
+
     async def check_health(self) -> None:
         """Raises EngineUnavailable when the engine cannot serve."""
 

@@ -42,7 +42,7 @@ async def test_the_development_api_serves_jobs_and_stops_cleanly() -> None:
             good = (await api.post("/runsync", json={"input": job})).json()
             bad = (await api.post("/runsync", json={"input": job | {"lora_adapter": "nobody"}})).json()
         assert good["status"] == "COMPLETED"
-        assert good["output"][0]["choices"][0]["text"].strip() == "The capital of Japan is Tokyo."
+        assert good["output"]["choices"][0]["text"].strip() == "The capital of Japan is Tokyo."
         assert bad["status"] == "FAILED"
         assert json.loads(bad["error"])["status"] == 404
         worker.send_signal(signal.SIGINT)

@@ -18,6 +18,7 @@ FRANCE = {"messages": [{"role": "user", "content": "What is the capital of Franc
 JOBS: dict[str, Any] = {
     "plain": {"openai_route": "/v1/chat/completions", "openai_input": FRANCE},
     "stream": {"openai_route": "/v1/chat/completions", "openai_input": FRANCE | {"stream": True}},
+    "native stream": {"messages": FRANCE["messages"], "stream": True},
     "unknown": {"prompt": "Hi", "lora_adapter": "nobody"},
     "malformed": {"route": "@127.0.0.1:1/x"},
 }
@@ -31,6 +32,8 @@ class Queue:
         self.results: dict[str, Any] = {}
         self.chunks: dict[str, list[Any]] = defaultdict(list)
         self.all_done = asyncio.Event()
+        self.request_ids: set[str] = set()
+        self.exit_code: int | None = None
         self._expected = len(jobs)
 
     def app(self) -> web.Application:
@@ -59,6 +62,7 @@ class Queue:
         return web.Response()
 
     async def _done(self, request: web.Request) -> web.StreamResponse:
+        self.request_ids.add(request.headers["X-Request-ID"])
         self.results[request.match_info["job"]] = json.loads(await request.text())
         if len(self.results) == self._expected:
             self.all_done.set()
@@ -99,6 +103,7 @@ async def answered() -> Queue:
         worker.send_signal(signal.SIGTERM)
         async with asyncio.timeout(30):
             queue.chunks["log"] = [stream.decode() for stream in await output]
+        queue.exit_code = worker.returncode
     finally:
         if worker.returncode is None:
             worker.kill()
@@ -111,11 +116,28 @@ async def test_a_plain_job_is_completed_with_vllms_answer(answered: Queue) -> No
     assert document["choices"][0]["message"]["content"] == "The capital of France is Paris."
 
 
-async def test_a_stream_is_posted_in_whole_events_and_aggregated_at_the_end(answered: Queue) -> None:
-    pieces = answered.chunks["stream"]
+@pytest.mark.parametrize("job", ["stream", "native stream"])
+async def test_a_stream_is_posted_in_whole_events(answered: Queue, job: str) -> None:
+    pieces = answered.chunks[job]
     assert all(piece.endswith("\n\n") for piece in pieces)
     assert "".join(pieces).endswith("data: [DONE]\n\n")
-    assert answered.results["stream"]["output"] == pieces
+
+
+async def test_only_a_native_stream_is_repeated_at_its_end(answered: Queue) -> None:
+    assert answered.results["stream"]["output"] == []
+    assert answered.results["native stream"]["output"] == answered.chunks["native stream"]
+
+
+async def test_a_plain_job_posts_nothing_before_its_end(answered: Queue) -> None:
+    assert "plain" not in answered.chunks
+
+
+async def test_the_worker_exits_0_after_sigterm(answered: Queue) -> None:
+    assert answered.exit_code == 0
+
+
+async def test_posts_carry_the_id_of_their_own_job(answered: Queue) -> None:
+    assert answered.request_ids == set(JOBS)
 
 
 @pytest.mark.parametrize(("job", "status"), [("unknown", 404), ("malformed", 400)])

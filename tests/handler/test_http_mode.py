@@ -107,7 +107,7 @@ async def worker(engine: Engine, *, two_ports: bool = False, drain_seconds: floa
         allowed_paths=ALLOWED_PATHS,
         max_body_bytes=1000,
         drain_seconds=drain_seconds,
-        dead_seconds=0.05,
+        stall_seconds=0.05,
         on_listening=lambda *both: ports.set_result(both),
     )
     task = asyncio.create_task(serving)
@@ -335,6 +335,15 @@ async def test_an_engine_that_dies_ends_the_worker_with_code_1_and_its_requests_
         await running.ping_until(200)
         async with running.main.post(CHAT, json={}) as response:
             engine.dead = True
+            assert '"status": 503' in await response.text()
+        assert await running.task == 1
+
+
+async def test_an_engine_that_stands_still_while_requests_run_ends_the_worker_with_code_1() -> None:
+    engine = FakeEngine(content_type=SSE, answer=Held(), progress=7)
+    async with worker(engine) as running:
+        await running.ping_until(200)
+        async with running.main.post(CHAT, json={}) as response:
             assert '"status": 503' in await response.text()
         assert await running.task == 1
 

@@ -26,7 +26,7 @@ def client(engine: FakeEngine) -> httpx.AsyncClient:
 async def test_runsync_waits_and_reports_the_outputs() -> None:
     async with client(FakeEngine(pieces=[b'{"a": 1}'])) as api:
         report = (await api.post("/runsync", json=JOB)).json()
-    assert (report["status"], report["output"]) == ("COMPLETED", [{"a": 1}])
+    assert (report["status"], report["output"]) == ("COMPLETED", {"a": 1})
 
 
 async def test_a_failed_job_is_reported_as_failed_with_the_engines_error() -> None:

@@ -1,15 +1,17 @@
-"""The SDK's hooks: no job before the engine is ready, errors in the form that makes a job FAILED."""
+"""The fall-back onto the SDK's own loop: no job before the engine is ready, errors that make a job FAILED."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import pytest
 
 from handler.dispatch import Dispatcher
 from handler.errors import EngineUnavailable
-from handler.queue_mode import EngineGate, job_outputs
+from handler.queue_mode import EngineGate, job_outputs, serve
+from handler.runpod_sdk import Handler, SdkMoved, SdkPlatform
 from handler.settings import WorkerSettings
 from tests.support import FakeEngine
 
@@ -42,3 +44,17 @@ async def test_a_failed_job_yields_the_error_as_the_json_text_that_the_sdk_passe
     engine = FakeEngine(pieces=[b'{"error": {"message": "gone"}}'], status=404)
     outputs = [output async for output in job_outputs(Dispatcher(engine, SETTINGS), {"input": {"prompt": "Hi"}})]
     assert json.loads(outputs[0]["error"])["status"] == 404
+
+
+def test_an_sdk_that_has_moved_falls_back_to_its_own_loop_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    started: list[Handler] = []
+
+    def moved() -> SdkPlatform:
+        raise SdkMoved("no rp_job.get_job")
+
+    def sdk_loop(handle: Handler, concurrency: Callable[[int], int]) -> None:
+        started.append(handle)
+
+    assert serve(FakeEngine(), SETTINGS, make_platform=moved, sdk_loop=sdk_loop) == 0
+    assert len(started) == 1
+    assert "no rp_job.get_job; falling back to the SDK's own loop" in caplog.text

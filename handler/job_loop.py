@@ -1,0 +1,223 @@
+"""The job loop: takes jobs, runs them, posts their outputs, stops them; event-driven, in the engine's own event loop.
+
+Knows RunPod only as a `Platform` and the engine only as an `Answerer`, so that a test can be either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from handler.errors import EngineUnavailable, StreamBroken, WorkerError
+from handler.outputs import EventText, Output, final_output, keeps_stream
+
+logger = logging.getLogger(__name__)
+
+Job = dict[str, Any]
+
+
+class Platform(Protocol):
+    """RunPod's worker API."""
+
+    async def take(self, count: int) -> list[Job]:
+        """Waits for jobs, at most `count`; may return none. Cancelling it gives the wait up."""
+
+    async def stop_signals(self) -> list[str]:
+        """Waits for the ids of jobs that are to be stopped."""
+
+    async def post_stream(self, job: Job, output: Any) -> None:
+        """Delivers a piece of a stream, or raises."""
+
+    async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
+        """Delivers the end of a job, or raises."""
+
+    def started(self, job: Job) -> None:
+        """The worker has the job: heartbeats name it."""
+
+    def finished(self, job: Job) -> None:
+        """The worker has the job no longer."""
+
+
+class Answerer(Protocol):
+    """What turns a job's input into its outputs: `dispatch.Dispatcher`."""
+
+    def outputs(self, job_input: object) -> AsyncGenerator[Output, None]:
+        """Raises WorkerError; closing it early aborts the request in the engine."""
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """Seconds. `retry`: after a failed poll or post, doubled each time up to `longest_retry`.
+
+    `deliver`: for how long the end of a job is offered again before it is given up. `grace`: for how long running jobs
+    may go on after a shutdown began. `last_look`: for how long a poll under way may still bring jobs then.
+    """
+
+    retry: float = 0.2
+    longest_retry: float = 5.0
+    deliver: float = 120.0
+    grace: float = 30.0
+    last_look: float = 0.05
+
+
+class JobLoop:
+    """Runs at most `capacity` jobs at the same time. `run` returns when a shutdown is complete."""
+
+    def __init__(self, platform: Platform, answerer: Answerer, capacity: int, pauses: Pauses | None = None) -> None:
+        self._platform = platform
+        self._answerer = answerer
+        self._capacity = capacity
+        self._pauses = pauses or Pauses()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._delivering: set[str] = set()
+        self._slot_freed = asyncio.Event()
+        self._shutdown = asyncio.Event()
+        self._engine_error: WorkerError | None = None
+
+    @property
+    def jobs_in_progress(self) -> int:
+        """Jobs taken and not yet answered."""
+        return len(self._running)
+
+    def shut_down(self, error: WorkerError | None = None) -> None:
+        """Takes no more jobs. Running ones may finish, or, with an `error` of the engine, all fail with it at once."""
+        self._engine_error = self._engine_error or error
+        self._shutdown.set()
+
+    async def run(self) -> None:
+        """Takes and runs jobs until `shut_down`, then winds up; every job that was taken gets its end posted."""
+        async with _background(self._obey_stop_signals()):
+            async with _background(self._take_jobs()) as taking:
+                await self._shutdown.wait()
+                # A job that is already on its way here is better run than left to the platform to miss.
+                await asyncio.wait({taking}, timeout=self._pauses.last_look)
+            await self._wind_up()
+
+    async def _take_jobs(self) -> None:
+        retry = self._pauses.retry
+        while True:
+            free = await self._free_slots()
+            try:
+                jobs = await self._platform.take(free)
+            except Exception as error:
+                logger.warning("cannot take jobs: %s; trying again in %.1f s", type(error).__name__, retry)
+                await asyncio.sleep(retry)
+                retry = min(2 * retry, self._pauses.longest_retry)
+                continue
+            retry = self._pauses.retry
+            for job in jobs:
+                self._start(job)
+
+    async def _free_slots(self) -> int:
+        while len(self._running) >= self._capacity:
+            self._slot_freed.clear()
+            await self._slot_freed.wait()
+        return self._capacity - len(self._running)
+
+    def _start(self, job: Job) -> None:
+        """A second delivery of a job that runs here is not run twice."""
+        job_id = job["id"]
+        if job_id in self._running:
+            logger.warning("job %s was delivered again while it runs: ignored", job_id)
+            return
+        self._platform.started(job)
+        task = asyncio.create_task(self._run_job(job), name=job_id)
+        self._running[job_id] = task
+        task.add_done_callback(lambda _: self._forget(job))
+
+    def _forget(self, job: Job) -> None:
+        self._running.pop(job["id"], None)
+        self._delivering.discard(job["id"])
+        self._platform.finished(job)
+        self._slot_freed.set()
+
+    async def _run_job(self, job: Job) -> None:
+        """Posts a job's outputs as they come, and its end; a job that is stopped posts nothing more."""
+        try:
+            result, is_stream = await self._answer(job)
+        except asyncio.CancelledError:
+            if self._engine_error is None:
+                raise
+            result, is_stream = {"error": self._engine_error.to_json_text()}, False
+        except WorkerError as error:
+            result, is_stream = {"error": error.to_json_text()}, False
+        self._delivering.add(job["id"])
+        await self._deliver(job, result, is_stream=is_stream)
+
+    async def _answer(self, job: Job) -> tuple[dict[str, Any], bool]:
+        job_input = job.get("input")
+        kept: list[Output] = []
+        is_stream = False
+        async with contextlib.aclosing(self._answerer.outputs(job_input)) as outputs:
+            async for output in outputs:
+                is_stream = isinstance(output, EventText)
+                if is_stream:
+                    await self._post_piece(job, output)
+                if not is_stream or keeps_stream(job_input):
+                    kept.append(output)
+        return {"output": final_output(job_input, kept, is_stream=is_stream)}, is_stream
+
+    async def _post_piece(self, job: Job, piece: EventText) -> None:
+        """A piece that cannot be delivered would leave a silent gap in the answer: the job fails instead."""
+        try:
+            await self._platform.post_stream(job, piece)
+        except WorkerError:
+            raise
+        except Exception as error:
+            raise StreamBroken(f"a piece of the stream could not be delivered: {type(error).__name__}") from error
+
+    async def _deliver(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
+        """Posts the end of a job in spite of failing posts, for as long as `Pauses.deliver` says."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._pauses.deliver
+        retry = self._pauses.retry
+        while True:
+            try:
+                return await self._platform.post_result(job, result, is_stream=is_stream)
+            except Exception as error:
+                if clock() + retry > deadline:
+                    logger.error("job %s: its result could not be delivered: %s", job["id"], type(error).__name__)
+                    return None
+            await asyncio.sleep(retry)
+            retry = min(2 * retry, self._pauses.longest_retry)
+
+    async def _obey_stop_signals(self) -> None:
+        while True:
+            try:
+                job_ids = await self._platform.stop_signals()
+            except Exception as error:
+                logger.warning("cannot read stop signals: %s", type(error).__name__)
+                job_ids = []
+            for job_id in job_ids:
+                if task := self._running.get(job_id):
+                    logger.info("job %s is stopped by the platform", job_id)
+                    task.cancel()
+            if not job_ids:
+                await asyncio.sleep(self._pauses.retry)  # a poll that returns at once must not spin
+
+    async def _wind_up(self) -> None:
+        """Running jobs finish within the grace period, or fail as retryable; with a dead engine, at once."""
+        if self._running and self._engine_error is None:
+            await asyncio.wait(self._running.values(), timeout=self._pauses.grace)
+        self._engine_error = self._engine_error or EngineUnavailable("the worker is shutting down")
+        for job_id, task in self._running.items():
+            if job_id not in self._delivering:
+                task.cancel()
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=self._pauses.deliver)
+
+
+@contextlib.asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Runs `work` until the context is left; raises what it raised."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

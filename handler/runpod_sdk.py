@@ -1,0 +1,159 @@
+"""The parts of the runpod SDK that the job loop stands on. The only module that imports runpod.
+
+tests/contract/test_runpod_contract.py holds the pinned SDK to what is used here. Where a part is missing, `SdkPlatform`
+raises SdkMoved, and the worker falls back to the SDK's own loop (`serve_with_sdk_loop`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import logging
+import multiprocessing
+import signal
+from collections.abc import AsyncGenerator, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from handler.settings import export
+
+if TYPE_CHECKING:
+    import aiohttp
+
+logger = logging.getLogger(__name__)
+
+Job = dict[str, Any]
+Handler = Callable[[Job], AsyncGenerator[Any, None]]
+SdkLoop = Callable[[Handler, Callable[[int], int]], None]
+
+# At its own default, DEBUG, the SDK writes every chunk of every answer to the log: nothing here maps to it.
+SDK_LOG_LEVELS = {"DEBUG": "INFO", "INFO": "WARN", "WARNING": "WARN", "ERROR": "ERROR"}
+# vLLM checks the GPU itself; the SDK's check would open CUDA in this process, which then could not be forked any more.
+SDK_ENVIRONMENT = {"RUNPOD_SKIP_GPU_CHECK": "true"}
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class SdkMoved(ImportError):
+    """The installed runpod SDK lacks a part that the job loop uses."""
+
+
+def configure(log_level: str) -> None:
+    """Must run before runpod is first imported: it reads its log level then."""
+    export({"RUNPOD_DEBUG_LEVEL": SDK_LOG_LEVELS[log_level]} | SDK_ENVIRONMENT)
+
+
+class SdkPlatform:
+    """RunPod as the job loop sees it. An async context: the HTTP session and the heartbeat live inside."""
+
+    def __init__(self) -> None:
+        try:
+            from runpod.http_client import AsyncClientSession, TooManyRequests
+            from runpod.serverless.modules import rp_fitness, rp_http, rp_job
+            from runpod.serverless.modules.rp_ping import Heartbeat
+            from runpod.serverless.modules.worker_state import JobsProgress, PingJobMirror
+
+            self._done_url, self._stream_url = rp_http.JOB_DONE_URL, rp_http.JOB_STREAM_URL
+            self._transmit = rp_http._transmit
+            self._get_job, self._get_stop_signals = rp_job.get_job, rp_job.get_stop_signals
+            self._has_stop_channel: bool = rp_job._job_stop_url() is not None
+            self._check_fitness = rp_fitness.run_fitness_checks
+        except (ImportError, AttributeError) as error:
+            raise SdkMoved(f"the runpod SDK has moved a part that the job loop uses: {error}") from error
+        self._open_session = AsyncClientSession
+        self._too_many_requests: type[Exception] = TooManyRequests
+        self._in_progress = JobsProgress()
+        self._mirror = PingJobMirror()
+        self._ping_loop: Callable[[Any], None] = Heartbeat.process_loop
+        self._heartbeat: multiprocessing.Process | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._check_fitness()
+        self._in_progress.set_mirror(self._mirror)
+        self._heartbeat = multiprocessing.get_context("fork").Process(  # type: ignore[assignment]
+            target=_ping_while_the_worker_lives, args=(self._ping_loop, self._mirror), daemon=True
+        )
+        if self._heartbeat:
+            self._heartbeat.start()
+        self._session = self._open_session()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session:
+            await self._session.close()
+        if self._heartbeat:
+            self._heartbeat.kill()
+            self._heartbeat.join()
+
+    async def take(self, count: int) -> list[Job]:
+        """Waits for jobs, at most `count`; an empty list when there were none. Raises OSError and the like."""
+        try:
+            jobs: list[Job] | None = await self._get_job(self._session, count)
+        except self._too_many_requests as error:
+            raise RateLimited("RunPod asks the worker to take jobs more slowly") from error
+        return jobs or []
+
+    async def stop_signals(self) -> list[str]:
+        """Waits for the ids of jobs that are to be stopped. Where there is no stop channel, waits for ever."""
+        if not self._has_stop_channel:
+            await asyncio.get_running_loop().create_future()
+        signals: list[str] = await self._get_stop_signals(self._session)
+        return signals
+
+    def started(self, job: Job) -> None:
+        """From now on the heartbeat says that this worker has the job."""
+        self._in_progress.add(job["id"])
+
+    def finished(self, job: Job) -> None:
+        """The heartbeat no longer names the job."""
+        self._in_progress.remove(job["id"])
+
+    async def post_stream(self, job: Job, output: Any) -> None:
+        """Posts a piece of a stream; raises aiohttp's ClientError when the SDK's attempts are used up."""
+        await self._post(self._stream_url, job, {"output": output}, is_stream=False)
+
+    async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
+        """Posts the end of a job; raises aiohttp's ClientError when the SDK's attempts are used up."""
+        await self._post(self._done_url, job, result, is_stream=is_stream)
+
+    async def _post(self, url: str, job: Job, document: dict[str, Any], *, is_stream: bool) -> None:
+        address = url.replace("$ID", job["id"]) + f"&isStream={'true' if is_stream else 'false'}"
+        assert self._session is not None
+        await self._transmit(_JobSession(self._session, job["id"]), address, json.dumps(document, ensure_ascii=False))
+
+
+class RateLimited(OSError):
+    """RunPod answered 429 to a request for jobs."""
+
+
+class _JobSession:
+    """The session for one job: the SDK sets X-Request-ID on the shared session, where concurrent jobs overwrite it."""
+
+    def __init__(self, session: aiohttp.ClientSession, job_id: str) -> None:
+        self._session = session
+        self._job_id = job_id
+
+    def request(self, method: str, url: str, **options: Any) -> Any:
+        """aiohttp's request, with the job's id; the one method that the SDK's retrying client calls."""
+        headers = options.pop("headers", {}) | {"X-Request-ID": self._job_id}
+        return self._session.request(method, url, headers=headers, **options)
+
+
+def _ping_while_the_worker_lives(ping_loop: Callable[[Any], None], mirror: Any) -> None:
+    """The SDK's heartbeat process outlives a killed worker and keeps its jobs alive; this one dies with it (prctl)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a worker that drains still has jobs to vouch for
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ping_loop(mirror)
+
+
+def serve_with_sdk_loop(handle: Handler, concurrency_modifier: Callable[[int], int]) -> None:
+    """Runs the SDK's own loop, until the platform stops the worker."""
+    import runpod
+
+    runpod.serverless.start(
+        {"handler": handle, "concurrency_modifier": concurrency_modifier, "return_aggregate_stream": True}
+    )
