@@ -38,8 +38,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 EXIT_FAILURE = 1
-# An engine that has been down for that long will not come back: RunPod should replace the worker.
-DEAD_SECONDS = 5.0
 # What slow readers get to take the rest of their answers off the socket.
 LINGER_SECONDS = 2
 
@@ -54,10 +52,10 @@ async def serve(
     max_body_bytes: int,
     drain_seconds: float,
     ping_path: str = "/ping",
-    dead_seconds: float = DEAD_SECONDS,
+    stall_seconds: float = 120.0,
     on_listening: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit code: 0 drained, 1 the engine did not start, or died.
+    """Serves until SIGTERM or SIGINT; returns the exit code: 0 drained, 1 the engine failed.
 
     Listens before the engine starts, so that the platform sees it load. `on_listening` is given the two ports.
     """
@@ -76,7 +74,7 @@ async def serve(
             async with _servers([app, health], listeners):
                 if on_listening:
                     on_listening(*(listeners[place].getsockname()[1] for place in (0, -1)))
-                failed = await readiness.live_until(stop, dead_seconds)
+                failed = await readiness.live_until(stop, lambda: bool(app.running), stall_seconds)
                 await _drain(app, readiness, 0 if failed else drain_seconds)
         finally:
             await engine.stop()

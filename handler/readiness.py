@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
+from handler import watchdog
 from handler.engine.asgi import Message
 from handler.engine.protocol import Engine
 from handler.errors import EngineUnavailable, InvalidInput, WorkerError
@@ -21,7 +22,6 @@ METHODS = ("GET", "POST", "DELETE")
 # As strict as for jobs: no escapes, no empty or dotted segments; so that a prefix means what it says.
 PLAIN_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+/?")
 QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")
-CHECK_SECONDS = 1.0
 Header = tuple[bytes, bytes]
 RETRY_AFTER: Header = (b"retry-after", b"5")
 CLOSE: Header = (b"connection", b"close")
@@ -60,11 +60,8 @@ class Readiness:
             return 503
         return 200
 
-    async def live(self, dead_seconds: float) -> None:
-        """Starts the engine, and returns, with the reason in the log, when it did not start or has died.
-
-        dead_seconds: an engine that is unwell for that long does not come back.
-        """
+    async def live(self, busy: Callable[[], bool], stall_seconds: float) -> None:
+        """Starts the engine; returns, with the reason in the log, when it did not start, has died, or stands still."""
         try:
             await self._engine.start()
         except WorkerError as error:
@@ -74,18 +71,12 @@ class Readiness:
             logger.exception("the worker cannot start")
             return
         self.state = State.READY
-        clock = asyncio.get_running_loop().time
-        seen_well = clock()
-        while clock() - seen_well < dead_seconds:
-            await asyncio.sleep(min(CHECK_SECONDS, dead_seconds))
-            with contextlib.suppress(EngineUnavailable):
-                await self._engine.check_health()
-                seen_well = clock()
-        logger.error("the engine is gone: the worker ends")
+        failure = await watchdog.failure(self._engine, busy, stall_seconds)
+        logger.error("the worker ends: %s", failure.message)
 
-    async def live_until(self, stop: asyncio.Event, dead_seconds: float) -> bool:
+    async def live_until(self, stop: asyncio.Event, busy: Callable[[], bool], stall_seconds: float) -> bool:
         """`live` until the worker is told to stop; True when the engine has failed before that."""
-        life = asyncio.create_task(self.live(dead_seconds))
+        life = asyncio.create_task(self.live(busy, stall_seconds))
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({life, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -32,16 +32,26 @@ class RemoteEngine:
     base_url: with or without a closing `/v1`, since the paths of requests carry it; user:password in it is used.
     capacity: how many requests to send at the same time; the server's own limit cannot be asked for.
     start_timeout: how long `start` waits for the server's first answer, in seconds.
+    patience: how many seconds the server may be out of reach before it counts as dead; a restart or one lost
+    connection fails the requests that meet it, and no more.
     """
 
     def __init__(
-        self, base_url: str, *, api_key: str | None = None, capacity: int = 256, start_timeout: float = 600.0
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        capacity: int = 256,
+        start_timeout: float = 600.0,
+        patience: float = 10.0,
     ) -> None:
         self._url, self._headers = _split(base_url, api_key)
         self._capacity = capacity
         self._start_timeout = start_timeout
         self._session: aiohttp.ClientSession | None = None
-        self._fault: str | None = None
+        self._patience = patience
+        self._fault = ""
+        self._down_since: float | None = None
         self._recovery: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -78,7 +88,7 @@ class RemoteEngine:
             )
         except FAULTS as error:
             raise self._failed(error) from error
-        self._fault = None
+        self._down_since = None
         try:
             body = _Body(response.content.readany, self._url)
             yield EngineResponse(response.status, response.headers.get("content-type", ""), body)
@@ -101,10 +111,10 @@ class RemoteEngine:
         return None
 
     async def check_health(self) -> None:
-        """The last known state: raises EngineUnavailable after a failed connection, until the server answers again."""
+        """The last known state, without asking: raises EngineUnavailable once the server is away for `patience`."""
         if self._session is None:
             raise EngineUnavailable("the engine has not started")
-        if self._fault:
+        if self._down_since is not None and _now() - self._down_since >= self._patience:
             raise EngineUnavailable(self._fault)
 
     async def stop(self) -> None:
@@ -124,6 +134,8 @@ class RemoteEngine:
     def _failed(self, error: BaseException) -> EngineUnavailable:
         """Remembers the fault, and looks in the background for its end: no request has to try."""
         self._fault = f"{self._url} cannot be reached: {type(error).__name__}"
+        if self._down_since is None:
+            self._down_since = _now()
         if self._session is not None and (self._recovery is None or self._recovery.done()):
             self._recovery = asyncio.create_task(self._recover(self._session))
         return EngineUnavailable(self._fault)
@@ -131,7 +143,7 @@ class RemoteEngine:
     async def _recover(self, session: aiohttp.ClientSession) -> None:
         try:
             await self._until_it_answers(session)
-            self._fault = None
+            self._down_since = None
         except ConfigurationError as error:
             self._fault = error.message
 
@@ -176,6 +188,10 @@ class _Body:
         if not piece:
             raise StopAsyncIteration
         return piece
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _split(base_url: str, api_key: str | None) -> tuple[str, dict[str, str]]:

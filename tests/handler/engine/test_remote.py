@@ -152,7 +152,7 @@ async def test_an_answer_that_is_cut_is_a_broken_stream() -> None:
 async def test_a_refused_connection_is_remembered_until_the_server_is_back() -> None:
     well = healthy_but(b"/nothing", b"")
     async with raw_server(well) as url:
-        engine = RemoteEngine(url)
+        engine = RemoteEngine(url, patience=0)
         await engine.start()
     with pytest.raises(EngineUnavailable, match=url):
         async with engine.send(MODELS):
@@ -169,6 +169,18 @@ async def test_a_refused_connection_is_remembered_until_the_server_is_back() -> 
         await asked.wait()  # nobody sends a request: the engine looks by itself
         await healthy(engine)
         await engine.stop()
+
+
+async def test_one_lost_connection_does_not_make_the_engine_dead() -> None:
+    async with raw_server(healthy_but(b"/nothing", b"")) as url:
+        engine = RemoteEngine(url)
+        await engine.start()
+    for _ in range(2):
+        with pytest.raises(EngineUnavailable, match="cannot be reached"):
+            async with engine.send(MODELS):
+                pass
+        await engine.check_health()
+    await engine.stop()
 
 
 async def test_a_server_that_hangs_up_before_it_answers_is_unavailable() -> None:
