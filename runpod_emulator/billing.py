@@ -1,0 +1,137 @@
+"""The meter: what each worker did with its seconds, and what they cost. Exact: microseconds are integers, USD Decimal.
+
+RunPod bills per worker from start to full stop, rounded up to a second: cold start, running and idle; not what an
+unhealthy worker does (FACTS.md, 2026-11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+MICROSECONDS = 1_000_000
+
+
+class Phase(StrEnum):
+    """What a worker's time is spent on."""
+
+    COLD_START = "cold_start"
+    RUNNING = "running"
+    IDLE = "idle"
+    UNHEALTHY = "unhealthy"
+
+
+BILLED = (Phase.COLD_START, Phase.RUNNING, Phase.IDLE)
+
+
+class Meter:
+    """One worker's clock: always in one phase until it stops."""
+
+    def __init__(self, started_at: float, phase: Phase = Phase.COLD_START) -> None:
+        self._phase: Phase | None = phase
+        self._since = _microseconds(started_at)
+        self._spent = dict.fromkeys(Phase, 0)
+
+    def enter(self, phase: Phase, at: float) -> None:
+        """From `at` on, time goes to `phase`; nothing happens once it has stopped."""
+        if self._phase is not None:
+            self._spend(at)
+            self._phase = phase
+
+    def stop(self, at: float) -> None:
+        """The worker is gone."""
+        if self._phase is not None:
+            self._spend(at)
+            self._phase = None
+
+    def spent(self, at: float) -> dict[Phase, int]:
+        """Microseconds per phase until `at`."""
+        spent = dict(self._spent)
+        if self._phase is not None:
+            spent[self._phase] += max(0, _microseconds(at) - self._since)
+        return spent
+
+    def _spend(self, at: float) -> None:
+        assert self._phase is not None
+        now = max(_microseconds(at), self._since)
+        self._spent[self._phase] += now - self._since
+        self._since = now
+
+
+@dataclass(frozen=True)
+class BillLine:
+    """One worker on the bill. The phases are measured in seconds, the whole is rounded up to `billed_seconds`."""
+
+    worker_id: str
+    cold_start_seconds: Decimal
+    running_seconds: Decimal
+    idle_seconds: Decimal
+    billed_seconds: int
+    usd: Decimal
+    exit_code: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Money as text, so that nobody reads it as a float."""
+        return {
+            "worker_id": self.worker_id,
+            "cold_start_seconds": float(self.cold_start_seconds),
+            "running_seconds": float(self.running_seconds),
+            "idle_seconds": float(self.idle_seconds),
+            "billed_seconds": self.billed_seconds,
+            "total_usd": usd_text(self.usd),
+            "exit_code": self.exit_code,
+        }
+
+
+@dataclass(frozen=True)
+class Bill:
+    """All workers that ever ran, in the order they started."""
+
+    usd_per_second: Decimal
+    lines: tuple[BillLine, ...]
+
+    @property
+    def billed_seconds(self) -> int:
+        """Of all workers together."""
+        return sum(line.billed_seconds for line in self.lines)
+
+    @property
+    def total_usd(self) -> Decimal:
+        """Of all workers together."""
+        return sum((line.usd for line in self.lines), Decimal(0))
+
+    def to_json(self) -> dict[str, Any]:
+        """What GET /billing answers."""
+        return {
+            "usd_per_second": usd_text(self.usd_per_second),
+            "workers": [line.to_json() for line in self.lines],
+            "billed_seconds": self.billed_seconds,
+            "total_usd": usd_text(self.total_usd),
+        }
+
+
+def bill_line(
+    worker_id: str, meter: Meter, at: float, usd_per_second: Decimal, exit_code: int | None = None
+) -> BillLine:
+    """What one worker has cost until `at`."""
+    spent = meter.spent(at)
+    billed = -(-sum(spent[phase] for phase in BILLED) // MICROSECONDS)
+    cold, running, idle = (Decimal(spent[phase]) / MICROSECONDS for phase in BILLED)
+    return BillLine(worker_id, cold, running, idle, billed, billed * usd_per_second, exit_code)
+
+
+def bill(usd_per_second: Decimal, lines: Iterable[BillLine]) -> Bill:
+    """The lines as one bill."""
+    return Bill(usd_per_second, tuple(lines))
+
+
+def usd_text(amount: Decimal) -> str:
+    """Digits without an exponent: 0.00019, never 1.9E-4."""
+    return f"{amount:f}"
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * MICROSECONDS)

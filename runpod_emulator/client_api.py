@@ -1,0 +1,163 @@
+"""The job API that applications talk to: run, runsync, status, stream, cancel, retry, purge-queue, health, billing."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+
+from aiohttp import web
+
+from runpod_emulator.endpoint import Endpoint
+from runpod_emulator.errors import BadRequest, NotFound, Unauthorized
+from runpod_emulator.faults import Faults
+from runpod_emulator.http import Handler, answering_errors, read_object
+from runpod_emulator.jobs import Job, Json, Policy, Status
+
+
+class ClientApi:
+    """The client's side of one endpoint."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._settings = endpoint.settings
+        self._store = endpoint.store
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Everything under /v2/{endpoint_id}/ but the OpenAI route."""
+        base = f"/v2/{self._settings.endpoint_id}"
+        router.add_post(base + "/run", self.guarded("run", self.run))
+        router.add_post(base + "/runsync", self.guarded("runsync", self.runsync))
+        router.add_get(base + "/status/{job}", self.guarded("status", self.status))
+        for add in (router.add_get, router.add_post):
+            add(base + "/stream/{job}", self.guarded("stream", self.stream))
+        router.add_post(base + "/cancel/{job}", self.guarded("cancel", self.cancel))
+        router.add_post(base + "/retry/{job}", self.guarded("retry", self.retry))
+        router.add_post(base + "/purge-queue", self.guarded("purge-queue", self.purge_queue))
+        router.add_get(base + "/health", self.guarded("health", self.health))
+        router.add_get(base + "/billing", self.guarded("billing", self.billing))
+        router.add_get(base + "/faults", self.guarded("faults", self.faults))
+        router.add_post(base + "/faults", self.guarded("faults", self.inject))
+
+    def guarded(self, operation: str, handler: Handler) -> Handler:
+        """The handler, for those who know the key and stay within the operation's rate limit."""
+
+        async def admit(request: web.Request) -> web.StreamResponse:
+            self._require_key(request)
+            with self._endpoint.limiter.admit(operation):
+                return await handler(request)
+
+        return answering_errors(admit)
+
+    async def run(self, request: web.Request) -> web.StreamResponse:
+        """Queues a job; the answer is its id."""
+        document = await read_object(request, self._settings.max_run_bytes)
+        job = self._add(document, self._settings.keep_run_seconds)
+        return web.json_response({"id": job.id, "status": Status.IN_QUEUE.value})
+
+    async def runsync(self, request: web.Request) -> web.StreamResponse:
+        """Queues a job and waits for its end, `?wait=` milliseconds at most; then it answers what there is."""
+        seconds = self._wait_seconds(request)
+        document = await read_object(request, self._settings.max_runsync_bytes)
+        job = self._add(document, self._settings.keep_runsync_seconds)
+        await until_final(job, seconds)
+        return web.json_response(job.for_client(self._endpoint.clock()))
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        """Where the job stands, with its output once it has one."""
+        return web.json_response(self._job(request).for_client(self._endpoint.clock()))
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """The chunks nobody has read yet; waits a short while for the first of them."""
+        job = self._job(request)
+        deadline = time.monotonic() + self._settings.stream_wait_seconds
+        while not job.chunks and not job.is_final:
+            if not await job.changed.wait(deadline - time.monotonic()):
+                break
+        chunks = [{"output": chunk} for chunk in job.read_chunks()]
+        return web.json_response(job.for_client(self._endpoint.clock()) | {"stream": chunks})
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """Ends a job that waits or runs; one that has ended stays as it is."""
+        job = self._job(request)
+        self._store.cancel(job)
+        return web.json_response({"id": job.id, "status": job.status.value})
+
+    async def retry(self, request: web.Request) -> web.StreamResponse:
+        """Queues a failed or timed-out job again, under its own id."""
+        job = self._job(request)
+        self._store.retry(job)
+        return web.json_response({"id": job.id, "status": job.status.value})
+
+    async def purge_queue(self, request: web.Request) -> web.StreamResponse:
+        """Cancels everything that waits."""
+        return web.json_response({"removed": self._store.purge(), "status": "completed"})
+
+    async def health(self, request: web.Request) -> web.StreamResponse:
+        """Jobs and workers, counted."""
+        counts, load = self._store.counts, self._store.load()
+        jobs = {
+            "completed": counts[Status.COMPLETED],
+            "failed": counts[Status.FAILED] + counts[Status.TIMED_OUT],
+            "inProgress": load.in_progress,
+            "inQueue": load.queued,
+            "retried": counts["retried"],
+        }
+        return web.json_response({"jobs": jobs, "workers": self._endpoint.registry.counts()})
+
+    async def billing(self, request: web.Request) -> web.StreamResponse:
+        """The bill until now."""
+        return web.json_response(self._endpoint.registry.bill().to_json())
+
+    async def faults(self, request: web.Request) -> web.StreamResponse:
+        """What goes wrong at present."""
+        return web.json_response(self._endpoint.injector.faults.to_json())
+
+    async def inject(self, request: web.Request) -> web.StreamResponse:
+        """Makes these things go wrong, and no others."""
+        self._endpoint.inject(Faults.parse(await read_object(request, self._settings.max_run_bytes)))
+        return await self.faults(request)
+
+    def _require_key(self, request: web.Request) -> None:
+        key = self._settings.api_key
+        if key is not None and not hmac.compare_digest(
+            request.headers.get("Authorization", "").encode(), f"Bearer {key}".encode()
+        ):
+            raise Unauthorized("expected the header Authorization: Bearer <the endpoint's API key>")
+
+    def _job(self, request: web.Request) -> Job:
+        return self._store.get(request.match_info["job"])
+
+    def _add(self, document: Json, keep_seconds: float) -> Job:
+        if document.get("input") is None:
+            raise BadRequest("input: missing; a job is an object with an input")
+        webhook = document.get("webhook")
+        if not isinstance(webhook, str | None):
+            raise BadRequest("webhook: expected a URL")
+        policy = Policy.parse(document.get("policy"), self._settings)
+        return self._store.add(document["input"], policy, keep_seconds=keep_seconds, webhook=webhook)
+
+    def _wait_seconds(self, request: web.Request) -> float:
+        text = request.query.get("wait")
+        if text is None:
+            return self._settings.runsync_wait_seconds
+        shortest, longest = self._settings.shortest_wait_ms, self._settings.longest_wait_ms
+        if not text.isdecimal() or not shortest <= int(text) <= longest:
+            raise BadRequest(f"wait: expected whole milliseconds from {shortest} to {longest}, got {text!r}")
+        return int(text) / 1000
+
+
+async def until_final(job: Job, seconds: float | None = None) -> bool:
+    """Whether the job has ended, or did so within `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not job.is_final:
+                await job.changed.wait()
+    except TimeoutError:
+        pass
+    return job.is_final
+
+
+async def no_such_endpoint(request: web.Request) -> web.StreamResponse:
+    """Answers every URL that nothing else answers."""
+    raise NotFound(f"{request.method} {request.path}: no such endpoint or operation")

@@ -1,0 +1,94 @@
+"""Faults on request: slow and lost posts, jobs delivered twice, killed workers, heartbeats that stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from runpod_emulator.errors import BadRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """Everything that can be made to go wrong. `seed` makes the shares repeatable. Raises BadRequest."""
+
+    post_latency_seconds: float = 0  # half before a post is recorded, half before it is answered
+    drop_post_share: float = 0  # of stream and done posts: the connection closes and nothing is recorded
+    duplicate_delivery_share: float = 0  # of deliveries: the next job-take gets the same job
+    worker_crash_after_seconds: float | None = None  # one worker process is killed with SIGKILL, once
+    worker_id: str | None = None  # which worker crashes, or whose heartbeats are lost; None: any, and all
+    lost_heartbeat: bool = False  # pings are answered and forgotten
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("drop_post_share", "duplicate_delivery_share"):
+            _require_number(name, getattr(self, name), 1)
+        _require_number("post_latency_seconds", self.post_latency_seconds)
+        if self.worker_crash_after_seconds is not None:
+            _require_number("worker_crash_after_seconds", self.worker_crash_after_seconds)
+        if not isinstance(self.lost_heartbeat, bool):
+            raise BadRequest("lost_heartbeat: expected true or false")
+        if not isinstance(self.worker_id, str | None) or not isinstance(self.seed, int | None):
+            raise BadRequest("worker_id: expected text; seed: expected a whole number")
+
+    @classmethod
+    def parse(cls, document: object) -> Faults:
+        """From JSON with the fields above; what is left out does not go wrong."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(document, dict) or not document.keys() <= set(names):
+            raise BadRequest(f"expected an object with some of {', '.join(names)}")
+        return cls(**document)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as they are."""
+        return dataclasses.asdict(self)
+
+
+def _require_number(name: str, value: object, highest: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= highest:
+        raise BadRequest(f"{name}: expected a number from 0" + ("" if highest == math.inf else f" to {highest:g}"))
+
+
+class FaultInjector:
+    """Decides, post by post and delivery by delivery, what goes wrong."""
+
+    def __init__(self) -> None:
+        self.faults = Faults()
+        self._random = random.Random()  # noqa: S311  faults need to be repeatable, not secret
+        self._crash_at: float | None = None
+
+    def inject(self, faults: Faults, now: float) -> None:
+        """From now on these, and no others."""
+        self.faults = faults
+        self._random.seed(faults.seed)
+        delay = faults.worker_crash_after_seconds
+        self._crash_at = None if delay is None else now + delay
+
+    def drops_post(self) -> bool:
+        """Whether this post is lost."""
+        return self._happens(self.faults.drop_post_share)
+
+    def delivers_again(self) -> bool:
+        """Whether this delivery is made twice."""
+        return self._happens(self.faults.duplicate_delivery_share)
+
+    def loses_heartbeat(self, worker_id: str) -> bool:
+        """Whether this worker's ping is forgotten."""
+        return self.faults.lost_heartbeat and self.faults.worker_id in (None, worker_id)
+
+    def crashing(self, workers: list[str], now: float) -> str | None:
+        """The worker to kill now, if any; asked again, it is none. Waits until there is one to kill."""
+        if self._crash_at is None or now < self._crash_at:
+            return None
+        if self.faults.worker_id is not None:
+            workers = [worker for worker in workers if worker == self.faults.worker_id]
+        if not workers:
+            return None
+        self._crash_at = None
+        return self._random.choice(workers)
+
+    def _happens(self, share: float) -> bool:
+        return share > 0 and self._random.random() < share

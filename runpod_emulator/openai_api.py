@@ -1,0 +1,116 @@
+"""/v2/{id}/openai/v1/*: a call of an OpenAI client becomes a job, the job's chunks or output become the answer."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from runpod_emulator.client_api import ClientApi, until_final
+from runpod_emulator.endpoint import Endpoint
+from runpod_emulator.http import read_object
+from runpod_emulator.jobs import Job, Json, Policy, Status
+
+# What a job that failed without saying so in JSON is answered with.
+FAILURES = {
+    Status.FAILED: (HTTPStatus.INTERNAL_SERVER_ERROR, "job_failed"),
+    Status.TIMED_OUT: (HTTPStatus.GATEWAY_TIMEOUT, "job_timed_out"),
+    Status.CANCELLED: (HTTPStatus.CONFLICT, "job_cancelled"),
+}
+
+
+class OpenAIApi:
+    """RunPod's proxy for OpenAI clients. The client's leaving cancels its job."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._settings = endpoint.settings
+        self._store = endpoint.store
+
+    def add_routes(self, router: web.UrlDispatcher, client_api: ClientApi) -> None:
+        """All methods; the method itself is not passed on, as on RunPod."""
+        path = f"/v2/{self._settings.endpoint_id}/openai" + "/{route:v1/.*}"
+        router.add_route("*", path, client_api.guarded("openai", self.answer))
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Runs the call as one job."""
+        body = await read_object(request, self._settings.max_runsync_bytes)
+        job = self._add(request, body)
+        try:
+            return await self._streamed(request, job) if body.get("stream") is True else await self._plain(job)
+        finally:
+            self._store.cancel(job)  # has ended, unless the client left
+
+    def _add(self, request: web.Request, body: Json) -> Job:
+        query = f"?{request.query_string}" if request.query_string else ""
+        job_input = {"openai_route": f"/{request.match_info['route']}{query}", "openai_input": body}
+        policy = Policy.parse(None, self._settings)
+        return self._store.add(job_input, policy, keep_seconds=self._settings.keep_runsync_seconds)
+
+    async def _plain(self, job: Job) -> web.StreamResponse:
+        await until_final(job)
+        return plain_answer(job)
+
+    async def _streamed(self, request: web.Request, job: Job) -> web.StreamResponse:
+        while not job.chunks and not job.is_final:
+            await job.changed.wait()
+        if not job.chunks:
+            return plain_answer(job)
+        response = web.StreamResponse(headers=_headers(job) | {"Cache-Control": "no-cache"})
+        response.content_type = "text/event-stream"
+        response.charset = "utf-8"
+        await response.prepare(request)
+        last = b""
+        while job.chunks or not job.is_final:
+            if not job.chunks:
+                await job.changed.wait()
+            for chunk in job.read_chunks():
+                last = event(chunk)
+                await response.write(last)
+        if job.status is not Status.COMPLETED and b'"error"' not in last:
+            await response.write(event(failure(job)[1]))  # its worker could not say so itself
+        await response.write_eof()
+        return response
+
+
+def event(chunk: object) -> bytes:
+    """A chunk of text is server-sent events already; any other becomes one."""
+    return (chunk if isinstance(chunk, str) else f"data: {json.dumps(chunk)}\n\n").encode()
+
+
+def plain_answer(job: Job) -> web.Response:
+    """The output of a job that has ended, or its error with the status that it carries."""
+    if job.status is not Status.COMPLETED:
+        status, document = failure(job)
+        return web.json_response(document, status=status, headers=_headers(job))
+    output: Any = job.output
+    if isinstance(output, list) and len(output) == 1:
+        (output,) = output  # what the SDK's return_aggregate_stream makes of one yield
+    if isinstance(output, str):
+        kind = "text/event-stream" if output.startswith(("data:", "event:")) else "text/plain"
+        return web.Response(text=output, content_type=kind, headers=_headers(job))
+    return web.json_response(output, headers=_headers(job))
+
+
+def failure(job: Job) -> tuple[int, Json]:
+    """The HTTP status and body for a job that did not complete.
+
+    An error text of the form `{"error": {...}, "status": N}` is passed on; any other becomes an OpenAI-style error.
+    """
+    status, code = FAILURES[job.status]
+    text = job.error or f"the job ended as {job.status}"
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if isinstance(document, dict) and isinstance(document.get("error"), dict):
+        own = document.get("status")
+        if isinstance(own, int) and 400 <= own < 600:
+            return own, document
+    return status, {"error": {"message": text, "type": "RunPodError", "code": code, "param": None}}
+
+
+def _headers(job: Job) -> dict[str, str]:
+    return {"X-RunPod-Job-Id": job.id}

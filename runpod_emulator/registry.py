@@ -1,0 +1,154 @@
+"""The workers an endpoint knows: their states, heartbeats, stop signals and meters. No processes; see workers.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from runpod_emulator.billing import Bill, Meter, Phase, bill_line
+from runpod_emulator.settings import EndpointSettings
+from runpod_emulator.signals import Signal
+
+
+class State(StrEnum):
+    """Where a worker stands."""
+
+    INITIALIZING = "initializing"  # until its first job-take
+    IDLE = "idle"
+    RUNNING = "running"
+    UNHEALTHY = "unhealthy"  # its heartbeats stopped, or it never got ready
+    STOPPED = "stopped"
+
+
+PHASES = {
+    State.INITIALIZING: Phase.COLD_START,
+    State.IDLE: Phase.IDLE,
+    State.RUNNING: Phase.RUNNING,
+    State.UNHEALTHY: Phase.UNHEALTHY,
+}
+READY = frozenset({State.IDLE, State.RUNNING})
+ALIVE = READY | {State.INITIALIZING}
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker, from its start until after its end. Times are seconds of the endpoint's clock."""
+
+    id: str
+    started_at: float
+    meter: Meter
+    state: State = State.INITIALIZING
+    since: float = 0
+    jobs: int = 0
+    last_ping: float | None = None
+    is_stopping: bool = False  # it gets no more jobs
+    exit_code: int | None = None
+    stop_ids: list[str] = field(default_factory=list)
+    stops: Signal = field(default_factory=Signal)
+
+    def take_stop_ids(self) -> list[str]:
+        """The jobs it should stop; each is named once."""
+        taken, self.stop_ids = self.stop_ids, []
+        return taken
+
+
+class WorkerRegistry:
+    """Every worker that ever was, by id. Changes of state go through here, so that the meters agree with them."""
+
+    def __init__(self, settings: EndpointSettings, clock: Callable[[], float]) -> None:
+        self.workers: dict[str, Worker] = {}
+        self._settings = settings
+        self._clock = clock
+
+    def start(self, worker_id: str) -> Worker:
+        """A worker whose process starts now."""
+        now = self._clock()
+        worker = self.workers[worker_id] = Worker(worker_id, now, Meter(now), since=now)
+        return worker
+
+    def takes(self, worker_id: str) -> Worker:
+        """It asks for jobs: so it is ready. One that nobody started here is known from now on."""
+        worker = self.workers.get(worker_id) or self.start(worker_id)
+        if worker.state not in READY and not (worker.is_stopping or worker.exit_code is not None):
+            if worker.state is not State.INITIALIZING:
+                worker.last_ping = self._clock()  # given up, and back again
+            self._move(worker, State.RUNNING if worker.jobs else State.IDLE)
+        return worker
+
+    def ping(self, worker_id: str) -> None:
+        """A heartbeat. Those of a stopped worker, whose ping process may outlive it, change nothing."""
+        worker = self.workers.get(worker_id) or self.start(worker_id)
+        worker.last_ping = self._clock()
+
+    def holds(self, worker_id: str, jobs: int) -> None:
+        """It now works on so many jobs."""
+        worker = self.workers[worker_id]
+        worker.jobs = jobs
+        if worker.state in READY:
+            self._move(worker, State.RUNNING if jobs else State.IDLE)
+
+    def stop_job(self, worker_id: str, job_id: str) -> None:
+        """Its stop channel will name the job."""
+        worker = self.workers[worker_id]
+        worker.stop_ids.append(job_id)
+        worker.stops.notify_all()
+
+    def make_unhealthy(self, worker: Worker) -> None:
+        """It is no longer counted on, nor billed."""
+        self._move(worker, State.UNHEALTHY)
+
+    def end(self, worker: Worker, exit_code: int | None) -> None:
+        """Its process is gone."""
+        worker.exit_code = exit_code
+        worker.is_stopping = True
+        self._move(worker, State.STOPPED)
+        worker.meter.stop(self._clock())
+        worker.stops.notify_all()
+
+    def alive(self) -> list[Worker]:
+        """Those that take jobs, or will; the oldest first."""
+        return [worker for worker in self.workers.values() if worker.state in ALIVE and not worker.is_stopping]
+
+    def lost(self) -> list[tuple[Worker, str]]:
+        """Those that cannot be counted on any more, and why."""
+        now, settings = self._clock(), self._settings
+        lost: list[tuple[Worker, str]] = []
+        for worker in self.alive():
+            if worker.last_ping is not None and now - worker.last_ping > settings.heartbeat_timeout_seconds:
+                lost.append((worker, f"worker {worker.id} sent no heartbeat for {now - worker.last_ping:.1f} s"))
+            elif worker.state is State.INITIALIZING and now - worker.started_at > settings.init_timeout_seconds:
+                lost.append((worker, f"worker {worker.id} was not ready after {settings.init_timeout_seconds:g} s"))
+        return lost
+
+    def idle_too_long(self) -> list[Worker]:
+        """Those to stop: idle for the idle time-out, as far as `min_workers` allows; the longest idle first."""
+        now = self._clock()
+        idle = [
+            worker
+            for worker in self.alive()
+            if worker.state is State.IDLE and now - worker.since >= self._settings.idle_timeout_seconds
+        ]
+        spare = max(0, len(self.alive()) - self._settings.min_workers)
+        return sorted(idle, key=lambda worker: worker.since)[:spare]
+
+    def counts(self) -> dict[str, int]:
+        """As /health reports them. `throttled` never happens here."""
+        states = Counter(worker.state for worker in self.workers.values())
+        ready = sum(states[state] for state in READY)
+        reported = (State.IDLE, State.INITIALIZING, State.RUNNING, State.UNHEALTHY)
+        return {"ready": ready, "throttled": 0} | {state.value: states[state] for state in reported}
+
+    def bill(self) -> Bill:
+        """What all workers have cost until now."""
+        now, price = self._clock(), self._settings.usd_per_second
+        lines = (bill_line(worker.id, worker.meter, now, price, worker.exit_code) for worker in self.workers.values())
+        return Bill(price, tuple(lines))
+
+    def _move(self, worker: Worker, state: State) -> None:
+        if worker.state is state or worker.state is State.STOPPED:
+            return
+        worker.state, worker.since = state, self._clock()
+        if phase := PHASES.get(state):
+            worker.meter.enter(phase, worker.since)

@@ -1,0 +1,155 @@
+"""What the runpod SDK in a worker talks to: job-take(-batch), job-stop, job-stream, job-done, ping."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import time
+from typing import Any
+
+from aiohttp import web
+
+from runpod_emulator.endpoint import Endpoint
+from runpod_emulator.errors import BadRequest
+from runpod_emulator.http import Handler, answering_errors, read_object
+from runpod_emulator.jobs import Job
+from runpod_emulator.registry import Worker
+
+# A stopping worker may ask on: not in a busy loop.
+PAUSE_SECONDS = 0.5
+HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)  # the former is Linux's, and sees a half-closed connection
+
+
+class WorkerApi:
+    """The worker's side of one endpoint. A post about a job that the worker does not hold is answered and ignored."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._settings = endpoint.settings
+        self._store = endpoint.store
+        self._registry = endpoint.registry
+        self._faults = endpoint.injector
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """The URLs that settings.worker_environment gives to workers."""
+        base = f"/v2/{self._settings.endpoint_id}"
+        router.add_get(base + "/job-take/{worker}", answering_errors(self.take))
+        router.add_get(base + "/job-take-batch/{worker}", answering_errors(self.take))
+        router.add_get(base + "/job-stop/{worker}", answering_errors(self.stop))
+        router.add_post(base + "/job-stream/{worker}/{job}", self._post(self.stream))
+        router.add_post(base + "/job-done/{worker}/{job}", self._post(self.done))
+        router.add_get(base + "/ping/{worker}", answering_errors(self.ping))
+
+    async def take(self, request: web.Request) -> web.StreamResponse:
+        """A job, or a list of them on job-take-batch; 204 when none came while the poll was open."""
+        worker = self._registry.takes(request.match_info["worker"])
+        is_batch = "batch_size" in request.query
+        if worker.is_stopping:
+            await asyncio.sleep(PAUSE_SECONDS)
+            return web.Response(status=204)
+        jobs = await self._jobs_for(worker, _batch_size(request), request)
+        if not jobs:
+            return web.Response(status=204)
+        documents = [job.for_worker() for job in jobs]
+        response = web.json_response(documents if is_batch else documents[0])
+        try:
+            await response.prepare(request)
+            await response.write_eof()
+        except (ConnectionError, asyncio.CancelledError):
+            self._store.undo_take(worker.id, jobs)
+            raise
+        for job in jobs:
+            if self._faults.delivers_again():
+                self._store.deliver_again(job)
+        return response
+
+    async def _jobs_for(self, worker: Worker, limit: int, request: web.Request) -> list[Job]:
+        deadline = time.monotonic() + self._settings.take_poll_seconds
+        while not worker.is_stopping and not self._endpoint.is_closing and _is_connected(request):
+            if jobs := self._store.take(worker.id, limit):
+                return jobs
+            if not await self._store.available.wait(deadline - time.monotonic()):
+                break
+        return []
+
+    async def stop(self, request: web.Request) -> web.StreamResponse:
+        """`{"jobsToStop": [ids]}` as soon as there are any; 204 when there were none while the poll was open."""
+        worker = self._registry.workers.get(request.match_info["worker"])
+        if worker is None:
+            worker = self._registry.start(request.match_info["worker"])
+        if not (worker.stop_ids or worker.is_stopping):
+            await worker.stops.wait(self._settings.stop_poll_seconds)
+        elif not worker.stop_ids:
+            await worker.stops.wait(PAUSE_SECONDS)
+        if not _is_connected(request) or not (job_ids := worker.take_stop_ids()):
+            return web.Response(status=204)
+        return web.json_response({"jobsToStop": job_ids})
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """`{"output": chunk}`."""
+        document = await read_object(request, self._settings.max_chunk_bytes)
+        if "output" not in document:
+            raise BadRequest("a posted chunk is an object with an output")
+        kept = self._store.add_chunk(request.match_info["job"], request.match_info["worker"], document["output"])
+        return _noted(kept)
+
+    async def done(self, request: web.Request) -> web.StreamResponse:
+        """`{"output": ...}` or `{"error": ...}`; with `"status": "IN_PROGRESS"` a progress update."""
+        document = await read_object(request, self._settings.max_result_bytes)
+        worker_id = request.match_info["worker"]
+        kept = self._store.finish(request.match_info["job"], worker_id, document)
+        if kept and document.get("stopPod"):
+            self._endpoint.retire(self._registry.workers[worker_id])
+        return _noted(kept)
+
+    async def ping(self, request: web.Request) -> web.StreamResponse:
+        """A heartbeat."""
+        worker_id = request.match_info["worker"]
+        if not self._faults.loses_heartbeat(worker_id):
+            self._registry.ping(worker_id)
+        return web.json_response({})
+
+    def _post(self, handler: Handler) -> Handler:
+        """The handler, behind a network that is as slow and lossy as the faults say."""
+
+        async def receive(request: web.Request) -> web.StreamResponse:
+            half = self._faults.faults.post_latency_seconds / 2
+            if half:
+                await asyncio.sleep(half)
+            if self._faults.drops_post():
+                _hang_up(request)
+                return web.Response(status=503)
+            response = await handler(request)
+            if half:
+                await asyncio.sleep(half)
+            return response
+
+        return answering_errors(receive)
+
+
+def _batch_size(request: web.Request) -> int:
+    text = request.query.get("batch_size", "1")
+    with contextlib.suppress(ValueError):
+        if (size := int(text)) >= 1:
+            return size
+    raise BadRequest(f"batch_size: expected a whole number from 1, got {text!r}")
+
+
+def _is_connected(request: web.Request) -> bool:
+    """Asks the kernel too: the event loop may not have come to see yet that the worker has hung up."""
+    if request.transport is None or request.transport.is_closing():
+        return False
+    poll = select.poll()
+    poll.register(request.transport.get_extra_info("socket").fileno(), HUNG_UP)
+    return not poll.poll(0)
+
+
+def _hang_up(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _noted(kept: bool) -> web.Response:
+    answer: dict[str, Any] = {"status": "ok" if kept else "ignored"}
+    return web.json_response(answer)
