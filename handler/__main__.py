@@ -11,12 +11,15 @@ from collections.abc import Sequence
 
 from handler import config_report, local_run
 from handler.engine.embedded import EmbeddedEngine, read_command_line, serve_parser
+from handler.engine.protocol import Engine
+from handler.engine.remote import RemoteEngine
 from handler.errors import ConfigurationError, WorkerError
 from handler.settings import WorkerSettings, export
 
 logger = logging.getLogger("handler")
 
 EXIT_CONFIGURATION = 2
+DEFAULT_HTTP_PORT = 8000
 
 # vLLM talks to stdout, and reports its usage to its makers, unless told otherwise before it is imported.
 VLLM_ENVIRONMENT = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_NO_USAGE_STATS": "1"}
@@ -50,6 +53,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="JSON|FILE",
         help=f"run one job and exit; without a value, the one in {local_run.DEFAULT_TEST_INPUT}",
     )
+    parser.add_argument("--http", action="store_true", help="serve HTTP on PORT, as on a load-balancing endpoint")
     parser.add_argument("--rp_serve_api", action="store_true", help="serve /run, /runsync, /status and /stream locally")
     parser.add_argument("--rp_api_host", default="localhost")
     parser.add_argument("--rp_api_port", type=int, default=8000)
@@ -64,6 +68,8 @@ def _run(options: argparse.Namespace, settings: WorkerSettings) -> int:
         return _print_config(settings, as_json=options.json)
     if options.rp_serve_api:
         return _serve_locally(settings, options.rp_api_host, options.rp_api_port)
+    if options.http or settings.serves_http:
+        return _serve_http(settings)
     if options.test_input is not None or not settings.takes_jobs:
         return _run_test_job(settings, options.test_input or local_run.DEFAULT_TEST_INPUT)
     return _serve_queue(settings)
@@ -83,7 +89,7 @@ def _run_test_job(settings: WorkerSettings, test_input: str) -> int:
     with local_run.stdout_for_the_result() as stream:
         try:
             job = local_run.load_job(test_input)
-            document = asyncio.run(local_run.run_job(EmbeddedEngine(settings), settings, job))
+            document = asyncio.run(local_run.run_job(_engine(settings), settings, job))
         except WorkerError as error:
             document = error.to_json()
         exit_code = local_run.print_document(document, stream)
@@ -95,14 +101,40 @@ def _serve_locally(settings: WorkerSettings, host: str, port: int) -> int:
     from handler import local_api
 
     _announce(settings)
-    local_api.serve(EmbeddedEngine(settings), settings, host, port)
+    local_api.serve(_engine(settings), settings, host, port)
     return 0
 
 
-def _serve_queue(settings: WorkerSettings) -> int:
-    from handler import queue_mode
+def _serve_http(settings: WorkerSettings) -> int:
+    from handler import http_mode
 
-    return queue_mode.serve(EmbeddedEngine(settings), settings)
+    port = DEFAULT_HTTP_PORT if settings.port is None else settings.port
+    serving = http_mode.serve(
+        _engine(settings, load_in_thread=True),
+        host="0.0.0.0",  # noqa: S104 - the platform's load balancer comes from outside the container
+        port=port,
+        health_port=port if settings.health_port is None else settings.health_port,
+        allowed_paths=settings.allowed_paths,
+        max_body_bytes=settings.max_body_bytes,
+        drain_seconds=settings.grace_seconds,
+        stall_seconds=settings.stall_seconds,
+    )
+    return asyncio.run(serving)
+
+
+def _engine(settings: WorkerSettings, *, load_in_thread: bool = False) -> Engine:
+    if settings.vllm_base_url:
+        capacity = settings.max_concurrency or RemoteEngine.DEFAULT_CAPACITY
+        return RemoteEngine(settings.vllm_base_url, api_key=settings.vllm_api_key, capacity=capacity)
+    return EmbeddedEngine(settings, load_in_thread=load_in_thread)
+
+
+def _serve_queue(settings: WorkerSettings) -> int:
+    from handler import metrics, queue_mode
+
+    if settings.metrics_port is not None:
+        metrics.serve(settings.metrics_port)
+    return queue_mode.serve(_engine(settings), settings, metrics=metrics.WorkerMetrics(metrics.process_registry()))
 
 
 def _announce(settings: WorkerSettings) -> None:

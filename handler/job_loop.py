@@ -8,45 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+import time
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from handler.errors import EngineUnavailable, StreamBroken, WorkerError
+from handler.metrics import Outcome, WorkerMetrics
 from handler.outputs import EventText, Output, final_output, keeps_stream
+from handler.platform import Answerer, Job, Platform
 
 logger = logging.getLogger(__name__)
-
-Job = dict[str, Any]
-
-
-class Platform(Protocol):
-    """RunPod's worker API."""
-
-    async def take(self, count: int) -> list[Job]:
-        """Waits for jobs, at most `count`; may return none. Cancelling it gives the wait up."""
-
-    async def stop_signals(self) -> list[str]:
-        """Waits for the ids of jobs that are to be stopped."""
-
-    async def post_stream(self, job: Job, output: Any) -> None:
-        """Delivers a piece of a stream, or raises."""
-
-    async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
-        """Delivers the end of a job, or raises."""
-
-    def started(self, job: Job) -> None:
-        """The worker has the job: heartbeats name it."""
-
-    def finished(self, job: Job) -> None:
-        """The worker has the job no longer."""
-
-
-class Answerer(Protocol):
-    """What turns a job's input into its outputs: `dispatch.Dispatcher`."""
-
-    def outputs(self, job_input: object) -> AsyncGenerator[Output, None]:
-        """Raises WorkerError; closing it early aborts the request in the engine."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +39,19 @@ class Pauses:
 class JobLoop:
     """Runs at most `capacity` jobs at the same time. `run` returns when a shutdown is complete."""
 
-    def __init__(self, platform: Platform, answerer: Answerer, capacity: int, pauses: Pauses | None = None) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        answerer: Answerer,
+        capacity: int,
+        pauses: Pauses | None = None,
+        metrics: WorkerMetrics | None = None,
+    ) -> None:
         self._platform = platform
         self._answerer = answerer
         self._capacity = capacity
         self._pauses = pauses or Pauses()
+        self._metrics = metrics or WorkerMetrics()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._delivering: set[str] = set()
         self._slot_freed = asyncio.Event()
@@ -125,6 +105,7 @@ class JobLoop:
             logger.warning("job %s was delivered again while it runs: ignored", job_id)
             return
         self._platform.started(job)
+        self._metrics.job_started()
         task = asyncio.create_task(self._run_job(job), name=job_id)
         self._running[job_id] = task
         task.add_done_callback(lambda _: self._forget(job))
@@ -137,16 +118,26 @@ class JobLoop:
 
     async def _run_job(self, job: Job) -> None:
         """Posts a job's outputs as they come, and its end; a job that is stopped posts nothing more."""
+        start = time.perf_counter()
+        outcome: Outcome = "stopped"
         try:
-            result, is_stream = await self._answer(job)
+            result, is_stream = await self._result(job)
+            outcome = "failed" if "error" in result else "completed"
+            self._delivering.add(job["id"])
+            await self._deliver(job, result, is_stream=is_stream)
+        finally:
+            self._metrics.job_ended(outcome, time.perf_counter() - start)
+
+    async def _result(self, job: Job) -> tuple[dict[str, Any], bool]:
+        """How a job ended, and whether it was a stream; raises CancelledError for one that the platform stopped."""
+        try:
+            return await self._answer(job)
         except asyncio.CancelledError:
             if self._engine_error is None:
                 raise
-            result, is_stream = {"error": self._engine_error.to_json_text()}, False
+            return {"error": self._engine_error.to_json_text()}, False
         except WorkerError as error:
-            result, is_stream = {"error": error.to_json_text()}, False
-        self._delivering.add(job["id"])
-        await self._deliver(job, result, is_stream=is_stream)
+            return {"error": error.to_json_text()}, False
 
     async def _answer(self, job: Job) -> tuple[dict[str, Any], bool]:
         job_input = job.get("input")

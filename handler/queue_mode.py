@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from handler import runpod_sdk, watchdog
@@ -14,7 +14,9 @@ from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
 from handler.errors import WorkerError
 from handler.job_loop import JobLoop, Pauses
+from handler.metrics import WorkerMetrics
 from handler.outputs import Output
+from handler.platform import Platform
 from handler.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -24,24 +26,32 @@ def serve(
     engine: Engine,
     settings: WorkerSettings,
     *,
-    make_platform: Callable[[], runpod_sdk.SdkPlatform] = runpod_sdk.SdkPlatform,
+    metrics: WorkerMetrics | None = None,
+    make_platform: Callable[[WorkerMetrics], runpod_sdk.SdkPlatform] = runpod_sdk.SdkPlatform,
     sdk_loop: runpod_sdk.SdkLoop = runpod_sdk.serve_with_sdk_loop,
 ) -> int:
     """Runs until the platform stops the worker or the engine fails. Exit code 0 only after an orderly shutdown."""
     runpod_sdk.configure(settings.log_level)
+    metrics = metrics or WorkerMetrics()
     try:
-        platform = make_platform()
+        platform = make_platform(metrics)
     except runpod_sdk.SdkMoved as error:
         logger.warning("%s; falling back to the SDK's own loop, which is slower and loses cancellations", error)
         return _serve_with_sdk_loop(engine, settings, sdk_loop)
-    return asyncio.run(_serve(engine, settings, platform))
+    return asyncio.run(_serve(engine, settings, platform, metrics))
 
 
-async def _serve(engine: Engine, settings: WorkerSettings, platform: runpod_sdk.SdkPlatform) -> int:
+async def _serve(
+    engine: Engine, settings: WorkerSettings, platform: runpod_sdk.SdkPlatform, metrics: WorkerMetrics
+) -> int:
     async with platform:
         try:
-            await engine.start()
-            return await run(engine, settings, platform)
+            with _sigterm_interrupts_loading():
+                await engine.start()
+            return await run(engine, settings, platform, metrics)
+        except Interrupted:
+            logger.info("told to stop while the engine was loading: no job was taken")
+            return 0
         except WorkerError as error:
             logger.error("the worker cannot start: %s", error.message)
             return 1
@@ -49,11 +59,12 @@ async def _serve(engine: Engine, settings: WorkerSettings, platform: runpod_sdk.
             await engine.stop()
 
 
-async def run(engine: Engine, settings: WorkerSettings, platform: runpod_sdk.SdkPlatform) -> int:
+async def run(engine: Engine, settings: WorkerSettings, platform: Platform, metrics: WorkerMetrics) -> int:
     """Serves with a started engine; 1 when it failed meanwhile, so that RunPod replaces the worker."""
     capacity = settings.max_concurrency or engine.capacity
     logger.info("ready: taking up to %d jobs at a time", capacity)
-    loop = JobLoop(platform, Dispatcher(engine, settings), capacity, Pauses(grace=settings.grace_seconds))
+    pauses = Pauses(grace=settings.grace_seconds)
+    loop = JobLoop(platform, Dispatcher(engine, settings), capacity, pauses, metrics)
     async with _signals_shut_down(loop):
         watching = asyncio.create_task(_end_with_the_engine(engine, loop, settings.stall_seconds))
         await loop.run()
@@ -66,6 +77,22 @@ async def _end_with_the_engine(engine: Engine, loop: JobLoop, stall_seconds: flo
     error = await watchdog.failure(engine, lambda: loop.jobs_in_progress > 0, stall_seconds)
     logger.error("%s: failing %d jobs as retryable and ending the worker", error.message, loop.jobs_in_progress)
     loop.shut_down(error)
+
+
+class Interrupted(BaseException):
+    """SIGTERM arrived while the engine was loading, which blocks the event loop."""
+
+
+@contextmanager
+def _sigterm_interrupts_loading() -> Iterator[None]:
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @asynccontextmanager

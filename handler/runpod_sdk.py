@@ -16,6 +16,8 @@ from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from handler.metrics import WorkerMetrics
+from handler.platform import Job
 from handler.settings import export
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Job = dict[str, Any]
 Handler = Callable[[Job], AsyncGenerator[Any, None]]
 SdkLoop = Callable[[Handler, Callable[[int], int]], None]
 
@@ -46,7 +47,8 @@ def configure(log_level: str) -> None:
 class SdkPlatform:
     """RunPod as the job loop sees it. An async context: the HTTP session and the heartbeat live inside."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: WorkerMetrics) -> None:
+        self._metrics = metrics
         try:
             from runpod.http_client import AsyncClientSession, TooManyRequests
             from runpod.serverless.modules import rp_fitness, rp_http, rp_job
@@ -113,16 +115,20 @@ class SdkPlatform:
 
     async def post_stream(self, job: Job, output: Any) -> None:
         """Posts a piece of a stream; raises aiohttp's ClientError when the SDK's attempts are used up."""
-        await self._post(self._stream_url, job, {"output": output}, is_stream=False)
+        size = await self._post(self._stream_url, job, {"output": output}, is_stream=False)
+        self._metrics.posted("stream", size, len(output.encode()) if isinstance(output, str) else 0)
 
     async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
         """Posts the end of a job; raises aiohttp's ClientError when the SDK's attempts are used up."""
-        await self._post(self._done_url, job, result, is_stream=is_stream)
+        self._metrics.posted("result", await self._post(self._done_url, job, result, is_stream=is_stream))
 
-    async def _post(self, url: str, job: Job, document: dict[str, Any], *, is_stream: bool) -> None:
+    async def _post(self, url: str, job: Job, document: dict[str, Any], *, is_stream: bool) -> int:
+        """Returns how many bytes were posted."""
         address = url.replace("$ID", job["id"]) + f"&isStream={'true' if is_stream else 'false'}"
         assert self._session is not None
-        await self._transmit(_JobSession(self._session, job["id"]), address, json.dumps(document, ensure_ascii=False))
+        body = json.dumps(document, ensure_ascii=False).encode()
+        await self._transmit(_JobSession(self._session, job["id"]), address, body)
+        return len(body)
 
 
 class RateLimited(OSError):

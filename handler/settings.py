@@ -51,6 +51,10 @@ class WorkerSettings:
     max_input_bytes: the largest job input, as JSON; RunPod's own limit for /runsync is 20 MB (FACTS, 2026-11).
     grace_seconds: how long running jobs may go on after SIGTERM, before they fail as retryable.
     stall_seconds: an engine that makes no progress for this long while requests run counts as dead.
+    metrics_port: where to serve Prometheus metrics; None serves none.
+    vllm_base_url: an OpenAI-compatible server that already runs, to be used instead of an embedded vLLM.
+    port, health_port: set on a load-balancing endpoint: the worker serves HTTP there instead of taking jobs.
+    max_body_bytes: the largest HTTP request; RunPod's own limit for load-balancing endpoints is 30 MB (FACTS, 2026-11).
     environment: the variables as they were, for vLLM's flags (`engine.arguments`).
     """
 
@@ -61,6 +65,12 @@ class WorkerSettings:
     log_level: str = "INFO"
     grace_seconds: float = 30.0
     stall_seconds: float = 120.0
+    metrics_port: int | None = None
+    vllm_base_url: str | None = None
+    vllm_api_key: str | None = field(default=None, repr=False)
+    port: int | None = None
+    health_port: int | None = None
+    max_body_bytes: int = 30_000_000
 
     def __post_init__(self) -> None:
         if self.max_concurrency is not None and self.max_concurrency < 1:
@@ -91,6 +101,11 @@ class WorkerSettings:
             log_level=given.get("LOG_LEVEL", cls.log_level).upper(),
             grace_seconds=_seconds(given, "GRACE_SECONDS", cls.grace_seconds),
             stall_seconds=_seconds(given, "STALL_SECONDS", cls.stall_seconds),
+            metrics_port=_whole_number(given, "METRICS_PORT"),
+            vllm_base_url=given.get("VLLM_BASE_URL"),
+            vllm_api_key=given.get("VLLM_API_KEY"),
+            port=_whole_number(given, "PORT"),
+            health_port=_whole_number(given, "PORT_HEALTH"),
         )
 
     @property
@@ -104,8 +119,15 @@ class WorkerSettings:
         return bool(self.environment.get("RUNPOD_WEBHOOK_GET_JOB"))
 
     @property
+    def serves_http(self) -> bool:
+        """True on a load-balancing endpoint: a port to listen on, and no queue to take jobs from."""
+        return self.port is not None and self.runs_under_runpod and not self.takes_jobs
+
+    @property
     def serves_demo_model(self) -> bool:
-        """True when no model is named in any of the accepted ways."""
+        """True when no model is named in any of the accepted ways, and no server that has one."""
+        if self.vllm_base_url:
+            return False
         named = any(self.environment.get(name, "").strip() for name in MODEL_NAMES)
         return not named and "--model" not in self.environment.get("VLLM_EXTRA_ARGS", "")
 

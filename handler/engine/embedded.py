@@ -7,6 +7,7 @@ Imports are inside functions: importing vLLM takes seconds, and a wrong setting 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import logging
 import time
@@ -72,7 +73,9 @@ def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> ar
 class EmbeddedEngine:
     """An `Engine`: vLLM's API without a port, a second server process, or a copy of its code."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, *, load_in_thread: bool = False) -> None:
+        """`load_in_thread` keeps the event loop free while the model loads, for a worker that must answer pings."""
+        self._load_in_thread = load_in_thread
         self._settings = settings
         self._resources = AsyncExitStack()
         self._app: FastAPI | None = None
@@ -82,6 +85,14 @@ class EmbeddedEngine:
 
     async def start(self) -> None:
         """Imports vLLM, loads the model, builds the app; logs what each phase took."""
+        arguments, self._llm = await asyncio.to_thread(self._load) if self._load_in_thread else self._load()
+        self._resources.callback(_stop_llm, self._llm)
+        with _phase("building the API"):
+            self._app = await _build_app(arguments, self._llm)
+            await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
+        self._headers = _credentials(arguments)
+
+    def _load(self) -> tuple[argparse.Namespace, AsyncLLM]:
         with _phase("importing vLLM"):
             parser = serve_parser()
         command = read_command_line(self._settings, parser)
@@ -91,12 +102,7 @@ class EmbeddedEngine:
         with _phase("preparing the configuration"):
             config = _engine_config(arguments)
         with _phase(f"loading {arguments.model} and starting the engine"):
-            self._llm = _start_llm(config, self._steps, fork=self._settings.may_fork)
-        self._resources.callback(_stop_llm, self._llm)
-        with _phase("building the API"):
-            self._app = await _build_app(arguments, self._llm)
-            await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
-        self._headers = _credentials(arguments)
+            return arguments, _start_llm(config, self._steps, fork=self._settings.may_fork)
 
     def send(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineResponse]:
         """Calls vLLM's app in this process."""

@@ -36,12 +36,14 @@ class RemoteEngine:
     connection fails the requests that meet it, and no more.
     """
 
+    DEFAULT_CAPACITY = 256
+
     def __init__(
         self,
         base_url: str,
         *,
         api_key: str | None = None,
-        capacity: int = 256,
+        capacity: int = DEFAULT_CAPACITY,
         start_timeout: float = 600.0,
         patience: float = 10.0,
     ) -> None:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from handler import runpod_sdk
+from handler.metrics import WorkerMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 MOVED = "the runpod SDK has moved what handler/runpod_sdk.py uses: "
@@ -22,7 +23,7 @@ def test_the_installed_sdk_is_the_pinned_one() -> None:
 
 
 def test_every_part_that_the_job_loop_uses_is_there() -> None:
-    runpod_sdk.SdkPlatform()
+    runpod_sdk.SdkPlatform(WorkerMetrics())
 
 
 def test_the_parts_are_called_as_they_expect() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from handler.dispatch import Dispatcher
 from handler.errors import EngineUnavailable
+from handler.metrics import WorkerMetrics
 from handler.queue_mode import EngineGate, job_outputs, serve
 from handler.runpod_sdk import Handler, SdkMoved, SdkPlatform
 from handler.settings import WorkerSettings
@@ -49,7 +50,7 @@ async def test_a_failed_job_yields_the_error_as_the_json_text_that_the_sdk_passe
 def test_an_sdk_that_has_moved_falls_back_to_its_own_loop_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     started: list[Handler] = []
 
-    def moved() -> SdkPlatform:
+    def moved(metrics: WorkerMetrics) -> SdkPlatform:
         raise SdkMoved("no rp_job.get_job")
 
     def sdk_loop(handle: Handler, concurrency: Callable[[int], int]) -> None:

@@ -1,0 +1,132 @@
+"""What the worker's job loop costs: chat through emulator and worker, against the same upstream called directly.
+
+    python -m benchmarks.worker [--json] [--rounds 3] [--quick] [--engine paced|demo|both]
+
+Paced: an upstream of 32 tokens, 10 ms apart, behind VLLM_BASE_URL: the loop alone. Demo: the demo model, embedded,
+against the same worker's HTTP mode, which is vLLM's app with no queue before it. Direct and worker in turn; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from dataclasses import asdict, dataclass
+
+import aiohttp
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.load import Round, chat, closed_loop, median
+from benchmarks.worker_stack import Stack, demo_stack, paced_stack
+
+CONCURRENT = (1, 8, 32, 64)
+TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: medians over the rounds."""
+
+    engine: str
+    streaming: bool
+    concurrent: int
+    direct_calls_per_second: float
+    worker_calls_per_second: float
+    throughput_ratio: float
+    direct_ttft_p50_ms: float
+    added_ttft_p50_ms: float
+    added_ttft_p99_ms: float
+    posts_per_stream: float | None
+    bytes_posted_ratio: float | None
+
+
+def main() -> int:
+    """Measures and prints; progress goes to stderr."""
+    options = _parse()
+    rows = asyncio.run(_measure(options.engine, options.rounds, quick=options.quick))
+    if options.json:
+        sys.stdout.write(json.dumps({"rows": [asdict(row) for row in rows]}) + "\n")
+    else:
+        Console(width=160).print(_table(rows))
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the calls, to see that it runs")
+    parser.add_argument("--engine", choices=["paced", "demo", "both"], default="both")
+    return parser.parse_args()
+
+
+async def _measure(engine: str, rounds: int, *, quick: bool) -> list[Row]:
+    stacks = {"paced": paced_stack, "demo": demo_stack}
+    rows: list[Row] = []
+    with Progress(console=Console(stderr=True)) as progress:
+        for name in stacks if engine == "both" else [engine]:
+            task = progress.add_task(name, total=2 * len(CONCURRENT) * rounds)
+            async with (
+                stacks[name]() as stack,
+                aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+            ):
+                for streaming in (False, True):
+                    for concurrent in CONCURRENT:
+                        measured = []
+                        for _ in range(rounds):
+                            measured.append(await _round(stack, session, streaming, concurrent, quick=quick))
+                            progress.advance(task)
+                        rows.append(_row(name, streaming, concurrent, measured))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Pair:
+    direct: Round
+    worker: Round
+    posts_per_stream: float
+    bytes_ratio: float
+
+
+async def _round(
+    stack: Stack, session: aiohttp.ClientSession, streaming: bool, concurrent: int, *, quick: bool
+) -> _Pair:
+    body = stack.body(TOKENS, streaming)
+    calls = concurrent * (2 if quick else 20) if concurrent > 1 else (5 if quick else 30)
+    direct = await closed_loop(chat(session, stack.direct_url, body), concurrent, calls)
+    before = stack.posted()
+    worker = await closed_loop(chat(session, stack.worker_url, body), concurrent, calls)
+    posted = stack.posted() - before
+    return _Pair(direct, worker, posted.stream_posts / calls, posted.total_bytes / max(1, posted.payload_bytes))
+
+
+def _row(engine: str, streaming: bool, concurrent: int, pairs: list[_Pair]) -> Row:
+    return Row(
+        engine=engine,
+        streaming=streaming,
+        concurrent=concurrent,
+        direct_calls_per_second=round(median([pair.direct.calls_per_second for pair in pairs]), 2),
+        worker_calls_per_second=round(median([pair.worker.calls_per_second for pair in pairs]), 2),
+        throughput_ratio=round(median([p.worker.calls_per_second / p.direct.calls_per_second for p in pairs]), 3),
+        direct_ttft_p50_ms=round(median([pair.direct.ttft_ms(0.5) for pair in pairs]), 1),
+        added_ttft_p50_ms=round(median([pair.worker.ttft_ms(0.5) - pair.direct.ttft_ms(0.5) for pair in pairs]), 1),
+        added_ttft_p99_ms=round(median([pair.worker.ttft_ms(0.99) - pair.direct.ttft_ms(0.99) for pair in pairs]), 1),
+        posts_per_stream=round(median([pair.posts_per_stream for pair in pairs]), 1) if streaming else None,
+        bytes_posted_ratio=round(median([pair.bytes_ratio for pair in pairs]), 2) if streaming else None,
+    )
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(title="The worker through the emulator, against its upstream called directly")
+    for name in Row.__dataclass_fields__:
+        table.add_column(name.replace("_", " "), justify="left" if name == "engine" else "right")
+    for row in rows:
+        table.add_row(*("-" if value is None else str(value) for value in asdict(row).values()))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

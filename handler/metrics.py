@@ -1,0 +1,58 @@
+"""The worker's own Prometheus metrics, beside vLLM's: jobs, posts, bytes, and what each phase of the start took."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+Outcome = Literal["completed", "failed", "stopped"]
+JOB_SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class WorkerMetrics:
+    """Counts what it is told. Labels have a handful of values each: no job, model or prompt is ever one."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = CollectorRegistry() if registry is None else registry
+        self._jobs = Counter("worker_jobs", "Jobs that ended, by outcome", ["outcome"], registry=registry)
+        self._job_seconds = Histogram(
+            "worker_job_seconds", "From taking a job to its end", buckets=JOB_SECONDS_BUCKETS, registry=registry
+        )
+        self._running = Gauge("worker_jobs_in_progress", "Jobs taken and not yet answered", registry=registry)
+        self._posts = Counter("worker_posts", "Posts to RunPod, by kind", ["kind"], registry=registry)
+        self._bytes = Counter("worker_posted_bytes", "Bytes posted to RunPod, by kind", ["kind"], registry=registry)
+        self._payload = Counter("worker_stream_payload_bytes", "Bytes of server-sent events posted", registry=registry)
+        self._phases = Gauge(
+            "worker_start_phase_seconds", "What each phase of the start took", ["phase"], registry=registry
+        )
+
+    def job_started(self) -> None:
+        """A job was taken."""
+        self._running.inc()
+
+    def job_ended(self, outcome: Outcome, seconds: float) -> None:
+        """A job's end was posted, or the platform stopped it."""
+        self._running.dec()
+        self._jobs.labels(outcome).inc()
+        self._job_seconds.observe(seconds)
+
+    def posted(self, kind: Literal["stream", "result"], size_bytes: int, payload_bytes: int = 0) -> None:
+        """A post was delivered; `payload_bytes` of it are server-sent events."""
+        self._posts.labels(kind).inc()
+        self._bytes.labels(kind).inc(size_bytes)
+        self._payload.inc(payload_bytes)
+
+    def phase_took(self, phase: str, seconds: float) -> None:
+        """A phase of the start is over."""
+        self._phases.labels(phase).set(seconds)
+
+
+def process_registry() -> CollectorRegistry:
+    """The registry in which vLLM keeps its metrics."""
+    return REGISTRY
+
+
+def serve(port: int) -> None:
+    """Serves the process's registry on `port` from a thread of its own; raises OSError where the port is taken."""
+    start_http_server(port, registry=REGISTRY)

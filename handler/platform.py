@@ -1,0 +1,39 @@
+"""The two seams of the job loop: RunPod's worker API, and what answers a job."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from handler.outputs import Output
+
+Job = dict[str, Any]
+
+
+class Platform(Protocol):
+    """RunPod's worker API."""
+
+    async def take(self, count: int) -> list[Job]:
+        """Waits for jobs, at most `count`; may return none. Cancelling it gives the wait up."""
+
+    async def stop_signals(self) -> list[str]:
+        """Waits for the ids of jobs that are to be stopped."""
+
+    async def post_stream(self, job: Job, output: Any) -> None:
+        """Delivers a piece of a stream, or raises."""
+
+    async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
+        """Delivers the end of a job, or raises."""
+
+    def started(self, job: Job) -> None:
+        """The worker has the job: heartbeats name it."""
+
+    def finished(self, job: Job) -> None:
+        """The worker has the job no longer."""
+
+
+class Answerer(Protocol):
+    """What turns a job's input into its outputs: `dispatch.Dispatcher`."""
+
+    def outputs(self, job_input: object) -> AsyncGenerator[Output, None]:
+        """Raises WorkerError; closing it early aborts the request in the engine."""
