@@ -138,6 +138,20 @@ async def test_workers_scale_to_two_by_request_count_and_back_to_none() -> None:
     assert sum(line.running_seconds for line in bill.lines) > 0
 
 
+async def test_a_worker_whose_heartbeats_are_lost_is_killed_and_replaced() -> None:
+    settings = EndpointSettings(max_workers=1, ping_interval_ms=1000, heartbeat_timeout_seconds=2.5)
+    async with Emulator(settings, ECHO_WORKER) as emulator, client_of(emulator) as client:
+        assert (await client.post("/runsync", json={"input": {"a": 1}})).json()["status"] == "COMPLETED"
+        (first,) = emulator.workers.values()
+        job = await run(client, sleep=4)
+        await until(lambda: first.jobs == 1)
+        emulator.inject(Faults(lost_heartbeat=True, worker_id=first.id))
+        await until(lambda: first.state is State.STOPPED)
+        assert (first.exit_code, first.jobs) == (-signal.SIGKILL, 0)
+        await client.post(f"/cancel/{job}")
+        assert (await client.post("/runsync", json={"input": {"a": 2}})).json()["status"] == "COMPLETED"
+
+
 async def test_a_worker_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
     script = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
