@@ -6,7 +6,6 @@ unhealthy worker does (FACTS.md, 2026-11).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -121,11 +120,6 @@ def bill_line(
     billed = -(-sum(spent[phase] for phase in BILLED) // MICROSECONDS)
     cold, running, idle = (Decimal(spent[phase]) / MICROSECONDS for phase in BILLED)
     return BillLine(worker_id, cold, running, idle, billed, billed * usd_per_second, exit_code)
-
-
-def bill(usd_per_second: Decimal, lines: Iterable[BillLine]) -> Bill:
-    """The lines as one bill."""
-    return Bill(usd_per_second, tuple(lines))
 
 
 def usd_text(amount: Decimal) -> str:

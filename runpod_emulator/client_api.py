@@ -75,7 +75,9 @@ class ClientApi:
             if not await job.changed.wait(deadline - time.monotonic()):
                 break
         chunks = [{"output": chunk} for chunk in job.read_chunks()]
-        return web.json_response(job.for_client(self._endpoint.clock()) | {"stream": chunks})
+        document = job.for_client(self._endpoint.clock()) | {"stream": chunks}
+        document.pop("output", None)  # the chunks once more
+        return web.json_response(document)
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Ends a job that waits or runs; one that has ended stays as it is."""

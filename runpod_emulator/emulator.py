@@ -43,7 +43,7 @@ class Emulator:
         clock: Clock = time.monotonic,
     ) -> None:
         self.settings = settings or EndpointSettings()
-        self.endpoint = Endpoint(self.settings, clock=clock, can_crash_workers=workers is not None)
+        self.endpoint = Endpoint(self.settings, clock=clock, starts_workers=workers is not None)
         self.fleet: Fleet | None = None
         self._workers = workers
         self._webhooks = Webhooks(clock)
@@ -81,6 +81,10 @@ class Emulator:
     def workers(self) -> Mapping[str, Worker]:
         """Every worker that ever was, by id; `state`, `jobs`, `exit_code` and `started_at` tell how it does."""
         return MappingProxyType(self.endpoint.registry.workers)
+
+    def retire_worker(self, worker_id: str) -> None:
+        """Gives a worker started elsewhere no more jobs and ends its open polls; SIGTERM is yours to send."""
+        self.endpoint.retire(self.workers[worker_id])
 
     def end_worker(self, worker_id: str, exit_code: int | None = None) -> None:
         """Says that a worker started elsewhere has ended: its jobs go back, its meter stops. Raises KeyError."""

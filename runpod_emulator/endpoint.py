@@ -21,22 +21,22 @@ class Endpoint:
     """What both APIs and the worker fleet work on. `changed` wakes the supervisor when there may be work to do."""
 
     def __init__(
-        self, settings: EndpointSettings, *, clock: Clock = time.monotonic, can_crash_workers: bool = False
+        self, settings: EndpointSettings, *, clock: Clock = time.monotonic, starts_workers: bool = False
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.changed = Signal()
         self.is_closing = False
-        self.registry = WorkerRegistry(settings, clock)
+        self.registry = WorkerRegistry(settings, clock, admits_strangers=not starts_workers)
         self.store = JobStore(settings, clock, self)
         self.limiter = RateLimiter(settings.rate_limits, settings.rate_window_seconds, clock)
         self.injector = FaultInjector()
         self.when_finished: list[FinishedCallback] = []
-        self._can_crash_workers = can_crash_workers
+        self._starts_workers = starts_workers
 
     def inject(self, faults: Faults) -> None:
         """From now on these faults and no others. Raises BadRequest for a crash of workers that others started."""
-        if faults.worker_crash_after_seconds is not None and not self._can_crash_workers:
+        if faults.worker_crash_after_seconds is not None and not self._starts_workers:
             raise BadRequest(
                 "worker_crash_after_seconds: these workers were not started here; kill them where they were"
             )

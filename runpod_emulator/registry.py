@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from runpod_emulator.billing import Bill, Meter, Phase, bill_line
+from runpod_emulator.errors import NotFound
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.signals import Signal
 
@@ -55,32 +56,49 @@ class Worker:
 
 
 class WorkerRegistry:
-    """Every worker that ever was, by id. Changes of state go through here, so that the meters agree with them."""
+    """Every worker that ever was, by id. Changes of state go through here, so that the meters agree with them.
 
-    def __init__(self, settings: EndpointSettings, clock: Callable[[], float]) -> None:
+    Strangers, which nobody started here, are workers too where `admits_strangers` says so.
+    """
+
+    def __init__(
+        self, settings: EndpointSettings, clock: Callable[[], float], *, admits_strangers: bool = True
+    ) -> None:
         self.workers: dict[str, Worker] = {}
+        self._former: list[Worker] = []  # whose id another stranger has taken since
+        self._admits_strangers = admits_strangers
         self._settings = settings
         self._clock = clock
+
+    def get(self, worker_id: str) -> Worker:
+        """A worker that was started here, or a stranger, known from now on; raises NotFound."""
+        worker = self.workers.get(worker_id)
+        if worker is None and not self._admits_strangers:
+            raise NotFound(f"no worker {worker_id}: this endpoint starts its own")
+        return worker or self.start(worker_id)
 
     def start(self, worker_id: str) -> Worker:
         """A worker whose process starts now."""
         now = self._clock()
+        if worker_id in self.workers:
+            self._former.append(self.workers[worker_id])
         worker = self.workers[worker_id] = Worker(worker_id, now, Meter(now), since=now)
         return worker
 
     def takes(self, worker_id: str) -> Worker:
-        """It asks for jobs: so it is ready. One that nobody started here is known from now on."""
-        worker = self.workers.get(worker_id) or self.start(worker_id)
-        if worker.state not in READY and not (worker.is_stopping or worker.exit_code is not None):
+        """It asks for jobs: so it is ready. A stranger that ended and asks again is a new one. Raises NotFound."""
+        worker = self.get(worker_id)
+        if worker.state is State.STOPPED and self._admits_strangers:
+            worker = self.start(worker_id)
+        if worker.state not in READY and not worker.is_stopping:
             if worker.state is not State.INITIALIZING:
                 worker.last_ping = self._clock()  # given up, and back again
             self._move(worker, State.RUNNING if worker.jobs else State.IDLE)
         return worker
 
     def ping(self, worker_id: str) -> None:
-        """A heartbeat. Those of a stopped worker, whose ping process may outlive it, change nothing."""
-        worker = self.workers.get(worker_id) or self.start(worker_id)
-        worker.last_ping = self._clock()
+        """A heartbeat; of a stopped worker, whose ping process outlives it, it changes nothing. Raises NotFound."""
+        self.get(worker_id).last_ping = self._clock()
 
     def holds(self, worker_id: str, jobs: int) -> None:
         """It now works on so many jobs."""
@@ -143,7 +161,8 @@ class WorkerRegistry:
     def bill(self) -> Bill:
         """What all workers have cost until now."""
         now, price = self._clock(), self._settings.usd_per_second
-        lines = (bill_line(worker.id, worker.meter, now, price, worker.exit_code) for worker in self.workers.values())
+        workers = sorted([*self._former, *self.workers.values()], key=lambda worker: worker.started_at)
+        lines = (bill_line(worker.id, worker.meter, now, price, worker.exit_code) for worker in workers)
         return Bill(price, tuple(lines))
 
     def _move(self, worker: Worker, state: State) -> None:

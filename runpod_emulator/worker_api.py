@@ -75,9 +75,7 @@ class WorkerApi:
 
     async def stop(self, request: web.Request) -> web.StreamResponse:
         """`{"jobsToStop": [ids]}` as soon as there are any; 204 when there were none while the poll was open."""
-        worker = self._registry.workers.get(request.match_info["worker"])
-        if worker is None:
-            worker = self._registry.start(request.match_info["worker"])
+        worker = self._registry.get(request.match_info["worker"])
         if not (worker.stop_ids or worker.is_stopping):
             await worker.stops.wait(self._settings.stop_poll_seconds)
         elif not worker.stop_ids:

@@ -37,10 +37,10 @@ class HandClock:
 class Bench:
     """An endpoint on a hand clock, without HTTP: jobs go in, workers take them."""
 
-    def __init__(self, can_crash_workers: bool = False, **settings: Any) -> None:
+    def __init__(self, starts_workers: bool = False, **settings: Any) -> None:
         self.clock = HandClock()
         self.settings = EndpointSettings(**settings)
-        self.endpoint = Endpoint(self.settings, clock=self.clock, can_crash_workers=can_crash_workers)
+        self.endpoint = Endpoint(self.settings, clock=self.clock, starts_workers=starts_workers)
         self.store = self.endpoint.store
         self.registry = self.endpoint.registry
 

@@ -144,6 +144,7 @@ async def test_stream_hands_out_each_chunk_once_and_waits_for_the_next(
     await worker.post("done", job, {"output": []})
     last = (await client.request(method, f"/stream/{job}")).json()
     assert (last["status"], last["stream"]) == ("COMPLETED", [])
+    assert "output" not in last
 
 
 async def test_a_cancelled_job_reaches_the_stop_channel_at_once(

@@ -182,7 +182,7 @@ async def test_a_worker_started_elsewhere_connects_and_leaves_on_sigterm() -> No
         answer = (await client.post("/runsync", json={"input": {"a": 1}})).json()
         assert answer["workerId"] == "mine"
         process.terminate()
-        emulator.endpoint.retire(emulator.workers["mine"])
+        emulator.retire_worker("mine")
         async with asyncio.timeout(10):
             assert await process.wait() == 0
         emulator.end_worker("mine", 0)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from runpod_emulator.errors import NotFound
 from runpod_emulator.job_store import Load
 from runpod_emulator.registry import State
 from runpod_emulator.scaling import Situation, workers_wanted
@@ -113,3 +114,20 @@ def test_settings_that_cannot_be_are_refused_by_name(wrong: dict[str, object]) -
     name = "workers" if "min_workers" in wrong else next(iter(wrong))
     with pytest.raises(ValueError, match=name):
         EndpointSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_stranger_is_admitted_only_where_no_workers_are_started() -> None:
+    with pytest.raises(NotFound, match="starts its own"):
+        Bench(starts_workers=True).registry.takes("stranger")
+    assert Bench().registry.takes("stranger").state is State.IDLE
+
+
+def test_a_stranger_that_comes_back_under_its_old_id_is_a_new_worker_on_the_bill() -> None:
+    bench = Bench()
+    for _ in range(2):
+        worker = bench.registry.takes("w1")
+        bench.clock.pass_(2)
+        bench.endpoint.end_worker(worker, 0)
+        bench.registry.ping("w1")  # its ping process outlives it
+        assert worker.state is State.STOPPED
+    assert [line.billed_seconds for line in bench.registry.bill().lines] == [2, 2]
