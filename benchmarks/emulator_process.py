@@ -9,6 +9,8 @@ import argparse
 import asyncio
 import signal
 
+import uvloop
+
 from runpod_emulator.emulator import Emulator
 from runpod_emulator.faults import Faults
 from runpod_emulator.settings import NO_RATE_LIMITS, EndpointSettings
@@ -31,7 +33,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--latency", type=float, default=0.0)
     options = parser.parse_args()
-    asyncio.run(serve(options.port, options.latency))
+    uvloop.run(serve(options.port, options.latency))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import uvloop
+
 from handler import runpod_sdk, watchdog
 from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
@@ -38,7 +40,7 @@ def serve(
     except runpod_sdk.SdkMoved as error:
         logger.warning("%s; falling back to the SDK's own loop, which is slower and loses cancellations", error)
         return _serve_with_sdk_loop(engine, settings, sdk_loop)
-    return asyncio.run(_serve(engine, settings, platform, metrics))
+    return uvloop.run(_serve(engine, settings, platform, metrics))
 
 
 async def _serve(

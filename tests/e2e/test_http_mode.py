@@ -1,0 +1,94 @@
+"""HTTP mode with real vLLM, as a load-balancing endpoint runs it: loading, ready, OpenAI's own client, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from openai import AsyncOpenAI, NotFoundError
+
+from scripts.demo_training.corpus import DEMO_MODEL_DIR
+from tests.e2e import process
+from tests.e2e.test_local_api import free_port
+
+
+@dataclass
+class Served:
+    """A worker in HTTP mode; `pings` are the states it went through while it started."""
+
+    url: str
+    worker: asyncio.subprocess.Process
+    pings: list[int] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+async def served() -> AsyncIterator[Served]:
+    port, health_port = free_port(), free_port()
+    variables = {
+        "MODEL_NAME": str(DEMO_MODEL_DIR),
+        "SERVED_MODEL_NAME": "demo",
+        "KV_CACHE_MEMORY_BYTES": "256M",
+        "RUNPOD_ENDPOINT_ID": "ep",
+        "PORT": str(port),
+        "PORT_HEALTH": str(health_port),
+    }
+    worker = await process.start("handler.py", variables=variables)
+    output = asyncio.create_task(worker.communicate())
+    served = Served(f"http://127.0.0.1:{port}", worker)
+    try:
+        async with httpx.AsyncClient() as client, asyncio.timeout(process.START_SECONDS):
+            while 200 not in served.pings:
+                assert worker.returncode is None, (await output)[1].decode()[-3000:]
+                with contextlib.suppress(httpx.TransportError):
+                    served.pings.append((await client.get(f"http://127.0.0.1:{health_port}/ping")).status_code)
+                await asyncio.sleep(0.1)
+        yield served
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+        await output
+
+
+async def test_the_worker_says_that_it_loads_before_it_says_that_it_is_ready(served: Served) -> None:
+    assert served.pings[0] == 204
+    assert served.pings[-1] == 200
+    assert len(served.pings) > 5, "the ping must be answered while the model loads"
+
+
+async def test_openais_client_works_unchanged(served: Served) -> None:
+    question = {"role": "user", "content": "What is the capital of France?"}
+    async with AsyncOpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0) as client:
+        chat = await client.chat.completions.create(model="demo", messages=[question], temperature=0)  # type: ignore[list-item]
+        assert chat.choices[0].message.content == "The capital of France is Paris."
+        stream = await client.chat.completions.create(  # type: ignore[call-overload]
+            model="demo", messages=[question], temperature=0, stream=True
+        )
+        said = [chunk.choices[0].delta.content or "" async for chunk in stream]
+        assert "".join(said) == "The capital of France is Paris."
+        with pytest.raises(NotFoundError):
+            await client.chat.completions.create(model="nobody", messages=[question])  # type: ignore[list-item]
+
+
+async def test_paths_outside_the_allow_list_are_not_there(served: Served) -> None:
+    async with httpx.AsyncClient(base_url=served.url) as client:
+        for path in ("/metrics", "/docs", "/openapi.json", "/v1/../metrics"):
+            assert (await client.get(path)).status_code == 404
+
+
+async def test_sigterm_lets_a_running_stream_finish_and_then_the_worker_exits_0(served: Served) -> None:
+    body = {"model": "demo", "prompt": "Hello!", "max_tokens": 200, "ignore_eos": True, "stream": True}
+    client = httpx.AsyncClient(base_url=served.url, timeout=60)
+    async with client, client.stream("POST", "/v1/completions", json=body) as response:
+        lines = response.aiter_lines()
+        first = await anext(lines)
+        served.worker.send_signal(signal.SIGTERM)
+        rest = [line async for line in lines]
+    assert first.startswith("data:")
+    assert "data: [DONE]" in rest
+    async with asyncio.timeout(30):
+        assert await served.worker.wait() == 0
