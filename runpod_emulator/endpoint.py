@@ -49,6 +49,7 @@ class Endpoint:
         for worker, reason in self.registry.lost():
             self.registry.make_unhealthy(worker)
             self.store.give_back(worker.id, reason)
+            self.store.available.notify_all()  # its open poll must not take them again
 
     def retire(self, worker: Worker) -> None:
         """It gets no more jobs; its open polls are answered at once, so that it can leave."""

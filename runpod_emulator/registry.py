@@ -49,6 +49,11 @@ class Worker:
     stop_ids: list[str] = field(default_factory=list)
     stops: Signal = field(default_factory=Signal)
 
+    @property
+    def gets_jobs(self) -> bool:
+        """Whether a job-take may be answered with one."""
+        return self.state in READY and not self.is_stopping
+
     def take_stop_ids(self) -> list[str]:
         """The jobs it should stop; each is named once."""
         taken, self.stop_ids = self.stop_ids, []
@@ -90,15 +95,16 @@ class WorkerRegistry:
         worker = self.get(worker_id)
         if worker.state is State.STOPPED and self._admits_strangers:
             worker = self.start(worker_id)
-        if worker.state not in READY and not worker.is_stopping:
-            if worker.state is not State.INITIALIZING:
-                worker.last_ping = self._clock()  # given up, and back again
-            self._move(worker, State.RUNNING if worker.jobs else State.IDLE)
+        if worker.state is State.INITIALIZING and not worker.is_stopping:
+            self._move(worker, State.IDLE)
         return worker
 
     def ping(self, worker_id: str) -> None:
-        """A heartbeat; of a stopped worker, whose ping process outlives it, it changes nothing. Raises NotFound."""
-        self.get(worker_id).last_ping = self._clock()
+        """A heartbeat: a worker that was given up is back; one that has stopped is not. Raises NotFound."""
+        worker = self.get(worker_id)
+        worker.last_ping = self._clock()
+        if worker.state is State.UNHEALTHY:
+            self._move(worker, State.IDLE)
 
     def holds(self, worker_id: str, jobs: int) -> None:
         """It now works on so many jobs."""

@@ -16,7 +16,7 @@ from runpod_emulator.http import Handler, answering_errors, read_object
 from runpod_emulator.jobs import Job
 from runpod_emulator.registry import Worker
 
-# A stopping worker may ask on: not in a busy loop.
+# A stopping or unhealthy worker may ask on: not in a busy loop.
 PAUSE_SECONDS = 0.5
 HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)  # the former is Linux's, and sees a half-closed connection
 
@@ -45,7 +45,7 @@ class WorkerApi:
         """A job, or a list of them on job-take-batch; 204 when none came while the poll was open."""
         worker = self._registry.takes(request.match_info["worker"])
         is_batch = "batch_size" in request.query
-        if worker.is_stopping:
+        if not worker.gets_jobs:
             await asyncio.sleep(PAUSE_SECONDS)
             return web.Response(status=204)
         jobs = await self._jobs_for(worker, _batch_size(request), request)
@@ -66,11 +66,12 @@ class WorkerApi:
 
     async def _jobs_for(self, worker: Worker, limit: int, request: web.Request) -> list[Job]:
         deadline = time.monotonic() + self._settings.take_poll_seconds
-        while not worker.is_stopping and not self._endpoint.is_closing and _is_connected(request):
+        while worker.gets_jobs and not self._endpoint.is_closing and _is_connected(request):
             if jobs := self._store.take(worker.id, limit):
                 return jobs
             if not await self._store.available.wait(deadline - time.monotonic()):
-                break
+                return []
+        self._store.available.notify_one()  # a wake-up that this poll cannot use is meant for another
         return []
 
     async def stop(self, request: web.Request) -> web.StreamResponse:

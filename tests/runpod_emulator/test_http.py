@@ -324,6 +324,19 @@ async def test_a_poll_that_was_given_up_loses_no_job(client: httpx.AsyncClient, 
         assert await PlayedWorker(client, "w2").take()
 
 
+async def test_a_job_goes_at_once_past_a_poll_that_cannot_take_it() -> None:
+    async with Emulator() as emulator, client_of(emulator) as client:
+        polls = []
+        for name in ("w1", "w2"):
+            polls.append(asyncio.create_task(PlayedWorker(client, name).take()))
+            await until(lambda name=name: name in emulator.workers)  # type: ignore[misc]
+        emulator.endpoint.registry.make_unhealthy(emulator.workers["w1"])
+        await client.post("/run", json={"input": 1})
+        async with asyncio.timeout(1):
+            assert await polls[1]
+            assert await polls[0] is None
+
+
 async def test_a_dropped_post_is_not_recorded_and_its_connection_closes(
     emulator: Emulator, client: httpx.AsyncClient, worker: PlayedWorker
 ) -> None:

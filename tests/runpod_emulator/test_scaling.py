@@ -79,7 +79,10 @@ def test_a_worker_whose_heartbeats_stop_is_unhealthy_and_its_jobs_wait_again() -
     bench.endpoint.housekeep()
     assert bench.registry.workers["w1"].state is State.UNHEALTHY
     assert bench.registry.counts()["unhealthy"] == 1
+    assert not bench.registry.takes("w1").gets_jobs
     assert bench.take("w2") == [job]
+    bench.registry.ping("w1")
+    assert bench.registry.takes("w1").gets_jobs
 
 
 def test_a_worker_that_is_never_ready_is_unhealthy() -> None:
