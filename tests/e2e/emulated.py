@@ -1,0 +1,106 @@
+"""A whole RunPod endpoint on this machine: the emulator, and one real worker with the demo model on real vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from handler.settings import DEMO_FLAGS
+from runpod_emulator import Emulator, EndpointSettings, WorkerCommand
+from runpod_emulator.jobs import Job
+from runpod_emulator.registry import READY
+from tests.e2e.process import ROOT, START_SECONDS
+
+API_KEY = "test-key"
+SETTINGS = EndpointSettings(endpoint_id="ep", api_key=API_KEY, min_workers=1, max_workers=1)
+# For a worker to be free after a cancel, and for its next answer: both take 0.05 s, unless other tests share the cores.
+FREE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The emulator with its worker ready, every job that has ended, and what the worker says of itself."""
+
+    emulator: Emulator
+    metrics_port: int
+    ended: list[Job] = field(default_factory=list)
+
+    def job(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        return self.emulator.endpoint.store.get(job_id)
+
+    @property
+    def jobs_in_progress(self) -> int:
+        """As the emulator counts them."""
+        return self.emulator.endpoint.store.load().in_progress
+
+    async def measure(self, name: str, **labels: str) -> float:
+        """The worker's own metric, summed over the labels that are not given."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            text = (await client.get(f"http://127.0.0.1:{self.metrics_port}/metrics")).raise_for_status().text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    async def until_free(self) -> None:
+        """Returns when emulator and worker agree that no job runs; raises TimeoutError when they do not in time."""
+        async with asyncio.timeout(FREE_SECONDS):
+            while self.jobs_in_progress or await self.measure("worker_jobs_in_progress"):
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def emulated_endpoint(logs: Path) -> AsyncIterator[Endpoint]:
+    """An endpoint whose one worker is ready. Raises RuntimeError when it cannot start, or does not stop with 0."""
+    port = _free_port()
+    command = WorkerCommand(
+        (sys.executable, "handler.py"), variables=_variables(port), directory=ROOT, log_directory=logs
+    )
+    async with Emulator(SETTINGS, command) as emulator:
+        endpoint = Endpoint(emulator, port)
+        emulator.endpoint.when_finished.append(endpoint.ended.append)
+        async with asyncio.timeout(START_SECONDS):
+            await _until_ready(emulator, logs)
+        yield endpoint
+    if [worker.exit_code for worker in emulator.workers.values()] != [0]:
+        raise RuntimeError(f"expected one worker, ended with exit code 0:\n{_tail(logs)}")
+
+
+def _variables(metrics_port: int) -> dict[str, str]:
+    """The demo model with adapter and tools, as a user of RunPod writes it: `model` is MODEL_NAME there."""
+    flags = {name.upper(): value for name, value in DEMO_FLAGS.items() if name != "model"}
+    return flags | {
+        "MODEL_NAME": DEMO_FLAGS["model"],
+        "METRICS_PORT": str(metrics_port),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
+async def _until_ready(emulator: Emulator, logs: Path) -> None:
+    while not any(worker.state in READY for worker in emulator.workers.values()):
+        if any(worker.exit_code is not None for worker in emulator.workers.values()):
+            raise RuntimeError(f"the worker ended early:\n{_tail(logs)}")
+        await asyncio.sleep(0.05)
+
+
+def _tail(logs: Path) -> str:
+    return "\n".join(log.read_text(errors="replace")[-4000:] for log in sorted(logs.glob("*.log")))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
