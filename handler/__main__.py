@@ -6,10 +6,9 @@ import argparse
 import asyncio
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
 
-from handler import config_report, local_run
+from handler import config_report, local_run, logs
 from handler.engine.embedded import EmbeddedEngine, read_command_line, serve_parser
 from handler.engine.protocol import Engine
 from handler.engine.remote import RemoteEngine
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         settings = WorkerSettings.from_environment()
-        _set_up_logging(options.rp_log_level or settings.log_level)
+        logs.set_up(options.rp_log_level or settings.log_level, as_json=settings.logs_json)
         export(VLLM_ENVIRONMENT)
         return _run(options, settings)
     except ConfigurationError as error:
@@ -140,12 +139,6 @@ def _serve_queue(settings: WorkerSettings) -> int:
 def _announce(settings: WorkerSettings) -> None:
     if settings.serves_demo_model:
         logger.info("MODEL_NAME is not set: serving the bundled demo model, which knows a few hundred answers by heart")
-
-
-def _set_up_logging(level: str) -> None:
-    warnings.filterwarnings("ignore", category=FutureWarning)  # vLLM's and PyTorch's own affairs
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("handler").setLevel(level.upper())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.errors import EngineUnavailable, StreamBroken, WorkerError
+from handler.logs import current_job
 from handler.metrics import Outcome, WorkerMetrics
 from handler.outputs import EventText, Output, final_output, keeps_stream
 from handler.platform import Answerer, Job, Platform
@@ -118,6 +119,7 @@ class JobLoop:
 
     async def _run_job(self, job: Job) -> None:
         """Posts a job's outputs as they come, and its end; a job that is stopped posts nothing more."""
+        current_job.set(job["id"])
         start = time.perf_counter()
         outcome: Outcome = "stopped"
         try:
@@ -171,7 +173,7 @@ class JobLoop:
                 return await self._platform.post_result(job, result, is_stream=is_stream)
             except Exception as error:
                 if clock() + retry > deadline:
-                    logger.error("job %s: its result could not be delivered: %s", job["id"], type(error).__name__)
+                    logger.error("the result could not be delivered: %s", type(error).__name__)
                     return None
             await asyncio.sleep(retry)
             retry = min(2 * retry, self._pauses.longest_retry)

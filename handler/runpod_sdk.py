@@ -32,6 +32,7 @@ SdkLoop = Callable[[Handler, Callable[[int], int]], None]
 SDK_LOG_LEVELS = {"DEBUG": "INFO", "INFO": "WARN", "WARNING": "WARN", "ERROR": "ERROR"}
 # vLLM checks the GPU itself; the SDK's check would open CUDA in this process, which then could not be forked any more.
 SDK_ENVIRONMENT = {"RUNPOD_SKIP_GPU_CHECK": "true"}
+CONNECT_PAUSES_SECONDS = (0.1, 0.4, 1.6)
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -114,13 +115,24 @@ class SdkPlatform:
         self._in_progress.remove(job["id"])
 
     async def post_stream(self, job: Job, output: Any) -> None:
-        """Posts a piece of a stream; raises aiohttp's ClientError when the SDK's attempts are used up."""
-        size = await self._post(self._stream_url, job, {"output": output}, is_stream=False)
+        """Posts a piece of a stream; raises aiohttp's ClientError where it may or may not have arrived."""
+        size = await self._post_again_if_never_sent(self._stream_url, job, {"output": output})
         self._metrics.posted("stream", size, len(output.encode()) if isinstance(output, str) else 0)
 
     async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
-        """Posts the end of a job; raises aiohttp's ClientError when the SDK's attempts are used up."""
+        """Posts the end of a job; raises aiohttp's ClientError. It may be posted again: RunPod keeps the first."""
         self._metrics.posted("result", await self._post(self._done_url, job, result, is_stream=is_stream))
+
+    async def _post_again_if_never_sent(self, url: str, job: Job, document: dict[str, Any]) -> int:
+        """RunPod cannot tell a repeated piece from a new one: only a piece that never left may be posted again."""
+        from aiohttp import ClientConnectorError
+
+        for pause_seconds in CONNECT_PAUSES_SECONDS:
+            try:
+                return await self._post(url, job, document, is_stream=False)
+            except ClientConnectorError:
+                await asyncio.sleep(pause_seconds)
+        return await self._post(url, job, document, is_stream=False)
 
     async def _post(self, url: str, job: Job, document: dict[str, Any], *, is_stream: bool) -> int:
         """Returns how many bytes were posted."""

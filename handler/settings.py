@@ -119,6 +119,11 @@ class WorkerSettings:
         return bool(self.environment.get("RUNPOD_WEBHOOK_GET_JOB"))
 
     @property
+    def logs_json(self) -> bool:
+        """JSON where machines read the log, text where a person does; LOG_FORMAT=json or text decides otherwise."""
+        return self.environment.get("LOG_FORMAT", "json" if self.runs_under_runpod else "text").lower() == "json"
+
+    @property
     def serves_http(self) -> bool:
         """True on a load-balancing endpoint: a port to listen on, and no queue to take jobs from."""
         return self.port is not None and self.runs_under_runpod and not self.takes_jobs

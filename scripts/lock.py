@@ -19,17 +19,24 @@ CPU_ONLY = ("--excludes", "requirements/excludes.txt", "--no-emit-package", "tor
 
 def main() -> None:
     """Writes every lock file."""
-    _write("dev.lock", _resolve(["worker", "cpu", "service", "client", "dev"], *CPU_ONLY, *_find_links()))
-    _write("client.lock", _resolve(["client"]))
-    on_image = _resolve(["gpu"])
-    wanted = _resolve(["worker", "gpu"])
+    _write(
+        "dev.lock",
+        _resolve("dev.lock", ["worker", "cpu", "service", "client", "emulator", "dev"], *CPU_ONLY, *_find_links()),
+    )
+    _write("client.lock", _resolve("client.lock", ["client"]))
+    on_image = _resolve("worker-gpu.lock", ["gpu"])
+    wanted = _resolve("worker-gpu.lock", ["worker", "gpu"])
     names_on_image = {_name(line) for line in on_image}
     _write("worker-gpu.lock", [line for line in wanted if _name(line) not in names_on_image])
 
 
-def _resolve(extras: list[str], *options: str) -> list[str]:
-    """`name==version` lines for pyproject.toml with these extras, for Python 3.11 on x86-64 Linux."""
+def _resolve(lock: str, extras: list[str], *options: str) -> list[str]:
+    """`name==version` lines for pyproject.toml with these extras, for Python 3.11 on x86-64 Linux.
+
+    What `lock` pins stays as it is where the ranges allow: an upgrade is asked for by removing its line there.
+    """
     with tempfile.NamedTemporaryFile(suffix=".lock") as output:
+        Path(output.name).write_text((REQUIREMENTS / lock).read_text() if (REQUIREMENTS / lock).exists() else "")
         subprocess.run(
             [
                 *(sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--quiet", "--no-header"),

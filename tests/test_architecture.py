@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,9 +135,8 @@ def test_a_file_opens_with_what_lives_in_it_and_stays_readable(path: Path) -> No
 def test_no_package_registry_is_named() -> None:
     """Where packages come from is pip's configuration; only PyTorch's own index of CPU builds is named."""
     hosts = ("pypi" + ".org", "pythonhosted" + ".org", "registry.npmjs" + ".org")
-    texts = [
-        path for path in ROOT.rglob("*") if path.is_file() and path.suffix in (".py", ".md", ".toml", ".txt", ".lock")
-    ]
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    texts = [ROOT / name for name in listed.splitlines() if not name.endswith(".safetensors")]
     named = [
         relative(path) for path in texts if ".venv" not in path.parts for host in hosts if host in path.read_text()
     ]

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from handler.engine import asgi
 from handler.engine.arguments import CommandLine, command_line, flags_of
+from handler.engine.phases import phase
 from handler.engine.protocol import EngineRequest, EngineResponse
 from handler.errors import ConfigurationError, EngineUnavailable
 from handler.settings import WorkerSettings, export
@@ -87,21 +86,21 @@ class EmbeddedEngine:
         """Imports vLLM, loads the model, builds the app; logs what each phase took."""
         arguments, self._llm = await asyncio.to_thread(self._load) if self._load_in_thread else self._load()
         self._resources.callback(_stop_llm, self._llm)
-        with _phase("building the API"):
+        with phase("building the API"):
             self._app = await _build_app(arguments, self._llm)
             await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
         self._headers = _credentials(arguments)
 
     def _load(self) -> tuple[argparse.Namespace, AsyncLLM]:
-        with _phase("importing vLLM"):
+        with phase("importing vLLM"):
             parser = serve_parser()
         command = read_command_line(self._settings, parser)
         for warning in command.warnings:
             logger.warning(warning)
         arguments = parse_arguments(command, parser)
-        with _phase("preparing the configuration"):
+        with phase("preparing the configuration"):
             config = _engine_config(arguments)
-        with _phase(f"loading {arguments.model} and starting the engine"):
+        with phase(f"loading {arguments.model} and starting the engine"):
             return arguments, _start_llm(config, self._steps, fork=self._settings.may_fork)
 
     def send(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineResponse]:
@@ -170,14 +169,6 @@ class StepCounter:
                 pass
 
         return StepLogger
-
-
-@contextlib.contextmanager
-def _phase(title: str) -> Any:
-    start = time.perf_counter()
-    logger.info("%s ...", title)
-    yield
-    logger.info("%s took %.1f s", title, time.perf_counter() - start)
 
 
 def _engine_config(arguments: argparse.Namespace) -> VllmConfig:
