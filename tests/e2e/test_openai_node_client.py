@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,12 @@ class Finished:
 async def finished(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Finished]:
     await install()
     async with emulated_endpoint(tmp_path_factory.mktemp("worker")) as endpoint:
-        output = await run(
-            "node",
-            "client.mjs",
+        variables = environment(
             OPENAI_BASE_URL=endpoint.emulator.openai_url,
             OPENAI_API_KEY=API_KEY,
             WEATHER_TOOL=json.dumps(WEATHER_TOOL),
         )
+        output = await run("node", "client.mjs", variables=variables)
         await endpoint.until_free()
         yield Finished(json.loads(output), endpoint)
 
@@ -58,16 +58,16 @@ async def install() -> None:
     """`npm ci`, unless what it installed last is as new as the lock file."""
     installed, lock = FOLDER / "node_modules" / ".package-lock.json", FOLDER / "package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        await run("npm", "ci", "--no-audit", "--no-fund")
+        await run("npm", "ci", "--no-audit", "--no-fund", variables=os.environ)
 
 
-async def run(program: str, *arguments: str, **variables: str) -> str:
+async def run(program: str, *arguments: str, variables: Mapping[str, str]) -> str:
     """What the program wrote; fails with what it complained of."""
     process = await asyncio.create_subprocess_exec(
         program,
         *arguments,
         cwd=FOLDER,
-        env=environment(**variables),
+        env=variables,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
