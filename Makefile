@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed-$(shell cat $(LOCKS) | cksum | cut -d ' ' -f 1)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lock train-demo-model clean
+.PHONY: help setup run emulator bench-worker test check lock train-demo-model clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -29,6 +29,12 @@ $(INSTALLED): | $(LOCKS)
 
 run: setup  ## serve test_input.json once with vLLM and print the answer (MODEL_NAME=... for a real model)
 	@$(PY) handler.py --test_input
+
+emulator: setup  ## a local RunPod on port 8000 that starts workers when jobs come (MODEL_NAME=... for a real model)
+	MODEL_NAME=$${MODEL_NAME:-$(CURDIR)/demo_model} $(PY) -m runpod_emulator --worker "$(PY) handler.py" --max-workers 2
+
+bench-worker: setup  ## what the job loop costs, against the same upstream called directly
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.worker
 
 test: check  ## every check and every test
 	$(PY) -m pytest
