@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import signal
 
 import uvloop
@@ -21,6 +22,7 @@ async def serve(port: int, latency_seconds: float) -> None:
     settings = EndpointSettings(endpoint_id="bench", port=port, rate_limits=NO_RATE_LIMITS)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    gc.freeze()
     async with Emulator(settings) as emulator:
         if latency_seconds:
             emulator.inject(Faults(post_latency_seconds=latency_seconds))

@@ -1,8 +1,9 @@
 """What the worker's job loop costs: chat through emulator and worker, against the same upstream called directly.
 
-    python -m benchmarks.worker [--json] [--rounds 3] [--quick] [--engine paced|demo|both]
+    python -m benchmarks.worker [--json] [--rounds 3] [--quick] [--engine paced|slow-posts|demo|all]
 
-Paced: an upstream of 32 tokens, 10 ms apart, behind VLLM_BASE_URL: the loop alone. Demo: the demo model, embedded,
+Paced: an upstream of 32 tokens, 10 ms apart, behind VLLM_BASE_URL: the loop alone; slow-posts: the same with 25 ms
+added to every post. Demo: the demo model, embedded,
 against the same worker's HTTP mode, which is vLLM's app with no queue before it. Direct and worker in turn; medians.
 """
 
@@ -12,7 +13,10 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import aiohttp
 from rich.console import Console
@@ -22,8 +26,14 @@ from rich.table import Table
 from benchmarks.load import Round, chat, closed_loop, median
 from benchmarks.worker_stack import Stack, demo_stack, paced_stack
 
-CONCURRENT = (1, 8, 32, 64)
 TOKENS = 32
+STACKS: dict[str, Callable[[], AbstractAsyncContextManager[Stack]]] = {
+    "paced": paced_stack,
+    "slow-posts": partial(paced_stack, 0.025),
+    "demo": demo_stack,
+}
+EVERY_CASE = [(streaming, concurrent) for streaming in (False, True) for concurrent in (1, 8, 32, 64)]
+CASES = {"paced": EVERY_CASE, "slow-posts": [(True, 1), (True, 8)], "demo": EVERY_CASE}
 
 
 @dataclass(frozen=True)
@@ -59,27 +69,24 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a tenth of the calls, to see that it runs")
-    parser.add_argument("--engine", choices=["paced", "demo", "both"], default="both")
+    parser.add_argument("--engine", choices=[*STACKS, "all"], default="all")
     return parser.parse_args()
 
 
 async def _measure(engine: str, rounds: int, *, quick: bool) -> list[Row]:
-    stacks = {"paced": paced_stack, "demo": demo_stack}
     rows: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:
-        for name in stacks if engine == "both" else [engine]:
-            task = progress.add_task(name, total=2 * len(CONCURRENT) * rounds)
-            async with (
-                stacks[name]() as stack,
-                aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
-            ):
-                for streaming in (False, True):
-                    for concurrent in CONCURRENT:
-                        measured = []
-                        for _ in range(rounds):
-                            measured.append(await _round(stack, session, streaming, concurrent, quick=quick))
-                            progress.advance(task)
-                        rows.append(_row(name, streaming, concurrent, measured))
+        for name in STACKS if engine == "all" else [engine]:
+            cases = CASES[name]
+            task = progress.add_task(name, total=len(cases) * rounds)
+            connector = aiohttp.TCPConnector(limit=0)
+            async with STACKS[name]() as stack, aiohttp.ClientSession(connector=connector) as session:
+                for streaming, concurrent in cases:
+                    measured = []
+                    for _ in range(rounds):
+                        measured.append(await _round(stack, session, streaming, concurrent, quick=quick))
+                        progress.advance(task)
+                    rows.append(_row(name, streaming, concurrent, measured))
     return rows
 
 

@@ -80,6 +80,18 @@ async def paced_stack(post_latency_seconds: float = 0.0) -> AsyncIterator[Stack]
 
 
 @asynccontextmanager
+async def one_token_stack() -> AsyncIterator[Stack]:
+    """One token after a millisecond: nearly nothing but the loop."""
+    port = free_port()
+    upstream = ("-m", "benchmarks.paced_upstream", "--port", str(port), "--tokens", "1", "--interval-ms", "1")
+    async with (
+        process(*upstream, wait_for=f"http://127.0.0.1:{port}/health"),
+        emulated({"VLLM_BASE_URL": f"http://127.0.0.1:{port}"}, 0.0) as (worker_url, metrics_port),
+    ):
+        yield Stack(f"http://127.0.0.1:{port}{CHAT}", worker_url, metrics_port, {"model": "paced"})
+
+
+@asynccontextmanager
 async def demo_stack() -> AsyncIterator[Stack]:
     """The demo model, embedded in the worker; directly it is asked through the same worker's HTTP mode."""
     port = free_port()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from handler import config_report, local_run, logs
 from handler.engine.embedded import EmbeddedEngine, read_command_line, serve_parser
+from handler.engine.phases import ObservePhase
 from handler.engine.protocol import Engine
 from handler.engine.remote import RemoteEngine
 from handler.errors import ConfigurationError, WorkerError
@@ -121,11 +122,13 @@ def _serve_http(settings: WorkerSettings) -> int:
     return asyncio.run(serving)
 
 
-def _engine(settings: WorkerSettings, *, load_in_thread: bool = False) -> Engine:
+def _engine(
+    settings: WorkerSettings, *, load_in_thread: bool = False, observe_phase: ObservePhase | None = None
+) -> Engine:
     if settings.vllm_base_url:
         capacity = settings.max_concurrency or RemoteEngine.DEFAULT_CAPACITY
         return RemoteEngine(settings.vllm_base_url, api_key=settings.vllm_api_key, capacity=capacity)
-    return EmbeddedEngine(settings, load_in_thread=load_in_thread)
+    return EmbeddedEngine(settings, load_in_thread=load_in_thread, observe_phase=observe_phase)
 
 
 def _serve_queue(settings: WorkerSettings) -> int:
@@ -133,7 +136,8 @@ def _serve_queue(settings: WorkerSettings) -> int:
 
     if settings.metrics_port is not None:
         metrics.serve(settings.metrics_port)
-    return queue_mode.serve(_engine(settings), settings, metrics=metrics.WorkerMetrics(metrics.process_registry()))
+    counters = metrics.WorkerMetrics(metrics.process_registry())
+    return queue_mode.serve(_engine(settings, observe_phase=counters.phase_took), settings, metrics=counters)
 
 
 def _announce(settings: WorkerSettings) -> None:

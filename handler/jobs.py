@@ -17,12 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput
+from handler.paths import is_allowed, is_plain
 
 COMPLETIONS = "/v1/completions"
 CHAT_COMPLETIONS = "/v1/chat/completions"
-# No scheme, host, percent escape or backslash can be written in these characters; dots and slashes are looked at below.
-PATH = re.compile(r"/[A-Za-z0-9._~/-]*(\?[A-Za-z0-9=&._~-]*)?")
-MAX_PATH_LENGTH = 1024
+QUERY = re.compile(r"[A-Za-z0-9=&._~-]{0,1024}")
 
 Json = dict[str, Any]
 RequestFields = Callable[[str], Collection[str]]
@@ -163,14 +162,12 @@ def _post(path: str, body: Json, name: str, method: str = "POST") -> EngineReque
 
 
 def _check_path(path: str, allowed_paths: Collection[str]) -> None:
-    plain = path.partition("?")[0]
-    segments = plain.split("/")
-    odd = len(path) > MAX_PATH_LENGTH or not PATH.fullmatch(path) or "" in segments[1:-1] or {".", ".."} & set(segments)
-    if odd:
+    plain, _, query = path.partition("?")
+    if not is_plain(plain) or not QUERY.fullmatch(query):
         raise InvalidInput(
             "route: expected a plain path such as /v1/models, without host, dots or escapes", param="route"
         )
-    if not any(plain == allowed or plain.startswith(allowed.rstrip("/") + "/") for allowed in allowed_paths):
+    if not is_allowed(plain, allowed_paths):
         raise InvalidInput(f"route: not one of the allowed paths: {', '.join(allowed_paths)}", param="route")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
@@ -64,6 +65,8 @@ async def _serve(
 async def run(engine: Engine, settings: WorkerSettings, platform: Platform, metrics: WorkerMetrics) -> int:
     """Serves with a started engine; 1 when it failed meanwhile, so that RunPod replaces the worker."""
     capacity = settings.max_concurrency or engine.capacity
+    gc.collect()
+    gc.freeze()  # what was imported stays: a full collection would walk all of it, in the middle of some stream
     logger.info("ready: taking up to %d jobs at a time", capacity)
     pauses = Pauses(grace=settings.grace_seconds)
     loop = JobLoop(platform, Dispatcher(engine, settings), capacity, pauses, metrics)

@@ -15,12 +15,11 @@ from handler import watchdog
 from handler.engine.asgi import Message
 from handler.engine.protocol import Engine
 from handler.errors import EngineUnavailable, InvalidInput, WorkerError
+from handler.paths import is_allowed, is_plain
 
 logger = logging.getLogger(__name__)
 
 METHODS = ("GET", "POST", "DELETE")
-# As strict as for jobs: no escapes, no empty or dotted segments; so that a prefix means what it says.
-PLAIN_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+/?")
 QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")
 Header = tuple[bytes, bytes]
 RETRY_AFTER: Header = (b"retry-after", b"5")
@@ -158,8 +157,7 @@ def headers_of(error: WorkerError) -> list[Header]:
 def engine_path(scope: Mapping[str, Any], allowed_paths: Collection[str]) -> str:
     """Path and query as they were written; raises PathNotFound or MethodNotAllowed."""
     path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
-    allowed = any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in allowed_paths)
-    if not allowed or not PLAIN_PATH.fullmatch(path) or not QUERY.fullmatch(query):
+    if not is_plain(path) or not is_allowed(path, allowed_paths) or not QUERY.fullmatch(query):
         raise PathNotFound("path: this worker serves no such path", param="path")
     if scope["method"] not in METHODS:
         raise MethodNotAllowed(f"method: expected {', '.join(METHODS)}", param="method")

@@ -80,7 +80,7 @@ class Pace:
     """
 
     burst: int = 3
-    interval_seconds: float = 0.022
+    interval_seconds: float = 0.040
 
 
 async def coalesce(

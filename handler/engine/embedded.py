@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from handler.engine import asgi
 from handler.engine.arguments import CommandLine, command_line, flags_of
-from handler.engine.phases import phase
+from handler.engine.phases import ObservePhase, phase
 from handler.engine.protocol import EngineRequest, EngineResponse
 from handler.errors import ConfigurationError, EngineUnavailable
 from handler.settings import WorkerSettings, export
@@ -72,8 +72,11 @@ def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> ar
 class EmbeddedEngine:
     """An `Engine`: vLLM's API without a port, a second server process, or a copy of its code."""
 
-    def __init__(self, settings: WorkerSettings, *, load_in_thread: bool = False) -> None:
+    def __init__(
+        self, settings: WorkerSettings, *, load_in_thread: bool = False, observe_phase: ObservePhase | None = None
+    ) -> None:
         """`load_in_thread` keeps the event loop free while the model loads, for a worker that must answer pings."""
+        self._observe_phase = observe_phase
         self._load_in_thread = load_in_thread
         self._settings = settings
         self._resources = AsyncExitStack()
@@ -86,21 +89,21 @@ class EmbeddedEngine:
         """Imports vLLM, loads the model, builds the app; logs what each phase took."""
         arguments, self._llm = await asyncio.to_thread(self._load) if self._load_in_thread else self._load()
         self._resources.callback(_stop_llm, self._llm)
-        with phase("building the API"):
+        with phase("api", "building the API", self._observe_phase):
             self._app = await _build_app(arguments, self._llm)
             await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
         self._headers = _credentials(arguments)
 
     def _load(self) -> tuple[argparse.Namespace, AsyncLLM]:
-        with phase("importing vLLM"):
+        with phase("import", "importing vLLM", self._observe_phase):
             parser = serve_parser()
         command = read_command_line(self._settings, parser)
         for warning in command.warnings:
             logger.warning(warning)
         arguments = parse_arguments(command, parser)
-        with phase("preparing the configuration"):
+        with phase("configure", "preparing the configuration", self._observe_phase):
             config = _engine_config(arguments)
-        with phase(f"loading {arguments.model} and starting the engine"):
+        with phase("load", f"loading {arguments.model} and starting the engine", self._observe_phase):
             return arguments, _start_llm(config, self._steps, fork=self._settings.may_fork)
 
     def send(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineResponse]:
