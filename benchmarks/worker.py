@@ -56,7 +56,7 @@ class Row:
 def main() -> int:
     """Measures and prints; progress goes to stderr."""
     options = _parse()
-    rows = asyncio.run(_measure(options.engine, options.rounds, quick=options.quick))
+    rows = asyncio.run(_measure(options.engine, options.rounds, options.concurrent, quick=options.quick))
     if options.json:
         sys.stdout.write(json.dumps({"rows": [asdict(row) for row in rows]}) + "\n")
     else:
@@ -70,14 +70,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a tenth of the calls, to see that it runs")
     parser.add_argument("--engine", choices=[*STACKS, "all"], default="all")
+    parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 8, 32, 64], help="only these")
     return parser.parse_args()
 
 
-async def _measure(engine: str, rounds: int, *, quick: bool) -> list[Row]:
+async def _measure(engine: str, rounds: int, concurrent_wanted: list[int], *, quick: bool) -> list[Row]:
     rows: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:
         for name in STACKS if engine == "all" else [engine]:
-            cases = CASES[name]
+            cases = [case for case in CASES[name] if case[1] in concurrent_wanted]
             task = progress.add_task(name, total=len(cases) * rounds)
             connector = aiohttp.TCPConnector(limit=0)
             async with STACKS[name]() as stack, aiohttp.ClientSession(connector=connector) as session:

@@ -13,7 +13,7 @@ from handler.engine.protocol import Engine, EngineResponse
 from handler.errors import EngineError, StreamBroken, WorkerError
 from handler.outputs import EventText, Output
 from handler.settings import WorkerSettings
-from handler.streaming import checked, coalesce, error_event, whole_events
+from handler.streaming import Pace, checked, coalesce, error_event, whole_events
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ class Dispatcher:
     def __init__(self, engine: Engine, settings: WorkerSettings) -> None:
         self._engine = engine
         self._settings = settings
+        self._pace = Pace()
 
     async def outputs(self, job_input: object) -> AsyncGenerator[Output, None]:
         """The job's outputs: one JSON document, or pieces of whole events as they come.
@@ -70,7 +71,7 @@ class Dispatcher:
             if not response.is_stream:
                 yield _document(response, await response.read())
                 return
-            async with aclosing(coalesce(checked(whole_events(response.body)))) as pieces:
+            async with aclosing(coalesce(checked(whole_events(response.body)), pace=self._pace)) as pieces:
                 async for piece in pieces:
                     yield EventText(piece)
 

@@ -70,17 +70,25 @@ def _failed_response(document: dict[str, Any]) -> object:
     return document if document.get("type") == "error" else None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pace:
-    """How often pieces may follow one another: `burst` at once, then one each `interval_seconds` (a token bucket).
+    """How often the streams of one worker may post. Shared by all of them; `coalesce` counts itself in and out.
 
-    The burst carries the first events of every answer without delay. What comes after waits a little for company: at
-    100 tokens a second a post then holds two or three events, which halves the cost of a stream for a delay that no
-    reader sees.
+    The first `burst` pieces of a stream leave without delay. Each further one waits `shortest_interval_seconds` after
+    the one before, for company: at 100 tokens a second a post then holds four events. With many streams it waits longer, so
+    that all together post at most `posts_per_second`: a post costs a quarter of a millisecond of CPU, which is better
+    spent on tokens.
     """
 
     burst: int = 3
-    interval_seconds: float = 0.040
+    shortest_interval_seconds: float = 0.040
+    posts_per_second: float = 500.0
+    streams: int = 0
+
+    @property
+    def interval_seconds(self) -> float:
+        """Between two posts of one stream, now."""
+        return max(self.shortest_interval_seconds, self.streams / self.posts_per_second)
 
 
 async def coalesce(
@@ -92,13 +100,16 @@ async def coalesce(
     whole events and at most `max_bytes` bytes, unless a single event is larger. An error of `events` is raised after
     everything before it was handed out.
     """
-    buffer = _Buffer(pace or Pace())
+    pace = pace or Pace()
+    buffer = _Buffer(pace)
     pump = asyncio.create_task(buffer.fill(events))
+    pace.streams += 1
     try:
         while piece := await buffer.take(max_bytes):
             yield piece
         await pump
     finally:
+        pace.streams -= 1
         pump.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):  # raised above already, or of no interest any more
             await pump
@@ -111,7 +122,8 @@ class _Buffer:
         self._events: deque[tuple[str, int]] = deque()
         self._loop = asyncio.get_running_loop()
         self._pace = pace
-        self._next_at = self._loop.time() - pace.burst * pace.interval_seconds
+        self._pieces_taken = 0
+        self._last_at = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
 
@@ -139,8 +151,8 @@ class _Buffer:
     async def _turn(self) -> None:
         """Waits for an event, and for the pace, but not after the last event."""
         while not self._ended:
-            early = self._next_at - self._loop.time()
-            if self._events and early <= 0:
+            early = self._last_at + self._pace.interval_seconds - self._loop.time()
+            if self._events and (early <= 0 or self._pieces_taken < self._pace.burst):
                 break
             self._waiter = self._loop.create_future()
             timer = self._loop.call_later(early, self._wake) if self._events else None
@@ -149,8 +161,8 @@ class _Buffer:
             finally:
                 if timer:
                     timer.cancel()
-        earliest = self._loop.time() - (self._pace.burst - 1) * self._pace.interval_seconds
-        self._next_at = max(self._next_at, earliest) + self._pace.interval_seconds
+        self._pieces_taken += 1
+        self._last_at = self._loop.time()
 
     def _wake(self) -> None:
         if self._waiter and not self._waiter.done():

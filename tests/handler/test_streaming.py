@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler.errors import EngineError, StreamBroken
-from handler.streaming import checked, coalesce, reported_error, whole_events
+from handler.streaming import Pace, checked, coalesce, reported_error, whole_events
 
 T = TypeVar("T")
 EVENTS = ['data: {"text": "👨‍👩‍👧‍👦 é"}\n\n', "event: x\ndata: 1\n\n", "data: [DONE]\n\n"]
@@ -139,3 +139,35 @@ async def test_leaving_early_closes_the_source() -> None:
     assert await anext(pieces) == "a\n\n"
     await pieces.aclose()
     assert closed.is_set()
+
+
+async def test_after_the_burst_events_wait_for_company_but_the_end_waits_for_nothing() -> None:
+    arrive = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        for number in range(4):
+            yield f"{number}\n\n"
+            await asyncio.sleep(0)
+        yield "4\n\n"
+        await arrive.wait()
+        yield "5\n\n"
+
+    pieces = coalesce(source(), pace=Pace(burst=3, shortest_interval_seconds=60))
+    burst = [await anext(pieces) for _ in range(3)]
+    assert burst[0] == "0\n\n"
+    arrive.set()
+    rest = [piece async for piece in pieces]
+    assert len(rest) <= 1, "what comes after the burst is one piece, sent when the stream ends"
+    assert "".join(burst + rest) == "".join(f"{number}\n\n" for number in range(6))
+
+
+async def test_many_streams_post_less_often_each_and_count_themselves_out_again() -> None:
+    pace = Pace(shortest_interval_seconds=0.04, posts_per_second=100)
+    assert pace.interval_seconds == 0.04
+    streams = [coalesce(each(["a\n\n", "b\n\n"]), pace=pace) for _ in range(10)]
+    for stream in streams:
+        await anext(stream)
+    assert pace.interval_seconds == 10 / 100
+    for stream in streams:
+        await stream.aclose()
+    assert pace.streams == 0
