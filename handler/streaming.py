@@ -74,10 +74,10 @@ def _failed_response(document: dict[str, Any]) -> object:
 class Pace:
     """How often the streams of one worker may post. Shared by all of them; `coalesce` counts itself in and out.
 
-    The first `burst` pieces of a stream leave without delay. Each further one waits `shortest_interval_seconds` after
-    the one before, for company: at 100 tokens a second a post then holds four events. With many streams it waits longer, so
-    that all together post at most `posts_per_second`: a post costs a quarter of a millisecond of CPU, which is better
-    spent on tokens.
+    The first `burst` pieces of a stream leave without delay. Each further one waits `shortest_interval_seconds`
+    after the one before, for company: at 100 tokens a second a post then holds four events. With many streams it waits
+    longer, so that all together post at most `posts_per_second`: a post costs a quarter of a millisecond of CPU, which
+    is better spent on tokens.
     """
 
     burst: int = 3
