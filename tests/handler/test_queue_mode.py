@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -56,6 +57,7 @@ def test_an_sdk_that_has_moved_falls_back_to_its_own_loop_with_a_warning(caplog:
     def sdk_loop(handle: Handler, concurrency: Callable[[int], int]) -> None:
         started.append(handle)
 
-    assert serve(FakeEngine(), SETTINGS, make_platform=moved, sdk_loop=sdk_loop) == 0
+    with caplog.at_level(logging.WARNING, logger="handler"):
+        assert serve(FakeEngine(), SETTINGS, make_platform=moved, sdk_loop=sdk_loop) == 0
     assert len(started) == 1
     assert "no rp_job.get_job; falling back to the SDK's own loop" in caplog.text
