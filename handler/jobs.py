@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal
 
@@ -30,9 +31,9 @@ RequestFields = Callable[[str], Collection[str]]
 class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    @abstractmethod
     def request(self, request_fields: RequestFields) -> EngineRequest:
         """The engine request that this form stands for."""
-        raise NotImplementedError
 
 
 class OpenAIRoute(_Form):
