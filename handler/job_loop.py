@@ -17,7 +17,7 @@ from handler.errors import EngineUnavailable, StreamBroken, WorkerError
 from handler.logs import current_job
 from handler.metrics import Outcome, WorkerMetrics
 from handler.outputs import EventText, Output, final_output, keeps_stream
-from handler.platform import Answerer, Job, Platform
+from handler.platform import Answerer, Job, Platform, PostRejected
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +70,18 @@ class JobLoop:
         self._shutdown.set()
 
     async def run(self) -> None:
-        """Takes and runs jobs until `shut_down`, then winds up; every job that was taken gets its end posted."""
+        """Takes and runs jobs until `shut_down`, then winds up; every job that was taken gets its end posted.
+
+        Raises what stopped the taking, where that was a fault of ours: a worker that takes nothing must not stay.
+        """
         async with _background(self._obey_stop_signals()):
-            async with _background(self._take_jobs()) as taking:
-                await self._shutdown.wait()
-                # A job that is already on its way here is better run than left to the platform to miss.
-                await asyncio.wait({taking}, timeout=self._pauses.last_look)
-            await self._wind_up()
+            try:
+                async with _background(self._take_jobs()) as taking, _background(self._shutdown.wait()) as shutdown:
+                    await asyncio.wait({taking, shutdown}, return_when=asyncio.FIRST_COMPLETED)
+                    # A job that is already on its way here is better run than left to the platform to miss.
+                    await asyncio.wait({taking}, timeout=self._pauses.last_look)
+            finally:
+                await self._wind_up()
 
     async def _take_jobs(self) -> None:
         retry = self._pauses.retry
@@ -100,8 +105,11 @@ class JobLoop:
         return self._capacity - len(self._running)
 
     def _start(self, job: Job) -> None:
-        """A second delivery of a job that runs here is not run twice."""
-        job_id = job["id"]
+        """A second delivery of a job that runs here is not run twice; what is no job at all cannot even be answered."""
+        job_id = job.get("id") if isinstance(job, dict) else None
+        if not isinstance(job_id, str) or not job_id:
+            logger.error("the platform delivered something that is no job with an id: ignored")
+            return
         if job_id in self._running:
             logger.warning("job %s was delivered again while it runs: ignored", job_id)
             return
@@ -140,6 +148,9 @@ class JobLoop:
             return {"error": self._engine_error.to_json_text()}, False
         except WorkerError as error:
             return {"error": error.to_json_text()}, False
+        except Exception as error:
+            logger.exception("the job loop failed")
+            return {"error": WorkerError(f"internal error of the worker: {type(error).__name__}").to_json_text()}, False
 
     async def _answer(self, job: Job) -> tuple[dict[str, Any], bool]:
         job_input = job.get("input")
@@ -164,13 +175,22 @@ class JobLoop:
             raise StreamBroken(f"a piece of the stream could not be delivered: {type(error).__name__}") from error
 
     async def _deliver(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
-        """Posts the end of a job in spite of failing posts, for as long as `Pauses.deliver` says."""
+        """Posts the end of a job in spite of failing posts, for as long as `Pauses.deliver` says.
+
+        An output that the platform rejects is replaced by an error that says so; a rejected error is given up.
+        """
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._pauses.deliver
         retry = self._pauses.retry
         while True:
             try:
                 return await self._platform.post_result(job, result, is_stream=is_stream)
+            except PostRejected as error:
+                logger.error("the platform rejected the result: %s", error)
+                if "error" in result:
+                    return None
+                result = {"error": WorkerError(f"RunPod rejected the result: {error}").to_json_text()}
+                continue
             except Exception as error:
                 if clock() + retry > deadline:
                     logger.error("the result could not be delivered: %s", type(error).__name__)
@@ -205,7 +225,7 @@ class JobLoop:
 
 
 @contextlib.asynccontextmanager
-async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+async def _background(work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[Any]]:
     """Runs `work` until the context is left; raises what it raised."""
     task = asyncio.create_task(work)
     try:

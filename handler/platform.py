@@ -10,6 +10,10 @@ from handler.outputs import Output
 Job = dict[str, Any]
 
 
+class PostRejected(Exception):
+    """The platform will never take this post: it is too large, or the job is no longer this worker's."""
+
+
 class Platform(Protocol):
     """RunPod's worker API."""
 
@@ -20,10 +24,10 @@ class Platform(Protocol):
         """Waits for the ids of jobs that are to be stopped."""
 
     async def post_stream(self, job: Job, output: Any) -> None:
-        """Delivers a piece of a stream, or raises."""
+        """Delivers a piece of a stream; raises PostRejected, or anything else for a passing fault."""
 
     async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
-        """Delivers the end of a job, or raises."""
+        """Delivers the end of a job; raises PostRejected, or anything else for a passing fault."""
 
     def started(self, job: Job) -> None:
         """The worker has the job: heartbeats name it."""

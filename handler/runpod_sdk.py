@@ -14,14 +14,14 @@ import multiprocessing
 import signal
 from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+
+import aiohttp
+from aiohttp import ClientConnectorError, ClientResponseError
 
 from handler.metrics import WorkerMetrics
-from handler.platform import Job
+from handler.platform import Job, PostRejected
 from handler.settings import export
-
-if TYPE_CHECKING:
-    import aiohttp
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ SDK_LOG_LEVELS = {"DEBUG": "INFO", "INFO": "WARN", "WARNING": "WARN", "ERROR": "
 # vLLM checks the GPU itself; the SDK's check would open CUDA in this process, which then could not be forked any more.
 SDK_ENVIRONMENT = {"RUNPOD_SKIP_GPU_CHECK": "true"}
 CONNECT_PAUSES_SECONDS = (0.1, 0.4, 1.6)
+PASSING_STATUSES = frozenset({408, 425, 429})  # worth another try; any other 4xx is RunPod's last word
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -125,8 +126,6 @@ class SdkPlatform:
 
     async def _post_again_if_never_sent(self, url: str, job: Job, document: dict[str, Any]) -> int:
         """RunPod cannot tell a repeated piece from a new one: only a piece that never left may be posted again."""
-        from aiohttp import ClientConnectorError
-
         for pause_seconds in CONNECT_PAUSES_SECONDS:
             try:
                 return await self._post(url, job, document, is_stream=False)
@@ -139,7 +138,12 @@ class SdkPlatform:
         address = url.replace("$ID", job["id"]) + f"&isStream={'true' if is_stream else 'false'}"
         assert self._session is not None
         body = json.dumps(document, ensure_ascii=False).encode()
-        await self._transmit(_JobSession(self._session, job["id"]), address, body)
+        try:
+            await self._transmit(_JobSession(self._session, job["id"]), address, body)
+        except ClientResponseError as error:
+            if error.status in PASSING_STATUSES or error.status >= 500:
+                raise
+            raise PostRejected(f"HTTP {error.status} for {len(body)} bytes") from error
         return len(body)
 
 

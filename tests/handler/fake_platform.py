@@ -6,13 +6,17 @@ import asyncio
 from collections import Counter, defaultdict
 from typing import Any
 
+from handler.platform import PostRejected
+
 Job = dict[str, Any]
 
 
 class FakePlatform:
     """`failing_takes` and `failing_posts` first calls raise. Every change wakes whoever waits for one."""
 
-    def __init__(self, failing_takes: int = 0, failing_posts: int = 0) -> None:
+    def __init__(self, failing_takes: int = 0, failing_posts: int = 0, largest_result: int | None = None) -> None:
+        self.largest_result = largest_result
+        self.answer_takes_with: Any = None
         self.chunks: dict[str, list[Any]] = defaultdict(list)
         self.results: dict[str, dict[str, Any]] = {}
         self.results_posted: Counter[str] = Counter()
@@ -30,7 +34,10 @@ class FakePlatform:
         return [job["id"] for job in self._queue]
 
     def submit(self, job_id: str, job_input: object) -> None:
-        self._queue.append({"id": job_id, "input": job_input})
+        self.deliver({"id": job_id, "input": job_input})
+
+    def deliver(self, job: Any) -> None:
+        self._queue.append(job)
         self._wake()
 
     def fail_next(self, *, takes: int = 0, posts: int = 0) -> None:
@@ -52,8 +59,10 @@ class FakePlatform:
         finally:
             self._polling -= 1
             self._wake()
+        if self.answer_takes_with is not None:
+            return self.answer_takes_with  # type: ignore[no-any-return]
         taken, self._queue = self._queue[:count], self._queue[count:]
-        self.taken.extend(job["id"] for job in taken)
+        self.taken.extend(job["id"] for job in taken if isinstance(job, dict) and "id" in job)
         return taken
 
     async def stop_signals(self) -> list[str]:
@@ -68,6 +77,8 @@ class FakePlatform:
 
     async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
         self._fail_perhaps()
+        if self.largest_result is not None and len(str(result)) > self.largest_result:
+            raise PostRejected("HTTP 413")
         self.results[job["id"]] = result
         self.results_posted[job["id"]] += 1
         if is_stream:

@@ -154,11 +154,62 @@ async def test_a_stream_with_a_piece_that_cannot_be_delivered_fails_instead_of_h
     assert platform.chunks["a"] == []
 
 
+@pytest.mark.parametrize("junk", [{"input": {}}, {"id": None, "input": {}}, {"id": ["a"]}, "job", None, 7, []])
+async def test_what_is_no_job_is_ignored_and_taking_goes_on(junk: object) -> None:
+    platform = FakePlatform()
+    async with running(platform, Script()):
+        platform.deliver(junk)
+        platform.submit("a", {})
+        assert "output" in await platform.result("a")
+
+
+async def test_a_result_that_the_platform_rejects_becomes_an_error_that_says_so() -> None:
+    platform = FakePlatform(largest_result=400)
+    async with running(platform, Script()):
+        platform.submit("a", {"text": "x" * 1000})
+        error = json.loads((await platform.result("a"))["error"])
+    assert "RunPod rejected the result: HTTP 413" in error["error"]["message"]
+
+
+async def test_a_job_whose_error_is_rejected_too_gives_its_slot_back() -> None:
+    platform = FakePlatform(largest_result=0)
+    async with running(platform, Script(), capacity=1) as loop:
+        platform.submit("a", {})
+        await platform.until_taken("a")
+        async with asyncio.timeout(1):
+            while loop.jobs_in_progress:
+                await asyncio.sleep(0)
+    assert platform.results == {}
+
+
+async def test_a_fault_of_an_answerer_fails_its_job_and_not_the_loop() -> None:
+    platform = FakePlatform()
+    async with running(platform, Script()):
+        platform.submit("a", "no object: the script cannot read it")
+        assert "AttributeError" in json.loads((await platform.result("a"))["error"])["error"]["message"]
+        platform.submit("b", {})
+        await platform.result("b")
+
+
 async def test_taking_goes_on_after_failed_polls() -> None:
     platform = FakePlatform(failing_takes=3)
     async with running(platform, Script()):
         platform.submit("a", {})
         await platform.result("a")
+
+
+async def test_a_fault_that_stops_the_taking_ends_the_loop_after_the_running_jobs_had_their_answers() -> None:
+    platform, script = FakePlatform(), Script()
+    task = asyncio.create_task(JobLoop(platform, script, 4, QUICK).run())
+    platform.submit("a", {"wait": True})
+    await platform.until_taken("a")
+    platform.answer_takes_with = 7
+    platform.submit("b", {})
+    script.go_on.set()
+    with pytest.raises(TypeError):
+        async with asyncio.timeout(5):
+            await task
+    assert "output" in platform.results["a"]
 
 
 async def test_a_shutdown_lets_running_jobs_finish_and_takes_no_more() -> None:
