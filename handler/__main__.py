@@ -14,7 +14,7 @@ from handler.engine.phases import ObservePhase
 from handler.engine.protocol import Engine
 from handler.engine.remote import RemoteEngine
 from handler.errors import ConfigurationError, WorkerError
-from handler.settings import WorkerSettings, export
+from handler.settings import LOG_LEVELS, WorkerSettings, export
 
 logger = logging.getLogger("handler")
 
@@ -58,7 +58,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rp_api_host", default="localhost")
     parser.add_argument("--rp_api_port", type=int, default=8000)
     parser.add_argument("--rp_api_concurrency", type=int, default=1, help="accepted and ignored: one engine serves all")
-    parser.add_argument("--rp_log_level", help="DEBUG, INFO, WARNING or ERROR; LOG_LEVEL in the environment")
+    parser.add_argument("--rp_log_level", type=str.upper, choices=LOG_LEVELS, help="as LOG_LEVEL in the environment")
     parser.add_argument("--rp_debugger", action="store_true", help="accepted and ignored")
     return parser.parse_args(arguments)
 

@@ -52,9 +52,6 @@ async def _serve(
             with _sigterm_interrupts_loading():
                 await engine.start()
             return await run(engine, settings, platform, metrics)
-        except Interrupted:
-            logger.info("told to stop while the engine was loading: no job was taken")
-            return 0
         except WorkerError as error:
             logger.error("the worker cannot start: %s", error.message)
             return 1
@@ -84,14 +81,17 @@ async def _end_with_the_engine(engine: Engine, loop: JobLoop, stall_seconds: flo
     loop.shut_down(error)
 
 
-class Interrupted(BaseException):
-    """SIGTERM arrived while the engine was loading, which blocks the event loop."""
-
-
 @contextmanager
 def _sigterm_interrupts_loading() -> Iterator[None]:
+    """Ends the process with exit code 0: no job was taken yet.
+
+    SystemExit, because loading blocks the event loop, and because where it does not, both asyncio's loop and uvloop let
+    this one exception of a signal handler through.
+    """
+
     def interrupt(number: int, frame: object) -> None:
-        raise Interrupted
+        logger.info("told to stop while the engine was loading: no job was taken")
+        raise SystemExit(0)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -92,12 +92,13 @@ class WorkerSettings:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> WorkerSettings:
         """Reads and validates; raises ConfigurationError naming the variable. Empty values count as not set."""
         given = {name: value.strip() for name, value in environment.items() if value.strip()}
+        max_input_bytes = _whole_number(given, "MAX_INPUT_BYTES")
         paths = tuple(path.strip() for path in given.get("ALLOWED_PATHS", "").split(",") if path.strip())
         return cls(
             environment=dict(environment),
             max_concurrency=_whole_number(given, "MAX_CONCURRENCY"),
             allowed_paths=paths or ALLOWED_PATHS,
-            max_input_bytes=_whole_number(given, "MAX_INPUT_BYTES") or cls.max_input_bytes,
+            max_input_bytes=cls.max_input_bytes if max_input_bytes is None else max_input_bytes,
             log_level=given.get("LOG_LEVEL", cls.log_level).upper(),
             grace_seconds=_seconds(given, "GRACE_SECONDS", cls.grace_seconds),
             stall_seconds=_seconds(given, "STALL_SECONDS", cls.stall_seconds),

@@ -12,8 +12,8 @@ from typing import Any
 
 from handler.errors import EngineError, StreamBroken
 
-# RunPod takes at most 1 MB per posted chunk (FACTS.md, 2026-11); the rest is room for its JSON envelope.
-MAX_POST_BYTES = 900_000
+# RunPod takes at most 1 MB per posted chunk (FACTS.md, 2026-11); the rest is room for the JSON around the text.
+MAX_POST_BYTES = 990_000
 
 
 async def whole_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
@@ -97,8 +97,8 @@ async def coalesce(
     """The first event at once, then, each time the consumer asks, all that has arrived since, in one piece.
 
     A consumer that awaits a post per piece so has one post in flight, and as few as the network allows. A piece holds
-    whole events and at most `max_bytes` bytes, unless a single event is larger. An error of `events` is raised after
-    everything before it was handed out.
+    whole events and at most `max_bytes` bytes as a JSON string, unless a single event is larger. An error of `events`
+    is raised after everything before it was handed out.
     """
     pace = pace or Pace()
     buffer = _Buffer(pace)
@@ -113,6 +113,11 @@ async def coalesce(
         pump.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):  # raised above already, or of no interest any more
             await pump
+
+
+def posted_size(event: str) -> int:
+    """Bytes of the event inside a JSON string: an event is JSON itself, and every quote in it gets a backslash."""
+    return len(json.dumps(event, ensure_ascii=False).encode()) - 2
 
 
 class _Buffer:
@@ -130,7 +135,7 @@ class _Buffer:
     async def fill(self, events: AsyncIterator[str]) -> None:
         try:
             async for event in events:
-                self._events.append((event, len(event.encode())))
+                self._events.append((event, posted_size(event)))
                 if len(self._events) == 1:
                     self._wake()
         finally:

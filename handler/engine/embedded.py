@@ -7,7 +7,6 @@ Imports are inside functions: importing vLLM takes seconds, and a wrong setting 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from handler.engine import asgi
 from handler.engine.arguments import CommandLine, command_line, flags_of
+from handler.engine.loading import in_thread
 from handler.engine.phases import ObservePhase, phase
 from handler.engine.protocol import EngineRequest, EngineResponse
 from handler.errors import ConfigurationError, EngineUnavailable
@@ -87,7 +87,10 @@ class EmbeddedEngine:
 
     async def start(self) -> None:
         """Imports vLLM, loads the model, builds the app; logs what each phase took."""
-        arguments, self._llm = await asyncio.to_thread(self._load) if self._load_in_thread else self._load()
+        if self._load_in_thread:
+            arguments, self._llm = await in_thread(self._load, undo=lambda loaded: _stop_llm(loaded[1]))
+        else:
+            arguments, self._llm = self._load()
         self._resources.callback(_stop_llm, self._llm)
         with phase("api", "building the API", self._observe_phase):
             self._app = await _build_app(arguments, self._llm)

@@ -51,6 +51,7 @@ def test_values_are_read() -> None:
         ("MAX_CONCURRENCY", "many"),
         ("MAX_CONCURRENCY", "0"),
         ("MAX_INPUT_BYTES", "-1"),
+        ("MAX_INPUT_BYTES", "0"),
         ("ALLOWED_PATHS", "v1"),
         ("LOG_LEVEL", "loud"),
     ],

@@ -1,0 +1,55 @@
+"""A worker that is told to stop before its engine is ready exits with 0, and leaves no process behind."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import psutil
+import pytest
+
+from scripts.demo_training.corpus import DEMO_MODEL_DIR
+from tests.e2e import process
+from tests.e2e.test_local_api import free_port
+
+QUEUE = {
+    "RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/job-take/$ID?x=1",
+    "RUNPOD_WEBHOOK_PING": "http://127.0.0.1:1/ping/$RUNPOD_POD_ID?x=1",
+    "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+    "RUNPOD_AI_API_KEY": "x",
+    "RUNPOD_POD_ID": "worker-1",
+}
+DEMO = {"MODEL_NAME": str(DEMO_MODEL_DIR), "KV_CACHE_MEMORY_BYTES": "256M"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "phase"),
+    [
+        (QUEUE | DEMO, "importing vLLM ..."),
+        (QUEUE | DEMO, "starting the engine ..."),
+        (QUEUE | {"VLLM_BASE_URL": "http://127.0.0.1:1"}, "waiting for the server"),
+    ],
+    ids=["queue-import", "queue-load", "queue-remote"],
+)
+async def test_sigterm_while_loading(mode: dict[str, str], phase: str) -> None:
+    variables = mode if "RUNPOD_WEBHOOK_GET_JOB" in mode else mode | {"PORT": str(free_port())}
+    worker = await process.start("handler.py", variables=variables)
+    assert worker.stderr is not None
+    try:
+        async with asyncio.timeout(process.START_SECONDS):
+            seen = b""
+            while phase.encode() not in seen:
+                line = await worker.stderr.readline()
+                assert line, f"ended early:\n{seen.decode()}"
+                seen += line
+        children = psutil.Process(worker.pid).children(recursive=True)
+        worker.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(60):
+            _, log = await worker.communicate()
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+    assert worker.returncode == 0, log.decode()[-3000:]
+    assert b"Traceback" not in log, log.decode()[-3000:]
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []

@@ -1,0 +1,33 @@
+"""A load in a thread gives its result, raises its error, and is taken back when nobody wants it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from handler.engine.loading import in_thread
+
+
+async def test_the_result_and_the_error_come_through() -> None:
+    assert await in_thread(lambda: 7, undo=lambda loaded: None) == 7
+    with pytest.raises(ZeroDivisionError):
+        await in_thread(lambda: 1 // 0, undo=lambda loaded: None)
+
+
+async def test_a_load_that_is_cancelled_is_waited_for_and_taken_back() -> None:
+    started, go_on, undone = threading.Event(), threading.Event(), list[str]()
+
+    def load() -> str:
+        started.set()
+        go_on.wait()
+        return "engine"
+
+    loading = asyncio.create_task(in_thread(load, undo=undone.append))
+    await asyncio.to_thread(started.wait)
+    loading.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert undone == ["engine"]
