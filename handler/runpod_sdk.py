@@ -7,6 +7,7 @@ raises SdkMoved, and the worker falls back to the SDK's own loop (`serve_with_sd
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
 import json
 import logging
@@ -80,6 +81,8 @@ class SdkPlatform:
         )
         if self._heartbeat:
             self._heartbeat.start()
+            # Where SystemExit skips __aexit__: multiprocessing would send the SIGTERM that it ignores, and wait for ever.
+            atexit.register(self._heartbeat.kill)
         self._session = self._open_session()
         return self
 
@@ -91,6 +94,7 @@ class SdkPlatform:
         if self._heartbeat:
             self._heartbeat.kill()
             self._heartbeat.join()
+            atexit.unregister(self._heartbeat.kill)
 
     async def take(self, count: int) -> list[Job]:
         """Waits for jobs, at most `count`; an empty list when there were none. Raises OSError and the like."""
