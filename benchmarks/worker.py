@@ -80,7 +80,7 @@ async def _measure(engine: str, rounds: int, concurrent_wanted: list[int], *, qu
         for name in STACKS if engine == "all" else [engine]:
             cases = [case for case in CASES[name] if case[1] in concurrent_wanted]
             task = progress.add_task(name, total=len(cases) * rounds)
-            connector = aiohttp.TCPConnector(limit=0)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)  # uvicorn hangs up after 5 s
             async with STACKS[name]() as stack, aiohttp.ClientSession(connector=connector) as session:
                 for streaming, concurrent in cases:
                     measured = []

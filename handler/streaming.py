@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from handler.errors import EngineError, StreamBroken
@@ -74,15 +75,16 @@ def _failed_response(document: dict[str, Any]) -> object:
 class Pace:
     """How often the streams of one worker may post. Shared by all of them; `coalesce` counts itself in and out.
 
-    The first `burst` pieces of a stream leave without delay. Each further one waits `shortest_interval_seconds`
-    after the one before, for company: at 100 tokens a second a post then holds four events. With many streams it waits
-    longer, so that all together post at most `posts_per_second`: a post costs a quarter of a millisecond of CPU, which
-    is better spent on tokens.
+    The first `burst` pieces of a stream, the role and the first token, leave without delay. Each further one waits
+    `shortest_interval_seconds` after the one before, for company: at 100 tokens a second a post then holds four events.
+    With many streams it waits longer, so that all together, bursts aside, post at most `posts_per_second`: a post costs
+    about 0.2 ms of CPU here and on the way (docs/benchmarks.md), and 125 posts per second and core leave the rest to
+    tokens.
     """
 
-    burst: int = 3
+    burst: int = 2
     shortest_interval_seconds: float = 0.040
-    posts_per_second: float = 500.0
+    posts_per_second: float = field(default_factory=lambda: 125.0 * min(len(os.sched_getaffinity(0)), 8))
     streams: int = 0
 
     @property
