@@ -25,11 +25,12 @@ from handler.readiness import (
     Readiness,
     State,
     WorkerDraining,
+    content_type,
     engine_path,
     headers_of,
     read_body,
-    stop_signals,
 )
+from handler.signals import stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ async def serve(
         except OSError as error:
             logger.error("cannot listen on %s: %s", host, error)
             return EXIT_FAILURE
-        stop = resources.enter_context(stop_signals())
+        stop = asyncio.Event()
+        resources.enter_context(stop_signals(stop.set))
         try:
             async with _servers([app, health], listeners):
                 if on_listening:
@@ -178,7 +180,7 @@ class HttpApp:
         path = engine_path(scope, self._allowed_paths)
         body = await read_body(scope, receive, self._max_body_bytes)
         await self._readiness.check()
-        request = EngineRequest(scope["method"], path, body or None)
+        request = EngineRequest(scope["method"], path, body or None, content_type(scope))
         running = asyncio.create_task(self._forward(request, answer))
         self.running.add(running)
         running.add_done_callback(self.running.discard)

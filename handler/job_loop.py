@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class Pauses:
 
     `deliver`: for how long the end of a job is offered again before it is given up. `grace`: for how long running jobs
     may go on after a shutdown began. `last_look`: for how long a poll under way may still bring jobs then.
+    `look_again`: between two looks at the capacity while all slots are taken.
     """
 
     retry: float = 0.2
@@ -35,16 +36,17 @@ class Pauses:
     deliver: float = 120.0
     grace: float = 30.0
     last_look: float = 0.05
+    look_again: float = 0.1
 
 
 class JobLoop:
-    """Runs at most `capacity` jobs at the same time. `run` returns when a shutdown is complete."""
+    """Runs as many jobs at the same time as `capacity` says just then. `run` returns when a shutdown is complete."""
 
     def __init__(
         self,
         platform: Platform,
         answerer: Answerer,
-        capacity: int,
+        capacity: Callable[[], int],
         pauses: Pauses | None = None,
         metrics: WorkerMetrics | None = None,
     ) -> None:
@@ -99,10 +101,11 @@ class JobLoop:
                 self._start(job)
 
     async def _free_slots(self) -> int:
-        while len(self._running) >= self._capacity:
+        while (free := self._capacity() - len(self._running)) <= 0:
             self._slot_freed.clear()
-            await self._slot_freed.wait()
-        return self._capacity - len(self._running)
+            with contextlib.suppress(TimeoutError):  # the engine may have room again without the end of any job
+                await asyncio.wait_for(self._slot_freed.wait(), self._pauses.look_again)
+        return free
 
     def _start(self, job: Job) -> None:
         """A second delivery of a job that runs here is not run twice; what is no job at all cannot even be answered."""
@@ -156,8 +159,12 @@ class JobLoop:
         job_input = job.get("input")
         kept: list[Output] = []
         is_stream = False
+        taken_at: float | None = time.perf_counter()
         async with contextlib.aclosing(self._answerer.outputs(job_input)) as outputs:
             async for output in outputs:
+                if taken_at is not None:
+                    self._metrics.first_output(time.perf_counter() - taken_at)
+                    taken_at = None
                 is_stream = isinstance(output, EventText)
                 if is_stream:
                     await self._post_piece(job, output)

@@ -19,6 +19,12 @@ class WorkerMetrics:
         self._job_seconds = Histogram(
             "worker_job_seconds", "From taking a job to its end", buckets=JOB_SECONDS_BUCKETS, registry=registry
         )
+        self._wait_seconds = Histogram(
+            "worker_first_output_seconds",
+            "From taking a job to its first output: the engine's queue and the prefill, or all of a plain answer",
+            buckets=JOB_SECONDS_BUCKETS,
+            registry=registry,
+        )
         self._running = Gauge("worker_jobs_in_progress", "Jobs taken and not yet answered", registry=registry)
         self._posts = Counter("worker_posts", "Posts to RunPod, by kind", ["kind"], registry=registry)
         self._bytes = Counter("worker_posted_bytes", "Bytes posted to RunPod, by kind", ["kind"], registry=registry)
@@ -30,6 +36,10 @@ class WorkerMetrics:
     def job_started(self) -> None:
         """A job was taken."""
         self._running.inc()
+
+    def first_output(self, seconds: float) -> None:
+        """A job has waited so long in this worker. How long in RunPod's queue before, the worker is not told."""
+        self._wait_seconds.observe(seconds)
 
     def job_ended(self, outcome: Outcome, seconds: float) -> None:
         """A job's end was posted, or the platform stopped it."""

@@ -6,8 +6,9 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -21,6 +22,7 @@ from handler.metrics import WorkerMetrics
 from handler.outputs import Output
 from handler.platform import Platform
 from handler.settings import WorkerSettings
+from handler.signals import stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -61,18 +63,21 @@ async def _serve(
 
 async def run(engine: Engine, settings: WorkerSettings, platform: Platform, metrics: WorkerMetrics) -> int:
     """Serves with a started engine; 1 when it failed meanwhile, so that RunPod replaces the worker."""
-    capacity = settings.max_concurrency or engine.capacity
     gc.collect()
     gc.freeze()  # what was imported stays: a full collection would walk all of it, in the middle of some stream
-    logger.info("ready: taking up to %d jobs at a time", capacity)
+    logger.info("ready: taking up to %d jobs at a time", _capacity(engine, settings))
     pauses = Pauses(grace=settings.grace_seconds)
-    loop = JobLoop(platform, Dispatcher(engine, settings), capacity, pauses, metrics)
-    async with _signals_shut_down(loop):
+    loop = JobLoop(platform, Dispatcher(engine, settings), partial(_capacity, engine, settings), pauses, metrics)
+    with stop_signals(loop.shut_down):
         watching = asyncio.create_task(_end_with_the_engine(engine, loop, settings.stall_seconds))
         await loop.run()
     engine_failed = watching.done()
     watching.cancel()
     return 1 if engine_failed else 0
+
+
+def _capacity(engine: Engine, settings: WorkerSettings) -> int:
+    return settings.max_concurrency or engine.capacity
 
 
 async def _end_with_the_engine(engine: Engine, loop: JobLoop, stall_seconds: float) -> None:
@@ -98,18 +103,6 @@ def _sigterm_interrupts_loading() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@asynccontextmanager
-async def _signals_shut_down(loop: JobLoop) -> AsyncIterator[None]:
-    events = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        events.add_signal_handler(number, loop.shut_down)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            events.remove_signal_handler(number)
 
 
 def _serve_with_sdk_loop(engine: Engine, settings: WorkerSettings, sdk_loop: runpod_sdk.SdkLoop) -> int:
@@ -150,4 +143,4 @@ class EngineGate:
         if error := self._start.exception():
             logger.error("the worker cannot start: %s", error)
             raise SystemExit(1)
-        return self._settings.max_concurrency or self._engine.capacity
+        return _capacity(self._engine, self._settings)

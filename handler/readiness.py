@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
-import signal
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from enum import Enum
 from typing import Any
 
@@ -123,28 +121,6 @@ class BodyTooLarge(InvalidInput):
     code = "body_too_large"
 
 
-class UnsupportedBody(InvalidInput):
-    """The engine is given JSON; files cannot be passed on."""
-
-    status = 415
-    code = "unsupported_media_type"
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[asyncio.Event]:
-    """Set by the first SIGTERM or SIGINT. Handled in the loop: a handler of `signal` could interrupt anything."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
 def headers_of(error: WorkerError) -> list[Header]:
     """The headers that go with an error's document."""
     if isinstance(error, WorkerDraining):
@@ -164,11 +140,15 @@ def engine_path(scope: Mapping[str, Any], allowed_paths: Collection[str]) -> str
     return f"{path}?{query}" if query else path
 
 
+def content_type(scope: Mapping[str, Any]) -> str:
+    """As the client wrote it for a form with files; anything else is JSON to the engine, whatever a client calls it."""
+    written: str = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+    return written if written.startswith("multipart/") else "application/json"
+
+
 async def read_body(scope: Mapping[str, Any], receive: Callable[[], Awaitable[Message]], max_bytes: int) -> bytes:
-    """The whole body; raises BodyTooLarge before it is all here, UnsupportedBody, or ClientGone."""
+    """The whole body; raises BodyTooLarge before it is all here, or ClientGone."""
     headers = dict(scope["headers"])
-    if headers.get(b"content-type", b"").startswith(b"multipart/"):
-        raise UnsupportedBody("body: expected JSON", param="body")
     too_large = BodyTooLarge(f"body: at most {max_bytes} bytes are taken", param="body")
     if int(headers.get(b"content-length", b"0")) > max_bytes:
         raise too_large

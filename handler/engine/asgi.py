@@ -124,7 +124,7 @@ def _scope(request: EngineRequest, headers: Iterable[Header]) -> MutableMapping[
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [(b"host", b"worker"), (b"content-type", b"application/json"), *headers],
+        "headers": [(b"host", b"worker"), (b"content-type", request.content_type.encode("latin-1")), *headers],
         "client": ("127.0.0.1", 0),
         "server": ("worker", 80),
         "state": {},

@@ -17,6 +17,7 @@ from handler.engine.arguments import CommandLine, command_line, flags_of
 from handler.engine.loading import in_thread
 from handler.engine.phases import ObservePhase, phase
 from handler.engine.protocol import EngineRequest, EngineResponse
+from handler.engine.steps import EngineSteps
 from handler.errors import ConfigurationError, EngineUnavailable
 from handler.settings import WorkerSettings, export
 
@@ -83,7 +84,7 @@ class EmbeddedEngine:
         self._app: FastAPI | None = None
         self._llm: AsyncLLM | None = None
         self._headers: list[asgi.Header] = []
-        self._steps = StepCounter()
+        self._steps = EngineSteps()
 
     async def start(self) -> None:
         """Imports vLLM, loads the model, builds the app; logs what each phase took."""
@@ -131,10 +132,10 @@ class EmbeddedEngine:
 
     @property
     def capacity(self) -> int:
-        """`max_num_seqs`, the number of sequences that vLLM batches at most."""
+        """`max_num_seqs`, the number of sequences that vLLM batches at most, or fewer while its KV cache is full."""
         if self._llm is None:
             raise EngineUnavailable("the engine has not started")
-        return int(self._llm.vllm_config.scheduler_config.max_num_seqs)
+        return self._steps.capacity(self._llm.vllm_config.scheduler_config.max_num_seqs)
 
     @property
     def progress(self) -> int | None:
@@ -152,29 +153,22 @@ class EmbeddedEngine:
         self._app = self._llm = None
 
 
-class StepCounter:
-    """Counts vLLM's engine steps, as one of its own statistics loggers."""
+def _step_logger(steps: EngineSteps) -> Callable[[VllmConfig, int], Any]:
+    """Tells `steps` of vLLM's engine steps, as one of its statistics loggers, of which it makes one per engine core."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
 
-    def __init__(self) -> None:
-        self.count = 0
+    class StepLogger(StatLoggerBase):  # type: ignore[misc]
+        def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
+            del vllm_config
+            self._engine_index = engine_index
 
-    def logger_factory(self) -> Callable[[VllmConfig, int], Any]:
-        """What `AsyncLLM` makes a logger with, for each engine core."""
-        from vllm.v1.metrics.loggers import StatLoggerBase
+        def record(self, scheduler_stats: Any, *args: Any, **kwargs: Any) -> None:
+            steps.record(scheduler_stats, self._engine_index)
 
-        counter = self
+        def log_engine_initialized(self) -> None:
+            pass
 
-        class StepLogger(StatLoggerBase):  # type: ignore[misc]
-            def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
-                del vllm_config, engine_index
-
-            def record(self, *args: Any, **kwargs: Any) -> None:
-                counter.count += 1
-
-            def log_engine_initialized(self) -> None:
-                pass
-
-        return StepLogger
+    return StepLogger
 
 
 def _engine_config(arguments: argparse.Namespace) -> VllmConfig:
@@ -187,7 +181,7 @@ def _engine_config(arguments: argparse.Namespace) -> VllmConfig:
         raise ConfigurationError(f"vLLM cannot serve {arguments.model}: {error}") from error
 
 
-def _start_llm(config: VllmConfig, steps: StepCounter, *, fork: bool) -> AsyncLLM:
+def _start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM:
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -196,7 +190,7 @@ def _start_llm(config: VllmConfig, steps: StepCounter, *, fork: bool) -> AsyncLL
         _fork_engine_core(config)
     try:
         return AsyncLLM.from_vllm_config(
-            config, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[steps.logger_factory()]
+            config, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[_step_logger(steps)]
         )
     except Exception as error:
         raise EngineUnavailable(f"the engine did not start: {error}") from error

@@ -15,6 +15,7 @@ class EngineRequest:
     method: str
     path: str
     body: bytes | None = None
+    content_type: str = "application/json"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Engine(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many requests it runs at the same time."""
+        """How many requests it can run at the same time, as things stand now; at least 1."""
 
     @property
     def progress(self) -> int | None:

@@ -86,7 +86,11 @@ class RemoteEngine:
             raise EngineUnavailable("the engine has not started")
         try:
             response = await self._session.request(
-                request.method, self._target(request.path), data=request.body, allow_redirects=False
+                request.method,
+                self._target(request.path),
+                data=request.body,
+                headers={"Content-Type": request.content_type},
+                allow_redirects=False,
             )
         except FAULTS as error:
             raise self._failed(error) from error

@@ -50,7 +50,7 @@ class Script:
 async def running(
     platform: FakePlatform, answerer: Script, capacity: int = 4, pauses: Pauses = QUICK
 ) -> AsyncIterator[JobLoop]:
-    loop = JobLoop(platform, answerer, capacity, pauses)
+    loop = JobLoop(platform, answerer, lambda: capacity, pauses)
     task = asyncio.create_task(loop.run())
     try:
         yield loop
@@ -200,7 +200,7 @@ async def test_taking_goes_on_after_failed_polls() -> None:
 
 async def test_a_fault_that_stops_the_taking_ends_the_loop_after_the_running_jobs_had_their_answers() -> None:
     platform, script = FakePlatform(), Script()
-    task = asyncio.create_task(JobLoop(platform, script, 4, QUICK).run())
+    task = asyncio.create_task(JobLoop(platform, script, lambda: 4, QUICK).run())
     platform.submit("a", {"wait": True})
     await platform.until_taken("a")
     platform.answer_takes_with = 7
@@ -245,6 +245,21 @@ async def test_a_dead_engine_fails_every_running_job_at_once_as_retryable() -> N
         for name in "abc":
             error = json.loads((await platform.result(name))["error"])
             assert (error["status"], error["retryable"]) == (503, True)
+
+
+async def test_a_capacity_that_grows_is_used_before_any_job_ends() -> None:
+    platform, script, capacity = FakePlatform(), Script(), 1
+    loop = JobLoop(platform, script, lambda: capacity, QUICK)
+    task = asyncio.create_task(loop.run())
+    for name in "ab":
+        platform.submit(name, {"wait": True})
+    await platform.until_taken("a")
+    assert script.most_running <= 1
+    capacity = 2
+    async with asyncio.timeout(5):
+        await platform.until_taken("b")
+        loop.shut_down(EngineUnavailable("over"))
+        await task
 
 
 @pytest.mark.parametrize("capacity", [1, 3])

@@ -55,7 +55,7 @@ class JobLoopMachine(RuleBasedStateMachine):
         self.runner.run(self._start())
 
     async def _start(self) -> None:
-        self.loop = JobLoop(self.platform, self.puppet, self.capacity, PAUSES)
+        self.loop = JobLoop(self.platform, self.puppet, lambda: self.capacity, PAUSES)
         self.task = asyncio.create_task(self.loop.run())
         await settle()
 

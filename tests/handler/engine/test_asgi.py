@@ -23,6 +23,7 @@ async def echo(request: Request) -> JSONResponse:
             "path": request.url.path,
             "query": request.url.query,
             "key": request.headers.get("authorization"),
+            "type": request.headers.get("content-type"),
             "body": (await request.body()).decode(),
         },
         status_code=201,
@@ -31,11 +32,11 @@ async def echo(request: Request) -> JSONResponse:
 
 async def test_the_app_sees_the_request_and_its_answer_comes_back() -> None:
     app = Starlette(routes=[Route("/echo/{rest}", echo, methods=["POST"])])
-    request = EngineRequest("POST", "/echo/x?a=1", b"hello")
+    request = EngineRequest("POST", "/echo/x?a=1", b"hello", "text/x")
     async with asgi.call(app, request, [(b"authorization", b"Bearer k")]) as response:
         body = await response.read()
     assert (response.status, response.content_type, response.is_stream) == (201, "application/json", False)
-    assert body == b'{"method":"POST","path":"/echo/x","query":"a=1","key":"Bearer k","body":"hello"}'
+    assert body == b'{"method":"POST","path":"/echo/x","query":"a=1","key":"Bearer k","type":"text/x","body":"hello"}'
 
 
 async def test_pieces_arrive_while_the_app_still_works() -> None:

@@ -1,0 +1,44 @@
+"""Capacity from the engine's steps: max_num_seqs, unless the KV cache is full and requests wait for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from handler.engine.steps import EngineSteps
+
+
+@dataclass
+class Stats:
+    num_running_reqs: int = 0
+    num_waiting_reqs: int = 0
+    kv_cache_usage: float = 0.0
+
+
+@pytest.mark.parametrize(
+    ("stats", "capacity"),
+    [
+        (Stats(10, 0, 0.95), 64),  # full, but nobody waits
+        (Stats(10, 5, 0.30), 64),  # they wait for a prefill
+        (Stats(10, 5, 0.95), 10),
+        (Stats(0, 1, 0.95), 1),
+    ],
+)
+def test_the_capacity_is_what_runs_once_the_cache_is_full(stats: Stats, capacity: int) -> None:
+    steps = EngineSteps()
+    assert steps.capacity(64) == 64
+    steps.record(stats, 0)
+    assert steps.capacity(64) == capacity
+    steps.record(None, 0)
+    assert (steps.capacity(64), steps.count) == (capacity, 2)
+    steps.record(Stats(3, 0, 0.2), 0)
+    assert steps.capacity(64) == 64
+
+
+def test_each_engine_core_has_its_own_cache() -> None:
+    steps = EngineSteps()
+    steps.record(Stats(4, 0, 0.1), 1)
+    assert steps.capacity(8) == 16
+    steps.record(Stats(5, 2, 1.0), 1)
+    assert steps.capacity(8) == 13
