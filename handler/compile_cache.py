@@ -1,0 +1,110 @@
+"""What vLLM compiles at its first start, kept on the volume for the next: torch.compile, Triton, FlashInfer, CUDA.
+
+Compilers write thousands of small files, not always atomically, and several workers at once. So each worker compiles on
+its own disk; the volume holds one archive per key, replaced by an atomic rename: a reader sees a whole one or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tarfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+# Where each compiler keeps its results, relative to one directory on the worker's own disk.
+DIRECTORIES = {
+    "VLLM_CACHE_ROOT": "vllm",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "CUDA_CACHE_PATH": "cuda",
+}
+# vLLM keeps more than compilations under its cache root: downloads of modules and plots have no place on the volume.
+KEPT_OF_VLLM = ("torch_compile_cache",)
+
+
+@dataclass(frozen=True)
+class CompileCache:
+    """One key's archive on the volume, and the directory on the worker's own disk that it is unpacked to."""
+
+    archive: Path
+    local: Path
+
+    def environment(self) -> dict[str, str]:
+        """Tells the compilers to work under `local`; must be set before they are imported."""
+        return {name: str(self.local / directory) for name, directory in DIRECTORIES.items()}
+
+    def restore(self) -> int:
+        """Unpacks the archive, if there is one; how many files that gave. A broken archive counts as none."""
+        try:
+            with tarfile.open(self.archive) as archive:
+                self.local.mkdir(parents=True, exist_ok=True)
+                archive.extractall(self.local, filter="data")
+                return sum(member.isfile() for member in archive.getmembers())
+        except FileNotFoundError:
+            return 0
+        except (OSError, tarfile.TarError) as error:
+            logger.warning("the compile cache on the volume cannot be read: %s; compiling again", type(error).__name__)
+            shutil.rmtree(self.local, ignore_errors=True)
+            return 0
+
+    def publish(self, restored_files: int) -> bool:
+        """Packs what was compiled here, if it is more than was restored. A full or read-only volume costs a warning."""
+        files = self._files()
+        if len(files) <= restored_files:
+            return False
+        staging = self.archive.with_name(f".{self.archive.name}.{uuid.uuid4().hex}")
+        try:
+            self.archive.parent.mkdir(parents=True, exist_ok=True)
+            self._pack(files, staging)
+            staging.replace(self.archive)
+        except OSError as error:
+            logger.warning("the compile cache cannot be kept on the volume: %s", error.strerror)
+            with contextlib.suppress(OSError):
+                staging.unlink(missing_ok=True)
+            return False
+        return True
+
+    def _pack(self, files: list[Path], target: Path) -> None:
+        with target.open("xb") as output:
+            with tarfile.open(fileobj=output, mode="w") as archive:
+                for path in files:
+                    archive.add(path, path.relative_to(self.local), recursive=False)
+            output.flush()
+            os.fsync(output.fileno())
+
+    def _files(self) -> list[Path]:
+        kept = [self.local / "vllm" / name for name in KEPT_OF_VLLM]
+        kept += [self.local / name for name in DIRECTORIES.values() if name != "vllm"]
+        return sorted(path for place in kept for path in place.rglob("*") if path.is_file())
+
+
+def cache_key(facts: Mapping[str, object]) -> str:
+    """A directory name for everything that what is compiled depends on; readable first, then a digest of all."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return f"vllm-{facts.get('vllm', 'unknown')}-{digest}"
+
+
+def gpu_facts(proc: Path = Path("/proc/driver/nvidia")) -> dict[str, str]:
+    """The GPUs' names and the driver's version, without opening CUDA in this process; empty where there is none."""
+    try:
+        version = (proc / "version").read_text(encoding="utf-8").splitlines()[0]
+        reports = sorted((proc / "gpus").glob("*/information"))
+        models = [
+            line.partition(":")[2].strip()
+            for report in reports
+            for line in report.read_text(encoding="utf-8").splitlines()
+            if line.startswith("Model:")
+        ]
+    except (OSError, IndexError):
+        return {}
+    return {"gpus": ", ".join(models), "driver": version}

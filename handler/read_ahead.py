@@ -1,0 +1,146 @@
+"""Reads weight files into the kernel's page cache while vLLM is still being imported, so that loading finds them there.
+
+A network volume gives one reader a fraction of its bandwidth: several read at once, in the order in which vLLM will.
+Bounded by the memory that is free, so that nothing is pushed out that was wanted; stops at once when told to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+READERS = 8
+PIECE_BYTES = 16 << 20
+# What vLLM's own buffers and the importing take meanwhile.
+KEPT_FREE_SHARE = 0.2
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file, in bytes."""
+
+    path: Path
+    offset: int
+    size: int
+
+
+class ReadAhead:
+    """Reads the weights under a directory in the background, from the moment it is made until `stop`."""
+
+    def __init__(self, model_dir: Path, budget_bytes: int, readers: int = READERS) -> None:
+        """Reads at most `budget_bytes`. What cannot be read is left to vLLM, which will say why."""
+        self.bytes_read = 0
+        self.seconds = 0.0
+        self._stopped = threading.Event()
+        self._count = threading.Lock()
+        self._pieces = pieces_of(weight_files(model_dir), budget_bytes)
+        self._began_at = time.monotonic()
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="read-ahead")
+        self._work = [self._pool.submit(self._read_pieces) for _ in range(readers)]
+
+    def stop(self) -> None:
+        """Returns when nobody reads any more."""
+        self._stopped.set()
+        self.finish()
+
+    def finish(self) -> None:
+        """Returns when everything is read."""
+        wait(self._work)
+        self._pool.shutdown()
+        for work in self._work:
+            if error := work.exception():
+                logger.warning("read-ahead gave up: %s", type(error).__name__)
+
+    def _read_pieces(self) -> None:
+        buffer = bytearray(PIECE_BYTES)
+        while not self._stopped.is_set() and (piece := self._next()):
+            done = _read(piece, buffer)
+            with self._count:
+                self.bytes_read += done
+                self.seconds = time.monotonic() - self._began_at
+
+    def _next(self) -> Piece | None:
+        with self._count:
+            return next(self._pieces, None)
+
+
+def weight_files(model_dir: Path) -> list[Path]:
+    """The weights, in the order of their names, which is the order of their shards."""
+    for pattern in WEIGHTS:  # vLLM loads one kind, safetensors first
+        if files := sorted(model_dir.glob(pattern)):
+            return files
+    return []
+
+
+def pieces_of(files: Iterable[Path], budget_bytes: int) -> Iterator[Piece]:
+    """The files cut into pieces, as far as the budget goes."""
+    for path in files:
+        with contextlib.suppress(OSError):
+            size = path.stat().st_size
+            for offset in range(0, min(size, budget_bytes), PIECE_BYTES):
+                yield Piece(path, offset, min(PIECE_BYTES, size - offset))
+            budget_bytes -= size
+        if budget_bytes <= 0:
+            return
+
+
+def free_bytes(meminfo: str, cgroup_max: str | None = None, cgroup_current: str | None = None) -> int:
+    """What may be read ahead: of the memory that the machine, or the container, has to spare, all but a fifth.
+
+    meminfo: /proc/meminfo. cgroup_max, cgroup_current: the container's memory.max and memory.current (cgroups v2).
+    """
+    lines = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    if cgroup_max and cgroup_current and cgroup_max.strip() != "max":
+        free = min(free, int(cgroup_max) - int(cgroup_current))
+    return max(0, int(free * (1 - KEPT_FREE_SHARE)))
+
+
+def memory_budget_bytes() -> int:
+    """`free_bytes` of this machine; 0 where it does not say."""
+    try:
+        cgroup = [Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current")]
+        limits = [path.read_text(encoding="utf-8") if path.exists() else None for path in cgroup]
+        return free_bytes(Path("/proc/meminfo").read_text(encoding="utf-8"), *limits)
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
+def _read(piece: Piece, buffer: bytearray) -> int:
+    """Bytes that were not in the page cache yet, by the first of them."""
+    descriptor = os.open(piece.path, os.O_RDONLY)
+    try:
+        if _is_cached(descriptor, piece):
+            return 0
+        done = 0
+        view = memoryview(buffer)
+        while done < piece.size:
+            got = os.preadv(descriptor, [view[: piece.size - done]], piece.offset + done)
+            if not got:
+                break
+            done += got
+        return done
+    finally:
+        os.close(descriptor)
+
+
+def _is_cached(descriptor: int, piece: Piece) -> bool:
+    """Whether the piece begins and ends in the page cache: RWF_NOWAIT reads nothing that would have to be fetched."""
+    byte = bytearray(1)
+    try:
+        return all(
+            os.preadv(descriptor, [byte], offset, os.RWF_NOWAIT) == 1
+            for offset in (piece.offset, piece.offset + piece.size - 1)
+        )
+    except OSError:  # EAGAIN: it is not; EOPNOTSUPP: the file system cannot tell
+        return False
