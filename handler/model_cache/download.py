@@ -33,8 +33,12 @@ class Corrupt(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """Pauses before a file is asked for again, and how long nothing may come before the attempt ends; in seconds."""
+    """How often a hub that stumbles is asked again: the pauses for its list of files, and for one file, in seconds.
 
+    stall_seconds: how long nothing may come before the attempt ends.
+    """
+
+    ask_again_seconds: tuple[float, ...] = (1, 2, 4)
     retry_seconds: tuple[float, ...] = (1, 2, 4, 8, 16)
     stall_seconds: float = 300.0
 
@@ -56,8 +60,7 @@ class Download:
         Raises LeaseLost, ModelRefused or ModelUnavailable; what has come by then stays for the next attempt.
         """
         self._require_space(files)
-        for file in files:
-            (self.staging.path / file.path).parent.mkdir(parents=True, exist_ok=True)
+        self.staging.make_directories(file.path for file in files)
         wanted: queue.SimpleQueue[HubFile] = queue.SimpleQueue()
         for file in sorted(files, key=lambda file: file.size_bytes, reverse=True):
             wanted.put(file)

@@ -167,13 +167,14 @@ def _create_exclusively(path: Path, content: str, attempt: str) -> bool:
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise
-        return _create_without_links(path, content)
+        return create_without_links(path, content)
     finally:
         temporary.unlink(missing_ok=True)
     return True
 
 
-def _create_without_links(path: Path, content: str) -> bool:
+def create_without_links(path: Path, content: str) -> bool:
+    """For file systems that know no hard links. Whoever reads in between finds an empty lease, and waits."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(content)

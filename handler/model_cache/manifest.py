@@ -88,8 +88,10 @@ def has_size(path: Path, size_bytes: int) -> bool:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces the file: a reader sees the old text or the new one, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replaces the file: a reader sees the old text or the new one, also after a power cut.
+
+    Makes no directories: one that is gone was taken over, and must not come back half empty.
+    """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -131,7 +131,7 @@ class _Preparation:
 
     def _download(self, taken: Lease, lost: threading.Event, progress: list[Meter]) -> None:
         request = self._request
-        revision = self._cache.hub.revision(request.name, request.revision)
+        revision = self._ask()
         plan = _plan(revision, request, manifest.read_record(self._repository.snapshot(revision.commit)))
         taken.check()
         staging = Staging.open(self._repository, request.revision, revision.commit, taken.attempt)
@@ -143,6 +143,18 @@ class _Preparation:
         taken.check()
         staging.publish(self._repository, plan.manifest(revision, request, [*there, *fetched]))
         self._report(meter.progress())
+
+    def _ask(self) -> Revision:
+        """The revision's files; a hub that stumbles is asked again a few times."""
+        for pause_seconds in self._cache.patience.ask_again_seconds:
+            try:
+                return self._cache.hub.revision(self._request.name, self._request.revision)
+            except ModelUnavailable as error:
+                if self._cache.hub.offline:
+                    raise
+                logger.warning("%s; asking again in %.0f s", error.message, pause_seconds)
+                self._cache.sleep(pause_seconds)
+        return self._cache.hub.revision(self._request.name, self._request.revision)
 
     def _split(self, plan: _Plan, staging: Staging) -> tuple[list[HubFile], list[ModelFile]]:
         """What is to be fetched, and what an earlier attempt, or a model that needs mending, already has."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 from handler.model_cache.digest import sha256_of
 from handler.model_cache.layout import RepositoryDirectory
@@ -39,6 +40,12 @@ class Staging:
         _set_partial_files_aside(path)
         return cls(path)
 
+    def make_directories(self, names: Iterable[str]) -> None:
+        """Those that files lie in, below this one; this one itself must be there."""
+        for parent in sorted({ancestor for name in names for ancestor in PurePosixPath(name).parents}):
+            if parent != PurePosixPath():
+                (self.path / parent).mkdir(exist_ok=True)
+
     def done(self, name: str, size_bytes: int) -> bool:
         """Whether the file is here and verified: only verified files ever get their own name."""
         return has_size(self.path / name, size_bytes)
@@ -62,21 +69,31 @@ class Staging:
 
     def publish(self, repository: RepositoryDirectory, manifest: Manifest) -> Path:
         """The whole model at its place, by one rename. Where a broken one stands, its files are replaced one by one."""
-        manifest.write(self.path)
+        manifest.write(self.path)  # fails when a successor has taken the directory
         target = repository.snapshot(manifest.commit)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if not manifest.is_whole(self.path) or not self._rename_to(target):
+            self._replace_files(target, manifest)
+        sync_directory(target.parent)
+        if manifest.revision != manifest.commit:
+            ref = repository.ref(manifest.revision)
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(ref, manifest.commit)
+        return target
+
+    def _rename_to(self, target: Path) -> bool:
+        """False where something stands already."""
         try:
             self.path.rename(target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            self._replace_files(target, manifest)
-        sync_directory(target.parent)
-        if manifest.revision != manifest.commit:
-            write_atomically(repository.ref(manifest.revision), manifest.commit)
-        return target
+            return False
+        return True
 
     def _replace_files(self, target: Path, manifest: Manifest) -> None:
+        if not target.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the rest of the model has vanished", str(target))
         for file in manifest.files:
             if self.done(file.path, file.size_bytes):
                 (target / file.path).parent.mkdir(parents=True, exist_ok=True)

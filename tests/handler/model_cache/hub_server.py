@@ -1,6 +1,6 @@
 """A hub on this machine: as much of the hub's HTTP API as its client uses to list and fetch files, with faults.
 
-    python -m tests.handler.model_cache.hub_server --repository org/demo --directory demo_model --port 8099
+python -m tests.handler.model_cache.hub_server --repository org/demo --directory demo_model --port 8099
 """
 
 from __future__ import annotations
