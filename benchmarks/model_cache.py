@@ -2,8 +2,8 @@
 
     python -m benchmarks.model_cache [--json] [--rounds 50] [--workers 8] [--seed N]
 
-Real processes, the real hub client and a hub on this machine that counts what it sends. In every other round nobody is
-killed. A round is good when every surviving worker has the same whole model, published once, and nothing is left over.
+Real processes, the real hub client and a hub on this machine that counts what it sends. As many rounds without
+a kill. A round is good when every surviving worker has the same whole model, published once, and nothing is left over.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def run_round(workers: int, kill_after_seconds: float | None) -> Round:
     with tempfile.TemporaryDirectory() as folder, hub.running():
         root, gate = Path(folder) / "volume", Path(folder) / "gate"
         started = [support.start_worker(root, hub.url, "--gate", str(gate)) for _ in range(workers)]
-        gate.touch()
         start = time.monotonic()
+        gate.touch()
         victim = None if kill_after_seconds is None else _kill_holder(root, started, kill_after_seconds)
         ends = [(worker, *worker.communicate(timeout=120)) for worker in started]
         seconds = time.monotonic() - start
@@ -72,7 +72,7 @@ def _kill_holder(
 ) -> subprocess.Popen[str] | None:
     """Kills whoever holds the lease, so many seconds after somebody has taken it."""
     leases = RepositoryDirectory.of(root, NAME).leases("main")
-    while not (found := sorted(leases.glob("0*"))):
+    while not (found := sorted(leases.glob("[0-9]" * 6))):
         time.sleep(0.001)
     process = json.loads(found[-1].read_text())["process"]
     time.sleep(after_seconds)

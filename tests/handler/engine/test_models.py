@@ -42,8 +42,8 @@ def arguments(**flags: object) -> argparse.Namespace:
     return argparse.Namespace(**(defaults | flags))
 
 
-def models(root: Path, url: str, **settings: bool) -> EngineModels:
-    return EngineModels(ModelSettings(cache_dir=root, host_cache_dir=root / "no", endpoint=url, **settings))
+def models(root: Path, url: str, *, managed: bool = True) -> EngineModels:
+    return EngineModels(ModelSettings(root, host_cache_dir=root / "no", endpoint=url, managed=managed))
 
 
 @pytest.fixture
@@ -73,14 +73,11 @@ def test_a_served_name_that_was_set_is_kept(hub: HubServer, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("flags", "settings"),
-    [({"model": str(DEMO_MODEL_DIR)}, {}), ({"load_format": "dummy"}, {}), ({}, {"managed": False})],
+    ("flags", "managed"), [({"model": str(DEMO_MODEL_DIR)}, True), ({"load_format": "dummy"}, True), ({}, False)]
 )
-def test_what_is_local_or_left_to_vllm_stays_as_it_is(
-    tmp_path: Path, flags: dict[str, object], settings: dict[str, bool]
-) -> None:
+def test_what_is_local_or_left_to_vllm_stays_as_it_is(tmp_path: Path, flags: dict[str, object], managed: bool) -> None:
     given = arguments(**flags)
-    models(tmp_path / "cache", "http://127.0.0.1:9", **settings).localise(given)
+    models(tmp_path / "cache", "http://127.0.0.1:9", managed=managed).localise(given)
     assert given == arguments(**flags)
     assert not (tmp_path / "cache").exists()
 

@@ -43,6 +43,8 @@ def main() -> None:
         print(json.dumps(crash_everywhere(options.root, options.url)))  # noqa: T201
         return
     while options.gate and not options.gate.exists():
+        if not options.gate.parent.exists():
+            sys.exit("whoever started this has gone")
         time.sleep(0.001)
     print(prepare(options.root, options.url, verify=options.verify).path)  # noqa: T201
 
