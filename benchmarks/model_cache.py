@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from rich.console import Console
@@ -26,9 +28,14 @@ from handler.model_cache.layout import RepositoryDirectory
 from tests.handler.model_cache import support
 from tests.handler.model_cache.hub_server import HubServer
 from tests.handler.model_cache.support import NAME
+from tests.handler.model_cache.worker import prepare_at
 
+# Processes that have the client imported when they begin, so that all of them really start at once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.handler.model_cache.worker"])
 MODEL_BYTES, SHARDS = 40_000_000, 4
-BYTES_PER_SECOND = 20_000_000.0  # of each connection; it makes a download last long enough to be killed in it
+LATEST_KILL_SECONDS = 1.2
+BYTES_PER_SECOND = 12_000_000.0  # of each connection; it makes a download last long enough to be killed in it
 
 
 @dataclass(frozen=True)
@@ -50,26 +57,26 @@ def run_round(workers: int, kill_after_seconds: float | None) -> Round:
     hub = HubServer(bytes_per_second=BYTES_PER_SECOND)
     hub.add(NAME, files)
     with tempfile.TemporaryDirectory() as folder, hub.running():
-        root, gate = Path(folder) / "volume", Path(folder) / "gate"
-        started = [support.start_worker(root, hub.url, "--gate", str(gate)) for _ in range(workers)]
+        root, gate = Path(folder) / "volume", PROCESSES.Barrier(workers + 1)
+        outputs = [Path(folder) / f"path-{number}" for number in range(workers)]
+        started = [PROCESSES.Process(target=prepare_at, args=(gate, root, hub.url, output)) for output in outputs]
+        for worker in started:
+            worker.start()
+        gate.wait()
         start = time.monotonic()
-        gate.touch()
         victim = None if kill_after_seconds is None else _kill_holder(root, started, kill_after_seconds)
-        ends = [(worker, *worker.communicate(timeout=120)) for worker in started]
+        for worker in started:
+            worker.join(120)
         seconds = time.monotonic() - start
-        survivors = [(worker.returncode, stdout, stderr) for worker, stdout, stderr in ends if worker is not victim]
-        failures = [stderr for code, _, stderr in survivors if code]
-        paths = {stdout.strip() for code, stdout, _ in survivors if not code}
-        failures += _differences(root, paths, needed)
+        failures = [f"a worker ended with {one.exitcode}" for one in started if one.exitcode and one is not victim]
+        failures += _differences(root, {output.read_text() for output in outputs if output.exists()}, needed)
     sent = sum(hub.sent_bytes.values()) / sum(map(len, needed.values()))
     lists = sum(path.startswith("/api/") for _, path in hub.asked)
-    killed = victim is not None and victim.returncode == -9
+    killed = victim is not None and victim.exitcode == -signal.SIGKILL
     return Round(kill_after_seconds, killed, sent, lists, seconds, tuple(failures))
 
 
-def _kill_holder(
-    root: Path, workers: list[subprocess.Popen[str]], after_seconds: float
-) -> subprocess.Popen[str] | None:
+def _kill_holder(root: Path, workers: list[ForkServerProcess], after_seconds: float) -> ForkServerProcess:
     """Kills whoever holds the lease, so many seconds after somebody has taken it."""
     leases = RepositoryDirectory.of(root, NAME).leases("main")
     while not (found := sorted(leases.glob("[0-9]" * 6))):
@@ -126,7 +133,7 @@ def main() -> int:
     options = parser.parse_args()
     moments = random.Random(options.seed)  # noqa: S311
     calm = options.rounds if options.calm_rounds is None else options.calm_rounds
-    plan = [moments.uniform(0, 1.5) for _ in range(options.rounds)] + [None] * calm
+    plan = [moments.uniform(0, LATEST_KILL_SECONDS) for _ in range(options.rounds)] + [None] * calm
     console = Console(stderr=True)
     rounds = [run_round(options.workers, kill) for kill in track(plan, console=console, description="rounds")]
     result = summary(rounds)

@@ -119,7 +119,7 @@ class _Preparation:
                 taken.check()
                 if self._ready():
                     return
-                logger.info("%s is not on any disk here: asking %s", self._request.name, self._cache.hub.host)
+                logger.info("fetching %s from %s", self._request.name, self._cache.hub.host)
                 self._download(taken, lost, progress)
         except LeaseLost as error:
             logger.warning("%s; following it", error)

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from functools import partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ def prepare(root: Path, url: str, *, verify: bool = False, pace: Pace | None = N
     """As the worker does before its engine starts."""
     worker = cache(root, url, verify=verify, pace=pace) if pace else cache(root, url, verify=verify)
     return worker.prepare(ModelRequest(NAME), lambda progress: None)
+
+
+def prepare_at(gate: Barrier, root: Path, url: str, output: Path) -> None:
+    """Waits until all are there, prepares, and writes the path of the model."""
+    gate.wait()
+    output.write_text(prepare(root, url).path)
 
 
 def crash_everywhere(root: Path, url: str) -> list[dict[str, Any]]:
