@@ -14,12 +14,13 @@ from handler.engine.phases import ObservePhase
 from handler.engine.protocol import Engine
 from handler.engine.remote import RemoteEngine
 from handler.errors import ConfigurationError, WorkerError
-from handler.settings import LOG_LEVELS, WorkerSettings, export
+from handler.settings import LOG_LEVELS, ModelSettings, WorkerSettings, export
 
 logger = logging.getLogger("handler")
 
 EXIT_CONFIGURATION = 2
 DEFAULT_HTTP_PORT = 8000
+MODEL_COMMANDS = ("download", "verify", "prune")
 
 # vLLM talks to stdout, and reports its usage to its makers, unless told otherwise before it is imported.
 VLLM_ENVIRONMENT = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_NO_USAGE_STATS": "1"}
@@ -29,7 +30,10 @@ QUIET_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERRO
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the worker; returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration."""
-    options = _parse(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] and given[0] in MODEL_COMMANDS:
+        return _manage_models(given)
+    options = _parse(given)
     try:
         settings = WorkerSettings.from_environment()
         logs.set_up(options.rp_log_level or settings.log_level, as_json=settings.logs_json)
@@ -40,8 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_CONFIGURATION
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python handler.py", description=__doc__)
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python handler.py",
+        description=__doc__,
+        epilog=f"{', '.join(MODEL_COMMANDS)} look after the models on a volume: see download --help",
+    )
     parser.add_argument(
         "command", nargs="?", choices=["config"], help="print the configuration and where it comes from"
     )
@@ -73,6 +81,19 @@ def _run(options: argparse.Namespace, settings: WorkerSettings) -> int:
     if options.test_input is not None or not settings.takes_jobs:
         return _run_test_job(settings, options.test_input or local_run.DEFAULT_TEST_INPUT)
     return _serve_queue(settings)
+
+
+def _manage_models(arguments: Sequence[str]) -> int:
+    from handler.engine.models import model_cache
+    from handler.model_cache import commands
+
+    try:
+        settings = ModelSettings.from_environment()
+        logs.set_up("WARNING", as_json=False)
+        return commands.run(arguments, model_cache(settings), settings.name, settings.revision)
+    except WorkerError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else 1
 
 
 def _print_config(settings: WorkerSettings, *, as_json: bool) -> int:

@@ -2,10 +2,12 @@
 
 WorkerError
 ├── ConfigurationError    500  the environment asks for something that cannot be; found at start-up
+│   └── ModelRefused      500  the hub does not give the model away, or there is no such model; a retry does not help
 ├── InvalidInput          400  the job's input is not one the worker understands
 ├── EngineError           any  vLLM answered with an error: its status and body, unchanged
 ├── StreamBroken          502  the engine's stream ended in the middle of an event
-└── EngineUnavailable     503  the engine is not running, or died
+├── EngineUnavailable     503  the engine is not running, or died
+└── ModelUnavailable      503  the model's files are in no place that was looked at, and cannot be fetched now
 """
 
 from __future__ import annotations
@@ -42,6 +44,12 @@ class ConfigurationError(WorkerError):
     """The environment cannot be used as it is; the worker does not start."""
 
     code = "configuration_error"
+
+
+class ModelRefused(ConfigurationError):
+    """The model cannot be had as it is asked for: no such name or revision, no access, no room on the disk."""
+
+    code = "model_refused"
 
 
 class InvalidInput(WorkerError):
@@ -94,4 +102,12 @@ class EngineUnavailable(WorkerError):
 
     status = 503
     code = "engine_unavailable"
+    retryable = True
+
+
+class ModelUnavailable(WorkerError):
+    """The model is not on any disk, and the hub does not answer or sends what is broken; later it may."""
+
+    status = 503
+    code = "model_unavailable"
     retryable = True

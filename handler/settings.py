@@ -40,6 +40,60 @@ ALLOWED_PATHS = (
 )
 MODEL_NAMES = ("MODEL_NAME", "MODEL", "VLLM_MODEL")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+# Where RunPod mounts a network volume, and, on it or not, the models that it caches on its hosts (FACTS, 2026-11).
+RUNPOD_VOLUME = Path("/runpod-volume")
+RUNPOD_HOST_CACHE = RUNPOD_VOLUME / "huggingface-cache" / "hub"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Where models are looked for, and how they are fetched.
+
+    managed: False leaves everything to vLLM, which then downloads by itself.
+    verify: read all files at the start, and fetch anew what is broken.
+    hub_cache_dir: the hub client's own cache on this machine; read, never written.
+    name, revision: what the commands download unless told otherwise; the worker itself asks vLLM's parser.
+    """
+
+    cache_dir: Path
+    baked_dir: Path = Path("/models")
+    host_cache_dir: Path = RUNPOD_HOST_CACHE
+    hub_cache_dir: Path | None = None
+    managed: bool = True
+    verify: bool = False
+    offline: bool = False
+    endpoint: str | None = None
+    token: str | None = field(default=None, repr=False)
+    name: str | None = None
+    revision: str | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ModelSettings:
+        """For commands that need no worker; raises ConfigurationError. Empty values count as not set."""
+        return cls.read({name: value.strip() for name, value in environment.items() if value.strip()})
+
+    @classmethod
+    def read(cls, given: Mapping[str, str]) -> ModelSettings:
+        """From the variables that are set; raises ConfigurationError naming the wrong one."""
+        hub_home = Path(given.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+        own = (
+            RUNPOD_VOLUME / "model-cache" if os.access(RUNPOD_VOLUME, os.W_OK) else Path("~/.cache/vllm-worker/models")
+        )
+        return cls(
+            cache_dir=Path(given.get("MODEL_CACHE_DIR", own)).expanduser(),
+            baked_dir=Path(given.get("BAKED_MODELS_DIR", cls.baked_dir)),
+            host_cache_dir=Path(given.get("HOST_CACHE_DIR", cls.host_cache_dir)),
+            hub_cache_dir=Path(given.get("HF_HUB_CACHE", hub_home / "hub")).expanduser(),
+            managed=_switch(given, "MODEL_CACHE", cls.managed),
+            verify=_switch(given, "VERIFY_MODEL", cls.verify),
+            offline=_switch(given, "HF_HUB_OFFLINE", cls.offline),
+            endpoint=given.get("HF_ENDPOINT"),
+            token=given.get("HF_TOKEN") or given.get("HUGGING_FACE_HUB_TOKEN"),
+            name=next((given[name] for name in MODEL_NAMES if name in given), None),
+            revision=given.get("REVISION") or given.get("MODEL_REVISION"),
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +109,7 @@ class WorkerSettings:
     vllm_base_url: an OpenAI-compatible server that already runs, to be used instead of an embedded vLLM.
     port, health_port: set on a load-balancing endpoint: the worker serves HTTP there instead of taking jobs.
     max_body_bytes: the largest HTTP request; RunPod's own limit for load-balancing endpoints is 30 MB (FACTS, 2026-11).
+    models: where the model's files come from.
     environment: the variables as they were, for vLLM's flags (`engine.arguments`).
     """
 
@@ -71,6 +126,7 @@ class WorkerSettings:
     port: int | None = None
     health_port: int | None = None
     max_body_bytes: int = 30_000_000
+    models: ModelSettings = field(default_factory=lambda: ModelSettings.read({}))
 
     def __post_init__(self) -> None:
         if self.max_concurrency is not None and self.max_concurrency < 1:
@@ -107,6 +163,7 @@ class WorkerSettings:
             vllm_api_key=given.get("VLLM_API_KEY"),
             port=_whole_number(given, "PORT"),
             health_port=_whole_number(given, "PORT_HEALTH"),
+            models=ModelSettings.read(given),
         )
 
     @property
@@ -162,6 +219,13 @@ def _whole_number(given: Mapping[str, str], name: str) -> int | None:
         return int(given[name])
     except ValueError as error:
         raise ConfigurationError(f"{name}={given[name]!r}: expected a whole number", param=name) from error
+
+
+def _switch(given: Mapping[str, str], name: str, default: bool) -> bool:
+    word = given.get(name, str(default)).lower()
+    if word not in TRUE_WORDS + FALSE_WORDS:
+        raise ConfigurationError(f"{name}={given[name]!r}: expected true or false", param=name)
+    return word in TRUE_WORDS
 
 
 def _seconds(given: Mapping[str, str], name: str, default: float) -> float:

@@ -19,6 +19,7 @@ ONLY_HERE = {
     "vllm": ("handler/engine/embedded.py",),
     "runpod": ("handler/runpod_sdk.py",),
     "fastapi": ("vllm_service/api/", "vllm_service/app.py", "runpod_emulator/", "handler/engine/embedded.py"),
+    "huggingface_hub": ("handler/model_cache/hub.py", "handler/model_cache/hub_errors.py"),
     "sqlite3": ("vllm_service/storage/",),
     "psycopg": ("vllm_service/storage/",),
     "asyncpg": ("vllm_service/storage/",),
@@ -28,6 +29,7 @@ ONLY_HERE = {
 # Within a package: what lives here imports nothing of what is named there.
 FORBIDDEN = {
     "handler/engine/": ("handler.dispatch", "handler.queue_mode", "handler.jobs", "handler.streaming"),
+    "handler/model_cache/": ("handler.engine", "handler.settings", "handler.dispatch", "handler.queue_mode"),
     "handler/streaming.py": ("handler.engine", "handler.settings"),
     "handler/errors.py": ("handler",),
     "vllm_service/domain/": ("vllm_service.providers", "vllm_service.routing", "vllm_service.storage"),

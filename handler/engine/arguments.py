@@ -161,3 +161,14 @@ def _items(setting: Setting) -> list[str]:
             raise ConfigurationError(f"{setting.source} is not a list: {error}", param=setting.source) from error
     items = document if isinstance(document, list) else [document]
     return [item if isinstance(item, str) else json.dumps(item) for item in items]
+
+
+def blame(command: CommandLine, parser: argparse.ArgumentParser, error: argparse.ArgumentError) -> str:
+    """The variable whose value the parser refused, and why."""
+    flags = flags_of(parser)
+    for setting in command.settings:
+        if error.argument_name and any(
+            option in error.argument_name.split("/") for option in flags[setting.flag].option_strings
+        ):
+            return f"{setting.source}={setting.masked()}: {error.message}"
+    return f"vLLM refuses its flags: {error}"

@@ -13,8 +13,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from handler.engine import asgi
-from handler.engine.arguments import CommandLine, command_line, flags_of
+from handler.engine.arguments import CommandLine, blame, command_line
 from handler.engine.loading import in_thread
+from handler.engine.models import EngineModels
 from handler.engine.phases import ObservePhase, phase
 from handler.engine.protocol import EngineRequest, EngineResponse
 from handler.engine.steps import EngineSteps
@@ -64,7 +65,7 @@ def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> ar
         arguments = parser.parse_args(command.argv(parser))
         validate_parsed_serve_args(arguments)
     except argparse.ArgumentError as error:
-        raise ConfigurationError(_blame(command, parser, error)) from error
+        raise ConfigurationError(blame(command, parser, error)) from error
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"vLLM refuses its flags: {error}") from error
     return arguments
@@ -85,6 +86,7 @@ class EmbeddedEngine:
         self._llm: AsyncLLM | None = None
         self._headers: list[asgi.Header] = []
         self._steps = EngineSteps()
+        self._models = EngineModels(settings.models)
 
     async def start(self) -> None:
         """Imports vLLM, loads the model, builds the app; logs what each phase took."""
@@ -105,6 +107,8 @@ class EmbeddedEngine:
         for warning in command.warnings:
             logger.warning(warning)
         arguments = parse_arguments(command, parser)
+        with phase("model", f"finding {arguments.model}", self._observe_phase):
+            self._models.localise(arguments)
         with phase("configure", "preparing the configuration", self._observe_phase):
             config = _engine_config(arguments)
         with phase("load", f"loading {arguments.model} and starting the engine", self._observe_phase):
@@ -119,6 +123,7 @@ class EmbeddedEngine:
         if self._app is None:
             raise EngineUnavailable("the engine has not started")
         await self.check_health()
+        request = await self._models.with_local_adapter(request)
         async with asgi.call(self._app, request, self._headers) as response:
             yield response
 
@@ -232,13 +237,3 @@ def _credentials(arguments: argparse.Namespace) -> list[asgi.Header]:
 def _model_fields(body: Any) -> Collection[str]:
     model = getattr(body, "type_", None) or getattr(body.field_info, "annotation", None)
     return frozenset(getattr(model, "model_fields", ()))
-
-
-def _blame(command: CommandLine, parser: argparse.ArgumentParser, error: argparse.ArgumentError) -> str:
-    flags = flags_of(parser)
-    for setting in command.settings:
-        if error.argument_name and any(
-            option in error.argument_name.split("/") for option in flags[setting.flag].option_strings
-        ):
-            return f"{setting.source}={setting.masked()}: {error.message}"
-    return f"vLLM refuses its flags: {error}"

@@ -54,12 +54,28 @@ def test_values_are_read() -> None:
         ("MAX_INPUT_BYTES", "0"),
         ("ALLOWED_PATHS", "v1"),
         ("LOG_LEVEL", "loud"),
+        ("VERIFY_MODEL", "perhaps"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_variables_name(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=name) as caught:
         WorkerSettings.from_environment({name: value})
     assert caught.value.param == name
+
+
+def test_where_models_come_from_is_read_and_the_token_stays_out_of_the_repr() -> None:
+    given = {
+        "MODEL_CACHE_DIR": "/v",
+        "BAKED_MODELS_DIR": "/b",
+        "VERIFY_MODEL": "true",
+        "MODEL_CACHE": "off",
+        "HF_HOME": "/h",
+    }
+    models = WorkerSettings.from_environment(given | {"HF_TOKEN": "hf_secret"}).models
+    assert (str(models.cache_dir), str(models.baked_dir), str(models.hub_cache_dir)) == ("/v", "/b", "/h/hub")
+    assert (models.verify, models.managed, models.offline) == (True, False, False)
+    assert models.token == "hf_secret"
+    assert "hf_secret" not in repr(models)
 
 
 def test_the_environment_stays_out_of_the_settings_repr() -> None:

@@ -1,0 +1,96 @@
+"""vLLM's flags with every model and adapter that the hub has replaced by a directory on this disk."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+from dataclasses import replace
+from typing import Any
+
+from handler.engine.protocol import EngineRequest
+from handler.errors import InvalidInput, ModelRefused
+from handler.model_cache.hub import Hub
+from handler.model_cache.layout import DEFAULT_REVISION
+from handler.model_cache.locate import ModelRequest, Place
+from handler.model_cache.prepare import ModelCache
+from handler.settings import ModelSettings, export
+
+LOAD_ADAPTER_PATH = "/v1/load_lora_adapter"
+# Formats whose files the cache knows how to choose; with another (dummy, gguf, tensorizer, ...) vLLM fetches its own.
+LOAD_FORMATS = frozenset(
+    {"auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "mistral", "bitsandbytes", "runai_streamer"}
+)
+MISTRAL_FORMATS = frozenset({"auto", "mistral"})
+# Flags that may name further repositories: small files of them, or a draft model, which vLLM fetches by itself.
+OTHER_REPOSITORIES = ("tokenizer", "speculative_config", "hf_config_path")
+
+
+def model_cache(settings: ModelSettings) -> ModelCache:
+    """The cache as the settings describe it."""
+    places = [
+        Place("the image", settings.baked_dir),
+        Place("RunPod's host cache", settings.host_cache_dir),
+        *([Place("the hub client's cache", settings.hub_cache_dir)] if settings.hub_cache_dir else []),
+        Place("the volume", settings.cache_dir, own=True),
+    ]
+    hub = Hub(settings.endpoint, settings.token, offline=settings.offline)
+    return ModelCache(tuple(places), hub, verify=settings.verify)
+
+
+class EngineModels:
+    """Brings to the disk what the engine is told to serve."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._managed = settings.managed
+        self._cache = model_cache(settings)
+
+    def localise(self, arguments: argparse.Namespace) -> None:
+        """Replaces names by paths, and keeps the names that callers use; raises ModelRefused or ModelUnavailable."""
+        if not self._managed or arguments.load_format not in LOAD_FORMATS:
+            return
+        asked = arguments.model
+        prepared = self._cache.prepare(model_request(arguments))
+        if prepared.path != asked:
+            arguments.model, arguments.revision = prepared.path, None
+            arguments.served_model_name = arguments.served_model_name or [prepared.served_name]
+            if arguments.tokenizer == asked:
+                arguments.tokenizer, arguments.tokenizer_revision = None, None
+        arguments.lora_modules = [self._local_adapter(adapter) for adapter in arguments.lora_modules or ()] or None
+        if not any(getattr(arguments, name, None) for name in OTHER_REPOSITORIES):
+            # For vLLM's child processes; this one has read it before, and fetches adapters while it serves.
+            export({"HF_HUB_OFFLINE": "1"})
+
+    def _local_adapter(self, adapter: Any) -> Any:
+        return dataclasses.replace(adapter, path=self._cache.prepare(ModelRequest(adapter.path)).path)
+
+    async def with_local_adapter(self, request: EngineRequest) -> EngineRequest:
+        """A request to load an adapter, with its directory in the place of its name; any other as it is.
+
+        Raises InvalidInput for an adapter that cannot be had, ModelUnavailable when the hub fails.
+        """
+        if not self._managed or request.path.partition("?")[0] != LOAD_ADAPTER_PATH:
+            return request
+        try:
+            body = json.loads(request.body or b"")
+            name = body["lora_path"]
+        except (ValueError, KeyError, TypeError):
+            return request  # vLLM says what is wrong with it
+        if not isinstance(name, str):
+            return request
+        try:
+            prepared = await asyncio.to_thread(self._cache.prepare, ModelRequest(name))
+        except ModelRefused as error:
+            raise InvalidInput(f"lora_path: {error.message}", param="lora_path") from error
+        return replace(request, body=json.dumps(body | {"lora_path": prepared.path}).encode())
+
+
+def model_request(arguments: argparse.Namespace) -> ModelRequest:
+    """The model that vLLM's flags name."""
+    return ModelRequest(
+        arguments.model,
+        arguments.revision or DEFAULT_REVISION,
+        with_code=arguments.trust_remote_code,
+        mistral_format=arguments.load_format in MISTRAL_FORMATS,
+    )

@@ -1,0 +1,52 @@
+"""Content hashes as the hub knows them: SHA-256 for large files, git's SHA-1 of a blob for small ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+BLOCK_BYTES = 4 << 20
+
+
+class Digest:
+    """Both hashes of a content whose size is known, as it comes."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._sha256 = hashlib.sha256()
+        self._git = hashlib.sha1(b"blob %d\0" % size_bytes, usedforsecurity=False)
+        self.seen_bytes = 0
+
+    def update(self, block: bytes) -> None:
+        """The next piece."""
+        self._sha256.update(block)
+        self._git.update(block)
+        self.seen_bytes += len(block)
+
+    @property
+    def sha256(self) -> str:
+        """Of what came so far."""
+        return self._sha256.hexdigest()
+
+    @property
+    def git_sha1(self) -> str:
+        """The id that git gives the content; of what came so far."""
+        return self._git.hexdigest()
+
+
+def copy(source: BinaryIO, digest: Digest, write: Callable[[bytes], object]) -> None:
+    """Reads to the end, through the hash."""
+    while block := source.read(BLOCK_BYTES):
+        digest.update(block)
+        write(block)
+
+
+def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda size_bytes: None) -> str:
+    """The hash of a file, read in blocks; raises OSError."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            sha256.update(block)
+            on_bytes(len(block))
+    return sha256.hexdigest()

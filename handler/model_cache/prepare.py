@@ -1,0 +1,241 @@
+"""Brings a model to the disk before the engine starts: finds it, waits for whoever downloads it, or does so."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handler.errors import ModelRefused, ModelUnavailable
+from handler.model_cache import lease, manifest, verification
+from handler.model_cache.download import Download, Patience
+from handler.model_cache.hub import Hub, HubFile, Revision
+from handler.model_cache.layout import RepositoryDirectory
+from handler.model_cache.lease import Lease, LeaseLost, Pace, Watcher
+from handler.model_cache.locate import Located, ModelRequest, Place, is_hub_name, local_path, locate
+from handler.model_cache.manifest import Manifest, ModelFile
+from handler.model_cache.progress import LogNowAndThen, Meter, Progress, Report
+from handler.model_cache.selection import select
+from handler.model_cache.staging import Staging
+
+logger = logging.getLogger(__name__)
+
+MAX_LOST_DIRECTORIES = 3
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model that is whole on this disk: what to give vLLM as its path, and under which name to serve it."""
+
+    path: str
+    served_name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class ModelCache:
+    """The places to look in, and the one to download to, which is the last of them.
+
+    verify: read and compare all files before they are used, and fetch anew what is broken.
+    """
+
+    places: tuple[Place, ...]
+    hub: Hub
+    verify: bool = False
+    pace: Pace = field(default_factory=Pace)
+    patience: Patience = field(default_factory=Patience)
+    sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def root(self) -> Path:
+        """Where downloads go."""
+        return self.places[-1].root
+
+    def prepare(self, request: ModelRequest, report: Report | None = None) -> PreparedModel:
+        """Returns when the model is whole on the disk; asks the hub only when it is not.
+
+        Raises ModelRefused (no such model or revision, no access, no space) or ModelUnavailable (hub and disks failed).
+        """
+        if found := local_path(request.name):
+            return PreparedModel(request.name, request.name, found.place)
+        if not is_hub_name(request.name):
+            return PreparedModel(request.name, request.name, "a name that is left to vLLM")
+        if not manifest.is_inside(request.revision):
+            raise ModelRefused(f"MODEL_REVISION={request.revision!r} is no revision", param="MODEL_REVISION")
+        preparation = _Preparation(self, request, report or LogNowAndThen())
+        found = preparation.run()
+        logger.info("%s (%s) is in %s: %s", request.name, request.revision, found.place, found.path)
+        return PreparedModel(str(found.path), request.name, found.place)
+
+
+class _Preparation:
+    def __init__(self, cache: ModelCache, request: ModelRequest, report: Report) -> None:
+        self._cache, self._request, self._report = cache, request, report
+        self._repository = RepositoryDirectory.of(cache.root, request.name)
+        self._leases = self._repository.leases(request.revision)
+        self._places = cache.places
+        self._broken: list[ModelFile] = []
+        self._lost_directories = 0
+
+    def run(self) -> Located:
+        while found := locate(self._request, self._places):
+            self._broken = self._find_broken(found) if self._cache.verify else []
+            if not self._broken:
+                return found
+            if found.path.is_relative_to(self._repository.path):
+                break
+            # What is in the image or RunPod's cache is not ours to mend: it is passed over.
+            self._places = tuple(place for place in self._places if place.title != found.place)
+            self._broken = []
+        try:
+            self._repository.path.mkdir(parents=True, exist_ok=True)
+            return self._wait_or_download()
+        except ModelUnavailable as error:
+            raise ModelUnavailable(self._tried(error)) from error
+        except OSError as error:
+            raise ModelRefused(f"{self._repository.path} cannot be used: {error}", param="MODEL_CACHE_DIR") from error
+
+    def _wait_or_download(self) -> Located:
+        watcher = Watcher(self._leases, self._cache.pace)
+        while True:
+            taken = watcher.try_take()
+            if taken:
+                self._with_lease(taken)
+            if found := self._ready():
+                return found
+            if not taken:
+                self._follow(watcher.news)
+                self._cache.sleep(self._cache.pace.poll_seconds)
+
+    def _with_lease(self, taken: Lease) -> None:
+        meter = Meter(self._request.name, 0)
+        progress: list[Meter] = [meter]
+        try:
+            with lease.beating(taken, self._cache.pace, lambda: asdict(progress[0].progress())) as lost:
+                taken.check()
+                if self._ready():
+                    return
+                logger.info("fetching %s from %s", self._request.name, self._cache.hub.host)
+                self._download(taken, lost, progress)
+        except LeaseLost as error:
+            logger.warning("%s; following it", error)
+        except FileNotFoundError:
+            self._lost_directories += 1  # a predecessor that was only paused may take it, and then sees that it is late
+            if self._lost_directories > MAX_LOST_DIRECTORIES:
+                raise
+            logger.warning("another worker has taken over what this one had downloaded; looking again")
+
+    def _download(self, taken: Lease, lost: threading.Event, progress: list[Meter]) -> None:
+        request = self._request
+        revision = self._ask()
+        plan = _plan(revision, request, manifest.read_record(self._repository.snapshot(revision.commit)))
+        taken.check()
+        staging = Staging.open(self._repository, request.revision, revision.commit, taken.attempt)
+        wanted, there = self._split(plan, staging)
+        meter = progress[0] = Meter(request.name, sum(file.size_bytes for file in plan.files))
+        meter.found(sum(file.size_bytes for file in there))
+        download = Download(self._cache.hub, revision, staging, meter, lost, self._cache.patience)
+        fetched = download.fetch(wanted, lambda: self._report(meter.progress()))
+        taken.check()
+        staging.publish(self._repository, plan.manifest(revision, request, [*there, *fetched]))
+        self._report(meter.progress())
+
+    def _ask(self) -> Revision:
+        """The revision's files; a hub that stumbles is asked again a few times."""
+        for pause_seconds in self._cache.patience.ask_again_seconds:
+            try:
+                return self._cache.hub.revision(self._request.name, self._request.revision)
+            except ModelUnavailable as error:
+                if self._cache.hub.offline:
+                    raise
+                logger.warning("%s; asking again in %.0f s", error.message, pause_seconds)
+                self._cache.sleep(pause_seconds)
+        return self._cache.hub.revision(self._request.name, self._request.revision)
+
+    def _split(self, plan: _Plan, staging: Staging) -> tuple[list[HubFile], list[ModelFile]]:
+        """What is to be fetched, and what an earlier attempt, or a model that needs mending, already has."""
+        snapshot = self._repository.snapshot(plan.commit)
+        record = manifest.read_record(snapshot)
+        kept = {file.path: file for file in (record.files if record else ()) if file not in self._broken}
+        wanted, there = [], []
+        for file in plan.files:
+            known = kept.get(file.path)
+            if (
+                known
+                and known.size_bytes == file.size_bytes
+                and manifest.has_size(snapshot / file.path, file.size_bytes)
+            ):
+                there.append(known)
+            elif staging.done(file.path, file.size_bytes):
+                there.append(ModelFile(file.path, file.size_bytes, file.sha256 or staging.sha256(file.path)))
+            else:
+                wanted.append(file)
+        return wanted, there
+
+    def _ready(self) -> Located | None:
+        """The model, once it is whole and nothing of it is known to be broken."""
+        found = locate(self._request, self._places)
+        if found and self._broken:
+            self._broken = verification.still_broken(found.path, self._broken)
+        return None if self._broken else found
+
+    def _find_broken(self, found: Located) -> list[ModelFile]:
+        record = manifest.read_record(found.path)
+        if record is None:
+            logger.warning("%s has no manifest, so it cannot be verified", found.path)
+            return []
+        broken = verification.broken_files(found.path, record, Meter(self._request.name, record.size_bytes))
+        if broken:
+            logger.error("broken in %s: %s; fetching anew", found.path, ", ".join(file.path for file in broken))
+        return broken
+
+    def _follow(self, news: dict[str, Any]) -> None:
+        try:
+            self._report(Progress(**(news | {"here": False})))
+        except TypeError:
+            logger.debug("the worker that downloads has told nothing yet")
+
+    def _tried(self, error: ModelUnavailable) -> str:
+        """What was looked at, in order, and what came of it."""
+        request = self._request
+        if self._broken:
+            broken = ", ".join(file.path for file in self._broken)
+            return f"{request.name} has broken files ({broken}) and they cannot be fetched: {error.message}"
+        looked = "; ".join(f"{place.title} ({place.root})" for place in self._cache.places)
+        return (
+            f"{request.name} ({request.revision}) is not here whole and cannot be downloaded. Tried, in order: a local "
+            f"path of that name; {looked}; {self._cache.hub.host}: {error.message}"
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    commit: str
+    files: Sequence[HubFile]
+    with_code: bool
+    mistral_format: bool | None
+
+    def manifest(self, revision: Revision, request: ModelRequest, files: Sequence[ModelFile]) -> Manifest:
+        ordered = tuple(sorted(files, key=lambda file: file.path))
+        return Manifest(
+            revision.repository, request.revision, revision.commit, ordered, self.with_code, self.mistral_format
+        )
+
+
+def _plan(revision: Revision, request: ModelRequest, record: Manifest | None) -> _Plan:
+    """The files that are asked for, and those that an earlier, other choice has already brought here."""
+    paths = [file.path for file in revision.files]
+    with_code = request.with_code or (record is not None and record.with_code)
+    choice = select(paths, with_code=with_code, mistral_format=request.mistral_format)
+    wanted, mistral_format = set(choice.paths), choice.mistral_format
+    if record and mistral_format is not None and record.mistral_format != mistral_format:
+        wanted |= set(select(paths, with_code=with_code, mistral_format=not request.mistral_format).paths)
+        mistral_format = None
+    if not wanted:
+        raise ModelRefused(f"{revision.repository} holds no files that vLLM can load", param="MODEL_NAME")
+    files = [file for file in revision.files if file.path in wanted]
+    return _Plan(revision.commit, files, choice.with_code, mistral_format)

@@ -1,0 +1,53 @@
+"""Reads every file of a model and compares it with the manifest's hashes: finds what a size does not show."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from handler.model_cache.digest import sha256_of
+from handler.model_cache.manifest import Manifest, ModelFile, has_size
+from handler.model_cache.progress import Meter
+
+READERS = 4
+
+
+def broken_files(directory: Path, manifest: Manifest, meter: Meter) -> list[ModelFile]:
+    """The files that are missing, of another size, or of another content; empty for a good model."""
+    files: queue.SimpleQueue[ModelFile] = queue.SimpleQueue()
+    for file in manifest.files:
+        files.put(file)
+    broken: list[ModelFile] = []
+
+    def check() -> None:
+        while True:
+            try:
+                file = files.get_nowait()
+            except queue.Empty:
+                return
+            if not is_good(directory, file, meter):
+                broken.append(file)
+
+    threads = [threading.Thread(target=check, name="model-verification", daemon=True) for _ in range(READERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sorted(broken, key=lambda file: file.path)
+
+
+def still_broken(directory: Path, files: Sequence[ModelFile]) -> list[ModelFile]:
+    """Those that nobody has mended meanwhile."""
+    meter = Meter("", 0)
+    return [file for file in files if not is_good(directory, file, meter)]
+
+
+def is_good(directory: Path, file: ModelFile, meter: Meter) -> bool:
+    """Whether the file has its content."""
+    path = directory / file.path
+    try:
+        return has_size(path, file.size_bytes) and sha256_of(path, meter.received) == file.sha256
+    except OSError:
+        return False

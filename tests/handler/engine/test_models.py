@@ -1,0 +1,117 @@
+"""vLLM's flags after every hub name was replaced by a directory, and adapters that are loaded while it serves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels
+from handler.engine.protocol import EngineRequest
+from handler.errors import InvalidInput
+from handler.settings import DEMO_MODEL_DIR, ModelSettings
+from tests.handler.model_cache import support
+from tests.handler.model_cache.hub_server import Fault, HubServer, files_below
+from tests.handler.model_cache.support import NAME
+
+FILES = support.model_files(size_bytes=10_000)
+ADAPTER = files_below(DEMO_MODEL_DIR / "adapters" / "pirate")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """As vLLM's own LoRAModulePath."""
+
+    name: str
+    path: str
+
+
+def arguments(**flags: object) -> argparse.Namespace:
+    defaults = {
+        "model": NAME,
+        "revision": None,
+        "served_model_name": None,
+        "tokenizer": None,
+        "trust_remote_code": False,
+        "load_format": "auto",
+        "lora_modules": None,
+    }
+    return argparse.Namespace(**(defaults | flags))
+
+
+def models(root: Path, url: str, *, managed: bool = True) -> EngineModels:
+    return EngineModels(ModelSettings(root, host_cache_dir=root / "no", endpoint=url, managed=managed))
+
+
+@pytest.fixture
+def hub() -> HubServer:
+    server = HubServer()
+    server.add(NAME, FILES)
+    server.add("org/pirate", ADAPTER)
+    return server
+
+
+def test_model_and_adapters_become_directories_and_the_served_name_stays(hub: HubServer, tmp_path: Path) -> None:
+    flags = arguments(revision="main", lora_modules=[Adapter("pirate", "org/pirate"), Adapter("own", str(tmp_path))])
+    with hub.running():
+        models(tmp_path, hub.url).localise(flags)
+    assert support.contents(Path(flags.model)) == support.needed(FILES)
+    assert (flags.served_model_name, flags.revision) == ([NAME], None)
+    assert [adapter.name for adapter in flags.lora_modules] == ["pirate", "own"]
+    assert support.contents(Path(flags.lora_modules[0].path)) == ADAPTER
+    assert flags.lora_modules[1].path == str(tmp_path)
+
+
+def test_a_served_name_that_was_set_is_kept(hub: HubServer, tmp_path: Path) -> None:
+    flags = arguments(served_model_name=["mine"])
+    with hub.running():
+        models(tmp_path, hub.url).localise(flags)
+    assert flags.served_model_name == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "managed"), [({"model": str(DEMO_MODEL_DIR)}, True), ({"load_format": "dummy"}, True), ({}, False)]
+)
+def test_what_is_local_or_left_to_vllm_stays_as_it_is(tmp_path: Path, flags: dict[str, object], managed: bool) -> None:
+    given = arguments(**flags)
+    models(tmp_path / "cache", "http://127.0.0.1:9", managed=managed).localise(given)
+    assert given == arguments(**flags)
+    assert not (tmp_path / "cache").exists()
+
+
+def load(body: object, path: str = LOAD_ADAPTER_PATH) -> EngineRequest:
+    return EngineRequest("POST", path, json.dumps(body).encode())
+
+
+async def test_an_adapter_loaded_while_serving_is_fetched_and_given_by_its_directory(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    with hub.running():
+        request = await models(tmp_path, hub.url).with_local_adapter(
+            load({"lora_name": "pirate", "lora_path": "org/pirate"})
+        )
+    body = json.loads(request.body or b"")
+    assert body["lora_name"] == "pirate"
+    assert support.contents(Path(body["lora_path"])) == ADAPTER
+
+
+async def test_an_adapter_that_cannot_be_had_is_the_callers_error(hub: HubServer, tmp_path: Path) -> None:
+    hub.faults.append(Fault("/revision/main", status=404, headers={"X-Error-Code": "RepoNotFound"}))
+    with hub.running(), pytest.raises(InvalidInput, match=r"lora_path: .*check the spelling"):
+        await models(tmp_path, hub.url).with_local_adapter(load({"lora_name": "x", "lora_path": "org/x"}))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        load({"lora_path": "a/b"}, "/v1/models"),
+        load([]),
+        load({"lora_path": 5}),
+        EngineRequest("POST", LOAD_ADAPTER_PATH),
+    ],
+)
+async def test_other_requests_and_odd_ones_pass_unchanged(tmp_path: Path, request_: EngineRequest) -> None:
+    assert await models(tmp_path, "http://127.0.0.1:9").with_local_adapter(request_) is request_
