@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed-$(shell cat $(LOCKS) | cksum | cut -d ' ' -f 1)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run emulator bench-worker test check lock train-demo-model clean
+.PHONY: help setup run emulator bench-worker bench-cold-start test check lock train-demo-model clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -35,6 +35,9 @@ emulator: setup  ## a local RunPod on port 8000 that starts workers when jobs co
 
 bench-worker: setup  ## what the job loop costs, against the same upstream called directly
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.worker
+
+bench-cold-start: setup  ## from process start to the first token, against vLLM as a polled server
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.cold_start
 
 test: check  ## every check and every test
 	$(PY) -m pytest

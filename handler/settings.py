@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from handler.errors import ConfigurationError
+from handler.start_settings import RUNPOD_VOLUME, StartSettings, switch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_MODEL_DIR = REPOSITORY / "demo_model"
@@ -40,10 +41,8 @@ ALLOWED_PATHS = (
 )
 MODEL_NAMES = ("MODEL_NAME", "MODEL", "VLLM_MODEL")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 # Where RunPod mounts a network volume, and, on it or not, the models that it caches on its hosts (FACTS, 2026-11).
-RUNPOD_VOLUME = Path("/runpod-volume")
 RUNPOD_HOST_CACHE = RUNPOD_VOLUME / "huggingface-cache" / "hub"
 
 
@@ -86,9 +85,9 @@ class ModelSettings:
             baked_dir=Path(given.get("BAKED_MODELS_DIR", cls.baked_dir)),
             host_cache_dir=Path(given.get("HOST_CACHE_DIR", cls.host_cache_dir)),
             hub_cache_dir=Path(given.get("HF_HUB_CACHE", hub_home / "hub")).expanduser(),
-            managed=_switch(given, "MODEL_CACHE", cls.managed),
-            verify=_switch(given, "VERIFY_MODEL", cls.verify),
-            offline=_switch(given, "HF_HUB_OFFLINE", cls.offline),
+            managed=switch(given, "MODEL_CACHE", cls.managed),
+            verify=switch(given, "VERIFY_MODEL", cls.verify),
+            offline=switch(given, "HF_HUB_OFFLINE", cls.offline),
             endpoint=given.get("HF_ENDPOINT"),
             token=given.get("HF_TOKEN") or given.get("HUGGING_FACE_HUB_TOKEN"),
             name=next((given[name] for name in MODEL_NAMES if name in given), None),
@@ -109,7 +108,7 @@ class WorkerSettings:
     vllm_base_url: an OpenAI-compatible server that already runs, to be used instead of an embedded vLLM.
     port, health_port: set on a load-balancing endpoint: the worker serves HTTP there instead of taking jobs.
     max_body_bytes: the largest HTTP request; RunPod's own limit for load-balancing endpoints is 30 MB (FACTS, 2026-11).
-    models: where the model's files come from.
+    models: where the model's files come from. start: what its start costs, and what makes it shorter.
     environment: the variables as they were, for vLLM's flags (`engine.arguments`).
     """
 
@@ -127,6 +126,7 @@ class WorkerSettings:
     health_port: int | None = None
     max_body_bytes: int = 30_000_000
     models: ModelSettings = field(default_factory=lambda: ModelSettings.read({}))
+    start: StartSettings = field(default_factory=StartSettings)
 
     def __post_init__(self) -> None:
         if self.max_concurrency is not None and self.max_concurrency < 1:
@@ -164,6 +164,7 @@ class WorkerSettings:
             port=_whole_number(given, "PORT"),
             health_port=_whole_number(given, "PORT_HEALTH"),
             models=ModelSettings.read(given),
+            start=StartSettings.read(given),
         )
 
     @property
@@ -219,13 +220,6 @@ def _whole_number(given: Mapping[str, str], name: str) -> int | None:
         return int(given[name])
     except ValueError as error:
         raise ConfigurationError(f"{name}={given[name]!r}: expected a whole number", param=name) from error
-
-
-def _switch(given: Mapping[str, str], name: str, default: bool) -> bool:
-    word = given.get(name, str(default)).lower()
-    if word not in TRUE_WORDS + FALSE_WORDS:
-        raise ConfigurationError(f"{name}={given[name]!r}: expected true or false", param=name)
-    return word in TRUE_WORDS
 
 
 def _seconds(given: Mapping[str, str], name: str, default: float) -> float:

@@ -16,9 +16,9 @@ LONGEST_FILE, LONGEST_FUNCTION = 250, 50
 
 # Who alone may import a library: paths, or folders, relative to the repository.
 ONLY_HERE = {
-    "vllm": ("handler/engine/embedded.py",),
+    "vllm": ("handler/engine/vllm_parts.py",),
     "runpod": ("handler/runpod_sdk.py",),
-    "fastapi": ("vllm_service/api/", "vllm_service/app.py", "runpod_emulator/", "handler/engine/embedded.py"),
+    "fastapi": ("vllm_service/api/", "vllm_service/app.py", "runpod_emulator/", "handler/engine/vllm_parts.py"),
     "huggingface_hub": ("handler/model_cache/hub.py", "handler/model_cache/hub_errors.py"),
     "sqlite3": ("vllm_service/storage/",),
     "psycopg": ("vllm_service/storage/",),

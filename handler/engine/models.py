@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput, ModelRefused
 from handler.model_cache.hub import Hub
 from handler.model_cache.layout import DEFAULT_REVISION
-from handler.model_cache.locate import ModelRequest, Place
+from handler.model_cache.locate import ModelRequest, Place, local_path, locate
 from handler.model_cache.prepare import ModelCache
 from handler.settings import ModelSettings, export
 
@@ -44,7 +46,18 @@ class EngineModels:
 
     def __init__(self, settings: ModelSettings) -> None:
         self._managed = settings.managed
+        self._name, self._revision = settings.name, settings.revision or DEFAULT_REVISION
         self._cache = model_cache(settings)
+
+    def path_on_disk(self) -> Path | None:
+        """Where the model that the settings name is, if it is here already: known before vLLM has parsed its flags."""
+        name = self._name
+        if not name or not self._managed:
+            return None
+        with contextlib.suppress(ModelRefused):  # `localise` will say so
+            found = local_path(name) or locate(ModelRequest(name, self._revision), self._cache.places)
+            return found.path if found else None
+        return None
 
     def localise(self, arguments: argparse.Namespace) -> None:
         """Replaces names by paths, and keeps the names that callers use; raises ModelRefused or ModelUnavailable."""

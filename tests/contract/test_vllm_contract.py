@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from handler.engine import embedded
+from handler.engine import embedded, vllm_parts
 from handler.engine.arguments import HISTORICAL_NAMES, flags_of
 from handler.errors import ConfigurationError
 from handler.settings import DEMO_FLAGS, WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-MOVED = "vLLM has moved what handler/engine/embedded.py uses: "
+MOVED = "vLLM has moved what handler/engine/vllm_parts.py uses: "
 
 
 def parameters(function: object) -> set[str]:
@@ -28,19 +28,19 @@ def test_gpu_images_and_machines_without_a_gpu_are_pinned_to_the_same_release() 
 
 
 def test_the_parser_still_makes_every_flag_reachable() -> None:
-    flags = flags_of(embedded.serve_parser())
+    flags = flags_of(vllm_parts.serve_parser())
     assert len(flags) > 150, MOVED + "make_arg_parser lists few flags"
-    for name in {*HISTORICAL_NAMES.values(), *DEMO_FLAGS, *embedded.CPU_FLAGS}:
+    for name in {*HISTORICAL_NAMES.values(), *DEMO_FLAGS, *vllm_parts.CPU_FLAGS}:
         assert name in flags, MOVED + f"the flag --{name.replace('_', '-')} is gone"
 
 
 def test_every_switch_can_be_set_from_the_environment() -> None:
     """Every switch that vLLM has is understood when it is set by its name."""
-    parser = embedded.serve_parser()
+    parser = vllm_parts.serve_parser()
     for name, action in flags_of(parser).items():
         if action.nargs == 0:
             settings = WorkerSettings(environment={name.upper(): "true"})
-            command = embedded.read_command_line(settings, parser)
+            command = vllm_parts.read_command_line(settings, parser)
             assert getattr(parser.parse_args(command.argv(parser)), action.dest) is not None, name
 
 
@@ -95,7 +95,7 @@ async def test_the_request_fields_of_every_native_path_are_known(engine: embedde
     ],
 )
 def test_a_value_that_vllm_refuses_is_reported_with_its_variable(environment: dict[str, str], words: str) -> None:
-    parser = embedded.serve_parser()
-    command = embedded.read_command_line(WorkerSettings(environment=environment), parser)
+    parser = vllm_parts.serve_parser()
+    command = vllm_parts.read_command_line(WorkerSettings(environment=environment), parser)
     with pytest.raises(ConfigurationError, match=re.escape(words)):
-        embedded.parse_arguments(command, parser)
+        vllm_parts.parse_arguments(command, parser)

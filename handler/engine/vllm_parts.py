@@ -1,0 +1,159 @@
+"""Everything that is used of vLLM, and the only module that imports it; tests/contract holds what is used.
+
+Its parser, `AsyncEngineArgs`, `AsyncLLM`, `build_app` and `init_app_state`. Imports are inside functions: importing
+vLLM takes seconds, and a wrong setting should not wait for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from handler.engine import asgi
+from handler.engine.arguments import CommandLine, blame, command_line
+from handler.engine.overlap import after_the_next_fork
+from handler.engine.steps import EngineSteps
+from handler.errors import ConfigurationError, EngineUnavailable
+from handler.settings import WorkerSettings, export
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from vllm.config import VllmConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+# On a CPU vLLM would compile for half a minute and reserve most of the memory; a laptop wants neither.
+CPU_FLAGS: Mapping[str, str] = {"enforce_eager": "true", "kv_cache_memory_bytes": "1G"}
+
+STOP_SECONDS = 5.0
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    """vLLM's own parser of `vllm serve`, made to raise instead of to print its usage and exit."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class RaisingParser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:
+            raise ConfigurationError(f"vLLM refuses its flags: {message}")
+
+    parser: argparse.ArgumentParser = make_arg_parser(RaisingParser(exit_on_error=False))
+    return parser
+
+
+def read_command_line(settings: WorkerSettings, parser: argparse.ArgumentParser) -> CommandLine:
+    """The vLLM flags that the worker's environment asks for."""
+    from vllm import envs
+    from vllm.platforms import current_platform
+
+    defaults = {**(CPU_FLAGS if current_platform.is_cpu() else {}), **settings.vllm_defaults}
+    return command_line(parser, settings.environment, defaults, known_names=frozenset(envs.environment_variables))
+
+
+def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The parsed and validated flags; raises ConfigurationError naming the variable that is to blame."""
+    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+
+    try:
+        arguments = parser.parse_args(command.argv(parser))
+        validate_parsed_serve_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigurationError(blame(command, parser, error)) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"vLLM refuses its flags: {error}") from error
+    return arguments
+
+
+def _step_logger(steps: EngineSteps) -> Callable[[VllmConfig, int], Any]:
+    """Tells `steps` of vLLM's engine steps, as one of its statistics loggers, of which it makes one per engine core."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class StepLogger(StatLoggerBase):  # type: ignore[misc]
+        def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
+            del vllm_config
+            self._engine_index = engine_index
+
+        def record(self, scheduler_stats: Any, *args: Any, **kwargs: Any) -> None:
+            steps.record(scheduler_stats, self._engine_index)
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    return StepLogger
+
+
+def engine_config(arguments: argparse.Namespace) -> VllmConfig:
+    """vLLM's configuration of the engine; raises ConfigurationError."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    try:
+        return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"vLLM cannot serve {arguments.model}: {error}") from error
+
+
+def start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM:
+    """Loads the model and starts the engine core, which tells `steps` of its work; raises EngineUnavailable."""
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    if fork and current_platform.is_cpu() and config.parallel_config.world_size == 1:
+        _fork_engine_core(config)
+    after_the_next_fork(_import_api)
+    try:
+        return AsyncLLM.from_vllm_config(
+            config, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[_step_logger(steps)]
+        )
+    except Exception as error:
+        raise EngineUnavailable(f"the engine did not start: {error}") from error
+
+
+def _fork_engine_core(config: VllmConfig) -> None:
+    """Forks the engine core from this process, which has imported everything, instead of spawning two that import anew.
+
+    Start-up 9 s instead of 23 s on two cores (FACTS.md). Safe on a CPU, where nothing has run in this process that a
+    fork would tear apart; on CUDA vLLM forks by itself while CUDA is not initialised here.
+    """
+    export({"VLLM_WORKER_MULTIPROC_METHOD": "fork"}, overwrite=True)
+    config.parallel_config.distributed_executor_backend = "uni"
+
+
+def import_engine() -> None:
+    """What the engine core and its worker need: a forked core then has it."""
+    from vllm.platforms import current_platform
+    from vllm.v1.engine import async_llm, core  # noqa: F401
+
+    if current_platform.is_cpu():
+        from vllm.v1.worker import cpu_worker  # noqa: F401
+
+
+def _import_api() -> None:
+    """What `build_api` needs; done while the engine core loads the model in a process of its own."""
+    from vllm.entrypoints.launchers import app  # noqa: F401
+    from vllm.entrypoints.launchers.api_server import app_state, routers  # noqa: F401
+
+
+def stop_llm(llm: AsyncLLM) -> None:
+    """vLLM's own default gives its processes no time at all and kills them, with warnings."""
+    llm.shutdown(timeout=max(STOP_SECONDS, llm.vllm_config.shutdown_timeout))
+
+
+async def build_api(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
+    """vLLM's own OpenAI app for the engine."""
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+
+    tasks = await llm.get_supported_tasks()
+    app: FastAPI = build_app(arguments, tasks, llm.model_config)
+    await init_app_state(llm, app.state, arguments, tasks)
+    return app
+
+
+def credentials(arguments: argparse.Namespace) -> list[asgi.Header]:
+    """Whoever set a key for vLLM's server meant its port; calls from inside this process carry it along."""
+    from vllm import envs
+
+    key = next(iter(arguments.api_key or [envs.VLLM_API_KEY]), None)
+    return [(b"authorization", f"Bearer {key}".encode())] if key else []
