@@ -48,13 +48,13 @@ ENV MODEL_NAME=${MODEL_NAME} \
     MODEL_REVISION=${MODEL_REVISION}
 
 ARG VERSION=0.1.0
-ARG REVISION=unknown
+ARG SOURCE_REVISION=unknown
 ARG BASE_IMAGE
 LABEL org.opencontainers.image.title="vllm-service worker" \
       org.opencontainers.image.description="A RunPod serverless worker that serves vLLM" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.revision="${SOURCE_REVISION}" \
       org.opencontainers.image.base.name="${BASE_IMAGE}"
 
 # root or worker. RunPod has no setting for the user and documents no owner of what it mounts at /runpod-volume: a worker

@@ -1,4 +1,4 @@
-"""The image's HEALTHCHECK: /ping where HTTP is served, else that the container's first process is a worker. Only stdlib.
+"""The image's HEALTHCHECK: /ping where HTTP is served, else that the first process is a worker. Only stdlib.
 
 RunPod does not read it: there the heartbeat, and /ping on load-balancing endpoints, say how a worker does. It is for
 Docker, Compose and podman.

@@ -1,8 +1,8 @@
 """Installs the worker's lock on top of a base image, none of whose own packages may change. Run by worker.Dockerfile.
 
-The base is tested as a whole by vLLM's makers: its torch, CUDA libraries and vLLM stay as they are. Of the lock, only what
-the base lacks is installed, without dependencies. What is then still missing or too old would fail at a cold start, which
-is billed; here it fails the build, by name.
+The base is tested as a whole by vLLM's makers: its torch, CUDA libraries and vLLM stay as they are. Of the lock, only
+what the base lacks is installed, without dependencies. What is then still missing or too old would fail at a cold
+start, which is billed; here it fails the build, by name.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def wrong_vllm(base: Packages, extras: Mapping[str, Sequence[str]]) -> str | Non
         found = base.get(canonicalize_name(pin.name))
         if found is not None:
             fits = pin.specifier.contains(Version(found).public, prereleases=True)
-            return None if fits else f"the base has {pin.name} {found}, this worker needs {pin}: choose another BASE_IMAGE"
+            return (
+                None if fits else f"the base has {pin.name} {found}, this worker needs {pin}: choose another BASE_IMAGE"
+            )
     return "the base has no vLLM: choose another BASE_IMAGE"
 
 
@@ -76,7 +78,7 @@ def changes(before: Packages, after: Packages) -> list[str]:
 
 
 def unmet(wanted: Iterable[str], packages: Packages, exempt: Iterable[str] = ()) -> list[str]:
-    """The requirements, outside of extras, that these packages do not fulfil; `exempt` are the documented exceptions."""
+    """The requirements, outside of extras, that these packages do not fulfil; `exempt`: documented exceptions."""
     missing = []
     for requirement in map(Requirement, wanted):
         name = canonicalize_name(requirement.name)
