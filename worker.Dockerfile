@@ -37,6 +37,8 @@ RUN python -m compileall -q handler handler.py
 ARG MODEL_NAME=""
 ARG MODEL_REVISION=""
 ARG HF_ENDPOINT
+# Declared above a RUN: podman 4 forgets arguments when it looks for a cached USER.
+ARG RUN_AS=root
 RUN --mount=type=secret,id=HF_TOKEN \
     if [ -n "${MODEL_NAME}" ]; then \
         if [ -s /run/secrets/HF_TOKEN ]; then HF_TOKEN="$(cat /run/secrets/HF_TOKEN)" && export HF_TOKEN; fi \
@@ -59,7 +61,6 @@ LABEL org.opencontainers.image.title="vllm-service worker" \
 
 # root or worker. RunPod has no setting for the user and documents no owner of what it mounts at /runpod-volume: a worker
 # that cannot write there downloads its model at every cold start (docs/deploy.md, "Which user").
-ARG RUN_AS=root
 USER ${RUN_AS}
 
 STOPSIGNAL SIGTERM
