@@ -59,7 +59,7 @@ LABEL org.opencontainers.image.title="vllm-service worker" \
       org.opencontainers.image.revision="${SOURCE_REVISION}" \
       org.opencontainers.image.base.name="${BASE_IMAGE}"
 
-# root or worker. RunPod has no setting for the user and documents no owner of what it mounts at /runpod-volume: a worker
+# root or worker. RunPod documents no setting for the user and no owner of what it mounts at /runpod-volume: a worker
 # that cannot write there downloads its model at every cold start (docs/deploy.md, "Which user").
 USER ${RUN_AS}
 
