@@ -53,6 +53,16 @@ def test_caches_are_writable_by_an_unprivileged_user_without_a_volume(podman: Po
     assert finished.stdout.strip() == "/runpod-volume/huggingface-cache"
 
 
+def test_caches_land_on_the_volume_when_there_is_one(podman: Podman, worker_image: str, tmp_path: Path) -> None:
+    """Also on one that belongs to root and to nobody else, as RunPod's may."""
+    tmp_path.chmod(0o755)
+    podman.run(
+        *("run", "--rm", "--volume", f"{tmp_path}:/runpod-volume", worker_image),
+        *("sh", "-c", 'mkdir -p "$HF_HOME" "$XDG_CACHE_HOME"'),
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"huggingface-cache", ".cache"}
+
+
 async def test_an_emulator_job_is_answered_and_sigterm_ends_it_with_0(
     podman: Podman, worker_image: str, container: str
 ) -> None:
