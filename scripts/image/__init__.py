@@ -1,0 +1,1 @@
+"""What worker.Dockerfile runs, and leaves in the image."""

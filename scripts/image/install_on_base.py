@@ -1,0 +1,117 @@
+"""Installs the worker's lock on top of a base image, none of whose own packages may change. Run by worker.Dockerfile.
+
+The base is tested as a whole by vLLM's makers: its torch, CUDA libraries and vLLM stay as they are. Of the lock, only
+what the base lacks is installed, without dependencies. What is then still missing or too old would fail at a cold
+start, which is billed; here it fails the build, by name.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import invalidate_caches
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+Packages = Mapping[str, str]  # canonical name -> version
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Usage: install_on_base.py PYPROJECT LOCK OVERRIDES. 1, with the reasons, when the image would not work."""
+    pyproject, lock, overrides = (Path(argument) for argument in arguments)
+    extras = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    base = installed()
+    if problem := wrong_vllm(base, extras):
+        return _fail([problem])
+    added = lacking(base, pins(lock.read_text(encoding="utf-8")))
+    if added:
+        subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", *_lines(added)], check=True)
+    after = installed()
+    wanted = [*extras["worker"], *(needed for name in added for needed in _requires(name))]
+    exempt = {_name(line) for line in overrides.read_text(encoding="utf-8").splitlines() if _is_pin(line)}
+    return _fail([*changes(base, after), *unmet(wanted, after, exempt)])
+
+
+def installed() -> dict[str, str]:
+    """What this Python can import, by distribution."""
+    invalidate_caches()
+    return {canonicalize_name(found.name): found.version for found in distributions()}
+
+
+def pins(lock: str) -> dict[str, str]:
+    """The `name==version` lines of a lock file."""
+    lines = (line.partition("==") for line in lock.splitlines() if _is_pin(line))
+    return {canonicalize_name(name.partition("[")[0]): version for name, _, version in lines}
+
+
+def lacking(base: Packages, pinned: Packages) -> dict[str, str]:
+    """The pins of packages that the base has in no version at all."""
+    return {name: version for name, version in pinned.items() if name not in base}
+
+
+def wrong_vllm(base: Packages, extras: Mapping[str, Sequence[str]]) -> str | None:
+    """What is wrong with the base's vLLM: the worker stands on parts of one release (tests/contract)."""
+    for pin in (Requirement(line) for extra in ("gpu", "cpu") for line in extras[extra]):
+        found = base.get(canonicalize_name(pin.name))
+        if found is not None:
+            fits = pin.specifier.contains(Version(found).public, prereleases=True)
+            return (
+                None if fits else f"the base has {pin.name} {found}, this worker needs {pin}: choose another BASE_IMAGE"
+            )
+    return "the base has no vLLM: choose another BASE_IMAGE"
+
+
+def changes(before: Packages, after: Packages) -> list[str]:
+    """The packages of the base that are no longer what they were."""
+    return [
+        f"{name} {version} of the base became {after.get(name, 'nothing')}"
+        for name, version in before.items()
+        if after.get(name) != version
+    ]
+
+
+def unmet(wanted: Iterable[str], packages: Packages, exempt: Iterable[str] = ()) -> list[str]:
+    """The requirements, outside of extras, that these packages do not fulfil; `exempt`: documented exceptions."""
+    missing = []
+    for requirement in map(Requirement, wanted):
+        name = canonicalize_name(requirement.name)
+        if name in exempt or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found = packages.get(name)
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            missing.append(f"{requirement} is needed, the image has {found or 'none'}")
+    return sorted(set(missing))
+
+
+def _requires(name: str) -> list[str]:
+    found: Any = next((entry for entry in distributions(name=name)), None)
+    return list(found.requires or []) if found else []
+
+
+def _lines(pinned: Packages) -> list[str]:
+    return [f"{name}=={version}" for name, version in pinned.items()]
+
+
+def _is_pin(line: str) -> bool:
+    return bool(line.strip()) and not line.startswith("#")
+
+
+def _name(line: str) -> str:
+    return canonicalize_name(Requirement(line).name)
+
+
+def _fail(problems: Sequence[str]) -> int:
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
