@@ -7,6 +7,7 @@ Bounded by the memory that is free, so that nothing is pushed out that was wante
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -138,10 +139,10 @@ def memory_budget_bytes() -> int:
 
 def _read(piece: Piece, buffer: bytearray) -> int:
     """Bytes that were not in the page cache yet, by the first of them."""
+    if is_cached(piece):
+        return 0
     descriptor = os.open(piece.path, os.O_RDONLY)
     try:
-        if _is_cached(descriptor, piece):
-            return 0
         done = 0
         view = memoryview(buffer)
         while done < piece.size:
@@ -154,13 +155,18 @@ def _read(piece: Piece, buffer: bytearray) -> int:
         os.close(descriptor)
 
 
-def _is_cached(descriptor: int, piece: Piece) -> bool:
+def is_cached(piece: Piece) -> bool:
     """Whether the piece begins and ends in the page cache: RWF_NOWAIT reads nothing that would have to be fetched."""
-    byte = bytearray(1)
+    descriptor = os.open(piece.path, os.O_RDONLY)
     try:
-        return all(
-            os.preadv(descriptor, [byte], offset, os.RWF_NOWAIT) == 1
-            for offset in (piece.offset, piece.offset + piece.size - 1)
-        )
-    except OSError:  # EAGAIN: it is not; EOPNOTSUPP: the file system cannot tell
+        byte = bytearray(1)
+        ends = (piece.offset, piece.offset + piece.size - 1)
+        return all(os.preadv(descriptor, [byte], offset, os.RWF_NOWAIT) == 1 for offset in ends)
+    except BlockingIOError:  # it would have to be fetched
         return False
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:  # the file system cannot tell
+            return False
+        raise
+    finally:
+        os.close(descriptor)

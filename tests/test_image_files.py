@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from handler import jobs
-from handler.engine.embedded import parse_arguments, read_command_line, serve_parser
+from handler.engine.vllm_parts import parse_arguments, read_command_line, serve_parser
 from handler.settings import ALLOWED_PATHS, WorkerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
