@@ -33,8 +33,8 @@ from benchmarks.random_model import drop_from_page_cache, make_random_model
 from benchmarks.worker_stack import CHAT, QUESTION, ROOT, environment, free_port, process
 from runpod_emulator.settings import EndpointSettings, worker_environment
 
-DEMO = {"MODEL_NAME": str(ROOT / "demo_model"), "SERVED_MODEL_NAME": "demo", "KV_CACHE_MEMORY_BYTES": "256M"}
-SERVE_FLAGS = ("--served-model-name", "demo", "--enforce-eager", "--kv-cache-memory-bytes", "256M")
+DEMO = {"MODEL_NAME": str(ROOT / "demo_model"), "SERVED_MODEL_NAME": "demo", "KV_CACHE_MEMORY_BYTES": "512M"}
+SERVE_FLAGS = ("--served-model-name", "demo", "--enforce-eager", "--kv-cache-memory-bytes", "512M")
 REQUEST = {"model": "demo", "messages": QUESTION, "max_tokens": 1, "stream": True, "temperature": 0}
 START_SECONDS = 600
 RECORD = re.compile(r"cold_start (\{.*\})")
@@ -65,9 +65,15 @@ async def start_worker(variables: Mapping[str, str]) -> Start:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
+        assert worker.stderr is not None
+        log = asyncio.create_task(worker.stderr.read())
+        await asyncio.wait({answer, log}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise RuntimeError(f"the worker ended:\n{(await log).decode(errors='replace')[-2000:]}")
         seconds = await answer - began_at
-        log = await _end(worker)
-    found = RECORD.search(log)
+        worker.terminate()
+        await worker.wait()
+    found = RECORD.search((await log).decode(errors="replace"))
     phases = json.loads(found.group(1))["phases"] if found else []
     return Start(seconds, {phase["name"]: phase["seconds"] for phase in phases})
 
@@ -121,12 +127,6 @@ async def _is_healthy(session: aiohttp.ClientSession, url: str) -> bool:
             return response.status == 200
     except aiohttp.ClientError:
         return False
-
-
-async def _end(worker: asyncio.subprocess.Process) -> str:
-    worker.terminate()
-    _, log = await worker.communicate()
-    return log.decode(errors="replace")
 
 
 @dataclass(frozen=True)
