@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import struct
 import subprocess
@@ -81,6 +82,8 @@ def start_worker(root: Path, url: str, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "tests.handler.model_cache.worker", str(root), url, *options],
         cwd=ROOT,
+        # An engine of another test may have told its children, which these are not, to stay off the hub.
+        env={name: value for name, value in os.environ.items() if not name.startswith("HF_")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
