@@ -55,7 +55,6 @@ async def memory(jobs: int = 20_000) -> Figures:
 
 MEASURES: dict[str, Callable[..., Coroutine[Any, Any, Figures]]] = {
     "pickup": pickup,
-    "cancel": cancel,
     "memory": memory,
 }
 QUICK_JOBS = {"pickup": 20, "memory": 2 * THOUSAND}
