@@ -190,6 +190,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(_response(400, json.dumps(_error(400)).encode()))
             return
         self._upstream.stats.in_flight += 1
+        self._upstream.changed()
         start = self._loop.time()
         if stream:
             self._transport.write(STREAM_HEAD)

@@ -1,8 +1,9 @@
-"""What a job waits for and leaves behind: pick-up by an idle worker, memory over many jobs.
+"""What a job waits for and leaves behind: pick-up by an idle worker, cancellation, memory over many jobs.
 
-    python -m benchmarks.worker_jobs [pickup|memory ...] [--json] [--quick]
+    python -m benchmarks.worker_jobs [pickup|cancel|memory ...] [--json] [--quick]
 
-pickup: `delayTime` as the emulator reports it. memory: resident size after each thousandth job.
+pickup: `delayTime` as the emulator reports it. cancel: from the client's leaving until the engine's server sees its
+connection closed, for a plain answer and in the middle of a stream. memory: resident size after each thousandth job.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -20,7 +22,8 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.load import chat, closed_loop, quantile_of
-from benchmarks.worker_stack import one_token_stack
+from benchmarks.paced_upstream import PacedUpstream
+from benchmarks.worker_stack import CHAT, Stack, emulated, one_token_stack
 
 CONCURRENT, THOUSAND = 32, 1000
 JOB = {"input": {"messages": [{"role": "user", "content": "Hi"}]}}
@@ -40,6 +43,38 @@ async def pickup(jobs: int = 300) -> Figures:
     return _quantiles("pickup", delays)
 
 
+async def cancel(jobs: int = 100) -> Figures:
+    """Milliseconds from the client's leaving until the engine's server knows; the upstream would say 1,000 tokens."""
+    figures: Figures = {}
+    async with (
+        PacedUpstream(tokens=1000) as upstream,
+        emulated({"VLLM_BASE_URL": upstream.url}, 0.0) as (url, metrics_port),
+    ):
+        stack = Stack(f"{upstream.url}{CHAT}", url, metrics_port, {"model": "paced"})
+        for streaming in (False, True):
+            kind = "stream" if streaming else "plain"
+            waits = [await _leave(stack, upstream, streaming) for _ in _progress(range(jobs), f"cancel, {kind}")]
+            figures |= _quantiles(f"cancel_{kind}", waits)
+    return figures
+
+
+async def _leave(stack: Stack, upstream: PacedUpstream, streaming: bool) -> float:
+    aborted = upstream.stats.aborted
+    async with aiohttp.ClientSession() as session:
+        call = asyncio.create_task(_read(session, stack.worker_url, stack.body(1000, streaming)))
+        await upstream.until(lambda stats: stats.in_flight == 1)
+        await asyncio.sleep(0.1)  # somewhere in the middle
+        left_at = time.perf_counter()
+        call.cancel()
+        await upstream.until(lambda stats: stats.aborted > aborted)
+        return (time.perf_counter() - left_at) * 1000
+
+
+async def _read(session: aiohttp.ClientSession, url: str, body: bytes) -> None:
+    async with session.post(url, data=body) as response:
+        await response.read()
+
+
 async def memory(jobs: int = 20_000) -> Figures:
     """Resident megabytes of the worker after each thousand streaming jobs of one token."""
     sizes: list[float] = []
@@ -55,9 +90,10 @@ async def memory(jobs: int = 20_000) -> Figures:
 
 MEASURES: dict[str, Callable[..., Coroutine[Any, Any, Figures]]] = {
     "pickup": pickup,
+    "cancel": cancel,
     "memory": memory,
 }
-QUICK_JOBS = {"pickup": 20, "memory": 2 * THOUSAND}
+QUICK_JOBS = {"pickup": 20, "cancel": 5, "memory": 2 * THOUSAND}
 
 
 def _progress(steps: range, description: str) -> Iterable[int]:

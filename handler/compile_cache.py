@@ -15,7 +15,7 @@ import shutil
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -97,9 +97,15 @@ class CompileCache:
 class Compilations:
     """The compile cache of one start: restored before the engine starts, kept for the next one afterwards."""
 
-    def __init__(self, volume_dir: Path | None, local_root: Path = LOCAL_ROOT) -> None:
-        """`volume_dir`: where archives are kept; None does nothing at all."""
+    def __init__(
+        self,
+        volume_dir: Path | None,
+        local_root: Path = LOCAL_ROOT,
+        tell_compilers: Callable[[Mapping[str, str]], None] = export,
+    ) -> None:
+        """`volume_dir`: where archives are kept; None does nothing at all. `tell_compilers` sets their variables."""
         self._volume_dir = volume_dir
+        self._tell_compilers = tell_compilers
         self._local_root = local_root
         self._cache: CompileCache | None = None
         self._restored_files = 0
@@ -113,7 +119,7 @@ class Compilations:
         )
         self._cache = CompileCache(self._volume_dir / f"{key}.tar", self._local_root / key)
         self._restored_files = self._cache.restore()
-        export(self._cache.environment())
+        self._tell_compilers(self._cache.environment())
         logger.info("%d compiled files came from %s", self._restored_files, self._cache.archive)
 
     def keep(self) -> None:

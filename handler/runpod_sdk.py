@@ -75,7 +75,8 @@ class SdkPlatform:
         self._ping_loop: Callable[[Any], None] = Heartbeat.process_loop
         self._heartbeat: multiprocessing.Process | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._streams = PostConnections(self._stream_url, {})
+        self._stream_target = URL(self._stream_url).raw_path_qs
+        self._streams: PostConnections | None = None
 
     async def __aenter__(self) -> Self:
         await self._check_fitness()
@@ -96,7 +97,8 @@ class SdkPlatform:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._streams.close()
+        if self._streams:
+            self._streams.close()
         if self._session:
             await self._session.close()
         if self._heartbeat:
@@ -134,7 +136,7 @@ class SdkPlatform:
         """
         body = _json_bytes({"output": output})
         job_id = quote(job["id"], safe="")
-        target = self._address(URL(self._stream_url).raw_path_qs, job_id, is_stream=False)
+        target = self._address(self._stream_target, job_id, is_stream=False)
         status = await self._post_again_if_never_sent(target, body, f"X-Request-ID: {job_id}\r\n")
         if status >= 300:
             raise _refusal(status, body) or ConnectionError(f"RunPod answered with HTTP {status}")
@@ -155,6 +157,7 @@ class SdkPlatform:
 
     async def _post_again_if_never_sent(self, target: str, body: bytes, headers: str) -> int:
         """RunPod cannot tell a repeated piece from a new one: only a piece that never left may be posted again."""
+        assert self._streams is not None
         for pause_seconds in CONNECT_PAUSES_SECONDS:
             try:
                 return await self._streams.post(target, body, headers)

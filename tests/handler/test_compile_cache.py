@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.compile_cache import CompileCache, cache_key, gpu_facts
+from handler.compile_cache import DIRECTORIES, Compilations, CompileCache, cache_key, gpu_facts
 
 INDUCTOR, VLLM = "inductor/ab/kernel.so", "vllm/torch_compile_cache/hash/graph.py"
 
@@ -90,6 +90,29 @@ def test_readers_see_a_whole_archive_while_several_workers_write(tmp_path: Path)
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert seen > 0
     assert [path.name for path in volume.iterdir()] == ["key.tar"]
+
+
+def test_a_second_start_of_the_same_configuration_finds_the_first_ones_work(tmp_path: Path) -> None:
+    told: dict[str, str] = {}
+    first = Compilations(tmp_path / "volume", tmp_path / "disk-1", told.update)
+    first.restore("config-a")
+    assert set(told) == set(DIRECTORIES)
+    inductor = Path(told["TORCHINDUCTOR_CACHE_DIR"])
+    assert inductor.is_relative_to(tmp_path / "disk-1")
+    compiled(inductor, "kernel.so")
+    first.keep()
+    second, other = (Compilations(tmp_path / "volume", tmp_path / disk, told.update) for disk in ("disk-2", "disk-3"))
+    second.restore("config-a")
+    other.restore("config-b")
+    assert [path.name for path in (tmp_path / "disk-2").rglob("*.so")] == ["kernel.so"]
+    assert not (tmp_path / "disk-3").exists()
+
+
+def test_without_a_volume_nothing_is_done(tmp_path: Path) -> None:
+    compilations = Compilations(None, tmp_path / "disk")
+    compilations.restore("config")
+    compilations.keep()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_key_depends_on_every_fact(tmp_path: Path) -> None:

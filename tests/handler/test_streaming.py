@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler.errors import EngineError, StreamBroken
-from handler.streaming import Pace, checked, coalesce, reported_error, whole_events
+from handler.streaming import Pace, checked, coalesce, posted_size, reported_error, whole_events
 
 T = TypeVar("T")
 EVENTS = ['data: {"text": "👨‍👩‍👧‍👦 é"}\n\n', "event: x\ndata: 1\n\n", "data: [DONE]\n\n"]
@@ -34,6 +34,11 @@ def test_events_come_out_whole_wherever_the_bytes_are_cut(cuts: list[int]) -> No
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     pieces = [data[start:end] for start, end in pairwise(places)]
     assert asyncio.run(all_of(whole_events(each(pieces)))) == EVENTS
+
+
+def test_the_size_of_a_posted_event_is_that_of_its_json_string() -> None:
+    for event in [*EVENTS, 'data: {"text": "\\"quoted\\" \\\\ back"}\n\n']:
+        assert posted_size(event) == len(json.dumps(event, ensure_ascii=False).encode()) - 2
 
 
 async def test_windows_line_ends_separate_events_too_also_when_cut_between_cr_and_lf() -> None:
