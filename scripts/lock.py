@@ -21,7 +21,12 @@ def main() -> None:
     """Writes every lock file."""
     _write(
         "dev.lock",
-        _resolve("dev.lock", ["worker", "cpu", "service", "client", "emulator", "dev"], *CPU_ONLY, *_find_links()),
+        _resolve(
+            "dev.lock",
+            ["worker", "cpu", "service", "plots", "tracing", "client", "emulator", "dev"],
+            *CPU_ONLY,
+            *_find_links(),
+        ),
     )
     _write("client.lock", _resolve("client.lock", ["client"]))
     on_image = _resolve("worker-gpu.lock", ["gpu"])
