@@ -1,0 +1,42 @@
+"""Who calls: keys, their tier, and the limits of the organisation they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Tier(StrEnum):
+    """What a key was made for; it sets how many requests it may make in a minute."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+    ENTERPRISE = "enterprise"
+
+
+REQUESTS_PER_MINUTE = {Tier.DEVELOPMENT: 100, Tier.PRODUCTION: 1_000, Tier.ENTERPRISE: 10_000}
+
+
+@dataclass(frozen=True, slots=True)
+class OrganisationLimits:
+    """Quotas of one organisation, over UTC days and calendar months; None is no limit."""
+
+    tokens_per_day: int | None = 10_000_000
+    requests_per_day: int | None = 100_000
+    tokens_per_month: int | None = 300_000_000
+    picousd_per_month: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A caller's key as it is stored: never the key itself. `id` is public and appears in the ledger.
+
+    annotate: whether answers carry cost_info and performance_info. strategy: the routing strategy of this key, if any.
+    """
+
+    id: str
+    organisation: str
+    tier: Tier = Tier.DEVELOPMENT
+    limits: OrganisationLimits = OrganisationLimits()
+    annotate: bool = True
+    strategy: str | None = None

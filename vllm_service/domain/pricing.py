@@ -1,0 +1,54 @@
+"""What tokens and seconds cost. A price that is not known is None where it is kept, never a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from vllm_service.domain.money import picousd_per_microsecond, picousd_per_token
+from vllm_service.domain.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrice:
+    """Pico-dollars per token. `cached_input` None: the provider gives no discount, a cached token costs `input`."""
+
+    input_picousd: int
+    output_picousd: int
+    cached_input_picousd: int | None = None
+
+    @classmethod
+    def per_million(
+        cls,
+        input_usd: Decimal | str | int,
+        output_usd: Decimal | str | int,
+        cached_input_usd: Decimal | str | int | None = None,
+    ) -> TokenPrice:
+        """From dollars per million tokens. ValueError: see money.picousd_per_token."""
+        cached = None if cached_input_usd is None else picousd_per_token(cached_input_usd)
+        return cls(picousd_per_token(input_usd), picousd_per_token(output_usd), cached)
+
+    def cost_picousd(self, usage: Usage) -> int:
+        """Pico-dollars of these tokens, exact."""
+        cached_price = self.input_picousd if self.cached_input_picousd is None else self.cached_input_picousd
+        return (
+            (usage.prompt_tokens - usage.cached_tokens) * self.input_picousd
+            + usage.cached_tokens * cached_price
+            + usage.completion_tokens * self.output_picousd
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SecondPrice:
+    """Pico-dollars per microsecond of one worker, as RunPod bills it: from its start to its full stop."""
+
+    picousd_per_microsecond: int
+
+    @classmethod
+    def per_second(cls, usd: Decimal | str | int) -> SecondPrice:
+        """From dollars per second. ValueError: see money.picousd_per_microsecond."""
+        return cls(picousd_per_microsecond(usd))
+
+    def cost_picousd(self, microseconds: int) -> int:
+        """Pico-dollars of this time of one worker, exact."""
+        return microseconds * self.picousd_per_microsecond
