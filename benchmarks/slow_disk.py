@@ -20,7 +20,7 @@ V1, V2 = Path("/sys/fs/cgroup/blkio"), Path("/sys/fs/cgroup")
 
 @contextmanager
 def slow_volume(size_bytes: int, bytes_per_second: int) -> Iterator[Path | None]:
-    """An empty directory from which this process and what it starts may read so much a second; None where that fails."""
+    """An empty directory from which this process and its children may read so much a second; None where that fails."""
     with ExitStack() as stack:
         try:
             volume = stack.enter_context(_mounted(size_bytes))
