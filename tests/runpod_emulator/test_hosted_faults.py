@@ -221,7 +221,13 @@ def test_providers_are_read_from_a_file(tmp_path: Path) -> None:
     (settings,) = read_config(path)
     assert settings.models[0].input_usd == Decimal("0.15")
     assert settings.faults.cut_share == 0.5
-    for wrong in ({"name": "a b"}, {"name": "p", "speed": 1}, {"name": "p", "ttft_seconds": -1}, {"models": []}):
+    wrongs: list[dict[str, object]] = [
+        {"name": "a b"},
+        {"name": "p", "speed": 1},
+        {"name": "p", "ttft_seconds": -1},
+        {"models": []},
+    ]
+    for wrong in wrongs:
         path.write_text(json.dumps({"providers": [wrong]}))
         with pytest.raises(ValueError, match=r"providers\.json"):
             read_config(path)
