@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from vllm_service.errors import ConfigurationError
+from vllm_service.errors import UpstreamFailed
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind
 
 TIMEOUT_SECONDS = 5.0
@@ -73,7 +73,7 @@ async def probe(client: httpx2.AsyncClient, provider: Provider, offers: list[Off
     try:
         document = _document(response, provider)
         found = {"workers": _workers(document)} if is_runpod else _models(document, offers)
-    except ConfigurationError as error:
+    except UpstreamFailed as error:
         return Report(**facts, reachable=False, problem=error.message)
     return Report(**facts, **found, reachable=True)
 
@@ -81,17 +81,17 @@ async def probe(client: httpx2.AsyncClient, provider: Provider, offers: list[Off
 def _document(response: httpx2.Response, provider: Provider) -> dict[str, Any] | list[Any]:
     if response.status_code in (401, 403):
         hint = "its key was refused" if provider.api_key else "it wants a key: set api_key_env"
-        raise ConfigurationError(f"HTTP {response.status_code}: {hint}")
+        raise UpstreamFailed(f"HTTP {response.status_code}: {hint}")
     if response.status_code == 404:
-        raise ConfigurationError("HTTP 404: wrong endpoint_id or base_url (it ends with /v1)")
+        raise UpstreamFailed("HTTP 404: wrong endpoint_id or base_url (it ends with /v1)")
     if response.status_code != 200:
-        raise ConfigurationError(f"HTTP {response.status_code}")
+        raise UpstreamFailed(f"HTTP {response.status_code}")
     try:
         document = response.json()
     except ValueError:
         document = None
     if not isinstance(document, dict | list):
-        raise ConfigurationError("HTTP 200, but not JSON: is the base_url right?")
+        raise UpstreamFailed("HTTP 200, but not JSON: is the base_url right?")
     return document
 
 
@@ -99,7 +99,7 @@ def _models(document: dict[str, Any] | list[Any], offers: list[Offer]) -> dict[s
     """OpenAI wraps its list in `data`, Together sends it bare."""
     entries = document if isinstance(document, list) else document.get("data")
     if not isinstance(entries, list):
-        raise ConfigurationError("HTTP 200, but no list of models: is the base_url right?")
+        raise UpstreamFailed("HTTP 200, but no list of models: is the base_url right?")
     served = {entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)}
     names = [offer.model for offer in offers]
     return {
@@ -112,5 +112,5 @@ def _workers(document: dict[str, Any] | list[Any]) -> dict[str, int]:
     """RunPod adds states without notice: whatever is a number is passed on."""
     workers = document.get("workers") if isinstance(document, dict) else None
     if not isinstance(workers, dict):
-        raise ConfigurationError("HTTP 200, but no worker counts: is the endpoint_id right?")
+        raise UpstreamFailed("HTTP 200, but no worker counts: is the endpoint_id right?")
     return {str(state): count for state, count in workers.items() if isinstance(count, int)}
