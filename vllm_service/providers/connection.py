@@ -30,7 +30,7 @@ class Connection(asyncio.Protocol):
         self._answer: StreamOrWhole | None = None
         self._waiter: asyncio.Future[StreamOrWhole] | None = None
         self._head_bytes = 0
-        self._has_ended = False
+        self._has_ended = self._keeps_alive = False
         self.quiet_since = 0.0
         self.is_paused = False
 
@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
         """Sends a request; returns its answer when it is whole, or of a stream when its first bytes are there."""
         if self._transport is None or self._transport.is_closing():
             raise CutShort("the connection has been closed")
-        self._has_ended = False
+        self._has_ended = self._keeps_alive = False
         self._head_bytes = 0
         self.quiet_since = self._loop.time()
         self._waiter = self._loop.create_future()
@@ -167,6 +167,7 @@ class Connection(asyncio.Protocol):
             self._answer = None
         else:
             self._has_ended = True
+            self._keeps_alive = self._parser.should_keep_alive()  # the parser forgets when it returns
 
     def _resolve(self, answer: StreamOrWhole) -> None:
         """Forgets who waited at once: when they wake, the connection may carry another's request."""
@@ -177,12 +178,11 @@ class Connection(asyncio.Protocol):
     def _complete(self) -> None:
         """The answer is there to its last byte; the connection is free when both sides keep it."""
         answer, self._answer = self._answer, None
-        keeps = self._transport is not None and self._parser.should_keep_alive()
         self.resume()
         if answer is not None:
             self._resolve(answer)
             answer.ended(None)
-        if not keeps and self._transport is not None:
+        if not (self._keeps_alive and self._has_ended) and self._transport is not None:
             self._transport.abort()
             self._transport = None
         self._freed(self)
