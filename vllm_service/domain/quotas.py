@@ -12,7 +12,7 @@ ADDRESS_REQUESTS_PER_SECOND = 50
 
 
 class Limit(StrEnum):
-    """What can be used up, as callers read it in `details.limit` of a 429. The Lua scripts number them in this order."""
+    """What can be used up: `details.limit` of a 429. The Lua scripts number them in this order."""
 
     REQUESTS_PER_MINUTE = "requests_per_minute"
     ADDRESS_REQUESTS_PER_SECOND = "address_requests_per_second"
