@@ -16,6 +16,8 @@ _LIMITS = tuple(field.name for field in dataclasses.fields(OrganisationLimits))
 _SELECT = f"""SELECT k.id, k.digest, k.organisation, k.tier, k.annotate, k.strategy, k.note, k.created_at_us,
     k.revoked_at_us, o.organisation, {", ".join(f"o.{name}" for name in _LIMITS)}
     FROM api_keys k LEFT JOIN organisations o ON o.organisation = k.organisation"""  # noqa: S608
+_SET_LIMITS = f"""INSERT INTO organisations (organisation, {", ".join(_LIMITS)}) VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (organisation) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _LIMITS)}"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,7 @@ class KeyStore:
         """From now on; running gateways follow within the time that they cache keys for."""
         await self._database.write(
             Statement(
-                f"INSERT INTO organisations (organisation, {', '.join(_LIMITS)}) VALUES ($1, $2, $3, $4, $5) "  # noqa: S608
-                f"ON CONFLICT (organisation) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _LIMITS)}",
+                _SET_LIMITS,
                 (organisation, *(getattr(limits, name) for name in _LIMITS)),
             )
         )

@@ -23,7 +23,7 @@ from vllm_service.storage.sliding_window import SlidingWindow
 # Longer than any request may take (REQUEST_TIMEOUT_SECONDS): a reservation that lives on has lost its owner.
 LEASE_SECONDS = 900.0
 _SWEEP_MS = 10_000
-_MOST_ADDRESSES = 100_000
+_MOST_WINDOWS = 100_000
 
 
 class MemoryQuotas:
@@ -58,17 +58,16 @@ class MemoryQuotas:
             self,
             _window(self._key_windows, key.id, KEY_WINDOW),
             None if client_ip is None else _window(self._address_windows, client_ip, ADDRESS_WINDOW),
-            self.periods.at(key.organisation, now_seconds),
-            (tokens, cost_picousd),
-            now_ms,
+            periods=self.periods.at(key.organisation, now_seconds),
+            amounts=(tokens, cost_picousd),
+            now_ms=now_ms,
         )
         if not self._has_room(key, share):
             raise self._rejection(key, share, now_seconds)
         expires_at_ms = now_ms + self._lease_ms
         share.take(expires_at_ms)
         self._leases.add(share)
-        if expires_at_ms < self._first_expiry_ms:
-            self._first_expiry_ms = expires_at_ms
+        self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
         return share
 
     async def used(self, organisation: str, now_seconds: float) -> OrganisationUse:
@@ -143,7 +142,7 @@ class MemoryQuotas:
 def _window(windows: dict[str, SlidingWindow], name: str, shape: RateWindow) -> SlidingWindow:
     window = windows.get(name)
     if window is None:
-        if len(windows) >= _MOST_ADDRESSES:  # a flood of addresses within one sweep: the one first seen is forgotten
+        if len(windows) >= _MOST_WINDOWS:  # a flood of addresses within one sweep: the one first seen is forgotten
             del windows[next(iter(windows))]
         window = windows[name] = SlidingWindow(shape)
     return window

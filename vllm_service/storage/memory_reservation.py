@@ -42,6 +42,7 @@ class MemoryReservation:
         owner: Owner,
         key_window: SlidingWindow,
         address_window: SlidingWindow | None,
+        *,
         periods: tuple[Period, Period],
         amounts: tuple[int, int],
         now_ms: int,

@@ -62,15 +62,15 @@ class Periods:
         period.book(1, tokens, picousd)
         self._note(period.key, (1, tokens, picousd))
 
-    def put_back(self, unsaved: Mapping[PeriodKey, Counts]) -> None:
+    def put_back(self, counted: Mapping[PeriodKey, Counts]) -> None:
         """What could not be saved after all."""
-        for key, counts in unsaved.items():
+        for key, counts in counted.items():
             self._note(key, counts)
 
     def forget_before(self, now_seconds: float) -> None:
-        """Drops days and months that ended more than one day or month ago."""
+        """Drops what ended over a week or two months ago: a clock that jumps ahead and back finds its day again."""
         day = utc_day(now_seconds)
-        oldest = {"day": day - 1, "month": utc_month(day) - 1}
+        oldest = {"day": day - 7, "month": utc_month(day) - 2}
         self._periods = {key: period for key, period in self._periods.items() if key[2] >= oldest[key[1]]}
 
     def _note(self, key: PeriodKey, counts: Counts) -> None:

@@ -13,7 +13,8 @@ from vllm_service.storage.quota_periods import Counts, PeriodKey, Periods
 SAVE_SECONDS = 0.5
 log = logging.getLogger(__name__)
 # Additions, not totals: several processes may count into one row.
-_ADD = """INSERT INTO quota_use (organisation, period, number, requests, tokens, picousd) VALUES ($1, $2, $3, $4, $5, $6)
+_ADD = """INSERT INTO quota_use (organisation, period, number, requests, tokens, picousd)
+    VALUES ($1, $2, $3, $4, $5, $6)
     ON CONFLICT (organisation, period, number) DO UPDATE SET requests = quota_use.requests + excluded.requests,
     tokens = quota_use.tokens + excluded.tokens, picousd = quota_use.picousd + excluded.picousd"""
 _LOAD = """SELECT organisation, period, number, requests, tokens, picousd FROM quota_use
@@ -22,9 +23,9 @@ _FORGET = "DELETE FROM quota_use WHERE (period = 'day' AND number < $1) OR (peri
 
 
 async def load(database: Database, now_seconds: float) -> dict[PeriodKey, Counts]:
-    """What was counted yesterday, today, last month and this month; older rows are deleted."""
+    """What was counted lately; rows of days and months that are long over are deleted."""
     day = utc_day(now_seconds)
-    oldest = day - 1, utc_month(day) - 1
+    oldest = day - 7, utc_month(day) - 2
     await database.write(Statement(_FORGET, oldest))
     return {(row[0], row[1], row[2]): (row[3], row[4], row[5]) for row in await database.fetch(_LOAD, *oldest)}
 
