@@ -32,7 +32,7 @@ class Phase(StrEnum):
     """What was timed."""
 
     QUEUE = "queue_ms"
-    FIRST_TOKEN = "ttft_ms"
+    FIRST_BYTE = "ttft_ms"
     TOTAL = "total_ms"
 
 
@@ -109,7 +109,7 @@ class LedgerReader:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def totals(self, by: Sequence[GroupBy] = (), window: Window = Window()) -> list[Totals]:  # noqa: B008
+    async def totals(self, by: Sequence[GroupBy] = (), window: Window = Window()) -> list[Totals]:
         """One for each group that has requests, in the groups' order; without `by` one for all."""
         groups = [_DAY if group is GroupBy.DAY else group.value for group in by]
         where, values = _where(window)
@@ -119,7 +119,7 @@ class LedgerReader:
         rows = await self._database.fetch(sql, *values)
         return [Totals(row[: len(groups)], *row[len(groups) :]) for row in rows]
 
-    async def latency(self, phase: Phase = Phase.TOTAL, window: Window = Window()) -> Latency:  # noqa: B008
+    async def latency(self, phase: Phase = Phase.TOTAL, window: Window = Window()) -> Latency:
         """Of completed requests that were timed."""
         where, values = _where(window)
         timed = f"FROM requests WHERE {where} AND outcome = 'completed' AND {phase.value} IS NOT NULL"
@@ -129,10 +129,10 @@ class LedgerReader:
             return Latency(0)
         ranked = f"SELECT {phase.value} {timed} ORDER BY 1 LIMIT 1 OFFSET ${len(values) + 1}"
         ranks = [-(-count * percent // 100) - 1 for percent in (50, 95, 99)]
-        quantiles = [(await self._database.fetch(ranked, *values, rank))[0][0] for rank in ranks]
-        return Latency(count, average, *quantiles, best, worst)
+        p50, p95, p99 = [(await self._database.fetch(ranked, *values, rank))[0][0] for rank in ranks]
+        return Latency(count, average, p50, p95, p99, best, worst)
 
-    async def records(self, window: Window = Window()) -> AsyncIterator[tuple[int, RequestRecord]]:  # noqa: B008
+    async def records(self, window: Window = Window()) -> AsyncIterator[tuple[int, RequestRecord]]:
         """(row id, record) in the order of the ids, a page at a time: memory stays flat, and nothing is locked."""
         where, values = _where(window)
         columns = ", ".join(["id", REQUESTS.column_names])

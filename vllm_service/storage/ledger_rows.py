@@ -11,6 +11,7 @@ from vllm_service.storage.schema import REQUESTS
 
 _LONGEST_TEXT = 512
 _LARGEST = 2**63 - 1
+_TOKENS = ("prompt", "completion", "cached", "reasoning")
 _NO_USAGE = (None, None, None, None, None)
 
 
@@ -53,8 +54,8 @@ def record_of(row: tuple[Any, ...]) -> RequestRecord:
     values = dict(zip((column.name for column in REQUESTS.columns), row, strict=True))
     usage = None
     if values["prompt_tokens"] is not None:
-        counts = (values[f"{kind}_tokens"] for kind in ("prompt", "completion", "cached", "reasoning"))
-        usage = Usage(*counts, estimated=bool(values["usage_estimated"]))
+        prompt, completion, cached, reasoning = (values[f"{kind}_tokens"] for kind in _TOKENS)
+        usage = Usage(prompt, completion, cached, reasoning, bool(values["usage_estimated"]))
     same = ("request_id", "key_id", "organisation", "operation", "model", "status", "provider", "upstream_model")
     also = ("cost_picousd", "baseline_picousd", "queue_ms", "ttft_ms", "total_ms", "attempts", "error_code")
     return RequestRecord(

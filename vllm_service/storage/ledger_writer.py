@@ -25,7 +25,7 @@ Row = tuple[Value, ...]
 
 @dataclass(frozen=True, slots=True)
 class LedgerPace:
-    """flush_seconds: how long a row may wait for others. max_waiting_rows: while the database is away; about 0.5 kB each.
+    """flush_seconds: how long a row may wait for others. max_waiting_rows: while the database is away, 0.5 kB each.
 
     close_seconds: how long `close` waits for a database that is away. The rest: see ledger_writers.
     """
@@ -91,7 +91,7 @@ class LedgerWriter:
         self._something_waits.set()
 
     async def close(self) -> None:
-        """See protocol.Ledger. With the database away, waits `close_seconds`; what is left then is counted as dropped."""
+        """See protocol.Ledger. With the database away, waits `close_seconds`; what is left then counts as dropped."""
         self._closing.set()
         self._something_waits.set()
         try:

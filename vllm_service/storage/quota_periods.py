@@ -48,7 +48,7 @@ class Periods:
     def __init__(self, saved: Mapping[PeriodKey, Counts]) -> None:
         self._periods = {key: Period(key, counts) for key, counts in saved.items()}
         self._day = self._month = -1
-        self.unsaved: Mapping[PeriodKey, Counts] = {}
+        self.unsaved: dict[PeriodKey, Counts] = {}
 
     def at(self, organisation: str, now_seconds: float) -> tuple[Period, Period]:
         """The day and the month that this time lies in."""
