@@ -18,6 +18,7 @@ ServiceError
 ├── Overloaded              503  OVERLOADED_503: too many connections, or about to stop
 ├── ModelUnavailable        503  MODEL_503
 │   └── CircuitOpen         503  CIRCUIT_BREAKER_503
+├── StorageUnavailable      503  STORAGE_503: what keeps keys, limits or the ledger does not answer
 ├── GatewayTimeout          504  GATEWAY_TIMEOUT_504
 └── UpstreamError           any  a provider's own error, passed on
 """
@@ -169,6 +170,12 @@ class CircuitOpen(ModelUnavailable):
     """Every provider of the model has been failing and is left alone for a while. details: circuit_breaker."""
 
     code = "CIRCUIT_BREAKER_503"
+
+
+class StorageUnavailable(ServiceError):
+    """The database or Redis does not answer, or not in time; nothing was taken from any limit."""
+
+    status, code, kind, is_transient = 503, "STORAGE_503", "service_unavailable_error", True
 
 
 class GatewayTimeout(ServiceError):
