@@ -1,4 +1,4 @@
-"""What the operations endpoints answer, as pydantic models, of which the published schema is made. Null: not measured."""
+"""What the operations endpoints answer, as pydantic models; the published schema is made of them. Null: not measured."""
 
 from __future__ import annotations
 
