@@ -1,4 +1,4 @@
-"""What the operations endpoints answer, as pydantic models; the published schema is made of them. Null: not measured."""
+"""What the operations endpoints answer, as pydantic models; the published schema is made of them. Null is unknown."""
 
 from __future__ import annotations
 

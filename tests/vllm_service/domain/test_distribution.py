@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -50,5 +51,5 @@ def test_nothing_has_no_quantile_and_no_mean() -> None:
 
 
 def test_the_largest_gap_between_bounds_is_what_the_documented_error_says() -> None:
-    halves = [math.sqrt(upper / lower) - 1 for lower, upper in zip(BOUNDS_MS, BOUNDS_MS[1:], strict=False)]
+    halves = [math.sqrt(upper / lower) - 1 for lower, upper in pairwise(BOUNDS_MS)]
     assert max(halves) <= LARGEST_RELATIVE_ERROR
