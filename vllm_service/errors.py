@@ -200,3 +200,13 @@ class UpstreamError(ServiceError):
         self.status = status
         self.code = code
         self.is_transient = status in (408, 409, 429) or status >= 500
+
+
+def known_codes() -> frozenset[str]:
+    """Every code of this tree: what may be a metric's label. A provider's own codes are not among them."""
+    found, left = set(), [ServiceError]
+    while left:
+        kind = left.pop()
+        found.add(kind.code)
+        left.extend(kind.__subclasses__())
+    return frozenset(found)
