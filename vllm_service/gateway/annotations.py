@@ -16,7 +16,7 @@ def annotation(
     total_seconds: float,
     ttft_seconds: float | None,
     completion_tokens: int | None,
-    provider: str,
+    provider: str | None,
     reason: str,
     is_cached: bool = False,
     is_apple_silicon: bool = False,
@@ -41,7 +41,7 @@ def annotation(
 
 
 def spliced(document: bytes, members: bytes) -> bytes:
-    """The document with these members at its end; it is a JSON object, maybe with white space or SSE's line breaks after."""
+    """The document with these members at its end; white space, or SSE's line breaks, may follow the object."""
     end = document.rindex(b"}")
     if document[:end].rstrip().endswith(b"{"):
         members = members[1:]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import lru_cache
+from collections.abc import Callable
+from functools import partial
 
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
@@ -17,15 +18,17 @@ from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.provider_errors import fault_error
 from vllm_service.gateway.request_body import BYTES_PER_TOKEN
 from vllm_service.providers.protocol import Answer, ProviderFault
+from vllm_service.storage.protocol import CachedResponse
 
+EVENT_STREAM = b"text/event-stream; charset=utf-8\r\ncache-control: no-cache"
 _ENVELOPE_BYTES = 350  # of a whole answer besides its text: id, times, names, finish reason
 
 
-def send_whole(call: Call, answer: Answer) -> None:
-    """Raises errors.UpstreamFailed: what the provider sent is no answer."""
+def send_whole(call: Call, answer: Answer) -> CachedResponse:
+    """What was answered, as it may be given again. Raises errors.UpstreamFailed: what the provider sent is no answer."""
     step, facts, router = call.step, call.facts, call.configured.router
     assert step is not None
-    body = answer.body
+    document = body = answer.body
     now = time.monotonic()
     try:
         usage = find_usage(body).usage
@@ -38,27 +41,27 @@ def send_whole(call: Call, answer: Answer) -> None:
         body = spliced(body, call.annotation(now))
     if call.caller.has_left:
         call.outcome, call.status = Outcome.CANCELLED, 499
-    call.caller.answer(200, _headers(call, b"application/json"), body)
+    call.caller.answer(200, call.answer_headers(b"application/json"), body)
     router.finished(step, facts, usage, now)
+    return CachedResponse(document, False, call.usage)
 
 
-async def relay_events(call: Call, answer: Answer) -> None:
-    """Returns when the stream has ended, well or with an explicit error; cancelled when the caller leaves."""
+async def relay_events(call: Call, answer: Answer, *, keeps: bool) -> CachedResponse | None:
+    """Returns when the stream has ended, well or with an explicit error; cancelled when the caller leaves.
+
+    keeps: what was streamed is returned if it is complete, as it may be given again.
+    """
     step, facts, router, caller = call.step, call.facts, call.configured.router, call.caller
     assert step is not None
 
-    def finish(event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
-        call.usage = usage
-        if call.annotates:
-            return spliced(event, call.annotation(time.monotonic()))
-        return b"" if is_only_usage and not call.fields.wants_usage else event
-
-    relay = EventRelay(call.operation, caller.send, finish)
-    caller.begin(200, _headers(call, b"text/event-stream; charset=utf-8\r\ncache-control: no-cache"))
+    relay = EventRelay(call.operation, caller.send, partial(_finish, call))
+    kept: list[bytes] = []
+    receive = _keeping(relay.receive, kept) if keeps else relay.receive
+    caller.begin(200, call.answer_headers(EVENT_STREAM))
     caller.fed_by(answer)
     error: ServiceError | None = None
     try:
-        await answer.relay(relay.receive)
+        await answer.relay(receive)
     except ProviderFault as fault:
         error = fault_error(fault, facts.model)
     except asyncio.CancelledError:
@@ -72,10 +75,41 @@ async def relay_events(call: Call, answer: Answer) -> None:
     if relay.is_complete:
         caller.end()
         router.finished(step, facts, relay.usage, time.monotonic())
-        return
+        return CachedResponse(b"".join(kept), True, call.usage) if keeps else None
     error = error or UpstreamFailed(f"The provider of {facts.model!r} ended the stream before its end.")
     _break(call, error)
     router.failed(step, facts, 502, None, time.monotonic())
+    return None
+
+
+def replay(call: Call, cached: CachedResponse) -> None:
+    """Gives an answer again, as JSON or as a stream. It costs nothing."""
+    call.outcome, call.usage, call.reason = Outcome.CACHED, cached.usage, "response cache"
+    body = cached.body
+    if not cached.is_stream:
+        if call.annotates:
+            body = spliced(body, call.annotation(time.monotonic()))
+        call.caller.answer(200, call.answer_headers(b"application/json"), body)
+        return
+    call.caller.begin(200, call.answer_headers(EVENT_STREAM))
+    EventRelay(call.operation, call.caller.send, partial(_finish, call)).receive(body)
+    call.caller.end()
+
+
+def _finish(call: Call, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
+    """What is passed on in place of the event that carries usage."""
+    call.usage = usage
+    if call.annotates:
+        return spliced(event, call.annotation(time.monotonic()))
+    return b"" if is_only_usage and not call.fields.wants_usage else event
+
+
+def _keeping(receive: Callable[[bytes], None], kept: list[bytes]) -> Callable[[bytes], None]:
+    def keep(data: bytes) -> None:
+        kept.append(data)
+        receive(data)
+
+    return keep
 
 
 def _break(call: Call, error: ServiceError) -> None:
@@ -94,22 +128,3 @@ def _by_length(call: Call, text_bytes: int) -> Usage:
 def _by_events(call: Call, relay: EventRelay) -> Usage:
     """Providers send about a token with each event."""
     return Usage(call.facts.prompt_tokens, max(0, relay.events - relay.is_complete), estimated=True)
-
-
-def _headers(call: Call, content_type: bytes) -> bytes:
-    assert call.step is not None
-    return b"content-type: %b\r\nx-request-id: %b\r\n%b" % (
-        content_type,
-        call.request_id.encode(),
-        _route_headers(call.step.provider, call.reason or ""),
-    )
-
-
-@lru_cache(maxsize=4096)
-def _route_headers(provider: str, reason: str) -> bytes:
-    """Names and reasons are people's text: what a header cannot hold is replaced."""
-    lines = (("x-provider", provider), ("x-route-reason", reason))
-    return b"".join(
-        b"%b: %b\r\n" % (name.encode(), "".join(c if " " <= c <= "~" else "?" for c in text).encode())
-        for name, text in lines
-    )

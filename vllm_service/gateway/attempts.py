@@ -1,4 +1,4 @@
-"""Trying the places of a plan in their order, until one begins to answer. After its first content nobody else is asked."""
+"""Trying the places of a plan in their order, until one begins to answer; after that nobody else is asked."""
 
 from __future__ import annotations
 

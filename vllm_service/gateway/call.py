@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
@@ -54,6 +55,8 @@ class Call:
     @property
     def cost_picousd(self) -> int | None:
         """By the provider's price of a token; where it has none, what the router expected; else unknown."""
+        if self.outcome is Outcome.CACHED:
+            return 0
         step = self.step
         if step is None or self.usage is None:
             return None
@@ -69,16 +72,25 @@ class Call:
 
     def annotation(self, now: float) -> bytes:
         """The members that are added to its answer."""
-        assert self.step is not None
+        is_cached = self.outcome is Outcome.CACHED
         ttft = self.first_byte - self.started if self.first_byte is not None and self.fields.stream else None
         return annotation(
             cost_picousd=self.cost_picousd,
             baseline_picousd=self.baseline_picousd,
             total_seconds=now - self.started,
             ttft_seconds=ttft,
-            completion_tokens=None if self.usage is None else self.usage.completion_tokens,
-            provider=self.step.provider,
+            completion_tokens=None if self.usage is None or is_cached else self.usage.completion_tokens,
+            provider=self.step.provider if self.step is not None else None,
             reason=self.reason or "",
+            is_cached=is_cached,
+        )
+
+    def answer_headers(self, content_type: bytes) -> bytes:
+        """Header lines of its answer."""
+        return b"content-type: %b\r\nx-request-id: %b\r\n%b" % (
+            content_type,
+            self.request_id.encode(),
+            _route_headers(self.step.provider if self.step is not None else None, self.reason or ""),
         )
 
     def record(self, now: float) -> RequestRecord:
@@ -110,3 +122,14 @@ class Call:
             error_code=self.error_code,
             route_reason=self.reason,
         )
+
+
+@lru_cache(maxsize=4096)
+def _route_headers(provider: str | None, reason: str) -> bytes:
+    """Names and reasons are people's text: what a header cannot hold is replaced."""
+    lines = (("x-provider", provider), ("x-route-reason", reason))
+    return b"".join(
+        b"%b: %b\r\n" % (name.encode(), "".join(c if " " <= c <= "~" else "?" for c in text).encode())
+        for name, text in lines
+        if text is not None
+    )

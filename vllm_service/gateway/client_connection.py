@@ -15,6 +15,7 @@ from vllm_service.gateway.incoming import Flow, Incoming
 if TYPE_CHECKING:
     from vllm_service.gateway.http_server import HttpServer
 
+DISCARD_SECONDS = 2.0  # what still comes after a refusal is read for so long
 _Task = asyncio.Task[None]
 
 
@@ -147,7 +148,9 @@ class ClientConnection(asyncio.Protocol):
         self._is_receiving = self._has_head = False
         body = self._body if self._pieces is None else bytes(self._pieces)
         version = self._parser.get_http_version()
-        request = Incoming(self._parser.get_method(), self._target, self._headers, body, self._peer, version)
+        request = Incoming(
+            self._parser.get_method(), self._target, self._headers, body, peer=self._peer, http_version=version
+        )
         self._requests.append((request, self._parser.should_keep_alive()))
         self._is_new = False
         if self._task is None:
@@ -156,7 +159,7 @@ class ClientConnection(asyncio.Protocol):
             self._is_reading_paused = True
             self._transport.pause_reading()
 
-    # Caller: what is answered
+    # The Caller that is answered
 
     @property
     def has_left(self) -> bool:
@@ -205,20 +208,21 @@ class ClientConnection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Called by the server twice a second: ends what has waited for too long."""
         limits = self._limits
-        if self._is_discarding:
-            if now - self._last_data > 2:
-                self.abort()
-        elif self._stalled_since is not None:
-            if now - self._stalled_since > limits.stalled_write_seconds:
-                self.abort()
+        if self._stalled_since is not None:
+            since, longest = self._stalled_since, limits.stalled_write_seconds
+        elif self._is_discarding:
+            since, longest = self._last_data, DISCARD_SECONDS
         elif self._task is not None:
             return
         elif self._is_receiving:
             longest = limits.body_seconds if self._has_head else limits.head_seconds
             if now - self._began > longest or now - self._last_data > limits.body_idle_seconds:
                 self.refuse(RequestTimeout("The request did not arrive in time."))
-        elif now - self._last_data > (limits.head_seconds if self._is_new else limits.keep_alive_seconds):
-            self.abort()
+            return
+        else:
+            since, longest = self._last_data, limits.head_seconds if self._is_new else limits.keep_alive_seconds
+        if now - since > longest:
+            self._leave()
 
     def close_when_done(self) -> None:
         """The server is stopping: no further request on this connection."""
@@ -228,6 +232,10 @@ class ClientConnection(asyncio.Protocol):
 
     def close_at_once(self) -> None:
         """The server has stopped."""
+        self._leave()
+
+    def _leave(self) -> None:
+        """Ends the connection as if the caller had: whoever answers is told."""
         if self._transport is not None:
             self._transport.abort()
 

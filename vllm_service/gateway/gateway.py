@@ -12,8 +12,9 @@ from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError, Unauthorized
 from vllm_service.gateway import wishes
-from vllm_service.gateway.answers import relay_events, send_whole
+from vllm_service.gateway.answers import relay_events, replay, send_whole
 from vllm_service.gateway.attempts import first_answer
+from vllm_service.gateway.cached_answers import cache_key
 from vllm_service.gateway.call import Call
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.error_answers import error_body, error_headers
@@ -23,7 +24,7 @@ from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import ASSUMED_COMPLETION_TOKENS, estimated_prompt_tokens, read
 from vllm_service.gateway.served_models import Configured
 from vllm_service.providers.protocol import Upstream
-from vllm_service.storage.protocol import Keys, Quotas
+from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
 
 _log = logging.getLogger(__name__)
 _NO_WISHES = (None, None, None, None)
@@ -45,6 +46,7 @@ class Gateway:
         keys: Keys | None = None,
         anonymous: ApiKey | None = None,
         addresses: ClientAddresses | None = None,
+        responses: ResponseCache | None = None,
     ) -> None:
         self.configured = configured
         self._upstream = upstream
@@ -53,6 +55,7 @@ class Gateway:
         self._keys = keys
         self._anonymous = anonymous
         self._addresses = addresses or ClientAddresses()
+        self._responses = responses
         self._ids = RequestIds()
 
     async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
@@ -76,13 +79,26 @@ class Gateway:
         call.model = call.configured.model(fields.model)
         call.facts = facts = _facts(call)
         await self._reserve(call)
+        cached_under = None if self._responses is None else await self._replay(call, self._responses)
+        if call.outcome is Outcome.CACHED:
+            return
         plan = call.configured.router.plan(facts, call.started)
         call.reason = plan.reason
         answer = await first_answer(call, plan, self._upstream)
         if answer.is_stream:
-            await relay_events(call, answer)
+            response = await relay_events(call, answer, keeps=cached_under is not None)
         else:
-            send_whole(call, answer)
+            response = send_whole(call, answer)
+        if cached_under is not None and response is not None and self._responses is not None:
+            await self._responses.put(key.organisation, cached_under, response)
+
+    async def _replay(self, call: Call, responses: ResponseCache) -> bytes | None:
+        """Answers from the cache if it can; else returns the key under which the answer is to be kept, if any."""
+        key = cache_key(call)
+        cached = None if key is None else await responses.get(call.key.organisation, key)
+        if cached is not None:
+            replay(call, cached)
+        return key
 
     async def _key(self, call: Call) -> ApiKey:
         """Raises errors.Unauthorized."""
@@ -113,7 +129,9 @@ class Gateway:
             call.usage = Usage(call.facts.prompt_tokens, 0, estimated=True)
         try:
             if call.reservation is not None:
-                if call.usage is None:
+                if call.outcome is Outcome.CACHED:
+                    await call.reservation.settle(0, 0)
+                elif call.usage is None:
                     await call.reservation.release()
                 else:
                     await call.reservation.settle(call.usage.total_tokens, call.cost_picousd or 0)

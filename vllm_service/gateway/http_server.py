@@ -58,6 +58,11 @@ class HttpServer:
             self._timer.cancel()
         return not waited[1]
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being answered."""
+        return len(self._tasks)
+
     # what connections call
 
     def start(self, request: Incoming, caller: Caller) -> asyncio.Task[None]:

@@ -16,6 +16,7 @@ class Incoming:
         target: bytes,
         headers: list[tuple[bytes, bytes]],
         body: bytes,
+        *,
         peer: str = "",
         http_version: str = "1.1",
     ) -> None:
