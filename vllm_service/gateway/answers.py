@@ -25,7 +25,7 @@ _ENVELOPE_BYTES = 350  # of a whole answer besides its text: id, times, names, f
 
 
 def send_whole(call: Call, answer: Answer) -> CachedResponse:
-    """What was answered, as it may be given again. Raises errors.UpstreamFailed: what the provider sent is no answer."""
+    """What was answered, as it may be given again. Raises errors.UpstreamFailed: this is no answer."""
     step, facts, router = call.step, call.facts, call.configured.router
     assert step is not None
     document = body = answer.body

@@ -27,7 +27,8 @@ class Call:
     configured: Configured
 
     __slots__ = (
-        "annotates", "attempts", "caller", "configured", "error_code", "facts", "fields", "first_byte", "headers", "key",
+        "annotates", "attempts", "caller", "configured", "error_code", "facts", "fields", "first_byte", "headers",
+        "key",
         "model", "operation", "outcome", "reason", "request", "request_id", "reservation", "sent", "started",
         "started_at", "status", "step", "usage",
     )  # fmt: skip

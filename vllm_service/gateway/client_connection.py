@@ -6,11 +6,10 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
-import httptools
-
-from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, RequestTimeout, ServiceError
+from vllm_service.errors import RequestTimeout, ServiceError
 from vllm_service.gateway.error_answers import REASONS, error_body, error_headers, whole_answer
 from vllm_service.gateway.incoming import Flow, Incoming
+from vllm_service.gateway.request_reader import RequestReader
 
 if TYPE_CHECKING:
     from vllm_service.gateway.http_server import HttpServer
@@ -19,32 +18,19 @@ DISCARD_SECONDS = 2.0  # what still comes after a refusal is read for so long
 _Task = asyncio.Task[None]
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(RequestReader):
     """Also the Caller (incoming.py) of the request that is being answered; there is one at a time."""
 
     def __init__(self, server: HttpServer) -> None:
+        super().__init__(server.limits, server.loop)
         self._server = server
-        self._limits = server.limits
-        self._loop = server.loop
-        self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self._peer = ""
         self._requests: deque[tuple[Incoming, bool]] = deque()
         self._task: _Task | None = None
         self._keeps_alive = True
         self._is_chunked = False
-        self._is_discarding = False
         self._is_reading_paused = False
         self._stalled_since: float | None = None
-        self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._body = b""
-        self._pieces: bytearray | None = None
-        self._is_receiving = False
-        self._has_head = False
-        self._head_bytes = 0
-        self._began = self._last_data = self._loop.time()
-        self._is_new = True
         self.stays = False
         self.has_begun = False
         self._flow: Flow | None = None
@@ -57,23 +43,6 @@ class ClientConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         self._server.opened(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Feeds the parser. After an error what still comes is dropped: closing at once could lose the answer."""
-        if self._is_discarding:
-            return
-        self._last_data = self._loop.time()
-        if not self._has_head:
-            self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._keep_no_longer()
-        except httptools.HttpParserError:
-            self.refuse(InvalidRequest("This is not a valid HTTP/1.1 request."))
-        else:
-            if self._is_receiving and not self._has_head and self._head_bytes > self._limits.head_bytes:
-                self.refuse(HeadTooLarge(f"The request's head is larger than {self._limits.head_bytes} bytes."))
 
     def connection_lost(self, error: Exception | None) -> None:
         """The caller has left; whoever answers is stopped, unless it stays to the end."""
@@ -97,62 +66,9 @@ class ClientConnection(asyncio.Protocol):
         if self._flow is not None:
             self._flow.resume()
 
-    # httptools' callbacks: what the parser finds
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._is_receiving, self._has_head = True, False
-        self._target, self._headers, self._body, self._pieces = b"", [], b"", None
-        self._began = self._last_data
-
-    def on_url(self, url: bytes) -> None:
-        """A part of the target."""
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; what follows a chunked body is dropped."""
-        if not self._has_head:
-            self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        """Everything that can be refused is refused before the body comes."""
-        self._has_head = True
-        limits = self._limits
-        if len(self._headers) > limits.headers or (self._head_bytes > limits.head_bytes and self._head_is_too_large()):
-            self.refuse(HeadTooLarge(f"The request's head is larger than {limits.head_bytes} bytes, or too long."))
-            return
-        self._head_bytes = 0
-        for name, value in self._headers:
-            if name == b"content-length" and int(value) > limits.body_bytes:
-                self._refuse_body()
-            elif name == b"expect" and value.lower() == b"100-continue" and not self._is_discarding:
-                self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body: most come in one."""
-        if self._is_discarding:
-            return
-        if not self._body:
-            self._body = body
-        else:
-            if self._pieces is None:
-                self._pieces = bytearray(self._body)
-            self._pieces += body
-        if len(self._pieces or self._body) > self._limits.body_bytes:
-            self._refuse_body()
-
-    def on_message_complete(self) -> None:
+    def received(self, request: Incoming, keeps_alive: bool) -> None:
         """The request is there: it is answered now, or after those before it."""
-        if self._is_discarding:
-            return
-        self._is_receiving = self._has_head = False
-        body = self._body if self._pieces is None else bytes(self._pieces)
-        version = self._parser.get_http_version()
-        request = Incoming(
-            self._parser.get_method(), self._target, self._headers, body, peer=self._peer, http_version=version
-        )
-        self._requests.append((request, self._parser.should_keep_alive()))
-        self._is_new = False
+        self._requests.append((request, keeps_alive))
         if self._task is None:
             self._next()
         elif len(self._requests) >= self._limits.pipelined and not self._is_reading_paused and self._transport:
@@ -178,7 +94,7 @@ class ClientConnection(asyncio.Protocol):
         self.has_begun = True
         framing = b"transfer-encoding: chunked\r\n" if self._is_chunked else b""
         last = self._server.date_line if self._keeps_alive else b"connection: close\r\n"
-        self._write(b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (status, REASONS.get(status, b"-"), headers, last, framing))
+        self.write(b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (status, REASONS.get(status, b"-"), headers, last, framing))
 
     def send(self, data: bytes) -> None:
         """See Caller."""
@@ -188,7 +104,7 @@ class ClientConnection(asyncio.Protocol):
     def end(self) -> None:
         """See Caller."""
         if self._is_chunked:
-            self._write(b"0\r\n\r\n")
+            self.write(b"0\r\n\r\n")
         self._answered()
 
     def fed_by(self, flow: Flow) -> None:
@@ -226,7 +142,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close_when_done(self) -> None:
         """The server is stopping: no further request on this connection."""
-        self._keep_no_longer()
+        self.reads_no_more()
         if self._task is None and not self._is_receiving and self._transport is not None:
             self._transport.close()
 
@@ -267,27 +183,19 @@ class ClientConnection(asyncio.Protocol):
         """An error of the connection itself. An answer under way is not mixed with it."""
         if self._is_discarding:
             return
-        self._keep_no_longer()
+        self.reads_no_more()
         if self._task is not None or self._requests or self._transport is None:
             return
-        self._write(
-            whole_answer(error.status, error_headers(error) + b"connection: close\r\n", error_body(error, None))
-        )
+        self.write(whole_answer(error.status, error_headers(error) + b"connection: close\r\n", error_body(error, None)))
         # Ends our side and reads on for a moment: a reset could overtake the answer.
         self._is_discarding = True
         self._transport.write_eof()
 
-    def _refuse_body(self) -> None:
-        self.refuse(BodyTooLarge(f"The body is larger than {self._limits.body_bytes} bytes."))
-
-    def _keep_no_longer(self) -> None:
+    def reads_no_more(self) -> None:
         """Nothing more is read from here."""
         self._keeps_alive = False
 
-    def _head_is_too_large(self) -> bool:
-        size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._headers)
-        return size > self._limits.head_bytes
-
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """Bytes for the caller, if there is still one."""
         if self._transport is not None:
             self._transport.write(data)

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from vllm_service import __version__
 from vllm_service.providers.configured import Provider
-from vllm_service.providers.connection import Connection, StreamOrWhole
+from vllm_service.providers.connection import Connection
 from vllm_service.providers.protocol import Answer, CutShort, NotReached, TimedOut
+from vllm_service.providers.streamed_answer import StreamOrWhole
 
 # Servers close what is idle: uvicorn, and with it vLLM, after 5 s by default; the hosted ones later.
 KEEP_ALIVE_SECONDS = 4.0
