@@ -12,6 +12,7 @@ from vllm_service.api.models import models_router
 from vllm_service.api.openapi import publish
 from vllm_service.api.parts import Parts
 from vllm_service.api.performance import performance_router
+from vllm_service.api.playground import playground_router
 from vllm_service.api.request_ids import Outermost
 from vllm_service.api.schemas import ErrorAnswer
 
@@ -32,5 +33,6 @@ def make_app(parts: Parts) -> FastAPI:
         app.include_router(health_router(parts), prefix=prefix)
         app.include_router(metrics_router(parts), prefix=prefix)
         app.include_router(with_key, prefix=prefix)
+    app.include_router(playground_router)
     publish(app)
     return app
