@@ -47,7 +47,8 @@ class LostWriter:
         heard = datetime.fromtimestamp(self.heard_at_us / 1_000_000, UTC).isoformat(timespec="milliseconds")
         return (
             f"the ledger writer of process {self.pid} on {self.host} ended without closing: it wrote "
-            f"{self.rows_written} rows and was last heard of at {heard}; rows of the last second before its end may be missing"
+            f"{self.rows_written} rows and was last heard of at {heard}; rows of the last second before its end "
+            "may be missing"
         )
 
 

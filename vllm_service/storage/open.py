@@ -18,6 +18,9 @@ from vllm_service.storage.memory_quotas import MemoryQuotas
 from vllm_service.storage.memory_responses import MemoryResponses, ResponseBounds
 from vllm_service.storage.postgres_database import PostgresDatabase
 from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
+from vllm_service.storage.redis_link import RedisLink
+from vllm_service.storage.redis_quotas import RedisQuotas, WhenRedisIsAway
+from vllm_service.storage.redis_responses import RedisResponses
 from vllm_service.storage.saved_quotas import QuotaSaver, load
 from vllm_service.storage.schema import SCHEMA
 from vllm_service.storage.sqlite_database import SqliteDatabase
@@ -52,6 +55,7 @@ async def open_storage(
     *,
     pepper: bytes = b"",
     address_limit: int = ADDRESS_REQUESTS_PER_SECOND,
+    when_redis_is_away: WhenRedisIsAway = WhenRedisIsAway.REFUSE,
     response_bounds: ResponseBounds | None = None,
     pace: LedgerPace | None = None,
 ) -> AsyncIterator[Storage]:
@@ -66,8 +70,18 @@ async def open_storage(
         if database_url is None:  # a connection of its own, so that look-ups of keys do not wait for batches
             ledger_database = await open_database(None, data_dir)
             stack.push_async_callback(ledger_database.close)
-        quotas = MemoryQuotas(await load(database, time.time()), address_limit=address_limit)
-        stack.push_async_callback(QuotaSaver(database, quotas.periods).close)
+        bounds = response_bounds or ResponseBounds()
+        own_quotas = MemoryQuotas(await load(database, time.time()), address_limit=address_limit)
+        stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
+        quotas: Quotas = own_quotas
+        responses: ResponseCache = MemoryResponses(bounds)
+        if redis_url is not None:
+            link = RedisLink(redis_url)
+            stack.push_async_callback(link.close)
+            instead = own_quotas if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE else None
+            quotas = shared = RedisQuotas(link, address_limit=address_limit, instead=instead)
+            stack.push_async_callback(shared.close)
+            responses = RedisResponses(link, bounds)
         ledger = await LedgerWriter.open(ledger_database, pace)
         stack.push_async_callback(ledger.close)
         key_store = KeyStore(database, pepper)
@@ -77,5 +91,5 @@ async def open_storage(
             quotas=quotas,
             ledger=ledger,
             ledger_reader=LedgerReader(database),
-            responses=MemoryResponses(response_bounds or ResponseBounds()),
+            responses=responses,
         )
