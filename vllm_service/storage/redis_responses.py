@@ -1,4 +1,4 @@
-"""Cached answers that all replicas share. Bounded here, not by Redis's own eviction, which could take limits instead."""
+"""Cached answers that all replicas share, bounded here: Redis's own eviction might take limits instead."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RedisResponses:
         """See protocol.ResponseCache."""
         try:
             body = await self._link.ask(lambda: self._link.client.get(_place(organisation, key)))
-            return _DECODER.decode(body) if body is not None else None
+            return _DECODER.decode(body) if isinstance(body, bytes) else None
         except (StorageUnavailable, msgspec.MsgspecError) as error:
             log.warning("no cached answer could be read: %s", error)
             return None
@@ -45,7 +45,7 @@ class RedisResponses:
         if size is None:
             return
         place = _place(organisation, key)
-        arguments = [
+        arguments: list[bytes | int] = [
             _ENCODER.encode(response),
             size,
             int(self._clock() * 1000),
