@@ -73,8 +73,8 @@ async def open_storage(
             ledger_database = await open_database(None, data_dir)
             stack.push_async_callback(ledger_database.close)
         bounds = response_bounds or ResponseBounds()
-        limits = {"lease_seconds": lease_seconds, "address_limit": address_limit}
-        own_quotas = MemoryQuotas(await load(database, time.time()), **limits)
+        saved = await load(database, time.time())
+        own_quotas = MemoryQuotas(saved, lease_seconds=lease_seconds, address_limit=address_limit)
         stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
         quotas: Quotas = own_quotas
         responses: ResponseCache = MemoryResponses(bounds)
@@ -82,7 +82,9 @@ async def open_storage(
             link = RedisLink(redis_url)
             stack.push_async_callback(link.close)
             instead = own_quotas if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE else None
-            quotas = shared = RedisQuotas(link, instead=instead, **limits)
+            quotas = shared = RedisQuotas(
+                link, lease_seconds=lease_seconds, address_limit=address_limit, instead=instead
+            )
             stack.push_async_callback(shared.close)
             responses = RedisResponses(link, bounds)
         ledger = await LedgerWriter.open(ledger_database, pace)

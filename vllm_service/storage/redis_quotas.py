@@ -102,12 +102,12 @@ class RedisQuotas:
         if client_ip is None:
             allowed[Limit.ADDRESS_REQUESTS_PER_SECOND] = None
         arguments: list[str | int] = [
-            "" if self._uses_server_clock else int(now_seconds * 1000),
+            self._now_ms(now_seconds),
             self._lease_ms,
             reservation.lease,
             tokens,
             cost_picousd,
-            f"{_PREFIX}:{key.organisation}:",
+            f"{_PREFIX}:org:{key.organisation}:",
             *("" if allowed[limit] is None else str(allowed[limit]) for limit in LIMITS),
             *_WINDOWS,
         ]
@@ -126,6 +126,9 @@ class RedisQuotas:
         """See protocol.Quotas. Raises StorageUnavailable."""
         fields = ["requests", "tokens", "picousd"]
         day, month = self._periods(organisation, now_seconds)
+        names = ("", "", day, month, self._leases(organisation))
+        expire: list[str | int] = [self._now_ms(now_seconds), 0, "", 0, 0, f"{_PREFIX}:org:{organisation}:"]
+        await self._link.ask(lambda: self._reserve(names, expire))
         today = await self._link.ask(lambda: self._link.client.hmget(day, fields))
         this_month = await self._link.ask(lambda: self._link.client.hmget(month, fields))
         requests, tokens, _ = (int(value or 0) for value in today)
@@ -179,12 +182,18 @@ class RedisQuotas:
         day = utc_day(now_seconds)
         lease = f"{self._process}-{next(self._numbers)}:{day}:{utc_month(day)}:{tokens}:{picousd}"
         windows = (f"{_PREFIX}:key:{key.id}", f"{_PREFIX}:address:{client_ip or ''}")
-        keys = (*windows, *periods, f"{_PREFIX}:{key.organisation}:leases")
+        keys = (*windows, *periods, self._leases(key.organisation))
         return RedisReservation(self, keys, lease, tokens, picousd)
+
+    def _now_ms(self, now_seconds: float) -> str | int:
+        return "" if self._uses_server_clock else int(now_seconds * 1000)
+
+    def _leases(self, organisation: str) -> str:
+        return f"{_PREFIX}:org:{organisation}:leases"
 
     def _periods(self, organisation: str, now_seconds: float) -> tuple[str, str]:
         day = utc_day(now_seconds)
-        return f"{_PREFIX}:{organisation}:day:{day}", f"{_PREFIX}:{organisation}:month:{utc_month(day)}"
+        return f"{_PREFIX}:org:{organisation}:day:{day}", f"{_PREFIX}:org:{organisation}:month:{utc_month(day)}"
 
     def _rejection(
         self, allowed: dict[Limit, int | None], reply: list[int], tokens: int, picousd: int, now_seconds: float
