@@ -93,6 +93,11 @@ class RedisQuotas:
         self._unsettled: deque[tuple[RedisReservation, str, int, int]] = deque()
         self._sender: asyncio.Task[None] | None = None
 
+    @property
+    def waiting_ends(self) -> int:
+        """Ends of reservations that wait for Redis to come back."""
+        return len(self._unsettled)
+
     async def reserve(
         self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
     ) -> Reservation:
