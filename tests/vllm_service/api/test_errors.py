@@ -33,10 +33,10 @@ def test_an_error_has_the_one_format(method: str, path: str, status: int, code: 
     assert ("allow" in answer.headers) == (status == 405)
 
 
-@pytest.mark.parametrize("sent", ["", "x" * 129, "a b", "ünicode".encode(), '";drop'])
-def test_a_request_id_that_could_do_harm_is_replaced(sent: str | bytes) -> None:
+@pytest.mark.parametrize("sent", [b"", b"x" * 129, b"a b", "ünicode".encode(), b'";drop'])
+def test_a_request_id_that_could_do_harm_is_replaced(sent: bytes) -> None:
     with served(parts()) as address:
-        answer = httpx.get(f"{address}/health/live", headers={b"X-Request-ID": sent})  # type: ignore[dict-item]
+        answer = httpx.get(f"{address}/health/live", headers={b"X-Request-ID": sent})
     assert answer.headers["x-request-id"].startswith("req_")
 
 

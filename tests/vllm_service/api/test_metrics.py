@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.vllm_service.api.service import KEY, REQUEST, OneKey, parts, served, state
@@ -21,7 +22,8 @@ from vllm_service.domain.operations import (
 )
 from vllm_service.domain.requests import Outcome
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "docs" / "metrics.md"
 FULL = state(
     breakers=lambda: {"hosted": BreakerState(Circuit.OPEN, 5, 2)},
     workers=lambda: {"runpod": WorkerState(1, 2, 3, 4, 5, 6)},
@@ -144,3 +146,14 @@ def test_metrics_need_a_key_only_if_they_are_told_to() -> None:
     with served(parts(keys=OneKey(), metrics_need_key=True)) as address:
         assert httpx.get(f"{address}/metrics").status_code == 401
         assert httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+def test_the_example_scrapes_and_alerts_on_families_that_exist() -> None:
+    scrape = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text(encoding="utf-8"))
+    assert scrape["scrape_configs"][0]["metrics_path"] == "/metrics"
+    rules = yaml.safe_load((ROOT / "deploy" / scrape["rule_files"][0]).read_text(encoding="utf-8"))
+    named = {name for rule in rules["groups"][0]["rules"] for name in re.findall(r"vllm_\w+", rule["expr"])} | set(
+        re.findall(r"(vllm_\w+?)(?:_bucket)?[{\[]", PAGE.read_text(encoding="utf-8"))
+    )
+    assert named
+    assert named <= {family.name for family in FAMILIES}
