@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -148,12 +149,16 @@ def test_metrics_need_a_key_only_if_they_are_told_to() -> None:
         assert httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 
-def test_the_example_scrapes_and_alerts_on_families_that_exist() -> None:
+def test_the_example_scrapes_alerts_and_draws_families_that_exist() -> None:
     scrape = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text(encoding="utf-8"))
     assert scrape["scrape_configs"][0]["metrics_path"] == "/metrics"
     rules = yaml.safe_load((ROOT / "deploy" / scrape["rule_files"][0]).read_text(encoding="utf-8"))
-    named = {name for rule in rules["groups"][0]["rules"] for name in re.findall(r"vllm_\w+", rule["expr"])} | set(
-        re.findall(r"(vllm_\w+?)(?:_bucket)?[{\[]", PAGE.read_text(encoding="utf-8"))
-    )
-    assert named
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "gateway.json").read_text(encoding="utf-8"))
+    expressions = [
+        *(rule["expr"] for rule in rules["groups"][0]["rules"]),
+        *(target["expr"] for panel in dashboard["panels"] for target in panel["targets"]),
+        *re.findall(r"```promql\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL),
+    ]
+    named = {name.removesuffix("_bucket") for text in expressions for name in re.findall(r"(?:vllm|process)_\w+", text)}
+    assert len(named) > 15
     assert named <= {family.name for family in FAMILIES}
