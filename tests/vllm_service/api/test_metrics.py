@@ -141,9 +141,11 @@ def test_whatever_callers_and_providers_send_the_labels_stay_few() -> None:
         assert len(httpx.get(f"{address}/metrics").text.splitlines()) < 1200
 
 
-def test_metrics_need_a_key_only_if_they_are_told_to() -> None:
+def test_metrics_are_served_and_need_a_key_as_they_are_told() -> None:
     with served(parts(keys=OneKey())) as address:
         assert httpx.get(f"{address}/metrics").status_code == 200
+    with served(parts(serves_metrics=False)) as address:
+        assert httpx.get(f"{address}/metrics").status_code == 404
     with served(parts(keys=OneKey(), metrics_need_key=True)) as address:
         assert httpx.get(f"{address}/metrics").status_code == 401
         assert httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
