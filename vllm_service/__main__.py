@@ -1,4 +1,4 @@
-"""`python -m vllm_service COMMAND`: each command is a module with `run(arguments) -> exit code`, imported when asked for."""
+"""`python -m vllm_service COMMAND`: a command is a module with `run(arguments) -> exit code`, imported when asked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from vllm_service.errors import ConfigurationError
 
 COMMANDS = {
     "check": "vllm_service.commands.check",
+    "serve": "vllm_service.commands.serve",
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, FastAPI
 
-from vllm_service.api import playground
 from vllm_service.api.authentication import required_key
 from vllm_service.api.errors import add_error_handlers
 from vllm_service.api.health import health_router
@@ -13,6 +12,7 @@ from vllm_service.api.models import models_router
 from vllm_service.api.openapi import publish
 from vllm_service.api.parts import Parts
 from vllm_service.api.performance import performance_router
+from vllm_service.api.playground import playground_router
 from vllm_service.api.request_ids import Outermost
 from vllm_service.api.schemas import ErrorAnswer
 
@@ -34,6 +34,6 @@ def make_app(parts: Parts) -> FastAPI:
         if parts.serves_metrics:
             app.include_router(metrics_router(parts), prefix=prefix)
         app.include_router(with_key, prefix=prefix)
-    app.include_router(playground.router)
+    app.include_router(playground_router)
     publish(app)
     return app
