@@ -20,8 +20,8 @@ from vllm_service.api.schemas import ErrorAnswer
 def make_app(parts: Parts) -> FastAPI:
     """Models, health, performance and metrics, each with and without `/v1` in front; errors in the one format.
 
-    The pages that FastAPI makes of the document load scripts from elsewhere, so there are none: `/openapi.json` is
-    for tools, and holds nothing of this deployment.
+    Besides them the page at `/`, to try it. The pages that FastAPI makes of the document load scripts from elsewhere,
+    so there are none: `/openapi.json` is for tools, and holds nothing of this deployment.
     """
     app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(Outermost)
@@ -31,7 +31,8 @@ def make_app(parts: Parts) -> FastAPI:
     with_key.include_router(performance_router(parts))
     for prefix in ("", "/v1"):
         app.include_router(health_router(parts), prefix=prefix)
-        app.include_router(metrics_router(parts), prefix=prefix)
+        if parts.serves_metrics:
+            app.include_router(metrics_router(parts), prefix=prefix)
         app.include_router(with_key, prefix=prefix)
     app.include_router(playground_router)
     publish(app)
