@@ -12,6 +12,7 @@ from vllm_service.errors import ConfigurationError
 
 COMMANDS = {
     "check": "vllm_service.commands.check",
+    "serve": "vllm_service.commands.serve",
 }
 
 
