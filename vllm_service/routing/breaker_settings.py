@@ -12,7 +12,7 @@ class BreakerSettings:
     error_rate: share of failures in the window that opens it, from `minimum_requests` on.
     open_seconds: the first time; doubled by each probe that fails, up to `longest_open_seconds`.
     longest_retry_after_seconds: more than this is not believed.
-    probe_seconds: a probe of which nothing was heard for so long is lost: longer than any provider may take to its first byte.
+    probe_seconds: a probe of which nothing was heard for so long is lost; more than any first byte may take.
     throttled_seconds: 429s alone for so long, and at least `consecutive_failures` of them, open it.
     """
 
