@@ -82,6 +82,10 @@ class Wakes(Protocol):
         """Whether it is the caller who wakes it; nobody else will be told so for `seconds`, unless it is cleared."""
         ...
 
+    async def shorten(self, endpoint: str, seconds: float) -> None:
+        """The wake failed: it may be tried again after `seconds`, by anybody."""
+        ...
+
     async def clear(self, endpoint: str) -> None:
         """Its worker is there, or has gone: the next who wants it woken may do so."""
         ...
