@@ -1,0 +1,1 @@
+"""What `python -m vllm_service COMMAND` runs: one module each, with `run(arguments) -> exit code`."""
