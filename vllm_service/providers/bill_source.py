@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import sys
+from http.client import BadStatusLine, HTTPConnection, HTTPSConnection, IncompleteRead, InvalidURL, LineTooLong
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from vllm_service.errors import ConfigurationError
 
 MAX_BYTES = 64 * 1024 * 1024
+NO_HTTP = (BadStatusLine, IncompleteRead, InvalidURL, LineTooLong)
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -33,14 +34,14 @@ def _get(url: SplitResult, key: str | None, timeout_seconds: float) -> bytes:
     is_plain = url.scheme == "http"
     if key is not None and is_plain and host not in LOOPBACK:
         raise ConfigurationError("the billing API is asked over http: the key would be readable on the way; use https")
-    make = http.client.HTTPConnection if is_plain else http.client.HTTPSConnection
+    make = HTTPConnection if is_plain else HTTPSConnection
     try:
         connection = make(host, url.port, timeout=timeout_seconds)
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
         connection.request("GET", path, headers={} if key is None else {"Authorization": f"Bearer {key}"})
         answer = connection.getresponse()
         body = answer.read(MAX_BYTES)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (OSError, ValueError, *NO_HTTP) as error:
         raise ConfigurationError(f"the billing API at {host} cannot be reached: {type(error).__name__}") from None
     connection.close()
     if answer.status != 200:

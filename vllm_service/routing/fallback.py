@@ -28,6 +28,8 @@ from vllm_service.routing.deadlines import Deadline
 from vllm_service.routing.failures import OUR_ACCOUNT, Blame, Failure, Kind, blame
 from vllm_service.routing.plan import Step
 
+ALL_LEFT_ALONE = "Every provider of this model has been failing and is left alone for now."
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrySettings:
@@ -78,17 +80,26 @@ class Course:
         self.failures: list[tuple[Step, Failure]] = []
         self._settings = settings
         self._deadline = deadline
-        self._places = [_Place(step) for step in steps]
-        self._is_over = False
-        self._wait = wait_exponential_jitter(
-            multiplier=settings.first_wait_seconds,
-            jitter=settings.jitter_seconds,
-            max=settings.longest_wait_seconds,
-        )
+        self._steps = steps
+        self._made: list[_Place] = []
+        self._is_over = not steps
+
+    @property
+    def _places(self) -> list[_Place]:
+        """Made when they are needed: most requests are answered by the first place."""
+        if not self._made:
+            self._made = [_Place(step) for step in self._steps]
+            self._made[0].tries = self.attempts
+        return self._made
 
     def next(self, now: float) -> Attempt | None:
         """What to try now, or after its `wait_seconds`; None: it is over, by success, failure or time."""
-        place = None if self._is_over or self.attempts >= self._settings.attempts else self._choose(now)
+        if self._is_over:
+            return None
+        if not self.attempts and not self._made:
+            self.attempts = 1
+            return Attempt(self._steps[0], 1, 0.0, is_last=len(self._steps) == 1 or self._settings.attempts == 1)
+        place = None if self.attempts >= self._settings.attempts else self._choose(now)
         if place is None:
             self._is_over = True
             return None
@@ -106,15 +117,13 @@ class Course:
 
     def hedge(self, step: Step) -> None:
         """The request has been sent there as well, which counts as an attempt."""
-        place = self._of(step)
+        self._of(step).tries += 1
         self.attempts += 1
-        place.tries += 1
 
     def skip(self, step: Step) -> None:
         """The attempt was not sent: the breaker leaves this place alone. It does not count, nor is it tried again."""
         place = self._of(step)
         place.is_out = True
-        place.tries -= 1
         self.attempts -= 1
 
     def failed(self, step: Step, failure: Failure, now: float) -> None:
@@ -124,7 +133,7 @@ class Course:
         self.failures.append((step, failure))
         if failure.is_final:
             self._is_over = True
-        if blame(failure.told_status) is Blame.PLACE and failure.status in OUR_ACCOUNT:
+        if failure.kind is Kind.STATUS and failure.status in OUR_ACCOUNT:
             place.is_out = True
         wait = max(self._pause(place.tries), failure.retry_after_seconds or 0.0)
         place.not_before = now + wait
@@ -136,10 +145,13 @@ class Course:
         self._is_over = True
 
     def error(self, now: float) -> ServiceError:
-        """What the caller is told when every attempt has failed. A final failure is passed on instead."""
+        """What the caller is told when every attempt has failed. A final failure is passed on instead.
+
+        CircuitOpen when nothing was sent at all: Breakers.details tells the rest.
+        """
         kinds = [failure for _, failure in self.failures]
         if not kinds:
-            return CircuitOpen("Every provider of this model has been failing and is left alone for now.")
+            return CircuitOpen(ALL_LEFT_ALONE)
         if self._deadline.left(now) <= 0 or all(failure.kind is Kind.TIMEOUT for failure in kinds):
             return GatewayTimeout(f"No provider answered in time; {len(kinds)} attempts were made.")
         waits = [failure.retry_after_seconds for failure in kinds if failure.retry_after_seconds is not None]
@@ -162,9 +174,13 @@ class Course:
         return not place.is_out and place.tries < self._settings.attempts_per_place and wait < self._deadline.left(now)
 
     def _pause(self, tries: int) -> float:
+        settings = self._settings
+        wait = wait_exponential_jitter(
+            multiplier=settings.first_wait_seconds, jitter=settings.jitter_seconds, max=settings.longest_wait_seconds
+        )
         state = RetryCallState(_NEVER_CALLED, None, (), {})
         state.attempt_number = max(1, tries)
-        return self._wait(state)
+        return wait(state)
 
     def _of(self, step: Step) -> _Place:
         return next(place for place in self._places if place.step is step or place.step == step)
