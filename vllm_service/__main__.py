@@ -11,7 +11,9 @@ from vllm_service import __version__
 from vllm_service.errors import ConfigurationError
 
 COMMANDS = {
+    "check": "vllm_service.commands.check",
     "reconcile": "vllm_service.commands.reconcile",
+    "serve": "vllm_service.commands.serve",
 }
 
 

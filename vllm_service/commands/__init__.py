@@ -1,1 +1,1 @@
-"""What `python -m vllm_service COMMAND` runs: one module each, with `run(arguments) -> exit code`."""
+"""The commands of `python -m vllm_service`, one module each: `run(arguments) -> exit code`."""

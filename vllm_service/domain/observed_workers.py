@@ -36,31 +36,39 @@ class _Seen:
 def observed_workers(
     endpoint: str, looks: Iterable[WorkerCounts], price: SecondPrice, until_us: int
 ) -> list[WorkerBill]:
-    """Those that have stopped, then those still there, as if they stopped at `until_us`. Looks in the order of time."""
-    numbers = itertools.count(1)
-    loading: deque[_Seen] = deque()
-    ready: deque[_Seen] = deque()
-    bills: list[WorkerBill] = []
-
-    def stop(seen: _Seen, at_us: int) -> None:
-        bills.append(_bill(endpoint, seen, max(at_us, seen.started_us), price))
-
+    """Those still there are billed as if they stopped at `until_us`. Looks in the order of time."""
+    watch = _Watch(endpoint, price)
     for look in looks:
-        if look.loading is None or look.ready is None:
-            continue
-        while len(ready) > look.ready:
-            stop(ready.popleft(), look.at_us)
-        while len(ready) < look.ready:
-            seen = loading.popleft() if loading else _Seen(next(numbers), look.at_us)
-            seen.ready_us = look.at_us
-            ready.append(seen)
-        while len(loading) > look.loading:
-            stop(loading.popleft(), look.at_us)
-        while len(loading) < look.loading:
-            loading.append(_Seen(next(numbers), look.at_us))
-    for seen in (*ready, *loading):
-        stop(seen, until_us)
-    return bills
+        if look.loading is not None and look.ready is not None:
+            watch.see(look.at_us, look.loading, look.ready)
+    watch.see(until_us, 0, 0)
+    return watch.bills
+
+
+class _Watch:
+    """Who loads and who is ready, the longest first, and the bills of those who have left."""
+
+    def __init__(self, endpoint: str, price: SecondPrice) -> None:
+        self.bills: list[WorkerBill] = []
+        self._endpoint, self._price = endpoint, price
+        self._numbers = itertools.count(1)
+        self._loading: deque[_Seen] = deque()
+        self._ready: deque[_Seen] = deque()
+
+    def see(self, at_us: int, loading: int, ready: int) -> None:
+        self._stop(self._ready, len(self._ready) - ready, at_us)
+        while len(self._ready) < ready:
+            seen = self._loading.popleft() if self._loading else _Seen(next(self._numbers), at_us)
+            seen.ready_us = at_us
+            self._ready.append(seen)
+        self._stop(self._loading, len(self._loading) - loading, at_us)
+        while len(self._loading) < loading:
+            self._loading.append(_Seen(next(self._numbers), at_us))
+
+    def _stop(self, workers: deque[_Seen], count: int, at_us: int) -> None:
+        for _ in range(count):
+            seen = workers.popleft()
+            self.bills.append(_bill(self._endpoint, seen, max(at_us, seen.started_us), self._price))
 
 
 def _bill(endpoint: str, seen: _Seen, stopped_us: int, price: SecondPrice) -> WorkerBill:

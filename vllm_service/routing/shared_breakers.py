@@ -11,7 +11,7 @@ from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.routing.breakers import Breakers
 from vllm_service.routing.circuit_breaker import Admission
 from vllm_service.routing.plan import Step
-from vllm_service.storage.protocol import BreakerStore
+from vllm_service.storage.coordination import BreakerStore
 
 Errand = Callable[[], Awaitable[None]]
 

@@ -23,7 +23,7 @@ class MemoryWakes:
         self._leases: dict[str, tuple[float, float]] = {}  # since when, for how long
 
     async def claim(self, endpoint: str, seconds: float) -> bool:
-        """See protocol.Wakes."""
+        """See coordination.Wakes."""
         now = self._clock()
         since, lasting = self._leases.get(endpoint, (now, 0.0))
         if 0 <= now - since < lasting:
@@ -32,14 +32,14 @@ class MemoryWakes:
         return True
 
     async def shorten(self, endpoint: str, seconds: float) -> None:
-        """See protocol.Wakes."""
+        """See coordination.Wakes."""
         now = self._clock()
         since, lasting = self._leases.get(endpoint, (now, 0.0))
         if since + lasting > now + seconds:
             self._leases[endpoint] = now, seconds
 
     async def clear(self, endpoint: str) -> None:
-        """See protocol.Wakes."""
+        """See coordination.Wakes."""
         self._leases.pop(endpoint, None)
 
 
@@ -53,7 +53,7 @@ class RedisWakes:
         self._own = MemoryWakes()
 
     async def claim(self, endpoint: str, seconds: float) -> bool:
-        """See protocol.Wakes."""
+        """See coordination.Wakes."""
         try:
             async with asyncio.timeout(self._patience_seconds):
                 claimed = await self._client.set(self._key(endpoint), "1", nx=True, px=max(1, round(seconds * 1000)))
@@ -66,7 +66,7 @@ class RedisWakes:
         return bool(claimed)
 
     async def shorten(self, endpoint: str, seconds: float) -> None:
-        """See protocol.Wakes."""
+        """See coordination.Wakes."""
         await self._own.shorten(endpoint, seconds)
         try:
             async with asyncio.timeout(self._patience_seconds):
@@ -77,7 +77,7 @@ class RedisWakes:
             pass  # it expires by itself, only later
 
     async def clear(self, endpoint: str) -> None:
-        """See protocol.Wakes."""
+        """See coordination.Wakes."""
         await self._own.clear(endpoint)
         try:
             async with asyncio.timeout(self._patience_seconds):

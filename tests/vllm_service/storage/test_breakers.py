@@ -17,7 +17,7 @@ from vllm_service.routing.circuit_breaker import Admission
 from vllm_service.routing.plan import Step
 from vllm_service.routing.shared_breakers import SharedBreakers
 from vllm_service.storage.breakers import MemoryBreakers, RedisBreakers
-from vllm_service.storage.protocol import BreakerStore
+from vllm_service.storage.coordination import BreakerStore
 
 STEP = Step("own", "llama")
 # Redis keeps its own time, which no test can set: an hour never passes here, and a millisecond always has.

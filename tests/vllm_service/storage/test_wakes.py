@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.vllm_service.redis_server import redis_server
-from vllm_service.storage.protocol import Wakes
+from vllm_service.storage.coordination import Wakes
 from vllm_service.storage.wakes import MemoryWakes, RedisWakes
 
 HOUR = 3600.0
