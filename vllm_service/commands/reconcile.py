@@ -1,12 +1,14 @@
-"""`python -m vllm_service reconcile --bill FILE|URL --ledger FILE`: does the ledger agree with the bill, day by day?"""
+"""`python -m vllm_service reconcile --bill FILE|URL`: does the ledger agree with the bill, day by day?"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
 import time
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,27 @@ from rich.table import Table
 
 from vllm_service.domain.accounting import Booking, book
 from vllm_service.domain.money import to_usd
-from vllm_service.domain.reconciliation import DayLine, per_day, ran_at, total
+from vllm_service.domain.reconciliation import DayLine, LedgerRows, per_day, ran_at, total
 from vllm_service.domain.requests import RequestRecord
-from vllm_service.errors import ConfigurationError
+from vllm_service.errors import ConfigurationError, StorageUnavailable
 from vllm_service.providers.bill_source import read_bill
 from vllm_service.providers.bills import Bill, parse_bill
+from vllm_service.settings import ServiceSettings
 from vllm_service.storage.ledger_csv import CsvLedger
+from vllm_service.storage.ledger_reader import LedgerReader
+from vllm_service.storage.open import DATABASE_FILE, open_database
+
+KEY_VARIABLE = "RUNPOD_API_KEY"
 
 
 def run(arguments: Sequence[str]) -> int:
     """0; 1 when the totals differ by more than --tolerance. Raises ConfigurationError."""
     options = _parser().parse_args(arguments)
-    key = None if options.key_file is None else _key(options.key_file)
-    bill = parse_bill(read_bill(options.bill, key), now_us=time.time_ns() // 1000, endpoint=options.endpoint)
-    records = _records(CsvLedger(options.ledger), options.provider)
-    lines = per_day(bill.lines, records)
+    settings = ServiceSettings.from_environment()
+    text = read_bill(options.bill, settings.environment.get(KEY_VARIABLE))
+    bill = parse_bill(text, now_us=time.time_ns() // 1000, endpoint=options.endpoint)
+    records = _sent(_ledger(options.ledger, settings), options.provider)
+    lines = [line for line in per_day(bill.lines, records) if _is_asked_for(line, options.since, options.until)]
     whole = total(lines)
     bookings = book(bill.workers, (ran_at("", record) for record in records))
     if options.json:
@@ -42,24 +50,43 @@ def run(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vllm_service reconcile", description=__doc__)
-    parser.add_argument("--bill", required=True, metavar="FILE|URL", help="the emulator's or RunPod's; - is stdin")
-    parser.add_argument("--ledger", required=True, type=Path, metavar="FILE", help="`ledger export`'s CSV, or .csv.gz")
+    parser.add_argument(
+        "--bill",
+        required=True,
+        metavar="FILE|URL",
+        help=f"the emulator's or RunPod's; - is stdin; a URL is asked with the key in {KEY_VARIABLE}, if it is set",
+    )
+    parser.add_argument(
+        "--ledger", type=Path, metavar="FILE", help="an export, .csv or .csv.gz (default: the service's own database)"
+    )
     parser.add_argument("--provider", action="append", metavar="NAME", help="the ledger's name of what was billed")
     parser.add_argument("--endpoint", metavar="ID", help="only this endpoint's lines of the bill")
-    parser.add_argument("--key-file", type=Path, metavar="FILE", help="holds the API key of the billing API")
+    parser.add_argument("--since", type=date.fromisoformat, metavar="DAY", help="the first day, UTC: 2026-11-01")
+    parser.add_argument("--until", type=date.fromisoformat, metavar="DAY", help="the last day, UTC")
     parser.add_argument("--tolerance", type=float, metavar="PERCENT", help="exit 1 when the totals differ by more")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     return parser
 
 
-def _key(path: Path) -> str:
+def _ledger(export: Path | None, settings: ServiceSettings) -> LedgerRows:
+    return asyncio.run(_rows_of_database(settings)) if export is None else CsvLedger(export)
+
+
+async def _rows_of_database(settings: ServiceSettings) -> list[RequestRecord]:
+    if settings.database_url is None and not (settings.data_dir / DATABASE_FILE).exists():
+        raise ConfigurationError(
+            f"there is no ledger in {settings.data_dir}: set DATA_DIR or DATABASE_URL, or --ledger"
+        )
+    database = await open_database(settings.database_url, settings.data_dir)
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(f"--key-file: {error.strerror}: {path}") from None
+        return [record async for _, record in LedgerReader(database).records()]
+    except StorageUnavailable as error:
+        raise ConfigurationError(error.message) from None
+    finally:
+        await database.close()
 
 
-def _records(ledger: CsvLedger, providers: Sequence[str] | None) -> list[RequestRecord]:
+def _sent(ledger: LedgerRows, providers: Sequence[str] | None) -> list[RequestRecord]:
     """Those that were sent to what was billed; who names nothing must have a ledger of one provider."""
     sent = [record for record in ledger if record.provider is not None]
     if providers is not None:
@@ -68,6 +95,12 @@ def _records(ledger: CsvLedger, providers: Sequence[str] | None) -> list[Request
     if len(names) > 1:
         raise ConfigurationError(f"the ledger holds several providers: name what was billed with --provider: {names}")
     return sent
+
+
+def _is_asked_for(line: DayLine, since: date | None, until: date | None) -> bool:
+    if line.day is None:
+        return since is None and until is None
+    return (since is None or line.day >= since) and (until is None or line.day <= until)
 
 
 def _document(lines: Sequence[DayLine], whole: DayLine, bookings: Sequence[Booking]) -> dict[str, Any]:
