@@ -88,7 +88,9 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_reached() -> None:
     upstream = ScriptedUpstream(says_yes)
     connections = Connections(ssl.create_default_context())
     async with upstream:
-        provider = Provider("p", ProviderKind.HOSTED, upstream.url.replace("http:", "https:"), connect_timeout_seconds=0.5)
+        provider = Provider(
+            "p", ProviderKind.HOSTED, upstream.url.replace("http:", "https:"), connect_timeout_seconds=0.5
+        )
         with pytest.raises(NotReached):
             await connections.send(provider, "/x", b"", b"{}")
         await connections.close()
