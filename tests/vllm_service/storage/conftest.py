@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.vllm_service.storage.servers import PostgresServer, RedisServer
+from tests.servers import PostgresServer, RedisServer
 from vllm_service.storage.database import Database
 from vllm_service.storage.open import open_database
 
@@ -27,22 +26,6 @@ class Backend:
     def locations(self) -> tuple[str | None, str | None, Path]:
         """As open_storage takes them."""
         return self.database_url, self.redis_url, self.data_dir
-
-
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as directory:
-        server = PostgresServer(Path(directory))
-        yield server
-        server.stop()
 
 
 @pytest.fixture(params=["embedded", "shared"])

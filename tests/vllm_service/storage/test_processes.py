@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import RedisServer
 from tests.vllm_service.storage.conftest import Backend
-from tests.vllm_service.storage.servers import RedisServer
 from tests.vllm_service.storage.test_ledger import RECORD, write
 from tests.vllm_service.storage.worker_process import KEY, LIMITS, MIDDAY
 from vllm_service.errors import RateLimited

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from tests.servers import RedisServer
 from tests.vllm_service.storage.quota_model import QuotaModel, Share
-from tests.vllm_service.storage.servers import RedisServer
 from vllm_service.domain.keys import ApiKey, OrganisationLimits
 from vllm_service.errors import RateLimited
 from vllm_service.storage.memory_quotas import MemoryQuotas

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from tests.servers import RedisServer
 from tests.vllm_service.storage.conftest import Backend
-from tests.vllm_service.storage.servers import RedisServer
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.quotas import OrganisationUse
 from vllm_service.errors import RateLimited, StorageUnavailable
