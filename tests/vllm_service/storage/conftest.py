@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -52,7 +51,7 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     redis_server: RedisServer = request.getfixturevalue("redis_server")
     postgres: PostgresServer = request.getfixturevalue("postgres_server")
     redis_server.empty()
-    return Backend(await asyncio.to_thread(postgres.new_database), redis_server.url, tmp_path)
+    return Backend(await postgres.emptied(), redis_server.url, tmp_path)
 
 
 @pytest.fixture

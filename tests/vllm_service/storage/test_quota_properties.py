@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,7 @@ from vllm_service.storage.protocol import Quotas, Reservation
 from vllm_service.storage.redis_link import RedisLink
 from vllm_service.storage.redis_quotas import RedisQuotas
 
+Result = TypeVar("Result")
 LEASE_SECONDS, ADDRESS_LIMIT = 90.0, 5
 # The dollars are beyond what a double holds exactly: 2**53 pico-dollars are $9,007.
 BIG = 10**16 + 1
@@ -37,7 +39,7 @@ class Pair:
     share: Share
 
 
-def machine(open_quotas: Callable[[AsyncExitStack], Quotas]) -> type[RuleBasedStateMachine]:
+def machine(open_quotas: Callable[[AsyncExitStack], Quotas]) -> type[RuleBasedStateMachine]:  # noqa: C901 - one rule each
     """The state machine over quotas that are made by `open_quotas`, anew for each run."""
 
     class QuotaMachine(RuleBasedStateMachine):
@@ -106,8 +108,8 @@ def machine(open_quotas: Callable[[AsyncExitStack], Quotas]) -> type[RuleBasedSt
     return QuotaMachine
 
 
-async def _awaited(work: object) -> object:
-    return await work  # type: ignore[misc]
+async def _awaited(work: Awaitable[Result]) -> Result:
+    return await work
 
 
 @pytest.mark.parametrize("kind", ["memory", "redis"])
