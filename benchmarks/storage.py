@@ -89,7 +89,7 @@ async def ledger(backend: str, storage: Storage, times: int) -> Row:
         waits.append(time.perf_counter_ns() - began)
         if number % 100 == 99:
             await asyncio.sleep(0)
-    while storage.ledger.waiting_rows:
+    while storage.ledger.waiting_rows:  # noqa: ASYNC110 - it says nothing when it is done
         await asyncio.sleep(0.01)
     cpu = (time.process_time_ns() - cpu_before) / times / 1000
     waits.sort()

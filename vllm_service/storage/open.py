@@ -21,6 +21,7 @@ from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
 from vllm_service.storage.redis_link import RedisLink
 from vllm_service.storage.redis_quotas import RedisQuotas, WhenRedisIsAway
 from vllm_service.storage.redis_responses import RedisResponses
+from vllm_service.storage.retention import Retention
 from vllm_service.storage.saved_quotas import QuotaSaver, load
 from vllm_service.storage.schema import SCHEMA
 from vllm_service.storage.sqlite_database import SqliteDatabase
@@ -59,6 +60,7 @@ async def open_storage(
     when_redis_is_away: WhenRedisIsAway = WhenRedisIsAway.REFUSE,
     response_bounds: ResponseBounds | None = None,
     pace: LedgerPace | None = None,
+    retention_days: float | None = None,
 ) -> AsyncIterator[Storage]:
     """Closes in the reverse order: the ledger is durable when this ends. StorageUnavailable when one is not there.
 
@@ -90,11 +92,14 @@ async def open_storage(
         ledger = await LedgerWriter.open(ledger_database, pace)
         stack.push_async_callback(ledger.close)
         key_store = KeyStore(database, pepper)
+        reader = LedgerReader(database)
+        if retention_days is not None:
+            stack.push_async_callback(Retention(reader, retention_days).close)
         yield Storage(
             keys=CachedKeys(key_store, pepper),
             key_store=key_store,
             quotas=quotas,
             ledger=ledger,
-            ledger_reader=LedgerReader(database),
+            ledger_reader=reader,
             responses=responses,
         )
