@@ -14,6 +14,8 @@ COMMANDS = {
     "check": "vllm_service.commands.check",
     "keys": "vllm_service.commands.keys",
     "ledger": "vllm_service.commands.ledger",
+    "reconcile": "vllm_service.commands.reconcile",
+    "serve": "vllm_service.commands.serve",
 }
 
 

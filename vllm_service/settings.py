@@ -116,6 +116,8 @@ class ServiceSettings:
     log_level: str = _setting("LOG_LEVEL", LOG_LEVEL, "INFO")
     log_format: str = _setting("LOG_FORMAT", LOG_FORMAT, "text")
     metrics: bool = _setting("METRICS", SWITCH, True)
+    metrics_require_key: bool = _setting("METRICS_REQUIRE_KEY", SWITCH, False)
+    latency_target_seconds: float | None = _setting("LATENCY_TARGET_SECONDS", SECONDS, None)
     otlp_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", TEXT, None)
 
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
