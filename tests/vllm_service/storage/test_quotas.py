@@ -71,10 +71,10 @@ async def test_a_minute_is_over_when_its_whole_first_second_is(quotas: Quotas) -
 
 async def test_dollars_are_exact_beyond_what_a_double_holds(quotas: Quotas) -> None:
     """2**53 pico-dollars are $9,007."""
-    key = limited(picousd_per_month=20_000 * 10**12 + 2)
-    await (await quotas.reserve(key, None, 0, 9_000 * 10**12 + 1, NOON)).settle(0, 9_000 * 10**12 + 1)
-    await refused(quotas, key, picousd=11_000 * 10**12 + 2)
-    await quotas.reserve(key, None, 0, 11_000 * 10**12, NOON)
+    key = limited(picousd_per_month=20_000 * 10**12)
+    await (await quotas.reserve(key, None, 0, 9_000 * 10**12, NOON)).settle(0, 9_000 * 10**12 + 1)
+    await refused(quotas, key, picousd=11_000 * 10**12)
+    await quotas.reserve(key, None, 0, 11_000 * 10**12 - 2, NOON)
     await quotas.reserve(key, None, 0, 1, NOON)
     await refused(quotas, key, picousd=1)
 
