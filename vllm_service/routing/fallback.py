@@ -77,6 +77,7 @@ class Course:
 
     def __init__(self, steps: Sequence[Step], settings: RetrySettings, deadline: Deadline) -> None:
         self.attempts = 0
+        self.is_answered = False
         self.failures: list[tuple[Step, Failure]] = []
         self._settings = settings
         self._deadline = deadline
@@ -142,7 +143,7 @@ class Course:
 
     def succeeded(self) -> None:
         """The answer's content has begun: nothing else is tried."""
-        self._is_over = True
+        self._is_over = self.is_answered = True
 
     def error(self, now: float) -> ServiceError:
         """What the caller is told when every attempt has failed. A final failure is passed on instead.
