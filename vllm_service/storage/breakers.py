@@ -18,6 +18,8 @@ from vllm_service.storage.breaker_scripts import CLAIM, LEFT, PUBLISH, RELEASE
 
 logger = logging.getLogger(__name__)
 
+# Longer than any socket time-out of the client's: silence is no failure.
+QUIET_SECONDS = 30.0
 AWAY = (RedisError, OSError, TimeoutError)
 Apply = Callable[[BreakerChange], None]
 
@@ -93,17 +95,27 @@ class RedisBreakers:
             await asyncio.sleep(self._reconnect_seconds)
 
     async def _changes(self) -> AsyncIterator[BreakerChange]:
+        """What is open when it has subscribed, then what others tell. A silent connection is asked whether it lives."""
         async with self._client.pubsub() as subscription:
             await subscription.subscribe(self._channel)
-            async for message in subscription.listen():
-                if message["type"] == "subscribe":
+            while True:
+                message = await subscription.get_message(timeout=QUIET_SECONDS)
+                if message is None:
+                    await subscription.ping()
+                elif message["type"] == "subscribe":
                     self._note_back()
                     for change in await self._open_now():
                         yield change
-                elif message["type"] == "message":
-                    document = json.loads(message["data"])
-                    if document.pop("origin") != self._origin:
-                        yield _change(document)
+                elif message["type"] == "message" and (change := self._heard(message["data"])):
+                    yield change
+
+    def _heard(self, data: str | bytes) -> BreakerChange | None:
+        """None for its own words, and for those of a version that it does not understand."""
+        try:
+            document = json.loads(data)
+            return None if document.pop("origin") == self._origin else _change(document)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
 
     async def _open_now(self) -> list[BreakerChange]:
         """As a replica that starts should know it."""

@@ -154,6 +154,16 @@ async def test_while_it_is_open_by_redis_time_nobody_probes_whatever_a_replicas_
         assert not two.breakers.allows(STEP, two.now)
 
 
+async def test_words_that_it_does_not_understand_are_passed_over(server: RedisServer) -> None:
+    async with running(server) as one, running(server) as two:
+        client = server.client()
+        for words in ("", "{", "[]", "7", '{"origin": "x"}', '{"origin": "x", "before": "?", "after": "?"}'):
+            await client.publish("vllm_service:breakers:changes", words)
+        await client.aclose()
+        await one.fails()
+        await two.until(lambda: two.state() is BreakerState.OPEN)
+
+
 async def test_a_cancelled_probe_leaves_the_probe_to_the_other_replica(server: RedisServer) -> None:
     async with running(server, SHORT) as one, running(server, SHORT) as two:
         await one.fails()
