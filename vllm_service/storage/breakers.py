@@ -6,15 +6,15 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, replace
-from typing import Any, cast
+from importlib import resources
+from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from vllm_service.domain.breakers import BreakerChange, BreakerState, ProbeAnswer
-from vllm_service.storage.breaker_scripts import CLAIM, LEFT, PUBLISH, RELEASE
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class RedisBreakers:
         reconnect_seconds: float = 1.0,
     ) -> None:
         self._client = client
+        self._script = client.register_script(resources.files(__package__).joinpath("breakers.lua").read_text("utf-8"))
         self._states = f"{prefix}:breakers"
         self._channel = f"{prefix}:breakers:changes"
         self._origin = uuid.uuid4().hex
@@ -70,11 +71,14 @@ class RedisBreakers:
         message = json.dumps(asdict(change) | {"origin": self._origin})
         milliseconds = round(change.seconds * 1000)
         arguments = (self._channel, change.after.value, milliseconds, change.failures, change.successes, message)
-        await self._ask(PUBLISH, _place(change.provider, change.model), token, *arguments)
+        place = _place(change.provider, change.model)
+        # Once more when it failed: the first may have found a connection that Redis had left behind.
+        if await self._ask("publish", place, token, *arguments) is None:
+            await self._ask("publish", place, token, *arguments)
 
     async def claim_probe(self, provider: str, model: str, token: str, seconds: float) -> ProbeAnswer:
         """Granted when Redis is away."""
-        answer = await self._ask(CLAIM, _place(provider, model), token, round(seconds * 1000))
+        answer = await self._ask("claim", _place(provider, model), token, round(seconds * 1000))
         if answer is None:
             return ProbeAnswer(granted=True)
         granted, wait_ms, successes = (int(part) for part in answer)
@@ -82,7 +86,7 @@ class RedisBreakers:
 
     async def release_probe(self, provider: str, model: str, token: str) -> None:
         """If Redis is away, the claim expires."""
-        await self._ask(RELEASE, _place(provider, model), token)
+        await self._ask("release", _place(provider, model), token)
 
     async def follow(self, apply: Apply) -> None:
         """Connects again for as long as it takes; whoever comes back hears first what is open by then."""
@@ -106,8 +110,8 @@ class RedisBreakers:
                     self._note_back()
                     for change in await self._open_now():
                         yield change
-                elif message["type"] == "message" and (change := self._heard(message["data"])):
-                    yield change
+                elif message["type"] == "message" and (heard := self._heard(message["data"])):
+                    yield heard
 
     def _heard(self, data: str | bytes) -> BreakerChange | None:
         """None for its own words, and for those of a version that it does not understand."""
@@ -119,7 +123,7 @@ class RedisBreakers:
 
     async def _open_now(self) -> list[BreakerChange]:
         """As a replica that starts should know it."""
-        answer = await cast("Awaitable[list[Any]]", self._client.eval(LEFT, 1, self._states))
+        answer = await self._script(keys=[self._states], args=["open_now"])
         found: list[BreakerChange] = []
         for place, left_ms, failures in zip(answer[::3], answer[1::3], answer[2::3], strict=True):
             provider, model = json.loads(place)
@@ -137,11 +141,11 @@ class RedisBreakers:
             )
         return found
 
-    async def _ask(self, script: str, *arguments: str | int) -> Any:
-        """The script's answer; None when Redis is away."""
+    async def _ask(self, step: str, *arguments: str | int) -> Any:
+        """The answer of a step of breakers.lua; None when Redis is away."""
         try:
             async with asyncio.timeout(self._patience_seconds):
-                answer = await self._client.eval(script, 1, self._states, *map(str, arguments))
+                answer = await self._script(keys=[self._states], args=[step, *arguments])
         except AWAY as error:
             self._note_away(error)
             return None
