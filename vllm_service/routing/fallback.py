@@ -25,7 +25,7 @@ from vllm_service.errors import (
     UpstreamFailed,
 )
 from vllm_service.routing.deadlines import Deadline
-from vllm_service.routing.failures import OUR_ACCOUNT, Blame, Failure, Kind, blame
+from vllm_service.routing.failures import ONLY_HERE, OUR_ACCOUNT, Blame, Failure, Kind, blame
 from vllm_service.routing.plan import Step
 
 ALL_LEFT_ALONE = "Every provider of this model has been failing and is left alone for now."
@@ -134,7 +134,7 @@ class Course:
         self.failures.append((step, failure))
         if failure.is_final:
             self._is_over = True
-        if failure.kind is Kind.STATUS and failure.status in OUR_ACCOUNT:
+        if failure.told_status in OUR_ACCOUNT | ONLY_HERE:
             place.is_out = True
         wait = max(self._pause(place.tries), failure.retry_after_seconds or 0.0)
         place.not_before = now + wait
