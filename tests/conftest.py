@@ -52,7 +52,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """`new_database` gives an empty one."""
+    """`emptied` gives an empty database."""
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as directory:
         server = PostgresServer(Path(directory))
         yield server

@@ -65,7 +65,7 @@ async def _prepared(directory: Path, redis_server: RedisServer, postgres: Postgr
     providers = {"hosted": {"base_url": emulator.hosted_url("hosted"), "prices": {"m": price}}}
     configure(directory, providers, {"m": {"offers": [{"provider": "hosted", "model": "m"}]}})
     variables = {
-        "DATABASE_URL": await asyncio.to_thread(postgres.new_database),
+        "DATABASE_URL": await postgres.emptied(),
         "REDIS_URL": redis_server.url,
         "REQUIRE_KEYS": "true",
         "REQUESTS_PER_SECOND_PER_IP": "100000",

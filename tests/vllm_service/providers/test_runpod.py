@@ -11,8 +11,8 @@ import pytest
 from runpod_emulator import Emulator, EndpointSettings
 from runpod_emulator.jobs import Job, Status
 from tests.runpod_emulator.support import ECHO_WORKER
+from tests.servers import own_redis
 from tests.vllm_service.http_seam import HttpSeam
-from tests.vllm_service.storage.servers import own_redis
 from vllm_service.errors import ConfigurationError, UpstreamFailed
 from vllm_service.providers.configured import Provider, ProviderKind
 from vllm_service.providers.runpod import Reply, RunPodEndpoint, RunPodSettings

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import redis.asyncio
 
-from tests.vllm_service.storage.servers import RedisServer, own_redis
+from tests.servers import RedisServer, own_redis
 from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.breakers import Breakers

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.vllm_service.storage.servers import own_redis
+from tests.servers import own_redis
 from vllm_service.storage.coordination import Wakes
 from vllm_service.storage.wakes import MemoryWakes, RedisWakes
 
