@@ -29,9 +29,8 @@ PORTS = 18301
 CALLERS, STREAMS = 32, 32
 MESSAGES = [{"role": "system", "content": "s" * 300}, {"role": "user", "content": "word " * 120}]
 CHAT = json.dumps({"model": "small", "messages": MESSAGES, "temperature": 0.7, "max_tokens": 200}).encode()
-STREAM = json.dumps(
-    {"model": "small", "messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}}
-).encode()
+ASK_STREAM = {"model": "small", "messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}}
+STREAM, SHORT_STREAM = json.dumps(ASK_STREAM).encode(), json.dumps(ASK_STREAM | {"max_tokens": 1}).encode()
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,9 @@ class Size:
     rounds: int
     seconds: float
     calls: int
-    streams: int
-    slow_seconds: float = 3.0
 
 
-FULL, QUICK = Size(5, 3.0, 400, 60), Size(2, 1.5, 150, 20)
+FULL, QUICK = Size(5, 3.0, 600), Size(2, 1.5, 200)
 
 
 @dataclass
@@ -75,9 +72,7 @@ class Measured:
 
         calls = max(20, size.calls // 4) if peer.name == "litellm" else size.calls
         self.added_p50_us.append(await _added(peer, direct, CHAT, calls, lambda load: load.totals))
-        self.added_ttft_us.append(
-            await _added(peer, direct, STREAM, size.streams, lambda load: load.ttfts, whole=False)
-        )
+        self.added_ttft_us.append(await _added(peer, direct, SHORT_STREAM, calls // 2, lambda load: load.ttfts))
 
     def row(self, started: Started) -> dict[str, Any]:
         """Medians."""
@@ -95,18 +90,15 @@ class Measured:
         }
 
 
-async def _added(
-    peer: Peer, direct: str, body: bytes, calls: int, times: Callable[[Load], list[float]], *, whole: bool = True
-) -> float:
+async def _added(peer: Peer, direct: str, body: bytes, calls: int, times: Callable[[Load], list[float]]) -> float:
     """Microseconds that the median call takes longer than the same call without a gateway, a block of each in turn."""
     through: list[float] = []
     without: list[float] = []
     block = max(1, calls // 10)
-    callers = 1 if whole else 4
-    for _ in range(10 if whole else max(1, calls // (block * callers))):
-        for url, keys, taken in ((direct, peer.keys[:1], without), (peer.url, peer.keys, through)):
-            load = await closed_loop(url, requests_of(url, body, keys), callers=callers, calls=block)
-            taken += times(load)
+    for _ in range(10):
+        for url, taken in ((direct, without), (peer.url, through)):
+            load = await closed_loop(url, requests_of(url, body, peer.keys[:1]), callers=1, calls=block)
+            taken.extend(times(load))
     return (statistics.median(through) - statistics.median(without)) * 1e6
 
 
@@ -120,7 +112,7 @@ async def _start(peer: Peer, directory: Path) -> Started:
 async def measure(names: list[str], size: Size) -> tuple[list[dict[str, Any]], dict[str, Measured]]:
     """A row for each peer."""
     os.sched_setaffinity(0, {LOAD_CORE})
-    with tempfile.TemporaryDirectory() as name, _upstream() as (upstream, _):
+    with tempfile.TemporaryDirectory() as name, _Upstream() as (upstream, _):
         directory = Path(name)
         makers: dict[str, Callable[[str, int, Path], Peer | Coroutine[Any, Any, Peer]]] = {
             "gateway": ours, "vllm-router": vllm_router, "nginx": nginx, "litellm": litellm,
@@ -143,7 +135,7 @@ async def measure(names: list[str], size: Size) -> tuple[list[dict[str, Any]], d
 async def soak(requests: int) -> list[tuple[int, float]]:
     """(requests so far, resident MB) of the gateway, every tenth of the way."""
     os.sched_setaffinity(0, {LOAD_CORE})
-    with tempfile.TemporaryDirectory() as name, _upstream() as (upstream, _):
+    with tempfile.TemporaryDirectory() as name, _Upstream() as (upstream, _):
         directory = Path(name)
         started = await _start(await ours(upstream, PORTS, directory), directory)
         try:
@@ -157,7 +149,7 @@ async def soak(requests: int) -> list[tuple[int, float]]:
             started.stop()
 
 
-class _upstream:  # noqa: N801
+class _Upstream:
     """The provider, in a process of its own on the load's core."""
 
     def __enter__(self) -> tuple[str, int]:

@@ -28,7 +28,7 @@ class Load:
 
 
 class Caller(asyncio.Protocol):
-    """One connection that asks, waits for the whole answer and asks again, until it has asked `calls` times or is told."""
+    """One connection that asks, waits for the whole answer and asks again: `calls` times, or until it is told."""
 
     def __init__(self, requests: Iterator[bytes], load: Load, calls: int | None) -> None:
         self._requests = requests
@@ -98,7 +98,9 @@ async def closed_loop(
     all_callers: list[Caller] = []
     turns = cycle(requests)
     for _ in range(callers):
-        _, caller = await loop.create_connection(lambda: Caller(turns, load, calls), parts.hostname, parts.port)
+        _, caller = await loop.create_connection(
+            lambda: Caller(turns, load, calls), parts.hostname or "", parts.port or 80
+        )
         all_callers.append(caller)
     if seconds is not None:
         await asyncio.sleep(seconds)

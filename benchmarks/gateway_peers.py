@@ -144,7 +144,7 @@ def nginx(upstream: str, port: int, directory: Path) -> Peer:
     """As a plain reverse proxy with kept connections. From the distribution's packages."""
     binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if binary is None:
-        subprocess.run(["apt-get", "install", "-y", "-q", "nginx-light"], check=True, stdout=subprocess.DEVNULL)  # noqa: S607
+        subprocess.run(["apt-get", "install", "-y", "-q", "nginx-light"], check=True, stdout=subprocess.DEVNULL)
         binary = "/usr/sbin/nginx"
     address = upstream.removeprefix("http://")
     (directory / "nginx.conf").write_text(NGINX.format(directory=directory, address=address, port=port))
@@ -194,4 +194,4 @@ def _version(python: Path, package: str) -> str:
         capture_output=True,
         check=True,
     ).stdout
-    return next(entry["version"] for entry in json.loads(listed) if entry["name"] == package)
+    return next(str(entry["version"]) for entry in json.loads(listed) if entry["name"] == package)

@@ -13,6 +13,7 @@ import re
 import uvloop
 
 USAGE = {"prompt_tokens": 200, "completion_tokens": 160, "total_tokens": 360}
+_BOUND = re.compile(rb'"max_tokens": *(\d+)')
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
@@ -64,25 +65,27 @@ class Provider(asyncio.Protocol):
             return
         length = _LENGTH.search(received, 0, head)
         if len(received) < head + 4 + (int(length.group(1)) if length else 0):
-            if b"chunked" not in received[:head].lower() or not received.endswith(b"0\r\n\r\n"):
-                return
+            return
+        if length is None and received.startswith(b"POST") and not received.endswith(b"0\r\n\r\n"):
+            return
         self._received = b""
         if b'"stream":true' in received or b'"stream": true' in received:
+            bound = _BOUND.search(received)
             self._transport.write(HEAD + CHUNK)
-            self._next(self._loop.time(), 1)
+            self._next(self._loop.time(), 1, min(self._chunks, int(bound.group(1)) if bound else self._chunks))
         else:
             self._transport.write(ANSWER)
 
-    def _next(self, begun: float, number: int) -> None:
+    def _next(self, begun: float, number: int, chunks: int) -> None:
         """The times are absolute: a busy machine delays a chunk and never the schedule."""
         if self._transport.is_closing():
             return
         if number > 1:
             self._transport.write(CHUNK)
-        if number == self._chunks:
+        if number == chunks:
             self._transport.write(LAST)
             return
-        self._loop.call_at(begun + number * self._interval_seconds, self._next, begun, number + 1)
+        self._loop.call_at(begun + number * self._interval_seconds, self._next, begun, number + 1, chunks)
 
 
 async def _serve(options: argparse.Namespace) -> None:

@@ -61,6 +61,7 @@ class _Running:
         self._settings = settings
         self._upstream = Connections()
         self._stop = asyncio.Event()
+        self._is_stale = False
         self._reloading: asyncio.Task[None] | None = None
         measurements = Measurements(lambda: self._gateway.configured.catalog)
         keys = storage.keys if settings.require_keys else None
@@ -91,6 +92,7 @@ class _Running:
         await self._server.listen(listening)
 
         def reload() -> None:
+            self._is_stale = True
             if self._reloading is None or self._reloading.done():
                 self._reloading = asyncio.create_task(self._reload(load_catalog, make_router))
 
@@ -105,14 +107,16 @@ class _Running:
         return 0 if has_ended else 1
 
     async def _reload(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> None:
-        """A configuration that cannot be used is said so, and the one in use stays."""
-        try:
-            catalog = await asyncio.get_running_loop().run_in_executor(None, load_catalog)
-            self._gateway.configured = Configured(catalog, make_router(catalog))
-        except ServiceError as error:
-            _log.error("the configuration stays as it was: %s", error.message)
-        else:
-            _log.info("the configuration has been read again")
+        """A configuration that cannot be used is said so, and the one in use stays. A signal meanwhile reads again."""
+        while self._is_stale:
+            self._is_stale = False
+            try:
+                catalog = await asyncio.get_running_loop().run_in_executor(None, load_catalog)
+                self._gateway.configured = Configured(catalog, make_router(catalog))
+            except ServiceError as error:
+                _log.error("the configuration stays as it was: %s", error.message)
+            else:
+                _log.info("the configuration has been read again")
 
 
 def _spare_the_collector() -> None:
