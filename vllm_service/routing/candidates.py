@@ -39,13 +39,13 @@ class Candidate:
         self.first_token_seconds = Mean(_GUESSED_FIRST_TOKEN_SECONDS)
         self.token_seconds = Mean(_GUESSED_TOKEN_SECONDS)
 
-    def expected_seconds(self, prompt_tokens: int, completion_tokens: float) -> float:
+    def expected_seconds(self, prompt_tokens: int, completion_tokens: float, now: float) -> float:
         """To the end of the answer, as this place has been lately; infinite for an endpoint with no worker."""
         endpoint = self.endpoint
         if endpoint is None:
             return self.first_token_seconds.value + completion_tokens * self.token_seconds.value
         batch = (endpoint.in_flight + 1.0) / max(1, endpoint.serving)
-        return endpoint.first_token_seconds(prompt_tokens) + completion_tokens * endpoint.token_seconds.at(batch)
+        return endpoint.first_token_seconds(prompt_tokens, now) + completion_tokens * endpoint.token_seconds.at(batch)
 
     def keeps(self, target: LatencyTarget, prompt_tokens: int, completion_tokens: float, now: float) -> bool:
         """Whether an answer from here is expected within the target."""

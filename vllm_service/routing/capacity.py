@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from vllm_service.routing.estimates import Line, Mean
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget
+from vllm_service.routing.shadow import Speeds
 
 _STATES_LATE_SECONDS = 3.0  # how old `/health` is; a start is over this much before it is seen
 _UTILISATION_SECONDS = 10.0
@@ -30,6 +31,7 @@ class Endpoint:
         self.is_managed = False
         self.in_flight = 0
         self.unread_tokens = 0.0
+        self._reads_until: list[float] = []
         self.cold_start = Mean(profile.cold_start_seconds, memory=20.0, trust=2.0)
         self.read_seconds = Line(profile.overhead_seconds, 1.0 / profile.prefill_tokens_per_second, 4000.0)
         self.token_seconds = Line(profile.decode_seconds, profile.decode_seconds_per_batch, float(profile.slots))
@@ -63,6 +65,7 @@ class Endpoint:
             started -= 1
         self._bill(now)
         self.warm, self.starting = warm, _count(workers, "initializing")
+        self._mirror(now)
         if not warm and not self.starting and self._wakes and now - self._wakes[0] > self._patience():
             self._wakes.clear()
 
@@ -73,18 +76,25 @@ class Endpoint:
         self._wakes.extend([now] * (workers - max(self.target, self.warm)))
         del self._wakes[workers:]
         self.target = workers
+        self._mirror(now)
 
     def sent(self, prompt_tokens: int, now: float) -> None:
         """A request has gone there."""
         self.in_flight += 1
         self.unread_tokens += prompt_tokens
+        until = self._reads_until
+        if until:
+            first = until.index(min(until))
+            until[first] = max(until[first], now) + prompt_tokens * self.read_seconds.slope
         reading = prompt_tokens * self.read_seconds.slope / max(1, self.serving)
         self._reading = self._reading_share(now) + reading / _UTILISATION_SECONDS
         self._reading_at = now
 
     def read(self, prompt_tokens: int) -> None:
         """Its first token is there, or it ended without one."""
-        self.unread_tokens = max(0.0, self.unread_tokens - prompt_tokens)
+        self.unread_tokens = left = max(0.0, self.unread_tokens - prompt_tokens)
+        if left <= 0.0:
+            self._reads_until = [0.0] * len(self._reads_until)
 
     def left(self) -> None:
         """It has ended."""
@@ -96,23 +106,31 @@ class Endpoint:
         self.margin += step * self._miss_budget if in_time else -step * (1.0 - self._miss_budget)
         self.margin = min(0.97, max(0.4, self.margin))
 
-    def first_token_seconds(self, prompt_tokens: int) -> float:
-        """Expected wait for the first token; infinite while no worker serves or no slot is free."""
-        serving = self.serving
-        if not serving or self.in_flight >= serving * self.profile.slots:
+    def first_token_seconds(self, prompt_tokens: int, now: float) -> float:
+        """Expected wait for the first token; infinite while no worker serves or no slot is free.
+
+        The platform's queue is mirrored: a job goes to the worker that will be the first to have read its prompts.
+        """
+        until = self._reads_until
+        if not until or self.in_flight >= len(until) * self.profile.slots:
             return float("inf")
         line = self.read_seconds
-        return line.intercept + (self.unread_tokens / serving + prompt_tokens) * line.slope
+        return max(0.0, min(until) - now) + line.intercept + prompt_tokens * line.slope
 
     def keeps(self, target: LatencyTarget, prompt_tokens: int, completion_tokens: float, now: float) -> bool:
         """Whether first token and end of such an answer are expected within the target, by the margin."""
         allowed = target.first_token_seconds(prompt_tokens) * self.margin
-        wait = self.first_token_seconds(prompt_tokens)
+        wait = self.first_token_seconds(prompt_tokens, now)
         if wait > allowed:
             return False
         batch = (self.in_flight + 1.0) / self.serving
         token = self.token_seconds.at(batch) / (1.0 - self.profile.prefill_share * min(1.0, self._reading_share(now)))
         return wait + completion_tokens * (token - target.seconds_per_output_token) <= allowed
+
+    def speeds(self) -> Speeds:
+        """As measured."""
+        read, token, profile = self.read_seconds, self.token_seconds, self.profile
+        return Speeds(read.intercept, token.intercept, token.slope, profile.prefill_share, profile.slots)
 
     def accepts(self, target: LatencyTarget, prompt_tokens: int, completion_tokens: float, now: float) -> bool:
         """Whether the router should send such a request here: a worker serves, and would be in time."""
@@ -140,6 +158,11 @@ class Endpoint:
         batch = max(1.0, self.in_flight / max(1, self.serving))
         undisturbed = 1.0 - self.profile.prefill_share * min(1.0, self._reading_share(now))
         self.token_seconds.add(batch, seconds * undisturbed)
+
+    def _mirror(self, now: float) -> None:
+        """As many queues as workers serve; who leaves is the one with the least to do."""
+        until, serving = sorted(self._reads_until, reverse=True), self.serving
+        self._reads_until = until[:serving] + [now] * (serving - len(until))
 
     def _reading_share(self, now: float) -> float:
         return self._reading * max(0.0, 1.0 - (now - self._reading_at) / _UTILISATION_SECONDS)

@@ -66,6 +66,6 @@ class RouterSettings:
     own_share: float = 0.8
     max_steps: int = 4
     red_share: float = 0.01
-    cost_margin: float = 0.8
+    cost_margin: float = 0.93
     miss_budget: float = 0.004
     region: str | None = None

@@ -20,6 +20,7 @@ from vllm_service.routing.cost import hosted_picousd, marginal_picousd
 from vllm_service.routing.estimates import AnswerLengths
 from vllm_service.routing.plan import Plan, Step, WorkerTarget
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
+from vllm_service.routing.shadow import Offered
 from vllm_service.routing.strategies import STRATEGIES, Choice, Strategy, Turns
 from vllm_service.routing.use_cases import PREFIX, UseCases
 from vllm_service.routing.waking import WakeController
@@ -89,7 +90,7 @@ class CostRouter:
         if facts.latency_target_seconds is not None:
             target = replace(target, ttft_seconds=facts.latency_target_seconds)
         if route.own:
-            self._count_demand(route, facts, completion)
+            self._count_demand(route, facts, completion, target, now_seconds)
         choice = Choice(facts, candidates, target, completion, now_seconds, route.turns, self._settings.own_share)
         ordered, reason = strategy(choice)
         if not ordered:
@@ -178,7 +179,7 @@ class CostRouter:
     def _target(self, name: str, endpoint: Endpoint, now: float) -> WorkerTarget:
         controller, profile = self.controllers[name], endpoint.profile
         wanted = controller.decide(
-            now, endpoint.cold_start.value, profile.idle_timeout_seconds, profile.prefill_share
+            now, endpoint.cold_start.value, profile.idle_timeout_seconds, endpoint.speeds()
         )
         if wanted != endpoint.target or not endpoint.is_managed:
             endpoint.set_target(wanted, now)
@@ -212,7 +213,9 @@ class CostRouter:
             )
         return left
 
-    def _count_demand(self, route: Route, facts: RequestFacts, completion: float) -> None:
+    def _count_demand(
+        self, route: Route, facts: RequestFacts, completion: float, target: LatencyTarget, now: float
+    ) -> None:
         prompt = facts.prompt_tokens
         prices = [
             hosted_picousd(place, prompt, int(completion))
@@ -225,10 +228,10 @@ class CostRouter:
         for place in route.own:
             endpoint = place.endpoint
             assert endpoint is not None
+            allowed = target.first_token_seconds(prompt) * endpoint.margin
             reading = prompt * endpoint.read_seconds.slope
-            slots = endpoint.profile.slots
-            answering = completion * endpoint.token_seconds.at(slots) / slots
-            self.controllers[endpoint.name].demand(usd, reading, answering)
+            pace = target.seconds_per_output_token
+            self.controllers[endpoint.name].demand(Offered(now, usd, reading, completion, allowed, pace))
 
     def _own_finished(
         self, route: Route, endpoint: Endpoint, facts: RequestFacts, usage: Usage | None, times: tuple[float, float, float]

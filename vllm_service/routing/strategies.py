@@ -82,9 +82,10 @@ def _serving(candidate: Candidate) -> bool:
 
 def by_latency(choice: Choice) -> Ordered:
     """The soonest end of the answer, as places have been lately. A cold endpoint is last: no probe wakes a worker."""
-    prompt, completion = choice.facts.prompt_tokens, choice.completion_tokens
-    order = sorted(choice.candidates, key=lambda place: (place.expected_seconds(prompt, completion), place.position))
-    return order, f"the fastest of late: {order[0].expected_seconds(prompt, completion):.2f} s expected"
+    prompt, completion, now = choice.facts.prompt_tokens, choice.completion_tokens, choice.now_seconds
+    timed = sorted((place.expected_seconds(prompt, completion, now), place.position) for place in choice.candidates)
+    by_position = {place.position: place for place in choice.candidates}
+    return [by_position[position] for _, position in timed], f"the fastest of late: {timed[0][0]:.2f} s expected"
 
 
 def by_quality(choice: Choice) -> Ordered:

@@ -6,8 +6,8 @@ have saved and `c dt` what it would have cost since the last look:
     up   = max(0, up + h - c dt)      while it is off: on at  up   >= wake  x B
     down = max(0, down + c dt - h)    while it is on:  off at down >= leave x B     B = c (cold start + idle time-out)
 
-The h of worker k is the demand's dollars x clip(L - (k - 1), 0, 1) / L, L = worker-seconds of work per second by what
-share of its time a worker can be busy. Each rule is played against the real traffic on paper, for each worker k; the
+The h of worker k is measured on paper: what k always-warm workers would have taken of the real arrivals, less what k - 1
+would have (shadow.py). Each rule is played against the real traffic on paper, for each worker k; the
 endpoint follows, per worker, the rule whose paper bill is the smallest. Rules are not played once: which thresholds pay
 depends on whether bursts end before a cold start does, and the traffic says so within a few episodes.
 """
@@ -15,9 +15,12 @@ depends on whether bursts end before a cold start does, and the traffic says so 
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vllm_service.routing.shadow import Offered, ShadowWorkers, Speeds
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +28,8 @@ WAKE = (0.1, 0.3, 0.8, 2.0, 5.0, math.inf)
 LEAVE = (0.5, 1.0, 2.0, 5.0, 20.0)
 RULES = np.array([(wake, leave) for wake in WAKE for leave in LEAVE])
 FIRST_RULE = WAKE.index(0.8) * len(LEAVE) + LEAVE.index(1.0)
+_MOST_WAITING = 100_000
+_LOAD_SECONDS = 20.0
 _OFF, _STARTING, _ON = 0, 1, 2
 
 
@@ -67,37 +72,28 @@ class PaperWorkers:
 class WakeController:
     """For one endpoint. `demand` is called for each request, `decide` about once a second."""
 
-    def __init__(self, workers: int, usd_per_second: float, busy_share: float = 0.8) -> None:
+    def __init__(self, workers: int, usd_per_second: float) -> None:
         self._usd_per_second = usd_per_second
         self._paper = PaperWorkers(workers, usd_per_second, memory_seconds=4 * 3600.0)
+        self._shadows = [ShadowWorkers(count) for count in range(1, workers + 1)]
         self._rule = np.full(workers, FIRST_RULE)
         self._numbers = np.arange(workers)
-        self._busy_share = busy_share
-        self._usd = self._reading = self._answering = 0.0
-        self._load_reading = self._load_answering = 0.0
-        self._began: float | None = None
-        self._looked_at = 0.0
+        self._offered: deque[Offered] = deque(maxlen=_MOST_WAITING)
+        self._looked_at: float | None = None
         self.load = 0.0
 
-    def demand(self, usd: float, reading_seconds: float, answering_seconds: float) -> None:
-        """A request came that would cost this much hosted, and this much work here."""
-        self._usd += usd
-        self._reading += reading_seconds
-        self._answering += answering_seconds
+    def demand(self, request: Offered) -> None:
+        """A request came that could be served here."""
+        self._offered.append(request)
 
-    def decide(self, now: float, cold_seconds: float, idle_seconds: float, prefill_share: float) -> int:
+    def decide(self, now: float, cold_seconds: float, idle_seconds: float, speeds: Speeds) -> int:
         """How many workers there should be."""
-        if self._began is None:
-            self._began = self._looked_at = now - 1.0
-        seconds = now - self._looked_at
+        seconds = 1.0 if self._looked_at is None else now - self._looked_at
         if seconds <= 0.0:
             return self.wanted()
-        self._measure_load(now, seconds, prefill_share)
-        load = self.load / self._busy_share
-        shares = np.clip(load - self._numbers, 0.0, 1.0) / max(load, 1e-12)
-        self._paper.advance(seconds, self._usd * shares, cold_seconds, idle_seconds)
-        self._usd = self._reading = self._answering = 0.0
         self._looked_at = now
+        saved = self._offer_to_shadows(seconds, speeds)
+        self._paper.advance(seconds, saved, cold_seconds, idle_seconds)
         self._choose(cold_seconds + idle_seconds)
         return self.wanted()
 
@@ -106,15 +102,22 @@ class WakeController:
         on = self._paper.state[self._rule, self._numbers] != _OFF
         return int(len(on) if on.all() else np.argmin(on))
 
-    def _measure_load(self, now: float, seconds: float, prefill_share: float) -> None:
-        memory = 60.0
-        keep = math.exp(-seconds / memory)
-        self._load_reading = self._load_reading * keep + self._reading * (1.0 - keep) / seconds
-        self._load_answering = self._load_answering * keep + self._answering * (1.0 - keep) / seconds
-        assert self._began is not None
-        known = 1.0 - math.exp(-(now - self._began) / memory)
-        reading, answering = self._load_reading / known, self._load_answering / known
-        self.load = max(reading, prefill_share * reading + answering)
+    def _offer_to_shadows(self, seconds: float, speeds: Speeds) -> Floats:
+        """What the first, the second, ... worker would have saved since the last look."""
+        offered, reading = self._offered, 0.0
+        shadows = self._shadows[: int(3.0 * self.load) + 3]
+        for shadow in shadows:
+            shadow.usd = 0.0
+        for request in offered:
+            reading += request.reading_seconds
+            for shadow in shadows:
+                shadow.offer(request, speeds)
+        offered.clear()
+        keep = math.exp(-seconds / _LOAD_SECONDS)
+        self.load = max(self.load * keep + reading * (1.0 - keep) / seconds, self.load * keep)
+        saved = np.zeros(len(self._numbers))
+        saved[: len(shadows)] = np.diff([0.0, *(shadow.usd for shadow in shadows)])
+        return np.maximum(saved, 0.0)
 
     def _choose(self, whole_seconds: float) -> None:
         """Changes rules only for one that is better by what a start costs: each change may cost one."""

@@ -47,8 +47,8 @@ class Endpoint:
         self._schedule()
 
     def submit(self, request: int, prompt_tokens: float, completion_tokens: float, now: float) -> None:
-        """A job: to the worker with the fewest in flight, or into the queue while every slot is taken."""
-        worker = None if self.queue else self._freest()
+        """A job: to the worker that is the first to have read its prompts, or into the queue while no slot is free."""
+        worker = None if self.queue else self._freest(now)
         if worker is None:
             self.queue.append((now, request, prompt_tokens, completion_tokens))
             self._scale(now)
@@ -82,11 +82,15 @@ class Endpoint:
         """No more requests: what is idle leaves by its time-out."""
         self.set_target(0, now)
 
-    def _freest(self) -> Worker | None:
-        best, fewest = None, self._profile.slots
+    def _freest(self, now: float) -> Worker | None:
+        """Of those with a free slot: the one that has the least to read, of these the one with the fewest in flight."""
+        best, least = None, (NEVER, 0)
+        slots = self._profile.slots
         for worker in self.warm:
-            if worker.in_flight < fewest and not worker.draining:
-                best, fewest = worker, worker.in_flight
+            if worker.in_flight < slots and not worker.draining:
+                load = (max(worker.reads_until, now), worker.in_flight)
+                if load < least:
+                    best, least = worker, load
         return best
 
     def _let_in(self, now: float) -> None:
@@ -95,7 +99,7 @@ class Endpoint:
             self.starting = [worker for worker in self.starting if worker.ready_at > now]
             self.warm += ready
             self._changed(now)
-        while self.queue and (worker := self._freest()):
+        while self.queue and (worker := self._freest(now)):
             _, request, prompt_tokens, completion_tokens = self.queue.popleft()
             worker.add(request, prompt_tokens, completion_tokens, now)
 

@@ -17,11 +17,12 @@ NEVER = float("inf")
 
 
 class Worker:
-    """in_flight: requests in its slots. next_event: when `step` has something to do."""
+    """in_flight: requests in its slots. reads_until: when its prompts will have been read. next_event: when `step` has something to do."""
 
     __slots__ = (
         "_advanced_at", "_answers", "_itl0", "_itl1", "_prefill_ends", "_prefill_speed", "_progress", "_prompts",
-        "_rate", "_slowed", "billed_from", "draining", "idle_since", "in_flight", "next_event", "number", "ready_at",
+        "_rate", "_slowed", "billed_from", "draining", "idle_since", "in_flight", "next_event", "number", "reads_until",
+        "ready_at",
     )  # fmt: skip
 
     def __init__(self, number: int, started_at: float, ready_at: float, profile: EndpointProfile) -> None:
@@ -32,6 +33,7 @@ class Worker:
         self.draining = False
         self.in_flight = 0
         self.next_event = NEVER
+        self.reads_until = ready_at
         self._prefill_speed = profile.prefill_tokens_per_second
         self._itl0, self._itl1 = profile.decode_seconds, profile.decode_seconds_per_batch
         self._slowed = 1.0 - profile.prefill_share
@@ -45,6 +47,7 @@ class Worker:
     def add(self, request: int, prompt_tokens: float, completion_tokens: float, now: float) -> None:
         """Takes a request into a slot; its prompt waits for those before it."""
         self.in_flight += 1
+        self.reads_until = max(self.reads_until, now) + prompt_tokens / self._prefill_speed
         self._prompts.append((request, prompt_tokens, completion_tokens))
         if self._prefill_ends == NEVER:
             self._advance(now)
