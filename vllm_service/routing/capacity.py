@@ -39,6 +39,7 @@ class Endpoint:
         self.billed_worker_seconds = 0.0
         self._billed_at: float | None = None
         self._wakes: list[float] = []
+        self._lowered_to, self._lowered_until = 0, 0.0
         self._reading = 0.0  # share of a worker's time that goes to prompts, of late
         self._reading_at = 0.0
 
@@ -64,6 +65,8 @@ class Endpoint:
             self.cold_start.add(max(0.0, now - _STATES_LATE_SECONDS - self._wakes.pop(0)))
             started -= 1
         self._bill(now)
+        if now < self._lowered_until:
+            warm = min(warm, self._lowered_to)  # the report is older than our order to leave
         self.warm, self.starting = warm, _count(workers, "initializing")
         self._mirror(now)
         if not warm and not self.starting and self._wakes and now - self._wakes[0] > self._patience():
@@ -73,6 +76,9 @@ class Endpoint:
         """So many workers were asked for."""
         self._bill(now)
         self.is_managed = True
+        if workers < self.warm:
+            self.warm = self._lowered_to = workers
+            self._lowered_until = now + _STATES_LATE_SECONDS
         self._wakes.extend([now] * (workers - max(self.target, self.warm)))
         del self._wakes[workers:]
         self.target = workers

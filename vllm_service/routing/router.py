@@ -31,7 +31,7 @@ MayTry = Callable[[str, str, float], bool]
 class Route:
     """A public model, compiled: its candidates, strategy and target."""
 
-    __slots__ = ("by_provider", "candidates", "lengths", "model", "own", "strategy", "target", "turns")
+    __slots__ = ("_hosted", "by_provider", "candidates", "lengths", "model", "own", "strategy", "target", "turns")
 
     def __init__(self, model: PublicModel, candidates: list[Candidate], settings: RouterSettings) -> None:
         self.model, self.candidates = model, candidates
@@ -43,6 +43,12 @@ class Route:
             self.target = replace(settings.target, ttft_seconds=model.latency_target_seconds)
         self.lengths = AnswerLengths()
         self.turns = Turns()
+        self._hosted = [place for place in candidates if place.endpoint is None and place.is_priced]
+
+    def hosted_picousd(self, prompt_tokens: int, completion_tokens: int) -> int | None:
+        """What the cheapest hosted place of a known price would take; None if there is none."""
+        prices = [hosted_picousd(place, prompt_tokens, completion_tokens) for place in self._hosted]
+        return min(prices) if prices else None
 
 
 def find_strategy(name: str) -> Strategy:
@@ -113,6 +119,10 @@ class CostRouter:
         if place.endpoint is not None:
             alone = place.endpoint.unread_tokens <= 0
             place.endpoint.sent(facts.prompt_tokens, now_seconds)
+            route = self._route(facts)
+            completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
+            hosted = route.hosted_picousd(facts.prompt_tokens, int(completion))
+            self.controllers[place.endpoint.name].took((hosted or 0) / PICOUSD_PER_USD)
         self._open[id(facts), step.provider] = (now_seconds, 0.0, alone)
 
     def first_token(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
@@ -179,7 +189,11 @@ class CostRouter:
     def _target(self, name: str, endpoint: Endpoint, now: float) -> WorkerTarget:
         controller, profile = self.controllers[name], endpoint.profile
         wanted = controller.decide(
-            now, endpoint.cold_start.value, profile.idle_timeout_seconds, endpoint.speeds()
+            now,
+            endpoint.cold_start.value,
+            profile.idle_timeout_seconds,
+            endpoint.speeds(),
+            endpoint.billed_usd(now),
         )
         if wanted != endpoint.target or not endpoint.is_managed:
             endpoint.set_target(wanted, now)
@@ -217,14 +231,10 @@ class CostRouter:
         self, route: Route, facts: RequestFacts, completion: float, target: LatencyTarget, now: float
     ) -> None:
         prompt = facts.prompt_tokens
-        prices = [
-            hosted_picousd(place, prompt, int(completion))
-            for place in route.candidates
-            if place.endpoint is None and place.is_priced
-        ]
-        if not prices:
+        hosted = route.hosted_picousd(prompt, int(completion))
+        if hosted is None:
             return
-        usd = min(prices) / PICOUSD_PER_USD
+        usd = hosted / PICOUSD_PER_USD
         for place in route.own:
             endpoint = place.endpoint
             assert endpoint is not None

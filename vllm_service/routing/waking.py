@@ -24,10 +24,21 @@ from vllm_service.routing.shadow import Offered, ShadowWorkers, Speeds
 
 Floats = NDArray[np.float64]
 
-WAKE = (0.1, 0.3, 0.8, 2.0, 5.0, math.inf)
+WAKE = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0, math.inf)
+AGE = (0.0, 0.5, 1.0)
 LEAVE = (0.5, 1.0, 2.0, 5.0, 20.0)
-RULES = np.array([(wake, leave) for wake in WAKE for leave in LEAVE])
-FIRST_RULE = WAKE.index(0.8) * len(LEAVE) + LEAVE.index(1.0)
+RULES = np.array([(wake, age, leave) for wake in WAKE for age in AGE for leave in LEAVE])
+
+
+def rule_number(wake: float, age: float, leave: float) -> int:
+    """Of the rule with these thresholds."""
+    return (WAKE.index(wake) * len(AGE) + AGE.index(age)) * len(LEAVE) + LEAVE.index(leave)
+
+
+FIRST_RULE = rule_number(1.0, 0.5, 1.0)
+SURE_RULE = rule_number(4.0, 1.0, 1.0)
+NEVER = rule_number(math.inf, 0.0, 1.0)
+RED_SHARE = 0.01
 _MOST_WAITING = 100_000
 _LOAD_SECONDS = 20.0
 _OFF, _STARTING, _ON = 0, 1, 2
@@ -40,9 +51,10 @@ class PaperWorkers:
         shape = (len(RULES), workers)
         self._usd_per_second = usd_per_second
         self._memory_seconds = memory_seconds
-        self._wake, self._leave = RULES[:, :1], RULES[:, 1:]
+        self._wake, self._age, self._leave = RULES[:, :1], RULES[:, 1:2], RULES[:, 2:]
         self.state: NDArray[np.int8] = np.zeros(shape, np.int8)
         self._regret: Floats = np.zeros(shape)
+        self._regretted_for: Floats = np.zeros(shape)
         self._cold_left: Floats = np.zeros(shape)
         self.bill: Floats = np.zeros(shape)
 
@@ -59,13 +71,17 @@ class PaperWorkers:
         self.bill += np.where(on, paid, paid + saved)
         change = np.where(off, saved - cost, np.where(on, cost - saved, 0.0))
         self._regret = np.maximum(0.0, self._regret + change)
+        self._regretted_for = np.where(self._regret > 0.0, self._regretted_for + seconds, 0.0)
         self._cold_left -= seconds
-        woken = off & (self._regret >= self._wake * whole)
+        old_enough = self._regretted_for >= self._age * cold_seconds
+        woken = off & old_enough & (self._regret >= self._wake * whole)
         gone = on & (self._regret >= self._leave * whole)
         ready = starting & (self._cold_left <= 0.0)
         self.state[woken], self.state[gone], self.state[ready] = _STARTING, _OFF, _ON
         self._cold_left[woken] = cold_seconds
-        self._regret[woken | gone | ready] = 0.0
+        changed = woken | gone | ready
+        self._regret[changed] = 0.0
+        self._regretted_for[changed] = 0.0
         self.bill += np.where(gone, self._usd_per_second * idle_seconds, 0.0)
 
 
@@ -80,13 +96,17 @@ class WakeController:
         self._numbers = np.arange(workers)
         self._offered: deque[Offered] = deque(maxlen=_MOST_WAITING)
         self._looked_at: float | None = None
+        self._on = np.zeros(workers, bool)
+        self._offered_usd = self._saved_usd = 0.0
+        self._unpaid = 0
         self.load = 0.0
 
     def demand(self, request: Offered) -> None:
         """A request came that could be served here."""
         self._offered.append(request)
+        self._offered_usd += request.usd
 
-    def decide(self, now: float, cold_seconds: float, idle_seconds: float, speeds: Speeds) -> int:
+    def decide(self, now: float, cold_seconds: float, idle_seconds: float, speeds: Speeds, spent_usd: float) -> int:
         """How many workers there should be."""
         seconds = 1.0 if self._looked_at is None else now - self._looked_at
         if seconds <= 0.0:
@@ -95,12 +115,28 @@ class WakeController:
         saved = self._offer_to_shadows(seconds, speeds)
         self._paper.advance(seconds, saved, cold_seconds, idle_seconds)
         self._choose(cold_seconds + idle_seconds)
+        self._follow(spent_usd, self._usd_per_second * (cold_seconds + idle_seconds))
         return self.wanted()
 
     def wanted(self) -> int:
-        """Workers whose rule has them on, counted from the first; a gap ends the count."""
-        on = self._paper.state[self._rule, self._numbers] != _OFF
-        return int(len(on) if on.all() else np.argmin(on))
+        """Workers that are on, counted from the first; a gap ends the count."""
+        return int(len(self._on) if self._on.all() else np.argmin(self._on))
+
+    def took(self, usd: float) -> None:
+        """An own worker has taken a request that would have cost this much hosted."""
+        self._saved_usd += usd
+
+    def _follow(self, spent_usd: float, whole_usd: float) -> None:
+        """Workers as their rules have them; a new one only where it has paid on paper, is sure, or is affordable."""
+        ruled = self._paper.state[self._rule, self._numbers] != _OFF
+        bill = self._paper.bill
+        pays = bill[NEVER] - bill[self._rule, self._numbers] > whole_usd
+        sure = self._paper.state[SURE_RULE] != _OFF
+        self._on &= ruled
+        for number in np.flatnonzero(ruled & ~self._on):
+            red = spent_usd - self._saved_usd + whole_usd * (1 + self._unpaid)
+            if pays[number] or sure[number] or red <= RED_SHARE * self._offered_usd:
+                self._on[number] = True
 
     def _offer_to_shadows(self, seconds: float, speeds: Speeds) -> Floats:
         """What the first, the second, ... worker would have saved since the last look."""
@@ -117,7 +153,7 @@ class WakeController:
         self.load = max(self.load * keep + reading * (1.0 - keep) / seconds, self.load * keep)
         saved = np.zeros(len(self._numbers))
         saved[: len(shadows)] = np.diff([0.0, *(shadow.usd for shadow in shadows)])
-        return np.maximum(saved, 0.0)
+        return saved
 
     def _choose(self, whole_seconds: float) -> None:
         """Changes rules only for one that is better by what a start costs: each change may cost one."""
