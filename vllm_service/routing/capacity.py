@@ -13,6 +13,7 @@ from vllm_service.routing.shadow import Speeds
 
 _STATES_LATE_SECONDS = 3.0  # how old `/health` is; a start is over this much before it is seen
 _UTILISATION_SECONDS = 10.0
+_LONGER = 2.0  # an answer may well be this many times as long as expected
 _PATIENCE = 4.0  # cold starts after which a wake counts as failed
 
 
@@ -131,7 +132,8 @@ class Endpoint:
             return False
         batch = (self.in_flight + 1.0) / self.serving
         token = self.token_seconds.at(batch) / (1.0 - self.profile.prefill_share * min(1.0, self._reading_share(now)))
-        return wait + completion_tokens * (token - target.seconds_per_output_token) <= allowed
+        late_per_token = token - target.seconds_per_output_token * self.margin
+        return wait + _LONGER * completion_tokens * late_per_token <= allowed
 
     def speeds(self) -> Speeds:
         """As measured."""

@@ -240,7 +240,7 @@ class CostRouter:
             assert endpoint is not None
             allowed = target.first_token_seconds(prompt) * endpoint.margin
             reading = prompt * endpoint.read_seconds.slope
-            pace = target.seconds_per_output_token
+            pace = target.seconds_per_output_token * endpoint.margin
             self.controllers[endpoint.name].demand(Offered(now, usd, reading, completion, allowed, pace))
 
     def _own_finished(

@@ -60,7 +60,7 @@ class ShadowWorkers:
         reading = (self._reading * keep + request.reading_seconds / _MEMORY_SECONDS) / self.count
         rate = (self._token_rate * keep + request.completion_tokens / _MEMORY_SECONDS) / self.count
         token = token_seconds(speeds, min(1.0, reading), rate)
-        late = wait + request.completion_tokens * (token - request.pace_seconds) > request.allowed_seconds
+        late = wait + 2.0 * request.completion_tokens * (token - request.pace_seconds) > request.allowed_seconds
         if late or rate * token > speeds.slots:
             return
         until[until.index(min(until))] = begins + request.reading_seconds

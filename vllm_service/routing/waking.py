@@ -36,11 +36,12 @@ def rule_number(wake: float, age: float, leave: float) -> int:
 
 
 FIRST_RULE = rule_number(1.0, 0.5, 1.0)
-SURE_RULE = rule_number(4.0, 1.0, 1.0)
+SURE_RULE = rule_number(2.0, 0.5, 1.0)
 NEVER = rule_number(math.inf, 0.0, 1.0)
 RED_SHARE = 0.01
 _MOST_WAITING = 100_000
 _LOAD_SECONDS = 20.0
+_SMOOTHING_SECONDS = 10.0
 _OFF, _STARTING, _ON = 0, 1, 2
 
 
@@ -97,8 +98,9 @@ class WakeController:
         self._offered: deque[Offered] = deque(maxlen=_MOST_WAITING)
         self._looked_at: float | None = None
         self._on = np.zeros(workers, bool)
+        self._unreleased: Floats = np.zeros(workers)
         self._offered_usd = self._saved_usd = 0.0
-        self._unpaid = 0
+        self._red_before_usd = 0.0
         self.load = 0.0
 
     def demand(self, request: Offered) -> None:
@@ -133,8 +135,11 @@ class WakeController:
         pays = bill[NEVER] - bill[self._rule, self._numbers] > whole_usd
         sure = self._paper.state[SURE_RULE] != _OFF
         self._on &= ruled
+        if not self._on.any():
+            self._red_before_usd = spent_usd - self._saved_usd
+        sure &= self._red_before_usd <= RED_SHARE * self._offered_usd
         for number in np.flatnonzero(ruled & ~self._on):
-            red = spent_usd - self._saved_usd + whole_usd * (1 + self._unpaid)
+            red = spent_usd - self._saved_usd + whole_usd
             if pays[number] or sure[number] or red <= RED_SHARE * self._offered_usd:
                 self._on[number] = True
 
@@ -151,13 +156,31 @@ class WakeController:
         offered.clear()
         keep = math.exp(-seconds / _LOAD_SECONDS)
         self.load = max(self.load * keep + reading * (1.0 - keep) / seconds, self.load * keep)
-        saved = np.zeros(len(self._numbers))
-        saved[: len(shadows)] = np.diff([0.0, *(shadow.usd for shadow in shadows)])
-        return saved
+        # Two shadows take different requests of a burst; what the one has more than the other is noise until averaged.
+        self._unreleased[: len(shadows)] += np.diff([0.0, *(shadow.usd for shadow in shadows)])
+        released = self._unreleased * (1.0 - math.exp(-seconds / _SMOOTHING_SECONDS))
+        self._unreleased -= released
+        return np.array(falling(released.tolist()))
 
     def _choose(self, whole_seconds: float) -> None:
-        """Changes rules only for one that is better by what a start costs: each change may cost one."""
-        bill = self._paper.bill
+        """Changes rules only for one that is better by what a start costs: each change may cost one.
+
+        A worker that is on stays with a rule that has it on: what its start has cost is spent, whoever was right.
+        """
+        bill, numbers = self._paper.bill, self._numbers
         best = bill.argmin(axis=0)
-        gain = bill[self._rule, self._numbers] - bill[best, self._numbers]
-        self._rule = np.where(gain > self._usd_per_second * whole_seconds, best, self._rule)
+        gain = bill[self._rule, numbers] - bill[best, numbers]
+        keeps = ~self._on | (self._paper.state[best, numbers] != _OFF)
+        self._rule = np.where(keeps & (gain > self._usd_per_second * whole_seconds), best, self._rule)
+
+
+def falling(values: list[float]) -> list[float]:
+    """The nearest sequence that never rises (pooled neighbours): a further worker saves no more than the one before."""
+    pools: list[tuple[float, int]] = []
+    for value in values:
+        total, count = value, 1
+        while pools and pools[-1][0] * count < total * pools[-1][1]:
+            last_total, last_count = pools.pop()
+            total, count = total + last_total, count + last_count
+        pools.append((total, count))
+    return [total / count for total, count in pools for _ in range(count)]

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_service.simulation.draws import Draws
+from vllm_service.simulation.dual import Dual
 from vllm_service.simulation.scenario import Scenario
 from vllm_service.simulation.trace import Trace
 
@@ -30,6 +31,7 @@ Floats = NDArray[np.float64]
 FREE_SHARE = 0.01
 _SLOT_SECONDS = (10.0, 30.0, 120.0, 600.0)
 _MOST_SLOTS = 400_000
+_FINEST_SECONDS, _PRICED_SLOTS = 2.0, 4000
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,16 @@ def clairvoyant(trace: Trace, scenario: Scenario, draws: Draws) -> Bound:
     """The best of the bounds; never more than everything hosted costs."""
     hosted = _cheapest_hosted_usd(trace, scenario, draws)
     best = Bound(0.0, 0.0, 0)
-    demand = _without_the_free(_demand(trace, scenario, hosted))
+    everything = _demand(trace, scenario, hosted)
+    demand = _without_the_free(everything)
     for slot_seconds in _SLOT_SECONDS:
         if trace.arrival_seconds[-1] / slot_seconds > _MOST_SLOTS:
             continue
         for work, deadline in ((demand.reading, demand.first_deadline), (demand.mixed, demand.last_deadline)):
             bound = _bound(demand, work, deadline, slot_seconds, scenario, draws)
             best = max(best, bound, key=lambda bound: bound.usd)
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        work = share * demand.reading + (1.0 - share) * demand.mixed
-        best = max(best, _fluid_bound(demand, work, scenario, draws), key=lambda bound: bound.usd)
+    for share in (0.0, 0.5, 1.0):
+        best = max(best, _dual_bound(everything, scenario, draws, share), key=lambda bound: bound.usd)
     if best.usd < hosted.sum():
         return best
     return Bound(float(hosted.sum()), 0.0, 0)
@@ -113,23 +115,27 @@ def _bound(
     return Bound(usd, on_slots * slot_seconds + starts * start_seconds, starts)
 
 
-def _fluid_bound(demand: _Demand, work: Floats, scenario: Scenario, draws: Draws) -> Bound:
-    """Without slots: own work costs `price` a second, and each worker earns the difference to its own cost, all along.
-
-    Weak duality: true for every price. Tight where all workers are busy throughout.
-    """
-    second, workers = scenario.own.usd_per_second, scenario.own.profile.max_workers
-    horizon = float((demand.arrival + demand.last_deadline).max(initial=0.0))
-    start_seconds = _least_start_seconds(draws)
-    best = Bound(0.0, 0.0, 0)
-    density = demand.hosted_usd / np.maximum(work, 1e-12)
-    for price in np.unique(np.concatenate(([second], np.quantile(density, np.linspace(0.02, 0.98, 25))))):
-        earned = max(0.0, (price - second) * horizon - second * start_seconds)
-        usd = float(np.minimum(demand.hosted_usd, price * work).sum()) - workers * earned
-        if usd > best.usd:
-            own_seconds = float(work[density > price].sum())
-            best = Bound(usd, own_seconds, int(np.ceil(own_seconds / max(horizon, 1.0))))
-    return best
+def _dual_bound(demand: _Demand, scenario: Scenario, draws: Draws, share: float) -> Bound:
+    """By prices (dual.py). share: of the kind of work that is reading only; all of it ends with the first token."""
+    work = share * demand.reading + (1.0 - share) * demand.mixed
+    ends = demand.arrival + (demand.first_deadline if share == 1.0 else demand.last_deadline)
+    slot_seconds = max(_FINEST_SECONDS, float(demand.arrival[-1]) / _PRICED_SLOTS)
+    dual = Dual(
+        demand.hosted_usd,
+        work,
+        demand.arrival,
+        ends,
+        slot_seconds=slot_seconds,
+        usd_per_second=scenario.own.usd_per_second,
+        start_seconds=_least_start_seconds(draws),
+        workers=scenario.own.profile.max_workers,
+        late_share=FREE_SHARE,
+    )
+    second = scenario.own.usd_per_second
+    density = float(np.median(demand.hosted_usd / np.maximum(work, 1e-12)))
+    starts = {(second, 0.0), (second, second), (max(second, 0.8 * density), second)}
+    usd = max(dual.best(price, least_price) for price, least_price in starts)
+    return Bound(usd, 0.0, 0)
 
 
 def _least_start_seconds(draws: Draws) -> float:
