@@ -11,9 +11,10 @@ from vllm_service.routing.estimates import Line, Mean
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget
 from vllm_service.routing.shadow import Speeds
 
-_STATES_LATE_SECONDS = 3.0  # how old `/health` is; a start is over this much before it is seen
+STATES_LATE_SECONDS = 3.0  # how old `/health` is; a start is over this much before it is seen
 _UTILISATION_SECONDS = 10.0
 _LONGER = 2.0  # an answer may well be this many times as long as expected
+_ANSWER_TOKENS = 200.0
 _PATIENCE = 4.0  # cold starts after which a wake counts as failed
 
 
@@ -63,7 +64,7 @@ class Endpoint:
         warm = max(idle + running, ready)
         started = warm - self.warm
         while started > 0 and self._wakes:
-            self.cold_start.add(max(0.0, now - _STATES_LATE_SECONDS - self._wakes.pop(0)))
+            self.cold_start.add(max(0.0, now - STATES_LATE_SECONDS - self._wakes.pop(0)))
             started -= 1
         self._bill(now)
         if now < self._lowered_until:
@@ -77,9 +78,11 @@ class Endpoint:
         """So many workers were asked for."""
         self._bill(now)
         self.is_managed = True
+        if workers < self.target:
+            self.billed_worker_seconds += (self.target - workers) * self._leaving_seconds()
         if workers < self.warm:
             self.warm = self._lowered_to = workers
-            self._lowered_until = now + _STATES_LATE_SECONDS
+            self._lowered_until = now + STATES_LATE_SECONDS
         self._wakes.extend([now] * (workers - max(self.target, self.warm)))
         del self._wakes[workers:]
         self.target = workers
@@ -174,6 +177,11 @@ class Endpoint:
 
     def _reading_share(self, now: float) -> float:
         return self._reading * max(0.0, 1.0 - (now - self._reading_at) / _UTILISATION_SECONDS)
+
+    def _leaving_seconds(self) -> float:
+        """That a worker is billed after it was told to leave: what it still answers, and its idle time-out."""
+        answering = self.token_seconds.at(self.in_flight / max(1, self.target)) * _ANSWER_TOKENS
+        return self.profile.idle_timeout_seconds + (answering if self.in_flight else 0.0)
 
     def _patience(self) -> float:
         return _PATIENCE * self.cold_start.value + 60.0

@@ -15,7 +15,7 @@ from vllm_service.errors import ConfigurationError, InvalidRequest, ModelNotFoun
 from vllm_service.providers.configured import Catalog, ProviderKind, PublicModel
 from vllm_service.routing import filters
 from vllm_service.routing.candidates import Candidate
-from vllm_service.routing.capacity import Endpoint
+from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import hosted_picousd, marginal_picousd
 from vllm_service.routing.estimates import AnswerLengths
 from vllm_service.routing.plan import Plan, Step, WorkerTarget
@@ -190,7 +190,7 @@ class CostRouter:
         controller, profile = self.controllers[name], endpoint.profile
         wanted = controller.decide(
             now,
-            endpoint.cold_start.value,
+            endpoint.cold_start.value + STATES_LATE_SECONDS,
             profile.idle_timeout_seconds,
             endpoint.speeds(),
             endpoint.billed_usd(now),

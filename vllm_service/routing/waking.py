@@ -24,9 +24,9 @@ from vllm_service.routing.shadow import Offered, ShadowWorkers, Speeds
 
 Floats = NDArray[np.float64]
 
-WAKE = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0, math.inf)
+WAKE = (0.3, 1.0, 2.0, math.inf)
 AGE = (0.0, 0.5, 1.0)
-LEAVE = (0.5, 1.0, 2.0, 5.0, 20.0)
+LEAVE = (0.5, 1.0, 2.0, 5.0)
 RULES = np.array([(wake, age, leave) for wake in WAKE for age in AGE for leave in LEAVE])
 
 
@@ -38,9 +38,10 @@ def rule_number(wake: float, age: float, leave: float) -> int:
 FIRST_RULE = rule_number(1.0, 0.5, 1.0)
 SURE_RULE = rule_number(2.0, 0.5, 1.0)
 NEVER = rule_number(math.inf, 0.0, 1.0)
-RED_SHARE = 0.01
+RED_SHARE, _PAYING_RED_SHARE = 0.01, 0.018
 _MOST_WAITING = 100_000
 _LOAD_SECONDS = 20.0
+_BETTER = 2.0
 _SMOOTHING_SECONDS = 10.0
 _OFF, _STARTING, _ON = 0, 1, 2
 
@@ -132,7 +133,7 @@ class WakeController:
         """Workers as their rules have them; a new one only where it has paid on paper, is sure, or is affordable."""
         ruled = self._paper.state[self._rule, self._numbers] != _OFF
         bill = self._paper.bill
-        pays = bill[NEVER] - bill[self._rule, self._numbers] > whole_usd
+        pays = bill[NEVER] - bill[self._rule, self._numbers] > 2.0 * whole_usd
         sure = self._paper.state[SURE_RULE] != _OFF
         self._on &= ruled
         if not self._on.any():
@@ -140,7 +141,8 @@ class WakeController:
         sure &= self._red_before_usd <= RED_SHARE * self._offered_usd
         for number in np.flatnonzero(ruled & ~self._on):
             red = spent_usd - self._saved_usd + whole_usd
-            if pays[number] or sure[number] or red <= RED_SHARE * self._offered_usd:
+            limit = (_PAYING_RED_SHARE if pays[number] else RED_SHARE) * self._offered_usd
+            if sure[number] or red <= limit:
                 self._on[number] = True
 
     def _offer_to_shadows(self, seconds: float, speeds: Speeds) -> Floats:
@@ -171,7 +173,7 @@ class WakeController:
         best = bill.argmin(axis=0)
         gain = bill[self._rule, numbers] - bill[best, numbers]
         keeps = ~self._on | (self._paper.state[best, numbers] != _OFF)
-        self._rule = np.where(keeps & (gain > self._usd_per_second * whole_seconds), best, self._rule)
+        self._rule = np.where(keeps & (gain > _BETTER * self._usd_per_second * whole_seconds), best, self._rule)
 
 
 def falling(values: list[float]) -> list[float]:
