@@ -18,15 +18,19 @@ from vllm_service.gateway.cached_answers import cache_key
 from vllm_service.gateway.call import Call
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.error_answers import error_body, error_headers
+from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.identifiers import RequestIds
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import ASSUMED_COMPLETION_TOKENS, estimated_prompt_tokens, read
 from vllm_service.gateway.served_models import Configured
 from vllm_service.providers.protocol import Upstream
+from vllm_service.routing.deadlines import HEADER, Deadline
+from vllm_service.routing.deadlines import deadline as deadline_of
 from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
 
 _log = logging.getLogger(__name__)
+DEADLINE = HEADER.encode()
 _NO_WISHES = (None, None, None, None)
 
 
@@ -47,6 +51,7 @@ class Gateway:
         anonymous: ApiKey | None = None,
         addresses: ClientAddresses | None = None,
         responses: ResponseCache | None = None,
+        failing_over: FailingOver | None = None,
     ) -> None:
         self.configured = configured
         self._upstream = upstream
@@ -56,12 +61,14 @@ class Gateway:
         self._anonymous = anonymous
         self._addresses = addresses or ClientAddresses()
         self._responses = responses
+        self._failing_over = failing_over or FailingOver.of()
         self._ids = RequestIds()
 
     async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
         """Answers the request, whatever happens, and records it."""
         call = Call(operation, request, caller)
         call.configured = self.configured
+        call.failing_over, call.upstream = self._failing_over, self._upstream
         call.request_id = self._ids.of(call.headers.get(b"x-request-id"))
         try:
             await self._answer(call)
@@ -78,19 +85,28 @@ class Gateway:
         call.fields = fields = read(call.request.body)
         call.model = call.configured.model(fields.model)
         call.facts = call.facts_or_none = facts = _facts(call)
+        deadline = self._deadline(call)
         await self._reserve(call)
         cached_under = None if self._responses is None else await self._replay(call, self._responses)
         if call.outcome is Outcome.CACHED:
             return
         plan = call.configured.router.plan(facts, call.started)
         call.reason = plan.reason
-        answer = await first_answer(call, plan, self._upstream)
-        if answer.is_stream:
-            response = await relay_events(call, answer, keeps=cached_under is not None)
+        sent = await first_answer(call, plan, deadline)
+        call.step, call.first_byte = sent.step, sent.first_byte
+        if sent.answer.is_stream:
+            response = await relay_events(call, sent, keeps=cached_under is not None)
         else:
-            response = send_whole(call, answer)
+            response = send_whole(call, sent)
         if cached_under is not None and response is not None and self._responses is not None:
             await self._responses.put(key.organisation, cached_under, response)
+
+    def _deadline(self, call: Call) -> Deadline:
+        """Raises errors.InvalidRequest."""
+        asked = call.headers.get(DEADLINE)
+        return deadline_of(
+            None if asked is None else asked.decode("latin-1"), self._failing_over.deadlines, call.started
+        )
 
     async def _replay(self, call: Call, responses: ResponseCache) -> bytes | None:
         """Answers from the cache if it can; else returns the key under which the answer is to be kept, if any."""

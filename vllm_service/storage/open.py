@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
+from vllm_service.storage.breakers import MemoryBreakers, RedisBreakers
 from vllm_service.storage.cached_keys import CachedKeys
+from vllm_service.storage.coordination import BreakerStore, Wakes
 from vllm_service.storage.database import Database
 from vllm_service.storage.key_store import KeyStore
 from vllm_service.storage.ledger_reader import LedgerReader
@@ -25,6 +27,7 @@ from vllm_service.storage.retention import Retention
 from vllm_service.storage.saved_quotas import QuotaSaver, load
 from vllm_service.storage.schema import SCHEMA
 from vllm_service.storage.sqlite_database import SqliteDatabase
+from vllm_service.storage.wakes import MemoryWakes, RedisWakes
 
 DATABASE_FILE = "service.sqlite3"
 
@@ -39,6 +42,8 @@ class Storage:
     ledger: LedgerWriter
     ledger_reader: LedgerReader
     responses: ResponseCache
+    breakers: BreakerStore
+    wakes: Wakes
 
 
 async def open_database(database_url: str | None, data_dir: Path) -> Database:
@@ -77,6 +82,8 @@ async def open_storage(
         stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
         quotas: Quotas = own_quotas
         responses: ResponseCache = MemoryResponses(bounds)
+        breakers: BreakerStore = MemoryBreakers()
+        wakes: Wakes = MemoryWakes()
         if redis_url is not None:
             link = RedisLink(redis_url)
             stack.push_async_callback(link.close)
@@ -86,12 +93,13 @@ async def open_storage(
             )
             stack.push_async_callback(shared.close)
             responses = RedisResponses(link, bounds)
+            breakers, wakes = RedisBreakers(link.client), RedisWakes(link.client)
         reader = LedgerReader(database)
         ledger = await _open_ledger(stack, database, None if database_url else data_dir, pace)
         if retention_days is not None:
             stack.push_async_callback(Retention(reader, retention_days).close)
         key_store = KeyStore(database, pepper)
-        yield Storage(CachedKeys(key_store, pepper), key_store, quotas, ledger, reader, responses)
+        yield Storage(CachedKeys(key_store, pepper), key_store, quotas, ledger, reader, responses, breakers, wakes)
 
 
 async def _open_ledger(
