@@ -1,4 +1,4 @@
-"""`python -m vllm_service COMMAND`: a command is a module with `run(arguments) -> exit code`, imported when needed."""
+"""`python -m vllm_service COMMAND`: a command is a module with `run(arguments) -> exit code`, imported when asked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from vllm_service.errors import ConfigurationError
 
 COMMANDS = {
     "check": "vllm_service.commands.check",
+    "keys": "vllm_service.commands.keys",
+    "ledger": "vllm_service.commands.ledger",
+    "reconcile": "vllm_service.commands.reconcile",
     "serve": "vllm_service.commands.serve",
 }
 

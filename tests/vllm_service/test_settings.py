@@ -85,9 +85,9 @@ def test_loopback_needs_no_keys(host: str) -> None:
 
 def test_several_processes_want_shared_stores() -> None:
     shared = {"REDIS_URL": "redis://cache", "DATABASE_URL": "postgresql://db/service"}
-    for name in shared:
+    for name, url in shared.items():
         with pytest.raises(ConfigurationError, match="REDIS_URL and DATABASE_URL"):
-            ServiceSettings.from_environment({"SERVICE_WORKERS": "2", name: shared[name]})
+            ServiceSettings.from_environment({"SERVICE_WORKERS": "2", name: url})
     assert ServiceSettings.from_environment({"SERVICE_WORKERS": "2", **shared}).workers == 2
 
 
