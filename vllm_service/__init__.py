@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vllm_service.client.service import RunPodVLLMService
     from vllm_service.client.settings import RateLimit, RetryPolicy
     from vllm_service.client.streams import TextStream
+    from vllm_service.client.sync import RunPodVLLMServiceSync
     from vllm_service.domain.pricing import TokenPrice
     from vllm_service.domain.usage import Usage
     from vllm_service.errors import ServiceError
@@ -34,6 +35,7 @@ __all__ = [
     "RateLimit",
     "RetryPolicy",
     "RunPodVLLMService",
+    "RunPodVLLMServiceSync",
     "ServiceError",
     "StreamBroken",
     "TextStream",
@@ -48,6 +50,7 @@ _HOMES = {
     "vllm_service.client.service": ("RunPodVLLMService",),
     "vllm_service.client.settings": ("RateLimit", "RetryPolicy"),
     "vllm_service.client.streams": ("TextStream",),
+    "vllm_service.client.sync": ("RunPodVLLMServiceSync",),
     "vllm_service.domain.pricing": ("TokenPrice",),
     "vllm_service.domain.usage": ("Usage",),
     "vllm_service.errors": ("ServiceError",),
