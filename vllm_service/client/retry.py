@@ -15,7 +15,11 @@ from vllm_service.errors import GatewayTimeout, ServiceError
 T = TypeVar("T")
 
 
-async def retrying(attempt: Callable[[int], Awaitable[T]], policy: RetryPolicy) -> T:
+async def retrying(
+    attempt: Callable[[int], Awaitable[T]],
+    policy: RetryPolicy,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> T:
     """What the first attempt that succeeds returns; `attempt` is told its number, from 1. Raises the last error.
 
     An error without is_transient ends it at once, and so does a Retry-After beyond the time that is left.
@@ -23,6 +27,7 @@ async def retrying(attempt: Callable[[int], Awaitable[T]], policy: RetryPolicy) 
     if policy.attempts == 1:
         return await attempt(1)
     attempts = AsyncRetrying(
+        sleep=sleep,
         stop=stop_after_attempt(policy.attempts) | stop_before_delay(policy.total_seconds),
         wait=_Wait(policy),
         retry=retry_if_exception(is_transient),
