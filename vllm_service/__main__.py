@@ -1,25 +1,38 @@
-"""`python -m vllm_service`: the service's command line. Its commands arrive with the gateway and the router."""
+"""`python -m vllm_service COMMAND`: a command is a module with `run(arguments) -> exit code`, imported when asked."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
 from vllm_service import __version__
+from vllm_service.errors import ConfigurationError
+
+COMMANDS = {
+    "check": "vllm_service.commands.check",
+    "serve": "vllm_service.commands.serve",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answers `--version` and `--help`; there is nothing to serve yet, and it says so."""
+    """Runs one command; 2 for arguments that are wrong, 1 for a configuration that is."""
     parser = argparse.ArgumentParser(
         prog="python -m vllm_service",
-        description="The cost-aware gateway in front of your endpoint and hosted providers. "
-        f"Version {__version__} holds no commands yet; the worker is `python handler.py --help`.",
+        description="The cost-aware gateway in front of your endpoint and hosted providers.",
+        epilog="`python -m vllm_service COMMAND --help` tells more of each.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.parse_args(arguments)
-    parser.print_help()
-    return 0
+    parser.add_argument("command", choices=sorted(COMMANDS), metavar="COMMAND", help=", ".join(sorted(COMMANDS)))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own")
+    options = parser.parse_args(arguments)
+    try:
+        code: int = importlib.import_module(COMMANDS[options.command]).run(options.arguments)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 1
+    return code
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""Opens what the gateway keeps things in: SQLite and memory by default, Postgres and Redis where URLs say so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
+from vllm_service.storage.cached_keys import CachedKeys
+from vllm_service.storage.database import Database
+from vllm_service.storage.key_store import KeyStore
+from vllm_service.storage.ledger_reader import LedgerReader
+from vllm_service.storage.ledger_writer import LedgerPace, LedgerWriter
+from vllm_service.storage.memory_quotas import MemoryQuotas
+from vllm_service.storage.memory_responses import MemoryResponses, ResponseBounds
+from vllm_service.storage.postgres_database import PostgresDatabase
+from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
+from vllm_service.storage.saved_quotas import QuotaSaver, load
+from vllm_service.storage.schema import SCHEMA
+from vllm_service.storage.sqlite_database import SqliteDatabase
+
+DATABASE_FILE = "service.sqlite3"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Everything that outlives a request. `keys` is for the hot path, `key_store` for who makes and revokes them."""
+
+    keys: Keys
+    key_store: KeyStore
+    quotas: Quotas
+    ledger: LedgerWriter
+    ledger_reader: LedgerReader
+    responses: ResponseCache
+
+
+async def open_database(database_url: str | None, data_dir: Path) -> Database:
+    """Postgres by URL, else a file in `data_dir`; with all tables. StorageUnavailable."""
+    if database_url:
+        return await PostgresDatabase.open(database_url, SCHEMA)
+    return await SqliteDatabase.open(data_dir / DATABASE_FILE, SCHEMA)
+
+
+@asynccontextmanager
+async def open_storage(
+    database_url: str | None,
+    redis_url: str | None,
+    data_dir: Path,
+    *,
+    pepper: bytes = b"",
+    address_limit: int = ADDRESS_REQUESTS_PER_SECOND,
+    response_bounds: ResponseBounds | None = None,
+    pace: LedgerPace | None = None,
+) -> AsyncIterator[Storage]:
+    """Closes in the reverse order: the ledger is durable when this ends. StorageUnavailable when one is not there.
+
+    pepper: mixed into the digests of keys; the commands that make keys need the same.
+    """
+    async with AsyncExitStack() as stack:
+        database = await open_database(database_url, data_dir)
+        stack.push_async_callback(database.close)
+        ledger_database = database
+        if database_url is None:  # a connection of its own, so that look-ups of keys do not wait for batches
+            ledger_database = await open_database(None, data_dir)
+            stack.push_async_callback(ledger_database.close)
+        quotas = MemoryQuotas(await load(database, time.time()), address_limit=address_limit)
+        stack.push_async_callback(QuotaSaver(database, quotas.periods).close)
+        ledger = await LedgerWriter.open(ledger_database, pace)
+        stack.push_async_callback(ledger.close)
+        key_store = KeyStore(database, pepper)
+        yield Storage(
+            keys=CachedKeys(key_store, pepper),
+            key_store=key_store,
+            quotas=quotas,
+            ledger=ledger,
+            ledger_reader=LedgerReader(database),
+            responses=MemoryResponses(response_bounds or ResponseBounds()),
+        )
