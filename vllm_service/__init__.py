@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vllm_service.client.compare import CostComparison, Offering, compare_costs
     from vllm_service.client.errors import BatchFailed, JobCancelled, StreamBroken
     from vllm_service.client.jobs import EndpointHealth, Job, JobStatus
     from vllm_service.client.results import Answer, BatchItem, Candidate, Ensemble
@@ -27,11 +28,13 @@ __all__ = [
     "BatchFailed",
     "BatchItem",
     "Candidate",
+    "CostComparison",
     "EndpointHealth",
     "Ensemble",
     "Job",
     "JobCancelled",
     "JobStatus",
+    "Offering",
     "RateLimit",
     "RetryPolicy",
     "RunPodVLLMService",
@@ -41,9 +44,11 @@ __all__ = [
     "TextStream",
     "TokenPrice",
     "Usage",
+    "compare_costs",
 ]
 
 _HOMES = {
+    "vllm_service.client.compare": ("CostComparison", "Offering", "compare_costs"),
     "vllm_service.client.errors": ("BatchFailed", "JobCancelled", "StreamBroken"),
     "vllm_service.client.jobs": ("EndpointHealth", "Job", "JobStatus"),
     "vllm_service.client.results": ("Answer", "BatchItem", "Candidate", "Ensemble"),

@@ -12,6 +12,7 @@ from vllm_service.errors import ConfigurationError
 
 COMMANDS = {
     "check": "vllm_service.commands.check",
+    "compare": "vllm_service.commands.compare",
     "serve": "vllm_service.commands.serve",
 }
 

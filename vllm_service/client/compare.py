@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -70,7 +70,7 @@ class CostRow:
 
 @dataclass(frozen=True, slots=True)
 class CostComparison:
-    """All rows, the cheapest first and those without a price last; `baseline` names what savings are counted against."""
+    """All rows, the cheapest first, those without a price last; `baseline`: what savings are counted against."""
 
     rows: tuple[CostRow, ...]
     baseline: str | None
@@ -101,7 +101,9 @@ def compare_costs(
         raise InvalidRequest("monthly_tokens: not negative; output_share: from 0 to 1", param="monthly_tokens")
     output_tokens = int(monthly_tokens * Decimal(str(output_share)))
     usage = Usage(monthly_tokens - output_tokens, output_tokens)
-    costs = [(offering, None if offering.price is None else offering.price.cost_picousd(usage)) for offering in offerings]
+    costs = [
+        (offering, None if offering.price is None else offering.price.cost_picousd(usage)) for offering in offerings
+    ]
     costs.sort(key=lambda pair: (pair[1] is None, pair[1] or 0))
     against = _baseline(costs, baseline)
     base = None if against is None else against[1]
@@ -115,7 +117,9 @@ def offerings_of(catalog: Catalog, model: str) -> list[Offering]:
     An own endpoint is paid by the second: its price per token depends on its throughput, see `at_throughput`.
     """
     if (public := catalog.models.get(model)) is None:
-        raise InvalidRequest(f"model: expected one of {', '.join(sorted(catalog.models))}, got {model!r}", param="model")
+        raise InvalidRequest(
+            f"model: expected one of {', '.join(sorted(catalog.models))}, got {model!r}", param="model"
+        )
     return [Offering(offer.provider, offer.model, offer.price) for offer in public.offers]
 
 
@@ -151,9 +155,7 @@ def _measured(offering: Offering, answers: Sequence[Answer]) -> Offering:
     )
 
 
-def _baseline(
-    costs: Sequence[tuple[Offering, int | None]], name: str | None
-) -> tuple[Offering, int] | None:
+def _baseline(costs: Sequence[tuple[Offering, int | None]], name: str | None) -> tuple[Offering, int] | None:
     known = [(offering, cost) for offering, cost in costs if cost is not None]
     if name is None:
         return max(known, key=lambda pair: pair[1], default=None)
@@ -172,5 +174,3 @@ def _row(offering: Offering, cost: int | None, base: int | None) -> CostRow:
 
 def _usd(amount: int | None) -> float | None:
     return None if amount is None else to_usd(amount)
-
-

@@ -16,11 +16,13 @@ EXPORTED = [
     "BatchFailed",
     "BatchItem",
     "Candidate",
+    "CostComparison",
     "EndpointHealth",
     "Ensemble",
     "Job",
     "JobCancelled",
     "JobStatus",
+    "Offering",
     "RateLimit",
     "RetryPolicy",
     "RunPodVLLMService",
@@ -30,11 +32,13 @@ EXPORTED = [
     "TextStream",
     "TokenPrice",
     "Usage",
+    "compare_costs",
 ]
 ASKED = "model=None, max_tokens=500, temperature=0.7"
 METHODS = {
     "__init__": "endpoint_id=None, api_key=None, base_url=None, default_model=None, *, models_by_task=None, "
-    "prices=None, retry=None, timeout_seconds=600.0, queue_limits=QUEUE_LIMITS, queue_window_seconds=10.0, http_client=None",
+    "prices=None, retry=None, timeout_seconds=600.0, queue_limits=QUEUE_LIMITS, queue_window_seconds=10.0, "
+    "http_client=None",
     "generate": f"prompt, {ASKED}, **options",
     "generate_with_retry": f"prompt, {ASKED}, *, retry=None, **options",
     "complete": f"prompt, {ASKED}, *, retry=ONE_ATTEMPT, **options",

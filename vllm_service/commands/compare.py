@@ -8,20 +8,32 @@ import re
 import sys
 from collections.abc import Sequence
 
-from vllm_service.client.compare import DOCUMENTED_EXAMPLE, CostComparison, CostRow, Offering, compare_costs
+from rich.console import Console
+from rich.table import Table
+
+from vllm_service.client.compare import (
+    DOCUMENTED_EXAMPLE,
+    CostComparison,
+    CostRow,
+    Offering,
+    compare_costs,
+    offerings_of,
+)
 from vllm_service.domain.money import to_usd
 from vllm_service.errors import ServiceError
+from vllm_service.providers.files import read
+from vllm_service.settings import ServiceSettings
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 MILLION = 10**6
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], settings: ServiceSettings | None = None) -> int:
     """Prints the comparison; 1 if it cannot be made, 2 for arguments that are wrong."""
     options = _parser().parse_args(arguments)
     try:
         comparison = compare_costs(
-            _offerings(options),
+            DOCUMENTED_EXAMPLE if options.example else _offerings(options.model, settings),
             monthly_tokens=options.monthly_tokens,
             output_share=options.output_share,
             baseline=options.baseline,
@@ -40,15 +52,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vllm_service compare", description=__doc__)
     parser.add_argument("--example", action="store_true", help="the documents' figures instead of your configuration")
     parser.add_argument("--model", help="one model of models.yaml (default: all)")
-    parser.add_argument("--monthly-tokens", type=_tokens, default=10 * MILLION, metavar="N", help="such as 10M (default)")
-    parser.add_argument("--output-share", type=float, default=0.5, metavar="SHARE", help="generated ones (default: 0.5)")
-    parser.add_argument("--baseline", metavar="PROVIDER", help="what savings are counted against (default: the dearest)")
+    parser.add_argument(
+        "--monthly-tokens", type=_tokens, default=10 * MILLION, metavar="N", help="such as 10M (default)"
+    )
+    parser.add_argument(
+        "--output-share", type=float, default=0.5, metavar="SHARE", help="generated ones (default: 0.5)"
+    )
+    parser.add_argument(
+        "--baseline", metavar="PROVIDER", help="what savings are counted against (default: the dearest)"
+    )
     parser.add_argument("--json", action="store_true")
     return parser
 
 
-def _offerings(options: argparse.Namespace) -> Sequence[Offering]:
-    return DOCUMENTED_EXAMPLE
+def _offerings(model: str | None, settings: ServiceSettings | None) -> Sequence[Offering]:
+    """Of providers.yaml and models.yaml: everybody who offers the model, or any."""
+    catalog = read(settings or ServiceSettings.from_environment()).catalog
+    names = [model] if model is not None else sorted({public.name for public in catalog.models.values()})
+    return [offering for name in names for offering in offerings_of(catalog, name)]
 
 
 def _tokens(text: str) -> int:
@@ -59,9 +80,6 @@ def _tokens(text: str) -> int:
 
 
 def _print(comparison: CostComparison) -> None:
-    from rich.console import Console  # noqa: PLC0415  JSON needs no rich
-    from rich.table import Table  # noqa: PLC0415
-
     tokens = f"{comparison.input_tokens:,} in + {comparison.output_tokens:,} out"
     table = Table(title=f"A month of {tokens} tokens; savings against {comparison.baseline or 'nobody'}")
     table.add_column("provider")
