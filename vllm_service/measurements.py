@@ -62,6 +62,8 @@ class Measurements:
         self._started_at = clock()
         self._series: dict[tuple[str, str | None], _Series] = {}
         self._by_asked_name: dict[tuple[str, str | None], _Series] = {}
+        self._slot = int(self._started_at // SLOT_SECONDS)
+        self._overall = Windows(self._slot)  # of ended slots: reading all of them from each series would take long
         self._minute = _Minute(int(self._started_at // 60))
         self._minute_ends_at = (self._minute.number + 1) * 60.0
         self._minutes: list[_Minute] = []
@@ -88,16 +90,24 @@ class Measurements:
 
     def all_time(self) -> Tally:
         """Everything since the start."""
-        return combined(tally for series in self._present() for tally in series.windows.all_time())
+        return combined([*self._present_tallies(), *self._overall.all_time()])
 
-    def last_hour(self, model: str | None = None) -> Tally:
-        """The last 55 to 60 minutes, of one model or of all."""
-        chosen = (series for series in self._present() if model is None or series.model == model)
-        return combined(tally for series in chosen for tally in series.windows.last_hour())
+    def last_hour(self) -> Tally:
+        """The last 55 to 60 minutes."""
+        return combined([*self._present_tallies(), *self._overall.last_hour()])
 
     def last_day(self) -> Tally:
         """The last 23 to 24 hours."""
-        return combined(tally for series in self._present() for tally in series.windows.last_day())
+        return combined([*self._present_tallies(), *self._overall.last_day()])
+
+    def numbers_of_last_hour(self, model: str) -> Tally:
+        """One model's sums of the last hour, without its outcomes and distributions."""
+        result = Tally()
+        for series in self._present():
+            if series.model == model:
+                for tally in series.windows.last_hour():
+                    result.merge_numbers(tally)
+        return result
 
     def by_model(self) -> dict[str, Tally]:
         """Everything since the start, per model."""
@@ -146,8 +156,16 @@ class Measurements:
         self._minute = _Minute(int(now // 60))
         self._minute_ends_at = (self._minute.number + 1) * 60.0
         for series in self._series.values():
-            series.windows.turn(int(now // SLOT_SECONDS))
             series.target_ms = self.target_ms(series.model)
+        slot = int(now // SLOT_SECONDS)
+        if slot != self._slot:
+            self._slot = slot
+            for series in self._series.values():
+                self._overall.current.merge(series.windows.turn(slot))
+            self._overall.turn(slot)
+
+    def _present_tallies(self) -> list[Tally]:
+        return [series.windows.current for series in self._present()]
 
     def _find(self, asked: str, provider: str | None) -> _Series:
         catalog = self._catalog()
@@ -158,7 +176,7 @@ class Measurements:
         if key not in self._series and len(self._series) >= _MOST_SERIES:
             key = (OTHER, OTHER)
         if key not in self._series:
-            windows = Windows(int(self._clock() // SLOT_SECONDS))
+            windows = Windows(self._slot)
             self._series[key] = _Series(key[0], key[1], windows, self.target_ms(key[0]))
         if found and known == provider and len(self._by_asked_name) < 8 * _MOST_SERIES:
             self._by_asked_name[asked, provider] = self._series[key]

@@ -66,6 +66,8 @@ NETWORKS = Reader("addresses or networks, separated by commas, such as 10.0.0.0/
 LOG_LEVEL = Reader(", ".join(LOG_LEVELS), _choice({level.lower(): level for level in LOG_LEVELS}))
 LOG_FORMAT = Reader(" or ".join(LOG_FORMATS), _choice({name: name for name in LOG_FORMATS}))
 
+REDIS_AWAY = Reader("refuse or count_alone", _choice({name: name for name in ("refuse", "count_alone")}))
+
 
 def _setting(variable: str, reader: Reader, default: Any, *, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"variable": variable, "reader": reader})
@@ -89,6 +91,8 @@ class ServiceSettings:
     data_dir: Path = _setting("DATA_DIR", PATH, Path("~/.local/share/vllm-service").expanduser())
     database_url: str | None = _setting("DATABASE_URL", TEXT, None, secret=True)
     redis_url: str | None = _setting("REDIS_URL", TEXT, None, secret=True)
+    key_pepper: str = _setting("KEY_PEPPER", TEXT, "", secret=True)
+    when_redis_is_away: str = _setting("WHEN_REDIS_IS_AWAY", REDIS_AWAY, "refuse")
     ledger_retention_days: int | None = _setting("LEDGER_RETENTION_DAYS", COUNT, None)
 
     require_keys: bool = _setting("REQUIRE_KEYS", SWITCH, False)
@@ -112,6 +116,8 @@ class ServiceSettings:
     log_level: str = _setting("LOG_LEVEL", LOG_LEVEL, "INFO")
     log_format: str = _setting("LOG_FORMAT", LOG_FORMAT, "text")
     metrics: bool = _setting("METRICS", SWITCH, True)
+    metrics_require_key: bool = _setting("METRICS_REQUIRE_KEY", SWITCH, False)
+    latency_target_seconds: float | None = _setting("LATENCY_TARGET_SECONDS", SECONDS, None)
     otlp_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", TEXT, None)
 
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)

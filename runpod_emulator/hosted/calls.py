@@ -53,6 +53,7 @@ class Calls:
         """The operation's answer. Raises ApiError."""
         fate = self._injector.next(self._clock())
         body = await read_object(request, self._settings.max_body_bytes)
+        self._meter.counts["bytes_in"] += len(await request.read())  # kept since it was read
         if (broken := await misbehave(request, fate, self._meter)) is not None:
             return broken
         reply, document, events = self._prepare(operation, body)
@@ -125,6 +126,7 @@ async def misbehave(request: web.Request, fate: Fate, meter: Meter) -> web.Strea
     if fate.kind == "hang":
         await asyncio.Event().wait()  # ends by the client's leaving
     if fate.kind in ERRORS:
+        await asyncio.sleep(fate.faults.refuse_after_seconds)
         status, message, kind, code = ERRORS[fate.kind]
         wait = fate.faults.retry_after_seconds if status == 429 else None
         raise ProviderError(status, message, code, kind=kind, retry_after_seconds=wait)

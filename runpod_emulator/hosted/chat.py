@@ -13,6 +13,8 @@ from runpod_emulator.hosted.reply import CREATED, Json, Reply
 # An event, and how many tokens have been generated when it can be sent.
 Event = tuple[int, bytes]
 DONE = b"data: [DONE]\n\n"
+# Made once: json.dumps makes an encoder for each call with options.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def chat_document(reply: Reply) -> Json:
@@ -56,8 +58,8 @@ def completion_events(reply: Reply) -> Iterator[Event]:
 
 def sse(document: Json, name: str | None = None) -> bytes:
     """A server-sent event."""
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
+    event = f"event: {name}\n" if name else ""
+    return f"{event}data: {_encode(document)}\n\n".encode()
 
 
 def _tokens(reply: Reply) -> Iterator[tuple[int, int, str]]:

@@ -82,12 +82,14 @@ class Delivery:
         return await self._end()
 
     async def _send_events(self, events: list[bytes]) -> None:
-        if len(events) > self._events_left:
-            await self._send(b"".join(events[: int(self._events_left)]))
-            await self._cut()
+        is_cut = len(events) > self._events_left
+        if is_cut:
+            events = events[: int(self._events_left)]
         self._events_left -= len(events)
         self._meter.counts["events_out"] += len(events)
         await self._send(b"".join(events))
+        if is_cut:
+            await self._cut()
 
     async def _send(self, data: bytes) -> None:
         is_cut = len(data) >= self._bytes_left

@@ -39,6 +39,7 @@ class HostedFaults:
     storm_seconds: float = 0
     error_500_share: float = 0
     error_503_share: float = 0
+    refuse_after_seconds: float = 0  # a 429, 500 or 503 takes so long
     down_every_seconds: float = 0
     down_seconds: float = 0
     down_as: DownAs = "503"

@@ -41,10 +41,9 @@ class Meter:
         self._tokens: Counter[str] = Counter()
         self._charges = 0
 
-    def arrives(self, body_bytes: int) -> None:
-        """A request, of this size."""
+    def arrives(self) -> None:
+        """A request."""
         self.counts["requests"] += 1
-        self.counts["bytes_in"] += body_bytes
         self.counts["in_flight"] += 1
         self.counts["most_in_flight"] = max(self.counts["most_in_flight"], self.counts["in_flight"])
 

@@ -51,13 +51,15 @@ class HostedProvider:
         """The handler, for those with the key; errors are answered in OpenAI's form, and all of it is counted."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            self.meter.arrives(request.content_length or 0)
+            self.meter.arrives()
             try:
                 self._require_key(request)
                 return await handler(request)
             except ApiError as error:
-                self.meter.statuses[error.status] += 1
-                return openai_error(error)
+                response = openai_error(error)
+                self.meter.statuses[response.status] += 1
+                self.meter.counts["bytes_out"] += response.content_length or 0
+                return response
             finally:
                 self.meter.leaves()
 

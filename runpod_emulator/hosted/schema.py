@@ -8,7 +8,8 @@ from typing import Any
 from runpod_emulator.errors import BadRequest
 
 Schema = Mapping[str, Any]
-DEPTH = 24
+# From here on what may be left out is, so that schemas that refer to themselves end; and where those that cannot fail.
+DEPTH, DEEPEST = 4, 64
 
 FORMATS = {
     "date": "2026-11-01",
@@ -55,7 +56,7 @@ class _Maker:
             kind = "null" if depth > DEPTH and "null" in kind else kind[0]
         if kind not in self._by_type:
             raise BadRequest(f"schema: unknown type {kind!r}")
-        if depth > 2 * DEPTH:
+        if depth > DEEPEST:
             raise BadRequest("schema: it refers to itself without an end")
         return self._by_type[kind](schema, depth)
 

@@ -173,6 +173,16 @@ async def test_structured_output_validates(client: openai.AsyncOpenAI) -> None:
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
     answer = await client.chat.completions.create(**CHAT, response_format=wanted)
     jsonschema_rs.validate(SCHEMA, json.loads(answer.choices[0].message.content or ""))
+    form: Any = {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}
+    response = await client.responses.create(model="small", input=PROMPT, text=form)
+    jsonschema_rs.validate(SCHEMA, json.loads(response.output_text))
+
+
+async def test_a_schema_without_an_end_is_refused(client: openai.AsyncOpenAI) -> None:
+    endless = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": endless}}
+    with pytest.raises(openai.BadRequestError, match="without an end"):
+        await client.chat.completions.create(**CHAT, response_format=wanted)
 
 
 async def test_completions(client: openai.AsyncOpenAI) -> None:

@@ -141,6 +141,7 @@ async def test_a_stream_can_be_cut_after_an_event_and_pays_for_what_came(wire: W
         assert not ended
         assert received.count(b"\n\n") == events
     assert wire.meter.counts["broken"] == 5
+    assert wire.meter.counts["events_out"] == sum(range(5))
 
 
 async def test_a_stream_can_end_in_an_error_event(wire: Wire) -> None:
@@ -188,6 +189,7 @@ async def test_sixty_four_callers_are_answered_and_billed_exactly(wire: Wire) ->
     statuses = [status for each in await asyncio.gather(*map(caller, range(64))) for status in each]
     completed = statuses.count(200)
     stats = (await wire.client.get("/stats")).json()
+    assert stats["bytes_in"] == sum(len(json.dumps(body, separators=(",", ":"))) for body in (BODY, STREAM)) * 160
     assert stats["statuses"] == {str(status): statuses.count(status) for status in sorted(set(statuses))}
     assert stats["completed"] == completed < 320 == stats["requests"]
     bill = (await wire.client.get("/bill")).json()

@@ -80,6 +80,8 @@ class ScriptedUpstream:
         self._server.close()
         for writer in list(self._writers):
             writer.transport.abort()
+        while self._writers:
+            await asyncio.sleep(0)
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

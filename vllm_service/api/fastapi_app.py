@@ -12,6 +12,7 @@ from vllm_service.api.models import models_router
 from vllm_service.api.openapi import publish
 from vllm_service.api.parts import Parts
 from vllm_service.api.performance import performance_router
+from vllm_service.api.playground import playground_router
 from vllm_service.api.request_ids import Outermost
 from vllm_service.api.schemas import ErrorAnswer
 
@@ -19,8 +20,8 @@ from vllm_service.api.schemas import ErrorAnswer
 def make_app(parts: Parts) -> FastAPI:
     """Models, health, performance and metrics, each with and without `/v1` in front; errors in the one format.
 
-    The pages that FastAPI makes of the document load scripts from elsewhere, so there are none: `/openapi.json` is
-    for tools, and holds nothing of this deployment.
+    Besides them the page at `/`, to try it. The pages that FastAPI makes of the document load scripts from elsewhere,
+    so there are none: `/openapi.json` is for tools, and holds nothing of this deployment.
     """
     app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(Outermost)
@@ -30,7 +31,9 @@ def make_app(parts: Parts) -> FastAPI:
     with_key.include_router(performance_router(parts))
     for prefix in ("", "/v1"):
         app.include_router(health_router(parts), prefix=prefix)
-        app.include_router(metrics_router(parts), prefix=prefix)
+        if parts.serves_metrics:
+            app.include_router(metrics_router(parts), prefix=prefix)
         app.include_router(with_key, prefix=prefix)
+    app.include_router(playground_router)
     publish(app)
     return app

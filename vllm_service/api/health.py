@@ -123,7 +123,7 @@ def _addresses(catalog: Catalog, models: list[PublicModel], *, in_full: bool) ->
 def _endpoint(parts: Parts, models: list[PublicModel], *, in_full: bool) -> schemas.ModelEndpoint:
     providers, breakers = parts.catalog().providers, parts.state.breakers()
     open_ones = [name for model in models for name in available(model, breakers)]
-    mean_ms = parts.measurements.last_hour(models[0].name).latency.mean_ms
+    mean_ms = parts.measurements.numbers_of_last_hour(models[0].name).mean_latency_ms
     return schemas.ModelEndpoint(
         status="available" if open_ones else "unavailable",
         endpoint=shown_address(providers[open_ones[0]].base_url, in_full=in_full) if open_ones else None,

@@ -16,6 +16,7 @@ from vllm_service.api.part_metrics import PARTS
 from vllm_service.api.parts import Parts
 from vllm_service.api.request_metrics import REQUESTS
 from vllm_service.api.schemas import ErrorAnswer
+from vllm_service.domain.tally import combined
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"},
@@ -58,11 +59,12 @@ def metrics_router(parts: Parts) -> APIRouter:
 def take_snapshot(parts: Parts) -> Snapshot:
     """What all parts say now."""
     state, measurements, catalog = parts.state, parts.measurements, parts.catalog()
+    models = measurements.by_model()
     names = sorted({model.name for model in catalog.models.values()})
     return Snapshot(
         catalog=catalog,
-        everything=measurements.all_time(),
-        models=measurements.by_model(),
+        everything=combined(models.values()),
+        models=models,
         providers=measurements.by_provider(),
         rates=measurements.rates(),
         uptime_seconds=measurements.uptime_seconds,

@@ -46,7 +46,7 @@ def is_on_apple_silicon(catalog: Catalog, model: PublicModel) -> bool:
 
 
 def _described(parts: Parts, catalog: Catalog, model: PublicModel) -> schemas.Model:
-    measured = parts.measurements.last_hour(model.name)
+    measured = parts.measurements.numbers_of_last_hour(model.name)
     price = model.offers[0].price if model.offers else None
     return schemas.Model(
         id=model.name,
@@ -55,7 +55,7 @@ def _described(parts: Parts, catalog: Catalog, model: PublicModel) -> schemas.Mo
         cost_per_1k_tokens=_usd_per_1k_tokens(price, measured),
         openai_equivalent=model.baseline_model,
         performance=schemas.ModelPerformance(
-            avg_latency_ms=measured.latency.mean_ms,
+            avg_latency_ms=measured.mean_latency_ms,
             tokens_per_second=measured.tokens_per_second,
             max_context_length=model.context_length,
             apple_silicon_optimized=is_on_apple_silicon(catalog, model),

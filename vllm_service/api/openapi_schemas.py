@@ -13,6 +13,7 @@ _NUMBER_OR_NULL: Schema = {"type": ["number", "null"]}
 _STRING_OR_NULL: Schema = {"type": ["string", "null"]}
 _FLAG_OR_NULL: Schema = {"type": ["boolean", "null"]}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
+_MOST_TOKENS: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": 1_000_000_000}
 _MODEL: Schema = {"type": "string", "minLength": 1, "description": "A name or alias from GET /v1/models"}
 _USAGE = {"$ref": "#/components/schemas/Usage"}
 _ADDED = {
@@ -20,7 +21,7 @@ _ADDED = {
     "performance_info": {"$ref": "#/components/schemas/PerformanceInfo"},
 }
 _SAMPLING: dict[str, Schema] = {
-    "max_tokens": {"type": ["integer", "null"], "minimum": 1},
+    "max_tokens": _MOST_TOKENS,
     "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
     "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
     "stream": {"type": ["boolean", "null"]},
@@ -57,7 +58,7 @@ SCHEMAS: dict[str, Schema] = {
         {
             "model": _MODEL,
             "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}, "minItems": 1}]},
-            "max_output_tokens": {"type": ["integer", "null"], "minimum": 1},
+            "max_output_tokens": _MOST_TOKENS,
             "temperature": _SAMPLING["temperature"],
             "stream": _SAMPLING["stream"],
         },

@@ -60,6 +60,7 @@ class Parts:
     measurements: Measurements
     state: ServiceState
     keys: Keys | None = None
+    serves_metrics: bool = True
     metrics_need_key: bool = False
     started_at: float = field(default_factory=time.time)
     clock: Callable[[], float] = time.time

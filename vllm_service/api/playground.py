@@ -11,10 +11,10 @@ PAGE = files("vllm_service.api").joinpath("playground.html").read_text(encoding=
 # Only what the page itself holds: a key that is typed into it goes nowhere else.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
-router = APIRouter(include_in_schema=False)
+playground_router = APIRouter(include_in_schema=False)
 
 
-@router.get("/")
+@playground_router.get("/")
 async def playground() -> HTMLResponse:
     """The page; it asks for a key where keys are required."""
     return HTMLResponse(PAGE, headers={"content-security-policy": POLICY, "referrer-policy": "no-referrer"})

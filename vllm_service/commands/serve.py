@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import uvloop
 
-from vllm_service.providers.configured import Catalog
+from vllm_service.providers.files import load
 from vllm_service.routing.configured_order import ConfiguredOrder
 from vllm_service.service import run_service
 from vllm_service.settings import ServiceSettings
@@ -21,9 +21,4 @@ def run(arguments: Sequence[str]) -> int:
     parser.parse_args(arguments)
     settings = ServiceSettings.from_environment()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-    def load_catalog() -> Catalog:
-        catalog: Catalog = importlib.import_module("vllm_service.providers.files").load_catalog(settings)
-        return catalog
-
-    return uvloop.run(run_service(settings, load_catalog, ConfiguredOrder))
+    return uvloop.run(run_service(settings, partial(load, settings), ConfiguredOrder))

@@ -14,7 +14,7 @@ _MANTISSAS = sorted([10 ** (step / 48) for step in range(48)] + [2.0, 2.5, 3.0, 
 
 # Upper bounds, inclusive; what is longer than the last falls into one bucket more.
 BOUNDS_MS: tuple[float, ...] = tuple(
-    bound for decade in range(7) for mantissa in _MANTISSAS if (bound := mantissa * 10**decade) <= 3_600_000
+    bound for decade in range(7) for mantissa in _MANTISSAS if (bound := mantissa * 10**decade) <= 3_700_000
 )
 LARGEST_RELATIVE_ERROR = 0.025
 

@@ -15,7 +15,7 @@ class Windows:
     """One model's at one provider. Slots are numbered from the clock's zero, SLOT_SECONDS each.
 
     The last hour is the present slot and the eleven before it (55 to 60 minutes); the last day the present hour and the
-    23 before it. At most 12 + 24 + 2 tallies are kept, about 6 kB each, and none for a time without requests.
+    23 before it. At most 12 + 24 + 2 tallies are kept, about 7 kB each, and none for a time without requests.
     """
 
     def __init__(self, slot: int) -> None:
@@ -25,20 +25,21 @@ class Windows:
         self._hours: deque[tuple[int, Tally]] = deque(maxlen=_HOURS_PER_DAY)
         self._past = Tally()
 
-    def turn(self, slot: int) -> None:
-        """The present is now this slot; what was counted before becomes history."""
+    def turn(self, slot: int) -> Tally:
+        """The present is now this slot; what was counted before becomes history, and is returned."""
         if slot == self._slot:
-            return
+            return Tally()
         ended, self.current = self.current, Tally()
         ended_slot, self._slot = self._slot, slot
         if not ended.requests:
-            return
+            return ended
         hour = ended_slot // _SLOTS_PER_HOUR
         if not self._hours or self._hours[-1][0] != hour:
             self._hours.append((hour, Tally()))
         self._hours[-1][1].merge(ended)
         self._slots.append((ended_slot, ended))
         self._past.merge(ended)
+        return ended
 
     def last_hour(self) -> list[Tally]:
         """Tallies whose sum is the last hour."""

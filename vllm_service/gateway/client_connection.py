@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from asyncio.trsock import TransportSocket
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
@@ -38,8 +40,14 @@ class ClientConnection(RequestReader):
     # asyncio.Protocol: what the caller sends
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """uvloop's transport is no subclass of asyncio's; both set TCP_NODELAY."""
+        """uvloop's transport is no subclass of asyncio's.
+
+        TCP_NODELAY is set here: asyncio does not where the listening socket was made without naming the protocol, and
+        then the second piece of each stream waits 40 ms.
+        """
         self._transport = cast("asyncio.Transport", transport)
+        if isinstance(own := transport.get_extra_info("socket"), socket.socket | TransportSocket):
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         self._server.opened(self)

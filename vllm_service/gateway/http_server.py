@@ -63,6 +63,11 @@ class HttpServer:
         """Requests that are being answered."""
         return len(self._tasks)
 
+    @property
+    def connected(self) -> int:
+        """Connections of callers."""
+        return len(self._connections)
+
     # what connections call
 
     def start(self, request: Incoming, caller: Caller) -> asyncio.Task[None]:

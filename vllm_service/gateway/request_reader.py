@@ -11,6 +11,8 @@ from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, Serv
 from vllm_service.gateway.incoming import Incoming
 from vllm_service.gateway.limits import ConnectionLimits
 
+_OFFER = (b"upgrade", b"connection", b"http2-settings")
+
 
 class RequestReader(asyncio.Protocol):
     """The reading half of a connection. What it found goes to `received`; what is wrong, to `refuse`."""
@@ -56,8 +58,8 @@ class RequestReader(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.reads_no_more()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.refuse(InvalidRequest("This is not a valid HTTP/1.1 request."))
         else:
@@ -110,15 +112,29 @@ class RequestReader(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request is there: it is answered now, or after those before it."""
-        if self._is_discarding:
+        if self._is_discarding or self._parser.should_upgrade():
             return
         self._is_receiving = self._has_head = False
         body = self._body if self._pieces is None else bytes(self._pieces)
-        version = self._parser.get_http_version()
         method, version = self._parser.get_method(), self._parser.get_http_version()
         request = Incoming(method, self._target, self._headers, body, peer=self._peer, http_version=version)
         self._is_new = False
         self.received(request, self._parser.should_keep_alive())
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Reads the request again without its offer: Java's client offers HTTP/2 with its first POST, body and all.
+
+        The parser takes what follows such a head for another protocol, so its body would be lost.
+        """
+        method = self._parser.get_method()
+        if method == b"CONNECT" or self._is_discarding:
+            self.refuse(InvalidRequest("This is no proxy."))
+            return
+        keep = [b"%b: %b\r\n" % header for header in self._headers if header[0] not in _OFFER]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self._headers):
+            keep.append(b"connection: close\r\n")
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._target, b"".join(keep), rest))
 
     def _head_is_too_large(self) -> bool:
         size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._headers)

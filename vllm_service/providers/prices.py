@@ -62,12 +62,11 @@ class PackagePrices:
         if source not in self._models:
             from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415  only who asks for prices pays for it
 
-            models = [
-                model for provider in get_snapshot().providers if provider.id == source for model in provider.models
-            ]
-            self._models[source] = {
-                name: model for model in models for name in (*_names(model.match), model.id.lower())
-            }
+            listed = self._models[source] = {}
+            providers = [provider for provider in get_snapshot().providers if provider.id == source]
+            for model in (model for provider in providers for model in provider.models):
+                for name in (model.id.lower(), *_names(model.match)):
+                    listed.setdefault(name, model)  # the first wins, as in the package
         return self._models[source]
 
 

@@ -10,7 +10,6 @@ from vllm_service.storage.database import Value
 from vllm_service.storage.schema import REQUESTS
 
 _LONGEST_TEXT = 512
-_LARGEST = 2**63 - 1
 _TOKENS = ("prompt", "completion", "cached", "reasoning")
 _NO_USAGE = (None, None, None, None, None)
 
@@ -45,7 +44,7 @@ def row_of(record: RequestRecord, writer: int, sequence: int) -> tuple[Value, ..
 
 
 def mended(row: tuple[Value, ...]) -> tuple[Value, ...]:
-    """The row as any database takes it: no NUL or half a surrogate in a text, none endless, no number over 64 bits."""
+    """The row with texts as any database takes them: no NUL, no half a surrogate, none endless. Numbers stay true."""
     return tuple(_mend(value) for value in row)
 
 
@@ -81,6 +80,4 @@ def _usage_columns(usage: Usage) -> tuple[int, int, int, int, int]:
 def _mend(value: Value) -> Value:
     if isinstance(value, str):
         return value.replace("\0", "").encode("utf-8", "replace").decode()[:_LONGEST_TEXT]
-    if isinstance(value, int):
-        return max(-_LARGEST, min(value, _LARGEST))
     return value

@@ -84,8 +84,8 @@ class LedgerWriter:
 
     def record(self, record: RequestRecord) -> None:
         """See protocol.Ledger."""
-        if len(self._waiting) >= self._pace.max_waiting_rows:
-            self._drop(1, "the queue is full")
+        if len(self._waiting) >= self._pace.max_waiting_rows or self._task.done():
+            self._drop(1, "it has ended" if self._task.done() else "the queue is full")
             return
         self._waiting.append(record)
         self._something_waits.set()
@@ -101,8 +101,10 @@ class LedgerWriter:
             self._waiting.clear()
 
     async def _run(self) -> None:
-        while not self._closing.is_set():
+        is_last = False
+        while not is_last:
             await self._until_due()
+            is_last = self._closing.is_set()
             while self._waiting:
                 await self._write_batch()
             await self._heartbeat()

@@ -26,7 +26,7 @@ _REGISTER = """INSERT INTO ledger_writers (writer, host, pid, started_at_us, hea
 _HEARD = "UPDATE ledger_writers SET heard_at_us = $1, rows_written = $2, rows_dropped = $3 WHERE writer = $4"
 _SIGN_OFF = "UPDATE ledger_writers SET closed_at_us = $1 WHERE writer = $2"
 _FIND_LOST = """UPDATE ledger_writers SET lost_at_us = $1
-    WHERE closed_at_us IS NULL AND lost_at_us IS NULL AND heard_at_us < $2
+    WHERE closed_at_us IS NULL AND lost_at_us IS NULL AND heard_at_us < $2 AND writer <> $3
     RETURNING writer, host, pid, heard_at_us, rows_written, rows_dropped"""
 _LIST_LOST = """SELECT writer, host, pid, heard_at_us, rows_written, rows_dropped FROM ledger_writers
     WHERE lost_at_us IS NOT NULL ORDER BY heard_at_us"""
@@ -47,7 +47,8 @@ class LostWriter:
         heard = datetime.fromtimestamp(self.heard_at_us / 1_000_000, UTC).isoformat(timespec="milliseconds")
         return (
             f"the ledger writer of process {self.pid} on {self.host} ended without closing: it wrote "
-            f"{self.rows_written} rows and was last heard of at {heard}; rows of the last second before its end may be missing"
+            f"{self.rows_written} rows and was last heard of at {heard}; rows of the last second before its end "
+            "may be missing"
         )
 
 
@@ -75,7 +76,7 @@ class WriterEntry:
     async def report_lost(self, silent_seconds: float = SILENT_SECONDS) -> list[LostWriter]:
         """Writers that have fallen silent, each reported once, by whoever notices first."""
         now_us = self._now_us()
-        rows = await self._database.fetch(_FIND_LOST, now_us, now_us - int(silent_seconds * 1_000_000))
+        rows = await self._database.fetch(_FIND_LOST, now_us, now_us - int(silent_seconds * 1_000_000), self.id)
         lost = [LostWriter(*row) for row in rows]
         for writer in lost:
             log.error("%s", writer)

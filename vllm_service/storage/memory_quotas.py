@@ -22,7 +22,7 @@ from vllm_service.storage.sliding_window import SlidingWindow
 
 # Longer than any request may take (REQUEST_TIMEOUT_SECONDS): a reservation that lives on has lost its owner.
 LEASE_SECONDS = 900.0
-_SWEEP_MS = 10_000
+SWEEP_SECONDS = 10.0
 _MOST_WINDOWS = 100_000
 
 
@@ -35,6 +35,7 @@ class MemoryQuotas:
         *,
         lease_seconds: float = LEASE_SECONDS,
         address_limit: int = ADDRESS_REQUESTS_PER_SECOND,
+        sweep_seconds: float = SWEEP_SECONDS,
     ) -> None:
         self.periods = Periods(saved or {})
         self._lease_ms = int(lease_seconds * 1000)
@@ -43,6 +44,7 @@ class MemoryQuotas:
         self._address_windows: dict[str, SlidingWindow] = {}
         self._leases: set[MemoryReservation] = set()
         self._first_expiry_ms: float = math.inf  # or earlier: a lease that ends in time does not move it
+        self._sweep_ms = int(sweep_seconds * 1000)
         self._swept_at_ms = 0
 
     async def reserve(
@@ -52,7 +54,7 @@ class MemoryQuotas:
         now_ms = int(now_seconds * 1000)
         if now_ms >= self._first_expiry_ms:
             self._expire(now_ms)
-        if not self._swept_at_ms <= now_ms < self._swept_at_ms + _SWEEP_MS:
+        if not self._swept_at_ms <= now_ms < self._swept_at_ms + self._sweep_ms:
             self._sweep(now_seconds)
         share = MemoryReservation(
             self,

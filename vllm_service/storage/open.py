@@ -14,10 +14,13 @@ from vllm_service.storage.database import Database
 from vllm_service.storage.key_store import KeyStore
 from vllm_service.storage.ledger_reader import LedgerReader
 from vllm_service.storage.ledger_writer import LedgerPace, LedgerWriter
-from vllm_service.storage.memory_quotas import MemoryQuotas
+from vllm_service.storage.memory_quotas import LEASE_SECONDS, MemoryQuotas
 from vllm_service.storage.memory_responses import MemoryResponses, ResponseBounds
 from vllm_service.storage.postgres_database import PostgresDatabase
 from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
+from vllm_service.storage.redis_link import RedisLink
+from vllm_service.storage.redis_quotas import RedisQuotas, WhenRedisIsAway
+from vllm_service.storage.redis_responses import RedisResponses
 from vllm_service.storage.saved_quotas import QuotaSaver, load
 from vllm_service.storage.schema import SCHEMA
 from vllm_service.storage.sqlite_database import SqliteDatabase
@@ -52,12 +55,15 @@ async def open_storage(
     *,
     pepper: bytes = b"",
     address_limit: int = ADDRESS_REQUESTS_PER_SECOND,
+    lease_seconds: float = LEASE_SECONDS,
+    when_redis_is_away: WhenRedisIsAway = WhenRedisIsAway.REFUSE,
     response_bounds: ResponseBounds | None = None,
     pace: LedgerPace | None = None,
 ) -> AsyncIterator[Storage]:
     """Closes in the reverse order: the ledger is durable when this ends. StorageUnavailable when one is not there.
 
-    pepper: mixed into the digests of keys; the commands that make keys need the same.
+    pepper: mixed into the digests of keys; the commands that make keys need the same. lease_seconds: longer than any
+    request takes. address_limit: requests a second of one client address.
     """
     async with AsyncExitStack() as stack:
         database = await open_database(database_url, data_dir)
@@ -66,8 +72,21 @@ async def open_storage(
         if database_url is None:  # a connection of its own, so that look-ups of keys do not wait for batches
             ledger_database = await open_database(None, data_dir)
             stack.push_async_callback(ledger_database.close)
-        quotas = MemoryQuotas(await load(database, time.time()), address_limit=address_limit)
-        stack.push_async_callback(QuotaSaver(database, quotas.periods).close)
+        bounds = response_bounds or ResponseBounds()
+        saved = await load(database, time.time())
+        own_quotas = MemoryQuotas(saved, lease_seconds=lease_seconds, address_limit=address_limit)
+        stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
+        quotas: Quotas = own_quotas
+        responses: ResponseCache = MemoryResponses(bounds)
+        if redis_url is not None:
+            link = RedisLink(redis_url)
+            stack.push_async_callback(link.close)
+            instead = own_quotas if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE else None
+            quotas = shared = RedisQuotas(
+                link, lease_seconds=lease_seconds, address_limit=address_limit, instead=instead
+            )
+            stack.push_async_callback(shared.close)
+            responses = RedisResponses(link, bounds)
         ledger = await LedgerWriter.open(ledger_database, pace)
         stack.push_async_callback(ledger.close)
         key_store = KeyStore(database, pepper)
@@ -77,5 +96,5 @@ async def open_storage(
             quotas=quotas,
             ledger=ledger,
             ledger_reader=LedgerReader(database),
-            responses=MemoryResponses(response_bounds or ResponseBounds()),
+            responses=responses,
         )

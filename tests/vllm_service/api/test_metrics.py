@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.vllm_service.api.service import KEY, REQUEST, OneKey, parts, served, state
@@ -21,7 +23,8 @@ from vllm_service.domain.operations import (
 )
 from vllm_service.domain.requests import Outcome
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "docs" / "metrics.md"
 FULL = state(
     breakers=lambda: {"hosted": BreakerState(Circuit.OPEN, 5, 2)},
     workers=lambda: {"runpod": WorkerState(1, 2, 3, 4, 5, 6)},
@@ -138,9 +141,26 @@ def test_whatever_callers_and_providers_send_the_labels_stay_few() -> None:
         assert len(httpx.get(f"{address}/metrics").text.splitlines()) < 1200
 
 
-def test_metrics_need_a_key_only_if_they_are_told_to() -> None:
+def test_metrics_are_served_and_need_a_key_as_they_are_told() -> None:
     with served(parts(keys=OneKey())) as address:
         assert httpx.get(f"{address}/metrics").status_code == 200
+    with served(parts(serves_metrics=False)) as address:
+        assert httpx.get(f"{address}/metrics").status_code == 404
     with served(parts(keys=OneKey(), metrics_need_key=True)) as address:
         assert httpx.get(f"{address}/metrics").status_code == 401
         assert httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+def test_the_example_scrapes_alerts_and_draws_families_that_exist() -> None:
+    scrape = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text(encoding="utf-8"))
+    assert scrape["scrape_configs"][0]["metrics_path"] == "/metrics"
+    rules = yaml.safe_load((ROOT / "deploy" / scrape["rule_files"][0]).read_text(encoding="utf-8"))
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "gateway.json").read_text(encoding="utf-8"))
+    expressions = [
+        *(rule["expr"] for rule in rules["groups"][0]["rules"]),
+        *(target["expr"] for panel in dashboard["panels"] for target in panel["targets"]),
+        *re.findall(r"```promql\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL),
+    ]
+    named = {name.removesuffix("_bucket") for text in expressions for name in re.findall(r"(?:vllm|process)_\w+", text)}
+    assert len(named) > 15
+    assert named <= {family.name for family in FAMILIES}

@@ -1,4 +1,4 @@
-"""The published document is kept: schemathesis finds no 500 and no breach; the document itself is valid and complete."""
+"""The published document is kept: schemathesis finds no 500 and no breach, and everything is described in it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def test_every_operation_keeps_the_document(address: str) -> None:
     """Without the raw POST endpoints, which are not served here."""
     chosen = operations(address, KEY, lambda method, _: method == "GET")
     assert len(chosen) == 16
-    for operation in chosen:
-        assert_conforms(operation, KEY)
+    made = {operation.path: assert_conforms(operation, KEY) for operation in chosen}
+    assert min(made.values()) >= 1
+    assert made["/v1/models/{model}"] >= 20
 
 
 def test_a_breach_would_be_found() -> None:

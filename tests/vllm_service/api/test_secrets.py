@@ -40,7 +40,7 @@ def test_nothing_that_is_answered_or_logged_holds_a_canary() -> None:
     service.measurements.record(replace(REQUEST, model=canaries.prompt, error_code=canaries.prompt, status=400))
     keys = [canaries.key, canaries.key + "-wrong", canaries.key + "-broken"]
     with everything_logged() as lines, served(service) as address:
-        outputs = [repr(catalog), repr(service.measurements)]
+        outputs = [repr(service.measurements)]
         for path in PATHS:
             for key in keys:
                 answer = httpx.get(

@@ -12,6 +12,9 @@ from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.errors import ConfigurationError
 from vllm_service.providers.configured import OnDisconnect, ProviderKind
 from vllm_service.providers.files import load, read
+from vllm_service.providers.model_entries import MODEL_KEYS
+from vllm_service.providers.presets import PRESETS
+from vllm_service.providers.provider_entries import HOSTED_KEYS, RUNPOD_KEYS
 from vllm_service.settings import ServiceSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -174,3 +177,10 @@ def test_the_examples_are_valid_and_hold_no_unknown_price() -> None:
     )
     assert loaded.warnings == ()
     assert loaded.catalog.models["gpt-3.5-turbo"].name == "llama-3.1-8b"
+
+
+def test_the_documentation_has_every_key() -> None:
+    page = (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
+    keys = {*RUNPOD_KEYS, *HOSTED_KEYS, *MODEL_KEYS}
+    assert sorted(key for key in keys if f"`{key}`" not in page) == []
+    assert sorted(name for name in PRESETS if f"`{name}`" not in page) == []
