@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from vllm_service.client.compare import CostComparison, Offering, compare_costs
     from vllm_service.client.errors import BatchFailed, JobCancelled, StreamBroken
     from vllm_service.client.jobs import EndpointHealth, Job, JobStatus
+    from vllm_service.client.llm_router import Explanation, LLMRouter
     from vllm_service.client.results import Answer, BatchItem, Candidate, Ensemble
     from vllm_service.client.service import RunPodVLLMService
     from vllm_service.client.settings import RateLimit, RetryPolicy
+    from vllm_service.client.strategies import RoutingStrategy
     from vllm_service.client.streams import TextStream
     from vllm_service.client.sync import RunPodVLLMServiceSync
     from vllm_service.domain.pricing import TokenPrice
@@ -31,12 +33,15 @@ __all__ = [
     "CostComparison",
     "EndpointHealth",
     "Ensemble",
+    "Explanation",
     "Job",
     "JobCancelled",
     "JobStatus",
+    "LLMRouter",
     "Offering",
     "RateLimit",
     "RetryPolicy",
+    "RoutingStrategy",
     "RunPodVLLMService",
     "RunPodVLLMServiceSync",
     "ServiceError",
@@ -51,9 +56,11 @@ _HOMES = {
     "vllm_service.client.compare": ("CostComparison", "Offering", "compare_costs"),
     "vllm_service.client.errors": ("BatchFailed", "JobCancelled", "StreamBroken"),
     "vllm_service.client.jobs": ("EndpointHealth", "Job", "JobStatus"),
+    "vllm_service.client.llm_router": ("Explanation", "LLMRouter"),
     "vllm_service.client.results": ("Answer", "BatchItem", "Candidate", "Ensemble"),
     "vllm_service.client.service": ("RunPodVLLMService",),
     "vllm_service.client.settings": ("RateLimit", "RetryPolicy"),
+    "vllm_service.client.strategies": ("RoutingStrategy",),
     "vllm_service.client.streams": ("TextStream",),
     "vllm_service.client.sync": ("RunPodVLLMServiceSync",),
     "vllm_service.domain.pricing": ("TokenPrice",),

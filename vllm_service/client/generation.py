@@ -9,7 +9,7 @@ from vllm_service.client.asks import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, As
 from vllm_service.client.connection import Connection
 from vllm_service.client.results import Answer
 from vllm_service.client.settings import ONE_ATTEMPT, RetryPolicy
-from vllm_service.client.streams import TextStream
+from vllm_service.client.streams import TextStream, stream_of
 
 
 class Generation:
@@ -22,6 +22,7 @@ class Generation:
 
     async def generate(
         self,
+        /,
         prompt: str,
         model: str | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -34,6 +35,7 @@ class Generation:
 
     async def generate_with_retry(
         self,
+        /,
         prompt: str,
         model: str | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -48,6 +50,7 @@ class Generation:
 
     async def complete(
         self,
+        /,
         prompt: str,
         model: str | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -62,6 +65,7 @@ class Generation:
 
     async def chat(
         self,
+        /,
         messages: Iterable[Message],
         model: str | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -76,6 +80,7 @@ class Generation:
 
     def stream(
         self,
+        /,
         prompt: str,
         model: str | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -86,10 +91,11 @@ class Generation:
     ) -> TextStream:
         """As `generate`, in pieces: `async for text in service.stream(...)`."""
         fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
-        return TextStream(self._connection, Ask.completion(prompt, model or self.default_model, fields), retry)
+        return stream_of(self._connection, Ask.completion(prompt, model or self.default_model, fields), retry)
 
     def stream_chat(
         self,
+        /,
         messages: Iterable[Message],
         model: str | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -100,4 +106,4 @@ class Generation:
     ) -> TextStream:
         """As `chat`, in pieces."""
         fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
-        return TextStream(self._connection, Ask.chat(messages, model or self.default_model, fields), retry)
+        return stream_of(self._connection, Ask.chat(messages, model or self.default_model, fields), retry)

@@ -83,6 +83,7 @@ class RunPodVLLMService(Generation, JobQueue):
 
     async def batch_generate(
         self,
+        /,
         prompts: Sequence[str | Sequence[Message]],
         model: str | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -110,6 +111,7 @@ class RunPodVLLMService(Generation, JobQueue):
 
     async def batch(
         self,
+        /,
         prompts: Sequence[str | Sequence[Message]],
         model: str | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
@@ -139,6 +141,7 @@ class RunPodVLLMService(Generation, JobQueue):
 
     async def ensemble_generate(
         self,
+        /,
         prompt: str,
         models: Sequence[str],
         max_tokens: int = DEFAULT_MAX_TOKENS,

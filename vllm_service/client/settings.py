@@ -10,7 +10,8 @@ from types import MappingProxyType
 from vllm_service.errors import ConfigurationError
 
 DEFAULT_MODEL = "meta-llama/Llama-3.1-8B"
-OPENAI_URL = "https://api.runpod.ai/v2/{endpoint_id}/openai/v1"
+API_URL = "https://api.runpod.ai"
+OPENAI_PATH = "/v2/{endpoint_id}/openai/v1"
 OPENAI_SUFFIX = "/openai/v1"
 NO_KEY = "EMPTY"  # what servers without keys are sent, as vLLM's documentation has it
 
@@ -84,6 +85,7 @@ class ClientSettings:
     ) -> ClientSettings:
         """What was given, else RUNPOD_VLLM_ENDPOINT_ID, RUNPOD_API_KEY, RUNPOD_DEFAULT_MODEL; or ConfigurationError.
 
+        RUNPOD_API_URL names another RunPod than https://api.runpod.ai: the emulator.
         A base URL of its own (a gateway, the emulator) needs no endpoint id, and no key if that server asks for none.
         """
         environment = os.environ if environment is None else environment
@@ -93,7 +95,8 @@ class ClientSettings:
             raise ConfigurationError("endpoint_id: give it, or set RUNPOD_VLLM_ENDPOINT_ID; or give base_url")
         if api_key is None:
             raise ConfigurationError("api_key: give it, or set RUNPOD_API_KEY")
-        url = (base_url or OPENAI_URL.format(endpoint_id=endpoint_id)).rstrip("/")
+        api_url = (environment.get("RUNPOD_API_URL") or API_URL).rstrip("/")
+        url = (base_url or f"{api_url}{OPENAI_PATH.format(endpoint_id=endpoint_id)}").rstrip("/")
         has_queue = url.endswith(OPENAI_SUFFIX)
         return cls(
             endpoint=endpoint_id or url,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from openai import AsyncStream
 
@@ -21,6 +22,45 @@ from vllm_service.errors import InvalidRequest, UpstreamFailed
 END = object()
 
 
+class Pieces(Protocol):
+    """An answer that has begun to come; what it is made of, and how it is left."""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it ended."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """Its tokens, once they were told."""
+        ...
+
+    @property
+    def request_id(self) -> str | None:
+        """The provider's."""
+        ...
+
+    async def next_text(self) -> str | None:
+        """The next text that is not empty; None at the end. Raises ServiceError."""
+        ...
+
+    async def close(self) -> None:
+        """Leaves it, if it has not ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer whose first text is there, or which was empty; who gives it, and how many requests that took."""
+
+    pieces: Pieces
+    first: str | None
+    connection: Connection
+    model: str
+    attempts: int
+    route_reason: str | None = None
+
+
 class TextStream(AsyncIterator[str]):
     """Pieces of text. The request is made when the first is asked for; closing or dropping it cancels the request.
 
@@ -28,12 +68,10 @@ class TextStream(AsyncIterator[str]):
     ends early raises errors.StreamBroken.
     """
 
-    def __init__(self, connection: Connection, ask: Ask, policy: RetryPolicy) -> None:
-        self._connection = connection
-        self._ask = ask
-        self._policy = policy
+    def __init__(self, begin: Callable[[], Awaitable[Begun]]) -> None:
+        self._begin = begin
         self._answer: Answer | None = None
-        self._pieces = self._read()
+        self._texts = self._read()
 
     @property
     def answer(self) -> Answer:
@@ -46,11 +84,11 @@ class TextStream(AsyncIterator[str]):
         return self
 
     async def __anext__(self) -> str:
-        return await anext(self._pieces)
+        return await anext(self._texts)
 
     async def aclose(self) -> None:
         """Leaves the stream; the provider stops generating."""
-        await self._pieces.aclose()
+        await self._texts.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,37 +100,51 @@ class TextStream(AsyncIterator[str]):
 
     async def _read(self) -> AsyncGenerator[str]:
         started = time.perf_counter()
-        opened, first, attempts = await retrying(self._open, self._policy)
-        ttft_ms = None if first is None else (time.perf_counter() - started) * 1000
+        begun = await self._begin()
+        ttft_ms = None if begun.first is None else (time.perf_counter() - started) * 1000
         said: list[str] = []
+        pieces = begun.pieces
         try:
-            text = first
+            text = begun.first
             while text is not None:
                 said.append(text)
                 yield text
-                text = await opened.next_text()
+                text = await pieces.next_text()
         finally:
-            await opened.close()
+            await pieces.close()
         self._answer = Answer(
             text="".join(said),
-            model=self._ask.model,
-            provider=self._connection.provider,
-            usage=opened.usage,
-            cost_picousd=self._connection.cost_picousd(self._ask.model, opened.usage),
+            model=begun.model,
+            provider=begun.connection.provider,
+            usage=pieces.usage,
+            cost_picousd=begun.connection.cost_picousd(begun.model, pieces.usage),
             latency_ms=(time.perf_counter() - started) * 1000,
             ttft_ms=ttft_ms,
-            request_id=opened.request_id,
-            finish_reason=opened.finish_reason,
-            attempts=attempts,
+            request_id=pieces.request_id,
+            finish_reason=pieces.finish_reason,
+            attempts=begun.attempts,
+            route_reason=begun.route_reason,
         )
 
-    async def _open(self, number: int) -> tuple[OpenedStream, str | None, int]:
-        opened = OpenedStream(self._connection, await self._connection.open_stream(self._ask))
-        try:
-            return opened, await opened.next_text(), number
-        except BaseException:
-            await opened.close()
-            raise
+
+def stream_of(connection: Connection, ask: Ask, policy: RetryPolicy) -> TextStream:
+    """The answer of one place, asked for again by the policy until it has begun."""
+
+    async def attempt(number: int) -> Begun:
+        pieces, first = await begin(connection, ask)
+        return Begun(pieces, first, connection, ask.model, number)
+
+    return TextStream(lambda: retrying(attempt, policy))
+
+
+async def begin(connection: Connection, ask: Ask) -> tuple[OpenedStream, str | None]:
+    """One request, up to its first text; None: the answer is empty. Raises ServiceError."""
+    opened = OpenedStream(connection, await connection.open_stream(ask))
+    try:
+        return opened, await opened.next_text()
+    except BaseException:
+        await opened.close()
+        raise
 
 
 class OpenedStream:

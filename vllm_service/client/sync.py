@@ -67,10 +67,10 @@ def _called(
 ) -> Callable[Concatenate[RunPodVLLMServiceSync, P], T]:
     """The method, waited for."""
 
-    @functools.wraps(method)
-    def call(self: RunPodVLLMServiceSync, *args: P.args, **options: P.kwargs) -> T:
+    def call(self: RunPodVLLMServiceSync, /, *args: P.args, **options: P.kwargs) -> T:
         return self.loop.run(method(self.service, *args, **options))
 
+    functools.update_wrapper(call, method)
     return call
 
 
@@ -79,10 +79,10 @@ def _iterated(
 ) -> Callable[Concatenate[RunPodVLLMServiceSync, P], SyncTextStream]:
     """The method's stream, for `for`."""
 
-    @functools.wraps(method)
-    def call(self: RunPodVLLMServiceSync, *args: P.args, **options: P.kwargs) -> SyncTextStream:
+    def call(self: RunPodVLLMServiceSync, /, *args: P.args, **options: P.kwargs) -> SyncTextStream:
         return SyncTextStream(self.loop, method(self.service, *args, **options))
 
+    functools.update_wrapper(call, method)
     return call
 
 

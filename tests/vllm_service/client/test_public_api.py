@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import vllm_service
-from vllm_service import RunPodVLLMService, RunPodVLLMServiceSync
+from vllm_service import LLMRouter, RunPodVLLMService, RunPodVLLMServiceSync
 
 EXPORTED = [
     "Answer",
@@ -19,12 +19,15 @@ EXPORTED = [
     "CostComparison",
     "EndpointHealth",
     "Ensemble",
+    "Explanation",
     "Job",
     "JobCancelled",
     "JobStatus",
+    "LLMRouter",
     "Offering",
     "RateLimit",
     "RetryPolicy",
+    "RoutingStrategy",
     "RunPodVLLMService",
     "RunPodVLLMServiceSync",
     "ServiceError",
@@ -57,6 +60,19 @@ METHODS = {
     "cancel": "job_id",
     "retry": "job_id",
     "health": "",
+    "close": "",
+}
+
+
+ROUTER_METHODS = {
+    "__init__": "strategy=<RoutingStrategy.BALANCED: 'BALANCED'>, providers=None, *, default_model=None, router=None, "
+    "breakers=None, gatekeeper=None, retries=None, timeout_seconds=600.0, clock=<built-in function monotonic>",
+    "generate": f"prompt, {ASKED}, **options",
+    "complete": f"prompt, {ASKED}, **options",
+    "chat": f"messages, {ASKED}, **options",
+    "stream": f"prompt, {ASKED}, **options",
+    "stream_chat": f"messages, {ASKED}, **options",
+    "explain": "prompt, model=None, max_tokens=500, **options",
     "close": "",
 }
 
@@ -96,6 +112,14 @@ def test_a_method_takes_what_applications_pass(name: str) -> None:
     method = getattr(RunPodVLLMService, name)
     assert written(method) == METHODS[name]
     assert name == "__init__" or method.__doc__
+
+
+@pytest.mark.parametrize("name", ROUTER_METHODS)
+def test_a_method_of_the_router_takes_what_applications_pass(name: str) -> None:
+    method = getattr(LLMRouter, name)
+    assert written(method) == ROUTER_METHODS[name]
+    assert name == "__init__" or method.__doc__
+    assert public(LLMRouter) | {"__init__"} == set(ROUTER_METHODS)
 
 
 def test_no_method_is_public_that_is_not_pinned() -> None:
