@@ -24,8 +24,10 @@ from vllm_service.providers.configured import Catalog
 from vllm_service.providers.connections import Connections
 from vllm_service.routing.plan import Router
 from vllm_service.settings import ServiceSettings
+from vllm_service.storage.memory_quotas import LEASE_SECONDS
 from vllm_service.storage.memory_responses import ResponseBounds
 from vllm_service.storage.open import Storage, open_storage
+from vllm_service.storage.redis_quotas import WhenRedisIsAway
 
 _log = logging.getLogger(__name__)
 # Everybody on this machine, when keys are not required; the service then binds to loopback only.
@@ -47,7 +49,11 @@ async def run_service(settings: ServiceSettings, load_catalog: LoadCatalog, make
         settings.database_url,
         settings.redis_url,
         settings.data_dir,
+        pepper=settings.key_pepper.encode(),
         address_limit=settings.requests_per_second_per_ip,
+        lease_seconds=max(LEASE_SECONDS, 1.5 * settings.request_timeout_seconds),
+        when_redis_is_away=WhenRedisIsAway(settings.when_redis_is_away),
+        retention_days=settings.ledger_retention_days,
         response_bounds=bounds,
     ) as storage:
         return await _Running(settings, configured, storage).serve(load_catalog, make_router)

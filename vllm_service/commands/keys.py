@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
-from rich.console import Console
 from rich.table import Table
 
-from vllm_service.commands.storage_options import add_location, with_database
+from vllm_service.commands.storage_options import add_location, wide_console, with_database
 from vllm_service.domain.keys import REQUESTS_PER_MINUTE, OrganisationLimits, Tier
 from vllm_service.domain.money import picousd, to_usd
 from vllm_service.settings import ServiceSettings
@@ -77,7 +76,7 @@ async def _list(keys: KeyStore, options: argparse.Namespace) -> int:
         key = stored.key
         words = (key.id, key.organisation, key.tier.value, key.strategy or "", "yes" if key.annotate else "no")
         table.add_row(*words, stored.note or "", _moment(stored.created_at_us), _moment(stored.revoked_at_us))
-    Console().print(table)
+    wide_console().print(table)
     return 0
 
 
@@ -108,7 +107,7 @@ def _show(organisation: str, limits: OrganisationLimits) -> None:
         table.add_row(name.replace("_", " "), "none" if value is None else f"{value:,}")
     dollars = limits.picousd_per_month
     table.add_row("USD per month", "none" if dollars is None else f"{to_usd(dollars):,}")
-    Console().print(table)
+    wide_console().print(table)
 
 
 _NONE = -1

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
-from vllm_service.commands.storage_options import add_location, with_database
+from vllm_service.commands.storage_options import add_location, wide_console, with_database
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.quotas import SECONDS_PER_DAY
 from vllm_service.settings import ServiceSettings
@@ -66,7 +65,7 @@ async def _summary(reader: LedgerReader, options: argparse.Namespace) -> int:
         table.add_column(column, justify="right")
     for totals in await reader.totals(options.by, _window(options)):
         table.add_row(*_words(options.by, totals), *_figures(totals))
-    console = Console()
+    console = wide_console()
     console.print(table)
     for writer in await reader.lost_writers():
         console.print(f"Beware: {writer}.", style="yellow", markup=False)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from rich.console import Console
+
 from vllm_service.errors import ServiceError
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.database import Database
@@ -18,6 +20,11 @@ def add_location(parser: argparse.ArgumentParser) -> None:
     """The flags that say which database."""
     parser.add_argument("--database-url", help="Postgres; DATABASE_URL by default")
     parser.add_argument("--data-dir", type=Path, help="where SQLite's file is; DATA_DIR by default")
+
+
+def wide_console() -> Console:
+    """For tables: as wide as the terminal, or wide enough where there is none and lines can be of any length."""
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def with_database(options: argparse.Namespace, work: Callable[[Database, ServiceSettings], Awaitable[int]]) -> int:

@@ -10,6 +10,9 @@ LEFT_BY_CALLER = 499
 NO_ANSWER = 0
 # Of our account at the provider, which the caller neither chose nor can mend: a key revoked, credits used up.
 OUR_ACCOUNT = frozenset({401, 402})
+# May be this place's alone: a model or a route that it does not have, a permission, a conflict. It says nothing of how
+# well the place is, so it never trips a breaker; but another place may know better.
+ONLY_HERE = frozenset({403, 404, 405, 409, 421, 425})
 
 
 class Blame(StrEnum):
@@ -55,7 +58,8 @@ class Failure:
     @property
     def is_final(self) -> bool:
         """Whether no other place may be tried: content has been passed on, the caller has left, or erred."""
-        return self.content_started or blame(self.told_status) in (Blame.CALLER, Blame.NOBODY)
+        status = self.told_status
+        return self.content_started or (status not in ONLY_HERE and blame(status) in (Blame.CALLER, Blame.NOBODY))
 
 
 def blame(status: int) -> Blame:

@@ -25,7 +25,7 @@ from vllm_service.errors import (
     UpstreamFailed,
 )
 from vllm_service.routing.deadlines import Deadline
-from vllm_service.routing.failures import OUR_ACCOUNT, Blame, Failure, Kind, blame
+from vllm_service.routing.failures import ONLY_HERE, OUR_ACCOUNT, Blame, Failure, Kind, blame
 from vllm_service.routing.plan import Step
 
 ALL_LEFT_ALONE = "Every provider of this model has been failing and is left alone for now."
@@ -77,6 +77,7 @@ class Course:
 
     def __init__(self, steps: Sequence[Step], settings: RetrySettings, deadline: Deadline) -> None:
         self.attempts = 0
+        self.is_answered = False
         self.failures: list[tuple[Step, Failure]] = []
         self._settings = settings
         self._deadline = deadline
@@ -133,7 +134,7 @@ class Course:
         self.failures.append((step, failure))
         if failure.is_final:
             self._is_over = True
-        if failure.kind is Kind.STATUS and failure.status in OUR_ACCOUNT:
+        if failure.told_status in OUR_ACCOUNT | ONLY_HERE:
             place.is_out = True
         wait = max(self._pause(place.tries), failure.retry_after_seconds or 0.0)
         place.not_before = now + wait
@@ -142,7 +143,7 @@ class Course:
 
     def succeeded(self) -> None:
         """The answer's content has begun: nothing else is tried."""
-        self._is_over = True
+        self._is_over = self.is_answered = True
 
     def error(self, now: float) -> ServiceError:
         """What the caller is told when every attempt has failed. A final failure is passed on instead.

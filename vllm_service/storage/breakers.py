@@ -6,18 +6,20 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, replace
-from typing import Any, cast
+from importlib import resources
+from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from vllm_service.domain.breakers import BreakerChange, BreakerState, ProbeAnswer
-from vllm_service.storage.breaker_scripts import CLAIM, LEFT, PUBLISH, RELEASE
 
 logger = logging.getLogger(__name__)
 
+# Longer than any socket time-out of the client's: silence is no failure.
+QUIET_SECONDS = 30.0
 AWAY = (RedisError, OSError, TimeoutError)
 Apply = Callable[[BreakerChange], None]
 
@@ -56,6 +58,7 @@ class RedisBreakers:
         reconnect_seconds: float = 1.0,
     ) -> None:
         self._client = client
+        self._script = client.register_script(resources.files(__package__).joinpath("breakers.lua").read_text("utf-8"))
         self._states = f"{prefix}:breakers"
         self._channel = f"{prefix}:breakers:changes"
         self._origin = uuid.uuid4().hex
@@ -68,11 +71,14 @@ class RedisBreakers:
         message = json.dumps(asdict(change) | {"origin": self._origin})
         milliseconds = round(change.seconds * 1000)
         arguments = (self._channel, change.after.value, milliseconds, change.failures, change.successes, message)
-        await self._ask(PUBLISH, _place(change.provider, change.model), token, *arguments)
+        place = _place(change.provider, change.model)
+        # Once more when it failed: the first may have found a connection that Redis had left behind.
+        if await self._ask("publish", place, token, *arguments) is None:
+            await self._ask("publish", place, token, *arguments)
 
     async def claim_probe(self, provider: str, model: str, token: str, seconds: float) -> ProbeAnswer:
         """Granted when Redis is away."""
-        answer = await self._ask(CLAIM, _place(provider, model), token, round(seconds * 1000))
+        answer = await self._ask("claim", _place(provider, model), token, round(seconds * 1000))
         if answer is None:
             return ProbeAnswer(granted=True)
         granted, wait_ms, successes = (int(part) for part in answer)
@@ -80,7 +86,7 @@ class RedisBreakers:
 
     async def release_probe(self, provider: str, model: str, token: str) -> None:
         """If Redis is away, the claim expires."""
-        await self._ask(RELEASE, _place(provider, model), token)
+        await self._ask("release", _place(provider, model), token)
 
     async def follow(self, apply: Apply) -> None:
         """Connects again for as long as it takes; whoever comes back hears first what is open by then."""
@@ -93,21 +99,31 @@ class RedisBreakers:
             await asyncio.sleep(self._reconnect_seconds)
 
     async def _changes(self) -> AsyncIterator[BreakerChange]:
+        """What is open when it has subscribed, then what others tell. A silent connection is asked whether it lives."""
         async with self._client.pubsub() as subscription:
             await subscription.subscribe(self._channel)
-            async for message in subscription.listen():
-                if message["type"] == "subscribe":
+            while True:
+                message = await subscription.get_message(timeout=QUIET_SECONDS)
+                if message is None:
+                    await subscription.ping()
+                elif message["type"] == "subscribe":
                     self._note_back()
                     for change in await self._open_now():
                         yield change
-                elif message["type"] == "message":
-                    document = json.loads(message["data"])
-                    if document.pop("origin") != self._origin:
-                        yield _change(document)
+                elif message["type"] == "message" and (heard := self._heard(message["data"])):
+                    yield heard
+
+    def _heard(self, data: str | bytes) -> BreakerChange | None:
+        """None for its own words, and for those of a version that it does not understand."""
+        try:
+            document = json.loads(data)
+            return None if document.pop("origin") == self._origin else _change(document)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
 
     async def _open_now(self) -> list[BreakerChange]:
         """As a replica that starts should know it."""
-        answer = await cast("Awaitable[list[Any]]", self._client.eval(LEFT, 1, self._states))
+        answer = await self._script(keys=[self._states], args=["open_now"])
         found: list[BreakerChange] = []
         for place, left_ms, failures in zip(answer[::3], answer[1::3], answer[2::3], strict=True):
             provider, model = json.loads(place)
@@ -125,11 +141,11 @@ class RedisBreakers:
             )
         return found
 
-    async def _ask(self, script: str, *arguments: str | int) -> Any:
-        """The script's answer; None when Redis is away."""
+    async def _ask(self, step: str, *arguments: str | int) -> Any:
+        """The answer of a step of breakers.lua; None when Redis is away."""
         try:
             async with asyncio.timeout(self._patience_seconds):
-                answer = await self._client.eval(script, 1, self._states, *map(str, arguments))
+                answer = await self._script(keys=[self._states], args=[step, *arguments])
         except AWAY as error:
             self._note_away(error)
             return None

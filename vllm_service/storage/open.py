@@ -21,6 +21,7 @@ from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
 from vllm_service.storage.redis_link import RedisLink
 from vllm_service.storage.redis_quotas import RedisQuotas, WhenRedisIsAway
 from vllm_service.storage.redis_responses import RedisResponses
+from vllm_service.storage.retention import Retention
 from vllm_service.storage.saved_quotas import QuotaSaver, load
 from vllm_service.storage.schema import SCHEMA
 from vllm_service.storage.sqlite_database import SqliteDatabase
@@ -59,22 +60,20 @@ async def open_storage(
     when_redis_is_away: WhenRedisIsAway = WhenRedisIsAway.REFUSE,
     response_bounds: ResponseBounds | None = None,
     pace: LedgerPace | None = None,
+    retention_days: float | None = None,
 ) -> AsyncIterator[Storage]:
     """Closes in the reverse order: the ledger is durable when this ends. StorageUnavailable when one is not there.
 
     pepper: mixed into the digests of keys; the commands that make keys need the same. lease_seconds: longer than any
     request takes. address_limit: requests a second of one client address.
     """
+    bounds = response_bounds or ResponseBounds()
     async with AsyncExitStack() as stack:
         database = await open_database(database_url, data_dir)
         stack.push_async_callback(database.close)
-        ledger_database = database
-        if database_url is None:  # a connection of its own, so that look-ups of keys do not wait for batches
-            ledger_database = await open_database(None, data_dir)
-            stack.push_async_callback(ledger_database.close)
-        bounds = response_bounds or ResponseBounds()
-        saved = await load(database, time.time())
-        own_quotas = MemoryQuotas(saved, lease_seconds=lease_seconds, address_limit=address_limit)
+        own_quotas = MemoryQuotas(
+            await load(database, time.time()), lease_seconds=lease_seconds, address_limit=address_limit
+        )
         stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
         quotas: Quotas = own_quotas
         responses: ResponseCache = MemoryResponses(bounds)
@@ -87,14 +86,21 @@ async def open_storage(
             )
             stack.push_async_callback(shared.close)
             responses = RedisResponses(link, bounds)
-        ledger = await LedgerWriter.open(ledger_database, pace)
-        stack.push_async_callback(ledger.close)
+        reader = LedgerReader(database)
+        ledger = await _open_ledger(stack, database, None if database_url else data_dir, pace)
+        if retention_days is not None:
+            stack.push_async_callback(Retention(reader, retention_days).close)
         key_store = KeyStore(database, pepper)
-        yield Storage(
-            keys=CachedKeys(key_store, pepper),
-            key_store=key_store,
-            quotas=quotas,
-            ledger=ledger,
-            ledger_reader=LedgerReader(database),
-            responses=responses,
-        )
+        yield Storage(CachedKeys(key_store, pepper), key_store, quotas, ledger, reader, responses)
+
+
+async def _open_ledger(
+    stack: AsyncExitStack, database: Database, sqlite_dir: Path | None, pace: LedgerPace | None
+) -> LedgerWriter:
+    """With SQLite it gets a connection of its own, so that look-ups of keys do not wait for batches."""
+    if sqlite_dir is not None:
+        database = await open_database(None, sqlite_dir)
+        stack.push_async_callback(database.close)
+    ledger = await LedgerWriter.open(database, pace)
+    stack.push_async_callback(ledger.close)
+    return ledger

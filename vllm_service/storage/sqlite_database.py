@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -84,7 +85,7 @@ async def _on(thread: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
 
 def _connect(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    _make(path)
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -97,6 +98,16 @@ def _connect(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _make(path: Path) -> None:
+    """An empty file that only its owner may read; one that is there is not touched.
+
+    Closing a file that this process has open elsewhere would drop SQLite's locks on it (fcntl(2)): another process then
+    takes itself for the last one and deletes the log that is still being written.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _dialect(sql: str) -> str:

@@ -27,8 +27,8 @@ from vllm_service.providers.connections import Connections
 from vllm_service.routing.configured_order import ConfiguredOrder
 from vllm_service.storage.protocol import ResponseCache
 
-SECRET = "sk-of-the-caller"  # noqa: S105
-PROVIDER_SECRET = "sk-of-the-provider"  # noqa: S105
+SECRET = "sk-of-the-caller"
+PROVIDER_SECRET = "sk-of-the-provider"
 
 
 @dataclass

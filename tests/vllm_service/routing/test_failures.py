@@ -10,7 +10,7 @@ from vllm_service.routing.failures import Failure, Kind, retry_after_seconds
 @pytest.mark.parametrize(
     "failure",
     [Failure(kind) for kind in (Kind.CONNECT, Kind.TIMEOUT, Kind.GARBAGE, Kind.CUT)]
-    + [Failure(Kind.STATUS, status) for status in (401, 402, 408, 429, 500, 502, 503, 504, 529)],
+    + [Failure(Kind.STATUS, status) for status in (401, 402, 403, 404, 405, 408, 409, 429, 500, 502, 503, 504, 529)],
     ids=str,
 )
 def test_the_next_place_is_tried_unless_content_has_begun(failure: Failure) -> None:
@@ -18,7 +18,7 @@ def test_the_next_place_is_tried_unless_content_has_begun(failure: Failure) -> N
     assert (failure.is_final, begun.is_final) == (False, True)
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 409, 413, 415, 422, 451])
+@pytest.mark.parametrize("status", [400, 413, 414, 415, 422, 451])
 def test_the_callers_errors_are_final(status: int) -> None:
     assert Failure(Kind.STATUS, status).is_final
 

@@ -61,8 +61,9 @@ def test_a_place_that_wants_longer_than_the_longest_pause_or_the_deadline_is_not
     assert tried(course(A, seconds=3), Failure(Kind.STATUS, 503, retry_after_seconds=4)) == [("a", 0)]
 
 
-def test_a_revoked_key_of_ours_goes_to_the_next_place_and_is_not_tried_again() -> None:
-    assert tried(course(A, B), Failure(Kind.STATUS, 401), DOWN) == [("a", 0), ("b", 0), ("b", 1)]
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_a_revoked_key_or_a_model_that_is_not_there_goes_to_the_next_place_and_is_not_tried_again(status: int) -> None:
+    assert tried(course(A, B), Failure(Kind.STATUS, status), DOWN) == [("a", 0), ("b", 0), ("b", 1)]
 
 
 @pytest.mark.parametrize(

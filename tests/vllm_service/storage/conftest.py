@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.vllm_service.storage.servers import PostgresServer, RedisServer
+from tests.servers import PostgresServer, RedisServer
 from vllm_service.storage.database import Database
 from vllm_service.storage.open import open_database
 
@@ -29,22 +27,6 @@ class Backend:
         return self.database_url, self.redis_url, self.data_dir
 
 
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as directory:
-        server = PostgresServer(Path(directory))
-        yield server
-        server.stop()
-
-
 @pytest.fixture(params=["embedded", "shared"])
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     if request.param == "embedded":
@@ -52,7 +34,7 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     redis_server: RedisServer = request.getfixturevalue("redis_server")
     postgres: PostgresServer = request.getfixturevalue("postgres_server")
     redis_server.empty()
-    return Backend(await asyncio.to_thread(postgres.new_database), redis_server.url, tmp_path)
+    return Backend(await postgres.emptied(), redis_server.url, tmp_path)
 
 
 @pytest.fixture

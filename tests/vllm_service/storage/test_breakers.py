@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import redis.asyncio
 
-from tests.vllm_service.redis_server import RedisServer, redis_server
+from tests.servers import RedisServer, own_redis
 from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.breakers import Breakers
@@ -26,7 +26,7 @@ LONG, SHORT = 3600.0, 0.001
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    with redis_server() as server:
+    with own_redis() as server:
         yield server
 
 
@@ -154,6 +154,16 @@ async def test_while_it_is_open_by_redis_time_nobody_probes_whatever_a_replicas_
         assert not two.breakers.allows(STEP, two.now)
 
 
+async def test_words_that_it_does_not_understand_are_passed_over(server: RedisServer) -> None:
+    async with running(server) as one, running(server) as two:
+        client = server.client()
+        for words in ("", "{", "[]", "7", '{"origin": "x"}', '{"origin": "x", "before": "?", "after": "?"}'):
+            await client.publish("vllm_service:breakers:changes", words)
+        await client.aclose()
+        await one.fails()
+        await two.until(lambda: two.state() is BreakerState.OPEN)
+
+
 async def test_a_cancelled_probe_leaves_the_probe_to_the_other_replica(server: RedisServer) -> None:
     async with running(server, SHORT) as one, running(server, SHORT) as two:
         await one.fails()
@@ -173,7 +183,7 @@ async def test_without_redis_each_replica_decides_for_itself_and_shares_again_wh
     server: RedisServer,
 ) -> None:
     async with running(server) as one, running(server) as two:
-        server.kill()
+        server.stop()
         await one.fails()
         assert (one.state(), two.state()) == (BreakerState.OPEN, BreakerState.CLOSED)
         one.now += LONG
@@ -198,11 +208,11 @@ async def test_a_redis_that_does_not_answer_holds_a_probe_up_only_for_as_long_as
     replica = Replica(RedisBreakers(client, patience_seconds=0.05), open_seconds=1)
     await replica.fails()
     replica.now += 1
-    server.freeze(frozen=True)
+    server.hang()
     try:
         assert (await replica.admitted()).is_probe
     finally:
-        server.freeze(frozen=False)
+        server.go_on()
         await client.aclose()
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 
 import pytest
 
+from tests.vllm_service.storage.conftest import Backend
 from tests.vllm_service.storage.faults import FaultyDatabase
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.storage.database import Database
 from vllm_service.storage.ledger_reader import GroupBy, Latency, LedgerReader, Phase, Window
 from vllm_service.storage.ledger_writer import LedgerPace, LedgerWriter
+from vllm_service.storage.open import open_storage
 
 NOW = 1_800_000_000.25
 RECORD = RequestRecord(
@@ -167,6 +170,17 @@ async def test_latencies_are_of_completed_requests_by_nearest_rank(database: Dat
     await write(database, *timed, replace(RECORD, total_ms=9999.0, outcome=Outcome.FAILED))
     latency = await LedgerReader(database).latency(Phase.TOTAL)
     assert latency == Latency(100, 50.5, 50.0, 95.0, 99.0, 1.0, 100.0)
+
+
+async def test_rows_beyond_the_retention_go_by_themselves(backend: Backend) -> None:
+    now = time.time()
+    async with open_storage(*backend.locations) as storage:
+        storage.ledger.record(replace(RECORD, started_at=now - 3 * 86_400))
+        storage.ledger.record(replace(RECORD, started_at=now - 86_400))
+    async with open_storage(*backend.locations, retention_days=2) as storage:
+        while (await storage.ledger_reader.totals())[0].requests == 2:
+            await asyncio.sleep(0.01)
+        assert [round(now - record.started_at) async for _, record in storage.ledger_reader.records()] == [86_400]
 
 
 async def test_old_rows_are_pruned(reader: LedgerReader, database: Database) -> None:

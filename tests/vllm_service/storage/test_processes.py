@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import RedisServer
 from tests.vllm_service.storage.conftest import Backend
-from tests.vllm_service.storage.servers import RedisServer
+from tests.vllm_service.storage.test_ledger import RECORD, write
 from tests.vllm_service.storage.worker_process import KEY, LIMITS, MIDDAY
 from vllm_service.errors import RateLimited
 from vllm_service.storage.ledger_reader import LedgerReader
@@ -97,3 +98,26 @@ async def test_a_killed_writer_loses_at_most_its_last_second_and_the_next_one_sa
     assert await reader.lost_writers() == [lost]
     assert await WriterEntry(database).report_lost(silent_seconds=0) == []
     await database.close()
+
+
+@pytest.mark.parametrize("backend", ["embedded"], indirect=True)
+async def test_a_process_that_comes_and_goes_leaves_the_log_of_a_file_that_is_opened_twice_elsewhere(
+    backend: Backend,
+) -> None:
+    """With SQLite's locks dropped by the second opening, it would delete the log, and the rows after it were lost."""
+    first = await open_database(None, backend.data_dir)
+    second = await open_database(None, backend.data_dir)
+    for rows in (1, 2):
+        await write(second, RECORD)
+        assert await exported(backend.data_dir) == rows
+    await second.close()
+    await first.close()
+
+
+async def exported(data_dir: Path) -> int:
+    """Rows that another process sees."""
+    command = ["-m", "vllm_service", "ledger", "export", "--data-dir", str(data_dir)]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT, stdout=PIPE)
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return len(output.splitlines()) - 1

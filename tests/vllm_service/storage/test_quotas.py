@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from tests.servers import RedisServer
 from tests.vllm_service.storage.conftest import Backend
-from tests.vllm_service.storage.servers import RedisServer
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.quotas import OrganisationUse
 from vllm_service.errors import RateLimited, StorageUnavailable
@@ -57,7 +57,26 @@ async def test_a_tier_admits_its_requests_a_minute_and_not_one_more(
     error = await refused(quotas, key, now=NOON + 10)
     assert (error.details["limit"], error.details["allowed"]) == ("requests_per_minute", per_minute)
     assert error.retry_after_seconds == pytest.approx(51)
-    await quotas.reserve(key, None, 1, 0, NOON + 10 + error.retry_after_seconds)
+    await quotas.reserve(key, None, 1, 0, NOON + 61)
+
+
+async def test_a_minute_is_over_when_its_whole_first_second_is(quotas: Quotas) -> None:
+    for _ in range(100):
+        await quotas.reserve(KEY, None, 1, 0, NOON + 0.5)
+    assert (await refused(quotas, KEY, now=NOON + 60.999)).retry_after_seconds == pytest.approx(0.001)
+    for _ in range(100):
+        await quotas.reserve(KEY, None, 1, 0, NOON + 61)
+    await refused(quotas, KEY, now=NOON + 61)
+
+
+async def test_dollars_are_exact_beyond_what_a_double_holds(quotas: Quotas) -> None:
+    """2**53 pico-dollars are $9,007."""
+    key = limited(picousd_per_month=20_000 * 10**12)
+    await (await quotas.reserve(key, None, 0, 9_000 * 10**12, NOON)).settle(0, 9_000 * 10**12 + 1)
+    await refused(quotas, key, picousd=11_000 * 10**12)
+    await quotas.reserve(key, None, 0, 11_000 * 10**12 - 2, NOON)
+    await quotas.reserve(key, None, 0, 1, NOON)
+    await refused(quotas, key, picousd=1)
 
 
 async def test_fifty_a_second_from_one_address(quotas: Quotas) -> None:
@@ -180,6 +199,7 @@ async def test_without_redis_requests_are_refused_as_unavailable_and_settlements
     """A Redis that hangs may still get what was sent to it: the settlement is booked once all the same."""
     link = RedisLink(own_redis.url, timeout_seconds=0.2)
     quotas = RedisQuotas(link)
+    await (await quotas.reserve(KEY, None, 5, 5, NOON)).settle(3, 3)
     reservation = await quotas.reserve(KEY, None, 5, 5, NOON)
     own_redis.hang()
     await reservation.settle(3, 3)
@@ -190,7 +210,7 @@ async def test_without_redis_requests_are_refused_as_unavailable_and_settlements
     own_redis.go_on()
     while quotas.waiting_ends:
         await asyncio.sleep(0.02)
-    assert await quotas.used("acme", NOON) == OrganisationUse(1, 3, 1, 3, 3)
+    assert await quotas.used("acme", NOON) == OrganisationUse(2, 6, 2, 6, 6)
     await quotas.close()
     await link.close()
 

