@@ -13,9 +13,8 @@ ServiceError
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -24,6 +23,7 @@ import openai
 from vllm_service import errors
 from vllm_service.client.results import BatchItem
 from vllm_service.errors import ServiceError, UpstreamError, UpstreamFailed
+from vllm_service.routing.failures import retry_after_seconds
 
 BY_STATUS: Mapping[int, type[ServiceError]] = {
     400: errors.InvalidRequest,
@@ -89,7 +89,7 @@ def from_sdk(error: openai.OpenAIError, endpoint: str, *, begun: bool = False) -
 def from_answer(status: int, body: object, headers: Mapping[str, str], endpoint: str) -> ServiceError:
     """The error for an HTTP answer. body: OpenAI's error object, or whatever came."""
     error = from_document(status, body)
-    error.retry_after_seconds = retry_after_seconds(headers)
+    error.retry_after_seconds = retry_after_seconds(headers.get("retry-after"), time.time())
     error.request_id = request_id(headers)
     return placed(error, endpoint)
 
@@ -142,21 +142,6 @@ def message_of(body: object, status: int) -> str:
 def request_id(headers: Mapping[str, str]) -> str | None:
     """The provider's id of a request, by which its support finds it."""
     return next((headers[name] for name in REQUEST_IDS if name in headers), None)
-
-
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """`Retry-After`, in seconds or as a date, never negative; None where there is none that can be read."""
-    text = headers.get("retry-after")
-    if text is None:
-        return None
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
 
 
 def _field(body: object, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.servers import RedisServer
 from tests.vllm_service.client.scripted import (
     DONE,
     HANG,
@@ -25,7 +27,11 @@ from tests.vllm_service.client.scripted import (
 from vllm_service import LLMRouter, RoutingStrategy, ServiceError, StreamBroken, TokenPrice, errors
 from vllm_service.domain.pricing import SecondPrice
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
+from vllm_service.routing.breaker_settings import BreakerSettings
+from vllm_service.routing.breakers import Breakers
 from vllm_service.routing.fallback import RetrySettings
+from vllm_service.routing.shared_breakers import SharedBreakers
+from vllm_service.storage.breakers import RedisBreakers
 
 AT_ONCE = RetrySettings(first_wait_seconds=0, jitter_seconds=0)
 PRICE = TokenPrice.per_million("0.10", "0.10")
@@ -184,3 +190,35 @@ async def test_nobody_and_unknown_names_are_told() -> None:
         with pytest.raises(ServiceError) as caught:
             await router.generate("hi", "unknown")
     assert caught.value.status == 404
+
+
+@asynccontextmanager
+async def replica(server: RedisServer, catalog: Catalog) -> AsyncIterator[LLMRouter]:
+    """A router whose breakers hear of other replicas' through Redis."""
+    client = server.client()
+    breakers = Breakers(BreakerSettings(consecutive_failures=1))
+    shared = SharedBreakers(breakers, RedisBreakers(client), time.monotonic, probe_seconds=10)
+    listening = asyncio.create_task(shared.run())
+    try:
+        async with LLMRouter("QUALITY", catalog, retries=AT_ONCE, breakers=breakers, gatekeeper=shared) as router:
+            yield router
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await client.aclose()
+
+
+async def test_replicas_share_what_they_know_of_places_through_redis(redis_server: RedisServer) -> None:
+    redis_server.empty()
+    async with (
+        two(own=always(refused(500))) as places,
+        replica(redis_server, places.catalog) as one,
+        replica(redis_server, places.catalog) as other,
+    ):
+        assert await one.generate("hi") == "hosted"
+        assert len(places.own.requests) == 1
+        async with asyncio.timeout(10):
+            while other.explain("hi").plan.steps[0].provider == "own":
+                await asyncio.sleep(0.01)
+        assert await other.generate("hi") == "hosted"
+        assert len(places.own.requests) == 1

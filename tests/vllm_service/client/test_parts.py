@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 
 import pytest
 
 from vllm_service import RateLimit, RetryPolicy, RunPodVLLMService, errors
-from vllm_service.client.errors import from_document, from_job, retry_after_seconds
+from vllm_service.client.errors import from_document, from_job
 from vllm_service.client.jobs import JobStatus, read_chunks, read_health, read_job
 from vllm_service.client.rate_gate import RateGate
 from vllm_service.client.retry import retrying
@@ -135,22 +133,6 @@ def test_every_status_has_its_error(status: int, body: object) -> None:
     assert error.status_code == status
     assert error.is_transient == (status in (408, 409, 429) or status >= 500)
     assert error.message
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("3", 3), ("0.5", 0.5), ("-1", 0), ("soon", None), (None, None), ("", None)]
-)
-def test_retry_after_in_seconds(text: str | None, seconds: float | None) -> None:
-    assert retry_after_seconds({} if text is None else {"retry-after": text}) == seconds
-
-
-def test_retry_after_as_a_date() -> None:
-    assert (
-        50
-        < (retry_after_seconds({"retry-after": format_datetime(datetime.now(UTC) + timedelta(minutes=1))}) or 0)
-        <= 60
-    )
-    assert retry_after_seconds({"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"}) == 0
 
 
 @pytest.mark.parametrize(
