@@ -19,8 +19,6 @@ from vllm_service.client.asks import Ask
 from vllm_service.client.results import Answer, BatchItem
 from vllm_service.domain.usage import Usage
 
-NOT_WRITTEN = frozenset({"message"})  # a chat's text is; its tool calls are asked again
-
 
 class BatchFile:
     """The file while a batch runs. Raises OSError."""
@@ -48,7 +46,7 @@ class BatchFile:
         """One line: the answer's fields, or the error's code and message. Never the prompt."""
         line: dict[str, Any] = {"key": key, "index": item.index}
         if item.answer is not None:
-            line |= {name: value for name, value in asdict(item.answer).items() if name not in NOT_WRITTEN}
+            line |= asdict(item.answer)
         elif item.error is not None:
             line["error"] = {"status": item.error.status, "code": item.error.code, "message": item.error.message}
         self._file.write(json.dumps(line, ensure_ascii=False, default=dict).encode("utf-8", "surrogatepass") + b"\n")

@@ -25,6 +25,7 @@ from vllm_service.routing.fallback import RetrySettings
 from vllm_service.routing.plan import Plan, Router
 from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.router import CostRouter
+from vllm_service.settings import ServiceSettings
 
 BYTES_PER_TOKEN = 4  # of JSON, before any tokenizer runs; as the gateway estimates
 PREFIX_BYTES = 1024
@@ -44,8 +45,9 @@ class LLMRouter:
 
     providers: what may be asked; by default what providers.yaml and models.yaml say, else the endpoint that RUNPOD_*
     names. default_model: one of its models; by default the first. router, breakers: by default ones of this process.
-    gatekeeper: routing.shared_breakers.SharedBreakers over those breakers, to share them through Redis. Prompts are sent as one message of a user: every provider takes that.
-    Close it, or use `async with`. Raises ConfigurationError; every call raises ServiceError.
+    gatekeeper: routing.shared_breakers.SharedBreakers over those breakers, to share them through Redis.
+    Prompts are sent as one message of a user: every provider takes that. Close it, or use `async with`.
+    Raises ConfigurationError; every call raises ServiceError.
     """
 
     def __init__(
@@ -175,12 +177,10 @@ class LLMRouter:
 
 def configured() -> Catalog:
     """What providers.yaml and models.yaml say, where there are any; else the endpoint of RUNPOD_*."""
-    from vllm_service.settings import ServiceSettings  # noqa: PLC0415  reads YAML, which the client's extra lacks
-
     settings = ServiceSettings.from_environment()
     if not settings.providers_path.exists():
         return own_endpoint(ClientSettings.resolve())
-    from vllm_service.providers.files import load  # noqa: PLC0415
+    from vllm_service.providers.files import load  # noqa: PLC0415  reads YAML, which the client's extra lacks
 
     return load(settings)
 

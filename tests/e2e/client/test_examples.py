@@ -171,7 +171,7 @@ def with_langchain() -> Path:
     python, done = LANGCHAIN / "bin" / "python", LANGCHAIN / "installed"
     if not done.exists():
         venv.create(LANGCHAIN, with_pip=True, clear=True)
-        command = [python, "-m", "pip", "install", "--quiet", "langchain-openai>=1,<2"]
+        command = [str(python), "-m", "pip", "install", "--quiet", "langchain-openai>=1,<2"]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             pytest.skip(f"langchain-openai cannot be installed: {ended.stderr.strip()[-300:]}")

@@ -121,9 +121,15 @@ async def test_a_batch_goes_on_from_its_file(tmp_path: Path) -> None:
 
 
 async def test_an_answer_from_the_file_is_the_answer_that_was_given(tmp_path: Path) -> None:
-    async with scripted(echo) as server:
-        (first,) = await batch(server.url, ["x"], file=tmp_path / "f")
-        (second,) = await batch(server.url, ["x"], file=tmp_path / "f")
+    """Tool calls too."""
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    reply = answer({"choices": [{"message": called, "finish_reason": "tool_calls"}]})
+    asked = [{"role": "user", "content": "x"}]
+    async with scripted(lambda request: reply) as server:
+        (first,) = await batch(server.url, [asked], file=tmp_path / "f")
+        (second,) = await batch(server.url, [asked], file=tmp_path / "f")
+    assert first.answer is not None
+    assert first.answer.message == called
     assert second.answer == first.answer
     assert second.from_file
 

@@ -134,7 +134,9 @@ def test_the_sync_facade_has_every_method_with_the_same_signature() -> None:
         assert own.__doc__
 
 
-@pytest.mark.parametrize("code", ["import vllm_service", "from vllm_service import RunPodVLLMService"])
+@pytest.mark.parametrize(
+    "code", ["import vllm_service", "from vllm_service import RunPodVLLMService, RunPodVLLMServiceSync, LLMRouter"]
+)
 def test_importing_the_client_loads_nothing_of_a_server(code: str) -> None:
     """Nor anything beyond the `client` extra."""
     beyond = "fastapi uvicorn starlette asyncpg redis sqlite3 prometheus_client numpy pyarrow rich yaml genai_prices"
