@@ -12,6 +12,7 @@ from vllm_service.errors import ConfigurationError
 
 COMMANDS = {
     "check": "vllm_service.commands.check",
+    "compare": "vllm_service.commands.compare",
     "keys": "vllm_service.commands.keys",
     "ledger": "vllm_service.commands.ledger",
     "reconcile": "vllm_service.commands.reconcile",
