@@ -19,6 +19,13 @@ COMMANDS = {
     "serve": "vllm_service.commands.serve",
 }
 
+# name -> (module, function, what it does)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "advise": ("vllm_service.simulation.commands", "advise", "GPU, idle time-out and providers for your own traffic"),
+    "explain": ("vllm_service.simulation.commands", "explain", "where a described request would go, and why"),
+    "simulate": ("vllm_service.simulation.commands", "simulate", "what a traffic trace would have cost, by policy"),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 2 for arguments that are wrong, 1 for a configuration that is."""
