@@ -33,6 +33,7 @@ class ServiceError(Exception):
     """The root of the tree. `message` is meant for the caller and holds no secret and no prompt text.
 
     kind: OpenAI's `type`, by which its SDKs and people sort errors.
+    request_id, endpoint: which request it was, and where it was sent; the client fills them in.
     """
 
     status: int = 500
@@ -53,6 +54,18 @@ class ServiceError(Exception):
         self.param = param
         self.details = dict(details or {})
         self.retry_after_seconds = retry_after_seconds
+        self.request_id: str | None = None
+        self.endpoint: str | None = None
+
+    @property
+    def status_code(self) -> int:
+        """`status`, as openai's errors name it."""
+        return self.status
+
+    @property
+    def retry_after(self) -> float | None:
+        """`retry_after_seconds`, as the header names it."""
+        return self.retry_after_seconds
 
     def to_json(self, request_id: str | None) -> dict[str, Any]:
         """`{"error": {"type", "code", "message", "param", "details", "request_id"}}`."""

@@ -18,7 +18,10 @@ from vllm_service.storage.open import open_database
 
 def add_location(parser: argparse.ArgumentParser) -> None:
     """The flags that say which database."""
-    parser.add_argument("--database-url", help="Postgres; DATABASE_URL by default")
+    parser.add_argument(
+        "--database-url",
+        help="Postgres; DATABASE_URL by default, and better for a URL with a password, which `ps` would show",
+    )
     parser.add_argument("--data-dir", type=Path, help="where SQLite's file is; DATA_DIR by default")
 
 
