@@ -40,7 +40,7 @@ class EndpointProfile:
 
 @dataclass(frozen=True, slots=True)
 class LatencyTarget:
-    """First token within `ttft_seconds` + prompt / `prompt_tokens_per_second`; then so many seconds per output token."""
+    """First token within `ttft_seconds` + prompt / `prompt_tokens_per_second`; then so long per output token."""
 
     ttft_seconds: float = 2.0
     prompt_tokens_per_second: float = 5000.0

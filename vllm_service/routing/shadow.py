@@ -6,12 +6,12 @@ This is where bursts, long prompts and tight targets count: no formula for the s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _MEMORY_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Offered:
+class Offered(NamedTuple):
     """One request. reading_seconds: of its prompt by one worker. allowed_seconds: to its first token, by the margin.
 
     pace_seconds: promised per output token. usd: what the cheapest hosted place would take for it.

@@ -6,8 +6,8 @@ have saved and `c dt` what it would have cost since the last look:
     up   = max(0, up + h - c dt)      while it is off: on at  up   >= wake  x B
     down = max(0, down + c dt - h)    while it is on:  off at down >= leave x B     B = c (cold start + idle time-out)
 
-The h of worker k is measured on paper: what k always-warm workers would have taken of the real arrivals, less what k - 1
-would have (shadow.py). Each rule is played against the real traffic on paper, for each worker k; the
+The h of worker k is measured on paper: what k always-warm workers would have taken of the real arrivals, less what
+k - 1 would have (shadow.py). Each rule is played against the real traffic on paper, for each worker k; the
 endpoint follows, per worker, the rule whose paper bill is the smallest. Rules are not played once: which thresholds pay
 depends on whether bursts end before a cold start does, and the traffic says so within a few episodes.
 """

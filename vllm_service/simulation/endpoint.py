@@ -175,8 +175,7 @@ class Endpoint:
         timeout, soonest = self._profile.idle_timeout_seconds, NEVER
         spare = len(self.warm) + len(self.starting) > self._least
         for worker in self.warm:
-            if worker.next_event < soonest:
-                soonest = worker.next_event
+            soonest = min(soonest, worker.next_event)
             if spare and not worker.in_flight and (worker.draining or self._by_queue_delay):
                 soonest = min(soonest, worker.idle_since + timeout)
         for worker in self.starting:
