@@ -8,14 +8,16 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from vllm_service.api.parts import Parts, ServiceState
 from vllm_service.app import Service, rest_of
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.client_address import ClientAddresses
+from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.http_server import HttpServer
 from vllm_service.gateway.limits import ConnectionLimits
@@ -23,6 +25,13 @@ from vllm_service.gateway.served_models import Configured
 from vllm_service.measurements import Measurements
 from vllm_service.providers.configured import Catalog
 from vllm_service.providers.connections import Connections
+from vllm_service.providers.control_http import ControlHttp
+from vllm_service.providers.runpod import RunPodSettings
+from vllm_service.routing.breaker_report import BreakerReport
+from vllm_service.routing.breaker_settings import BreakerSettings
+from vllm_service.routing.deadlines import DeadlineSettings
+from vllm_service.routing.endpoint_keeper import EndpointKeeper
+from vllm_service.routing.fallback import RetrySettings
 from vllm_service.routing.plan import Router
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.memory_quotas import LEASE_SECONDS
@@ -69,24 +78,43 @@ class _Running:
         self._stop = asyncio.Event()
         self._is_stale = False
         self._reloading: asyncio.Task[None] | None = None
-        measurements = Measurements(lambda: self._gateway.configured.catalog)
+        self._failing_over = failing_over = _failing_over(settings, storage)
+        self._keeper = keeper = EndpointKeeper(
+            ControlHttp(self._upstream),
+            storage.wakes if settings.wake_endpoints else None,
+            RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
+        )
+        measurements = Measurements(lambda: self._gateway.configured.catalog, settings.latency_target_seconds)
         keys = storage.keys if settings.require_keys else None
         self._gateway = Gateway(
             configured=configured,
             upstream=self._upstream,
             quotas=storage.quotas,
-            recorders=(storage.ledger.record, measurements.record) if settings.metrics else (storage.ledger.record,),
+            recorders=(storage.ledger.record, measurements.record),
             keys=keys,
             anonymous=LOCAL_KEY,
             addresses=ClientAddresses(settings.trusted_proxies),
             responses=storage.responses if settings.response_cache else None,
+            failing_over=failing_over,
         )
         state = ServiceState(
+            breakers=BreakerReport(failing_over.breakers).by_provider,
+            workers=keeper.workers,
+            cache=storage.cache_state if settings.response_cache else lambda: None,
+            ledger=storage.ledger.state,
+            quotas=storage.quota_state,
             is_ready=lambda: True,
             is_draining=self._stop.is_set,
             in_flight=lambda: self._server.in_flight,
         )
-        parts = Parts(lambda: self._gateway.configured.catalog, measurements, state, keys)
+        parts = Parts(
+            lambda: self._gateway.configured.catalog,
+            measurements,
+            state,
+            keys,
+            serves_metrics=settings.metrics,
+            metrics_need_key=settings.metrics_require_key,
+        )
         self._service = Service(self._gateway, lambda: rest_of(parts))
         self._server = HttpServer(self._service, _limits(settings))
 
@@ -107,10 +135,14 @@ class _Running:
             sys.stdout.flush()
             await self._service.load()
             _spare_the_collector()
-            await self._stop.wait()
-            has_ended = await self._server.stop(settings.grace_seconds)
+            async with _beside(self._failing_over.shared.run(), self._keeper.run(self._now_configured)):
+                await self._stop.wait()
+                has_ended = await self._server.stop(settings.grace_seconds)
         await self._upstream.close()
         return 0 if has_ended else 1
+
+    def _now_configured(self) -> tuple[Catalog, Router]:
+        return self._gateway.configured.catalog, self._gateway.configured.router
 
     async def _reload(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> None:
         """A configuration that cannot be used is said so, and the one in use stays. A signal meanwhile reads again."""
@@ -123,6 +155,38 @@ class _Running:
                 _log.error("the configuration stays as it was: %s", error.message)
             else:
                 _log.info("the configuration has been read again")
+
+
+@asynccontextmanager
+async def _beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """They run while the body does. One that fails is logged: requests are served without it."""
+    tasks = [asyncio.create_task(_told(work)) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _told(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception:
+        _log.exception("what runs beside the requests has ended")
+
+
+def _failing_over(settings: ServiceSettings, storage: Storage) -> FailingOver:
+    seconds = settings.request_timeout_seconds
+    shut = settings.breaker_open_seconds
+    return FailingOver.of(
+        BreakerSettings(
+            consecutive_failures=settings.breaker_failures, open_seconds=shut, longest_open_seconds=max(300.0, shut)
+        ),
+        storage.breakers,
+        RetrySettings(attempts=settings.attempts, attempts_per_place=settings.attempts_per_place),
+        DeadlineSettings(default_seconds=seconds, longest_seconds=seconds),
+    )
 
 
 def _spare_the_collector() -> None:

@@ -10,7 +10,7 @@ from functools import partial
 import uvloop
 
 from vllm_service.providers.files import load
-from vllm_service.routing.configured_order import ConfiguredOrder
+from vllm_service.routing.from_catalog import make_router
 from vllm_service.service import run_service
 from vllm_service.settings import ServiceSettings
 
@@ -21,4 +21,6 @@ def run(arguments: Sequence[str]) -> int:
     parser.parse_args(arguments)
     settings = ServiceSettings.from_environment()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return uvloop.run(run_service(settings, partial(load, settings), ConfiguredOrder))
+    return uvloop.run(
+        run_service(settings, partial(load, settings), partial(make_router, default_strategy=settings.default_strategy))
+    )

@@ -12,8 +12,8 @@ from vllm_service.routing.deadlines import DeadlineSettings
 from vllm_service.routing.fallback import ALL_LEFT_ALONE, RetrySettings
 from vllm_service.routing.plan import Plan
 from vllm_service.routing.shared_breakers import SharedBreakers
-from vllm_service.storage.breakers import MemoryBreakers
 from vllm_service.storage.coordination import BreakerStore
+from vllm_service.storage.memory_coordination import MemoryBreakers
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gatew
 from tests.vllm_service.gateway.test_chat import HEADERS, MESSAGES
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, event, events
 from vllm_service.domain.requests import Outcome
-from vllm_service.gateway.failing_over import FailingOver
-from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.domain.usage import Usage
+from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.providers.configured import OnDisconnect
+from vllm_service.routing.breaker_settings import BreakerSettings
 
 WHOLE = b"".join(events("Hel", "lo \u4e16\u754c"))
 SHOWN = b"".join([event(chunk("Hel")), event(chunk("lo \u4e16\u754c")), DONE])

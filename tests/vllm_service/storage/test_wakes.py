@@ -9,7 +9,8 @@ import pytest
 
 from tests.servers import own_redis
 from vllm_service.storage.coordination import Wakes
-from vllm_service.storage.wakes import MemoryWakes, RedisWakes
+from vllm_service.storage.memory_coordination import MemoryWakes
+from vllm_service.storage.wakes import RedisWakes
 
 HOUR = 3600.0
 
