@@ -7,7 +7,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -25,11 +26,14 @@ from tests.vllm_service.client.scripted import (
     stream,
 )
 from vllm_service import LLMRouter, RoutingStrategy, ServiceError, StreamBroken, TokenPrice, errors
+from vllm_service.client.llm_router import default_router
+from vllm_service.client.places import LocalBreakers
 from vllm_service.domain.pricing import SecondPrice
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.breakers import Breakers
 from vllm_service.routing.fallback import RetrySettings
+from vllm_service.routing.plan import WorkerTarget
 from vllm_service.routing.shared_breakers import SharedBreakers
 from vllm_service.storage.breakers import RedisBreakers
 
@@ -100,6 +104,71 @@ async def test_cost_sends_to_the_hosted_provider_while_the_own_endpoint_is_off()
     assert got.cost_picousd == 5 * 100_000
     assert got.route_reason == explained.plan.reason
     assert [step.provider for step in explained.plan.steps] == ["hosted", "own"]
+
+
+WARM = {"jobs": {}, "workers": {"idle": 1, "running": 0, "initializing": 0, "ready": 1}}
+COLD = {"jobs": {}, "workers": {"idle": 0, "running": 0, "initializing": 0, "ready": 0}}
+
+
+@asynccontextmanager
+async def platform(health: object) -> AsyncIterator[tuple[Two, Catalog]]:
+    """An own endpoint that says this of its workers when it is asked."""
+
+    def reply(request: Request) -> Reply:
+        if request.path.endswith("/health"):
+            return answer(health)
+        return answer({"id": "j", "status": "IN_QUEUE"}) if request.path.endswith("/run") else says("own")(request)
+
+    async with two(own=reply) as places:
+        control_url = places.own.url.removesuffix("/openai/v1")
+        own = replace(places.catalog.providers["own"], control_url=control_url)
+        yield places, replace(places.catalog, providers={**places.catalog.providers, "own": own})
+
+
+async def test_cost_goes_to_the_own_endpoint_once_a_worker_is_seen_to_be_warm() -> None:
+    """The first request does not wait for the look at the endpoint."""
+    async with platform(WARM) as (_, catalog), LLMRouter("COST", catalog) as router:
+        assert await router.generate("hi") == "hosted"
+        async with asyncio.timeout(10):
+            while (await router.generate("hi")) != "own":
+                await asyncio.sleep(0.01)
+
+
+async def test_looking_is_rare_and_a_cold_endpoint_is_not_woken_for_a_few_requests() -> None:
+    async with platform(COLD) as (places, catalog), LLMRouter("COST", catalog) as router:
+        for _ in range(20):
+            assert await router.generate("hi") == "hosted"
+        async with asyncio.timeout(10):
+            while not places.own.requests:
+                await asyncio.sleep(0.01)
+    assert [request.path for request in places.own.requests] == ["/v2/ep/health"]
+
+
+class Wishing:
+    """A router that wants one worker from the beginning."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._order = default_router(
+            catalog, RoutingStrategy.QUALITY, LocalBreakers(Breakers(BreakerSettings()), time.monotonic)
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._order, name)
+
+    def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
+        return (WorkerTarget("own", 1, "because"),)
+
+
+async def test_a_worker_that_the_router_wants_is_woken_once_with_one_token() -> None:
+    async with platform(COLD) as (places, catalog):
+        clock = iter(range(0, 100, 3))  # every call comes three seconds after the last
+        router: Any = Wishing(catalog)
+        async with LLMRouter("QUALITY", catalog, router=router, clock=lambda: float(next(clock))) as asked:
+            for _ in range(3):
+                await asked.generate("hi")
+        jobs = [request.body for request in places.own.requests if request.path.endswith("/run")]
+    assert [job["input"]["openai_input"]["max_tokens"] for job in jobs] == [1]
+    assert jobs[0]["input"]["openai_input"]["model"] == "org/m"
 
 
 async def test_explaining_asks_nobody_and_says_where_a_request_would_go() -> None:
