@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 from vllm_service.api.parts import Parts
@@ -23,24 +23,30 @@ class Service:
         self._make_rest = make_rest
         self._rest: asyncio.Future[Application] | None = None
 
-    async def __call__(self, request: Incoming, caller: Caller) -> None:
+    def __call__(self, request: Incoming, caller: Caller) -> Awaitable[None]:
         """Answers one request."""
         operation = BY_PATH.get(request.target)
         if operation is None and b"?" in request.target:
             operation = BY_PATH.get(request.target.partition(b"?")[0])
         if operation is None:
-            await serve_asgi(await self.load(), request, caller)
-        elif request.method == b"POST":
-            await self._gateway.serve(operation, request, caller)
-        else:
-            error = MethodNotAllowed("Only POST is served at this path.")
-            caller.answer(error.status, error_headers(error) + b"allow: POST\r\n", error_body(error, None))
+            return self._serve_rest(request, caller)
+        if request.method == b"POST":
+            return self._gateway.serve(operation, request, caller)
+        return _refuse_method(caller)
+
+    async def _serve_rest(self, request: Incoming, caller: Caller) -> None:
+        await serve_asgi(await self.load(), request, caller)
 
     async def load(self) -> Application:
         """The FastAPI side; made in a thread when first called, so that the hot path answers meanwhile."""
         if self._rest is None:
             self._rest = asyncio.get_running_loop().run_in_executor(None, self._make_rest)
         return await asyncio.shield(self._rest)
+
+
+async def _refuse_method(caller: Caller) -> None:
+    error = MethodNotAllowed("Only POST is served at this path.")
+    caller.answer(error.status, error_headers(error) + b"allow: POST\r\n", error_body(error, None))
 
 
 def rest_of(parts: Parts) -> Application:

@@ -113,7 +113,7 @@ def test_the_documentation_lists_every_setting_with_its_default() -> None:
 
 def _written(value: object) -> str:
     """As the page writes it: home folder as ~, whole seconds without a point."""
-    if value in (None, ()):
+    if value in (None, (), ""):
         return "none"
     if isinstance(value, bool):
         return str(value).lower()

@@ -1,4 +1,4 @@
-"""A provider that does as it is told: answers, streams, cuts, stalls, splits at any byte. Raw asyncio, no HTTP library."""
+"""A provider that does as it is told: answers, streams, cuts, stalls, splits at any byte. Raw asyncio."""
 
 from __future__ import annotations
 

@@ -65,10 +65,16 @@ def find_usage(document: bytes) -> Found:
 
 def _counted(usage: _Usage) -> Usage:
     """In our words. Details that contradict the totals are cut to them."""
-    prompt = max(0, usage.prompt_tokens or usage.input_tokens or 0)
-    completion = max(0, usage.completion_tokens or usage.output_tokens or 0)
+    prompt = usage.prompt_tokens or usage.input_tokens or 0
+    completion = usage.completion_tokens or usage.output_tokens or 0
     read = usage.prompt_tokens_details or usage.input_tokens_details
     written = usage.completion_tokens_details or usage.output_tokens_details
+    if prompt < 0 or completion < 0 or read or written:
+        return _with_details(max(0, prompt), max(0, completion), read, written)
+    return Usage(prompt, completion)
+
+
+def _with_details(prompt: int, completion: int, read: _Details | None, written: _Details | None) -> Usage:
     cached = (read.cached_tokens or 0) if read else 0
     reasoning = (written.reasoning_tokens or 0) if written else 0
     return Usage(prompt, completion, min(max(0, cached), prompt), min(max(0, reasoning), completion))

@@ -36,7 +36,7 @@ def send_whole(call: Call, answer: Answer) -> CachedResponse:
         router.failed(step, facts, 502, None, now)
         message = f"The provider of {facts.model!r} answered with what is not a JSON object."
         raise UpstreamFailed(message, details={"model": facts.model}) from None
-    call.usage = usage or _by_length(call, max(0, len(body) - _ENVELOPE_BYTES))
+    call.count(usage or _by_length(call, max(0, len(body) - _ENVELOPE_BYTES)))
     if call.annotates:
         body = spliced(body, call.annotation(now))
     if call.caller.has_left:
@@ -66,10 +66,10 @@ async def relay_events(call: Call, answer: Answer, *, keeps: bool) -> CachedResp
         error = fault_error(fault, facts.model)
     except asyncio.CancelledError:
         answer.close()
-        call.usage = relay.usage or _by_events(call, relay)
+        call.count(relay.usage or _by_events(call, relay))
         router.failed(step, facts, 499, None, time.monotonic())
         raise
-    call.usage = relay.usage or _by_events(call, relay)
+    call.count(relay.usage or _by_events(call, relay))
     if caller.has_left:
         call.outcome, call.status = Outcome.CANCELLED, 499
     if relay.is_complete:
@@ -84,7 +84,9 @@ async def relay_events(call: Call, answer: Answer, *, keeps: bool) -> CachedResp
 
 def replay(call: Call, cached: CachedResponse) -> None:
     """Gives an answer again, as JSON or as a stream. It costs nothing."""
-    call.outcome, call.usage, call.reason = Outcome.CACHED, cached.usage, "response cache"
+    call.outcome, call.reason = Outcome.CACHED, "response cache"
+    if cached.usage is not None:
+        call.count(cached.usage)
     body = cached.body
     if not cached.is_stream:
         if call.annotates:
@@ -98,7 +100,7 @@ def replay(call: Call, cached: CachedResponse) -> None:
 
 def _finish(call: Call, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
     """What is passed on in place of the event that carries usage."""
-    call.usage = usage
+    call.count(usage)
     if call.annotates:
         return spliced(event, call.annotation(time.monotonic()))
     return b"" if is_only_usage and not call.fields.wants_usage else event

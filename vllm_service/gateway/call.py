@@ -27,10 +27,33 @@ class Call:
     configured: Configured
 
     __slots__ = (
-        "annotates", "attempts", "caller", "configured", "error_code", "facts", "fields", "first_byte", "headers",
+        "annotates",
+        "attempts",
+        "baseline_picousd",
+        "caller",
+        "configured",
+        "cost_picousd",
+        "error_code",
+        "facts",
+        "facts_or_none",
+        "fields",
+        "first_byte",
+        "headers",
         "key",
-        "model", "operation", "outcome", "reason", "request", "request_id", "reservation", "sent", "started",
-        "started_at", "status", "step", "usage",
+        "key_or_none",
+        "model",
+        "operation",
+        "outcome",
+        "reason",
+        "request",
+        "request_id",
+        "reservation",
+        "sent",
+        "started",
+        "started_at",
+        "status",
+        "step",
+        "usage",
     )  # fmt: skip
 
     def __init__(self, operation: Operation, request: Incoming, caller: Caller) -> None:
@@ -49,27 +72,28 @@ class Call:
         self.sent: float | None = None
         self.first_byte: float | None = None
         self.usage: Usage | None = None
+        self.cost_picousd: int | None = None
+        self.baseline_picousd: int | None = None
+        self.key_or_none: ApiKey | None = None
+        self.facts_or_none: RequestFacts | None = None
         self.outcome = Outcome.COMPLETED
         self.status = 200
         self.error_code: str | None = None
 
-    @property
-    def cost_picousd(self) -> int | None:
-        """By the provider's price of a token; where it has none, what the router expected; else unknown."""
-        if self.outcome is Outcome.CACHED:
-            return 0
-        step = self.step
-        if step is None or self.usage is None:
-            return None
-        price = self.model.prices.get((step.provider, step.model))
-        return step.cost_picousd if price is None else price.cost_picousd(self.usage)
+    def count(self, usage: Usage) -> None:
+        """Its tokens are known, and with them what they cost, and would have cost at the baseline model.
 
-    @property
-    def baseline_picousd(self) -> int | None:
-        """What the configured baseline model would have cost; None where its price, or the usage, is unknown."""
-        if self.usage is None or self.model.baseline is None:
-            return None
-        return self.model.baseline.cost_picousd(self.usage)
+        By the provider's price of a token; where it has none, what the router expected; else unknown.
+        """
+        self.usage = usage
+        if self.model.baseline is not None:
+            self.baseline_picousd = self.model.baseline.cost_picousd(usage)
+        step = self.step
+        if self.outcome is Outcome.CACHED:
+            self.cost_picousd = 0
+        elif step is not None:
+            price = self.model.prices.get((step.provider, step.model))
+            self.cost_picousd = step.cost_picousd if price is None else price.cost_picousd(usage)
 
     def annotation(self, now: float) -> bytes:
         """The members that are added to its answer."""
@@ -95,33 +119,29 @@ class Call:
         )
 
     def record(self, now: float) -> RequestRecord:
-        """Its row in the ledger."""
-        key = getattr(self, "key", None)
-        facts = getattr(self, "facts", None)
-        first_byte = self.first_byte
-        step = self.step
-        has_model = facts is not None
+        """Its row in the ledger. By position: with names it takes a microsecond longer."""
+        key, facts, step = self.key_or_none, self.facts_or_none, self.step
         return RequestRecord(
-            request_id=self.request_id,
-            started_at=self.started_at,
-            key_id=key.id if key else "",
-            organisation=key.organisation if key else "",
-            operation=self.operation.name,
-            model=facts.model if facts else "",
-            outcome=self.outcome,
-            status=self.status,
-            provider=step.provider if step else None,
-            upstream_model=step.model if step else None,
-            usage=self.usage,
-            cost_picousd=self.cost_picousd if has_model else None,
-            baseline_picousd=self.baseline_picousd if has_model else None,
-            stream=facts.stream if facts else False,
-            queue_ms=None if self.sent is None else (self.sent - self.started) * 1000,
-            ttft_ms=None if first_byte is None else (first_byte - self.started) * 1000,
-            total_ms=(now - self.started) * 1000,
-            attempts=self.attempts,
-            error_code=self.error_code,
-            route_reason=self.reason,
+            self.request_id,
+            self.started_at,
+            key.id if key else "",
+            key.organisation if key else "",
+            self.operation.name,
+            facts.model if facts else "",
+            self.outcome,
+            self.status,
+            step.provider if step else None,
+            step.model if step else None,
+            self.usage,
+            self.cost_picousd,
+            self.baseline_picousd,
+            facts.stream if facts else False,
+            None if self.sent is None else (self.sent - self.started) * 1000,
+            None if self.first_byte is None else (self.first_byte - self.started) * 1000,
+            (now - self.started) * 1000,
+            self.attempts,
+            self.error_code,
+            self.reason,
         )
 
 

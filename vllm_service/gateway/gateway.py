@@ -73,11 +73,11 @@ class Gateway:
         await self._account(call)
 
     async def _answer(self, call: Call) -> None:
-        call.key = key = await self._key(call)
+        call.key = call.key_or_none = key = await self._key(call)
         call.annotates = key.annotate and call.headers.get(b"x-annotate") != b"off"
         call.fields = fields = read(call.request.body)
         call.model = call.configured.model(fields.model)
-        call.facts = facts = _facts(call)
+        call.facts = call.facts_or_none = facts = _facts(call)
         await self._reserve(call)
         cached_under = None if self._responses is None else await self._replay(call, self._responses)
         if call.outcome is Outcome.CACHED:
@@ -126,7 +126,7 @@ class Gateway:
     async def _account(self, call: Call) -> None:
         """Settles what was reserved and leaves the row. The caller has the answer: an error here is only logged."""
         if call.usage is None and call.sent is not None and call.outcome is Outcome.CANCELLED:
-            call.usage = Usage(call.facts.prompt_tokens, 0, estimated=True)
+            call.count(Usage(call.facts.prompt_tokens, 0, estimated=True))
         try:
             if call.reservation is not None:
                 if call.outcome is Outcome.CACHED:

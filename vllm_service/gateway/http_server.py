@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
+from typing import cast
 
 from vllm_service.errors import Overloaded, ServiceError
 from vllm_service.gateway.client_connection import ClientConnection
@@ -74,7 +75,6 @@ class HttpServer:
         """Answers the request in a task."""
         task = self.loop.create_task(self._answer(request, caller))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         return task
 
     def opened(self, connection: ClientConnection) -> None:
@@ -100,6 +100,8 @@ class HttpServer:
                 caller.abort()
             else:
                 caller.answer(500, error_headers(error), error_body(error, None))
+        finally:
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _look(self) -> None:
         """One timer for all connections: a timer for each request would cost more than parsing it."""

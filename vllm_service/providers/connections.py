@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Awaitable
 from urllib.parse import urlsplit
 
 from vllm_service import __version__
@@ -30,13 +31,13 @@ class Connections:
         ] = {}  # by the provider's identity: hashing all its fields takes longer than a write
         self._timer: asyncio.TimerHandle | None = None
 
-    async def send(self, provider: Provider, path: str, headers: bytes, body: bytes) -> Answer:
+    def send(self, provider: Provider, path: str, headers: bytes, body: bytes) -> Awaitable[Answer]:
         """See protocol.Upstream."""
         pool = self._pools.get(id(provider))
         if pool is None:
             pool = self._pools[id(provider)] = _Pool(provider, self._tls_context)
             self._look()
-        return await pool.send(path, headers, body)
+        return pool.send(path, headers, body)
 
     async def close(self) -> None:
         """See protocol.Upstream."""

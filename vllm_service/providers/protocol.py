@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from vllm_service.providers.configured import Provider
@@ -58,7 +58,7 @@ class Answer(Protocol):
 class Upstream(Protocol):
     """Sends requests to providers."""
 
-    async def send(self, provider: Provider, path: str, headers: bytes, body: bytes) -> Answer:
+    def send(self, provider: Provider, path: str, headers: bytes, body: bytes) -> Awaitable[Answer]:
         """POSTs JSON to `base_url + path` with the provider's own key.
 
         headers: more header lines, each ended by CRLF. Returns when a whole answer is there, or of a stream (a 200 of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,19 @@ class Plan:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerTarget:
+    """How many workers a per-second endpoint should have from now on, and why.
+
+    More than there are: wake them (a cheap warm-up job, or workersMin). Fewer: let them end what they have and leave
+    (workersMax, or no more jobs and the idle time-out).
+    """
+
+    provider: str
+    workers: int
+    reason: str
+
+
 class Router(Protocol):
     """Decides and learns; takes time as an input and does no I/O. Times are seconds of one monotonic clock."""
 
@@ -52,4 +66,12 @@ class Router(Protocol):
         self, step: Step, facts: RequestFacts, status: int, retry_after_seconds: float | None, now_seconds: float
     ) -> None:
         """This place failed (status as HTTP, 0 when no answer came) or was left before its end (status 499)."""
+        ...
+
+    def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
+        """What the platform's `/health` said of an endpoint's workers; None when it did not answer."""
+        ...
+
+    def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
+        """To be asked about once a second. The same target again is no new wake: the gateway acts on changes."""
         ...

@@ -1,48 +1,188 @@
-"""Waking an endpoint on the side, once for all replicas, while requests are served from elsewhere."""
+"""How many workers an endpoint should have: several regret rules, and the one that would have cost least so far.
+
+A rule is two thresholds. Per worker k (the first, the second, ...), with `h` the hosted dollars that this worker would
+have saved and `c dt` what it would have cost since the last look:
+
+    up   = max(0, up + h - c dt)      while it is off: on at  up   >= wake  x B
+    down = max(0, down + c dt - h)    while it is on:  off at down >= leave x B     B = c (cold start + idle time-out)
+
+The h of worker k is measured on paper: what k always-warm workers would have taken of the real arrivals, less what k - 1
+would have (shadow.py). Each rule is played against the real traffic on paper, for each worker k; the
+endpoint follows, per worker, the rule whose paper bill is the smallest. Rules are not played once: which thresholds pay
+depends on whether bursts end before a cold start does, and the traffic says so within a few episodes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
+import math
+from collections import deque
 
-from vllm_service.errors import ServiceError
-from vllm_service.storage.coordination import Wakes
+import numpy as np
+from numpy.typing import NDArray
 
+from vllm_service.routing.shadow import Offered, ShadowWorkers, Speeds
 
-class Waked(StrEnum):
-    """What came of the wish to wake an endpoint."""
+Floats = NDArray[np.float64]
 
-    STARTED = "started"
-    UNDER_WAY = "under_way"
-    FAILED = "failed"
-
-
-class Wakeable(Protocol):
-    """An endpoint that can be woken (providers/runpod.py)."""
-
-    async def wake(self, model: str) -> str:
-        """Raises ServiceError."""
-        ...
+WAKE = (0.3, 1.0, 2.0, math.inf)
+AGE = (0.0, 0.5, 1.0)
+LEAVE = (0.5, 1.0, 2.0, 5.0)
+RULES = np.array([(wake, age, leave) for wake in WAKE for age in AGE for leave in LEAVE])
 
 
-@dataclass(frozen=True, kw_only=True)
-class WakeSettings:
-    """Seconds. lease: how long nobody else wakes it: its longest cold start. retry: after a wake that failed."""
-
-    lease_seconds: float = 300.0
-    retry_seconds: float = 5.0
+def rule_number(wake: float, age: float, leave: float) -> int:
+    """Of the rule with these thresholds."""
+    return (WAKE.index(wake) * len(AGE) + AGE.index(age)) * len(LEAVE) + LEAVE.index(leave)
 
 
-async def wake_once(
-    name: str, model: str, endpoint: Wakeable, wakes: Wakes, settings: WakeSettings
-) -> tuple[Waked, str | None]:
-    """Also why it failed, for the log. When a worker is seen ready, or seen gone, call `wakes.clear(name)`."""
-    if not await wakes.claim(name, settings.lease_seconds):
-        return Waked.UNDER_WAY, None
-    try:
-        await endpoint.wake(model)
-    except ServiceError as error:
-        await wakes.shorten(name, settings.retry_seconds)
-        return Waked.FAILED, error.message
-    return Waked.STARTED, None
+FIRST_RULE = rule_number(1.0, 0.5, 1.0)
+SURE_RULE = rule_number(2.0, 0.5, 1.0)
+NEVER = rule_number(math.inf, 0.0, 1.0)
+RED_SHARE, _PAYING_RED_SHARE = 0.01, 0.018
+_MOST_WAITING = 100_000
+_LOAD_SECONDS = 20.0
+_BETTER = 2.0
+_SMOOTHING_SECONDS = 10.0
+_OFF, _STARTING, _ON = 0, 1, 2
+
+
+class PaperWorkers:
+    """Every rule, for every worker, on paper. Arrays are [rule, worker]; money in dollars."""
+
+    def __init__(self, workers: int, usd_per_second: float, memory_seconds: float) -> None:
+        shape = (len(RULES), workers)
+        self._usd_per_second = usd_per_second
+        self._memory_seconds = memory_seconds
+        self._wake, self._age, self._leave = RULES[:, :1], RULES[:, 1:2], RULES[:, 2:]
+        self.state: NDArray[np.int8] = np.zeros(shape, np.int8)
+        self._regret: Floats = np.zeros(shape)
+        self._regretted_for: Floats = np.zeros(shape)
+        self._cold_left: Floats = np.zeros(shape)
+        self.bill: Floats = np.zeros(shape)
+
+    def advance(self, seconds: float, saved: Floats, cold_seconds: float, idle_seconds: float) -> None:
+        """`saved`: hosted dollars that each worker would have saved in these seconds, had it been warm."""
+        cost = self._usd_per_second * seconds
+        whole = self._usd_per_second * (cold_seconds + idle_seconds)
+        off, starting, on = self.state == _OFF, self.state == _STARTING, self.state == _ON
+        # A worker that is on and not needed leaves within a long silence, not at its end.
+        left = (self._leave * whole - self._regret) / self._usd_per_second
+        paid = np.where(on, np.minimum(cost, np.maximum(left, 0.0) * self._usd_per_second), 0.0)
+        paid = np.where(starting, np.minimum(seconds, self._cold_left) * self._usd_per_second, paid)
+        self.bill *= math.exp(-seconds / self._memory_seconds)
+        self.bill += np.where(on, paid, paid + saved)
+        change = np.where(off, saved - cost, np.where(on, cost - saved, 0.0))
+        self._regret = np.maximum(0.0, self._regret + change)
+        self._regretted_for = np.where(self._regret > 0.0, self._regretted_for + seconds, 0.0)
+        self._cold_left -= seconds
+        old_enough = self._regretted_for >= self._age * cold_seconds
+        woken = off & old_enough & (self._regret >= self._wake * whole)
+        gone = on & (self._regret >= self._leave * whole)
+        ready = starting & (self._cold_left <= 0.0)
+        self.state[woken], self.state[gone], self.state[ready] = _STARTING, _OFF, _ON
+        self._cold_left[woken] = cold_seconds
+        changed = woken | gone | ready
+        self._regret[changed] = 0.0
+        self._regretted_for[changed] = 0.0
+        self.bill += np.where(gone, self._usd_per_second * idle_seconds, 0.0)
+
+
+class WakeController:
+    """For one endpoint. `demand` is called for each request, `decide` about once a second."""
+
+    def __init__(self, workers: int, usd_per_second: float) -> None:
+        self._usd_per_second = usd_per_second
+        self._paper = PaperWorkers(workers, usd_per_second, memory_seconds=4 * 3600.0)
+        self._shadows = [ShadowWorkers(count) for count in range(1, workers + 1)]
+        self._rule = np.full(workers, FIRST_RULE)
+        self._numbers = np.arange(workers)
+        self._offered: deque[Offered] = deque(maxlen=_MOST_WAITING)
+        self._looked_at: float | None = None
+        self._on = np.zeros(workers, bool)
+        self._unreleased: Floats = np.zeros(workers)
+        self._offered_usd = self._saved_usd = 0.0
+        self._red_before_usd = 0.0
+        self.load = 0.0
+
+    def demand(self, request: Offered) -> None:
+        """A request came that could be served here."""
+        self._offered.append(request)
+        self._offered_usd += request.usd
+
+    def decide(self, now: float, cold_seconds: float, idle_seconds: float, speeds: Speeds, spent_usd: float) -> int:
+        """How many workers there should be."""
+        seconds = 1.0 if self._looked_at is None else now - self._looked_at
+        if seconds <= 0.0:
+            return self.wanted()
+        self._looked_at = now
+        saved = self._offer_to_shadows(seconds, speeds)
+        self._paper.advance(seconds, saved, cold_seconds, idle_seconds)
+        self._choose(cold_seconds + idle_seconds)
+        self._follow(spent_usd, self._usd_per_second * (cold_seconds + idle_seconds))
+        return self.wanted()
+
+    def wanted(self) -> int:
+        """Workers that are on, counted from the first; a gap ends the count."""
+        return int(len(self._on) if self._on.all() else np.argmin(self._on))
+
+    def took(self, usd: float) -> None:
+        """An own worker has taken a request that would have cost this much hosted."""
+        self._saved_usd += usd
+
+    def _follow(self, spent_usd: float, whole_usd: float) -> None:
+        """Workers as their rules have them; a new one only where it has paid on paper, is sure, or is affordable."""
+        ruled = self._paper.state[self._rule, self._numbers] != _OFF
+        bill = self._paper.bill
+        pays = bill[NEVER] - bill[self._rule, self._numbers] > 2.0 * whole_usd
+        sure = self._paper.state[SURE_RULE] != _OFF
+        self._on &= ruled
+        if not self._on.any():
+            self._red_before_usd = spent_usd - self._saved_usd
+        sure &= self._red_before_usd <= RED_SHARE * self._offered_usd
+        for number in np.flatnonzero(ruled & ~self._on):
+            red = spent_usd - self._saved_usd + whole_usd
+            limit = (_PAYING_RED_SHARE if pays[number] else RED_SHARE) * self._offered_usd
+            if sure[number] or red <= limit:
+                self._on[number] = True
+
+    def _offer_to_shadows(self, seconds: float, speeds: Speeds) -> Floats:
+        """What the first, the second, ... worker would have saved since the last look."""
+        offered, reading = self._offered, 0.0
+        shadows = self._shadows[: int(3.0 * self.load) + 3]
+        for shadow in shadows:
+            shadow.usd = 0.0
+        for request in offered:
+            reading += request.reading_seconds
+            for shadow in shadows:
+                shadow.offer(request, speeds)
+        offered.clear()
+        keep = math.exp(-seconds / _LOAD_SECONDS)
+        self.load = max(self.load * keep + reading * (1.0 - keep) / seconds, self.load * keep)
+        # Two shadows take different requests of a burst; what the one has more than the other is noise until averaged.
+        self._unreleased[: len(shadows)] += np.diff([0.0, *(shadow.usd for shadow in shadows)])
+        released = self._unreleased * (1.0 - math.exp(-seconds / _SMOOTHING_SECONDS))
+        self._unreleased -= released
+        return np.array(falling(released.tolist()))
+
+    def _choose(self, whole_seconds: float) -> None:
+        """Changes rules only for one that is better by what a start costs: each change may cost one.
+
+        A worker that is on stays with a rule that has it on: what its start has cost is spent, whoever was right.
+        """
+        bill, numbers = self._paper.bill, self._numbers
+        best = bill.argmin(axis=0)
+        gain = bill[self._rule, numbers] - bill[best, numbers]
+        keeps = ~self._on | (self._paper.state[best, numbers] != _OFF)
+        self._rule = np.where(keeps & (gain > _BETTER * self._usd_per_second * whole_seconds), best, self._rule)
+
+
+def falling(values: list[float]) -> list[float]:
+    """The nearest sequence that never rises (pooled neighbours): a further worker saves no more than the one before."""
+    pools: list[tuple[float, int]] = []
+    for value in values:
+        total, count = value, 1
+        while pools and pools[-1][0] * count < total * pools[-1][1]:
+            last_total, last_count = pools.pop()
+            total, count = total + last_total, count + last_count
+        pools.append((total, count))
+    return [total / count for total, count in pools for _ in range(count)]

@@ -164,7 +164,7 @@ async def test_an_answer_without_usage_is_counted_and_marked_estimated() -> None
     [
         (400, {"error": {"message": "bad tool", "param": "tools"}}, openai.BadRequestError, "INVALID_REQUEST_400"),
         (422, {"error": {"message": "no"}}, openai.UnprocessableEntityError, "UPSTREAM_422"),
-        (400, {"error": {"message": "x", "code": "context_length_exceeded"}}, openai.APIStatusError, "CONTEXT_TOO_LONG_413"),
+        (400, {"error": {"code": "context_length_exceeded"}}, openai.APIStatusError, "CONTEXT_TOO_LONG_413"),
         (413, b"too large", openai.APIStatusError, "CONTEXT_TOO_LONG_413"),
         (401, {"error": {"message": "Incorrect key sk-1"}}, openai.InternalServerError, "UPSTREAM_502"),
         (404, {"error": {"message": "no model"}}, openai.NotFoundError, "NOT_FOUND_404"),
@@ -213,7 +213,7 @@ async def test_our_own_errors_cost_nothing_and_leave_a_row() -> None:
         rows = [await gateway.books.row(number) for number in range(4)]
     assert [row.outcome for row in rows] == [Outcome.REJECTED] * 4
     assert [row.status for row in rows] == [404, 401, 400, 429]
-    assert upstream.asked == gateway.books.shares == []
+    assert (upstream.asked, gateway.books.shares) == ([], [])
 
 
 async def test_the_next_provider_answers_when_one_cannot() -> None:
@@ -224,11 +224,13 @@ async def test_the_next_provider_answers_when_one_cannot() -> None:
         await asked.stream([event({"error": {"message": "overloaded", "code": 529}})])
 
     first, second, third = ScriptedUpstream(fails), ScriptedUpstream(fails_late), ScriptedUpstream(answers)
-    async with first, second, third:
-        async with running(catalog_of("http://127.0.0.1:9/v1", first.url, second.url, third.url)) as gateway:
-            stream = await gateway.client.chat.completions.create(model="small", messages=MESSAGES, stream=True)
-            text = "".join([piece.choices[0].delta.content or "" async for piece in stream if piece.choices])
-            row = await gateway.books.row()
+    async with (
+        first, second, third,
+        running(catalog_of("http://127.0.0.1:9/v1", first.url, second.url, third.url)) as gateway,
+    ):  # fmt: skip
+        stream = await gateway.client.chat.completions.create(model="small", messages=MESSAGES, stream=True)
+        text = "".join([piece.choices[0].delta.content or "" async for piece in stream if piece.choices])
+        row = await gateway.books.row()
     assert text == "Hello"
     assert (row.provider, row.attempts, row.outcome) == ("provider-4", 4, Outcome.COMPLETED)
 

@@ -67,7 +67,8 @@ async def test_events_split_anywhere_arrive_whole() -> None:
         await asked.stream(pieces)
 
     async with gateway_to(ScriptedUpstream(script)) as gateway:
-        for number, pieces in enumerate(every_split(WHOLE)):
+        for number, split in enumerate(every_split(WHOLE)):
+            pieces[:] = split
             assert await streamed(gateway) == SHOWN
             assert (await gateway.books.row(number)).usage == Usage(10, 3)
 

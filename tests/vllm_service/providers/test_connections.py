@@ -128,7 +128,8 @@ async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.one_of(st.binary(max_size=80), st.sampled_from([
-    b"HTTP/1.1 200 OK\r\n", b"content-length: 3\r\n", b"transfer-encoding: chunked\r\n", b"\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n", b"content-length: 3\r\n", b"transfer-encoding: chunked\r\n", b"\r\n",
+    b"3\r\nabc\r\n", b"0\r\n\r\n",
     b"content-type: text/event-stream\r\n", b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
 ]))))  # fmt: skip
 def test_garbage_is_an_answer_or_a_fault_and_nothing_else(parts: list[bytes]) -> None:

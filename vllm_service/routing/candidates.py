@@ -1,0 +1,57 @@
+"""A place that serves a model, with everything that was learned about it: what strategies choose between."""
+
+from __future__ import annotations
+
+from vllm_service.providers.configured import Offer, Provider, ProviderKind
+from vllm_service.routing.capacity import Endpoint
+from vllm_service.routing.estimates import Mean
+from vllm_service.routing.profiles import LatencyTarget
+
+_GUESSED_FIRST_TOKEN_SECONDS, _GUESSED_TOKEN_SECONDS = 0.6, 0.015
+
+
+class Candidate:
+    """One offer. Prices in pico-dollars per token; `endpoint` is set for a per-second one.
+
+    is_priced: its marginal cost can be told; cost strategies leave the others alone. cached_share: of prompt tokens
+    that this place had cached, lately. late_until: it asked to be left alone until then.
+    """
+
+    __slots__ = (
+        "cached_picousd", "cached_share", "endpoint", "failures", "first_token_seconds", "in_flight", "input_picousd",
+        "is_priced", "late_until", "offer", "output_picousd", "position", "provider", "token_seconds", "weight",
+    )  # fmt: skip
+
+    def __init__(self, provider: Provider, offer: Offer, endpoint: Endpoint | None, position: int) -> None:
+        self.provider, self.offer, self.endpoint, self.position = provider, offer, endpoint, position
+        price = offer.price
+        by_second = provider.kind is ProviderKind.RUNPOD and provider.second_price is not None
+        self.is_priced = by_second if endpoint is not None else price is not None
+        self.input_picousd = price.input_picousd if price else 0
+        self.output_picousd = price.output_picousd if price else 0
+        cached = price.cached_input_picousd if price else None
+        self.cached_picousd = self.input_picousd if cached is None else cached
+        self.weight = offer.weight
+        self.in_flight = 0
+        self.failures = 0
+        self.late_until = 0.0
+        self.cached_share = Mean(0.0)
+        self.first_token_seconds = Mean(_GUESSED_FIRST_TOKEN_SECONDS)
+        self.token_seconds = Mean(_GUESSED_TOKEN_SECONDS)
+
+    def expected_seconds(self, prompt_tokens: int, completion_tokens: float, now: float) -> float:
+        """To the end of the answer, as this place has been lately; infinite for an endpoint with no worker."""
+        endpoint = self.endpoint
+        if endpoint is None:
+            return self.first_token_seconds.value + completion_tokens * self.token_seconds.value
+        batch = (endpoint.in_flight + 1.0) / max(1, endpoint.serving)
+        return endpoint.first_token_seconds(prompt_tokens, now) + completion_tokens * endpoint.token_seconds.at(batch)
+
+    def keeps(self, target: LatencyTarget, prompt_tokens: int, completion_tokens: float, now: float) -> bool:
+        """Whether an answer from here is expected within the target."""
+        if self.endpoint is not None:
+            return self.endpoint.keeps(target, prompt_tokens, completion_tokens, now)
+        allowed = target.first_token_seconds(prompt_tokens)
+        first = self.first_token_seconds.value
+        pace = self.token_seconds.value - target.seconds_per_output_token
+        return first <= allowed and first + completion_tokens * pace <= allowed

@@ -1,0 +1,50 @@
+"""What a request would cost at each place: marginal pico-dollars, whole numbers."""
+
+from __future__ import annotations
+
+from vllm_service.routing.candidates import Candidate
+
+_PICOUSD = 1e12
+_UNBOUNDED_ANSWER = 4  # without max_tokens an answer may be this many times as long as expected
+
+
+def hosted_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: int) -> int:
+    """By its token prices, of which this place is expected to have cached some prompt tokens."""
+    saved = candidate.input_picousd - candidate.cached_picousd
+    if saved:
+        prompt_picousd = prompt_tokens * candidate.input_picousd
+        prompt_picousd -= int(candidate.cached_share.value * prompt_tokens) * saved
+        return prompt_picousd + completion_tokens * candidate.output_picousd
+    return prompt_tokens * candidate.input_picousd + completion_tokens * candidate.output_picousd
+
+
+def own_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: float) -> int:
+    """The seconds of a full worker that it takes, times the price of a second: what the request displaces there.
+
+    A free slot of a warm worker costs less than that; a cold worker costs its start and its idle tail besides, which
+    the wake controller decides about, over many requests.
+    """
+    endpoint = candidate.endpoint
+    assert endpoint is not None
+    return int(endpoint.work_seconds(prompt_tokens, completion_tokens) * endpoint.usd_per_second * _PICOUSD)
+
+
+def marginal_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: float) -> int | None:
+    """None where the price is unknown: then nobody may claim that it is cheap."""
+    if not candidate.is_priced:
+        return None
+    if candidate.endpoint is not None:
+        return own_picousd(candidate, prompt_tokens, completion_tokens)
+    return hosted_picousd(candidate, prompt_tokens, int(completion_tokens))
+
+
+def highest_picousd(
+    candidate: Candidate, prompt_tokens: int, expected_completion: float, max_tokens: int | None
+) -> int | None:
+    """What it may cost at most: nothing cached, the answer as long as `max_tokens` (else four times the expected)."""
+    if not candidate.is_priced:
+        return None
+    longest = max_tokens if max_tokens is not None else int(_UNBOUNDED_ANSWER * expected_completion) + 1
+    if candidate.endpoint is not None:
+        return own_picousd(candidate, prompt_tokens, longest)
+    return prompt_tokens * candidate.input_picousd + longest * candidate.output_picousd

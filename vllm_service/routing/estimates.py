@@ -1,0 +1,87 @@
+"""Running estimates: means that forget, a line through measured points, lengths of answers per key."""
+
+from __future__ import annotations
+
+
+class Mean:
+    """A mean in which the last `memory` observations weigh most; it starts at a guess that weighs as `trust` of them."""
+
+    __slots__ = ("_memory", "_weight", "value")
+
+    def __init__(self, guess: float, memory: float = 50.0, trust: float = 1.0) -> None:
+        self.value = guess
+        self._weight = trust
+        self._memory = memory
+
+    def add(self, observed: float) -> None:
+        """One more observation."""
+        weight = self._weight
+        if weight < self._memory:
+            weight = self._weight = weight + 1.0
+        self.value += (observed - self.value) / weight
+
+    @property
+    def weight(self) -> float:
+        """How many observations it rests on, the guess's trust included; at most its memory."""
+        return self._weight
+
+
+class Line:
+    """y = intercept + slope x by least squares that forget; starts as a guessed line that weighs as `trust` points.
+
+    Both are kept from going below zero: a speed cannot improve with load.
+    """
+
+    __slots__ = ("_keep", "_n", "_x", "_xx", "_xy", "_y", "intercept", "slope")
+
+    def __init__(self, intercept: float, slope: float, scale: float, trust: float = 20.0, memory: float = 500.0) -> None:
+        self._keep = 1.0 - 1.0 / memory
+        self.intercept, self.slope = intercept, slope
+        # Two points of the guessed line, at x = 0 and x = scale, each with half the trust.
+        half, end = trust / 2.0, intercept + slope * scale
+        self._n, self._x, self._xx = trust, half * scale, half * scale * scale
+        self._y, self._xy = half * (intercept + end), half * scale * end
+
+    def add(self, x: float, y: float) -> None:
+        """One more measured point."""
+        keep = self._keep
+        self._n = n = self._n * keep + 1.0
+        self._x = sx = self._x * keep + x
+        self._xx = sxx = self._xx * keep + x * x
+        self._y = sy = self._y * keep + y
+        self._xy = sxy = self._xy * keep + x * y
+        spread = n * sxx - sx * sx
+        if spread > 1e-9 * n * sxx:
+            self.slope = slope = max(0.0, (n * sxy - sx * sy) / spread)
+            self.intercept = max(0.0, (sy - slope * sx) / n)
+
+    def at(self, x: float) -> float:
+        """The line's value."""
+        return self.intercept + self.slope * x
+
+
+class AnswerLengths:
+    """How many tokens an answer will have: by key and operation where seen often enough, else by what all got."""
+
+    __slots__ = ("_all", "_by_caller", "_limit")
+
+    def __init__(self, guess: float = 200.0, callers: int = 10_000) -> None:
+        self._all = Mean(guess, memory=200.0)
+        self._by_caller: dict[tuple[str, str], Mean] = {}
+        self._limit = callers
+
+    def expect(self, key_id: str, operation: str, max_tokens: int | None) -> float:
+        """Tokens, never more than the caller allows."""
+        caller = self._by_caller.get((key_id, operation))
+        expected = (caller or self._all).value
+        return expected if max_tokens is None or expected < max_tokens else float(max_tokens)
+
+    def add(self, key_id: str, operation: str, completion_tokens: int) -> None:
+        """An answer was this long."""
+        caller = self._by_caller.get((key_id, operation))
+        if caller is None:
+            if len(self._by_caller) >= self._limit:
+                self._by_caller.clear()  # rather than grow without bound; it is learned again within a few answers
+            caller = self._by_caller[key_id, operation] = Mean(self._all.value, memory=200.0, trust=5.0)
+        caller.add(completion_tokens)
+        self._all.add(completion_tokens)

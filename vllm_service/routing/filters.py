@@ -1,0 +1,61 @@
+"""Rules that take places away before cost decides: tags, region, context length, capabilities, a cap in dollars.
+
+What a caller asks for travels in `RequestFacts.tags`: `region:eu` wants data to stay there, `needs:vision` wants a
+capability of the model, any other tag must be one of the provider's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllm_service.domain.requests import RequestFacts
+from vllm_service.errors import ContextTooLong, InvalidRequest, ModelUnavailable
+from vllm_service.providers.configured import PublicModel
+from vllm_service.routing.candidates import Candidate
+from vllm_service.routing.cost import highest_picousd
+
+_REGION, _NEEDS = "region:", "needs:"
+
+
+def check_model(model: PublicModel, facts: RequestFacts) -> None:
+    """Raises ContextTooLong, or InvalidRequest for a capability that the model lacks."""
+    if model.context_length is not None and facts.prompt_tokens > model.context_length:
+        raise ContextTooLong(
+            f"About {facts.prompt_tokens} prompt tokens do not fit the {model.context_length} of {model.name}.",
+            param="messages",
+            details={"prompt_tokens": facts.prompt_tokens, "context_length": model.context_length},
+        )
+    lacking = sorted({tag[len(_NEEDS) :] for tag in facts.tags if tag.startswith(_NEEDS)} - model.capabilities)
+    if lacking:
+        raise InvalidRequest(f"The model {model.name} cannot do: {', '.join(lacking)}.", param="model")
+
+
+def allowed(candidates: Sequence[Candidate], facts: RequestFacts, expected_completion: float) -> list[Candidate]:
+    """Those that every rule lets through. Raises ModelUnavailable naming the rule that left none."""
+    left = list(candidates)
+    for rule, keeps in _rules(facts, expected_completion):
+        left = [candidate for candidate in left if keeps(candidate)]
+        if not left:
+            raise ModelUnavailable(
+                f"No provider of {facts.model} is left by the rule {rule}.",
+                details={"model": facts.model, "rule": rule, "fallback_available": False},
+            )
+    return left
+
+
+def _rules(facts: RequestFacts, expected_completion: float):  # type: ignore[no-untyped-def]
+    if facts.provider is not None:
+        yield f"provider = {facts.provider}", lambda place: place.provider.name == facts.provider
+    for tag in sorted(facts.tags):
+        if tag.startswith(_REGION):
+            yield tag, lambda place, region=tag[len(_REGION) :]: place.provider.region == region
+        elif not tag.startswith(_NEEDS):
+            yield f"tag {tag}", lambda place, tag=tag: tag in place.provider.tags
+    cap = facts.cap_picousd
+    if cap is not None:
+        yield f"cap of {cap / 1e12:.6f} USD", lambda place: _within(place, facts, expected_completion, cap)
+
+
+def _within(candidate: Candidate, facts: RequestFacts, expected_completion: float, cap_picousd: int) -> bool:
+    highest = highest_picousd(candidate, facts.prompt_tokens, expected_completion, facts.max_tokens)
+    return highest is not None and highest <= cap_picousd

@@ -1,0 +1,283 @@
+"""The router: request facts and a time in, an ordered plan out; and how many workers each endpoint should have.
+
+It does no I/O. The gateway tells it what was sent, what came back and what the platform says of its workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from vllm_service.domain.money import PICOUSD_PER_USD
+from vllm_service.domain.requests import RequestFacts
+from vllm_service.domain.usage import Usage
+from vllm_service.errors import ConfigurationError, InvalidRequest, ModelNotFound, ModelUnavailable
+from vllm_service.providers.configured import Catalog, ProviderKind, PublicModel
+from vllm_service.routing import filters
+from vllm_service.routing.candidates import Candidate
+from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
+from vllm_service.routing.cost import hosted_picousd, marginal_picousd
+from vllm_service.routing.estimates import AnswerLengths
+from vllm_service.routing.plan import Plan, Step, WorkerTarget
+from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
+from vllm_service.routing.shadow import Offered
+from vllm_service.routing.strategies import STRATEGIES, Choice, Strategy, Turns
+from vllm_service.routing.use_cases import PREFIX, UseCases
+from vllm_service.routing.waking import WakeController
+
+MayTry = Callable[[str, str, float], bool]
+
+
+class Route:
+    """A public model, compiled: its candidates, strategy and target."""
+
+    __slots__ = ("_hosted", "by_provider", "candidates", "lengths", "model", "own", "strategy", "target", "turns")
+
+    def __init__(self, model: PublicModel, candidates: list[Candidate], settings: RouterSettings) -> None:
+        self.model, self.candidates = model, candidates
+        self.by_provider = {(place.provider.name, place.offer.model): place for place in candidates}
+        self.own = [place for place in candidates if place.endpoint is not None]
+        self.strategy = find_strategy(model.strategy or settings.default_strategy)
+        self.target = settings.target
+        if model.latency_target_seconds is not None:
+            self.target = replace(settings.target, ttft_seconds=model.latency_target_seconds)
+        self.lengths = AnswerLengths()
+        self.turns = Turns()
+        self._hosted = [place for place in candidates if place.endpoint is None and place.is_priced]
+
+    def hosted_picousd(self, prompt_tokens: int, completion_tokens: int) -> int | None:
+        """What the cheapest hosted place of a known price would take; None if there is none."""
+        prices = [hosted_picousd(place, prompt_tokens, completion_tokens) for place in self._hosted]
+        return min(prices) if prices else None
+
+
+def find_strategy(name: str) -> Strategy:
+    """Raises InvalidRequest for a name that is none of STRATEGIES; case does not matter."""
+    strategy = STRATEGIES.get(name) or STRATEGIES.get(name.upper())
+    if strategy is None:
+        raise InvalidRequest(f"There is no strategy {name!r}. Strategies: {', '.join(STRATEGIES)}.", param="strategy")
+    return strategy
+
+
+class CostRouter:
+    """Implements plan.Router over a catalog. `may_try` is the circuit breaker's word on (provider, model, now)."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: RouterSettings | None = None,
+        use_cases: UseCases | None = None,
+        may_try: MayTry | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._settings = settings = settings or RouterSettings()
+        self._use_cases = use_cases or UseCases()
+        self._may_try = may_try
+        self.endpoints = _endpoints(catalog, settings)
+        self.controllers = {
+            name: WakeController(endpoint.profile.max_workers, endpoint.usd_per_second)
+            for name, endpoint in self.endpoints.items()
+        }
+        routes: dict[int, Route] = {}
+        self._routes: dict[str, Route] = {}
+        for name, model in catalog.models.items():
+            if id(model) not in routes:
+                routes[id(model)] = Route(model, _candidates(catalog, model, self.endpoints), settings)
+            self._routes[name] = routes[id(model)]
+        self._open: dict[tuple[int, str], tuple[float, float, bool]] = {}
+
+    def plan(self, facts: RequestFacts, now_seconds: float) -> Plan:
+        """See plan.Router. Raises ModelNotFound, ContextTooLong, InvalidRequest, ModelUnavailable."""
+        route = self._route(facts)
+        completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
+        candidates = self._allowed(route, facts, completion, now_seconds)
+        strategy = route.strategy if facts.strategy is None else find_strategy(facts.strategy)
+        target = route.target
+        if facts.latency_target_seconds is not None:
+            target = replace(target, ttft_seconds=facts.latency_target_seconds)
+        if route.own:
+            self._count_demand(route, facts, completion, target, now_seconds)
+        choice = Choice(facts, candidates, target, completion, now_seconds, route.turns, self._settings.own_share)
+        ordered, reason = strategy(choice)
+        if not ordered:
+            raise ModelUnavailable(
+                f"No provider of {facts.model} has a known price, which the strategy needs.",
+                details={"model": facts.model, "fallback_available": True},
+            )
+        prompt = facts.prompt_tokens
+        steps = tuple(
+            Step(place.provider.name, place.offer.model, marginal_picousd(place, prompt, completion))
+            for place in ordered[: self._settings.max_steps]
+        )
+        return Plan(steps, reason)
+
+    def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
+        """See plan.Router."""
+        place = self._place(step, facts)
+        place.in_flight += 1
+        alone = False
+        if place.endpoint is not None:
+            alone = place.endpoint.unread_tokens <= 0
+            place.endpoint.sent(facts.prompt_tokens, now_seconds)
+            route = self._route(facts)
+            completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
+            hosted = route.hosted_picousd(facts.prompt_tokens, int(completion))
+            self.controllers[place.endpoint.name].took((hosted or 0) / PICOUSD_PER_USD)
+        self._open[id(facts), step.provider] = (now_seconds, 0.0, alone)
+
+    def first_token(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
+        """See plan.Router."""
+        key = (id(facts), step.provider)
+        attempt = self._open.get(key)
+        if attempt is None or attempt[1]:
+            return
+        place = self._place(step, facts)
+        waited = now_seconds - attempt[0]
+        self._open[key] = (attempt[0], now_seconds, attempt[2])
+        place.first_token_seconds.add(waited)
+        if place.endpoint is not None:
+            place.endpoint.read(facts.prompt_tokens)
+            place.endpoint.measured_answer(waited, facts.prompt_tokens, attempt[2])
+
+    def finished(self, step: Step, facts: RequestFacts, usage: Usage | None, now_seconds: float) -> None:
+        """See plan.Router."""
+        attempt = self._open.pop((id(facts), step.provider), None)
+        if attempt is None:
+            return
+        route = self._route(facts)
+        place = self._place(step, facts)
+        place.in_flight -= 1
+        place.failures = 0
+        began, first_token_at, _ = attempt
+        if place.endpoint is not None:
+            if not first_token_at:
+                place.endpoint.read(facts.prompt_tokens)
+            self._own_finished(route, place.endpoint, facts, usage, (began, first_token_at, now_seconds))
+        elif usage is not None and first_token_at and usage.completion_tokens > 1:
+            place.token_seconds.add((now_seconds - first_token_at) / (usage.completion_tokens - 1))
+        if usage is not None:
+            route.lengths.add(facts.key_id, facts.operation, usage.completion_tokens)
+            if usage.prompt_tokens > 0 and place.cached_picousd != place.input_picousd:
+                place.cached_share.add(usage.cached_tokens / usage.prompt_tokens)
+
+    def failed(
+        self, step: Step, facts: RequestFacts, status: int, retry_after_seconds: float | None, now_seconds: float
+    ) -> None:
+        """See plan.Router."""
+        attempt = self._open.pop((id(facts), step.provider), None)
+        if attempt is None:
+            return
+        place = self._place(step, facts)
+        place.in_flight -= 1
+        if place.endpoint is not None:
+            if not attempt[1]:
+                place.endpoint.read(facts.prompt_tokens)
+            place.endpoint.left()
+        if status == 429 and retry_after_seconds:
+            place.late_until = now_seconds + retry_after_seconds
+
+    def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
+        """See plan.Router."""
+        endpoint = self.endpoints.get(provider)
+        if endpoint is not None:
+            endpoint.observe(health, now_seconds)
+
+    def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
+        """See plan.Router."""
+        return tuple(self._target(name, endpoint, now_seconds) for name, endpoint in self.endpoints.items())
+
+    def _target(self, name: str, endpoint: Endpoint, now: float) -> WorkerTarget:
+        controller, profile = self.controllers[name], endpoint.profile
+        wanted = controller.decide(
+            now,
+            endpoint.cold_start.value + STATES_LATE_SECONDS,
+            profile.idle_timeout_seconds,
+            endpoint.speeds(),
+            endpoint.billed_usd(now),
+        )
+        if wanted != endpoint.target or not endpoint.is_managed:
+            endpoint.set_target(wanted, now)
+        return WorkerTarget(name, wanted, f"demand is worth {controller.load:.2f} workers")
+
+    def _route(self, facts: RequestFacts) -> Route:
+        route = self._routes.get(facts.model)
+        if route is None:
+            if facts.model.startswith(PREFIX):
+                return self._routes[self._use_cases.model_for(facts.model[len(PREFIX) :], self._catalog)]
+            raise ModelNotFound(facts.model, sorted(self._routes))
+        return route
+
+    def _place(self, step: Step, facts: RequestFacts) -> Candidate:
+        return self._route(facts).by_provider[step.provider, step.model]
+
+    def _allowed(self, route: Route, facts: RequestFacts, completion: float, now: float) -> list[Candidate]:
+        candidates = route.candidates
+        if facts.tags or route.model.context_length is not None:
+            filters.check_model(route.model, facts)
+        if facts.tags or facts.provider is not None or facts.cap_picousd is not None:
+            candidates = filters.allowed(candidates, facts, completion)
+        if self._may_try is None:
+            return candidates
+        may_try = self._may_try
+        left = [place for place in candidates if may_try(place.provider.name, place.offer.model, now)]
+        if not left:
+            raise ModelUnavailable(
+                f"Every provider of {facts.model} has been failing.",
+                details={"model": facts.model, "fallback_available": False},
+            )
+        return left
+
+    def _count_demand(
+        self, route: Route, facts: RequestFacts, completion: float, target: LatencyTarget, now: float
+    ) -> None:
+        prompt = facts.prompt_tokens
+        hosted = route.hosted_picousd(prompt, int(completion))
+        if hosted is None:
+            return
+        usd = hosted / PICOUSD_PER_USD
+        for place in route.own:
+            endpoint = place.endpoint
+            assert endpoint is not None
+            allowed = target.first_token_seconds(prompt) * endpoint.margin
+            reading = prompt * endpoint.read_seconds.slope
+            pace = target.seconds_per_output_token * endpoint.margin
+            self.controllers[endpoint.name].demand(Offered(now, usd, reading, completion, allowed, pace))
+
+    def _own_finished(
+        self, route: Route, endpoint: Endpoint, facts: RequestFacts, usage: Usage | None, times: tuple[float, float, float]
+    ) -> None:
+        began, first_token_at, ended = times
+        if usage is not None and first_token_at:
+            tokens = usage.completion_tokens
+            if tokens > 1:
+                endpoint.measured_token((ended - first_token_at) / (tokens - 1), ended)
+            allowed = route.target.first_token_seconds(facts.prompt_tokens)
+            in_time = first_token_at - began <= allowed
+            in_time = in_time and ended - began <= allowed + route.target.seconds_per_output_token * tokens
+            endpoint.judged(in_time)
+        endpoint.left()
+
+
+def _endpoints(catalog: Catalog, settings: RouterSettings) -> dict[str, Endpoint]:
+    endpoints = {}
+    for name, provider in catalog.providers.items():
+        if provider.kind is ProviderKind.RUNPOD and provider.second_price is not None:
+            profile = settings.profiles.get(name, EndpointProfile())
+            usd = provider.second_price.picousd_per_microsecond * 1e6 / PICOUSD_PER_USD
+            endpoints[name] = Endpoint(name, profile, usd, settings.cost_margin, settings.miss_budget)
+    return endpoints
+
+
+def _candidates(catalog: Catalog, model: PublicModel, endpoints: Mapping[str, Endpoint]) -> list[Candidate]:
+    for offer in model.offers:
+        if offer.provider not in catalog.providers:
+            raise ConfigurationError(f"The model {model.name} names the provider {offer.provider}, which is not there.")
+    return [
+        Candidate(catalog.providers[offer.provider], offer, endpoints.get(offer.provider), position)
+        for position, offer in enumerate(model.offers)
+    ]
+
+
+def target_of(settings: RouterSettings) -> LatencyTarget:
+    """What is promised where neither model nor request says otherwise."""
+    return settings.target

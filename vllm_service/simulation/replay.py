@@ -1,0 +1,196 @@
+"""Replays a trace through a policy with a virtual clock, and tallies what it cost and how long callers waited."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vllm_service.simulation.draws import Draws
+from vllm_service.simulation.endpoint import Endpoint
+from vllm_service.simulation.scenario import Scenario
+from vllm_service.simulation.trace import Trace
+
+_PROGRESS_EVERY = 2000
+
+
+class Policy(Protocol):
+    """Decides where each request goes, by calling `replay.send_own` or `replay.send_hosted`."""
+
+    def begin(self, replay: Replay) -> Endpoint:
+        """The own endpoint as this policy has it scaled."""
+        ...
+
+    def arrived(self, request: int, now: float) -> None:
+        """A request wants an answer."""
+        ...
+
+    def first_token(self, request: int, now: float) -> None:
+        """The own endpoint's first token of it has come back."""
+        ...
+
+    def ended(self, request: int, now: float) -> None:
+        """The own endpoint's answer to it is complete."""
+        ...
+
+    def close(self, now: float) -> None:
+        """No request will come any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostedAnswer:
+    """rejections: providers that answered 429, in order; then `provider` answered. Times on the virtual clock."""
+
+    provider: int
+    first_token_at: float
+    ends_at: float
+    usd: float
+    rejections: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a policy did. Arrays hold a value per request, in the order of arrival; seconds since its arrival."""
+
+    hosted_usd: float
+    own_usd: float
+    billed_seconds: int
+    starts: int
+    within: NDArray[np.bool_]
+    first_token_seconds: NDArray[np.float64]
+    end_seconds: NDArray[np.float64]
+    usd_by_request: NDArray[np.float64]
+    lifetimes: list[tuple[float, float]]
+
+    @property
+    def usd(self) -> float:
+        """Of hosted answers and of workers."""
+        return self.hosted_usd + self.own_usd
+
+    @property
+    def within_target_pct(self) -> float:
+        """Share of requests whose first token and whose end were both in time."""
+        return 100.0 * float(self.within.mean())
+
+
+class Replay:
+    """One run of one policy. `now` only moves forward."""
+
+    def __init__(self, trace: Trace, scenario: Scenario, draws: Draws, policy: Policy) -> None:
+        self.trace, self.scenario, self.draws, self.policy = trace, scenario, draws, policy
+        self.prompts: list[float] = trace.prompt_tokens.tolist()
+        self.completions: list[float] = trace.completion_tokens.tolist()
+        self.arrivals: list[float] = trace.arrival_seconds.tolist()
+        self.now = 0.0
+        self.first_token_at = [0.0] * len(trace)
+        self.ends_at = [0.0] * len(trace)
+        self.hosted_usd = [0.0] * len(trace)
+        self._timers: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._timer_number = 0
+        self._rejected = {(int(r), int(p)) for r, p in np.argwhere(draws.rejected)}
+        self.endpoint = policy.begin(self)
+
+    def at(self, time: float, call: Callable[..., None], *arguments: Any) -> None:
+        """Calls this when the clock gets there."""
+        self._timer_number += 1
+        heapq.heappush(self._timers, (time, self._timer_number, call, arguments))
+
+    def send_own(self, request: int) -> None:
+        """Now, to the own endpoint's queue."""
+        self.endpoint.submit(request, self.prompts[request], self.completions[request], self.now)
+
+    def ask_hosted(self, request: int, order: tuple[int, ...]) -> HostedAnswer:
+        """What happens when these providers are tried in this order, from now on; again from the first after the last.
+
+        A provider's 429 is drawn once per request; a second round is answered.
+        """
+        begins, rejections = self.now, ()
+        provider = order[0]
+        for provider in order:
+            if (request, provider) not in self._rejected:
+                break
+            rejections = (*rejections, provider)
+            begins += self.scenario.rejection_seconds
+        else:
+            provider = order[0]
+        place = self.scenario.hosted[provider]
+        first_token_at = begins + place.ttft_seconds
+        ends_at = first_token_at + self.completions[request] / place.tokens_per_second
+        usd = place.usd(self.prompts[request], self.completions[request])
+        return HostedAnswer(provider, first_token_at, ends_at, usd, rejections)
+
+    def book_hosted(self, request: int, answer: HostedAnswer) -> None:
+        """This is what the caller got, and what it cost."""
+        self.first_token_at[request] = answer.first_token_at
+        self.ends_at[request] = answer.ends_at
+        self.hosted_usd[request] += answer.usd
+
+    def run(self, progress: Callable[[int], None] = lambda done: None) -> Outcome:
+        """To the end of the last answer and the last worker's idle time-out."""
+        endpoint, policy, timers, arrivals = self.endpoint, self.policy, self._timers, self.arrivals
+        count, arrived, closed = len(arrivals), 0, False
+        never = float("inf")
+        while True:
+            arrival = arrivals[arrived] if arrived < count else never
+            timer = timers[0][0] if timers else never
+            event = endpoint.next_event
+            if event <= arrival and event <= timer:
+                if event == never:
+                    if closed:
+                        break
+                    closed = True
+                    policy.close(self.now)
+                    continue
+                self.now = event
+                self._step(endpoint, policy)
+            elif timer <= arrival:
+                self.now, _, call, arguments = heapq.heappop(timers)
+                call(*arguments)
+            else:
+                self.now = arrival
+                policy.arrived(arrived, arrival)
+                arrived += 1
+                if arrived % _PROGRESS_EVERY == 0:
+                    progress(arrived)
+            if arrived == count and not closed and not endpoint.busy():
+                closed = True
+                policy.close(self.now)
+        progress(count)
+        return self._outcome()
+
+    def _step(self, endpoint: Endpoint, policy: Policy) -> None:
+        overhead = self.scenario.own.profile.overhead_seconds
+        for request, is_first_token in endpoint.step():
+            if is_first_token:
+                if not self.first_token_at[request]:
+                    self.first_token_at[request] = self.now + overhead
+                policy.first_token(request, self.now)
+            else:
+                if not self.ends_at[request]:
+                    self.ends_at[request] = self.now + overhead
+                policy.ended(request, self.now)
+
+    def _outcome(self) -> Outcome:
+        arrival = self.trace.arrival_seconds
+        first_token_seconds = np.array(self.first_token_at) - arrival
+        end_seconds = np.array(self.ends_at) - arrival
+        target = self.scenario.target
+        first_target = target.ttft_seconds + self.trace.prompt_tokens / target.prompt_tokens_per_second
+        end_target = first_target + target.seconds_per_output_token * self.trace.completion_tokens
+        hosted = np.array(self.hosted_usd)
+        return Outcome(
+            hosted_usd=float(hosted.sum()),
+            own_usd=self.endpoint.billed_seconds * self.scenario.own.usd_per_second,
+            billed_seconds=self.endpoint.billed_seconds,
+            starts=self.endpoint.starts,
+            within=(first_token_seconds <= first_target) & (end_seconds <= end_target),
+            first_token_seconds=first_token_seconds,
+            end_seconds=end_seconds,
+            usd_by_request=hosted,
+            lifetimes=self.endpoint.lifetimes,
+        )

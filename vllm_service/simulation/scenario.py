@@ -1,0 +1,94 @@
+"""A scenario: the physics of one own endpoint, hosted providers in order, and the latency target. From YAML.
+
+Parameters are estimates; a scenario file says when they were made (`dated`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vllm_service.errors import ConfigurationError
+from vllm_service.routing.profiles import EndpointProfile, LatencyTarget
+
+
+@dataclass(frozen=True, slots=True)
+class HostedPhysics:
+    """A provider billed by the token: prices in USD per million tokens, and how fast it answers."""
+
+    name: str
+    input_usd_per_million: float
+    output_usd_per_million: float
+    ttft_seconds: float
+    tokens_per_second: float
+
+    def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """What one answer costs. Float: the simulator estimates, the ledger counts."""
+        return (prompt_tokens * self.input_usd_per_million + completion_tokens * self.output_usd_per_million) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPhysics:
+    """The own endpoint: what a worker costs per second, how fast it is, and how the platform starts and sees it.
+
+    cold_start_sigma: of the lognormal whose median is the profile's cold start. state_lag_seconds: how old the worker
+    states are that the router gets to see.
+    """
+
+    usd_per_second: float
+    profile: EndpointProfile
+    cold_start_sigma: float = 0.3
+    queue_delay_seconds: float = 4.0
+    state_lag_seconds: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Everything but the traffic. rejection_rate: of hosted attempts that end in a 429 after rejection_seconds."""
+
+    name: str
+    dated: str
+    own: OwnPhysics
+    hosted: tuple[HostedPhysics, ...]
+    target: LatencyTarget
+    rejection_rate: float = 0.01
+    rejection_seconds: float = 0.3
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Raises ConfigurationError, naming the file and the field, for what is missing, unknown or of a wrong type."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"The scenario {path} cannot be read: {error}") from error
+    try:
+        return parse_scenario(document)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigurationError(f"The scenario {path} is not valid: {error!r}; see scenarios/8b-4090.yaml") from error
+
+
+def parse_scenario(document: Mapping[str, Any]) -> Scenario:
+    """From YAML's mappings. KeyError, TypeError or ValueError for what does not fit."""
+    own = dict(document["own"])
+    physics = {name: float(own.pop(name)) for name in _names(OwnPhysics) if name in own}
+    profile = EndpointProfile(**own)
+    hosted = tuple(HostedPhysics(**entry) for entry in document["hosted"])
+    if not hosted:
+        raise ValueError("hosted: at least one provider")
+    return Scenario(
+        name=str(document["name"]),
+        dated=str(document["dated"]),
+        own=OwnPhysics(profile=profile, **physics),  # type: ignore[arg-type]  # floats by name
+        hosted=hosted,
+        target=LatencyTarget(**document.get("target", {})),
+        rejection_rate=float(document.get("rejection_rate", 0.01)),
+        rejection_seconds=float(document.get("rejection_seconds", 0.3)),
+    )
+
+
+def _names(physics: type) -> list[str]:
+    return [field.name for field in fields(physics)]
