@@ -99,11 +99,14 @@ def replay(call: Call, cached: CachedResponse) -> None:
 
 
 def _finish(call: Call, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
-    """What is passed on in place of the event that carries usage."""
+    """What is passed on in place of the event that carries usage.
+
+    Many callers take `choices[0]` of every chunk: the one without choices is for those who asked for it.
+    """
     call.count(usage)
-    if call.annotates:
-        return spliced(event, call.annotation(time.monotonic()))
-    return b"" if is_only_usage and not call.fields.wants_usage else event
+    if is_only_usage and not call.fields.wants_usage and call.headers.get(b"x-annotate") != b"on":
+        return b""
+    return spliced(event, call.annotation(time.monotonic())) if call.annotates else event
 
 
 def _keeping(receive: Callable[[bytes], None], kept: list[bytes]) -> Callable[[bytes], None]:

@@ -105,8 +105,11 @@ class LedgerWriter:
         while not is_last:
             await self._until_due()
             is_last = self._closing.is_set()
-            while self._waiting:
+            await self._write_batch()
+            while self._waiting and (is_last or len(self._waiting) >= self._pace.batch_rows):
                 await self._write_batch()
+            if self._waiting:
+                self._something_waits.set()
             await self._heartbeat()
         await self._retried(self._entry.heard(self._written_rows, self._dropped_rows), self._entry.signed_off())
 

@@ -16,9 +16,7 @@ from vllm_service.storage.ledger_reader import LedgerReader
 from vllm_service.storage.ledger_writer import LedgerPace, LedgerWriter
 from vllm_service.storage.memory_quotas import LEASE_SECONDS, MemoryQuotas
 from vllm_service.storage.memory_responses import MemoryResponses, ResponseBounds
-from vllm_service.storage.postgres_database import PostgresDatabase
 from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
-from vllm_service.storage.redis_link import RedisLink
 from vllm_service.storage.redis_quotas import RedisQuotas, WhenRedisIsAway
 from vllm_service.storage.redis_responses import RedisResponses
 from vllm_service.storage.retention import Retention
@@ -44,6 +42,8 @@ class Storage:
 async def open_database(database_url: str | None, data_dir: Path) -> Database:
     """Postgres by URL, else a file in `data_dir`; with all tables. StorageUnavailable."""
     if database_url:
+        from vllm_service.storage.postgres_database import PostgresDatabase  # noqa: PLC0415  # 5 MB without need of it
+
         return await PostgresDatabase.open(database_url, SCHEMA)
     return await SqliteDatabase.open(data_dir / DATABASE_FILE, SCHEMA)
 
@@ -78,6 +78,8 @@ async def open_storage(
         quotas: Quotas = own_quotas
         responses: ResponseCache = MemoryResponses(bounds)
         if redis_url is not None:
+            from vllm_service.storage.redis_link import RedisLink  # noqa: PLC0415  # 10 MB without need of it
+
             link = RedisLink(redis_url)
             stack.push_async_callback(link.close)
             instead = own_quotas if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE else None

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
+from typing import TYPE_CHECKING
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.quotas import (
@@ -24,7 +25,9 @@ from vllm_service.errors import RateLimited, StorageUnavailable
 from vllm_service.storage.limits import LIMITS, allowed_by, asked_of, period_wait_seconds, rejection
 from vllm_service.storage.memory_quotas import LEASE_SECONDS, MemoryQuotas
 from vllm_service.storage.protocol import Reservation
-from vllm_service.storage.redis_link import RedisLink
+
+if TYPE_CHECKING:
+    from vllm_service.storage.redis_link import RedisLink
 
 log = logging.getLogger(__name__)
 _PREFIX = "vllm-service"

@@ -6,13 +6,16 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from vllm_service.errors import StorageUnavailable
 from vllm_service.storage.memory_responses import ResponseBounds
 from vllm_service.storage.protocol import CachedResponse
-from vllm_service.storage.redis_link import RedisLink
+
+if TYPE_CHECKING:
+    from vllm_service.storage.redis_link import RedisLink
 
 log = logging.getLogger(__name__)
 _PREFIX = "vllm-service:response:"

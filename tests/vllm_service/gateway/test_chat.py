@@ -98,10 +98,14 @@ async def test_annotations_are_added_and_nothing_else_is_changed() -> None:
     assert headers["x-request-id"].startswith("req-")
 
 
-async def test_a_stream_ends_with_an_annotated_usage_chunk() -> None:
+@pytest.mark.parametrize(
+    "asking", [{"stream_options": {"include_usage": True}}, {"extra_headers": {"x-annotate": "on"}}]
+)
+async def test_a_stream_ends_with_an_annotated_usage_chunk_for_who_asks(asking: dict[str, Any]) -> None:
     upstream = ScriptedUpstream(answers)
     async with gateway_to(upstream) as gateway:
-        stream = await gateway.client.chat.completions.create(model="small", messages=MESSAGES, stream=True)
+        create = gateway.client.chat.completions.create
+        stream = await create(model="small", messages=MESSAGES, stream=True, **asking)
         chunks = [piece async for piece in stream]
         row = await gateway.books.row()
     assert "".join(piece.choices[0].delta.content or "" for piece in chunks if piece.choices) == "Hello"
