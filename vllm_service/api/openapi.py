@@ -110,7 +110,9 @@ def _complete(operation: Document) -> None:
 def _operation(endpoint: Endpoint) -> Document:
     content: Document = {"application/json": {"schema": {"$ref": f"#/components/schemas/{endpoint.answer}"}}}
     if endpoint.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        # Of one event, as tools read it; the JSON in its data is OpenAI's chunk.
+        event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+        content["text/event-stream"] = {"schema": event}
     request = {"schema": {"$ref": f"#/components/schemas/{endpoint.request}"}, "example": endpoint.example}
     return {
         "tags": ["openai"],

@@ -14,8 +14,8 @@ from vllm_service.providers.connection import Connection
 from vllm_service.providers.protocol import Answer, CutShort, NotReached, TimedOut
 from vllm_service.providers.streamed_answer import StreamOrWhole
 
-# A server that closes an idle connection earlier (uvicorn, and with it vLLM, after 5 s) is noticed at once; what routers
-# on the way forget in silence lives for a minute and more.
+# A server that closes an idle connection earlier (uvicorn, and with it vLLM, after 5 s) is noticed at once; routers on
+# the way, which forget in silence, keep it for a minute and more.
 KEEP_ALIVE_SECONDS = 55.0
 LOOK_EVERY_SECONDS = 0.25
 FEW_POOLS = 64  # more than that are left from reloads of the configuration

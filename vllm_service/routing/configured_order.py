@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelNotFound, ModelUnavailable
 from vllm_service.providers.configured import Catalog
-from vllm_service.routing.plan import Plan, Step
+from vllm_service.routing.plan import Plan, Step, WorkerTarget
 
 REASON = "configured order"
 
@@ -47,3 +49,10 @@ class ConfiguredOrder:
         self, step: Step, facts: RequestFacts, status: int, retry_after_seconds: float | None, now_seconds: float
     ) -> None:
         """See plan.Router."""
+
+    def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
+        """See plan.Router."""
+
+    def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
+        """See plan.Router."""
+        return ()
