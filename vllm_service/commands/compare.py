@@ -25,7 +25,7 @@ from vllm_service.client.compare import (
 from vllm_service.commands.storage_options import add_location, with_database
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.quotas import SECONDS_PER_DAY
-from vllm_service.domain.requests import Outcome
+from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import ServiceError
 from vllm_service.providers.files import read
 from vllm_service.settings import ServiceSettings
@@ -71,12 +71,14 @@ async def _measurements(ledger: LedgerReader) -> list[Measurement]:
     """Of the requests that were answered in the last week."""
     week = Window(since=time.time() - 7 * SECONDS_PER_DAY)
     return [
-        Measurement(
-            record.provider, record.upstream_model, record.total_ms, record.usage and record.usage.completion_tokens
-        )
+        Measurement(record.provider, record.upstream_model, record.total_ms, _completion_tokens(record))
         async for _, record in ledger.records(week)
         if record.outcome is Outcome.COMPLETED and record.provider and record.upstream_model and record.total_ms
     ]
+
+
+def _completion_tokens(record: RequestRecord) -> int | None:
+    return None if record.usage is None else record.usage.completion_tokens
 
 
 def _parser() -> argparse.ArgumentParser:
