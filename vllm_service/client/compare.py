@@ -30,6 +30,22 @@ class Offering:
     source: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How long one whole answer took, above 0 ms, and how many tokens it had."""
+
+    provider: str
+    model: str
+    latency_ms: float
+    completion_tokens: int | None
+
+    @classmethod
+    def of(cls, answer: Answer) -> Measurement:
+        """What the client measured of an answer."""
+        tokens = None if answer.usage is None else answer.usage.completion_tokens
+        return cls(answer.provider, answer.model, answer.latency_ms, tokens)
+
+
 # The example of the documents that this project began with (../shared/API.md, 2026-11): their prices and latencies, not
 # ours, kept so that their comparison can be made again. They write $200 and $1,000 a month; 10 M tokens at $0.02 per
 # million are $0.20.
@@ -123,11 +139,12 @@ def offerings_of(catalog: Catalog, model: str) -> list[Offering]:
     return [Offering(offer.provider, offer.model, offer.price) for offer in public.offers]
 
 
-def with_measurements(offerings: Iterable[Offering], answers: Iterable[Answer]) -> list[Offering]:
-    """The offerings with the median latency and throughput of answers that their providers have given."""
-    given: dict[tuple[str, str], list[Answer]] = {}
-    for answer in answers:
-        given.setdefault((answer.provider, answer.model), []).append(answer)
+def with_measurements(offerings: Iterable[Offering], measured: Iterable[Measurement | Answer]) -> list[Offering]:
+    """The offerings with the median latency and throughput of what their providers have answered."""
+    given: dict[tuple[str, str], list[Measurement]] = {}
+    for one in measured:
+        taken = one if isinstance(one, Measurement) else Measurement.of(one)
+        given.setdefault((taken.provider, taken.model), []).append(taken)
     return [_measured(offering, given.get((offering.provider, offering.model), ())) for offering in offerings]
 
 
@@ -140,17 +157,13 @@ def at_throughput(usd_per_second: Decimal | str, tokens_per_second: float) -> To
     return TokenPrice(picousd, picousd)
 
 
-def _measured(offering: Offering, answers: Sequence[Answer]) -> Offering:
-    if not answers:
+def _measured(offering: Offering, measured: Sequence[Measurement]) -> Offering:
+    if not measured:
         return offering
-    rates = [
-        answer.usage.completion_tokens / answer.latency_ms * 1000
-        for answer in answers
-        if answer.usage is not None and answer.latency_ms > 0
-    ]
+    rates = [one.completion_tokens / one.latency_ms * 1000 for one in measured if one.completion_tokens is not None]
     return replace(
         offering,
-        latency_ms=statistics.median(answer.latency_ms for answer in answers),
+        latency_ms=statistics.median(one.latency_ms for one in measured),
         tokens_per_second=statistics.median(rates) if rates else None,
     )
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 from zlib import crc32
 
 from vllm_service.client.asks import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Ask, Message
+from vllm_service.client.endpoint_watch import EndpointWatch
 from vllm_service.client.places import Clock, Gatekeeper, LocalBreakers, Places, own_endpoint
 from vllm_service.client.results import Answer
 from vllm_service.client.routed_call import RoutedCall
@@ -75,6 +76,7 @@ class LLMRouter:
             timeout_seconds,
             clock,
         )
+        self._watch = EndpointWatch(self._places)
 
     async def generate(
         self,
@@ -149,6 +151,7 @@ class LLMRouter:
 
     async def close(self) -> None:
         """Closes every connection."""
+        await self._watch.close()
         await self._places.close()
 
     async def __aenter__(self) -> Self:
@@ -160,6 +163,7 @@ class LLMRouter:
         await self.close()
 
     def _call(self, ask: Ask, *, stream: bool) -> RoutedCall:
+        self._watch.look()
         return RoutedCall(self._places, ask, self._facts(ask, stream=stream), self._retries)
 
     def _facts(self, ask: Ask, *, stream: bool) -> RequestFacts:

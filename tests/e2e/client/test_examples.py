@@ -22,18 +22,31 @@ from tests.e2e import process
 from tests.e2e.client.conftest import MODEL
 from tests.e2e.client.test_generation import ASKED, FRANCE, PARIS
 from tests.e2e.emulated import API_KEY, Endpoint
+from tests.e2e.gateway import configure, gateway
 from tests.e2e.test_openai_node_client import FOLDER as NODE_FOLDER
 from tests.e2e.test_openai_node_client import install
 from tests.vllm_service.client.scripted import HANG, RESET, refused, scripted, stream
-from vllm_service import RunPodVLLMService
+from vllm_service import RunPodVLLMService, errors
 
 EXAMPLES = process.ROOT / "examples"
 LANGCHAIN = process.ROOT / "build" / "langchain-openai-1"
 
 
-def variables(endpoint: Endpoint) -> dict[str, str]:
+@pytest.fixture(scope="module")
+async def gateway_url(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """A gateway whose one provider is the endpoint."""
+    folder = tmp_path_factory.mktemp("gateway")
+    own = {"endpoint_id": "ep", "api_url": endpoint.emulator.origin, "api_key_env": "OWN_KEY"}
+    configure(folder, {"own": own}, {MODEL: {"offers": [{"provider": "own", "model": MODEL}]}})
+    async with gateway(folder, OWN_KEY=API_KEY) as running:
+        yield running.url
+
+
+@pytest.fixture(params=["endpoint", "gateway"])
+def variables(request: pytest.FixtureRequest, endpoint: Endpoint, gateway_url: str) -> dict[str, str]:
     """Where an OpenAI client of any language goes."""
-    return {"OPENAI_BASE_URL": endpoint.emulator.openai_url, "OPENAI_API_KEY": API_KEY, "MODEL": MODEL}
+    url = endpoint.emulator.openai_url if request.param == "endpoint" else gateway_url
+    return {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": API_KEY, "MODEL": MODEL}
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +143,13 @@ async def test_when_to_come_back_is_passed_on() -> None:
     assert (response.status_code, response.headers["retry-after"]) == (429, "7")
 
 
-async def test_asyncopenai_alone(endpoint: Endpoint) -> None:
-    ended = await process.run(str(EXAMPLES / "asyncopenai.py"), **variables(endpoint))
+async def test_asyncopenai_alone(variables: dict[str, str]) -> None:
+    ended = await process.run(str(EXAMPLES / "asyncopenai.py"), **variables)
     assert (ended.stdout.splitlines(), ended.code) == ([PARIS, PARIS], 0), ended.stderr
 
 
 @pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="node and npm are not installed")
-async def test_the_node_sdk(endpoint: Endpoint, tmp_path: Path) -> None:
+async def test_the_node_sdk(variables: dict[str, str], tmp_path: Path) -> None:
     """With the packages that the Node tests install; where those are, an import finds them."""
     await install()
     (tmp_path / "node_modules").symlink_to(NODE_FOLDER / "node_modules")
@@ -144,7 +157,7 @@ async def test_the_node_sdk(endpoint: Endpoint, tmp_path: Path) -> None:
     running = await asyncio.create_subprocess_exec(
         "node",
         str(tmp_path / "chat.mjs"),
-        env=process.environment(**variables(endpoint)),
+        env=process.environment(**variables),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -152,13 +165,13 @@ async def test_the_node_sdk(endpoint: Endpoint, tmp_path: Path) -> None:
     assert output.decode().splitlines() == [PARIS, PARIS], complaints.decode()
 
 
-async def test_langchain(endpoint: Endpoint) -> None:
+async def test_langchain(variables: dict[str, str]) -> None:
     """In an environment under build/, made once: LangChain pins packages of its own."""
     python = await asyncio.to_thread(with_langchain)
     running = await asyncio.create_subprocess_exec(
         str(python),
         str(EXAMPLES / "langchain_gateway.py"),
-        env=process.environment(**variables(endpoint)),
+        env=process.environment(**variables),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -177,6 +190,18 @@ def with_langchain() -> Path:
             pytest.skip(f"langchain-openai cannot be installed: {ended.stderr.strip()[-300:]}")
         done.touch()
     return python
+
+
+async def test_the_client_at_the_gateway(gateway_url: str) -> None:
+    """The same calls; only the native queue is RunPod's alone."""
+    async with RunPodVLLMService(base_url=gateway_url, api_key=API_KEY, default_model=MODEL) as service:
+        assert (await service.generate(FRANCE, max_tokens=99, temperature=0)).strip() == PARIS
+        assert "".join([text async for text in service.stream_chat(ASKED, temperature=0)]) == PARIS
+        assert (await service.chat(ASKED, temperature=0)).request_id is not None
+        with pytest.raises(errors.NotFound):
+            await service.chat(ASKED, "nobody")
+        with pytest.raises(errors.ConfigurationError):
+            await service.health()
 
 
 FRAGMENT = """
@@ -202,8 +227,8 @@ async def test_the_pages_examples_run(endpoint: Endpoint, block: str, tmp_path: 
     whole = block.startswith(("import", "from"))
     code = block if whole else FRAGMENT.format(question=FRANCE, code=textwrap.indent(block, " " * 8))
     (tmp_path / "example.py").write_text(code)
-    variables = own_variables(endpoint) | {"PYTHONPATH": str(process.ROOT), "CONFIG_DIR": str(tmp_path)}
-    ended = await process.run("-W", "error", str(tmp_path / "example.py"), **variables)
+    there = own_variables(endpoint) | {"PYTHONPATH": str(process.ROOT), "CONFIG_DIR": str(tmp_path)}
+    ended = await process.run("-W", "error", str(tmp_path / "example.py"), **there)
     assert ended.code == 0, ended.stderr
     assert PARIS in ended.stdout or not whole
 

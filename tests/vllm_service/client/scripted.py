@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +78,8 @@ async def scripted(reply: Callable[[Request], Reply]) -> AsyncIterator[Scripted]
         assert task is not None
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        await server.serve(reader, writer)
+        with suppress(asyncio.CancelledError):  # asyncio would log it as an error of this callback
+            await server.serve(reader, writer)
 
     listening = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=1024)
     server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v2/ep/openai/v1"

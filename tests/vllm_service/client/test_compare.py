@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.e2e import process
+from tests.vllm_service.storage.test_ledger import RECORD
 from vllm_service import Answer, Offering, TokenPrice, Usage, compare_costs, errors
 from vllm_service.__main__ import main
 from vllm_service.client.compare import DOCUMENTED_EXAMPLE, at_throughput, offerings_of, with_measurements
 from vllm_service.commands.compare import run
 from vllm_service.domain.money import picousd
 from vllm_service.providers.configured import Catalog, Offer, PublicModel
-from vllm_service.settings import ServiceSettings
+from vllm_service.storage.open import open_storage
 
 
 def test_ten_million_tokens_at_two_cents_per_million_are_twenty_cents() -> None:
@@ -88,21 +92,29 @@ def test_the_command_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert document["providers"][0]["tokens_per_second"] is None
 
 
-def test_the_command_compares_what_is_configured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "providers.yaml").write_text(
-        "providers:\n"
-        "  own: {endpoint_id: ep, api_url: 'http://127.0.0.1:1'}\n"
-        "  hosted: {base_url: 'http://127.0.0.1:1/v1', "
-        "prices: {m-8b: {input: 0.1, output: 0.2, as_of: 2026-11-21}}}\n"
-    )
-    (tmp_path / "models.yaml").write_text(
-        "models:\n  m:\n    offers: [{provider: own, model: org/m}, {provider: hosted, model: m-8b}]\n"
-    )
-    assert run(["--json", "--model", "m"], ServiceSettings(config_dir=tmp_path)) == 0
-    rows = json.loads(capsys.readouterr().out)["providers"]
-    assert [(row["provider"], row["monthly_usd"]) for row in rows] == [("hosted", 1.5), ("own", None)]
-    assert run(["--model", "x"], ServiceSettings(config_dir=tmp_path)) == 1
-    assert "expected one of m" in capsys.readouterr().err
+PROVIDERS = """
+providers:
+  own: {endpoint_id: ep, api_url: 'http://127.0.0.1:1'}
+  hosted: {base_url: 'http://127.0.0.1:1/v1', prices: {m-8b: {input: 0.1, output: 0.2, as_of: 2026-11-21}}}
+"""
+MODELS = "models:\n  m:\n    offers: [{provider: own, model: org/m}, {provider: hosted, model: m-8b}]\n"
+
+
+async def test_the_command_compares_what_is_configured_and_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "providers.yaml").write_text(PROVIDERS)
+    (tmp_path / "models.yaml").write_text(MODELS)
+    where = {"CONFIG_DIR": str(tmp_path), "DATA_DIR": str(tmp_path)}
+    async with open_storage(None, None, tmp_path) as storage:
+        for number, total_ms in enumerate((500.0, 1000.0, 4000.0)):
+            answered = replace(RECORD, request_id=str(number), started_at=time.time(), total_ms=total_ms)
+            storage.ledger.record(replace(answered, provider="hosted", upstream_model="m-8b", usage=Usage(3, 50)))
+    ended = await process.run("-m", "vllm_service", "compare", "--json", "--model", "m", "--measured", **where)
+    hosted, own = json.loads(ended.stdout)["providers"]
+    assert (hosted["monthly_usd"], hosted["latency_ms"], hosted["tokens_per_second"]) == (1.5, 1000.0, 50.0)
+    assert (own["provider"], own["monthly_usd"], own["latency_ms"]) == ("own", None, None)
+    refused = await process.run("-m", "vllm_service", "compare", "--model", "x", **where)
+    assert (refused.code, refused.stdout) == (1, "")
+    assert "expected one of m" in refused.stderr
 
 
 def test_wrong_tokens_are_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:

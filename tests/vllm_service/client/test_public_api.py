@@ -134,12 +134,26 @@ def test_the_sync_facade_has_every_method_with_the_same_signature() -> None:
         assert own.__doc__
 
 
+SERVERS = {"fastapi", "uvicorn", "starlette", "asyncpg", "redis", "sqlite3", "prometheus_client", "pyarrow", "msgspec"}
+BEYOND_THE_EXTRA = SERVERS | {"numpy", "rich", "yaml", "genai_prices", "psutil", "tokenizers"}
+
+
 @pytest.mark.parametrize(
-    "code", ["import vllm_service", "from vllm_service import RunPodVLLMService, RunPodVLLMServiceSync, LLMRouter"]
+    ("names", "unwanted"),
+    [
+        ("ServiceError", BEYOND_THE_EXTRA),
+        ("RunPodVLLMService, RunPodVLLMServiceSync, compare_costs", BEYOND_THE_EXTRA),
+        ("LLMRouter, RoutingStrategy", BEYOND_THE_EXTRA - {"numpy"}),  # the router's bounds on waking are numpy's
+    ],
 )
-def test_importing_the_client_loads_nothing_of_a_server(code: str) -> None:
+def test_importing_the_client_loads_nothing_of_a_server(names: str, unwanted: set[str]) -> None:
     """Nor anything beyond the `client` extra."""
-    beyond = "fastapi uvicorn starlette asyncpg redis sqlite3 prometheus_client numpy pyarrow rich yaml genai_prices"
-    check = f"{code}\nimport sys\nprint(*sorted(set({beyond.split()!r}) & set(sys.modules)))"
+    check = f"from vllm_service import {names}\nimport sys\nprint(*sorted({unwanted!r} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == []
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    check = "import vllm_service, sys\nprint(*sorted(name for name in sys.modules if name.startswith('vllm_service.')))"
     ended = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert ended.stdout.split() == []
