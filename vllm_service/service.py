@@ -19,6 +19,7 @@ from vllm_service.errors import ServiceError
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.gateway import Gateway
+from vllm_service.gateway.hedging import Hedging
 from vllm_service.gateway.http_server import HttpServer
 from vllm_service.gateway.limits import ConnectionLimits
 from vllm_service.gateway.served_models import Configured
@@ -32,6 +33,7 @@ from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.deadlines import DeadlineSettings
 from vllm_service.routing.endpoint_keeper import EndpointKeeper
 from vllm_service.routing.fallback import RetrySettings
+from vllm_service.routing.hedging import HedgeSettings
 from vllm_service.routing.plan import Router
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.memory_quotas import LEASE_SECONDS
@@ -96,6 +98,7 @@ class _Running:
             addresses=ClientAddresses(settings.trusted_proxies),
             responses=storage.responses if settings.response_cache else None,
             failing_over=failing_over,
+            record_loss=storage.ledger.record,
         )
         state = ServiceState(
             breakers=BreakerReport(failing_over.breakers).by_provider,
@@ -179,6 +182,7 @@ async def _told(work: Coroutine[Any, Any, None]) -> None:
 def _failing_over(settings: ServiceSettings, storage: Storage) -> FailingOver:
     seconds = settings.request_timeout_seconds
     shut = settings.breaker_open_seconds
+    hedges = HedgeSettings(percent=settings.hedge_percent, delay_seconds=settings.hedge_delay_seconds)
     return FailingOver.of(
         BreakerSettings(
             consecutive_failures=settings.breaker_failures, open_seconds=shut, longest_open_seconds=max(300.0, shut)
@@ -186,6 +190,7 @@ def _failing_over(settings: ServiceSettings, storage: Storage) -> FailingOver:
         storage.breakers,
         RetrySettings(attempts=settings.attempts, attempts_per_place=settings.attempts_per_place),
         DeadlineSettings(default_seconds=seconds, longest_seconds=seconds),
+        Hedging(hedges, is_on=settings.hedge),
     )
 
 

@@ -124,7 +124,8 @@ class ServiceSettings:
     attempts_per_place: int = _setting("ATTEMPTS_PER_PLACE", COUNT, 2)
     breaker_failures: int = _setting("BREAKER_FAILURES", COUNT, 5)
     breaker_open_seconds: float = _setting("BREAKER_OPEN_SECONDS", SECONDS, 10.0)
-    hedge_percent: int = _setting("HEDGE_PERCENT", PERCENT, 0)
+    hedge: bool = _setting("HEDGE", SWITCH, False)
+    hedge_percent: int = _setting("HEDGE_PERCENT", PERCENT, 5)
     hedge_delay_seconds: float | None = _setting("HEDGE_DELAY_SECONDS", SECONDS, None)
 
     response_cache: bool = _setting("RESPONSE_CACHE", SWITCH, False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
@@ -36,6 +38,14 @@ class Sent:
         self.usage: Usage | None = None
 
 
+class Loss(NamedTuple):
+    """What a request cost at a place that did not answer; an estimate, unless its whole answer was there."""
+
+    step: Step
+    usage: Usage
+    cost_picousd: int | None
+
+
 class Call:
     """Filled in phase by phase. Times are of time.monotonic, `started_at` apart."""
 
@@ -63,6 +73,7 @@ class Call:
         "headers",
         "key",
         "key_or_none",
+        "losses",
         "model",
         "operation",
         "outcome",
@@ -92,6 +103,7 @@ class Call:
         self.reason: str | None = None
         self.step: Step | None = None
         self.attempts = 0
+        self.losses: list[Loss] = []
         self.sent: float | None = None
         self.first_byte: float | None = None
         self.usage: Usage | None = None
@@ -171,6 +183,25 @@ class Call:
             self.attempts,
             self.error_code,
             self.reason,
+        )
+
+    def record_of(self, loss: Loss, now: float) -> RequestRecord:
+        """A row of its own for a hedge that lost: id and a suffix, cancelled, what it cost; docs/ledger.md."""
+        step, usage, cost = loss
+        return replace(
+            self.record(now),
+            request_id=f"{self.request_id}/hedge",
+            outcome=Outcome.CANCELLED,
+            status=499,
+            provider=step.provider,
+            upstream_model=step.model,
+            usage=usage,
+            cost_picousd=cost,
+            baseline_picousd=None,
+            ttft_ms=None,
+            attempts=0,
+            error_code=None,
+            route_reason="hedge: another place began first",
         )
 
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from vllm_service.errors import CircuitOpen
+from vllm_service.gateway.hedging import Hedging
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.breakers import Breakers
 from vllm_service.routing.deadlines import DeadlineSettings
@@ -27,6 +28,7 @@ class FailingOver:
     shared: SharedBreakers
     retries: RetrySettings = field(default_factory=RetrySettings)
     deadlines: DeadlineSettings = field(default_factory=DeadlineSettings)
+    hedging: Hedging | None = None
 
     @classmethod
     def of(
@@ -35,14 +37,15 @@ class FailingOver:
         store: BreakerStore | None = None,
         retries: RetrySettings | None = None,
         deadlines: DeadlineSettings | None = None,
+        hedging: Hedging | None = None,
     ) -> FailingOver:
-        """store None: no other replica."""
+        """store None: no other replica. hedging None: nobody may ask for it."""
         settings = settings or BreakerSettings()
         breakers = Breakers(settings)
         shared = SharedBreakers(
             breakers, store or MemoryBreakers(), time.monotonic, probe_seconds=settings.probe_seconds
         )
-        return cls(breakers, shared, retries or RetrySettings(), deadlines or DeadlineSettings())
+        return cls(breakers, shared, retries or RetrySettings(), deadlines or DeadlineSettings(), hedging)
 
     def all_left_alone(self, plan: Plan, model: str, now: float) -> CircuitOpen:
         """When no place of a plan may be tried; the caller may come back when the first of them may."""

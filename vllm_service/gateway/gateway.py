@@ -38,6 +38,7 @@ class Gateway:
     """Everything that a request passes. `configured` may be replaced at any time; requests under way keep theirs.
 
     keys: None lets everybody in as `anonymous`. recorders: called with each row; the ledger's `record` is one of them.
+    record_loss: called with the rows of hedges that lost, which are no requests of their own: the ledger's.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Gateway:
         addresses: ClientAddresses | None = None,
         responses: ResponseCache | None = None,
         failing_over: FailingOver | None = None,
+        record_loss: Callable[[RequestRecord], None] | None = None,
     ) -> None:
         self.configured = configured
         self._upstream = upstream
@@ -62,6 +64,7 @@ class Gateway:
         self._addresses = addresses or ClientAddresses()
         self._responses = responses
         self._failing_over = failing_over or FailingOver.of()
+        self._record_loss = record_loss or self._recorders[0]
         self._ids = RequestIds()
 
     async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
@@ -150,12 +153,21 @@ class Gateway:
                 elif call.usage is None:
                     await call.reservation.release()
                 else:
-                    await call.reservation.settle(call.usage.total_tokens, call.cost_picousd or 0)
+                    await call.reservation.settle(call.usage.total_tokens, self._spent_picousd(call))
         except Exception:
             _log.exception("a reservation was not settled; its lease will expire")
         row = call.record(time.monotonic())
         for record in self._recorders:
             record(row)
+        for loss in call.losses:
+            self._record_loss(call.record_of(loss, time.monotonic()))
+
+    def _spent_picousd(self, call: Call) -> int:
+        """With what a hedge lost. What answers cost is what hedges may be paid from."""
+        hedging, cost = self._failing_over.hedging, call.cost_picousd or 0
+        if hedging is not None:
+            hedging.budget.earn(cost)
+        return cost + sum(loss.cost_picousd or 0 for loss in call.losses)
 
 
 def _facts(call: Call) -> RequestFacts:

@@ -32,6 +32,7 @@ class NotAnswered(Exception):
         super().__init__()
         self.failure = failure
         self.error = error
+        self.is_told = False  # whether the course knows of it
 
 
 async def send(call: Call, step: Step, provider: Provider, admission: Admission, patience: Patience) -> Sent:
@@ -66,6 +67,8 @@ async def send(call: Call, step: Step, provider: Provider, admission: Admission,
     if admission.is_probe:
         call.failing_over.shared.answers(step, admission)
     call.configured.router.first_token(step, facts, now)
+    if call.failing_over.hedging is not None:
+        call.failing_over.hedging.began(step, now - sent.at)
     return sent
 
 
