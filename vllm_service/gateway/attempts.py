@@ -37,7 +37,8 @@ async def first_answer(call: Call, plan: Plan, deadline: Deadline) -> Sent:
 async def _tried(call: Call, attempt: Attempt, course: Course, deadline: Deadline) -> Sent | None:
     """Only a first attempt is hedged: later ones are a second place already."""
     hedging = call.failing_over.hedging
-    if hedging is not None and attempt.number == 1 and hedging.wanted_by(call.headers):
+    is_capped = call.facts.cap_picousd is not None  # two answers may cost more than one
+    if hedging is not None and attempt.number == 1 and not is_capped and hedging.wanted_by(call.headers):
         return await hedged_attempt(call, attempt, course, deadline)
     return await attempted(call, attempt, course, deadline)
 

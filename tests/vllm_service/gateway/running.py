@@ -27,7 +27,7 @@ from vllm_service.providers.configured import Catalog, Offer, Provider, Provider
 from vllm_service.providers.connections import Connections
 from vllm_service.routing.configured_order import ConfiguredOrder
 from vllm_service.routing.fallback import RetrySettings
-from vllm_service.routing.plan import Router
+from vllm_service.routing.from_catalog import make_router
 from vllm_service.storage.protocol import ResponseCache
 
 SECRET = "sk-of-the-caller"
@@ -138,13 +138,13 @@ async def running(
     limits: ConnectionLimits | None = None,
     responses: ResponseCache | None = None,
     failing_over: FailingOver | None = None,
-    router: Router | None = None,
+    router_costs: bool = False,
 ) -> AsyncIterator[Running]:
     """A gateway in this process."""
     books = Books()
     upstream = Connections()
     gateway = Gateway(
-        configured=Configured(catalog, router or ConfiguredOrder(catalog)),
+        configured=Configured(catalog, make_router(catalog, "QUALITY") if router_costs else ConfiguredOrder(catalog)),
         upstream=upstream,
         quotas=books,
         recorders=[books.record],
