@@ -124,7 +124,6 @@ class CostRouter:
         route = self._route(facts)
         place = self._place(step, facts)
         place.in_flight -= 1
-        place.failures = 0
         began, first_token_at, _ = attempt
         if place.endpoint is not None:
             if not first_token_at:
