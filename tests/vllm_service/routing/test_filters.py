@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from vllm_service.routing.router import CostRouter
 from vllm_service.routing.use_cases import UseCases
 
 
-def places(**request: object) -> list[str]:
+def places(**request: Any) -> list[str]:
     return [step.provider for step in router(warm=1).plan(facts(**request), 0.0).steps]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from vllm_service.routing.router import CostRouter
 from vllm_service.routing.strategies import STRATEGIES
 
 
-def order(made: CostRouter, now: float = 0.0, **request: object) -> list[str]:
+def order(made: CostRouter, now: float = 0.0, **request: Any) -> list[str]:
     return [step.provider for step in made.plan(facts(**request), now).steps]
 
 
