@@ -141,7 +141,15 @@ class Endpoint:
     def speeds(self) -> Speeds:
         """As measured."""
         read, token, profile = self.read_seconds, self.token_seconds, self.profile
-        return Speeds(read.intercept, token.intercept, token.slope, profile.prefill_share, profile.slots)
+        return Speeds(
+            read.intercept,
+            read.slope,
+            token.intercept,
+            token.slope,
+            profile.prefill_share,
+            profile.slots,
+            self.margin,
+        )
 
     def accepts(self, target: LatencyTarget, prompt_tokens: int, completion_tokens: float, now: float) -> bool:
         """Whether the router should send such a request here: a worker serves, and would be in time."""

@@ -63,6 +63,6 @@ class RouterSettings:
     target: LatencyTarget = LatencyTarget()
     default_strategy: str = "COST"
     own_share: float = 0.8
-    max_steps: int = 4
+    max_steps: int = 3
     cost_margin: float = 0.93
     miss_budget: float = 0.004

@@ -37,7 +37,7 @@ def catalog(**model: Any) -> Catalog:
 def router(warm: int = 0, settings: RouterSettings | None = None, **model: Any) -> CostRouter:
     """A router whose own endpoint has been seen with so many warm workers."""
     made = CostRouter(
-        catalog(**model), settings or RouterSettings(profiles=MappingProxyType({"own": EndpointProfile()}))
+        catalog(**model), settings or RouterSettings(profiles=MappingProxyType({"own": EndpointProfile()}), max_steps=4)
     )
     made.observe_health("own", {"workers": {"idle": warm}}, 0.0)
     return made

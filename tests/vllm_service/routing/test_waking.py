@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.routing.shadow import Offered, ShadowWorkers, Speeds, token_seconds
+from vllm_service.routing.profiles import LatencyTarget
+from vllm_service.routing.shadow import Demand, Offered, ShadowWorkers, Speeds, token_seconds
 from vllm_service.routing.waking import WakeController, falling
 
-SPEEDS = Speeds(0.15, 0.011, 0.0003, 0.7, 32)
+SPEEDS = Speeds(0.15, 1 / 8000, 0.011, 0.0003, 0.7, 32)
 SECOND_USD, COLD, IDLE = 0.0003, 30.0, 5.0
 
 
@@ -19,12 +20,16 @@ def offered(at: float, usd: float, reading: float = 0.1, tokens: float = 10.0) -
     return Offered(at, usd, reading, tokens, 2.0, 0.06)
 
 
+def demand(at: float, usd: float) -> Demand:
+    return Demand(at, round(usd * 1e12), 800, 10.0, LatencyTarget())
+
+
 def targets(usd_per_second: float, seconds: int, silence: int = 0) -> list[int]:
     """What is wanted each second of steady demand, a request a second, and then of silence."""
     controller, wanted, spent = WakeController(10, SECOND_USD), [], 0.0
     for now in range(seconds + silence):
         if now < seconds:
-            controller.demand(offered(now, usd_per_second))
+            controller.demand(demand(now, usd_per_second))
         wanted.append(controller.decide(float(now), COLD, IDLE, SPEEDS, spent))
         if now > 0 and wanted[-1]:
             spent += wanted[-1] * SECOND_USD
@@ -52,7 +57,7 @@ def test_bursts_that_end_before_a_cold_start_does_cost_a_bounded_share() -> None
     controller, spent, hosted = WakeController(10, SECOND_USD), 0.0, 0.0
     for now in range(40_000):
         if now % 400 < 12:
-            controller.demand(offered(now, 20 * SECOND_USD))
+            controller.demand(demand(now, 20 * SECOND_USD))
             hosted += 20 * SECOND_USD
         spent += controller.decide(float(now), COLD, IDLE, SPEEDS, spent) * SECOND_USD
     assert spent <= 0.02 * hosted + 2 * SECOND_USD * (COLD + IDLE)  # nothing was ever served: all of it is loss
