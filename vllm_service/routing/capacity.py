@@ -13,7 +13,7 @@ from vllm_service.routing.shadow import Speeds
 
 STATES_LATE_SECONDS = 3.0  # how old `/health` is; a start is over this much before it is seen
 _UTILISATION_SECONDS = 10.0
-_LONGER = 2.0  # an answer may well be this many times as long as expected
+LONGER = 2.0  # an answer may well be this many times as long as expected
 _ANSWER_TOKENS = 200.0
 _PATIENCE = 4.0  # cold starts after which a wake counts as failed
 
@@ -136,7 +136,7 @@ class Endpoint:
         batch = (self.in_flight + 1.0) / self.serving
         token = self.token_seconds.at(batch) / (1.0 - self.profile.prefill_share * min(1.0, self._reading_share(now)))
         late_per_token = token - target.seconds_per_output_token * self.margin
-        return wait + _LONGER * completion_tokens * late_per_token <= allowed
+        return wait + LONGER * completion_tokens * late_per_token <= allowed
 
     def speeds(self) -> Speeds:
         """As measured."""
