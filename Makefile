@@ -11,7 +11,7 @@ HADOLINT := build/hadolint-$(HADOLINT_VERSION)/bin/hadolint
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run emulator bench-worker bench-cold-start test test-image lint-image check lock train-demo-model clean
+.PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client test test-image lint-image check audit lock train-demo-model clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -32,6 +32,9 @@ $(INSTALLED): | $(LOCKS)
 run: setup  ## serve test_input.json once with vLLM and print the answer (MODEL_NAME=... for a real model)
 	@$(PY) handler.py --test_input
 
+serve: setup  ## gateway, emulated RunPod with the demo model and an emulated hosted provider, with a page to try them
+	@$(PY) -m scripts.try_gateway
+
 emulator: setup  ## a local RunPod on port 8000 that starts workers when jobs come (MODEL_NAME=... for a real model)
 	MODEL_NAME=$${MODEL_NAME:-$(CURDIR)/demo_model} $(PY) -m runpod_emulator --worker "$(PY) handler.py" --max-workers 2
 
@@ -40,6 +43,9 @@ bench-worker: setup  ## what the job loop costs, against the same upstream calle
 
 bench-cold-start: setup  ## from process start to the first token, against vLLM as a polled server
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.cold_start
+
+bench-client: setup  ## what a call of the client costs, against the openai SDK alone
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.client
 
 test: check  ## every check and every test
 	$(PY) -m pytest
@@ -59,6 +65,9 @@ check: setup  ## formatter, linter, type checker
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+audit: setup  ## ask the vulnerability database about every locked package
+	@$(PY) -m scripts.audit $(AUDIT_OPTIONS)
 
 lock: setup  ## resolve pyproject.toml anew into requirements/*.lock
 	$(PY) -m pip install --quiet uv==0.13.8

@@ -4,8 +4,8 @@
 
 start: the worker takes a streaming job that waits in the emulator's queue; the server is vLLM's own, asked every
 tenth of a second whether it is healthy, then for the same stream. read-ahead: the worker with READ_AHEAD on and off, on
-2 GB of random weights that are dropped from the page cache before each start, from this disk and from it throttled to a
-network volume's speed. compile: without `enforce_eager`, a start
+2 GB of random weights that are dropped from the page cache before each start, on this disk and on a volume of its own
+with a network volume's speed. compile: without `enforce_eager`, a start
 that finds what an earlier one kept on the volume against one with nothing compiled. Interleaved; medians and ranges.
 On a machine with a GPU the same command adds what vLLM compiles and captures there.
 """
@@ -31,7 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.random_model import drop_from_page_cache, make_random_model
-from benchmarks.slow_disk import throttled
+from benchmarks.slow_disk import slow_volume
 from benchmarks.worker_stack import CHAT, QUESTION, ROOT, environment, free_port, process
 from runpod_emulator.settings import EndpointSettings, worker_environment
 
@@ -41,6 +41,7 @@ REQUEST = {"model": "demo", "messages": QUESTION, "max_tokens": 1, "stream": Tru
 START_SECONDS = 600
 # About what users report of a busy network volume; one reader's share there is smaller still.
 SLOW_BYTES_PER_SECOND = 250_000_000
+VOLUME_BYTES = 4 * 10**9
 RECORD = re.compile(r"cold_start (\{.*\})")
 
 
@@ -187,21 +188,24 @@ async def compare_start(rounds: int) -> list[Row]:
 
 
 async def compare_read_ahead(rounds: int) -> list[Row]:
-    """READ_AHEAD on and off, with the page cache dropped; once more with the disk throttled, where that is possible."""
+    """READ_AHEAD on and off, with the page cache dropped: on this disk, and on a slow volume where one can be made."""
     with tempfile.TemporaryDirectory(dir=Path.home()) as directory:
-        model = make_random_model(Path(directory) / "model", ROOT / "demo_model")
-        variables = DEMO | {"MODEL_NAME": str(model)}
+        rows = await _read_ahead("read-ahead, this disk", Path(directory), rounds)
+    with slow_volume(VOLUME_BYTES, SLOW_BYTES_PER_SECOND) as volume:
+        if volume:
+            rows += await _read_ahead(f"read-ahead, {SLOW_BYTES_PER_SECOND // 10**6} MB/s", volume, rounds)
+    return rows
 
-        async def start(read_ahead: str) -> Start:
-            drop_from_page_cache(model)
-            return await start_worker(variables | {"READ_AHEAD": read_ahead})
 
-        variants: Variants = {"read ahead": lambda: start("true"), "not read ahead": lambda: start("false")}
-        rows = await measure("read-ahead, this disk", variants, rounds)
-        with throttled(model, SLOW_BYTES_PER_SECOND) as is_slow:
-            if is_slow:
-                rows += await measure(f"read-ahead, {SLOW_BYTES_PER_SECOND // 10**6} MB/s", variants, rounds)
-        return rows
+async def _read_ahead(name: str, directory: Path, rounds: int) -> list[Row]:
+    model = make_random_model(directory / "model", ROOT / "demo_model")
+    variables = DEMO | {"MODEL_NAME": str(model)}
+
+    async def start(read_ahead: str) -> Start:
+        drop_from_page_cache(model)
+        return await start_worker(variables | {"READ_AHEAD": read_ahead})
+
+    return await measure(name, {"read ahead": lambda: start("true"), "not read ahead": lambda: start("false")}, rounds)
 
 
 async def compare_compile(rounds: int) -> list[Row]:

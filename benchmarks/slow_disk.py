@@ -1,41 +1,64 @@
-"""A disk as slow as a network volume: this process and what it starts may read so many bytes a second (cgroups).
+"""A volume of its own that is as slow as a network volume: an ext4 image behind a loop device, throttled by cgroups.
 
-Needs root and the block-I/O controller, of either version; where they are missing nothing is throttled, and it says so.
+A worker's packages lie on another disk than its weights, so only the volume is slow. Needs root, loop devices and the
+block-I/O controller, of either version; where they are missing there is no volume, and the caller says so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 V1, V2 = Path("/sys/fs/cgroup/blkio"), Path("/sys/fs/cgroup")
 
 
 @contextmanager
-def throttled(directory: Path, bytes_per_second: int) -> Iterator[bool]:
-    """Whether reading from the disk under `directory` is throttled while the context lasts."""
-    device = directory.stat().st_dev
+def slow_volume(size_bytes: int, bytes_per_second: int) -> Iterator[Path | None]:
+    """An empty directory from which this process and its children may read so much a second; None where that fails."""
+    with ExitStack() as stack:
+        try:
+            volume = stack.enter_context(_mounted(size_bytes))
+            stack.enter_context(_throttled(volume.stat().st_dev, bytes_per_second))
+        except (OSError, subprocess.CalledProcessError):
+            yield None
+            return
+        yield volume
+
+
+@contextmanager
+def _mounted(size_bytes: int) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=Path.home()) as directory:
+        image, volume = Path(directory) / "volume.img", Path(directory) / "volume"
+        volume.mkdir()
+        image.touch()
+        os.truncate(image, size_bytes)
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "loop", str(image), str(volume)], check=True, capture_output=True)
+        try:
+            yield volume
+        finally:
+            subprocess.run(["umount", "--lazy", str(volume)], check=True, capture_output=True)
+
+
+@contextmanager
+def _throttled(device: int, bytes_per_second: int) -> Iterator[None]:
     number = f"{os.major(device)}:{os.minor(device)}"
     if V1.is_dir():
         parent, limit = V1, ("blkio.throttle.read_bps_device", f"{number} {bytes_per_second}")
     else:
         parent, limit = V2, ("io.max", f"{number} rbps={bytes_per_second}")
     group = parent / f"benchmark-{uuid.uuid4().hex[:8]}"
+    group.mkdir()
     try:
-        group.mkdir()
         (group / limit[0]).write_text(limit[1])
         (group / "cgroup.procs").write_text(str(os.getpid()))
-    except OSError:
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        yield False
-        return
-    try:
-        yield True
+        yield
     finally:
         (parent / "cgroup.procs").write_text(str(os.getpid()))
         with contextlib.suppress(OSError):  # a process that ends late keeps it

@@ -19,7 +19,6 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
-from aiohttp import ClientResponseError
 from yarl import URL
 
 from handler.metrics import WorkerMetrics
@@ -62,7 +61,6 @@ class SdkPlatform:
             from runpod.serverless.modules.worker_state import JobsProgress, PingJobMirror
 
             self._done_url, self._stream_url = rp_http.JOB_DONE_URL, rp_http.JOB_STREAM_URL
-            self._transmit = rp_http._transmit
             self._get_job, self._get_stop_signals = rp_job.get_job, rp_job.get_stop_signals
             self._has_stop_channel: bool = rp_job._job_stop_url() is not None
             self._check_fitness = rp_fitness.run_fitness_checks
@@ -75,8 +73,8 @@ class SdkPlatform:
         self._ping_loop: Callable[[Any], None] = Heartbeat.process_loop
         self._heartbeat: multiprocessing.Process | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._stream_target = URL(self._stream_url).raw_path_qs
-        self._streams: PostConnections | None = None
+        self._targets = {url: URL(url).raw_path_qs for url in (self._stream_url, self._done_url)}
+        self._posts: dict[str, PostConnections] = {}
 
     async def __aenter__(self) -> Self:
         await self._check_fitness()
@@ -89,16 +87,15 @@ class SdkPlatform:
             # Where SystemExit skips __aexit__, multiprocessing sends the SIGTERM that it ignores, and waits for ever.
             atexit.register(self._heartbeat.kill)
         self._session = self._open_session()
-        self._streams = PostConnections(
-            self._stream_url, {name: self._session.headers[name] for name in ("Authorization", "User-Agent")}
-        )
+        headers = {name: self._session.headers[name] for name in ("Authorization", "User-Agent")}
+        self._posts = {url: PostConnections(url, headers) for url in self._targets}
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._streams:
-            self._streams.close()
+        for connections in self._posts.values():
+            connections.close()
         if self._session:
             await self._session.close()
         if self._heartbeat:
@@ -132,42 +129,32 @@ class SdkPlatform:
     async def post_stream(self, job: Job, output: Any) -> None:
         """Posts a piece of a stream; raises ConnectionError or TimeoutError where it may or may not have arrived.
 
-        Not by the SDK's client: a stream is dozens of posts, and that client spends most of the worker's CPU on them.
+        RunPod cannot tell a repeated piece from a new one: only a piece that never left is posted again.
         """
         body = _json_bytes({"output": output})
-        job_id = quote(job["id"], safe="")
-        target = self._address(self._stream_target, job_id, is_stream=False)
-        status = await self._post_again_if_never_sent(target, body, f"X-Request-ID: {job_id}\r\n")
-        if status >= 300:
-            raise _refusal(status, body) or ConnectionError(f"RunPod answered with HTTP {status}")
+        for pause_seconds in CONNECT_PAUSES_SECONDS:
+            try:
+                await self._post(self._stream_url, job, body, is_stream=False)
+                break
+            except NeverSent:
+                await asyncio.sleep(pause_seconds)
+        else:
+            await self._post(self._stream_url, job, body, is_stream=False)
         self._metrics.posted("stream", len(body), len(output.encode()) if isinstance(output, str) else 0)
 
     async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
-        """Posts the end of a job; raises aiohttp's ClientError. It may be posted again: RunPod keeps the first."""
-        assert self._session is not None
+        """Posts the end of a job; raises ConnectionError or TimeoutError. Posted twice, RunPod keeps the first."""
         body = _json_bytes(result)
-        address = self._address(self._done_url, job["id"], is_stream=is_stream)
-        try:
-            await self._transmit(_JobSession(self._session, job["id"]), address, body)
-        except ClientResponseError as error:
-            if refusal := _refusal(error.status, body):
-                raise refusal from error
-            raise
+        await self._post(self._done_url, job, body, is_stream=is_stream)
         self._metrics.posted("result", len(body))
 
-    async def _post_again_if_never_sent(self, target: str, body: bytes, headers: str) -> int:
-        """RunPod cannot tell a repeated piece from a new one: only a piece that never left may be posted again."""
-        assert self._streams is not None
-        for pause_seconds in CONNECT_PAUSES_SECONDS:
-            try:
-                return await self._streams.post(target, body, headers)
-            except NeverSent:
-                await asyncio.sleep(pause_seconds)
-        return await self._streams.post(target, body, headers)
-
-    @staticmethod
-    def _address(url: str, job_id: str, *, is_stream: bool) -> str:
-        return url.replace("$ID", job_id) + f"&isStream={'true' if is_stream else 'false'}"
+    async def _post(self, url: str, job: Job, body: bytes, *, is_stream: bool) -> None:
+        """Not by the SDK's client, which takes most of the worker's CPU, and whose X-Request-ID all jobs share."""
+        job_id = quote(job["id"], safe="")
+        target = self._targets[url].replace("$ID", job_id) + f"&isStream={'true' if is_stream else 'false'}"
+        status = await self._posts[url].post(target, body, f"X-Request-ID: {job_id}\r\n")
+        if status >= 300:
+            raise _refusal(status, body) or ConnectionError(f"RunPod answered with HTTP {status}")
 
 
 def _json_bytes(document: object) -> bytes:
@@ -183,19 +170,6 @@ def _refusal(status: int, body: bytes) -> PostRejected | None:
 
 class RateLimited(OSError):
     """RunPod answered 429 to a request for jobs."""
-
-
-class _JobSession:
-    """The session for one job: the SDK sets X-Request-ID on the shared session, where concurrent jobs overwrite it."""
-
-    def __init__(self, session: aiohttp.ClientSession, job_id: str) -> None:
-        self._session = session
-        self._job_id = job_id
-
-    def request(self, method: str, url: str, **options: Any) -> Any:
-        """aiohttp's request, with the job's id; the one method that the SDK's retrying client calls."""
-        headers = options.pop("headers", {}) | {"X-Request-ID": self._job_id}
-        return self._session.request(method, url, headers=headers, **options)
 
 
 def _ping_while_the_worker_lives(ping_loop: Callable[[Any], None], mirror: Any) -> None:

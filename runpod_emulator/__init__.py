@@ -3,6 +3,7 @@
 from runpod_emulator.billing import Bill, BillLine
 from runpod_emulator.emulator import Emulator
 from runpod_emulator.faults import Faults
+from runpod_emulator.hosted import HostedFaults, HostedModel, HostedProviders, HostedSettings
 from runpod_emulator.settings import NO_RATE_LIMITS, EndpointSettings, RateLimit
 from runpod_emulator.workers import WorkerCommand
 
@@ -13,6 +14,10 @@ __all__ = [
     "Emulator",
     "EndpointSettings",
     "Faults",
+    "HostedFaults",
+    "HostedModel",
+    "HostedProviders",
+    "HostedSettings",
     "RateLimit",
     "WorkerCommand",
 ]

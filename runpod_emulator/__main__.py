@@ -7,6 +7,7 @@ import asyncio
 import logging
 import shlex
 import signal
+import sys
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import get_args
 from rich.console import Console
 
 from runpod_emulator.emulator import Emulator
+from runpod_emulator.hosted import HostedSettings, read_config
+from runpod_emulator.hosted import command as hosted_command
 from runpod_emulator.report import bill_table
 from runpod_emulator.settings import NO_RATE_LIMITS, RATE_LIMITS, EndpointSettings, Scaling
 from runpod_emulator.workers import WorkerCommand
@@ -22,27 +25,38 @@ from runpod_emulator.workers import WorkerCommand
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs until SIGINT or SIGTERM, then stops the workers and prints the bill. Exits 2 for wrong arguments."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["hosted"]:
+        return hosted_command.main(arguments[1:])
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         settings = _settings(options)
-        asyncio.run(serve(settings, _command(options), Console()))
+        hosted = read_config(options.hosted) if options.hosted else ()
+        asyncio.run(serve(settings, _command(options), Console(), hosted))
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
 
-async def serve(settings: EndpointSettings, command: WorkerCommand | None, console: Console) -> None:
+async def serve(
+    settings: EndpointSettings,
+    command: WorkerCommand | None,
+    console: Console,
+    hosted: Sequence[HostedSettings] = (),
+) -> None:
     """One emulator, from its address to its bill."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    emulator = Emulator(settings, command)
+    emulator = Emulator(settings, command, hosted=hosted)
     async with emulator:
         console.print(
             f"RunPod API     {emulator.url}", f"OpenAI base    {emulator.openai_url}", sep="\n", soft_wrap=True
         )
+        for name in emulator.hosted.providers:
+            console.print(f"Hosted         {emulator.hosted_url(name)}", soft_wrap=True)
         if command is None:
             console.print("A worker started with these variables takes its jobs from here:")
             for name, value in emulator.worker_environment().items():
@@ -75,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--worker-logs", type=Path, metavar="FOLDER", help="one file per worker instead of this terminal"
     )
+    parser.add_argument("--hosted", type=Path, metavar="FILE", help="hosted providers on the same address, in JSON")
     return parser
 
 

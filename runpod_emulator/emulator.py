@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Self
 
@@ -15,6 +15,7 @@ from runpod_emulator.billing import Bill
 from runpod_emulator.client_api import ClientApi, no_such_endpoint
 from runpod_emulator.endpoint import Endpoint
 from runpod_emulator.faults import Faults
+from runpod_emulator.hosted import HostedProviders, HostedSettings
 from runpod_emulator.http import answering_errors
 from runpod_emulator.job_store import Clock
 from runpod_emulator.openai_api import OpenAIApi
@@ -32,7 +33,8 @@ SHUTDOWN_SECONDS = 0.5  # for requests that are still being answered when the em
 class Emulator:
     """A local RunPod with one endpoint; runs inside `async with`, in the event loop that enters it.
 
-    Without `workers` no process is started: any worker with `worker_environment` may connect.
+    Without `workers` no process is started: any worker with `worker_environment` may connect. `hosted` providers
+    answer beside it.
     """
 
     def __init__(
@@ -40,10 +42,12 @@ class Emulator:
         settings: EndpointSettings | None = None,
         workers: WorkerCommand | None = None,
         *,
+        hosted: Sequence[HostedSettings] = (),
         clock: Clock = time.monotonic,
     ) -> None:
         self.settings = settings or EndpointSettings()
         self.endpoint = Endpoint(self.settings, clock=clock, starts_workers=workers is not None)
+        self.hosted = HostedProviders(hosted, clock=clock)
         self.fleet: Fleet | None = None
         self._workers = workers
         self._webhooks = Webhooks(clock)
@@ -68,6 +72,10 @@ class Emulator:
     def openai_url(self) -> str:
         """The `base_url` of an OpenAI client."""
         return f"{self.url}/openai/v1"
+
+    def hosted_url(self, name: str) -> str:
+        """The `base_url` of a hosted provider. Raises KeyError."""
+        return f"{self._origin}/hosted/{self.hosted.providers[name].settings.name}/v1"
 
     def worker_environment(self, worker_id: str = "external-1") -> dict[str, str]:
         """The variables that make a worker started elsewhere connect to this endpoint."""
@@ -130,6 +138,7 @@ class Emulator:
         WorkerApi(self.endpoint).add_routes(app.router)
         client_api.add_routes(app.router)
         OpenAIApi(self.endpoint).add_routes(app.router, client_api)
+        self.hosted.add_routes(app.router)
         app.router.add_route("*", "/{path:.*}", answering_errors(no_such_endpoint))
         return app
 

@@ -5,7 +5,8 @@ ApiError
 ├── Unauthorized      401  no API key, or another endpoint's
 ├── NotFound          404  no such endpoint or job; or its result is no longer kept
 ├── TooLarge          413  the body is over the operation's limit
-└── TooManyRequests   429  over the rate or the concurrency of the operation; says when to come back
+├── TooManyRequests   429  over the rate or the concurrency of the operation; says when to come back
+└── ProviderError     any  what an emulated hosted provider refuses, in OpenAI's form
 """
 
 from __future__ import annotations
@@ -65,3 +66,29 @@ class TooManyRequests(ApiError):
     def headers(self) -> dict[str, str]:
         """When to come back."""
         return {"Retry-After": str(self.retry_after_seconds)}
+
+
+class ProviderError(ApiError):
+    """A hosted provider's own error. `kind` and `code` are OpenAI's `type` and `code`."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.openai_code = code
+        self.kind = kind
+        self.param = param
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to come back, where that is known."""
+        return {} if self.retry_after_seconds is None else {"Retry-After": f"{self.retry_after_seconds:g}"}

@@ -164,12 +164,17 @@ class WorkerRegistry:
         reported = (State.IDLE, State.INITIALIZING, State.RUNNING, State.UNHEALTHY)
         return {"ready": ready, "throttled": 0} | {state.value: states[state] for state in reported}
 
-    def bill(self) -> Bill:
-        """What all workers have cost until now."""
+    def bill(self, clock_began_at: float | None = None) -> Bill:
+        """What all workers have cost until now; with times where it is known when the clock's 0 was."""
         now, price = self._clock(), self._settings.usd_per_second
         workers = sorted([*self._former, *self.workers.values()], key=lambda worker: worker.started_at)
-        lines = (bill_line(worker.id, worker.meter, now, price, worker.exit_code) for worker in workers)
-        return Bill(price, tuple(lines))
+        return Bill(
+            price,
+            tuple(
+                bill_line(worker.id, worker.meter, now, price, worker.exit_code, clock_began_at=clock_began_at)
+                for worker in workers
+            ),
+        )
 
     def _move(self, worker: Worker, state: State) -> None:
         if worker.state is state or worker.state is State.STOPPED:

@@ -1,15 +1,18 @@
-"""One real vLLM, booted once, serves the whole test session."""
+"""One real vLLM, one real Redis and one real Postgres, each started when first asked for, serve the whole session."""
 
 from __future__ import annotations
 
+import tempfile
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from handler.dispatch import Dispatcher
 from handler.engine.embedded import EmbeddedEngine
 from handler.settings import WorkerSettings, export
+from tests.servers import PostgresServer, RedisServer
 from tests.support import Worker
 
 
@@ -36,3 +39,21 @@ async def engine(settings: WorkerSettings) -> AsyncIterator[EmbeddedEngine]:
 async def worker(engine: EmbeddedEngine, settings: WorkerSettings) -> Worker:
     """Runs job inputs on the real engine."""
     return Worker(Dispatcher(engine, settings))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """Empty it before use."""
+    server = RedisServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """`emptied` gives an empty database."""
+    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as directory:
+        server = PostgresServer(Path(directory))
+        yield server
+        server.stop()

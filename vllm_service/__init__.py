@@ -1,3 +1,84 @@
-"""The service: gateway, cost router, ledger and client for your own endpoint and hosted providers."""
+"""The service: gateway, cost router, ledger and client for your own endpoint and hosted providers.
+
+The client's names are imported from here, and loaded when they are first used: a server does not pay for the client.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_service.client.compare import CostComparison, Offering, compare_costs
+    from vllm_service.client.errors import BatchFailed, JobCancelled, StreamBroken
+    from vllm_service.client.jobs import EndpointHealth, Job, JobStatus
+    from vllm_service.client.llm_router import Explanation, LLMRouter
+    from vllm_service.client.results import Answer, BatchItem, Candidate, Ensemble
+    from vllm_service.client.service import RunPodVLLMService
+    from vllm_service.client.settings import RateLimit, RetryPolicy
+    from vllm_service.client.strategies import RoutingStrategy
+    from vllm_service.client.streams import TextStream
+    from vllm_service.client.sync import RunPodVLLMServiceSync
+    from vllm_service.domain.pricing import TokenPrice
+    from vllm_service.domain.usage import Usage
+    from vllm_service.errors import ServiceError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "BatchFailed",
+    "BatchItem",
+    "Candidate",
+    "CostComparison",
+    "EndpointHealth",
+    "Ensemble",
+    "Explanation",
+    "Job",
+    "JobCancelled",
+    "JobStatus",
+    "LLMRouter",
+    "Offering",
+    "RateLimit",
+    "RetryPolicy",
+    "RoutingStrategy",
+    "RunPodVLLMService",
+    "RunPodVLLMServiceSync",
+    "ServiceError",
+    "StreamBroken",
+    "TextStream",
+    "TokenPrice",
+    "Usage",
+    "compare_costs",
+]
+
+_HOMES = {
+    "vllm_service.client.compare": ("CostComparison", "Offering", "compare_costs"),
+    "vllm_service.client.errors": ("BatchFailed", "JobCancelled", "StreamBroken"),
+    "vllm_service.client.jobs": ("EndpointHealth", "Job", "JobStatus"),
+    "vllm_service.client.llm_router": ("Explanation", "LLMRouter"),
+    "vllm_service.client.results": ("Answer", "BatchItem", "Candidate", "Ensemble"),
+    "vllm_service.client.service": ("RunPodVLLMService",),
+    "vllm_service.client.settings": ("RateLimit", "RetryPolicy"),
+    "vllm_service.client.strategies": ("RoutingStrategy",),
+    "vllm_service.client.streams": ("TextStream",),
+    "vllm_service.client.sync": ("RunPodVLLMServiceSync",),
+    "vllm_service.domain.pricing": ("TokenPrice",),
+    "vllm_service.domain.usage": ("Usage",),
+    "vllm_service.errors": ("ServiceError",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """PEP 562: the module that a name lives in is imported when the name is first used."""
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'vllm_service' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,41 +1,48 @@
-"""`python -m vllm_service COMMAND`: a small dispatcher; each command's module is imported when it is asked for."""
+"""`python -m vllm_service COMMAND`: a command is a function `(arguments) -> exit code`, imported when asked for."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 
 from vllm_service import __version__
+from vllm_service.errors import ConfigurationError
 
-# name -> (module, function, what it does)
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "advise": ("vllm_service.simulation.commands", "advise", "GPU, idle time-out and providers for your own traffic"),
-    "explain": ("vllm_service.simulation.commands", "explain", "where a described request would go, and why"),
-    "simulate": ("vllm_service.simulation.commands", "simulate", "what a traffic trace would have cost, by policy"),
+# name -> (module:function, what it does)
+COMMANDS = {
+    "advise": ("vllm_service.simulation.commands:advise", "GPU, idle time-out and providers for your own traffic"),
+    "check": ("vllm_service.commands.check:run", "validates the configuration, asks who is there"),
+    "compare": ("vllm_service.commands.compare:run", "what providers charge for your tokens in a month"),
+    "explain": ("vllm_service.simulation.commands:explain", "where a described request would go, and why"),
+    "keys": ("vllm_service.commands.keys:run", "callers' keys and the limits of their organisations"),
+    "ledger": ("vllm_service.commands.ledger:run", "the record of every request: export, summary, prune"),
+    "reconcile": ("vllm_service.commands.reconcile:run", "the ledger against RunPod's bill, day by day"),
+    "serve": ("vllm_service.commands.serve:run", "the gateway"),
+    "simulate": ("vllm_service.simulation.commands:simulate", "what a traffic trace would have cost, by policy"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command with the rest of the arguments; its exit code. 2 for a command that is not there."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] == ["--version"]:
-        sys.stdout.write(f"{__version__}\n")
-        return 0
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(_usage())
-        return 0
-    if arguments[0] not in COMMANDS:
-        sys.stderr.write(f"There is no command {arguments[0]!r}.\n\n{_usage()}")
-        return 2
-    module, function, _ = COMMANDS[arguments[0]]
-    code: int = getattr(importlib.import_module(module), function)(arguments[1:])
+    """Runs one command; 2 for arguments that are wrong, 1 for a configuration that is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vllm_service",
+        description="The cost-aware gateway in front of your endpoint and hosted providers.",
+        epilog="\n".join(["commands:", *(f"  {name:10} {does}" for name, (_, does) in COMMANDS.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="below; COMMAND --help tells more of each")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own")
+    options = parser.parse_args(arguments)
+    module, _, function = COMMANDS[options.command][0].partition(":")
+    try:
+        code: int = getattr(importlib.import_module(module), function)(options.arguments)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 1
     return code
-
-
-def _usage() -> str:
-    lines = [f"  {name:10}  {text}" for name, (_, _, text) in sorted(COMMANDS.items())]
-    return "usage: python -m vllm_service COMMAND [--help]\n\n" + "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

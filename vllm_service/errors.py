@@ -8,13 +8,17 @@ ServiceError
 ├── NotFound                404  NOT_FOUND_404
 │   └── ModelNotFound       404  nobody serves a model of this name
 ├── MethodNotAllowed        405  METHOD_NOT_ALLOWED_405
+├── RequestTimeout          408  REQUEST_TIMEOUT_408: the request did not arrive in time
 ├── ContextTooLong          413  CONTEXT_TOO_LONG_413
 ├── BodyTooLarge            413  BODY_TOO_LARGE_413
+├── HeadTooLarge            431  HEAD_TOO_LARGE_431
 ├── QualityCheckFailed      422  QUALITY_CHECK_FAILED_422
 ├── RateLimited             429  RATE_LIMIT_429, with Retry-After
 ├── UpstreamFailed          502  UPSTREAM_502: the provider broke off, or answered with what is no answer
+├── Overloaded              503  OVERLOADED_503: too many connections, or about to stop
 ├── ModelUnavailable        503  MODEL_503
 │   └── CircuitOpen         503  CIRCUIT_BREAKER_503
+├── StorageUnavailable      503  STORAGE_503: what keeps keys, limits or the ledger does not answer
 ├── GatewayTimeout          504  GATEWAY_TIMEOUT_504
 └── UpstreamError           any  a provider's own error, passed on
 """
@@ -29,6 +33,7 @@ class ServiceError(Exception):
     """The root of the tree. `message` is meant for the caller and holds no secret and no prompt text.
 
     kind: OpenAI's `type`, by which its SDKs and people sort errors.
+    request_id, endpoint: which request it was, and where it was sent; the client fills them in.
     """
 
     status: int = 500
@@ -49,6 +54,18 @@ class ServiceError(Exception):
         self.param = param
         self.details = dict(details or {})
         self.retry_after_seconds = retry_after_seconds
+        self.request_id: str | None = None
+        self.endpoint: str | None = None
+
+    @property
+    def status_code(self) -> int:
+        """`status`, as openai's errors name it."""
+        return self.status
+
+    @property
+    def retry_after(self) -> float | None:
+        """`retry_after_seconds`, as the header names it."""
+        return self.retry_after_seconds
 
     def to_json(self, request_id: str | None) -> dict[str, Any]:
         """`{"error": {"type", "code", "message", "param", "details", "request_id"}}`."""
@@ -108,6 +125,12 @@ class MethodNotAllowed(ServiceError):
     status, code, kind = 405, "METHOD_NOT_ALLOWED_405", "invalid_request_error"
 
 
+class RequestTimeout(ServiceError):
+    """The request did not arrive in time; the gateway has stopped waiting for the rest of it."""
+
+    status, code, kind, is_transient = 408, "REQUEST_TIMEOUT_408", "timeout_error", True
+
+
 class ContextTooLong(ServiceError):
     """Prompt and answer do not fit the model."""
 
@@ -118,6 +141,12 @@ class BodyTooLarge(ServiceError):
     """The body is larger than the gateway accepts."""
 
     status, code, kind = 413, "BODY_TOO_LARGE_413", "invalid_request_error"
+
+
+class HeadTooLarge(ServiceError):
+    """The request's line and headers are larger than the gateway accepts."""
+
+    status, code, kind = 431, "HEAD_TOO_LARGE_431", "invalid_request_error"
 
 
 class QualityCheckFailed(ServiceError):
@@ -138,6 +167,12 @@ class UpstreamFailed(ServiceError):
     status, code, kind, is_transient = 502, "UPSTREAM_502", "upstream_error", True
 
 
+class Overloaded(ServiceError):
+    """The gateway takes no more connections for now."""
+
+    status, code, kind, is_transient = 503, "OVERLOADED_503", "service_unavailable_error", True
+
+
 class ModelUnavailable(ServiceError):
     """Nobody can serve the model now. details: model, estimated_ready_time, fallback_available."""
 
@@ -148,6 +183,12 @@ class CircuitOpen(ModelUnavailable):
     """Every provider of the model has been failing and is left alone for a while. details: circuit_breaker."""
 
     code = "CIRCUIT_BREAKER_503"
+
+
+class StorageUnavailable(ServiceError):
+    """The database or Redis does not answer, or not in time; nothing was taken from any limit."""
+
+    status, code, kind, is_transient = 503, "STORAGE_503", "service_unavailable_error", True
 
 
 class GatewayTimeout(ServiceError):
@@ -172,3 +213,13 @@ class UpstreamError(ServiceError):
         self.status = status
         self.code = code
         self.is_transient = status in (408, 409, 429) or status >= 500
+
+
+def known_codes() -> frozenset[str]:
+    """Every code of this tree: what may be a metric's label. A provider's own codes are not among them."""
+    found, left = set(), [ServiceError]
+    while left:
+        kind = left.pop()
+        found.add(kind.code)
+        left.extend(kind.__subclasses__())
+    return frozenset(found)

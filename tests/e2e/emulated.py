@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from handler.settings import DEMO_FLAGS
 from runpod_emulator import Emulator, EndpointSettings, WorkerCommand
+from runpod_emulator.hosted import HostedSettings
 from runpod_emulator.jobs import Job
 from runpod_emulator.registry import READY
 from tests.e2e.process import ROOT, START_SECONDS
@@ -61,13 +62,16 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def emulated_endpoint(logs: Path) -> AsyncIterator[Endpoint]:
-    """An endpoint whose one worker is ready. Raises RuntimeError when it cannot start, or does not stop with 0."""
+async def emulated_endpoint(logs: Path, hosted: Sequence[HostedSettings] = ()) -> AsyncIterator[Endpoint]:
+    """An endpoint whose one worker is ready. Raises RuntimeError when it cannot start, or does not stop with 0.
+
+    hosted: providers that are emulated beside it.
+    """
     port = _free_port()
     command = WorkerCommand(
         (sys.executable, "handler.py"), variables=_variables(port), directory=ROOT, log_directory=logs
     )
-    async with Emulator(SETTINGS, command) as emulator:
+    async with Emulator(SETTINGS, command, hosted=hosted) as emulator:
         endpoint = Endpoint(emulator, port)
         emulator.endpoint.when_finished.append(endpoint.ended.append)
         async with asyncio.timeout(START_SECONDS):

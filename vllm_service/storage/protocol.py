@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from vllm_service.domain.keys import ApiKey
+from vllm_service.domain.quotas import OrganisationUse
 from vllm_service.domain.requests import RequestRecord
+from vllm_service.domain.usage import Usage
 
 
 class Keys(Protocol):
     """Callers' keys, stored hashed."""
 
     async def find(self, secret: str) -> ApiKey | None:
-        """The key that this secret belongs to; None for none, or a revoked one. Constant-time in the secret."""
+        """The key that this secret belongs to; None for none, or a revoked one. Constant-time in the secret.
+
+        Raises errors.StorageUnavailable for a key that is not known yet while the database is away.
+        """
         ...
 
 
@@ -36,8 +42,13 @@ class Quotas(Protocol):
     ) -> Reservation:
         """Raises errors.RateLimited, with the limit's name and seconds to wait; then nothing was taken from any limit.
 
+        With Redis away: errors.StorageUnavailable, or this process's own limits, as configured.
         tokens, cost_picousd: upper estimates. now_seconds: seconds since 1970.
         """
+        ...
+
+    async def used(self, organisation: str, now_seconds: float) -> OrganisationUse:
+        """What the organisation has used today and this month, reservations included."""
         ...
 
 
@@ -50,4 +61,33 @@ class Ledger(Protocol):
 
     async def close(self) -> None:
         """Returns when everything that was queued is durable."""
+        ...
+
+    @property
+    def dropped_rows(self) -> int:
+        """Rows that could not be kept since the start: the queue was full, or no database would take them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CachedResponse:
+    """An answer as it was sent: a JSON document, or a whole stream of server-sent events.
+
+    usage: the tokens of the request that made it, None where nobody counted them.
+    """
+
+    body: bytes
+    is_stream: bool
+    usage: Usage | None = None
+
+
+class ResponseCache(Protocol):
+    """Answers by organisation and key, bounded by bytes and entries, each for a limited time. Never raises."""
+
+    async def get(self, organisation: str, key: bytes) -> CachedResponse | None:
+        """None: never stored, expired, evicted, or the store does not answer."""
+        ...
+
+    async def put(self, organisation: str, key: bytes, response: CachedResponse) -> None:
+        """Keeps it, unless it alone is larger than one entry may be. key: a digest of the canonical request."""
         ...

@@ -1,0 +1,123 @@
+"""Load for gateways over raw sockets: a measurement of a gateway should not wait for its client library."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import cycle
+from urllib.parse import urlsplit
+
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+
+
+@dataclass
+class Load:
+    """What a run of load has seen. Seconds; ttfts are to the first byte of content after the head."""
+
+    totals: list[float] = field(default_factory=list)
+    ttfts: list[float] = field(default_factory=list)
+    chunks: int = 0
+
+    def note(self, begun: float, first: float) -> None:
+        """One answer is complete."""
+        self.totals.append(time.perf_counter() - begun)
+        self.ttfts.append(first - begun)
+
+
+class Caller(asyncio.Protocol):
+    """One connection that asks, waits for the whole answer and asks again: `calls` times, or until it is told."""
+
+    def __init__(self, requests: Iterator[bytes], load: Load, calls: int | None) -> None:
+        self._requests = requests
+        self._load = load
+        self._left = calls
+        self._transport: asyncio.Transport
+        self._received = b""
+        self._begun = self._first = 0.0
+        self.is_stopping = False
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asks at once."""
+        self._transport = transport  # type: ignore[assignment]
+        self._ask()
+
+    def data_received(self, data: bytes) -> None:
+        """Raises through `done` for whatever is not a 200."""
+        if not self._received and not data.startswith(b"HTTP/1.1 200"):
+            self._fail(data)
+            return
+        received = self._received = self._received + data
+        head = received.find(b"\r\n\r\n")
+        if head < 0 or len(received) == head + 4:
+            return
+        self._first = self._first or time.perf_counter()
+        length = _LENGTH.search(received, 0, head)
+        if length is None:
+            self._load.chunks += data.count(b'data: {"')
+            self._received = received[: head + 4] + received[head + 4 :][-5:]
+            is_whole = received.endswith(b"0\r\n\r\n")
+        else:
+            is_whole = len(received) >= head + 4 + int(length.group(1))
+        if is_whole:
+            self._load.note(self._begun, self._first)
+            self._ask()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """In the middle of an answer it is an error."""
+        if not self.done.done():
+            self.done.set_exception(ConnectionError("the gateway closed the connection"))
+
+    def _ask(self) -> None:
+        if self.is_stopping or self._left == 0:
+            if not self.done.done():
+                self.done.set_result(None)
+            self._transport.close()
+            return
+        if self._left is not None:
+            self._left -= 1
+        self._received, self._first, self._begun = b"", 0.0, time.perf_counter()
+        self._transport.write(next(self._requests))
+
+    def _fail(self, data: bytes) -> None:
+        if not self.done.done():
+            self.done.set_exception(RuntimeError(f"not an answer: {data[:300]!r}"))
+        self._transport.abort()
+
+
+async def closed_loop(
+    url: str, requests: list[bytes], *, callers: int, seconds: float | None = None, calls: int | None = None
+) -> Load:
+    """So many callers, each asking again when answered: for so many seconds, or so many calls each."""
+    loop = asyncio.get_running_loop()
+    load = Load()
+    parts = urlsplit(url)
+    all_callers: list[Caller] = []
+    turns = cycle(requests)
+    for _ in range(callers):
+        _, caller = await loop.create_connection(
+            lambda: Caller(turns, load, calls), parts.hostname or "", parts.port or 80
+        )
+        all_callers.append(caller)
+    if seconds is not None:
+        await asyncio.sleep(seconds)
+        for caller in all_callers:
+            caller.is_stopping = True
+    await asyncio.gather(*(caller.done for caller in all_callers))
+    return load
+
+
+def requests_of(url: str, body: bytes, keys: list[str], path: str = "/v1/chat/completions") -> list[bytes]:
+    """The same request with each key, as the official client would send it without its telemetry headers."""
+    host = urlsplit(url).netloc
+    return [
+        (
+            f"POST {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n"
+            f"accept: application/json\r\nuser-agent: AsyncOpenAI/Python\r\ncontent-length: {len(body)}\r\n\r\n"
+        ).encode()
+        + body
+        for key in keys
+    ]

@@ -1,0 +1,43 @@
+"""The gateway as it is measured: keys, quotas, ledger on SQLite, annotations and measurements on, one provider.
+
+`python -m benchmarks.gateway_process --upstream URL --port N --data-dir DIR`; DIR/keys.json holds the callers' keys.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import uvloop
+
+from vllm_service.domain.pricing import TokenPrice
+from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
+from vllm_service.routing.configured_order import ConfiguredOrder
+from vllm_service.service import run_service
+from vllm_service.settings import ServiceSettings
+
+
+def catalog_of(upstream: str) -> Catalog:
+    """One model, `small`, at one provider."""
+    offer = Offer("fake", "fake", TokenPrice.per_million("0.02", "0.02"))
+    model = PublicModel("small", (offer,), baseline_price=TokenPrice.per_million("0.15", "0.60"))
+    provider = Provider("fake", ProviderKind.HOSTED, f"{upstream}/v1", "sk-of-the-provider")
+    return Catalog({"fake": provider}, {"small": model})
+
+
+def main() -> int:
+    """Serves until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway_process", description=__doc__)
+    parser.add_argument("--upstream", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    options = parser.parse_args()
+    settings = ServiceSettings(
+        port=options.port, data_dir=options.data_dir, require_keys=True, requests_per_second_per_ip=10_000_000
+    )
+    return uvloop.run(run_service(settings, lambda: catalog_of(options.upstream), ConfiguredOrder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A backend on FastAPI with RunPodVLLMService; `uvicorn examples.fastapi_backend.app:app`."""

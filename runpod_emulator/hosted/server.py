@@ -1,0 +1,74 @@
+"""Several hosted providers on one address, by themselves or beside an emulated RunPod."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from runpod_emulator.errors import NotFound
+from runpod_emulator.hosted.provider import HostedProvider, openai_error
+from runpod_emulator.hosted.settings import HostedSettings
+
+SHUTDOWN_SECONDS = 0.5
+
+
+class HostedProviders:
+    """Serves inside `async with`, in the event loop that enters it; or adds its routes to another server's.
+
+    Raises ValueError for two providers of one name.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[HostedSettings],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.providers = {settings.name: HostedProvider(settings, clock) for settings in providers}
+        if len(self.providers) < len(providers):
+            raise ValueError("two hosted providers have the same name")
+        self.origin = ""
+        self._host, self._port = host, port
+        self._runner: web.AppRunner | None = None
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """`/hosted/NAME/...` of each."""
+        for provider in self.providers.values():
+            provider.add_routes(router)
+
+    def base_url(self, name: str) -> str:
+        """The `base_url` of an OpenAI client. Raises KeyError."""
+        return f"{self.origin}/hosted/{self.providers[name].settings.name}/v1"
+
+    async def __aenter__(self) -> Self:
+        """Listens; raises OSError when the port is taken."""
+        app = web.Application(client_max_size=0)  # each provider has a limit of its own
+        self.add_routes(app.router)
+        app.router.add_route("*", "/{path:.*}", _no_such_provider)
+        # Cancelled handlers are how a client's leaving is noticed.
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port, backlog=1024).start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        self.origin = f"http://{self._host}:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Answers under way get half a second."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+
+async def _no_such_provider(request: web.Request) -> web.StreamResponse:
+    return openai_error(NotFound(f"{request.method} {request.path}: no such provider"))

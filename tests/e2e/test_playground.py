@@ -1,0 +1,94 @@
+"""The page at `/` in a real Chromium: a message is sent, its answer streams in, and its cost is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.e2e.process import START_SECONDS
+from tests.e2e.test_gateway_contract import opened_stage
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: nothing to test with")
+
+
+class Page:
+    """A tab, by Chromium's own protocol."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._calls = 0
+
+    async def call(self, method: str, **parameters: Any) -> Any:
+        self._calls += 1
+        await self._socket.send_json({"id": self._calls, "method": method, "params": parameters})
+        async for message in self._socket:
+            document = message.json()
+            if document.get("id") == self._calls:
+                return document["result"]
+        raise AssertionError("Chromium has left")
+
+    async def value_of(self, expression: str) -> Any:
+        result = await self.call("Runtime.evaluate", expression=expression)
+        return result["result"].get("value")
+
+    async def until(self, expression: str) -> Any:
+        """The expression's value as soon as it is true."""
+        async with asyncio.timeout(START_SECONDS):
+            while not (value := await self.value_of(expression)):
+                await asyncio.sleep(0.05)
+        return value
+
+
+@asynccontextmanager
+async def opened(url: str, profile: Path) -> AsyncIterator[Page]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = (f"--remote-debugging-port={port}", f"--user-data-dir={profile}", "--headless=new", "--no-sandbox")
+    assert CHROMIUM is not None
+    nowhere = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(CHROMIUM, *options, "about:blank", stdout=nowhere, stderr=nowhere)
+    try:
+        async with aiohttp.ClientSession() as session, session.ws_connect(await _tab(session, port)) as connection:
+            page = Page(connection)
+            await page.call("Page.navigate", url=url)
+            yield page
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _tab(session: aiohttp.ClientSession, port: int) -> str:
+    async with asyncio.timeout(START_SECONDS):
+        while True:
+            try:
+                async with session.get(f"http://127.0.0.1:{port}/json") as answer:
+                    tabs = json.loads(await answer.text())
+                return str(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
+            except (aiohttp.ClientError, StopIteration):
+                await asyncio.sleep(0.05)
+
+
+async def test_a_message_is_answered_and_its_cost_is_told(tmp_path: Path) -> None:
+    async with opened_stage(tmp_path) as stage, opened(f"{stage.address}/", tmp_path / "profile") as page:
+        refused = await page.until("document.querySelector('#answer.failed')?.textContent")
+        assert "key" in refused.lower()
+        await page.value_of(f"key.value = {json.dumps(stage.key)}; key.dispatchEvent(new Event('change'))")
+        await page.until("model.options.length")
+        await page.value_of("send.click()")
+        await page.until("facts.children.length")
+        assert await page.value_of("answer.textContent.split(' ').length") > 10
+        facts = await page.value_of("facts.innerText")
+        assert "hosted" in facts
+        assert stage.key not in await page.value_of("document.body.innerText + location.href")

@@ -1,0 +1,122 @@
+"""The FastAPI side under uvicorn on a real socket, in a thread, with parts that tests set by hand."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from vllm_service.api.fastapi_app import make_app
+from vllm_service.api.parts import Parts, ServiceState
+from vllm_service.domain.keys import ApiKey
+from vllm_service.domain.pricing import SecondPrice, TokenPrice
+from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.domain.usage import Usage
+from vllm_service.measurements import Measurements
+from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
+
+KEY = "sk-test-0123456789"
+HOSTED = Provider("hosted", ProviderKind.HOSTED, "https://api.hosted.test/v1", api_key="hosted-secret")
+RUNPOD = Provider(
+    "runpod",
+    ProviderKind.RUNPOD,
+    "https://user:pass@api.runpod.test/v2/abc123/openai/v1?token=t",
+    second_price=SecondPrice.per_second("0.00031"),
+    tags=frozenset({"apple-silicon"}),
+)
+CHAT = PublicModel(
+    "llama",
+    (Offer("hosted", "llama-3.1-8b", TokenPrice.per_million("0.10", "0.30", "0.05")), Offer("runpod", "llama")),
+    aliases=("gpt-3.5-turbo",),
+    context_length=8192,
+    capabilities=frozenset({"chat"}),
+    description="A small model",
+    latency_target_seconds=0.2,
+    baseline_model="gpt-4o-mini",
+)
+SQL = PublicModel("org/sql", (Offer("runpod", "sql"),), capabilities=frozenset({"text2sql"}))
+CATALOG = Catalog(
+    {"hosted": HOSTED, "runpod": RUNPOD},
+    {"llama": CHAT, "gpt-3.5-turbo": CHAT, "org/sql": SQL},
+)
+REQUEST = RequestRecord(
+    request_id="req_1",
+    started_at=1_800_000_000.0,
+    key_id="k1",
+    organisation="acme",
+    operation="chat.completions",
+    model="llama",
+    outcome=Outcome.COMPLETED,
+    status=200,
+    provider="hosted",
+    usage=Usage(10, 20),
+    cost_picousd=7_000_000,
+    baseline_picousd=10_000_000,
+    queue_ms=1.0,
+    ttft_ms=20.0,
+    total_ms=100.0,
+    attempts=1,
+)
+
+
+class Clock:
+    """Seconds that move when a test says so."""
+
+    def __init__(self, seconds: float = 3600.0) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class OneKey:
+    """A key store that holds one key."""
+
+    async def find(self, secret: str) -> ApiKey | None:
+        return ApiKey("k1", "acme") if secret == KEY else None
+
+
+def state(**known: Any) -> ServiceState:
+    """A gateway that is ready, and of which nothing else is known but this."""
+    return replace(ServiceState(is_ready=lambda: True), **known)
+
+
+def parts(
+    service_state: ServiceState | None = None,
+    *,
+    catalog: Callable[[], Catalog] = lambda: CATALOG,
+    clock: Callable[[], float] | None = None,
+    **others: Any,
+) -> Parts:
+    """Without keys unless they are given."""
+    measurements = Measurements(catalog, 0.5, *([clock] if clock else []))
+    return Parts(catalog, measurements, service_state or state(), **others)
+
+
+@contextmanager
+def serving(app: ASGIApp) -> Iterator[str]:
+    """The address of the application, until the block is left."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # connections wait in its backlog until uvicorn runs
+        server = uvicorn.Server(
+            uvicorn.Config(app, lifespan="off", access_log=False, log_config=None, timeout_graceful_shutdown=5)
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def served(service_parts: Parts) -> Iterator[str]:
+    """The address of make_app of these parts."""
+    with serving(make_app(service_parts)) as address:
+        yield address

@@ -1,0 +1,82 @@
+"""Health says what is known and why: 200 healthy, 503 initializing or degraded, 500 unhealthy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, Clock, OneKey, parts, served, state
+from vllm_service.domain.operations import BreakerState, Circuit, LedgerState, QuotaState, WorkerState
+from vllm_service.providers.configured import Catalog
+
+OPEN = BreakerState(Circuit.OPEN, failures=5, openings=1, retry_at=1_800_000_000.0)
+CLOSED = BreakerState(Circuit.CLOSED, failures=0, openings=0)
+
+
+@pytest.mark.parametrize(
+    ("known", "code", "status", "readiness"),
+    [
+        ({}, 200, "healthy", 200),
+        ({"is_ready": lambda: False}, 503, "initializing", 503),
+        ({"is_draining": lambda: True}, 503, "degraded", 503),
+        ({"breakers": lambda: {"hosted": OPEN, "runpod": CLOSED}}, 200, "healthy", 200),
+        ({"breakers": lambda: {"hosted": CLOSED, "runpod": OPEN}}, 503, "degraded", 200),
+        ({"breakers": lambda: {"hosted": OPEN, "runpod": OPEN}}, 500, "unhealthy", 503),
+        ({"ledger": lambda: LedgerState(queued=9, is_failing=True)}, 503, "degraded", 200),
+        ({"quotas": lambda: QuotaState(is_failing=True)}, 500, "unhealthy", 503),
+    ],
+)
+def test_the_status_follows_from_the_parts(known: dict[str, Any], code: int, status: str, readiness: int) -> None:
+    with served(parts(state(**known))) as address:
+        answer = httpx.get(f"{address}/health")
+        assert (answer.status_code, answer.json()["status"]) == (code, status)
+        assert bool(answer.json()["reasons"]) == (status != "healthy")
+        assert httpx.get(f"{address}/health/ready").status_code == readiness
+        assert httpx.get(f"{address}/health/live").status_code == 200
+
+
+def test_without_models_nothing_can_be_served() -> None:
+    with served(parts(catalog=lambda: Catalog({}, {}))) as address:
+        answer = httpx.get(f"{address}/health")
+    assert (answer.status_code, answer.json()["reasons"]) == (503, ["no model is configured"])
+
+
+def test_the_document_holds_what_is_known_and_null_for_the_rest() -> None:
+    service = parts(state(breakers=lambda: {"hosted": OPEN}), clock=Clock(), started_at=0.0)
+    with served(service) as address:
+        before = httpx.get(f"{address}/v1/health").json()
+        service.measurements.record(REQUEST)
+        after = httpx.get(f"{address}/health").json()
+    assert before["performance_target_met"] is None
+    assert after["performance_target_met"] is True
+    assert (before["model_loaded"], before["gpu_available"]) == (None, None)
+    assert before["circuit_breaker_status"] == "open"
+    assert before["circuit_breakers"]["hosted"] == {
+        "status": "open",
+        "failure_count": 5,
+        "estimated_recovery_time": "2027-01-15T08:00:00Z",
+    }
+    assert before["memory_usage"]["allocated_gb"] > 0
+    assert after["backends"]["text2sql"] == ["https://api.runpod.test/v2/abc123/openai/v1"]
+    assert after["model_endpoints"]["chat"] == {
+        "status": "available",
+        "endpoint": "https://api.runpod.test/v2/abc123/openai/v1",
+        "response_time": 0.1,
+    }
+
+
+@pytest.mark.parametrize(("workers", "is_loaded"), [(0, False), (2, True), (None, None)])
+def test_a_model_is_loaded_where_a_worker_runs(workers: int | None, is_loaded: bool | None) -> None:
+    with served(parts(state(workers=lambda: {"runpod": WorkerState(running=workers)}))) as address:
+        assert httpx.get(f"{address}/health").json()["model_loaded"] is is_loaded
+
+
+def test_an_address_never_shows_its_credentials_and_to_strangers_only_its_origin() -> None:
+    with served(parts(keys=OneKey())) as address:
+        stranger = httpx.get(f"{address}/health")
+        known = httpx.get(f"{address}/health", headers={"Authorization": f"Bearer {KEY}"})
+    assert stranger.json()["backends"]["text2sql"] == ["https://api.runpod.test"]
+    assert known.json()["backends"]["text2sql"] == ["https://api.runpod.test/v2/abc123/openai/v1"]
+    assert CATALOG.providers["runpod"].base_url not in stranger.text + known.text

@@ -1,0 +1,166 @@
+"""GET /metrics: what docs/metrics.md lists is what comes out, exact where counted, bounded whatever callers send."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.vllm_service.api.service import KEY, REQUEST, OneKey, parts, served, state
+from vllm_service.api.metrics import FAMILIES
+from vllm_service.domain.operations import (
+    BreakerState,
+    CacheState,
+    Circuit,
+    LedgerState,
+    QuotaState,
+    WorkerState,
+)
+from vllm_service.domain.requests import Outcome
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "docs" / "metrics.md"
+FULL = state(
+    breakers=lambda: {"hosted": BreakerState(Circuit.OPEN, 5, 2)},
+    workers=lambda: {"runpod": WorkerState(1, 2, 3, 4, 5, 6)},
+    cache=lambda: CacheState(3, 1, 2, 1000, 0),
+    ledger=lambda: LedgerState(4, 100, 0, oldest_queued_seconds=0.1),
+    quotas=lambda: QuotaState(2, 0),
+    in_flight=lambda: 7,
+    quality_scores=lambda: {"llama": 0.9},
+    active_sessions=lambda: 0,
+)
+NAMES_OF_API_MD = {
+    "vllm_requests_total",
+    "vllm_request_duration_seconds",
+    "vllm_latency_target_met_total",
+    "vllm_tokens_generated_total",
+    "vllm_cost_savings_usd",
+    "vllm_apple_silicon_requests_total",
+    "vllm_quality_score",
+    "vllm_cache_hits_total",
+    "vllm_cache_hit_rate",
+    "vllm_circuit_breaker_open_total",
+}
+
+
+class Scraped:
+    """A scrape, parsed by Prometheus' own parser."""
+
+    def __init__(self, text: str) -> None:
+        families = list(text_string_to_metric_families(text))
+        self.types = {family.name + ("_total" if family.type == "counter" else ""): family.type for family in families}
+        self.labels = {
+            family.name + ("_total" if family.type == "counter" else ""): {
+                frozenset(sample.labels) - {"le"} for sample in family.samples
+            }
+            for family in families
+        }
+        self._values = {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float:
+        return self._values[(name, *sorted(labels.items()))]
+
+
+def scraped(service: object = None) -> Scraped:
+    with served(service or parts(FULL)) as address:  # type: ignore[arg-type]
+        return Scraped(httpx.get(f"{address}/metrics").text)
+
+
+def documented() -> dict[str, tuple[str, str, str]]:
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \| ([^|]*) \|$", PAGE.read_text(encoding="utf-8"), flags=re.M)
+    return {name: (kind, labels.strip(), meaning.strip()) for name, kind, labels, meaning in rows}
+
+
+def test_the_page_and_the_output_hold_the_same_families() -> None:
+    families = {
+        family.name: (family.kind, ", ".join(f"`{label}`" for label in family.labels), family.meaning)
+        for family in FAMILIES
+    }
+    assert documented() == families
+    assert scraped().types == {name: kind for name, (kind, _, _) in families.items()}
+
+
+def test_there_are_at_least_47_and_those_that_users_rely_on_are_among_them() -> None:
+    assert len({family.name for family in FAMILIES}) >= 47
+    assert {family.name for family in FAMILIES} >= NAMES_OF_API_MD
+
+
+def test_samples_carry_exactly_the_documented_labels() -> None:
+    service = parts(FULL)
+    service.measurements.record(REQUEST)
+    service.measurements.record(replace(REQUEST, outcome=Outcome.FAILED, status=503, error_code="MODEL_503"))
+    labels = scraped(service).labels
+    assert {family.name: labels[family.name] for family in FAMILIES} == {
+        family.name: {frozenset(family.labels)} for family in FAMILIES
+    }
+
+
+def test_what_is_counted_is_exact() -> None:
+    service = parts(FULL)
+    for milliseconds in (2.0, 50.0, 50.1, 250.0):
+        service.measurements.record(replace(REQUEST, total_ms=milliseconds))
+    metrics = scraped(service)
+    assert metrics.value("vllm_requests_total", model="llama", status="200") == 4
+    assert metrics.value("vllm_request_duration_seconds_bucket", model="llama", le="0.05") == 2
+    assert metrics.value("vllm_request_duration_seconds_bucket", model="llama", le="+Inf") == 4
+    assert metrics.value("vllm_tokens_generated_total", model="llama") == 80
+    assert metrics.value("vllm_latency_target_met_total", model="llama") == 3
+    assert metrics.value("vllm_cost_savings_usd", model="llama") == 12e-6
+    assert metrics.value("vllm_cache_hit_rate") == 0.75
+    assert metrics.value("vllm_circuit_breaker_open_total", provider="hosted") == 2
+    assert metrics.value("vllm_provider_up", provider="hosted") == 0
+    assert metrics.value("vllm_requests_in_flight") == 7
+
+
+def test_an_unknown_value_is_no_sample_and_never_zero() -> None:
+    metrics = scraped(parts())
+    assert metrics.labels["vllm_cache_hit_rate"] == set()
+    assert metrics.labels["vllm_quality_score"] == set()
+
+
+def test_whatever_callers_and_providers_send_the_labels_stay_few() -> None:
+    service = parts()
+    for index in range(2000):
+        service.measurements.record(
+            replace(REQUEST, model=f"m{index}", provider=f"p{index}", status=index, error_code=f"E{index}")
+        )
+    metrics = scraped(service)
+    assert metrics.value("vllm_requests_total", model="other", status="other") == 1500
+    assert metrics.value("vllm_errors_total", code="other") == 2000
+    with served(service) as address:
+        assert len(httpx.get(f"{address}/metrics").text.splitlines()) < 1200
+
+
+def test_metrics_are_served_and_need_a_key_as_they_are_told() -> None:
+    with served(parts(keys=OneKey())) as address:
+        assert httpx.get(f"{address}/metrics").status_code == 200
+    with served(parts(serves_metrics=False)) as address:
+        assert httpx.get(f"{address}/metrics").status_code == 404
+    with served(parts(keys=OneKey(), metrics_need_key=True)) as address:
+        assert httpx.get(f"{address}/metrics").status_code == 401
+        assert httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+def test_the_example_scrapes_alerts_and_draws_families_that_exist() -> None:
+    scrape = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text(encoding="utf-8"))
+    assert scrape["scrape_configs"][0]["metrics_path"] == "/metrics"
+    rules = yaml.safe_load((ROOT / "deploy" / scrape["rule_files"][0]).read_text(encoding="utf-8"))
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "gateway.json").read_text(encoding="utf-8"))
+    expressions = [
+        *(rule["expr"] for rule in rules["groups"][0]["rules"]),
+        *(target["expr"] for panel in dashboard["panels"] for target in panel["targets"]),
+        *re.findall(r"```promql\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL),
+    ]
+    named = {name.removesuffix("_bucket") for text in expressions for name in re.findall(r"(?:vllm|process)_\w+", text)}
+    assert len(named) > 15
+    assert named <= {family.name for family in FAMILIES}

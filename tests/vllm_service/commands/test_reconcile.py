@@ -1,0 +1,150 @@
+"""`reconcile` as its users run it, on the bill of a real emulator whose real workers ran real jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import gzip
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from runpod_emulator import Emulator, EndpointSettings
+from tests.e2e import process
+from tests.runpod_emulator.support import ECHO_WORKER, client_of, until
+from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.storage.ledger_writer import LedgerWriter
+from vllm_service.storage.open import open_database
+
+SETTINGS = EndpointSettings(api_key="secret-key", max_workers=1, idle_timeout_seconds=0.5, stop_grace_seconds=10)
+Row = dict[str, object]
+BILL = json.dumps([{"amount": 0.002, "endpointId": "ep", "time": "2026-11-02T00:00:00Z"}])
+
+
+def row(name: str, started: float, ended: float, cost_picousd: int | None, provider: str = "own") -> Row:
+    return {
+        "request_id": name,
+        "started_at": started,
+        "outcome": "completed",
+        "status": 200,
+        "provider": provider,
+        "cost_picousd": "" if cost_picousd is None else cost_picousd,
+        "total_ms": (ended - started) * 1000,
+    }
+
+
+def write(path: Path, rows: Sequence[Row]) -> Path:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    content = text.getvalue().encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+async def test_what_real_workers_cost_is_booked_to_the_last_unit(tmp_path: Path) -> None:
+    """Two requests share a worker; the ledger is given exactly the bill, so nothing may differ."""
+    async with (
+        Emulator(SETTINGS, ECHO_WORKER) as emulator,
+        client_of(emulator, Authorization="Bearer secret-key") as http,
+    ):
+        spans: dict[str, tuple[float, float]] = {}
+
+        async def ask(name: str) -> None:
+            started = time.time()
+            await http.post("/runsync", json={"input": {"sleep": 0.2}})
+            spans[name] = started, time.time()
+
+        await asyncio.gather(ask("a"), ask("b"))
+        await until(lambda: all(worker.exit_code is not None for worker in emulator.workers.values()))
+        cost = int(emulator.bill().total_usd * 10**12)
+        rows = [row("a", *spans["a"], cost - 1), row("b", *spans["b"], 1), row("c", *spans["a"], 5, "hosted")]
+        ledger = str(write(tmp_path / "ledger.csv.gz", rows))
+        arguments = ("--bill", f"{emulator.url}/billing", "--ledger", ledger, "--provider", "own")
+        command = ("-m", "vllm_service", "reconcile", *arguments, "--json", "--tolerance", "0")
+        ended = await process.run(*command, RUNPOD_API_KEY="secret-key")
+    assert ended.code == 0, ended.stderr
+    document = ended.document
+    assert document["total"] == {
+        "billed_usd": cost / 10**12,
+        "booked_usd": cost / 10**12,
+        "difference_usd": 0.0,
+        "difference_percentage": 0.0,
+        "requests": 2,
+        "unpriced_requests": 0,
+    }
+    shares = document["attribution"]
+    assert sum(shares.values()) == pytest.approx(cost / 10**12)
+    assert shares["nobody_usd"] == 0
+    assert min(shares["execution_usd"], shares["cold_start_usd"], shares["idle_usd"]) > 0
+
+
+async def reconcile(tmp_path: Path, rows: Sequence[Row], *arguments: str) -> process.Finished:
+    bill = tmp_path / "bill.json"
+    bill.write_text(BILL)
+    ledger = str(write(tmp_path / "ledger.csv", rows))
+    return await process.run("-m", "vllm_service", "reconcile", "--bill", str(bill), "--ledger", ledger, *arguments)
+
+
+NOON = 1_793_620_800.0  # 2026-11-02T12:00:00Z
+
+
+async def test_the_table_shows_the_difference_of_each_day_and_what_is_unknown(tmp_path: Path) -> None:
+    rows = [row("a", NOON, NOON + 1, 10**9), row("b", NOON, NOON + 1, None)]
+    ended = await reconcile(tmp_path, rows, "--tolerance", "10")
+    assert ended.code == 1
+    for text in ("2026-11-02", "0.001000", "0.002000", "-0.001000", "-50.00", "1 requests have no known cost"):
+        assert text in ended.stdout
+
+
+async def test_only_the_days_asked_for_are_compared(tmp_path: Path) -> None:
+    rows = [row("a", NOON, NOON + 1, 10**9), row("b", NOON + 86_400, NOON + 86_401, 7)]
+    ended = await reconcile(tmp_path, rows, "--json", "--since", "2026-11-02", "--until", "2026-11-02")
+    assert [day["day"] for day in ended.document["days"]] == ["2026-11-02"]
+    assert ended.document["total"]["booked_usd"] == 0.001
+    assert ended.document["attribution"] is None
+
+
+async def test_without_an_export_the_services_own_ledger_is_read(tmp_path: Path) -> None:
+    database = await open_database(None, tmp_path)
+    writer = await LedgerWriter.open(database)
+    writer.record(
+        RequestRecord("a", NOON, "k", "o", "chat", "m", Outcome.COMPLETED, 200, "own", cost_picousd=2 * 10**9)
+    )
+    await until(lambda: writer.written_rows == 1)
+    await writer.close()
+    await database.close()
+    bill = tmp_path / "bill.json"
+    bill.write_text(BILL)
+    command = ("-m", "vllm_service", "reconcile", "--bill", str(bill), "--json")
+    ended = await process.run(*command, DATA_DIR=str(tmp_path))
+    assert ended.document["total"]["difference_usd"] == 0.0
+    missing = await process.run(*command, DATA_DIR=str(tmp_path / "nothing"))
+    assert (missing.code, "there is no ledger in" in missing.stderr) == (1, True)
+
+
+async def test_a_ledger_of_several_providers_asks_which_was_billed(tmp_path: Path) -> None:
+    ended = await reconcile(tmp_path, [row("a", NOON, NOON, 1), row("b", NOON, NOON, 1, "hosted")])
+    assert (ended.code, ended.stderr) == (
+        1,
+        "the ledger holds several providers: name what was billed with --provider: ['hosted', 'own']\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "broken", [{"started_at": "soon"}, {"started_at": ""}, {"cost_picousd": "1.5"}, {"outcome": "fine"}]
+)
+async def test_a_broken_row_is_named_by_its_line(tmp_path: Path, broken: Row) -> None:
+    ended = await reconcile(tmp_path, [row("a", NOON, NOON, 1), row("b", NOON, NOON, 1) | broken])
+    assert ended.code == 1
+    assert "line 3 is no row of the ledger" in ended.stderr
+
+
+async def test_arguments_that_are_wrong_end_with_2() -> None:
+    assert (await process.run("-m", "vllm_service", "reconcile")).code == 2
+    assert (await process.run("-m", "vllm_service", "unknown")).code == 2

@@ -1,0 +1,165 @@
+"""A gateway on a real socket, with limits, keys and ledger that write down what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from openai import AsyncOpenAI
+
+from tests.vllm_service.upstream import ScriptedUpstream
+from vllm_service.app import Service
+from vllm_service.domain.keys import ApiKey
+from vllm_service.domain.pricing import TokenPrice
+from vllm_service.domain.requests import RequestRecord
+from vllm_service.errors import RateLimited
+from vllm_service.gateway.gateway import Gateway
+from vllm_service.gateway.http_server import HttpServer
+from vllm_service.gateway.limits import ConnectionLimits
+from vllm_service.gateway.served_models import Configured
+from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
+from vllm_service.providers.connections import Connections
+from vllm_service.routing.configured_order import ConfiguredOrder
+from vllm_service.storage.protocol import ResponseCache
+
+SECRET = "sk-of-the-caller"
+PROVIDER_SECRET = "sk-of-the-provider"
+
+
+@dataclass
+class Share:
+    """A reservation that remembers how it ended."""
+
+    tokens: int
+    ended: list[tuple[int, int] | None] = field(default_factory=list)
+
+    async def settle(self, tokens: int, cost_picousd: int) -> None:
+        self.ended.append((tokens, cost_picousd))
+
+    async def release(self) -> None:
+        self.ended.append(None)
+
+
+@dataclass
+class Books:
+    """Keys, quotas and ledger in one."""
+
+    shares: list[Share] = field(default_factory=list)
+    rows: list[RequestRecord] = field(default_factory=list)
+    keys: dict[str, ApiKey] = field(default_factory=lambda: {SECRET: ApiKey("key-1", "acme")})
+    is_full: bool = False
+    _recorded: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def find(self, secret: str) -> ApiKey | None:
+        return self.keys.get(secret)
+
+    async def reserve(
+        self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
+    ) -> Share:
+        if self.is_full:
+            raise RateLimited("The limit of requests a minute is used up.", retry_after_seconds=7.2)
+        self.shares.append(Share(tokens))
+        return self.shares[-1]
+
+    async def used(self, organisation: str, now_seconds: float) -> Any:
+        raise NotImplementedError
+
+    def record(self, row: RequestRecord) -> None:
+        self.rows.append(row)
+        self._wake.set()
+
+    async def row(self, number: int = 0) -> RequestRecord:
+        """Waits for the row."""
+        while len(self.rows) <= number:
+            self._wake.clear()
+            await self._wake.wait()
+        return self.rows[number]
+
+
+def catalog_of(*urls: str, **provider: Any) -> Catalog:
+    """One model, `small` alias `gpt-3.5-turbo`, at as many providers as there are URLs."""
+    price = TokenPrice.per_million("0.10", "0.20")
+    names = [f"provider-{number}" for number in range(1, len(urls) + 1)]
+    model = PublicModel(
+        "small",
+        tuple(Offer(name, "small-there", price) for name in names),
+        aliases=("gpt-3.5-turbo",),
+        baseline_price=TokenPrice.per_million("1", "2"),
+    )
+    providers = {
+        name: Provider(name, ProviderKind.HOSTED, url, PROVIDER_SECRET, **provider)
+        for name, url in zip(names, urls, strict=True)
+    }
+    return Catalog(providers, {"small": model, "gpt-3.5-turbo": model})
+
+
+@dataclass
+class Running:
+    """The gateway: `url` with `/v1`, the official client, and what was written down."""
+
+    url: str
+    port: int
+    books: Books
+    gateway: Gateway
+    server: HttpServer
+    client: AsyncOpenAI
+    http: httpx.AsyncClient
+
+    async def raw(self, data: bytes, *, until_closed: bool = True) -> bytes:
+        """Sends bytes over a connection of its own; what came back until the gateway closed it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        try:
+            return await asyncio.wait_for(reader.read(), 10)
+        finally:
+            writer.close()
+
+
+async def _nothing_else(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 418, "headers": [(b"x-path", scope["raw_path"])]})
+    await send({"type": "http.response.body", "body": (await receive())["body"]})
+
+
+@asynccontextmanager
+async def running(
+    catalog: Catalog, *, limits: ConnectionLimits | None = None, responses: ResponseCache | None = None
+) -> AsyncIterator[Running]:
+    """A gateway in this process."""
+    books = Books()
+    upstream = Connections()
+    gateway = Gateway(
+        configured=Configured(catalog, ConfiguredOrder(catalog)),
+        upstream=upstream,
+        quotas=books,
+        recorders=[books.record],
+        keys=books,
+        responses=responses,
+    )
+    server = HttpServer(Service(gateway, lambda: _nothing_else), limits)
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    port = listening.getsockname()[1]
+    await server.listen(listening)
+    url = f"http://127.0.0.1:{port}/v1"
+    http = httpx.AsyncClient(headers={"authorization": f"Bearer {SECRET}"}, timeout=20)
+    client = AsyncOpenAI(api_key=SECRET, base_url=url, max_retries=0, timeout=20)
+    try:
+        yield Running(url, port, books, gateway, server, client, http)
+    finally:
+        await client.close()
+        await http.aclose()
+        await server.stop(within_seconds=2)
+        await upstream.close()
+
+
+@asynccontextmanager
+async def gateway_to(upstream: ScriptedUpstream, **settings: Any) -> AsyncIterator[Running]:
+    """A gateway to one scripted provider."""
+    async with upstream, running(catalog_of(upstream.url), **settings) as gateway:
+        yield gateway

@@ -1,0 +1,203 @@
+"""Streams that break, wait, are left, or come in odd pieces."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.vllm_service.gateway.running import Running, catalog_of, gateway_to, running
+from tests.vllm_service.gateway.test_chat import HEADERS, MESSAGES
+from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, event, events
+from vllm_service.domain.requests import Outcome
+from vllm_service.domain.usage import Usage
+from vllm_service.providers.configured import OnDisconnect
+
+WHOLE = b"".join(events("Hel", "lo \u4e16\u754c"))
+SHOWN = b"".join([event(chunk("Hel")), event(chunk("lo \u4e16\u754c")), DONE])
+
+
+async def streamed(gateway: Running) -> bytes:
+    body = {"model": "small", "stream": True}
+    async with gateway.http.stream("POST", f"{gateway.url}/chat/completions", json=body, headers=HEADERS) as response:
+        return await response.aread()
+
+
+@pytest.mark.parametrize("end", ["cut", "clean"])
+async def test_a_stream_cut_at_any_byte_never_ends_as_a_clean_one(end: str) -> None:
+    position = 0
+
+    async def script(asked: Asked) -> None:
+        if end == "clean":
+            await asked.stream([WHOLE[:position]] if position else [])
+            return
+        await asked.begin()
+        if position:
+            await asked.chunk(WHOLE[:position])
+        asked.cut()
+
+    done_at = len(WHOLE) - 1
+    async with gateway_to(ScriptedUpstream(script)) as gateway:
+        for number, position in enumerate(range(len(WHOLE))):
+            response = await gateway.http.post(
+                f"{gateway.url}/chat/completions", json={"model": "small", "stream": True}, headers=HEADERS
+            )
+            row = await gateway.books.row(number)
+            assert b"[DONE]" not in response.content, position
+            assert row.outcome is Outcome.FAILED, position
+            *passed, last = response.content.removesuffix(b"\n\n").split(b"\n\n")
+            assert "error" in json.loads(last.removeprefix(b"data: ")), position
+            assert SHOWN.startswith(b"".join(part + b"\n\n" for part in passed))
+        position = done_at + 1
+        assert await streamed(gateway) == SHOWN
+
+
+def every_split(data: bytes) -> Iterator[list[bytes]]:
+    yield [data[at : at + 1] for at in range(len(data))]
+    yield from ([data[:at], data[at:]] for at in range(1, len(data)))
+
+
+async def test_events_split_anywhere_arrive_whole() -> None:
+    pieces: list[bytes] = []
+
+    async def script(asked: Asked) -> None:
+        await asked.stream(pieces)
+
+    async with gateway_to(ScriptedUpstream(script)) as gateway:
+        for number, split in enumerate(every_split(WHOLE)):
+            pieces[:] = split
+            assert await streamed(gateway) == SHOWN
+            assert (await gateway.books.row(number)).usage == Usage(10, 3)
+
+
+async def test_other_line_breaks_and_comments_pass() -> None:
+    async def script(asked: Asked) -> None:
+        await asked.stream([b": waiting\r\n\r\n", WHOLE.replace(b"\n", b"\r\n")])
+
+    async with gateway_to(ScriptedUpstream(script)) as gateway:
+        assert await streamed(gateway) == b": waiting\r\n\r\n" + SHOWN.replace(b"\n", b"\r\n")
+        assert (await gateway.books.row()).usage == Usage(10, 3)
+
+
+async def test_the_official_client_raises_when_a_stream_breaks() -> None:
+    async def script(asked: Asked) -> None:
+        await asked.begin()
+        await asked.chunk(event(chunk("Hel")))
+        asked.cut()
+
+    async with gateway_to(ScriptedUpstream(script)) as gateway:
+        stream = await gateway.client.chat.completions.create(model="small", messages=MESSAGES, stream=True)
+        with pytest.raises(openai.APIError, match="broke off"):
+            _ = [piece async for piece in stream]
+
+
+async def left_after_one_chunk(gateway: Running) -> None:
+    stream = await gateway.client.chat.completions.create(model="small", messages=MESSAGES, stream=True)
+    async for _ in stream:
+        break
+    await stream.close()
+
+
+async def test_a_caller_who_leaves_stops_the_provider() -> None:
+    async def script(asked: Asked) -> None:
+        await asked.begin()
+        await asked.chunk(event(chunk("Hel")))
+        await asyncio.Event().wait()
+
+    upstream = ScriptedUpstream(script)
+    async with gateway_to(upstream) as gateway:
+        await left_after_one_chunk(gateway)
+        await asyncio.wait_for(upstream.left.wait(), 10)
+        row = await gateway.books.row()
+    assert (row.outcome, row.status) == (Outcome.CANCELLED, 499)
+    assert row.usage is not None
+    assert (row.usage.completion_tokens, row.usage.estimated) == (1, True)
+    assert gateway.books.shares[0].ended != [None]
+
+
+async def test_a_caller_who_leaves_before_the_answer_stops_the_provider_too() -> None:
+    arrived = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    upstream = ScriptedUpstream(script)
+    async with gateway_to(upstream) as gateway:
+        call = asyncio.ensure_future(gateway.client.chat.completions.create(model="small", messages=MESSAGES))
+        await arrived.wait()
+        call.cancel()
+        await asyncio.wait_for(upstream.left.wait(), 10)
+        assert (await gateway.books.row()).outcome is Outcome.CANCELLED
+
+
+async def test_a_provider_that_bills_anyway_is_read_to_its_end() -> None:
+    has_left = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        await asked.begin()
+        await asked.chunk(event(chunk("Hel")))
+        await has_left.wait()
+        await asked.chunk(b"".join(events("lo")))
+        await asked.send(b"0\r\n\r\n")
+
+    upstream = ScriptedUpstream(script)
+    async with upstream, running(catalog_of(upstream.url, on_disconnect=OnDisconnect.DRAIN)) as gateway:
+        await left_after_one_chunk(gateway)
+        while gateway.server.connected:
+            await asyncio.sleep(0)
+        has_left.set()
+        row = await gateway.books.row()
+    assert not upstream.left.is_set()
+    assert (row.outcome, row.usage) == (Outcome.CANCELLED, Usage(10, 3))
+
+
+async def test_a_slow_reader_slows_the_provider_and_misses_nothing() -> None:
+    sent = 0
+    big = event(chunk("x" * 60_000))
+
+    async def script(asked: Asked) -> None:
+        nonlocal sent
+        await asked.begin()
+        for _ in range(600):
+            await asked.chunk(big)
+            sent += 1
+        await asked.chunk(DONE)
+        await asked.send(b"0\r\n\r\n")
+
+    upstream = ScriptedUpstream(script)
+    async with gateway_to(upstream) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024)
+        body = b'{"model":"small","stream":true}'
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer sk-of-the-caller\r\nx-annotate: off\r\n"
+        writer.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        await reader.readline()
+        before = -1
+        while sent != before:  # until nothing moves any more
+            before = sent
+            await asyncio.sleep(0.2)
+        assert sent < 600
+        rest = await reader.read()
+        assert rest.count(b"data: ") == 601
+        assert rest.endswith(b"0\r\n\r\n")
+        writer.close()
+
+
+async def test_a_provider_that_falls_silent_is_given_up() -> None:
+    async def script(asked: Asked) -> None:
+        if asked.body.get("stream"):
+            await asked.begin()
+            await asked.chunk(event(chunk("Hel")))
+        await asyncio.Event().wait()
+
+    upstream = ScriptedUpstream(script)
+    soon = {"first_byte_timeout_seconds": 0.3, "idle_timeout_seconds": 0.3}
+    async with upstream, running(catalog_of(upstream.url, **soon)) as gateway:
+        with pytest.raises(openai.InternalServerError) as raised:
+            await gateway.client.chat.completions.create(model="small", messages=MESSAGES)
+        assert (raised.value.status_code, raised.value.code) == (504, "GATEWAY_TIMEOUT_504")
+        assert b"GATEWAY_TIMEOUT_504" in await streamed(gateway)
+        assert (await gateway.books.row(1)).error_code == "GATEWAY_TIMEOUT_504"

@@ -1,0 +1,1 @@
+"""Tests of configured providers, their prices and how they are checked."""

@@ -1,0 +1,1 @@
+"""Keys, limits, ledger and cached answers: one suite, embedded and on real Redis and Postgres."""

@@ -1,0 +1,96 @@
+"""`python -m vllm_service keys` and `ledger`, as people run them."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.vllm_service.storage.conftest import Backend
+from tests.vllm_service.storage.test_ledger import RECORD
+from vllm_service.__main__ import main
+from vllm_service.storage.open import open_storage
+
+
+@pytest.fixture
+def location(backend: Backend) -> list[str]:
+    if backend.database_url is None:
+        return ["--data-dir", str(backend.data_dir)]
+    return ["--database-url", backend.database_url]
+
+
+async def run(*arguments: str) -> int:
+    """Commands have an event loop of their own."""
+    return await asyncio.to_thread(main, arguments)
+
+
+async def test_a_key_is_made_listed_and_revoked(
+    backend: Backend, location: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run("keys", "create", "acme", "--tier", "production", *location) == 0
+    secret = capsys.readouterr().out.strip()
+    async with open_storage(*backend.locations) as storage:
+        key = await storage.keys.find(secret)
+    assert key is not None
+    assert await run("keys", "list", *location) == 0
+    listed = capsys.readouterr().out
+    assert "acme" in listed
+    assert secret not in listed
+    assert await run("keys", "revoke", key.id, *location) == 0
+    assert await run("keys", "revoke", "nobody", *location) == 1
+    async with open_storage(*backend.locations) as storage:
+        assert await storage.keys.find(secret) is None
+
+
+async def test_limits_are_set_one_at_a_time(
+    backend: Backend, location: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run("keys", "limits", "acme", "--usd-per-month", "12.50", "--tokens-per-day", "none", *location) == 0
+    assert await run("keys", "limits", "acme", "--requests-per-day", "7", *location) == 0
+    assert "12.5" in capsys.readouterr().out
+    async with open_storage(*backend.locations) as storage:
+        limits = await storage.key_store.limits("acme")
+    assert (limits.picousd_per_month, limits.tokens_per_day, limits.requests_per_day) == (12_500_000_000_000, None, 7)
+    assert limits.tokens_per_month == 300_000_000
+
+
+@pytest.mark.parametrize("wrong", [["--usd-per-month", "-1"], ["--tokens-per-day", "many"], ["--usd-per-month", "NaN"]])
+async def test_a_limit_that_is_none_is_refused(wrong: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        await run("keys", "limits", "acme", *wrong, "--data-dir", str(tmp_path))
+    assert caught.value.code == 2
+
+
+async def test_the_ledger_is_exported_summed_and_pruned(
+    backend: Backend, location: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_storage(*backend.locations) as storage:
+        for number in range(10):
+            storage.ledger.record(replace(RECORD, request_id=f'r"{number}', started_at=RECORD.started_at + number))
+        storage.ledger.record(replace(RECORD, usage=None, cost_picousd=None, ttft_ms=None))
+    assert await run("ledger", "export", *location) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["request_id"] for row in rows[:10]] == [f'r"{number}' for number in range(10)]
+    assert (rows[0]["cost_picousd"], rows[0]["stream"], rows[0]["started_at"]) == (
+        "7", "true", "2027-01-15T08:00:00.250000+00:00",
+    )  # fmt: skip
+    assert (rows[10]["prompt_tokens"], rows[10]["cost_picousd"]) == ("", "")
+    parquet = backend.data_dir / "ledger.parquet"
+    assert await run("ledger", "export", "--format", "parquet", "--output", str(parquet), *location) == 0
+    table = pq.read_table(parquet)
+    assert table.column_names == list(rows[0])
+    assert table["cost_picousd"].to_pylist() == [7] * 10 + [None]
+    assert await run("ledger", "summary", "--by", "organisation", "day", *location) == 0
+    assert "2027-01-15" in capsys.readouterr().out
+    assert await run("ledger", "prune", "--older-than-days", "-10000", *location) == 0
+    assert "11 rows deleted" in capsys.readouterr().err
+
+
+async def test_a_database_that_is_not_there_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await run("keys", "list", "--database-url", "postgresql://nobody@127.0.0.1:1/none") == 1
+    assert capsys.readouterr().err == "Postgres cannot do this now (ConnectionRefusedError).\n"

@@ -1,0 +1,64 @@
+"""What `ledger export` writes is read back as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.runpod_emulator.support import until
+from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.errors import ConfigurationError
+from vllm_service.storage.database import Database
+from vllm_service.storage.ledger_csv import CsvLedger
+from vllm_service.storage.ledger_export import write_csv
+from vllm_service.storage.ledger_reader import LedgerReader
+from vllm_service.storage.ledger_writer import LedgerWriter
+
+RECORDS = [
+    RequestRecord(
+        "a",
+        1_793_620_800.123456,
+        "key",
+        'an "organisation", with a comma',
+        "chat.completions",
+        "llama",
+        Outcome.COMPLETED,
+        200,
+        "own",
+        cost_picousd=2**60 + 1,
+        total_ms=1234.5,
+    ),
+    RequestRecord("b", 1_793_620_801.0, "key", "o", "embeddings", "m", Outcome.REJECTED, 429),
+]
+
+
+async def test_an_export_is_read_back(database: Database, tmp_path: Path) -> None:
+    writer = await LedgerWriter.open(database)
+    for record in RECORDS:
+        writer.record(record)
+    await until(lambda: writer.written_rows == len(RECORDS))
+    await writer.close()
+    path = tmp_path / "export.csv"
+    await write_csv(LedgerReader(database).records(), path)
+    ledger = CsvLedger(path)
+    assert list(ledger) == RECORDS
+    assert list(ledger) == RECORDS, "it can be read twice"
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8b broken", b""])
+def test_a_broken_archive_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "export.csv.gz"
+    path.write_bytes(content)
+    if content:
+        with pytest.raises(ConfigurationError, match="the ledger cannot be read"):
+            list(CsvLedger(path))
+    else:
+        assert list(CsvLedger(path)) == []
+
+
+def test_dollars_are_read_where_there_are_no_pico_dollars(tmp_path: Path) -> None:
+    path = tmp_path / "export.csv"
+    path.write_text("started_at_us,cost_usd,provider\n1793620800000001,0.000000000007,own\n")
+    (record,) = CsvLedger(path)
+    assert (record.cost_picousd, record.started_at) == (7, 1_793_620_800.000001)

@@ -1,0 +1,39 @@
+"""Everything but the chat path as one FastAPI application, made of parts; app.py puts the chat path in front of it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, FastAPI
+
+from vllm_service.api.authentication import required_key
+from vllm_service.api.errors import add_error_handlers
+from vllm_service.api.health import health_router
+from vllm_service.api.metrics import metrics_router
+from vllm_service.api.models import models_router
+from vllm_service.api.openapi import publish
+from vllm_service.api.parts import Parts
+from vllm_service.api.performance import performance_router
+from vllm_service.api.playground import playground_router
+from vllm_service.api.request_ids import Outermost
+from vllm_service.api.schemas import ErrorAnswer
+
+
+def make_app(parts: Parts) -> FastAPI:
+    """Models, health, performance and metrics, each with and without `/v1` in front; errors in the one format.
+
+    Besides them the page at `/`, to try it. The pages that FastAPI makes of the document load scripts from elsewhere,
+    so there are none: `/openapi.json` is for tools, and holds nothing of this deployment.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(Outermost)
+    add_error_handlers(app)
+    with_key = APIRouter(dependencies=[Depends(required_key(parts.keys))], responses={401: {"model": ErrorAnswer}})
+    with_key.include_router(models_router(parts))
+    with_key.include_router(performance_router(parts))
+    for prefix in ("", "/v1"):
+        app.include_router(health_router(parts), prefix=prefix)
+        if parts.serves_metrics:
+            app.include_router(metrics_router(parts), prefix=prefix)
+        app.include_router(with_key, prefix=prefix)
+    app.include_router(playground_router)
+    publish(app)
+    return app

@@ -1,0 +1,135 @@
+"""GET /health for people and load balancers, /health/live and /health/ready for orchestrators. All without a key."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from vllm_service.api import schemas
+from vllm_service.api.authentication import is_known
+from vllm_service.api.health_report import Verdict, available, judge, shown_address, use_cases, worst_circuit
+from vllm_service.api.models import is_on_apple_silicon
+from vllm_service.api.parts import Parts
+from vllm_service.domain.operations import BreakerState, ProcessState
+from vllm_service.domain.tally import Tally
+from vllm_service.providers.configured import Catalog, PublicModel
+
+GIGABYTE = 10**9
+_UNWELL: dict[int | str, dict[str, Any]] = {
+    500: {"model": schemas.Health, "description": "Unhealthy: no request can succeed"},
+    503: {"model": schemas.Health, "description": "Initializing or degraded"},
+}
+_NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {"model": schemas.Probe, "description": "Starting, stopping or unhealthy"}
+}
+
+
+def health_router(parts: Parts) -> APIRouter:
+    """Three probes, from detailed to none."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health", responses=_UNWELL)
+    async def health(request: Request, response: Response) -> schemas.Health:
+        """200 healthy, 503 initializing or degraded, 500 unhealthy; the body always has the same fields."""
+        verdict = judge(parts.state, parts.catalog())
+        response.status_code = verdict.http_status
+        return _report(parts, verdict, in_full=await is_known(parts.keys, request))
+
+    @router.get("/health/live")
+    async def live() -> schemas.Probe:
+        """200 as long as the process answers."""
+        return schemas.Probe(status="alive")
+
+    @router.get("/health/ready", responses=_NOT_READY)
+    async def ready(response: Response) -> schemas.Probe:
+        """200 if requests should be sent here: also when degraded, since other models are served."""
+        status = judge(parts.state, parts.catalog()).status
+        if status in ("healthy", "degraded") and not parts.state.is_draining():
+            return schemas.Probe(status="ready")
+        response.status_code = 503
+        return schemas.Probe(status="not_ready")
+
+    return router
+
+
+def _report(parts: Parts, verdict: Verdict, *, in_full: bool) -> schemas.Health:
+    state, catalog, measurements = parts.state, parts.catalog(), parts.measurements
+    breakers, hour = state.breakers(), measurements.last_hour()
+    models = list(catalog.models.values())
+    return schemas.Health.model_validate(
+        {
+            "status": verdict.status,
+            "reasons": list(verdict.reasons),
+            "model_loaded": _is_loaded(parts),
+            "gpu_available": None,
+            "apple_silicon_optimized": any(is_on_apple_silicon(catalog, model) for model in models),
+            "warmup_completed": state.is_ready(),
+            "memory_usage": _memory(state.process()),
+            "uptime_seconds": measurements.uptime_seconds,
+            "performance_target_met": is_target_met(hour, measurements.target_ms()),
+            "circuit_breaker_status": worst_circuit(breakers),
+            "circuit_breakers": {name: _breaker(breaker) for name, breaker in breakers.items()},
+            "last_health_check": _rfc3339(parts.clock()),
+            "backends": {
+                use_case: _addresses(catalog, models, in_full=in_full)
+                for use_case, models in use_cases(catalog).items()
+            },
+            "model_endpoints": {
+                use_case: _endpoint(parts, models, in_full=in_full) for use_case, models in use_cases(catalog).items()
+            },
+        }
+    )
+
+
+def is_target_met(hour: Tally, target_ms: float | None) -> bool | None:
+    """Whether the last hour's mean is within the target; None without a target or without requests."""
+    mean_ms = hour.latency.mean_ms
+    return None if target_ms is None or mean_ms is None else mean_ms <= target_ms
+
+
+def _is_loaded(parts: Parts) -> bool | None:
+    """Whether a worker of ours has a model loaded; None where no endpoint has said how many workers run."""
+    running = [worker.running for worker in parts.state.workers().values()]
+    idle = [worker.idle for worker in parts.state.workers().values()]
+    known = [count for count in (*running, *idle) if count is not None]
+    return any(known) if known else None
+
+
+def _memory(process: ProcessState) -> schemas.MemoryUsage:
+    cached = process.machine_cached_bytes
+    return schemas.MemoryUsage(
+        allocated_gb=process.memory_bytes / GIGABYTE,
+        cached_gb=None if cached is None else cached / GIGABYTE,
+        total_available_gb=process.machine_available_bytes / GIGABYTE,
+        utilization_percentage=process.machine_used_percentage,
+    )
+
+
+def _breaker(breaker: BreakerState) -> schemas.CircuitBreaker:
+    return schemas.CircuitBreaker(
+        status=breaker.circuit.value,
+        failure_count=breaker.failures,
+        estimated_recovery_time=None if breaker.retry_at is None else _rfc3339(breaker.retry_at),
+    )
+
+
+def _addresses(catalog: Catalog, models: list[PublicModel], *, in_full: bool) -> list[str]:
+    urls = (catalog.providers[offer.provider].base_url for model in models for offer in model.offers)
+    return list(dict.fromkeys(shown_address(url, in_full=in_full) for url in urls))
+
+
+def _endpoint(parts: Parts, models: list[PublicModel], *, in_full: bool) -> schemas.ModelEndpoint:
+    providers, breakers = parts.catalog().providers, parts.state.breakers()
+    open_ones = [name for model in models for name in available(model, breakers)]
+    mean_ms = parts.measurements.numbers_of_last_hour(models[0].name).mean_latency_ms
+    return schemas.ModelEndpoint(
+        status="available" if open_ones else "unavailable",
+        endpoint=shown_address(providers[open_ones[0]].base_url, in_full=in_full) if open_ones else None,
+        response_time=None if mean_ms is None else mean_ms / 1000,
+    )
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,82 @@
+"""GET /metrics: the documented families in Prometheus' text format, read from the measurements at each scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import APIRouter, Depends, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from vllm_service.api.authentication import required_key
+from vllm_service.api.metric_family import Family, Snapshot
+from vllm_service.api.part_metrics import PARTS
+from vllm_service.api.parts import Parts
+from vllm_service.api.request_metrics import REQUESTS
+from vllm_service.api.schemas import ErrorAnswer
+from vllm_service.domain.tally import combined
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"},
+    401: {"model": ErrorAnswer},
+}
+FAMILIES: tuple[Family, ...] = (*REQUESTS, *PARTS)
+
+
+class GatewayCollector(Collector):
+    """Reads everything once per scrape; between scrapes it costs nothing."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, in the order of docs/metrics.md."""
+        snapshot = take_snapshot(self._parts)
+        return (family.collect(snapshot) for family in FAMILIES)
+
+    def describe(self) -> list[Metric]:
+        """Nothing: no state needs to be read before the first scrape."""
+        return []
+
+
+def metrics_router(parts: Parts) -> APIRouter:
+    """Without a key, unless the setting asks for one."""
+    router = APIRouter(tags=["metrics"])
+    registry = CollectorRegistry()
+    registry.register(GatewayCollector(parts))
+    dependencies = [Depends(required_key(parts.keys))] if parts.metrics_need_key else []
+
+    @router.get("/metrics", response_class=Response, responses=_ANSWERS, dependencies=dependencies)
+    async def metrics() -> Response:
+        """At least 47 families; labels hold names of the catalog, never anything that a caller sent."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def take_snapshot(parts: Parts) -> Snapshot:
+    """What all parts say now."""
+    state, measurements, catalog = parts.state, parts.measurements, parts.catalog()
+    models = measurements.by_model()
+    names = sorted({model.name for model in catalog.models.values()})
+    return Snapshot(
+        catalog=catalog,
+        everything=combined(models.values()),
+        models=models,
+        providers=measurements.by_provider(),
+        rates=measurements.rates(),
+        uptime_seconds=measurements.uptime_seconds,
+        targets_ms={name: measurements.target_ms(name) for name in names},
+        is_ready=state.is_ready(),
+        breakers=state.breakers(),
+        workers=state.workers(),
+        cache=state.cache(),
+        ledger=state.ledger(),
+        quotas=state.quotas(),
+        process=state.process(),
+        in_flight=state.in_flight(),
+        quality_scores=state.quality_scores(),
+        active_sessions=state.active_sessions(),
+    )

@@ -1,0 +1,94 @@
+"""GET /v1/models, /models, /v1/models/{id}: what can be asked for, what it costs, and how fast it has been."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from vllm_service.api import schemas
+from vllm_service.api.parts import Parts
+from vllm_service.domain.money import PICOUSD_PER_USD, to_usd
+from vllm_service.domain.pricing import TokenPrice
+from vllm_service.domain.tally import Tally
+from vllm_service.errors import ModelNotFound
+from vllm_service.providers.configured import Catalog, PublicModel
+
+# A provider tagged so in providers.yaml runs on Apple silicon.
+APPLE_SILICON_TAG = "apple-silicon"
+_UNKNOWN_PRICES = schemas.Prices(input=None, cached_input=None, output=None)
+
+
+def models_router(parts: Parts) -> APIRouter:
+    """The list, and one model by its name or an alias of it."""
+    router = APIRouter(tags=["models"])
+
+    @router.get("/models")
+    async def list_models() -> schemas.ModelList:
+        """All models, in the order of their names."""
+        catalog = parts.catalog()
+        names = sorted({model.name for model in catalog.models.values()})
+        return schemas.ModelList(data=[_described(parts, catalog, catalog.models[name]) for name in names])
+
+    @router.get("/models/{model:path}", responses={404: {"model": schemas.ErrorAnswer}})
+    async def get_model(model: str) -> schemas.Model:
+        """One model; an alias answers as the model that it stands for."""
+        catalog = parts.catalog()
+        found = catalog.models.get(model)
+        if found is None:
+            raise ModelNotFound(model, list(catalog.models))
+        return _described(parts, catalog, found)
+
+    return router
+
+
+def is_on_apple_silicon(catalog: Catalog, model: PublicModel) -> bool:
+    """Whether a provider of this model is configured as running there."""
+    return any(APPLE_SILICON_TAG in catalog.providers[offer.provider].tags for offer in model.offers)
+
+
+def _described(parts: Parts, catalog: Catalog, model: PublicModel) -> schemas.Model:
+    measured = parts.measurements.numbers_of_last_hour(model.name)
+    price = model.offers[0].price if model.offers else None
+    return schemas.Model(
+        id=model.name,
+        created=int(parts.started_at),
+        owned_by=model.offers[0].provider if model.offers else "nobody",
+        cost_per_1k_tokens=_usd_per_1k_tokens(price, measured),
+        openai_equivalent=model.baseline_model,
+        performance=schemas.ModelPerformance(
+            avg_latency_ms=measured.mean_latency_ms,
+            tokens_per_second=measured.tokens_per_second,
+            max_context_length=model.context_length,
+            apple_silicon_optimized=is_on_apple_silicon(catalog, model),
+        ),
+        quality_metrics=schemas.QualityMetrics(),
+        description=model.description,
+        usd_per_million_tokens=_prices(price),
+        providers=[offer.provider for offer in model.offers],
+        offers=[
+            schemas.ModelOffer(provider=offer.provider, model=offer.model, usd_per_million_tokens=_prices(offer.price))
+            for offer in model.offers
+        ],
+        aliases=sorted(model.aliases),
+        capabilities=sorted(model.capabilities),
+    )
+
+
+def _prices(price: TokenPrice | None) -> schemas.Prices:
+    if price is None:
+        return _UNKNOWN_PRICES
+    cached = price.cached_input_picousd
+    return schemas.Prices(
+        input=to_usd(price.input_picousd * 10**6),
+        cached_input=None if cached is None else to_usd(cached * 10**6),
+        output=to_usd(price.output_picousd * 10**6),
+    )
+
+
+def _usd_per_1k_tokens(price: TokenPrice | None, measured: Tally) -> float | None:
+    """500 prompt and 500 generated tokens at the first offer's price; without one, what the last hour was charged."""
+    if price is not None:
+        return to_usd(500 * (price.input_picousd + price.output_picousd))
+    tokens = measured.prompt_tokens + measured.completion_tokens
+    if not tokens or not measured.cost_picousd or measured.unpriced:
+        return None
+    return measured.cost_picousd * 1000 / tokens / PICOUSD_PER_USD

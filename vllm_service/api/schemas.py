@@ -1,0 +1,141 @@
+"""What the operations endpoints answer, as pydantic models; the published schema is made of them. Null is unknown."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+_EXACT = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Answer(BaseModel):
+    """The root of all answers: what is not declared is not sent."""
+
+    model_config = _EXACT
+
+
+class ErrorBody(Answer):
+    """What is wrong, where, and what to do; `code` is for programs."""
+
+    type: str
+    code: str
+    message: str
+    param: str | None
+    details: dict[str, Any]
+    request_id: str
+
+
+class ErrorAnswer(Answer):
+    """Every error of the gateway."""
+
+    error: ErrorBody
+
+
+class Prices(Answer):
+    """US dollars per million tokens; null is unknown, or billed by the second."""
+
+    input: float | None
+    cached_input: float | None
+    output: float | None
+
+
+class ModelPerformance(Answer):
+    """Measured over the last hour; the context length is configured."""
+
+    avg_latency_ms: float | None
+    tokens_per_second: float | None
+    max_context_length: int | None
+    apple_silicon_optimized: bool | None
+
+
+class QualityMetrics(Answer):
+    """Null until somebody measures them."""
+
+    bleu_score_vs_openai: float | None = None
+    engagement_prediction_accuracy: float | None = None
+    content_coherence: float | None = None
+
+
+class ModelOffer(Answer):
+    """A provider of the model, in the order in which they are tried."""
+
+    provider: str
+    model: str
+    usd_per_million_tokens: Prices
+
+
+class Model(Answer):
+    """A model that can be asked for. cost_per_1k_tokens: US dollars of 500 prompt and 500 generated tokens."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    cost_per_1k_tokens: float | None
+    openai_equivalent: str | None
+    performance: ModelPerformance
+    quality_metrics: QualityMetrics
+    description: str | None
+    usd_per_million_tokens: Prices
+    providers: list[str]
+    offers: list[ModelOffer]
+    aliases: list[str]
+    capabilities: list[str]
+
+
+class ModelList(Answer):
+    """All models."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class MemoryUsage(Answer):
+    """allocated: this process. cached, total_available and utilization: its machine. 1 GB is 10^9 bytes."""
+
+    allocated_gb: float
+    cached_gb: float | None
+    total_available_gb: float
+    utilization_percentage: float
+
+
+class ModelEndpoint(Answer):
+    """A use case. endpoint: of the first provider that may be tried. response_time: mean seconds of the last hour."""
+
+    status: Literal["available", "unavailable"]
+    endpoint: str | None
+    response_time: float | None
+
+
+class CircuitBreaker(Answer):
+    """A provider's; times are RFC 3339."""
+
+    status: Literal["closed", "half_open", "open"]
+    failure_count: int | None
+    estimated_recovery_time: str | None
+
+
+class Health(Answer):
+    """How the gateway is. Addresses are cut to their origin for callers without a key."""
+
+    status: Literal["healthy", "initializing", "degraded", "unhealthy"]
+    reasons: list[str]
+    model_loaded: bool | None
+    gpu_available: bool | None
+    apple_silicon_optimized: bool | None
+    warmup_completed: bool
+    memory_usage: MemoryUsage
+    uptime_seconds: float
+    performance_target_met: bool | None
+    circuit_breaker_status: Literal["closed", "half_open", "open"] | None
+    circuit_breakers: dict[str, CircuitBreaker]
+    last_health_check: str
+    backends: dict[str, list[str]]
+    model_endpoints: dict[str, ModelEndpoint]
+
+
+class Probe(Answer):
+    """For an orchestrator."""
+
+    status: Literal["alive", "ready", "not_ready"]

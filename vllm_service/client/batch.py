@@ -1,0 +1,98 @@
+"""Many prompts: so many at once, every one answered once or with its own error, in order, resumable from a file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from vllm_service.client.asks import Ask
+from vllm_service.client.batch_file import BatchFile, keys_of
+from vllm_service.client.errors import BatchFailed
+from vllm_service.client.progress import Progress, progress_of
+from vllm_service.client.results import Answer, BatchItem
+from vllm_service.errors import ConfigurationError, ServiceError
+
+DEFAULT_CONCURRENT = 64
+
+Answering = Callable[[Ask], Awaitable[Answer]]
+
+
+async def answer_all(
+    asks: Sequence[Ask | ServiceError],
+    answer: Answering,
+    *,
+    concurrent: int = DEFAULT_CONCURRENT,
+    file: Path | str | None = None,
+    progress: bool | Progress = False,
+) -> list[BatchItem]:
+    """One item for each ask, in order; an ask that cannot be made is its own error. Raises OSError of the file."""
+    if concurrent < 1:
+        raise ConfigurationError(f"concurrent: at least 1, got {concurrent}")
+    with nullcontext() if file is None else BatchFile(file) as opened, progress_of(progress, "prompts") as tell:
+        batch = _Batch(asks, answer, opened, tell)
+        await batch.run(concurrent)
+    return [item for item in batch.items if item is not None]
+
+
+def texts(items: Iterable[BatchItem]) -> list[str]:
+    """The answers' texts, in order. Raises BatchFailed, which holds the items, if one has none."""
+    items = list(items)
+    found = [item.answer.text for item in items if item.answer is not None]
+    if len(found) < len(items):
+        raise BatchFailed(items)
+    return found
+
+
+class _Batch:
+    def __init__(
+        self, asks: Sequence[Ask | ServiceError], answer: Answering, file: BatchFile | None, tell: Progress
+    ) -> None:
+        self.items: list[BatchItem | None] = [None] * len(asks)
+        self._asks = asks
+        self._keys = keys_of([ask if isinstance(ask, Ask) else None for ask in asks]) if file else [""] * len(asks)
+        self._answer = answer
+        self._file = file
+        self._tell = tell
+        self._done = 0
+
+    async def run(self, concurrent: int) -> None:
+        remaining = iter(range(len(self._asks)))
+
+        async def caller() -> None:
+            for index in remaining:
+                self._end(await self._item(index))
+
+        self._tell(0, len(self._asks))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(concurrent, len(self._asks))):
+                    group.create_task(caller())
+        except* OSError as failures:
+            raise _first(failures) from None
+
+    async def _item(self, index: int) -> BatchItem:
+        ask = self._asks[index]
+        if isinstance(ask, ServiceError):
+            return BatchItem(index, error=ask)
+        if self._file is not None and (known := self._file.answer(self._keys[index])):
+            return BatchItem(index, answer=known, from_file=True)
+        try:
+            return BatchItem(index, answer=await self._answer(ask))
+        except ServiceError as error:
+            return BatchItem(index, error=error)
+
+    def _end(self, item: BatchItem) -> None:
+        self.items[item.index] = item
+        if self._file is not None and not item.from_file:
+            self._file.write(self._keys[item.index], item)
+        self._done += 1
+        self._tell(self._done, len(self._asks))
+
+
+def _first(group: BaseExceptionGroup[OSError]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

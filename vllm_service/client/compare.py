@@ -1,0 +1,189 @@
+"""What a month of tokens costs at each provider, what that saves, and what was measured of each. No I/O."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from vllm_service.client.results import Answer
+from vllm_service.domain.money import PICOUSD_PER_USD, to_usd
+from vllm_service.domain.pricing import TokenPrice
+from vllm_service.domain.usage import Usage
+from vllm_service.errors import InvalidRequest
+from vllm_service.providers.configured import Catalog
+
+MILLION = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Offering:
+    """A model at a provider. None: not known, or not measured. source: where the figures are from."""
+
+    provider: str
+    model: str
+    price: TokenPrice | None
+    latency_ms: float | None = None
+    tokens_per_second: float | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How long one whole answer took, above 0 ms, and how many tokens it had."""
+
+    provider: str
+    model: str
+    latency_ms: float
+    completion_tokens: int | None
+
+    @classmethod
+    def of(cls, answer: Answer) -> Measurement:
+        """What the client measured of an answer."""
+        tokens = None if answer.usage is None else answer.usage.completion_tokens
+        return cls(answer.provider, answer.model, answer.latency_ms, tokens)
+
+
+# The example of the documents that this project began with (../shared/API.md, 2026-11): their prices and latencies, not
+# ours, kept so that their comparison can be made again. They write $200 and $1,000 a month; 10 M tokens at $0.02 per
+# million are $0.20.
+_SOURCE = "the documents' example, 2026-11; not measured here"
+DOCUMENTED_EXAMPLE = (
+    Offering("RunPod", "Llama-3.1-8B", TokenPrice.per_million("0.02", "0.02"), 1200.0, None, _SOURCE),
+    Offering("Cerebras", "llama3.1-8b", TokenPrice.per_million("0.10", "0.10"), 945.0, None, _SOURCE),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """One provider at the volume. savings: against the baseline, negative where it is dearer."""
+
+    offering: Offering
+    monthly_picousd: int | None
+    savings_picousd: int | None
+    savings_percentage: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Dollars as numbers; null where nothing is known."""
+        price = self.offering.price
+        return {
+            "provider": self.offering.provider,
+            "model": self.offering.model,
+            "usd_per_million_tokens": {
+                "input": None if price is None else to_usd(price.input_picousd * MILLION),
+                "output": None if price is None else to_usd(price.output_picousd * MILLION),
+            },
+            "latency_ms": self.offering.latency_ms,
+            "tokens_per_second": self.offering.tokens_per_second,
+            "monthly_usd": _usd(self.monthly_picousd),
+            "savings_usd": _usd(self.savings_picousd),
+            "savings_percentage": self.savings_percentage,
+            "source": self.offering.source,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CostComparison:
+    """All rows, the cheapest first, those without a price last; `baseline`: what savings are counted against."""
+
+    rows: tuple[CostRow, ...]
+    baseline: str | None
+    input_tokens: int
+    output_tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"monthly_tokens": {...}, "baseline", "providers": [...]}`."""
+        return {
+            "monthly_tokens": {"input": self.input_tokens, "output": self.output_tokens},
+            "baseline": self.baseline,
+            "providers": [row.to_json() for row in self.rows],
+        }
+
+
+def compare_costs(
+    offerings: Iterable[Offering],
+    *,
+    monthly_tokens: int = 10_000_000,
+    output_share: float = 0.5,
+    baseline: str | None = None,
+) -> CostComparison:
+    """What `monthly_tokens` cost, of which `output_share` are generated ones. Raises InvalidRequest.
+
+    baseline: the provider that savings are counted against; the dearest unless it is named.
+    """
+    if monthly_tokens < 0 or not 0 <= output_share <= 1:
+        raise InvalidRequest("monthly_tokens: not negative; output_share: from 0 to 1", param="monthly_tokens")
+    output_tokens = int(monthly_tokens * Decimal(str(output_share)))
+    usage = Usage(monthly_tokens - output_tokens, output_tokens)
+    costs = [
+        (offering, None if offering.price is None else offering.price.cost_picousd(usage)) for offering in offerings
+    ]
+    costs.sort(key=lambda pair: (pair[1] is None, pair[1] or 0))
+    against = _baseline(costs, baseline)
+    base = None if against is None else against[1]
+    rows = tuple(_row(offering, cost, base) for offering, cost in costs)
+    return CostComparison(rows, against and against[0].provider, usage.prompt_tokens, usage.completion_tokens)
+
+
+def offerings_of(catalog: Catalog, model: str) -> list[Offering]:
+    """Everybody who offers a model of the catalog. Raises InvalidRequest if there is no such model.
+
+    An own endpoint is paid by the second: its price per token depends on its throughput, see `at_throughput`.
+    """
+    if (public := catalog.models.get(model)) is None:
+        raise InvalidRequest(
+            f"model: expected one of {', '.join(sorted(catalog.models))}, got {model!r}", param="model"
+        )
+    return [Offering(offer.provider, offer.model, offer.price) for offer in public.offers]
+
+
+def with_measurements(offerings: Iterable[Offering], measured: Iterable[Measurement | Answer]) -> list[Offering]:
+    """The offerings with the median latency and throughput of what their providers have answered."""
+    given: dict[tuple[str, str], list[Measurement]] = {}
+    for one in measured:
+        taken = one if isinstance(one, Measurement) else Measurement.of(one)
+        given.setdefault((taken.provider, taken.model), []).append(taken)
+    return [_measured(offering, given.get((offering.provider, offering.model), ())) for offering in offerings]
+
+
+def at_throughput(usd_per_second: Decimal | str, tokens_per_second: float) -> TokenPrice:
+    """What a token costs at an endpoint that is paid by the second and kept this busy; rounded up to a pico-dollar."""
+    if tokens_per_second <= 0:
+        raise InvalidRequest("tokens_per_second: above 0", param="tokens_per_second")
+    exact = Decimal(usd_per_second) * PICOUSD_PER_USD / Decimal(str(tokens_per_second))
+    picousd = int(exact.to_integral_value(rounding="ROUND_CEILING"))
+    return TokenPrice(picousd, picousd)
+
+
+def _measured(offering: Offering, measured: Sequence[Measurement]) -> Offering:
+    if not measured:
+        return offering
+    rates = [one.completion_tokens / one.latency_ms * 1000 for one in measured if one.completion_tokens is not None]
+    return replace(
+        offering,
+        latency_ms=statistics.median(one.latency_ms for one in measured),
+        tokens_per_second=statistics.median(rates) if rates else None,
+    )
+
+
+def _baseline(costs: Sequence[tuple[Offering, int | None]], name: str | None) -> tuple[Offering, int] | None:
+    known = [(offering, cost) for offering, cost in costs if cost is not None]
+    if name is None:
+        return max(known, key=lambda pair: pair[1], default=None)
+    for offering, cost in known:
+        if offering.provider == name:
+            return offering, cost
+    raise InvalidRequest(f"baseline: expected a provider with a known price, got {name!r}", param="baseline")
+
+
+def _row(offering: Offering, cost: int | None, base: int | None) -> CostRow:
+    if cost is None or base is None:
+        return CostRow(offering, cost, None, None)
+    saved = base - cost
+    return CostRow(offering, cost, saved, round(100 * saved / base, 2) if base else None)
+
+
+def _usd(amount: int | None) -> float | None:
+    return None if amount is None else to_usd(amount)

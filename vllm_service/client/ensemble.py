@@ -1,0 +1,61 @@
+"""Several models, one question: all answers, and the best of them by a scorer that may be replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+from vllm_service.client.asks import Ask
+from vllm_service.client.results import Answer, Candidate, Ensemble
+from vllm_service.errors import InvalidRequest, ServiceError
+
+# Told the prompt and the answers; gives each a number, higher is better. May be async, to ask a judge.
+Scorer = Callable[[str, Sequence[Answer]], Sequence[float] | Awaitable[Sequence[float]]]
+
+WORD = re.compile(r"\w+")
+
+
+async def answer_by_each(
+    prompt: str, asks: Sequence[Ask], answer: Callable[[Ask], Awaitable[Answer]], scorer: Scorer
+) -> Ensemble:
+    """All asks at once. A model that fails is a candidate without an answer; if all fail, raises the first's error."""
+    if not asks:
+        raise InvalidRequest("models: expected at least one", param="models")
+    given = await asyncio.gather(*(_candidate(ask, answer) for ask in asks))
+    answers = [candidate.answer for candidate in given if candidate.answer is not None]
+    if not answers:
+        raise next(candidate.error for candidate in given if candidate.error is not None)
+    scored = scorer(prompt, answers)
+    scores = list(await scored if inspect.isawaitable(scored) else scored)
+    if len(scores) != len(answers):
+        raise InvalidRequest(f"scorer: expected {len(answers)} scores, got {len(scores)}", param="scorer")
+    best = max(range(len(answers)), key=scores.__getitem__)
+    remaining = iter(scores)
+    candidates = tuple(
+        Candidate(one.model, one.answer, one.error, None if one.answer is None else next(remaining)) for one in given
+    )
+    return Ensemble(answers[best], candidates)
+
+
+def consensus(prompt: str, answers: Sequence[Answer]) -> list[float]:
+    """How well each answer agrees with the others: the mean F1 of their words; 0 for one alone.
+
+    Minimum Bayes risk over the candidates (Kumar and Byrne, 2004), with unigram F1 as the gain: it needs no model.
+    """
+    words = [Counter(WORD.findall(answer.text.casefold())) for answer in answers]
+    return [sum(_f1(own, other) for other in words if other is not own) / max(1, len(words) - 1) for own in words]
+
+
+def _f1(first: Counter[str], second: Counter[str]) -> float:
+    total = first.total() + second.total()
+    return 2 * (first & second).total() / total if total else 1.0
+
+
+async def _candidate(ask: Ask, answer: Callable[[Ask], Awaitable[Answer]]) -> Candidate:
+    try:
+        return Candidate(ask.model, answer=await answer(ask))
+    except ServiceError as error:
+        return Candidate(ask.model, error=error)

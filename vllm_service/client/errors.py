@@ -1,0 +1,155 @@
+"""What the SDK raises, what an answer's status says, what a FAILED job carries -> one tree, vllm_service.errors.
+
+Added to that tree by the client:
+
+ServiceError
+├── UpstreamFailed
+│   ├── Unreachable         502  no connection, or it broke before the answer was whole
+│   └── StreamBroken        502  the answer had begun; it is not tried again
+├── JobCancelled            409  the job was cancelled, here or by somebody else
+└── BatchFailed             502  some prompts of a batch have no answer; `items` holds what every prompt came to
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import openai
+
+from vllm_service import errors
+from vllm_service.client.results import BatchItem
+from vllm_service.errors import ServiceError, UpstreamError, UpstreamFailed
+from vllm_service.routing.failures import retry_after_seconds
+
+BY_STATUS: Mapping[int, type[ServiceError]] = {
+    400: errors.InvalidRequest,
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    405: errors.MethodNotAllowed,
+    413: errors.BodyTooLarge,
+    429: errors.RateLimited,
+    502: errors.UpstreamFailed,
+    503: errors.ModelUnavailable,
+    504: errors.GatewayTimeout,
+}
+REQUEST_IDS = ("x-request-id", "x-runpod-job-id")
+
+
+class Unreachable(UpstreamFailed):
+    """There was no connection, or it ended before the answer did."""
+
+
+class StreamBroken(UpstreamFailed):
+    """The stream ended before the answer did. What came until then is not the whole answer, and is not asked again."""
+
+    is_transient = False
+
+
+class JobCancelled(ServiceError):
+    """The job was cancelled; it has no answer."""
+
+    status, code, kind = 409, "JOB_CANCELLED_409", "cancelled_error"
+
+
+class BatchFailed(ServiceError):
+    """Some prompts have no answer. `items` holds all, in order; what was answered is not lost."""
+
+    status, code, kind = 502, "BATCH_502", "upstream_error"
+
+    def __init__(self, items: Sequence[BatchItem]) -> None:
+        self.items = tuple(items)
+        failed = [item for item in self.items if item.error is not None]
+        first = failed[0].error if failed else None
+        super().__init__(
+            f"{len(failed)} of {len(self.items)} prompts have no answer; the first: {first}. See items",
+            details={"failed": [item.index for item in failed]},
+        )
+
+
+def from_sdk(error: openai.OpenAIError, endpoint: str, *, begun: bool = False) -> ServiceError:
+    """The error of this tree for one of the SDK's. begun: text of this answer has been handed out already."""
+    if isinstance(error, openai.APIStatusError):
+        return from_answer(error.status_code, error.body, error.response.headers, endpoint)
+    if isinstance(error, openai.APITimeoutError) and not begun:
+        return placed(errors.GatewayTimeout(f"{endpoint} did not answer in time"), endpoint)
+    if isinstance(error, openai.APIConnectionError):
+        reason = type(error.__cause__ or error).__name__
+        kind = StreamBroken if begun else Unreachable
+        return placed(kind(f"the connection to {endpoint} failed: {reason}"), endpoint)
+    if isinstance(error, openai.APIError):  # an error event within a stream
+        return from_event(error.body, endpoint, begun=begun)
+    return placed(UpstreamFailed(f"{endpoint}: {type(error).__name__}"), endpoint)
+
+
+def from_answer(status: int, body: object, headers: Mapping[str, str], endpoint: str) -> ServiceError:
+    """The error for an HTTP answer. body: OpenAI's error object, or whatever came."""
+    error = from_document(status, body)
+    error.retry_after_seconds = retry_after_seconds(headers.get("retry-after"), time.time())
+    error.request_id = request_id(headers)
+    return placed(error, endpoint)
+
+
+def from_event(body: object, endpoint: str, *, begun: bool) -> ServiceError:
+    """The error for an error event: its code is the status, if it is one; else the stream was broken off."""
+    code = _field(body, "code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    if begun:
+        return placed(StreamBroken(message_of(body, status), details={"status": status}), endpoint)
+    return placed(from_document(status, body), endpoint)
+
+
+def from_job(error_text: str | None, endpoint: str) -> ServiceError:
+    """The error of a FAILED job: the engine's own where the text holds `{"error": {...}, "status": N}`, else 500."""
+    try:
+        document = json.loads(error_text or "")
+    except ValueError:
+        document = None
+    status = document.get("status") if isinstance(document, dict) else None
+    if isinstance(document, dict) and isinstance(status, int) and 400 <= status < 600:
+        return placed(from_document(status, document.get("error")), endpoint)
+    return placed(UpstreamError(500, error_text or "the job failed and does not say why", code="JOB_500"), endpoint)
+
+
+def from_document(status: int, body: object) -> ServiceError:
+    """The class of a status, with the message and param of an OpenAI error object."""
+    nested = _field(body, "error")
+    body = nested if isinstance(nested, Mapping) else body
+    param = _field(body, "param")
+    text, param = message_of(body, status), param if isinstance(param, str) else None
+    kind = BY_STATUS.get(status)
+    if kind is None:
+        return UpstreamError(status, text, code=f"UPSTREAM_{status}", param=param)
+    return kind(text, param=param)
+
+
+def placed(error: ServiceError, endpoint: str) -> ServiceError:
+    """The error, with where the request had been sent."""
+    error.endpoint = endpoint
+    return error
+
+
+def message_of(body: object, status: int) -> str:
+    """What the error object says; else the name of the status. A body that is no JSON is somebody's HTML: left out."""
+    message = _field(body, "message")
+    return message if isinstance(message, str) and message else _phrase(status)
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """The provider's id of a request, by which its support finds it."""
+    return next((headers[name] for name in REQUEST_IDS if name in headers), None)
+
+
+def _field(body: object, name: str) -> Any:
+    return body.get(name) if isinstance(body, Mapping) else None
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"the answer was {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"the answer was {status}"

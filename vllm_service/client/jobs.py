@@ -1,0 +1,109 @@
+"""A job of RunPod's queue as its API shows it, and the endpoint's health; read leniently, the platform adds fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from vllm_service.client.errors import JobCancelled, from_job, placed
+from vllm_service.errors import GatewayTimeout, ServiceError, UpstreamFailed
+
+
+class JobStatus(StrEnum):
+    """As RunPod writes them."""
+
+    IN_QUEUE = "IN_QUEUE"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMED_OUT = "TIMED_OUT"
+
+
+FINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.TIMED_OUT})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Where a job stands. Milliseconds it waited and ran, None before it did; `output` once it has completed."""
+
+    id: str
+    status: JobStatus
+    output: Any = None
+    error_text: str | None = None
+    delay_ms: int | None = None
+    execution_ms: int | None = None
+    worker_id: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.status in FINAL
+
+    def error(self, endpoint: str) -> ServiceError | None:
+        """Why it has no answer: the engine's own error for FAILED; None while it may still have one, or has."""
+        reason: ServiceError
+        match self.status:
+            case JobStatus.FAILED:
+                reason = from_job(self.error_text, endpoint)
+            case JobStatus.CANCELLED:
+                reason = JobCancelled(f"job {self.id} was cancelled")
+            case JobStatus.TIMED_OUT:
+                reason = GatewayTimeout(
+                    f"job {self.id} timed out: {self.error_text or 'no worker finished it in time'}"
+                )
+            case _:
+                return None
+        reason.request_id = self.id
+        return placed(reason, endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointHealth:
+    """How many jobs and workers are in which state, by RunPod's names of the states."""
+
+    jobs: Mapping[str, int]
+    workers: Mapping[str, int]
+
+
+def read_job(document: object) -> Job:
+    """Raises UpstreamFailed for what is no job."""
+    fields = document if isinstance(document, Mapping) else {}
+    job_id, status = fields.get("id"), fields.get("status")
+    if not isinstance(job_id, str) or not isinstance(status, str) or status not in JobStatus.__members__:
+        raise UpstreamFailed("the answer is not a job of RunPod's")
+    error = fields.get("error")
+    return Job(
+        id=job_id,
+        status=JobStatus(status),
+        output=fields.get("output"),
+        error_text=error if isinstance(error, str) or error is None else str(error),
+        delay_ms=_number(fields.get("delayTime")),
+        execution_ms=_number(fields.get("executionTime")),
+        worker_id=fields["workerId"] if isinstance(fields.get("workerId"), str) else None,
+    )
+
+
+def read_chunks(document: object) -> list[Any]:
+    """The outputs in an answer of /stream."""
+    chunks = document.get("stream") if isinstance(document, Mapping) else None
+    if not isinstance(chunks, list):
+        return []
+    return [chunk["output"] for chunk in chunks if isinstance(chunk, Mapping) and "output" in chunk]
+
+
+def read_health(document: object) -> EndpointHealth:
+    """Whatever is counted; states that RunPod leaves out are not there."""
+    fields = document if isinstance(document, Mapping) else {}
+    return EndpointHealth(_counts(fields.get("jobs")), _counts(fields.get("workers")))
+
+
+def _counts(document: object) -> Mapping[str, int]:
+    pairs = document.items() if isinstance(document, Mapping) else ()
+    return {str(name): count for name, count in pairs if isinstance(count, int) and not isinstance(count, bool)}
+
+
+def _number(value: object) -> int | None:
+    return round(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,199 @@
+"""LLMRouter: own endpoint and hosted providers behind one object, in process, without a gateway."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from zlib import crc32
+
+from vllm_service.client.asks import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Ask, Message
+from vllm_service.client.endpoint_watch import EndpointWatch
+from vllm_service.client.places import Clock, Gatekeeper, LocalBreakers, Places, own_endpoint
+from vllm_service.client.results import Answer
+from vllm_service.client.routed_call import RoutedCall
+from vllm_service.client.settings import ClientSettings
+from vllm_service.client.strategies import RoutingStrategy
+from vllm_service.client.streams import TextStream
+from vllm_service.domain.requests import RequestFacts
+from vllm_service.providers.configured import Catalog
+from vllm_service.routing.breaker_settings import BreakerSettings
+from vllm_service.routing.breakers import Breakers
+from vllm_service.routing.fallback import RetrySettings
+from vllm_service.routing.plan import Plan, Router
+from vllm_service.routing.profiles import RouterSettings
+from vllm_service.routing.router import CostRouter
+from vllm_service.settings import ServiceSettings
+
+BYTES_PER_TOKEN = 4  # of JSON, before any tokenizer runs; as the gateway estimates
+PREFIX_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where a request would go: the places in the order in which they would be tried, and why."""
+
+    model: str
+    strategy: RoutingStrategy
+    plan: Plan
+
+
+class LLMRouter:
+    """Sends each request where its strategy says, and on to the next place when one fails before it has answered.
+
+    providers: what may be asked; by default what providers.yaml and models.yaml say, else the endpoint that RUNPOD_*
+    names. default_model: one of its models; by default the first. router, breakers: by default ones of this process.
+    gatekeeper: routing.shared_breakers.SharedBreakers over those breakers, to share them through Redis.
+    Prompts are sent as one message of a user: every provider takes that. Close it, or use `async with`.
+    Raises ConfigurationError; every call raises ServiceError.
+    """
+
+    def __init__(
+        self,
+        strategy: RoutingStrategy | str = RoutingStrategy.BALANCED,
+        providers: Catalog | None = None,
+        *,
+        default_model: str | None = None,
+        router: Router | None = None,
+        breakers: Breakers | None = None,
+        gatekeeper: Gatekeeper | None = None,
+        retries: RetrySettings | None = None,
+        timeout_seconds: float = 600.0,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.strategy = RoutingStrategy(strategy)
+        catalog = configured() if providers is None else providers
+        self.default_model = default_model or next(iter(catalog.models))
+        local = LocalBreakers(breakers or Breakers(BreakerSettings()), clock)
+        self._retries = retries or RetrySettings()
+        self._places = Places(
+            catalog,
+            router or default_router(catalog, self.strategy, local),
+            gatekeeper or local,
+            timeout_seconds,
+            clock,
+        )
+        self._watch = EndpointWatch(self._places)
+
+    async def generate(
+        self,
+        /,
+        prompt: str,
+        model: str | None = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        temperature: float = DEFAULT_TEMPERATURE,
+        **options: Any,
+    ) -> str:
+        """The text of the answer to a prompt."""
+        return (await self.complete(prompt, model, max_tokens, temperature, **options)).text
+
+    async def complete(
+        self,
+        /,
+        prompt: str,
+        model: str | None = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        temperature: float = DEFAULT_TEMPERATURE,
+        **options: Any,
+    ) -> Answer:
+        """As `generate`, with provider, tokens, cost, times and why it went there."""
+        return await self.chat(_said(prompt), model, max_tokens, temperature, **options)
+
+    async def chat(
+        self,
+        /,
+        messages: Iterable[Message],
+        model: str | None = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        temperature: float = DEFAULT_TEMPERATURE,
+        **options: Any,
+    ) -> Answer:
+        """The answer to a conversation."""
+        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
+        return await self._call(Ask.chat(messages, model or self.default_model, fields), stream=False).answer()
+
+    def stream(
+        self,
+        /,
+        prompt: str,
+        model: str | None = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        temperature: float = DEFAULT_TEMPERATURE,
+        **options: Any,
+    ) -> TextStream:
+        """As `generate`, in pieces."""
+        return self.stream_chat(_said(prompt), model, max_tokens, temperature, **options)
+
+    def stream_chat(
+        self,
+        /,
+        messages: Iterable[Message],
+        model: str | None = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        temperature: float = DEFAULT_TEMPERATURE,
+        **options: Any,
+    ) -> TextStream:
+        """As `chat`, in pieces. From its first text on it stays at the place that began it."""
+        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
+        ask = Ask.chat(messages, model or self.default_model, fields)
+        return TextStream(lambda: self._call(ask, stream=True).begin())
+
+    def explain(
+        self, /, prompt: str, model: str | None = None, max_tokens: int = DEFAULT_MAX_TOKENS, **options: Any
+    ) -> Explanation:
+        """Where `generate` would send this now. Asks nobody; strategies that take turns count it as one."""
+        ask = Ask.chat(_said(prompt), model or self.default_model, {"max_tokens": max_tokens, **options})
+        plan = self._places.router.plan(self._facts(ask, stream=False), self._places.clock())
+        return Explanation(ask.model, self.strategy, plan)
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._watch.close()
+        await self._places.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _call(self, ask: Ask, *, stream: bool) -> RoutedCall:
+        self._watch.look()
+        return RoutedCall(self._places, ask, self._facts(ask, stream=stream), self._retries)
+
+    def _facts(self, ask: Ask, *, stream: bool) -> RequestFacts:
+        question = json.dumps(ask.question["messages"], ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return RequestFacts(
+            model=ask.model,
+            operation="chat.completions",
+            prompt_tokens=-(-len(question) // BYTES_PER_TOKEN),
+            max_tokens=ask.options.get("max_tokens"),
+            stream=stream,
+            prefix=crc32(question[:PREFIX_BYTES]),
+            strategy=self.strategy.value,
+        )
+
+
+def configured() -> Catalog:
+    """What providers.yaml and models.yaml say, where there are any; else the endpoint of RUNPOD_*."""
+    settings = ServiceSettings.from_environment()
+    if not settings.providers_path.exists():
+        return own_endpoint(ClientSettings.resolve())
+    from vllm_service.providers.files import load  # noqa: PLC0415  reads YAML, which the client's extra lacks
+
+    return load(settings)
+
+
+def default_router(catalog: Catalog, strategy: RoutingStrategy, breakers: LocalBreakers) -> Router:
+    """The gateway's, of this process alone, which leaves out places whose breaker is open."""
+    settings = RouterSettings(default_strategy=strategy.value)
+    return CostRouter(catalog, settings, may_try=breakers.allows)
+
+
+def _said(prompt: str) -> list[Message]:
+    return [{"role": "user", "content": prompt}]

@@ -1,0 +1,60 @@
+"""Keeps the requests of each operation within so many in a window of seconds, and so many at once, by waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from vllm_service.client.settings import RateLimit
+
+
+class RateGate:
+    """A sliding window per operation. An operation without a limit is let by."""
+
+    def __init__(
+        self,
+        limits: Mapping[str, RateLimit],
+        window_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._gates = {name: _Gate(limit, window_seconds, clock, sleep) for name, limit in limits.items()}
+
+    @asynccontextmanager
+    async def admitted(self, operation: str) -> AsyncIterator[None]:
+        """Waits for room; inside, one request is under way."""
+        gate = self._gates.get(operation)
+        if gate is None:
+            yield
+            return
+        async with gate.running:
+            await gate.room()
+            yield
+
+
+class _Gate:
+    def __init__(
+        self,
+        limit: RateLimit,
+        window_seconds: float,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self.running = asyncio.Semaphore(limit.concurrent)
+        self._limit = limit
+        self._window = window_seconds
+        self._clock = clock
+        self._sleep = sleep
+        self._entered: deque[float] = deque()
+
+    async def room(self) -> None:
+        """Returns when the window holds fewer requests than it may; this one is counted from then."""
+        while len(self._entered) >= self._limit.per_window:
+            if (wait := self._entered[0] + self._window - self._clock()) > 0:
+                await self._sleep(wait)
+            elif self._entered:
+                self._entered.popleft()
+        self._entered.append(self._clock())

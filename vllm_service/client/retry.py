@@ -1,0 +1,68 @@
+"""The client's only retry layer: tenacity, for transient errors, within a number of attempts and a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_before_delay
+from tenacity.wait import wait_exponential, wait_random
+
+from vllm_service.client.settings import RetryPolicy
+from vllm_service.errors import GatewayTimeout, ServiceError
+
+T = TypeVar("T")
+
+
+async def retrying(
+    attempt: Callable[[int], Awaitable[T]],
+    policy: RetryPolicy,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> T:
+    """What the first attempt that succeeds returns; `attempt` is told its number, from 1. Raises the last error.
+
+    An error without is_transient ends it at once, and so does a Retry-After beyond the time that is left.
+    """
+    if policy.attempts == 1:
+        return await attempt(1)
+    attempts = AsyncRetrying(
+        sleep=sleep,
+        stop=stop_after_attempt(policy.attempts) | stop_before_delay(policy.total_seconds),
+        wait=_Wait(policy),
+        retry=retry_if_exception(is_transient),
+        reraise=True,
+    )
+    try:
+        async with asyncio.timeout(policy.total_seconds) as limit:
+            async for one in attempts:
+                with one:
+                    return await attempt(one.retry_state.attempt_number)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise GatewayTimeout(f"no answer within {policy.total_seconds:g} s, all attempts together") from None
+    raise AssertionError("tenacity ended without a result and without an error")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed a little later."""
+    return isinstance(error, ServiceError) and error.is_transient
+
+
+class _Wait:
+    """Exponential with jitter between the policy's bounds, and never less than the provider asked for."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._longest = policy.wait_max_seconds
+        self._own = wait_exponential(multiplier=policy.wait_min_seconds) + wait_random(0, policy.jitter_seconds)
+
+    def __call__(self, state: RetryCallState) -> float:
+        asked = _retry_after_seconds(state)
+        own = min(self._own(state), self._longest)
+        return own if asked is None else max(own, asked)
+
+
+def _retry_after_seconds(state: RetryCallState) -> float | None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    return error.retry_after_seconds if isinstance(error, ServiceError) else None

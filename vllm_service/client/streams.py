@@ -1,0 +1,183 @@
+"""An answer in pieces: text as it comes, and the answer with its tokens, cost and times once it has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from openai import AsyncStream
+
+from vllm_service.client.asks import Ask, read_piece
+from vllm_service.client.connection import Connection
+from vllm_service.client.errors import Unreachable, request_id
+from vllm_service.client.results import Answer
+from vllm_service.client.retry import retrying
+from vllm_service.client.settings import RetryPolicy
+from vllm_service.domain.usage import Usage
+from vllm_service.errors import InvalidRequest, UpstreamFailed
+
+END = object()
+
+
+class Pieces(Protocol):
+    """An answer that has begun to come; what it is made of, and how it is left."""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it ended."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """Its tokens, once they were told."""
+        ...
+
+    @property
+    def request_id(self) -> str | None:
+        """The provider's."""
+        ...
+
+    async def next_text(self) -> str | None:
+        """The next text that is not empty; None at the end. Raises ServiceError."""
+        ...
+
+    async def close(self) -> None:
+        """Leaves it, if it has not ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer whose first text is there, or which was empty; who gives it, and how many requests that took."""
+
+    pieces: Pieces
+    first: str | None
+    connection: Connection
+    model: str
+    attempts: int
+    route_reason: str | None = None
+
+
+class TextStream(AsyncIterator[str]):
+    """Pieces of text. The request is made when the first is asked for; closing or dropping it cancels the request.
+
+    Transient errors are tried again until the first piece of text has come, never after it; then a stream that
+    ends early raises errors.StreamBroken.
+    """
+
+    def __init__(self, begin: Callable[[], Awaitable[Begun]]) -> None:
+        self._begin = begin
+        self._answer: Answer | None = None
+        self._texts = self._read()
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer. Raises InvalidRequest while the stream has not been read to its end."""
+        if self._answer is None:
+            raise InvalidRequest("the stream has not been read to its end, so there is no answer yet")
+        return self._answer
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        return await anext(self._texts)
+
+    async def aclose(self) -> None:
+        """Leaves the stream; the provider stops generating."""
+        await self._texts.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _read(self) -> AsyncGenerator[str]:
+        started = time.perf_counter()
+        begun = await self._begin()
+        ttft_ms = None if begun.first is None else (time.perf_counter() - started) * 1000
+        said: list[str] = []
+        pieces = begun.pieces
+        try:
+            text = begun.first
+            while text is not None:
+                said.append(text)
+                yield text
+                text = await pieces.next_text()
+        finally:
+            await pieces.close()
+        self._answer = Answer(
+            text="".join(said),
+            model=begun.model,
+            provider=begun.connection.provider,
+            usage=pieces.usage,
+            cost_picousd=begun.connection.cost_picousd(begun.model, pieces.usage),
+            latency_ms=(time.perf_counter() - started) * 1000,
+            ttft_ms=ttft_ms,
+            request_id=pieces.request_id,
+            finish_reason=pieces.finish_reason,
+            attempts=begun.attempts,
+            route_reason=begun.route_reason,
+        )
+
+
+def stream_of(connection: Connection, ask: Ask, policy: RetryPolicy) -> TextStream:
+    """The answer of one place, asked for again by the policy until it has begun."""
+
+    async def attempt(number: int) -> Begun:
+        pieces, first = await begin(connection, ask)
+        return Begun(pieces, first, connection, ask.model, number)
+
+    return TextStream(lambda: retrying(attempt, policy))
+
+
+async def begin(connection: Connection, ask: Ask) -> tuple[OpenedStream, str | None]:
+    """One request, up to its first text; None: the answer is empty. Raises ServiceError."""
+    opened = OpenedStream(connection, await connection.open_stream(ask))
+    try:
+        return opened, await opened.next_text()
+    except BaseException:
+        await opened.close()
+        raise
+
+
+class OpenedStream:
+    """The text of one response's chunks, and what the other chunks said."""
+
+    def __init__(self, connection: Connection, stream: AsyncStream[object]) -> None:
+        self.finish_reason: str | None = None
+        self.usage: Usage | None = None
+        self.request_id = request_id(stream.response.headers)
+        self._connection = connection
+        self._stream = stream
+        self._begun = False
+
+    async def next_text(self) -> str | None:
+        """The next text that is not empty; None at the end. Raises StreamBroken if text had come, else ServiceError."""
+        with self._connection.raising_ours(begun=self._begun):
+            while (chunk := await self._next_chunk()) is not END:
+                piece = read_piece(chunk)
+                self.finish_reason = piece.finish_reason or self.finish_reason
+                self.usage = piece.usage or self.usage
+                if piece.text:
+                    self._begun = True
+                    return piece.text
+            if self.finish_reason is None:
+                raise Unreachable("the stream ended before the answer did")
+        return None
+
+    async def close(self) -> None:
+        """Gives the connection back, or ends it if the answer is still coming."""
+        await self._stream.close()
+
+    async def _next_chunk(self) -> object:
+        try:
+            return await anext(self._stream, END)
+        except ValueError:
+            raise UpstreamFailed("a chunk of the stream is not JSON") from None

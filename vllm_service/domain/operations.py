@@ -1,0 +1,86 @@
+"""How the parts of the gateway are doing, as values: what health, performance and metrics are told. None is unknown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Circuit(StrEnum):
+    """Whether a provider is tried: always, for one trial request, or not for a while."""
+
+    CLOSED = "closed"
+    HALF_OPEN = "half_open"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerState:
+    """One provider's circuit breaker. failures: in a row; openings: since the start; retry_at: seconds since 1970."""
+
+    circuit: Circuit
+    failures: int | None = None
+    openings: int | None = None
+    retry_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheState:
+    """The response cache since the start, and what it holds."""
+
+    hits: int
+    misses: int
+    entries: int | None = None
+    size_bytes: int | None = None
+    evictions: int | None = None
+
+    @property
+    def hit_rate(self) -> float | None:
+        """0-1; None before the first look-up."""
+        looked_up = self.hits + self.misses
+        return self.hits / looked_up if looked_up else None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerState:
+    """The ledger's writer: rows that wait, rows that are durable, writes that failed, and whether the last one did."""
+
+    queued: int
+    written: int | None = None
+    failed_writes: int | None = None
+    is_failing: bool = False
+    oldest_queued_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaState:
+    """Reservations that are neither settled nor released, and leases that expired since the start."""
+
+    open_reservations: int | None = None
+    expired_reservations: int | None = None
+    is_failing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """A RunPod endpoint's workers and jobs, as its `/health` last said."""
+
+    running: int | None = None
+    idle: int | None = None
+    initializing: int | None = None
+    throttled: int | None = None
+    jobs_queued: int | None = None
+    jobs_in_progress: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """This process and its machine. cpu_percentage: of one core, since the last look."""
+
+    memory_bytes: int
+    cpu_percentage: float | None
+    cpu_seconds: float
+    open_files: int | None
+    machine_available_bytes: int
+    machine_cached_bytes: int | None
+    machine_used_percentage: float

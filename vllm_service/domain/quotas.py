@@ -1,0 +1,76 @@
+"""The limits' names, windows and periods: what a minute, a UTC day and a UTC month are to a limit. Pure arithmetic."""
+
+from __future__ import annotations
+
+import calendar
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+SECONDS_PER_DAY = 86_400
+ADDRESS_REQUESTS_PER_SECOND = 50
+
+
+class Limit(StrEnum):
+    """What can be used up: `details.limit` of a 429. The Lua scripts number them in this order."""
+
+    REQUESTS_PER_MINUTE = "requests_per_minute"
+    ADDRESS_REQUESTS_PER_SECOND = "address_requests_per_second"
+    REQUESTS_PER_DAY = "requests_per_day"
+    TOKENS_PER_DAY = "tokens_per_day"
+    TOKENS_PER_MONTH = "tokens_per_month"
+    USD_PER_MONTH = "usd_per_month"
+
+
+@dataclass(frozen=True, slots=True)
+class RateWindow:
+    """A sliding window, counted in `buckets` of `bucket_ms` each and the one that is filling.
+
+    A request counts until its whole bucket is older than the window, so no stretch of time of the window's length ever
+    holds more than the limit; a slot comes back at most one bucket later than an exact log would give it.
+    """
+
+    buckets: int
+    bucket_ms: int
+
+    @property
+    def lifetime_ms(self) -> int:
+        """From a bucket's beginning until it counts no more."""
+        return (self.buckets + 1) * self.bucket_ms
+
+
+KEY_WINDOW = RateWindow(buckets=60, bucket_ms=1000)
+ADDRESS_WINDOW = RateWindow(buckets=20, bucket_ms=50)
+
+
+@dataclass(frozen=True, slots=True)
+class OrganisationUse:
+    """What an organisation has used in the current UTC day and month, with what is reserved."""
+
+    requests_today: int = 0
+    tokens_today: int = 0
+    requests_this_month: int = 0
+    tokens_this_month: int = 0
+    picousd_this_month: int = 0
+
+
+def utc_day(now_seconds: float) -> int:
+    """Days since 1970-01-01."""
+    return int(now_seconds // SECONDS_PER_DAY)
+
+
+def utc_month(day: int) -> int:
+    """Months since year 0 of the month that this day (since 1970) lies in."""
+    date = time.gmtime(day * SECONDS_PER_DAY)
+    return date.tm_year * 12 + date.tm_mon - 1
+
+
+def seconds_to_next_day(now_seconds: float) -> float:
+    """Until 00:00 UTC."""
+    return (utc_day(now_seconds) + 1) * SECONDS_PER_DAY - now_seconds
+
+
+def seconds_to_next_month(now_seconds: float) -> float:
+    """Until 00:00 UTC of the next month's first day."""
+    year, month = divmod(utc_month(utc_day(now_seconds)) + 1, 12)
+    return calendar.timegm((year, month + 1, 1, 0, 0, 0)) - now_seconds

@@ -1,0 +1,67 @@
+"""cost_info and performance_info (shared/API.md), spliced into an answer's bytes; what was not measured is null."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vllm_service.domain.money import PICOUSD_PER_USD
+
+_encode = msgspec.json.Encoder().encode
+# %a writes a number as Python would, which is as JSON would.
+_COST = b',"cost_info":{"vllm_cost_usd":%a,"openai_cost_usd":%a,"savings_usd":%a,"savings_percentage":%a}'
+_COST_UNKNOWN = b',"cost_info":{"vllm_cost_usd":%b,"openai_cost_usd":%b,"savings_usd":%b,"savings_percentage":null}'
+_PERFORMANCE = (
+    b',"performance_info":{"inference_time_ms":%.3f,"ttft_ms":%b,"tokens_per_second":%b,"cache_hit":%b,'
+    b'"quality_score":null,"provider":%b,"apple_silicon_optimized":%b,"route_reason":%b}'
+)
+
+
+def annotation(
+    *,
+    cost_picousd: int | None,
+    baseline_picousd: int | None,
+    total_seconds: float,
+    ttft_seconds: float | None,
+    completion_tokens: int | None,
+    provider: str | None,
+    reason: str,
+    is_cached: bool = False,
+    is_apple_silicon: bool = False,
+) -> bytes:
+    """`,"cost_info":{...},"performance_info":{...}`: members to be added to an object that has some."""
+    per_second = completion_tokens / total_seconds if completion_tokens and total_seconds > 0 else None
+    return b"%b%b" % (
+        _cost(cost_picousd, baseline_picousd),
+        _PERFORMANCE
+        % (
+            total_seconds * 1000,
+            b"null" if ttft_seconds is None else b"%.3f" % (ttft_seconds * 1000),
+            b"null" if per_second is None else b"%.3f" % per_second,
+            b"true" if is_cached else b"false",
+            _encode(provider),
+            b"true" if is_apple_silicon else b"false",
+            _encode(reason),
+        ),
+    )
+
+
+def _cost(cost_picousd: int | None, baseline_picousd: int | None) -> bytes:
+    if cost_picousd is None or not baseline_picousd:
+        saved = None if cost_picousd is None or baseline_picousd is None else baseline_picousd - cost_picousd
+        return _COST_UNKNOWN % (_usd(cost_picousd), _usd(baseline_picousd), _usd(saved))
+    saved = baseline_picousd - cost_picousd
+    usd = PICOUSD_PER_USD
+    return _COST % (cost_picousd / usd, baseline_picousd / usd, saved / usd, round(100 * saved / baseline_picousd, 3))
+
+
+def spliced(document: bytes, members: bytes) -> bytes:
+    """The document with these members at its end; white space, or SSE's line breaks, may follow the object."""
+    end = document.rindex(b"}")
+    begin = document[:end]
+    if begin.endswith((b"{", b" ", b"\n", b"\t", b"\r")) and begin.rstrip().endswith(b"{"):
+        members = members[1:]
+    return b"".join((begin, members, document[end:]))
+
+
+def _usd(amount_picousd: int | None) -> bytes:
+    return b"null" if amount_picousd is None else b"%a" % (amount_picousd / PICOUSD_PER_USD)

@@ -1,0 +1,80 @@
+"""The usage in providers' answers, as they write it: OpenAI's two vocabularies, read without the rest of the answer."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vllm_service.domain.usage import Usage
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+
+
+class _Response(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage | None = None
+    response: _Response | None = None
+    choices: msgspec.Raw = msgspec.Raw(b"")
+
+
+_decoder = msgspec.json.Decoder(_Answer)
+_lenient = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Found:
+    """usage: None where there is none. is_only_usage: nothing else is in it (`choices` is empty)."""
+
+    __slots__ = ("is_only_usage", "usage")
+
+    def __init__(self, usage: Usage | None, is_only_usage: bool) -> None:
+        self.usage = usage
+        self.is_only_usage = is_only_usage
+
+
+def find_usage(document: bytes) -> Found:
+    """Of a whole answer, or of one event's data. Raises ValueError: this is not a JSON object."""
+    try:
+        answer = _decoder.decode(document)
+    except msgspec.ValidationError:
+        _lenient.decode(document)  # an object, only with usage of another shape
+        return Found(None, False)
+    usage = answer.usage
+    if usage is None and answer.response is not None:
+        usage = answer.response.usage
+    choices = bytes(answer.choices)
+    return Found(
+        None if usage is None else _counted(usage), len(choices) <= 16 and choices[1:-1].strip() == b"" != choices
+    )
+
+
+def _counted(usage: _Usage) -> Usage:
+    """In our words. Details that contradict the totals are cut to them."""
+    prompt = usage.prompt_tokens or usage.input_tokens or 0
+    completion = usage.completion_tokens or usage.output_tokens or 0
+    read = usage.prompt_tokens_details or usage.input_tokens_details
+    written = usage.completion_tokens_details or usage.output_tokens_details
+    if prompt < 0 or completion < 0 or read or written:
+        return _with_details(max(0, prompt), max(0, completion), read, written)
+    return Usage(prompt, completion)
+
+
+def _with_details(prompt: int, completion: int, read: _Details | None, written: _Details | None) -> Usage:
+    cached = (read.cached_tokens or 0) if read else 0
+    reasoning = (written.reasoning_tokens or 0) if written else 0
+    return Usage(prompt, completion, min(max(0, cached), prompt), min(max(0, reasoning), completion))

@@ -1,0 +1,135 @@
+"""The way back: a provider's whole answer or its stream, counted, annotated and passed to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+
+from vllm_service.domain.requests import Outcome
+from vllm_service.domain.usage import Usage
+from vllm_service.errors import ServiceError, UpstreamFailed
+from vllm_service.gateway.annotations import spliced
+from vllm_service.gateway.answer_usage import find_usage
+from vllm_service.gateway.call import Call
+from vllm_service.gateway.error_answers import error_event
+from vllm_service.gateway.event_relay import EventRelay
+from vllm_service.gateway.provider_errors import fault_error
+from vllm_service.gateway.request_body import BYTES_PER_TOKEN
+from vllm_service.providers.protocol import Answer, ProviderFault
+from vllm_service.storage.protocol import CachedResponse
+
+EVENT_STREAM = b"text/event-stream; charset=utf-8\r\ncache-control: no-cache"
+_ENVELOPE_BYTES = 350  # of a whole answer besides its text: id, times, names, finish reason
+
+
+def send_whole(call: Call, answer: Answer) -> CachedResponse:
+    """What was answered, as it may be given again. Raises errors.UpstreamFailed: this is no answer."""
+    step, facts, router = call.step, call.facts, call.configured.router
+    assert step is not None
+    document = body = answer.body
+    now = time.monotonic()
+    try:
+        usage = find_usage(body).usage
+    except ValueError:
+        router.failed(step, facts, 502, None, now)
+        message = f"The provider of {facts.model!r} answered with what is not a JSON object."
+        raise UpstreamFailed(message, details={"model": facts.model}) from None
+    call.count(usage or _by_length(call, max(0, len(body) - _ENVELOPE_BYTES)))
+    if call.annotates:
+        body = spliced(body, call.annotation(now))
+    if call.caller.has_left:
+        call.outcome, call.status = Outcome.CANCELLED, 499
+    call.caller.answer(200, call.answer_headers(b"application/json"), body)
+    router.finished(step, facts, usage, now)
+    return CachedResponse(document, False, call.usage)
+
+
+async def relay_events(call: Call, answer: Answer, *, keeps: bool) -> CachedResponse | None:
+    """Returns when the stream has ended, well or with an explicit error; cancelled when the caller leaves.
+
+    keeps: what was streamed is returned if it is complete, as it may be given again.
+    """
+    step, facts, router, caller = call.step, call.facts, call.configured.router, call.caller
+    assert step is not None
+
+    relay = EventRelay(call.operation, caller.send, partial(_finish, call))
+    kept: list[bytes] = []
+    receive = _keeping(relay.receive, kept) if keeps else relay.receive
+    caller.begin(200, call.answer_headers(EVENT_STREAM))
+    caller.fed_by(answer)
+    error: ServiceError | None = None
+    try:
+        await answer.relay(receive)
+    except ProviderFault as fault:
+        error = fault_error(fault, facts.model)
+    except asyncio.CancelledError:
+        answer.close()
+        call.count(relay.usage or _by_events(call, relay))
+        router.failed(step, facts, 499, None, time.monotonic())
+        raise
+    call.count(relay.usage or _by_events(call, relay))
+    if caller.has_left:
+        call.outcome, call.status = Outcome.CANCELLED, 499
+    if relay.is_complete:
+        caller.end()
+        router.finished(step, facts, relay.usage, time.monotonic())
+        return CachedResponse(b"".join(kept), True, call.usage) if keeps else None
+    error = error or UpstreamFailed(f"The provider of {facts.model!r} ended the stream before its end.")
+    _break(call, error)
+    router.failed(step, facts, 502, None, time.monotonic())
+    return None
+
+
+def replay(call: Call, cached: CachedResponse) -> None:
+    """Gives an answer again, as JSON or as a stream. It costs nothing."""
+    call.outcome, call.reason = Outcome.CACHED, "response cache"
+    if cached.usage is not None:
+        call.count(cached.usage)
+    body = cached.body
+    if not cached.is_stream:
+        if call.annotates:
+            body = spliced(body, call.annotation(time.monotonic()))
+        call.caller.answer(200, call.answer_headers(b"application/json"), body)
+        return
+    call.caller.begin(200, call.answer_headers(EVENT_STREAM))
+    EventRelay(call.operation, call.caller.send, partial(_finish, call)).receive(body)
+    call.caller.end()
+
+
+def _finish(call: Call, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
+    """What is passed on in place of the event that carries usage.
+
+    Many callers take `choices[0]` of every chunk: the one without choices is for those who asked for it.
+    """
+    call.count(usage)
+    if is_only_usage and not call.fields.wants_usage and call.headers.get(b"x-annotate") != b"on":
+        return b""
+    return spliced(event, call.annotation(time.monotonic())) if call.annotates else event
+
+
+def _keeping(receive: Callable[[bytes], None], kept: list[bytes]) -> Callable[[bytes], None]:
+    def keep(data: bytes) -> None:
+        kept.append(data)
+        receive(data)
+
+    return keep
+
+
+def _break(call: Call, error: ServiceError) -> None:
+    """Ends a stream that has begun with an error and without [DONE]; the status stays 200, it has been sent."""
+    if call.outcome is not Outcome.CANCELLED:
+        call.outcome, call.error_code = Outcome.FAILED, error.code
+    call.caller.send(error_event(error, call.request_id))
+    call.caller.end()
+
+
+def _by_length(call: Call, text_bytes: int) -> Usage:
+    completion = text_bytes // BYTES_PER_TOKEN if call.operation.has_completion else 0
+    return Usage(call.facts.prompt_tokens, completion, estimated=True)
+
+
+def _by_events(call: Call, relay: EventRelay) -> Usage:
+    """Providers send about a token with each event."""
+    return Usage(call.facts.prompt_tokens, max(0, relay.events - relay.is_complete), estimated=True)

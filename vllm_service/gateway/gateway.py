@@ -1,0 +1,173 @@
+"""The way of a request: its key, its limits, its plan, the answer on its way back, and the row that it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from vllm_service.domain.keys import ApiKey
+from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
+from vllm_service.domain.usage import Usage
+from vllm_service.errors import ServiceError, Unauthorized
+from vllm_service.gateway import wishes
+from vllm_service.gateway.answers import relay_events, replay, send_whole
+from vllm_service.gateway.attempts import first_answer
+from vllm_service.gateway.cached_answers import cache_key
+from vllm_service.gateway.call import Call
+from vllm_service.gateway.client_address import ClientAddresses
+from vllm_service.gateway.error_answers import error_body, error_headers
+from vllm_service.gateway.identifiers import RequestIds
+from vllm_service.gateway.incoming import Caller, Incoming
+from vllm_service.gateway.operations import Operation
+from vllm_service.gateway.request_body import ASSUMED_COMPLETION_TOKENS, estimated_prompt_tokens, read
+from vllm_service.gateway.served_models import Configured
+from vllm_service.providers.protocol import Upstream
+from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
+
+_log = logging.getLogger(__name__)
+_NO_WISHES = (None, None, None, None)
+
+
+class Gateway:
+    """Everything that a request passes. `configured` may be replaced at any time; requests under way keep theirs.
+
+    keys: None lets everybody in as `anonymous`. recorders: called with each row; the ledger's `record` is one of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        configured: Configured,
+        upstream: Upstream,
+        quotas: Quotas,
+        recorders: Sequence[Callable[[RequestRecord], None]],
+        keys: Keys | None = None,
+        anonymous: ApiKey | None = None,
+        addresses: ClientAddresses | None = None,
+        responses: ResponseCache | None = None,
+    ) -> None:
+        self.configured = configured
+        self._upstream = upstream
+        self._quotas = quotas
+        self._recorders = tuple(recorders)
+        self._keys = keys
+        self._anonymous = anonymous
+        self._addresses = addresses or ClientAddresses()
+        self._responses = responses
+        self._ids = RequestIds()
+
+    async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
+        """Answers the request, whatever happens, and records it."""
+        call = Call(operation, request, caller)
+        call.configured = self.configured
+        call.request_id = self._ids.of(call.headers.get(b"x-request-id"))
+        try:
+            await self._answer(call)
+        except ServiceError as error:
+            _refuse(call, error)
+        except asyncio.CancelledError:
+            call.outcome, call.status, call.error_code = Outcome.CANCELLED, 499, None
+            caller.abort()
+        await self._account(call)
+
+    async def _answer(self, call: Call) -> None:
+        call.key = call.key_or_none = key = await self._key(call)
+        call.annotates = key.annotate and call.headers.get(b"x-annotate") != b"off"
+        call.fields = fields = read(call.request.body)
+        call.model = call.configured.model(fields.model)
+        call.facts = call.facts_or_none = facts = _facts(call)
+        await self._reserve(call)
+        cached_under = None if self._responses is None else await self._replay(call, self._responses)
+        if call.outcome is Outcome.CACHED:
+            return
+        plan = call.configured.router.plan(facts, call.started)
+        call.reason = plan.reason
+        answer = await first_answer(call, plan, self._upstream)
+        if answer.is_stream:
+            response = await relay_events(call, answer, keeps=cached_under is not None)
+        else:
+            response = send_whole(call, answer)
+        if cached_under is not None and response is not None and self._responses is not None:
+            await self._responses.put(key.organisation, cached_under, response)
+
+    async def _replay(self, call: Call, responses: ResponseCache) -> bytes | None:
+        """Answers from the cache if it can; else returns the key under which the answer is to be kept, if any."""
+        key = cache_key(call)
+        cached = None if key is None else await responses.get(call.key.organisation, key)
+        if cached is not None:
+            replay(call, cached)
+        return key
+
+    async def _key(self, call: Call) -> ApiKey:
+        """Raises errors.Unauthorized."""
+        if self._keys is None and self._anonymous is not None:
+            return self._anonymous
+        sent = call.headers.get(b"authorization", b"")
+        if sent[:7].lower() == b"bearer " and self._keys is not None:
+            key = await self._keys.find(sent[7:].strip().decode("latin-1"))
+            if key is not None:
+                return key
+            raise Unauthorized("This key is not known, or has been revoked.")
+        raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
+
+    async def _reserve(self, call: Call) -> None:
+        """Raises errors.RateLimited."""
+        facts, model = call.facts, call.model
+        completion = 0
+        if call.operation.has_completion:
+            completion = facts.max_tokens or ASSUMED_COMPLETION_TOKENS
+        cost = facts.prompt_tokens * model.dearest_input + completion * model.dearest_output
+        address = self._addresses.of(call.request.peer, call.request.headers)
+        tokens = facts.prompt_tokens + completion
+        call.reservation = await self._quotas.reserve(call.key, address, tokens, cost, call.started_at)
+
+    async def _account(self, call: Call) -> None:
+        """Settles what was reserved and leaves the row. The caller has the answer: an error here is only logged."""
+        if call.usage is None and call.sent is not None and call.outcome is Outcome.CANCELLED:
+            call.count(Usage(call.facts.prompt_tokens, 0, estimated=True))
+        try:
+            if call.reservation is not None:
+                if call.outcome is Outcome.CACHED:
+                    await call.reservation.settle(0, 0)
+                elif call.usage is None:
+                    await call.reservation.release()
+                else:
+                    await call.reservation.settle(call.usage.total_tokens, call.cost_picousd or 0)
+        except Exception:
+            _log.exception("a reservation was not settled; its lease will expire")
+        row = call.record(time.monotonic())
+        for record in self._recorders:
+            record(row)
+
+
+def _facts(call: Call) -> RequestFacts:
+    """Raises errors.InvalidRequest for a header that is no wish."""
+    fields, headers, key = call.fields, call.headers, call.key
+    target, cap, strategy, provider = _NO_WISHES
+    if not headers.keys().isdisjoint(wishes.NAMES):
+        target, cap, strategy, provider = wishes.wishes(headers)
+    return RequestFacts(
+        call.model.name,
+        call.operation.name,
+        estimated_prompt_tokens(call.request.body),
+        fields.longest_answer_tokens,
+        fields.stream is True,
+        key.id,
+        key.organisation,
+        fields.prefix,
+        target,
+        cap,
+        strategy or key.strategy,
+        provider,
+    )
+
+
+def _refuse(call: Call, error: ServiceError) -> None:
+    """The one place where an error becomes an answer."""
+    call.outcome = Outcome.REJECTED if call.reservation is None else Outcome.FAILED
+    call.status, call.error_code = error.status, error.code
+    request_id = call.request_id
+    headers = error_headers(error) + b"x-request-id: %b\r\n" % request_id.encode()
+    call.caller.answer(error.status, headers, error_body(error, request_id))

@@ -1,0 +1,80 @@
+"""A caller's request as it arrived, and the seam through which it is answered."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Incoming:
+    """Method, target and headers (names in lower case, in their order) and the whole body."""
+
+    __slots__ = ("body", "headers", "http_version", "method", "peer", "target")
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        peer: str = "",
+        http_version: str = "1.1",
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.peer = peer
+        self.http_version = http_version
+
+
+class Flow(Protocol):
+    """Something that can be told to wait: whatever fills an answer faster than its caller reads."""
+
+    def pause(self) -> None:
+        """The caller is behind."""
+        ...
+
+    def resume(self) -> None:
+        """The caller has caught up."""
+        ...
+
+
+class Caller(Protocol):
+    """Where an answer goes: whole with `answer`, or as a stream with `begin`, `send`..., `end`. One per request.
+
+    When the caller leaves, the task that answers is cancelled, unless `stays` is set: then what is sent goes nowhere.
+    has_begun: whether a stream has. has_left: whether the connection is gone.
+    """
+
+    stays: bool
+    has_begun: bool
+
+    @property
+    def has_left(self) -> bool:
+        """See above."""
+        ...
+
+    def answer(self, status: int, headers: bytes, body: bytes) -> None:
+        """The whole answer. headers: lines, each ended by CRLF, without the length."""
+        ...
+
+    def begin(self, status: int, headers: bytes) -> None:
+        """A stream begins."""
+        ...
+
+    def send(self, data: bytes) -> None:
+        """A piece of the stream; not empty."""
+        ...
+
+    def end(self) -> None:
+        """The stream is complete."""
+        ...
+
+    def fed_by(self, flow: Flow) -> None:
+        """`flow` is told to wait while the caller is behind."""
+        ...
+
+    def abort(self) -> None:
+        """The answer cannot be completed: the connection ends, so that nobody takes it for whole."""
+        ...

@@ -1,0 +1,107 @@
+"""A caller's JSON, read once: the few fields that decide something. The rest passes through as it came."""
+
+from __future__ import annotations
+
+import re
+from binascii import crc32
+
+import msgspec
+
+from vllm_service.errors import InvalidRequest
+from vllm_service.gateway.operations import Operation
+
+# About as many bytes of JSON make a token: English text has 4.5 characters to one, code and other scripts fewer.
+BYTES_PER_TOKEN = 4
+# What is reserved for an answer whose length the caller did not bound.
+ASSUMED_COMPLETION_TOKENS = 1024
+TOKENS_PER_IMAGE = 800
+PREFIX_BYTES = 1024
+
+_EMPTY = msgspec.Raw(b"")
+_INLINE_DATA = re.compile(rb';base64,[^"]*')
+
+
+class StreamOptions(msgspec.Struct):
+    """Of `stream_options` what the gateway looks at."""
+
+    include_usage: bool | None = None
+
+
+class RequestFields(msgspec.Struct):
+    """What the gateway reads of a request, whichever operation it is for."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    n: int | None = None
+    messages: msgspec.Raw = _EMPTY
+    prompt: msgspec.Raw = _EMPTY
+    input: msgspec.Raw = _EMPTY
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the caller asked for the usage chunk of a stream."""
+        return self.stream_options is not None and self.stream_options.include_usage is True
+
+    @property
+    def longest_answer_tokens(self) -> int | None:
+        """The caller's bound on the answer, of all choices together; None without one."""
+        bound = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
+        return bound * max(1, self.n or 1) if bound is not None and bound > 0 else None
+
+    @property
+    def prefix(self) -> int:
+        """A hash of how the conversation begins, the same in every process; 0 for none."""
+        begin = self.messages or self.input or self.prompt
+        return crc32(memoryview(begin)[:PREFIX_BYTES])
+
+
+_decoder = msgspec.json.Decoder(RequestFields)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encoder = msgspec.json.Encoder()
+_USAGE = msgspec.Raw(b'{"include_usage":true}')
+
+
+def read(body: bytes) -> RequestFields:
+    """The fields. Raises errors.InvalidRequest naming the field that is wrong; it quotes no text of the caller."""
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        param = where.rstrip("`") or ("model" if "`model`" in what else None)
+        raise InvalidRequest(f"The request is not valid: {what}.", param=param) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest("The request's body is not a JSON object.") from None
+
+
+def estimated_prompt_tokens(body: bytes) -> int:
+    """Tokens by the length of the JSON; images inlined as base64 count as images, not as text."""
+    if len(body) > 8192 and b";base64," in body:
+        text, images = _INLINE_DATA.subn(b"", body)
+        return len(text) // BYTES_PER_TOKEN + images * TOKENS_PER_IMAGE
+    return len(body) // BYTES_PER_TOKEN
+
+
+def for_provider(body: bytes, fields: RequestFields, operation: Operation, model: str) -> bytes:
+    """The body with the provider's name of the model, and in streams with a wish for usage; else byte for byte.
+
+    Of a member that is there twice the last counts, as providers read it; only that one is passed on.
+    """
+    needs_usage = fields.stream and operation.has_stream_options and not fields.wants_usage
+    if model == fields.model and not needs_usage:
+        return body
+    members = _members.decode(body)
+    members["model"] = msgspec.Raw(_encoder.encode(model))
+    if needs_usage:
+        options = members.get("stream_options")
+        if fields.stream_options is None or options is None:
+            members["stream_options"] = _USAGE
+        else:
+            inner = _members.decode(options)
+            inner["include_usage"] = msgspec.Raw(b"true")
+            members["stream_options"] = msgspec.Raw(_encoder.encode(inner))
+    return _encoder.encode(members)

@@ -1,0 +1,188 @@
+"""One kept HTTP/1.1 connection to a provider, and the answer that it carries: one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+
+from vllm_service.providers.protocol import CutShort, ProviderFault
+from vllm_service.providers.streamed_answer import StreamOrWhole
+
+LONGEST_HEAD_BYTES = 64 * 2**10
+_EVENT_STREAM = b"text/event-stream"
+
+
+class Connection(asyncio.Protocol):
+    """Parses what the provider says and hands it to whoever waits; `freed` is called when it is free, or has ended.
+
+    `quiet_since` is the loop's time of the last byte, or of the request: the pool ends connections that stay quiet.
+    Nothing here sets a timer: thousands of streams would set one for each chunk.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, freed: Callable[[Connection], None]) -> None:
+        self._loop = loop
+        self._freed = freed
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: StreamOrWhole | None = None
+        self._waiter: asyncio.Future[StreamOrWhole] | None = None
+        self._head_bytes = 0
+        self._has_ended = self._keeps_alive = False
+        self.quiet_since = 0.0
+        self.is_paused = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still carry a request."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it carries a request."""
+        return self._waiter is not None or self._answer is not None
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether any byte came back for the last request."""
+        return self._head_bytes > 0
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the provider has begun to answer."""
+        return self._answer is not None
+
+    async def exchange(self, request: bytes) -> StreamOrWhole:
+        """Sends a request; returns its answer when it is whole, or of a stream when its first bytes are there."""
+        if self._transport is None or self._transport.is_closing():
+            raise CutShort("the connection has been closed")
+        self._has_ended = self._keeps_alive = False
+        self._head_bytes = 0
+        self.quiet_since = self._loop.time()
+        self._waiter = self._loop.create_future()
+        try:
+            self._transport.write(request)
+            return await self._waiter
+        except asyncio.CancelledError:
+            self.fail(CutShort("left before the answer"))
+            raise
+
+    def fail(self, fault: ProviderFault) -> None:
+        """Ends the connection, and with this fault whoever waits for its answer."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(fault)
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.ended(fault)
+        self._freed(self)
+
+    def pause(self) -> None:
+        """Stops reading."""
+        if self._transport is not None and not self.is_paused:
+            self._transport.pause_reading()
+            self.is_paused = True
+
+    def resume(self) -> None:
+        """Reads on; the time that the reader took is not the provider's silence."""
+        if self._transport is not None and self.is_paused:
+            self._transport.resume_reading()
+            self.is_paused = False
+            self.quiet_since = self._loop.time()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Both event loops set TCP_NODELAY; uvloop's transport is no subclass of asyncio's."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser; whatever is not the answer to a request ends the connection."""
+        self.quiet_since = self._loop.time()
+        if self._answer is None:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.fail(CutShort("what the provider sent is not an HTTP answer"))
+            return
+        if self._has_ended:
+            self._complete()
+        elif self._answer is None and self._head_bytes > LONGEST_HEAD_BYTES:
+            self.fail(CutShort(f"the answer's head is longer than {LONGEST_HEAD_BYTES} bytes"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """An answer without a length ends with its connection; httptools cannot be told, so it is judged here."""
+        if self._transport is None:
+            return
+        answer = self._answer
+        if answer is not None and answer.ends_with_connection and error is None:
+            self._transport = None
+            self._complete()
+            return
+        self.fail(CutShort("the connection ended before the answer"))
+
+    # httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        """An answer that nobody asked for is a reason to leave."""
+        if self._waiter is None or self._has_ended:
+            raise ConnectionError("an answer without a request")
+        self._answer = StreamOrWhole(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keeps the header."""
+        if self._answer is not None:
+            self._answer.headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """Decides how the answer is passed on."""
+        answer = self._answer
+        assert answer is not None
+        answer.status = self._parser.get_status_code()
+        headers = answer.headers
+        answer.is_stream = answer.status == 200 and headers.get(b"content-type", b"").lower().startswith(_EVENT_STREAM)
+        answer.ends_with_connection = b"content-length" not in headers and b"transfer-encoding" not in headers
+
+    def on_body(self, data: bytes) -> None:
+        """Passes a piece on, or keeps it until the whole is there."""
+        answer = self._answer
+        if answer is None:
+            return
+        if answer.received is not None:
+            answer.received(data)
+            return
+        answer.keep(data)
+        if answer.is_stream:
+            self._resolve(answer)
+
+    def on_message_complete(self) -> None:
+        """Interim answers (1xx) are dropped: the real one follows."""
+        if self._answer is not None and self._answer.status < 200:
+            self._answer = None
+        else:
+            self._has_ended = True
+            self._keeps_alive = self._parser.should_keep_alive()  # the parser forgets when it returns
+
+    def _resolve(self, answer: StreamOrWhole) -> None:
+        """Forgets who waited at once: when they wake, the connection may carry another's request."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(answer)
+
+    def _complete(self) -> None:
+        """The answer is there to its last byte; the connection is free when both sides keep it."""
+        answer, self._answer = self._answer, None
+        self.resume()
+        if answer is not None:
+            self._resolve(answer)
+            answer.ended(None)
+        if not (self._keeps_alive and self._has_ended) and self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+        self._freed(self)

@@ -1,0 +1,184 @@
+"""Kept connections to every provider: few system calls, no general client's options; what the gateway sends through."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Awaitable
+from urllib.parse import urlsplit
+
+from vllm_service import __version__
+from vllm_service.providers.configured import Provider
+from vllm_service.providers.connection import Connection
+from vllm_service.providers.protocol import Answer, CutShort, NotReached, TimedOut
+from vllm_service.providers.streamed_answer import StreamOrWhole
+
+# A server that closes an idle connection earlier (uvicorn, and with it vLLM, after 5 s) is noticed at once; routers on
+# the way, which forget in silence, keep it for a minute and more.
+KEEP_ALIVE_SECONDS = 55.0
+LOOK_EVERY_SECONDS = 0.25
+FEW_POOLS = 64  # more than that are left from reloads of the configuration
+
+
+class Connections:
+    """An Upstream (protocol.py) over asyncio and httptools. Belongs to one event loop; `close` when done."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """tls: how certificates are checked; by default as the system does."""
+        self._tls = tls
+        self._pools: dict[
+            int, _Pool
+        ] = {}  # by the provider's identity: hashing all its fields takes longer than a write
+        self._timer: asyncio.TimerHandle | None = None
+
+    def send(self, provider: Provider, path: str, headers: bytes, body: bytes) -> Awaitable[Answer]:
+        """See protocol.Upstream."""
+        pool = self._pools.get(id(provider))
+        if pool is None:
+            pool = self._pools[id(provider)] = _Pool(provider, self._tls_context)
+            self._look()
+        return pool.send(path, headers, body)
+
+    async def close(self) -> None:
+        """See protocol.Upstream."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+
+    def _tls_context(self) -> ssl.SSLContext:
+        """Made once, when the first provider with TLS is asked: reading the certificates takes 20 ms."""
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    def _look(self) -> None:
+        """Ends what has been quiet for too long; one timer for all connections."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for key, pool in list(self._pools.items()):
+            if not pool.end_quiet(now) and len(self._pools) > FEW_POOLS:
+                del self._pools[key]
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_later(LOOK_EVERY_SECONDS, self._look)
+
+
+class _Pool:
+    """One provider's connections."""
+
+    def __init__(self, provider: Provider, tls_context: object) -> None:
+        parts = urlsplit(provider.base_url)
+        self._provider = provider
+        self._host = parts.hostname or ""
+        self._tls = tls_context() if parts.scheme == "https" and callable(tls_context) else None
+        self._port = parts.port or (443 if self._tls else 80)
+        self._base_path = parts.path.rstrip("/")
+        self._netloc = parts.netloc.rpartition("@")[2]
+        self._heads: dict[str, bytes] = {}
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
+        self._opening = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def send(self, path: str, headers: bytes, body: bytes) -> StreamOrWhole:
+        """Over a kept connection, else a new one. A kept one that ends unanswered had been closed: asked once more."""
+        head = self._heads.get(path) or self._head(path)
+        request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_open:
+                continue
+            try:
+                return await connection.exchange(request)
+            except CutShort:
+                if connection.has_answered:
+                    raise
+                break
+        connection = await self._connect()
+        return await connection.exchange(request)
+
+    def end_quiet(self, now: float) -> bool:
+        """Ends what the provider keeps waiting for longer than its configuration allows, and what idles.
+
+        Whether there is any connection left.
+        """
+        provider = self._provider
+        for connection in list(self._all):
+            quiet = now - connection.quiet_since
+            if not connection.is_busy:
+                if quiet > KEEP_ALIVE_SECONDS:
+                    connection.fail(CutShort("idle"))
+            elif connection.is_paused:
+                continue
+            elif connection.is_answering:
+                if quiet > provider.idle_timeout_seconds:
+                    connection.fail(TimedOut(f"silent for {provider.idle_timeout_seconds:g} s within the answer"))
+            elif quiet > provider.first_byte_timeout_seconds:
+                connection.fail(TimedOut(f"no answer within {provider.first_byte_timeout_seconds:g} s"))
+        return bool(self._all or self._opening or self._waiting)
+
+    def close(self) -> None:
+        """Ends every connection, in the middle of an answer too."""
+        for connection in list(self._all):
+            connection.fail(CutShort("the gateway is stopping"))
+
+    async def _connect(self) -> Connection:
+        provider = self._provider
+        try:
+            async with asyncio.timeout(provider.connect_timeout_seconds):
+                while len(self._all) + self._opening >= provider.max_connections:
+                    await self._wait()
+                    if self._idle:
+                        return self._idle.pop()
+                self._opening += 1
+                try:
+                    connection = await self._open()
+                finally:
+                    self._opening -= 1
+        except TimeoutError as error:
+            raise NotReached(f"no connection within {provider.connect_timeout_seconds:g} s") from error
+        except OSError as error:
+            raise NotReached(f"no connection: {type(error).__name__}") from error
+        self._all.add(connection)
+        return connection
+
+    async def _open(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            lambda: Connection(loop, self._freed), self._host, self._port, ssl=self._tls
+        )
+        return connection
+
+    async def _wait(self) -> None:
+        """Until a connection is free or gone; the caller looks again."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _freed(self, connection: Connection) -> None:
+        """Called by a connection that has carried its answer, or has ended."""
+        if connection.is_open:
+            self._idle.append(connection)
+        else:
+            self._all.discard(connection)
+            if connection in self._idle:
+                self._idle.remove(connection)
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
+
+    def _head(self, path: str) -> bytes:
+        """All that is the same in every request to this path. The key is the provider's, never the caller's."""
+        key = f"authorization: Bearer {self._provider.api_key}\r\n" if self._provider.api_key else ""
+        head = (
+            f"POST {self._base_path}{path} HTTP/1.1\r\nhost: {self._netloc}\r\n{key}content-type: application/json\r\n"
+            f"accept-encoding: identity\r\nuser-agent: vllm-service/{__version__}\r\n"
+        )
+        self._heads[path] = head.encode("latin-1")
+        return self._heads[path]

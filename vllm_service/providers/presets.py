@@ -1,0 +1,25 @@
+"""Hosted providers that need no base URL in providers.yaml. As of 2026-11-21; a base_url in the file wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+RUNPOD_API_URL = "https://api.runpod.ai"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """base_url: up to and with `/v1`. price_source: its name in the price package; None: not listed there."""
+
+    base_url: str
+    price_source: str | None
+
+
+PRESETS: Mapping[str, Preset] = {
+    "openai": Preset("https://api.openai.com/v1", "openai"),
+    "cerebras": Preset("https://api.cerebras.ai/v1", "cerebras"),
+    "groq": Preset("https://api.groq.com/openai/v1", "groq"),
+    "together": Preset("https://api.together.xyz/v1", "together"),
+    "deepinfra": Preset("https://api.deepinfra.com/v1/openai", None),
+}

@@ -1,0 +1,58 @@
+"""The simplest router: the model's providers in the order in which they are configured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vllm_service.domain.requests import RequestFacts
+from vllm_service.domain.usage import Usage
+from vllm_service.errors import ModelNotFound, ModelUnavailable
+from vllm_service.providers.configured import Catalog
+from vllm_service.routing.plan import Plan, Step, WorkerTarget
+
+REASON = "configured order"
+
+
+class ConfiguredOrder:
+    """A Router (plan.py) that learns nothing; a provider that the caller names in a header is the only one tried."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._plans = {
+            name: Plan(tuple(Step(offer.provider, offer.model) for offer in model.offers), REASON)
+            for name, model in catalog.models.items()
+        }
+
+    def plan(self, facts: RequestFacts, now_seconds: float) -> Plan:
+        """See plan.Router."""
+        plan = self._plans.get(facts.model)
+        if plan is None:
+            raise ModelNotFound(facts.model, list(self._plans))
+        if facts.provider is None:
+            return plan
+        steps = tuple(step for step in plan.steps if step.provider == facts.provider)
+        if not steps:
+            message = f"The model {facts.model!r} is not configured at the provider that was asked for."
+            raise ModelUnavailable(message, details={"model": facts.model})
+        return Plan(steps, "the caller named the provider")
+
+    def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
+        """See plan.Router."""
+
+    def first_token(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
+        """See plan.Router."""
+
+    def finished(self, step: Step, facts: RequestFacts, usage: Usage | None, now_seconds: float) -> None:
+        """See plan.Router."""
+
+    def failed(
+        self, step: Step, facts: RequestFacts, status: int, retry_after_seconds: float | None, now_seconds: float
+    ) -> None:
+        """See plan.Router."""
+
+    def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
+        """See plan.Router."""
+
+    def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
+        """See plan.Router."""
+        return ()

@@ -1,0 +1,170 @@
+"""The service's life in one process: opened, serving, its configuration replaced on SIGHUP, drained on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from vllm_service.api.parts import Parts, ServiceState
+from vllm_service.app import Service, rest_of
+from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
+from vllm_service.errors import ServiceError
+from vllm_service.gateway.client_address import ClientAddresses
+from vllm_service.gateway.gateway import Gateway
+from vllm_service.gateway.http_server import HttpServer
+from vllm_service.gateway.limits import ConnectionLimits
+from vllm_service.gateway.served_models import Configured
+from vllm_service.measurements import Measurements
+from vllm_service.providers.configured import Catalog
+from vllm_service.providers.connections import Connections
+from vllm_service.routing.plan import Router
+from vllm_service.settings import ServiceSettings
+from vllm_service.storage.memory_quotas import LEASE_SECONDS
+from vllm_service.storage.memory_responses import ResponseBounds
+from vllm_service.storage.open import Storage, open_storage
+from vllm_service.storage.redis_quotas import WhenRedisIsAway
+
+_log = logging.getLogger(__name__)
+# Everybody on this machine, when keys are not required; the service then binds to loopback only.
+LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None))
+
+LoadCatalog = Callable[[], Catalog]
+MakeRouter = Callable[[Catalog], Router]
+
+
+async def run_service(settings: ServiceSettings, load_catalog: LoadCatalog, make_router: MakeRouter) -> int:
+    """Serves until SIGTERM or SIGINT. 0 when every request ended within the grace, else 1. ServiceError at the start.
+
+    load_catalog: reads the configuration; called again, in a thread, on SIGHUP.
+    """
+    catalog = load_catalog()
+    configured = Configured(catalog, make_router(catalog))
+    bounds = ResponseBounds(settings.response_cache_max_bytes, ttl_seconds=settings.response_cache_ttl_seconds)
+    async with open_storage(
+        settings.database_url,
+        settings.redis_url,
+        settings.data_dir,
+        pepper=settings.key_pepper.encode(),
+        address_limit=settings.requests_per_second_per_ip,
+        lease_seconds=max(LEASE_SECONDS, 1.5 * settings.request_timeout_seconds),
+        when_redis_is_away=WhenRedisIsAway(settings.when_redis_is_away),
+        retention_days=settings.ledger_retention_days,
+        response_bounds=bounds,
+    ) as storage:
+        return await _Running(settings, configured, storage).serve(load_catalog, make_router)
+
+
+class _Running:
+    """The opened parts."""
+
+    def __init__(self, settings: ServiceSettings, configured: Configured, storage: Storage) -> None:
+        self._settings = settings
+        self._upstream = Connections()
+        self._stop = asyncio.Event()
+        self._is_stale = False
+        self._reloading: asyncio.Task[None] | None = None
+        measurements = Measurements(lambda: self._gateway.configured.catalog)
+        keys = storage.keys if settings.require_keys else None
+        self._gateway = Gateway(
+            configured=configured,
+            upstream=self._upstream,
+            quotas=storage.quotas,
+            recorders=(storage.ledger.record, measurements.record) if settings.metrics else (storage.ledger.record,),
+            keys=keys,
+            anonymous=LOCAL_KEY,
+            addresses=ClientAddresses(settings.trusted_proxies),
+            responses=storage.responses if settings.response_cache else None,
+        )
+        state = ServiceState(
+            is_ready=lambda: True,
+            is_draining=self._stop.is_set,
+            in_flight=lambda: self._server.in_flight,
+        )
+        parts = Parts(lambda: self._gateway.configured.catalog, measurements, state, keys)
+        self._service = Service(self._gateway, lambda: rest_of(parts))
+        self._server = HttpServer(self._service, _limits(settings))
+
+    async def serve(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> int:
+        """See run_service."""
+        settings = self._settings
+        listening = _bound(settings.host, settings.port)
+        host, port = listening.getsockname()[:2]
+        await self._server.listen(listening)
+
+        def reload() -> None:
+            self._is_stale = True
+            if self._reloading is None or self._reloading.done():
+                self._reloading = asyncio.create_task(self._reload(load_catalog, make_router))
+
+        with _signals({signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: reload}):
+            sys.stdout.write(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1\n")
+            sys.stdout.flush()
+            await self._service.load()
+            _spare_the_collector()
+            await self._stop.wait()
+            has_ended = await self._server.stop(settings.grace_seconds)
+        await self._upstream.close()
+        return 0 if has_ended else 1
+
+    async def _reload(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> None:
+        """A configuration that cannot be used is said so, and the one in use stays. A signal meanwhile reads again."""
+        while self._is_stale:
+            self._is_stale = False
+            try:
+                catalog = await asyncio.get_running_loop().run_in_executor(None, load_catalog)
+                self._gateway.configured = Configured(catalog, make_router(catalog))
+            except ServiceError as error:
+                _log.error("the configuration stays as it was: %s", error.message)
+            else:
+                _log.info("the configuration has been read again")
+
+
+def _spare_the_collector() -> None:
+    """What has been imported stays: the garbage collector need not walk it again and again under load.
+
+    A request makes no cycles, so collections may be rare; what fails (an exception holds its frame) does.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+def _limits(settings: ServiceSettings) -> ConnectionLimits:
+    return ConnectionLimits(
+        head_bytes=settings.max_header_bytes,
+        body_bytes=settings.max_body_bytes,
+        head_seconds=settings.header_timeout_seconds,
+        body_seconds=settings.body_timeout_seconds,
+        keep_alive_seconds=settings.keep_alive_seconds,
+        stalled_write_seconds=settings.write_timeout_seconds,
+        connections=settings.max_connections,
+    )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Raises ServiceError when the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ServiceError(f"SERVICE_HOST={host}, SERVICE_PORT={port}: {error.strerror}.") from error
+    listening.setblocking(False)
+    return listening
+
+
+@contextmanager
+def _signals(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number, handle in handlers.items():
+        loop.add_signal_handler(number, handle)
+    try:
+        yield
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,182 @@
+"""ServiceSettings: what the environment says about the service. Alone in reading it; frozen, validated when made."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vllm_service.errors import ConfigurationError
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+LOG_FORMATS = ("json", "text")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Reader(NamedTuple):
+    """Turns a variable's text into its value or raises ValueError; `expected` completes "expected ..."."""
+
+    expected: str
+    read: Callable[[str], Any]
+
+
+def _positive_int(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _port(text: str) -> int:
+    if not 0 <= (number := int(text)) < 2**16:
+        raise ValueError
+    return number
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (seconds := float(text)) < float("inf"):
+        raise ValueError
+    return seconds
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _choice(values: Mapping[str, Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if text.lower() not in values:
+            raise ValueError
+        return values[text.lower()]
+
+    return read
+
+
+SWITCH_WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+TEXT = Reader("text", str)
+PATH = Reader("a path", lambda text: Path(text).expanduser())
+COUNT = Reader("a whole number above zero", _positive_int)
+PORT = Reader("a port from 0 to 65535", _port)
+SECONDS = Reader("a number of seconds above zero", _seconds)
+SWITCH = Reader("true or false", _choice(SWITCH_WORDS))
+NETWORKS = Reader("addresses or networks, separated by commas, such as 10.0.0.0/8", _networks)
+LOG_LEVEL = Reader(", ".join(LOG_LEVELS), _choice({level.lower(): level for level in LOG_LEVELS}))
+LOG_FORMAT = Reader(" or ".join(LOG_FORMATS), _choice({name: name for name in LOG_FORMATS}))
+
+REDIS_AWAY = Reader("refuse or count_alone", _choice({name: name for name in ("refuse", "count_alone")}))
+
+
+def _setting(variable: str, reader: Reader, default: Any, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"variable": variable, "reader": reader})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings:
+    """The service's configuration; docs/configure.md has one line on each. Raises ConfigurationError.
+
+    environment: the variables as they were, for the API keys that providers.yaml names.
+    """
+
+    host: str = _setting("SERVICE_HOST", TEXT, "127.0.0.1")
+    port: int = _setting("SERVICE_PORT", PORT, 8090)
+    workers: int = _setting("SERVICE_WORKERS", COUNT, 1)
+    config_dir: Path = _setting("CONFIG_DIR", PATH, Path())
+    providers_file: Path = _setting("PROVIDERS_FILE", PATH, Path("providers.yaml"))
+    models_file: Path = _setting("MODELS_FILE", PATH, Path("models.yaml"))
+    baseline_model: str | None = _setting("BASELINE_MODEL", TEXT, None)
+
+    data_dir: Path = _setting("DATA_DIR", PATH, Path("~/.local/share/vllm-service").expanduser())
+    database_url: str | None = _setting("DATABASE_URL", TEXT, None, secret=True)
+    redis_url: str | None = _setting("REDIS_URL", TEXT, None, secret=True)
+    key_pepper: str = _setting("KEY_PEPPER", TEXT, "", secret=True)
+    when_redis_is_away: str = _setting("WHEN_REDIS_IS_AWAY", REDIS_AWAY, "refuse")
+    ledger_retention_days: int | None = _setting("LEDGER_RETENTION_DAYS", COUNT, None)
+
+    require_keys: bool = _setting("REQUIRE_KEYS", SWITCH, False)
+    trusted_proxies: tuple[Network, ...] = _setting("TRUSTED_PROXIES", NETWORKS, ())
+    requests_per_second_per_ip: int = _setting("REQUESTS_PER_SECOND_PER_IP", COUNT, 50)
+
+    max_body_bytes: int = _setting("MAX_BODY_BYTES", COUNT, 20_000_000)
+    max_header_bytes: int = _setting("MAX_HEADER_BYTES", COUNT, 32_768)
+    max_connections: int = _setting("MAX_CONNECTIONS", COUNT, 4096)
+    header_timeout_seconds: float = _setting("HEADER_TIMEOUT_SECONDS", SECONDS, 10.0)
+    body_timeout_seconds: float = _setting("BODY_TIMEOUT_SECONDS", SECONDS, 60.0)
+    keep_alive_seconds: float = _setting("KEEP_ALIVE_SECONDS", SECONDS, 75.0)
+    write_timeout_seconds: float = _setting("WRITE_TIMEOUT_SECONDS", SECONDS, 60.0)
+    request_timeout_seconds: float = _setting("REQUEST_TIMEOUT_SECONDS", SECONDS, 600.0)
+    grace_seconds: float = _setting("GRACE_SECONDS", SECONDS, 30.0)
+
+    response_cache: bool = _setting("RESPONSE_CACHE", SWITCH, False)
+    response_cache_max_bytes: int = _setting("RESPONSE_CACHE_MAX_BYTES", COUNT, 64_000_000)
+    response_cache_ttl_seconds: float = _setting("RESPONSE_CACHE_TTL_SECONDS", SECONDS, 3600.0)
+
+    log_level: str = _setting("LOG_LEVEL", LOG_LEVEL, "INFO")
+    log_format: str = _setting("LOG_FORMAT", LOG_FORMAT, "text")
+    metrics: bool = _setting("METRICS", SWITCH, True)
+    metrics_require_key: bool = _setting("METRICS_REQUIRE_KEY", SWITCH, False)
+    latency_target_seconds: float | None = _setting("LATENCY_TARGET_SECONDS", SECONDS, None)
+    otlp_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", TEXT, None)
+
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.require_keys and not self.binds_to_loopback:
+            raise ConfigurationError(
+                f"SERVICE_HOST={self.host}: without keys the service binds to loopback only. Set REQUIRE_KEYS=true and "
+                "make keys with `python -m vllm_service keys`, or leave SERVICE_HOST at 127.0.0.1.",
+                param="SERVICE_HOST",
+            )
+        if self.workers > 1 and not (self.redis_url and self.database_url):
+            raise ConfigurationError(
+                f"SERVICE_WORKERS={self.workers}: several processes share limits and ledger through REDIS_URL and "
+                "DATABASE_URL. Set both, or SERVICE_WORKERS=1.",
+                param="SERVICE_WORKERS",
+            )
+        _require_scheme("DATABASE_URL", self.database_url, "postgres://", "postgresql://")
+        _require_scheme("REDIS_URL", self.redis_url, "redis://", "rediss://", "unix://")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ServiceSettings:
+        """Reads and validates; raises ConfigurationError naming the variable. Empty values count as not set."""
+        given = {name: value.strip() for name, value in environment.items() if value.strip()}
+        values = {
+            setting.name: _read(setting.metadata, given[setting.metadata["variable"]])
+            for setting in fields(cls)
+            if setting.metadata.get("variable") in given
+        }
+        return cls(**values, environment=dict(environment))
+
+    @property
+    def providers_path(self) -> Path:
+        """Where providers.yaml is; a relative PROVIDERS_FILE is sought in CONFIG_DIR."""
+        return self.config_dir / self.providers_file
+
+    @property
+    def models_path(self) -> Path:
+        """Where models.yaml is; a relative MODELS_FILE is sought in CONFIG_DIR."""
+        return self.config_dir / self.models_file
+
+    @property
+    def binds_to_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def _read(metadata: Mapping[str, Any], text: str) -> Any:
+    reader, variable = metadata["reader"], metadata["variable"]
+    try:
+        return reader.read(text)
+    except ValueError:
+        raise ConfigurationError(f"{variable}={text!r}: expected {reader.expected}", param=variable) from None
+
+
+def _require_scheme(variable: str, url: str | None, *schemes: str) -> None:
+    """The URL may hold a password: the error does not show it."""
+    if url is not None and not url.startswith(schemes):
+        raise ConfigurationError(f"{variable}: expected a URL that begins with {' or '.join(schemes)}", param=variable)

@@ -1,0 +1,38 @@
+-- Ends a reservation: books what was used, or gives everything back. Atomic, and safe to send again.
+--
+-- KEYS  1 key's window, 2 address's window, 3 day, 4 month, 5 leases of the organisation
+-- ARGV  1 lease, 2 'settle', 'settle again' or 'release', 3 tokens and 4 pico-dollars reserved, negative
+--       5 tokens and 6 pico-dollars used, 7 key's bucket, 8 address's bucket ('' for none)
+-- Returns 1 if the lease was alive, else 0.
+--
+-- A lease that has expired is booked all the same when it is settled for the first time. 'settle again' comes after a
+-- connection that broke: then no lease means that the first one arrived.
+
+local function add(period, requests, tokens, picousd)
+  redis.call('HINCRBY', period, 'requests', requests)
+  redis.call('HINCRBY', period, 'tokens', tokens)
+  redis.call('HINCRBY', period, 'picousd', picousd)
+end
+
+local alive = redis.call('ZREM', KEYS[5], ARGV[1])
+for number = 3, 4 do
+  local period = KEYS[number]
+  if alive == 1 then
+    add(period, -1, ARGV[3], ARGV[4])
+    redis.call('HINCRBY', period, 'reserved_requests', -1)
+    redis.call('HINCRBY', period, 'reserved_tokens', ARGV[3])
+    redis.call('HINCRBY', period, 'reserved_picousd', ARGV[4])
+  end
+  if ARGV[2] == 'settle' or (ARGV[2] == 'settle again' and alive == 1) then
+    add(period, 1, ARGV[5], ARGV[6])
+  end
+end
+
+if ARGV[2] == 'release' and alive == 1 then
+  for number = 1, 2 do
+    local bucket = ARGV[6 + number]
+    local count = bucket ~= '' and redis.call('HGET', KEYS[number], bucket)
+    if count and tonumber(count) > 0 then redis.call('HINCRBY', KEYS[number], bucket, -1) end
+  end
+end
+return alive

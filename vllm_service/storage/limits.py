@@ -1,0 +1,75 @@
+"""What a 429 says: which limit, how much it allows, and when to come again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vllm_service.domain.keys import REQUESTS_PER_MINUTE, ApiKey
+from vllm_service.domain.money import to_usd
+from vllm_service.domain.quotas import Limit, seconds_to_next_day, seconds_to_next_month
+from vllm_service.errors import RateLimited
+
+# Where only what running requests have reserved stands in the way, and they may give it back at any time.
+RUNNING_REQUESTS_WAIT_SECONDS = 1.0
+LIMITS = tuple(Limit)
+_WORDS = {
+    Limit.REQUESTS_PER_MINUTE: "This key may make {} requests a minute",
+    Limit.ADDRESS_REQUESTS_PER_SECOND: "This address may make {} requests a second",
+    Limit.REQUESTS_PER_DAY: "This organisation may make {} requests a day (UTC)",
+    Limit.TOKENS_PER_DAY: "This organisation may use {} tokens a day (UTC)",
+    Limit.TOKENS_PER_MONTH: "This organisation may use {} tokens a month (UTC)",
+    Limit.USD_PER_MONTH: "This organisation may spend {} USD a month (UTC)",
+}
+
+
+def allowed_by(key: ApiKey, address_limit: int) -> dict[Limit, int | None]:
+    """Requests, tokens or pico-dollars; None is no limit."""
+    limits = key.limits
+    return {
+        Limit.REQUESTS_PER_MINUTE: REQUESTS_PER_MINUTE[key.tier],
+        Limit.ADDRESS_REQUESTS_PER_SECOND: address_limit,
+        Limit.REQUESTS_PER_DAY: limits.requests_per_day,
+        Limit.TOKENS_PER_DAY: limits.tokens_per_day,
+        Limit.TOKENS_PER_MONTH: limits.tokens_per_month,
+        Limit.USD_PER_MONTH: limits.picousd_per_month,
+    }
+
+
+def asked_of(tokens: int, picousd: int) -> dict[Limit, int]:
+    """What a request takes from each limit."""
+    return {
+        Limit.REQUESTS_PER_MINUTE: 1,
+        Limit.ADDRESS_REQUESTS_PER_SECOND: 1,
+        Limit.REQUESTS_PER_DAY: 1,
+        Limit.TOKENS_PER_DAY: tokens,
+        Limit.TOKENS_PER_MONTH: tokens,
+        Limit.USD_PER_MONTH: picousd,
+    }
+
+
+def period_wait_seconds(limit: Limit, now_seconds: float, may_come_back: bool) -> float:
+    """Until the limit's day or month ends. may_come_back: there would be room without what others only reserved."""
+    if may_come_back:
+        return RUNNING_REQUESTS_WAIT_SECONDS
+    per_day = limit in (Limit.REQUESTS_PER_DAY, Limit.TOKENS_PER_DAY)
+    return seconds_to_next_day(now_seconds) if per_day else seconds_to_next_month(now_seconds)
+
+
+def rejection(
+    allowed_by_limit: Mapping[Limit, int | None], waits: Mapping[Limit, float], asked: Mapping[Limit, int]
+) -> RateLimited:
+    """Names the limit that has to be waited for longest. waits: seconds, of every limit that has no room.
+
+    asked: tokens and pico-dollars of this request, by limit. One that asks for more than the whole limit gets no
+    Retry-After: no waiting helps.
+    """
+    hopeless = [limit for limit in waits if asked[limit] > (allowed_by_limit[limit] or 0)]
+    limit = hopeless[0] if hopeless else max(waits, key=lambda name: waits[name])
+    allowed = allowed_by_limit[limit] or 0
+    shown = to_usd(allowed) if limit is Limit.USD_PER_MONTH else allowed
+    details = {"limit": limit.value, "allowed": shown}
+    words = _WORDS[limit].format(f"{shown:,}")
+    if hopeless:
+        return RateLimited(f"{words}; this request alone may need more.", details=details)
+    wait = max(waits[limit], 0.001)
+    return RateLimited(f"{words}; try again in {wait:,.1f} s.", details=details, retry_after_seconds=wait)

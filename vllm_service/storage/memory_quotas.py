@@ -1,0 +1,150 @@
+"""Limits of one process, in memory. Check and reservation run with no await between: nothing can come between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from vllm_service.domain.keys import REQUESTS_PER_MINUTE, ApiKey
+from vllm_service.domain.quotas import (
+    ADDRESS_REQUESTS_PER_SECOND,
+    ADDRESS_WINDOW,
+    KEY_WINDOW,
+    Limit,
+    OrganisationUse,
+    RateWindow,
+)
+from vllm_service.errors import RateLimited
+from vllm_service.storage.limits import allowed_by, asked_of, period_wait_seconds, rejection
+from vllm_service.storage.memory_reservation import MemoryReservation
+from vllm_service.storage.quota_periods import Counts, PeriodKey, Periods
+from vllm_service.storage.sliding_window import SlidingWindow
+
+# Longer than any request may take (REQUEST_TIMEOUT_SECONDS): a reservation that lives on has lost its owner.
+LEASE_SECONDS = 900.0
+SWEEP_SECONDS = 10.0
+_MOST_WINDOWS = 100_000
+
+
+class MemoryQuotas:
+    """Implements protocol.Quotas. saved: what earlier processes counted; `periods.unsaved` is what this one adds."""
+
+    def __init__(
+        self,
+        saved: Mapping[PeriodKey, Counts] | None = None,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        address_limit: int = ADDRESS_REQUESTS_PER_SECOND,
+        sweep_seconds: float = SWEEP_SECONDS,
+    ) -> None:
+        self.periods = Periods(saved or {})
+        self._lease_ms = int(lease_seconds * 1000)
+        self._address_limit = address_limit
+        self._key_windows: dict[str, SlidingWindow] = {}
+        self._address_windows: dict[str, SlidingWindow] = {}
+        self._leases: set[MemoryReservation] = set()
+        self._first_expiry_ms: float = math.inf  # or earlier: a lease that ends in time does not move it
+        self._sweep_ms = int(sweep_seconds * 1000)
+        self._swept_at_ms = 0
+
+    async def reserve(
+        self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
+    ) -> MemoryReservation:
+        """See protocol.Quotas."""
+        now_ms = int(now_seconds * 1000)
+        if now_ms >= self._first_expiry_ms:
+            self._expire(now_ms)
+        if not self._swept_at_ms <= now_ms < self._swept_at_ms + self._sweep_ms:
+            self._sweep(now_seconds)
+        share = MemoryReservation(
+            self,
+            _window(self._key_windows, key.id, KEY_WINDOW),
+            None if client_ip is None else _window(self._address_windows, client_ip, ADDRESS_WINDOW),
+            periods=self.periods.at(key.organisation, now_seconds),
+            amounts=(tokens, cost_picousd),
+            now_ms=now_ms,
+        )
+        if not self._has_room(key, share):
+            raise self._rejection(key, share, now_seconds)
+        expires_at_ms = now_ms + self._lease_ms
+        share.take(expires_at_ms)
+        self._leases.add(share)
+        self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
+        return share
+
+    async def used(self, organisation: str, now_seconds: float) -> OrganisationUse:
+        """See protocol.Quotas."""
+        self._expire(int(now_seconds * 1000))
+        day, month = self.periods.at(organisation, now_seconds)
+        return OrganisationUse(day.requests, day.tokens, month.requests, month.tokens, month.picousd)
+
+    def settle(self, reservation: MemoryReservation, tokens: int, picousd: int) -> None:
+        """Books what was used, in the periods in which it was reserved."""
+        self._end(reservation)
+        self.periods.settle(reservation.day, tokens, picousd)
+        self.periods.settle(reservation.month, tokens, picousd)
+
+    def release(self, reservation: MemoryReservation) -> None:
+        """Gives everything back; once the lease has expired nothing is left to give."""
+        if self._end(reservation):
+            reservation.give_back_slots()
+
+    def _end(self, reservation: MemoryReservation) -> bool:
+        if reservation not in self._leases:
+            return False
+        self._leases.remove(reservation)
+        reservation.give_back_amounts()
+        return True
+
+    def _expire(self, now_ms: int) -> None:
+        for reservation in [lease for lease in self._leases if lease.expires_at_ms <= now_ms]:
+            self._end(reservation)
+        self._first_expiry_ms = min((lease.expires_at_ms for lease in self._leases), default=math.inf)
+
+    def _sweep(self, now_seconds: float) -> None:
+        """Forgets keys and addresses that have been idle, and periods that are long over."""
+        now_ms = self._swept_at_ms = int(now_seconds * 1000)
+        for windows in (self._key_windows, self._address_windows):
+            for name in [name for name, window in windows.items() if window.is_idle(now_ms)]:
+                del windows[name]
+        self.periods.forget_before(now_seconds)
+
+    def _has_room(self, key: ApiKey, share: MemoryReservation) -> bool:
+        limits, day, month = key.limits, share.day, share.month
+        return (
+            share.key_window.total < REQUESTS_PER_MINUTE[key.tier]
+            and (share.address_window is None or share.address_window.total < self._address_limit)
+            and (limits.requests_per_day is None or day.requests < limits.requests_per_day)
+            and (limits.tokens_per_day is None or day.tokens + share.tokens <= limits.tokens_per_day)
+            and (limits.tokens_per_month is None or month.tokens + share.tokens <= limits.tokens_per_month)
+            and (limits.picousd_per_month is None or month.picousd + share.picousd <= limits.picousd_per_month)
+        )
+
+    def _rejection(self, key: ApiKey, share: MemoryReservation, now_seconds: float) -> RateLimited:
+        now_ms, day, month = int(now_seconds * 1000), share.day, share.month
+        allowed, asked = allowed_by(key, self._address_limit), asked_of(share.tokens, share.picousd)
+        waits: dict[Limit, float] = {}
+        if share.key_window.total >= REQUESTS_PER_MINUTE[key.tier]:
+            waits[Limit.REQUESTS_PER_MINUTE] = share.key_window.wait_ms(now_ms) / 1000
+        if share.address_window is not None and share.address_window.total >= self._address_limit:
+            waits[Limit.ADDRESS_REQUESTS_PER_SECOND] = share.address_window.wait_ms(now_ms) / 1000
+        for limit, taken, reserved in (
+            (Limit.REQUESTS_PER_DAY, day.requests, day.reserved_requests),
+            (Limit.TOKENS_PER_DAY, day.tokens, day.reserved_tokens),
+            (Limit.TOKENS_PER_MONTH, month.tokens, month.reserved_tokens),
+            (Limit.USD_PER_MONTH, month.picousd, month.reserved_picousd),
+        ):
+            most = allowed[limit]
+            if most is not None and taken + asked[limit] > most:
+                may_come_back = taken - reserved + asked[limit] <= most
+                waits[limit] = period_wait_seconds(limit, now_seconds, may_come_back)
+        return rejection(allowed, waits, asked)
+
+
+def _window(windows: dict[str, SlidingWindow], name: str, shape: RateWindow) -> SlidingWindow:
+    window = windows.get(name)
+    if window is None:
+        if len(windows) >= _MOST_WINDOWS:  # a flood of addresses within one sweep: the one first seen is forgotten
+            del windows[next(iter(windows))]
+        window = windows[name] = SlidingWindow(shape)
+    return window

@@ -1,0 +1,108 @@
+"""Opens what the gateway keeps things in: SQLite and memory by default, Postgres and Redis where URLs say so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
+from vllm_service.storage.cached_keys import CachedKeys
+from vllm_service.storage.database import Database
+from vllm_service.storage.key_store import KeyStore
+from vllm_service.storage.ledger_reader import LedgerReader
+from vllm_service.storage.ledger_writer import LedgerPace, LedgerWriter
+from vllm_service.storage.memory_quotas import LEASE_SECONDS, MemoryQuotas
+from vllm_service.storage.memory_responses import MemoryResponses, ResponseBounds
+from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
+from vllm_service.storage.redis_quotas import RedisQuotas, WhenRedisIsAway
+from vllm_service.storage.redis_responses import RedisResponses
+from vllm_service.storage.retention import Retention
+from vllm_service.storage.saved_quotas import QuotaSaver, load
+from vllm_service.storage.schema import SCHEMA
+from vllm_service.storage.sqlite_database import SqliteDatabase
+
+DATABASE_FILE = "service.sqlite3"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Everything that outlives a request. `keys` is for the hot path, `key_store` for who makes and revokes them."""
+
+    keys: Keys
+    key_store: KeyStore
+    quotas: Quotas
+    ledger: LedgerWriter
+    ledger_reader: LedgerReader
+    responses: ResponseCache
+
+
+async def open_database(database_url: str | None, data_dir: Path) -> Database:
+    """Postgres by URL, else a file in `data_dir`; with all tables. StorageUnavailable."""
+    if database_url:
+        from vllm_service.storage.postgres_database import PostgresDatabase  # noqa: PLC0415  # 5 MB without need of it
+
+        return await PostgresDatabase.open(database_url, SCHEMA)
+    return await SqliteDatabase.open(data_dir / DATABASE_FILE, SCHEMA)
+
+
+@asynccontextmanager
+async def open_storage(
+    database_url: str | None,
+    redis_url: str | None,
+    data_dir: Path,
+    *,
+    pepper: bytes = b"",
+    address_limit: int = ADDRESS_REQUESTS_PER_SECOND,
+    lease_seconds: float = LEASE_SECONDS,
+    when_redis_is_away: WhenRedisIsAway = WhenRedisIsAway.REFUSE,
+    response_bounds: ResponseBounds | None = None,
+    pace: LedgerPace | None = None,
+    retention_days: float | None = None,
+) -> AsyncIterator[Storage]:
+    """Closes in the reverse order: the ledger is durable when this ends. StorageUnavailable when one is not there.
+
+    pepper: mixed into the digests of keys; the commands that make keys need the same. lease_seconds: longer than any
+    request takes. address_limit: requests a second of one client address.
+    """
+    bounds = response_bounds or ResponseBounds()
+    async with AsyncExitStack() as stack:
+        database = await open_database(database_url, data_dir)
+        stack.push_async_callback(database.close)
+        own_quotas = MemoryQuotas(
+            await load(database, time.time()), lease_seconds=lease_seconds, address_limit=address_limit
+        )
+        stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
+        quotas: Quotas = own_quotas
+        responses: ResponseCache = MemoryResponses(bounds)
+        if redis_url is not None:
+            from vllm_service.storage.redis_link import RedisLink  # noqa: PLC0415  # 10 MB without need of it
+
+            link = RedisLink(redis_url)
+            stack.push_async_callback(link.close)
+            instead = own_quotas if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE else None
+            quotas = shared = RedisQuotas(
+                link, lease_seconds=lease_seconds, address_limit=address_limit, instead=instead
+            )
+            stack.push_async_callback(shared.close)
+            responses = RedisResponses(link, bounds)
+        reader = LedgerReader(database)
+        ledger = await _open_ledger(stack, database, None if database_url else data_dir, pace)
+        if retention_days is not None:
+            stack.push_async_callback(Retention(reader, retention_days).close)
+        key_store = KeyStore(database, pepper)
+        yield Storage(CachedKeys(key_store, pepper), key_store, quotas, ledger, reader, responses)
+
+
+async def _open_ledger(
+    stack: AsyncExitStack, database: Database, sqlite_dir: Path | None, pace: LedgerPace | None
+) -> LedgerWriter:
+    """With SQLite it gets a connection of its own, so that look-ups of keys do not wait for batches."""
+    if sqlite_dir is not None:
+        database = await open_database(None, sqlite_dir)
+        stack.push_async_callback(database.close)
+    ledger = await LedgerWriter.open(database, pace)
+    stack.push_async_callback(ledger.close)
+    return ledger

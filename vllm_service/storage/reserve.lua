@@ -1,0 +1,126 @@
+-- Checks every limit of one request and takes from all of them, or from none. Atomic, as every script is in Redis.
+--
+-- KEYS  1 key's window, 2 address's window, 3 day, 4 month, 5 leases of the organisation
+-- ARGV  1 now in ms ('' for this server's clock), 2 lease in ms, 3 lease ('' only takes back expired ones), 4 tokens, 5 pico-dollars, 6 prefix of periods,
+--       7-12 what the limits allow, in the order of domain.quotas.Limit; '' is no limit
+--       13, 14 buckets of a minute and ms of each; 15, 16 the same for the address's second
+-- Returns {1, key's bucket, address's bucket}, or {0, then for each limit: -1 if it has room, else ms to wait; for the
+-- limits of days and months 0 if running requests may give it back, 1 if only the period's end will}.
+--
+-- Amounts are compared as decimal strings and added by HINCRBY: Lua's numbers are exact to 2^53 only, which is $9,007.
+
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function negative(amount)
+  if amount == '0' then return '0' end
+  return '-' .. amount
+end
+
+local function over(amount, limit)
+  if limit == '' or amount:sub(1, 1) == '-' then return false end
+  if #amount ~= #limit then return #amount > #limit end
+  return amount > limit
+end
+
+local function add(period, requests, tokens, picousd)
+  redis.call('HINCRBY', period, 'requests', requests)
+  redis.call('HINCRBY', period, 'tokens', tokens)
+  redis.call('HINCRBY', period, 'picousd', picousd)
+  redis.call('HINCRBY', period, 'reserved_requests', requests)
+  redis.call('HINCRBY', period, 'reserved_tokens', tokens)
+  redis.call('HINCRBY', period, 'reserved_picousd', picousd)
+end
+
+-- Leases whose owner did not end them in time. lease: id:day:month:tokens:picousd
+for _, lease in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, 1000)) do
+  local day, month, tokens, picousd = lease:match('^[^:]+:(%d+):(%d+):(%d+):(%d+)$')
+  redis.call('ZREM', KEYS[5], lease)
+  for _, period in ipairs({ARGV[6] .. 'day:' .. day, ARGV[6] .. 'month:' .. month}) do
+    if redis.call('EXISTS', period) == 1 then
+      add(period, -1, negative(tokens), negative(picousd))
+    end
+  end
+end
+
+if ARGV[3] == '' then return {0} end
+
+-- A sliding window, as in sliding_window.py: returns the bucket to count in, how many count, and the oldest of them.
+local function window(key, buckets, bucket_ms)
+  local counts = redis.call('HGETALL', key)
+  local bucket, newest, total, oldest = math.floor(now / bucket_ms), -1, 0, nil
+  for place = 1, #counts, 2 do newest = math.max(newest, tonumber(counts[place])) end
+  if newest - bucket > buckets then
+    redis.call('DEL', key)
+    return bucket, 0, nil
+  end
+  bucket = math.max(bucket, newest)
+  for place = 1, #counts, 2 do
+    local at, count = tonumber(counts[place]), tonumber(counts[place + 1])
+    if at < bucket - buckets then
+      redis.call('HDEL', key, counts[place])
+    elseif count > 0 then
+      total = total + count
+      oldest = math.min(oldest or at, at)
+    end
+  end
+  return bucket, total, oldest
+end
+
+local reply, has_room = {0, -1, -1, -1, -1, -1, -1}, true
+local function refuse(limit, wait)
+  reply[limit + 1] = wait
+  has_room = false
+end
+
+local taken_in = {0, 0}
+for number = 1, 2 do
+  local allowed, buckets, bucket_ms = ARGV[6 + number], tonumber(ARGV[11 + 2 * number]), tonumber(ARGV[12 + 2 * number])
+  if allowed ~= '' then
+    local bucket, total, oldest = window(KEYS[number], buckets, bucket_ms)
+    taken_in[number] = bucket
+    if total >= tonumber(allowed) then
+      refuse(number, (oldest or bucket) * bucket_ms + (buckets + 1) * bucket_ms - now)
+    end
+  end
+end
+
+add(KEYS[3], 1, ARGV[4], ARGV[5])
+add(KEYS[4], 1, ARGV[4], ARGV[5])
+
+local function check(limit, period, field)
+  local allowed = ARGV[6 + limit]
+  if allowed ~= '' and over(redis.call('HGET', period, field), allowed) then
+    local reserved_by_others = tonumber(redis.call('HGET', period, 'reserved_' .. field))
+    local asked = ({requests = 1, tokens = tonumber(ARGV[4]), picousd = tonumber(ARGV[5])})[field]
+    local settled = tonumber(redis.call('HGET', period, field)) - reserved_by_others
+    refuse(limit, settled + asked <= tonumber(allowed) and 0 or 1)
+  end
+end
+check(3, KEYS[3], 'requests')
+check(4, KEYS[3], 'tokens')
+check(5, KEYS[4], 'tokens')
+check(6, KEYS[4], 'picousd')
+
+-- A day's counts are kept for a week after, a month's for two months: see quota_periods.Periods.forget_before.
+for number, seconds in pairs({[3] = 8 * 86400, [4] = 93 * 86400}) do
+  if redis.call('TTL', KEYS[number]) < 0 then redis.call('EXPIRE', KEYS[number], seconds) end
+end
+
+if not has_room then
+  add(KEYS[3], -1, negative(ARGV[4]), negative(ARGV[5]))
+  add(KEYS[4], -1, negative(ARGV[4]), negative(ARGV[5]))
+  return reply
+end
+for number = 1, 2 do
+  if ARGV[6 + number] ~= '' then
+    redis.call('HINCRBY', KEYS[number], taken_in[number], 1)
+    redis.call('PEXPIRE', KEYS[number], 2 * (tonumber(ARGV[11 + 2 * number]) + 1) * tonumber(ARGV[12 + 2 * number]))
+  end
+end
+redis.call('ZADD', KEYS[5], now + tonumber(ARGV[2]), ARGV[3])
+redis.call('PEXPIRE', KEYS[5], 2 * tonumber(ARGV[2]))
+return {1, taken_in[1], taken_in[2]}
