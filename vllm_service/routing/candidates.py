@@ -18,7 +18,7 @@ class Candidate:
     """
 
     __slots__ = (
-        "cached_picousd", "cached_share", "endpoint", "failures", "first_token_seconds", "has_plain_price",
+        "cached_picousd", "cached_share", "endpoint", "first_token_seconds", "has_plain_price",
         "in_flight", "input_picousd", "is_priced", "late_until", "name", "offer", "output_picousd", "position",
         "provider", "token_seconds", "weight",
     )  # fmt: skip
@@ -36,7 +36,6 @@ class Candidate:
         self.has_plain_price = endpoint is None and price is not None and self.cached_picousd == self.input_picousd
         self.weight = offer.weight
         self.in_flight = 0
-        self.failures = 0
         self.late_until = 0.0
         self.cached_share = Mean(0.0)
         self.first_token_seconds = Mean(_GUESSED_FIRST_TOKEN_SECONDS)

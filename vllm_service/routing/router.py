@@ -18,9 +18,9 @@ from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import marginal_picousd
 from vllm_service.routing.plan import Plan, Step, WorkerTarget
-from vllm_service.routing.profiles import LatencyTarget, RouterSettings
+from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.routes import Route, find_strategy, make_candidates, make_endpoints
-from vllm_service.routing.shadow import Offered
+from vllm_service.routing.shadow import Demand
 from vllm_service.routing.strategies import Choice
 from vllm_service.routing.use_cases import PREFIX, UseCases
 from vllm_service.routing.waking import WakeController
@@ -52,6 +52,7 @@ class CostRouter:
         for name, model in catalog.models.items():
             if id(model) not in routes:
                 routes[id(model)] = Route(model, make_candidates(catalog, model, self.endpoints), settings)
+                routes[id(model)].wakes(self.controllers)
             self._routes[name] = routes[id(model)]
         self._open: dict[tuple[int, str], tuple[float, float, bool]] = {}
 
@@ -73,8 +74,10 @@ class CostRouter:
             for place in route.candidates
         ]
         hosted = [cost for position in route.hosted_positions if (cost := costs[position]) is not None]
-        if route.own and hosted:
-            self._count_demand(route.own, prompt, completion, min(hosted), (target, now_seconds))
+        if route.controllers and hosted:
+            demand = Demand(now_seconds, min(hosted), prompt, completion, target)
+            for controller in route.controllers:
+                controller.demand(demand)
         choice = Choice(
             facts, candidates, target, completion, costs, now_seconds, route.turns, self._settings.own_share
         )
@@ -124,7 +127,6 @@ class CostRouter:
         route = self._route(facts)
         place = self._place(step, facts)
         place.in_flight -= 1
-        place.failures = 0
         began, first_token_at, _ = attempt
         if place.endpoint is not None:
             if not first_token_at:
@@ -203,19 +205,6 @@ class CostRouter:
                 details={"model": facts.model, "fallback_available": False},
             )
         return left
-
-    def _count_demand(
-        self, own: list[Candidate], prompt: int, completion: float, hosted: int, promise: tuple[LatencyTarget, float]
-    ) -> None:
-        target, now = promise
-        usd = hosted / PICOUSD_PER_USD
-        for place in own:
-            endpoint = place.endpoint
-            assert endpoint is not None
-            allowed = target.first_token_seconds(prompt) * endpoint.margin
-            reading = prompt * endpoint.read_seconds.slope
-            pace = target.seconds_per_output_token * endpoint.margin
-            self.controllers[endpoint.name].demand(Offered(now, usd, reading, completion, allowed, pace))
 
     def _own_finished(
         self,

@@ -14,6 +14,7 @@ from vllm_service.routing.cost import hosted_picousd
 from vllm_service.routing.estimates import AnswerLengths
 from vllm_service.routing.profiles import EndpointProfile, RouterSettings
 from vllm_service.routing.strategies import STRATEGIES, Strategy, Turns
+from vllm_service.routing.waking import WakeController
 
 
 class Route:
@@ -23,6 +24,7 @@ class Route:
         "_hosted",
         "by_provider",
         "candidates",
+        "controllers",
         "hosted_positions",
         "lengths",
         "model",
@@ -36,6 +38,7 @@ class Route:
         self.model, self.candidates = model, candidates
         self.by_provider = {(place.provider.name, place.offer.model): place for place in candidates}
         self.own = [place for place in candidates if place.endpoint is not None]
+        self.controllers: list[WakeController] = []
         self.strategy = find_strategy(model.strategy or settings.default_strategy)
         self.target = settings.target
         if model.latency_target_seconds is not None:
@@ -44,6 +47,10 @@ class Route:
         self.turns = Turns()
         self.hosted_positions = [place.position for place in candidates if place.endpoint is None]
         self._hosted = [place for place in candidates if place.endpoint is None and place.is_priced]
+
+    def wakes(self, controllers: Mapping[str, WakeController]) -> None:
+        """Demand for this model is told to the controllers of its own endpoints."""
+        self.controllers = [controllers[place.name] for place in self.own]
 
     def hosted_picousd(self, prompt_tokens: int, completion_tokens: int) -> int | None:
         """What the cheapest hosted place of a known price would take; None if there is none."""
