@@ -9,11 +9,11 @@ from vllm_service.errors import CircuitOpen
 from vllm_service.gateway.hedging import Hedging
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.breakers import Breakers
+from vllm_service.routing.coordination import BreakerStore
 from vllm_service.routing.deadlines import DeadlineSettings
 from vllm_service.routing.fallback import ALL_LEFT_ALONE, RetrySettings
 from vllm_service.routing.plan import Plan
 from vllm_service.routing.shared_breakers import SharedBreakers
-from vllm_service.storage.coordination import BreakerStore
 from vllm_service.storage.memory_coordination import MemoryBreakers
 
 

@@ -31,7 +31,6 @@ from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
 
 _log = logging.getLogger(__name__)
 DEADLINE = HEADER.encode()
-_NO_WISHES = (None, None, None, None)
 
 
 class Gateway:
@@ -173,9 +172,7 @@ class Gateway:
 def _facts(call: Call) -> RequestFacts:
     """Raises errors.InvalidRequest for a header that is no wish."""
     fields, headers, key = call.fields, call.headers, call.key
-    target, cap, strategy, provider = _NO_WISHES
-    if not headers.keys().isdisjoint(wishes.NAMES):
-        target, cap, strategy, provider = wishes.wishes(headers)
+    wished = wishes.NONE if headers.keys().isdisjoint(wishes.NAMES) else wishes.wishes(headers)
     return RequestFacts(
         call.model.name,
         call.operation.name,
@@ -185,10 +182,11 @@ def _facts(call: Call) -> RequestFacts:
         key.id,
         key.organisation,
         fields.prefix,
-        target,
-        cap,
-        strategy or key.strategy,
-        provider,
+        wished.latency_target_seconds,
+        wished.cap_picousd,
+        wished.strategy or key.strategy,
+        wished.provider,
+        wished.tags,
     )
 
 

@@ -34,9 +34,9 @@ class RequestFields(msgspec.Struct):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
+    max_tokens: int | float | None = None
+    max_completion_tokens: int | float | None = None
+    max_output_tokens: int | float | None = None
     n: int | None = None
     messages: msgspec.Raw = _EMPTY
     prompt: msgspec.Raw = _EMPTY
@@ -51,13 +51,19 @@ class RequestFields(msgspec.Struct):
     def longest_answer_tokens(self) -> int | None:
         """The caller's bound on the answer, of all choices together; None without one."""
         bound = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
-        return bound * max(1, self.n or 1) if bound is not None and bound > 0 else None
+        return int(bound) * max(1, self.n or 1) if bound is not None and bound > 0 else None
 
     @property
     def prefix(self) -> int:
         """A hash of how the conversation begins, the same in every process; 0 for none."""
         begin = self.messages or self.input or self.prompt
         return crc32(memoryview(begin)[:PREFIX_BYTES])
+
+    def __post_init__(self) -> None:
+        """JSON's 5.0 is a whole number; some clients write it. Raises ValueError, which becomes msgspec's."""
+        for bound in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens):
+            if bound.__class__ is float and not bound.is_integer():
+                raise ValueError("the bound of the answer's tokens is not a whole number")
 
 
 _decoder = msgspec.json.Decoder(RequestFields)

@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from vllm_service.domain.operations import WorkerState
 from vllm_service.providers.configured import Catalog, Provider, ProviderKind
 from vllm_service.providers.runpod import RunPodEndpoint, RunPodSettings, SendHttp
 from vllm_service.providers.runpod_health import EndpointHealth
+from vllm_service.routing.coordination import Wakes
 from vllm_service.routing.one_wake import Waked, WakeSettings, wake_once
 from vllm_service.routing.plan import Router, WorkerTarget
-from vllm_service.storage.coordination import Wakes
 
 ROUND_SECONDS = 1.0
 _log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class EndpointKeeper:
         self._clock = clock
         self._tended: dict[str, _Tended] = {}
         self._catalog: Catalog | None = None
-        self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._under_way: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, configured: Callable[[], tuple[Catalog, Router]]) -> None:
         """Until it is cancelled."""
@@ -68,15 +67,15 @@ class EndpointKeeper:
                 task.cancel()
 
     def round(self, catalog: Catalog, router: Router) -> None:
-        """Begins a look at each endpoint, unless one is under way, and the wakes that the router wants now."""
+        """Begins a look at each endpoint, unless one is under way, and then the wake that the router wants."""
         if catalog is not self._catalog:
             self._adopt(catalog)
+        targets = {target.provider: target for target in router.worker_targets(self._clock())}
         for name, tended in self._tended.items():
-            self._begin("look", name, partial(self._look, name, tended, router))
-        for target in router.worker_targets(self._clock()):
-            wanted = self._tended.get(target.provider)
-            if wanted is not None and self._wakes is not None and _is_to_be_woken(target, wanted.health):
-                self._begin("wake", target.provider, partial(self._wake, wanted, target))
+            if name not in self._under_way:
+                task = asyncio.create_task(self._tend(name, tended, router, targets.get(name)))
+                self._under_way[name] = task
+                task.add_done_callback(partial(self._ended, name))
 
     async def idle(self) -> None:
         """Returns when nothing that was begun is under way."""
@@ -101,28 +100,27 @@ class EndpointKeeper:
     def _new(self, provider: Provider, model: str) -> _Tended:
         return _Tended(RunPodEndpoint(provider, self._send, self._clock, self._settings), model)
 
-    def _begin(self, what: str, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        key = what, name
-        if key not in self._under_way:
-            task = self._under_way[key] = asyncio.create_task(work())
-            task.add_done_callback(lambda done: self._ended(key, done))
-
-    def _ended(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
-        self._under_way.pop(key, None)
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        self._under_way.pop(name, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("%s of %s failed", *key, exc_info=error)
+            _log.error("%s could not be looked after", name, exc_info=error)
 
-    async def _look(self, name: str, tended: _Tended, router: Router) -> None:
+    async def _tend(self, name: str, tended: _Tended, router: Router, target: WorkerTarget | None) -> None:
+        """First looks: what was seen before may no longer be so, and a wake costs money."""
         tended.health = health = await tended.endpoint.health()
         router.observe_health(name, None if health is None else _document(health), self._clock())
-        if tended.is_woken and self._wakes is not None and health is not None and health.workers_warm:
+        if self._wakes is None:
+            return
+        if tended.is_woken and health is not None and health.workers_warm:
             tended.is_woken = False
-            await self._wakes.clear(name)
+            # Not at once: another replica may not have looked since.
+            await self._wakes.shorten(name, 2 * self._settings.health_interval_seconds)
+        if target is not None and _is_to_be_woken(target, health):
+            await self._wake(tended, target, self._wakes)
 
-    async def _wake(self, tended: _Tended, target: WorkerTarget) -> None:
-        assert self._wakes is not None
+    async def _wake(self, tended: _Tended, target: WorkerTarget, wakes: Wakes) -> None:
         name = target.provider
-        came_of_it, why = await wake_once(name, tended.model, tended.endpoint, self._wakes, self._wake_settings)
+        came_of_it, why = await wake_once(name, tended.model, tended.endpoint, wakes, self._wake_settings)
         if came_of_it is Waked.STARTED:
             tended.is_woken = True
             _log.info("%s is being woken: %s", name, target.reason)

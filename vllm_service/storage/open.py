@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm_service.domain.operations import CacheState, QuotaState
 from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
 from vllm_service.storage.cached_keys import CachedKeys
-from vllm_service.storage.coordination import BreakerStore, Wakes
 from vllm_service.storage.database import Database
 from vllm_service.storage.key_store import KeyStore
 from vllm_service.storage.ledger_reader import LedgerReader
@@ -29,7 +28,9 @@ from vllm_service.storage.schema import SCHEMA
 from vllm_service.storage.sqlite_database import SqliteDatabase
 
 if TYPE_CHECKING:
+    from vllm_service.storage.breakers import RedisBreakers
     from vllm_service.storage.redis_link import RedisLink
+    from vllm_service.storage.wakes import RedisWakes
 
 DATABASE_FILE = "service.sqlite3"
 
@@ -47,8 +48,8 @@ class Storage:
     ledger_reader: LedgerReader
     quotas: Quotas
     responses: ResponseCache
-    breakers: BreakerStore
-    wakes: Wakes
+    breakers: MemoryBreakers | RedisBreakers
+    wakes: MemoryWakes | RedisWakes
     quota_state: Callable[[], QuotaState]
     cache_state: Callable[[], CacheState]
 
@@ -56,8 +57,8 @@ class Storage:
 class _Shared(NamedTuple):
     quotas: Quotas
     responses: ResponseCache
-    breakers: BreakerStore
-    wakes: Wakes
+    breakers: MemoryBreakers | RedisBreakers
+    wakes: MemoryWakes | RedisWakes
     quota_state: Callable[[], QuotaState]
     cache_state: Callable[[], CacheState]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -70,7 +71,9 @@ async def gateway_of(*scripts: Script, **settings: Any) -> AsyncIterator[tuple[R
         yield await stack.enter_async_context(running(catalog, **settings)), upstreams
 
 
-async def post(gateway: Running, *, stream: bool = False, **headers: str) -> httpx.Response:
+async def post(
+    gateway: Running, headers: Mapping[str, str] = MappingProxyType({}), *, stream: bool = False
+) -> httpx.Response:
     body = {**BODY, "stream": True} if stream else BODY
     return await gateway.http.post(f"{gateway.url}/chat/completions", json=body, headers={**HEADERS, **headers})
 
@@ -148,14 +151,14 @@ async def test_a_place_that_asks_for_a_pause_gets_it() -> None:
 
 async def test_a_slow_place_leaves_the_next_one_time_to_answer() -> None:
     async with gateway_of(hangs, answers) as (gateway, (slow, _)):
-        response = await post(gateway, **{"x-request-timeout-ms": "400"})
+        response = await post(gateway, {"x-request-timeout-ms": "400"})
         await asyncio.wait_for(slow.left.wait(), 10)
     assert response.headers["x-provider"] == "provider-2"
 
 
 async def test_when_its_time_is_over_the_caller_is_told() -> None:
     async with gateway_of(hangs) as (gateway, (slow,)):
-        response = await post(gateway, **{"x-request-timeout-ms": "50"})
+        response = await post(gateway, {"x-request-timeout-ms": "50"})
         await asyncio.wait_for(slow.left.wait(), 10)
         row = await gateway.books.row()
     assert (response.status_code, response.json()["error"]["code"]) == (504, "GATEWAY_TIMEOUT_504")
@@ -165,7 +168,7 @@ async def test_when_its_time_is_over_the_caller_is_told() -> None:
 @pytest.mark.parametrize("sent", ["0", "-5", "soon", "1.5"])
 async def test_a_time_that_is_none_is_refused(sent: str) -> None:
     async with gateway_of(answers) as (gateway, (upstream,)):
-        response = await post(gateway, **{"x-request-timeout-ms": sent})
+        response = await post(gateway, {"x-request-timeout-ms": sent})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "x-request-timeout-ms")
     assert upstream.asked == []
 
@@ -233,7 +236,7 @@ async def test_a_second_place_is_asked_when_the_first_is_slow_and_the_loser_is_b
     hedging.budget.earn(10**12)
     over = FailingOver.of(retries=QUICK, hedging=hedging)
     async with gateway_of(hangs, answers, failing_over=over, router_costs=True) as (gateway, (slow, _)):
-        response = await post(gateway, **{"x-hedge": "on"})
+        response = await post(gateway, {"x-hedge": "on"})
         await asyncio.wait_for(slow.left.wait(), 10)
         row, loss = await gateway.books.row(0), await gateway.books.row(1)
     assert response.headers["x-provider"] == "provider-2"
@@ -261,7 +264,7 @@ async def test_nobody_is_hedged_who_did_not_ask_or_has_a_cap(headers: dict[str, 
     hedging.budget.earn(10**12)
     over = FailingOver.of(retries=QUICK, hedging=hedging)
     async with gateway_of(waits, answers, failing_over=over, router_costs=True) as (gateway, (first, second)):
-        call = asyncio.create_task(post(gateway, **headers))
+        call = asyncio.create_task(post(gateway, headers))
         while not first.asked:
             await asyncio.sleep(0)
         for _ in range(20):
