@@ -82,6 +82,7 @@ async def test_annotations_are_added_and_nothing_else_is_changed() -> None:
         "openai_cost_usd": 1.6e-05,
         "savings_usd": 1.44e-05,
         "savings_percentage": 90.0,
+        "is_estimate": False,
     }
     performance = document["performance_info"]
     assert set(performance) == {
