@@ -11,7 +11,10 @@ _encode = msgspec.json.Encoder().encode
 _COST = (
     b',"cost_info":{"vllm_cost_usd":%a,"openai_cost_usd":%a,"savings_usd":%a,"savings_percentage":%a,"is_estimate":%b}'
 )
-_COST_UNKNOWN = b',"cost_info":{"vllm_cost_usd":%b,"openai_cost_usd":%b,"savings_usd":%b,"savings_percentage":null,"is_estimate":%b}'
+_COST_UNKNOWN = (
+    b',"cost_info":{"vllm_cost_usd":%b,"openai_cost_usd":%b,"savings_usd":%b,"savings_percentage":null,'
+    b'"is_estimate":%b}'
+)
 _PERFORMANCE = (
     b',"performance_info":{"inference_time_ms":%.3f,"ttft_ms":%b,"tokens_per_second":%b,"cache_hit":%b,'
     b'"quality_score":null,"provider":%b,"apple_silicon_optimized":%b,"route_reason":%b}'
