@@ -29,6 +29,7 @@ def main() -> None:
         ),
     )
     _write("client.lock", _resolve("client.lock", ["client"]))
+    _write("service.lock", _resolve("service.lock", ["service", "tracing"]))
     on_image = _resolve("worker-gpu.lock", ["gpu"])
     wanted = _resolve("worker-gpu.lock", ["worker", "gpu"])
     names_on_image = {_name(line) for line in on_image}

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from vllm_service.api.parts import Parts, ServiceState
 from vllm_service.app import Service, rest_of
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
+from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.http_server import HttpServer
 from vllm_service.gateway.limits import ConnectionLimits
 from vllm_service.gateway.served_models import Configured
+from vllm_service.logs import log_request
 from vllm_service.measurements import Measurements
 from vllm_service.providers.configured import Catalog
 from vllm_service.providers.connections import Connections
@@ -75,7 +77,7 @@ class _Running:
             configured=configured,
             upstream=self._upstream,
             quotas=storage.quotas,
-            recorders=(storage.ledger.record, measurements.record) if settings.metrics else (storage.ledger.record,),
+            recorders=_recorders(settings, storage, measurements),
             keys=keys,
             anonymous=LOCAL_KEY,
             addresses=ClientAddresses(settings.trusted_proxies),
@@ -123,6 +125,18 @@ class _Running:
                 _log.error("the configuration stays as it was: %s", error.message)
             else:
                 _log.info("the configuration has been read again")
+
+
+def _recorders(
+    settings: ServiceSettings, storage: Storage, measurements: Measurements
+) -> list[Callable[[RequestRecord], None]]:
+    """Who is told of each request that has ended."""
+    recorders: list[Callable[[RequestRecord], None]] = [storage.ledger.record]
+    if settings.metrics:
+        recorders.append(measurements.record)
+    if settings.access_log:
+        recorders.append(log_request)
+    return recorders
 
 
 def _spare_the_collector() -> None:

@@ -115,6 +115,7 @@ class ServiceSettings:
 
     log_level: str = _setting("LOG_LEVEL", LOG_LEVEL, "INFO")
     log_format: str = _setting("LOG_FORMAT", LOG_FORMAT, "text")
+    access_log: bool = _setting("ACCESS_LOG", SWITCH, False)
     metrics: bool = _setting("METRICS", SWITCH, True)
     metrics_require_key: bool = _setting("METRICS_REQUIRE_KEY", SWITCH, False)
     latency_target_seconds: float | None = _setting("LATENCY_TARGET_SECONDS", SECONDS, None)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from functools import partial
 
 import uvloop
 
+from vllm_service import logs
 from vllm_service.providers.files import load
 from vllm_service.routing.configured_order import ConfiguredOrder
 from vllm_service.service import run_service
@@ -20,5 +20,5 @@ def run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m vllm_service serve", description=__doc__)
     parser.parse_args(arguments)
     settings = ServiceSettings.from_environment()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_level, settings.log_format)
     return uvloop.run(run_service(settings, partial(load, settings), ConfiguredOrder))
