@@ -23,6 +23,7 @@ from vllm_service.gateway.limits import ConnectionLimits
 from vllm_service.gateway.served_models import Configured
 from vllm_service.logs import log_request
 from vllm_service.measurements import Measurements
+from vllm_service.processes import Place
 from vllm_service.providers.configured import Catalog
 from vllm_service.providers.connections import Connections
 from vllm_service.routing.plan import Router
@@ -40,10 +41,12 @@ LoadCatalog = Callable[[], Catalog]
 MakeRouter = Callable[[Catalog], Router]
 
 
-async def run_service(settings: ServiceSettings, load_catalog: LoadCatalog, make_router: MakeRouter) -> int:
+async def run_service(
+    settings: ServiceSettings, load_catalog: LoadCatalog, make_router: MakeRouter, place: Place | None = None
+) -> int:
     """Serves until SIGTERM or SIGINT. 0 when every request ended within the grace, else 1. ServiceError at the start.
 
-    load_catalog: reads the configuration; called again, in a thread, on SIGHUP.
+    load_catalog: reads the configuration; called again, in a thread, on SIGHUP. place: as one of several workers.
     """
     catalog = load_catalog()
     configured = Configured(catalog, make_router(catalog))
@@ -59,14 +62,17 @@ async def run_service(settings: ServiceSettings, load_catalog: LoadCatalog, make
         retention_days=settings.ledger_retention_days,
         response_bounds=bounds,
     ) as storage:
-        return await _Running(settings, configured, storage).serve(load_catalog, make_router)
+        return await _Running(settings, configured, storage, place).serve(load_catalog, make_router)
 
 
 class _Running:
     """The opened parts."""
 
-    def __init__(self, settings: ServiceSettings, configured: Configured, storage: Storage) -> None:
+    def __init__(
+        self, settings: ServiceSettings, configured: Configured, storage: Storage, place: Place | None
+    ) -> None:
         self._settings = settings
+        self._place = place
         self._upstream = Connections()
         self._stop = asyncio.Event()
         self._is_stale = False
@@ -87,6 +93,7 @@ class _Running:
             is_ready=lambda: True,
             is_draining=self._stop.is_set,
             in_flight=lambda: self._server.in_flight,
+            place=lambda: None if place is None else place.state(),
         )
         parts = Parts(lambda: self._gateway.configured.catalog, measurements, state, keys)
         self._service = Service(self._gateway, lambda: rest_of(parts))
@@ -95,9 +102,13 @@ class _Running:
     async def serve(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> int:
         """See run_service."""
         settings = self._settings
-        listening = _bound(settings.host, settings.port)
-        host, port = listening.getsockname()[:2]
+        place = self._place
+        listening = bound(settings.host, settings.port) if place is None else place.listening
         await self._server.listen(listening)
+        if place is not None:
+            asyncio.get_running_loop().add_reader(place.lifeline, self._stop.set)
+            if settings.worker_port is not None:
+                await self._server.listen(bound(settings.host, settings.worker_port + place.number))
 
         def reload() -> None:
             self._is_stale = True
@@ -105,8 +116,7 @@ class _Running:
                 self._reloading = asyncio.create_task(self._reload(load_catalog, make_router))
 
         with _signals({signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: reload}):
-            sys.stdout.write(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1\n")
-            sys.stdout.flush()
+            announce(listening) if place is None else place.ready()
             await self._service.load()
             _spare_the_collector()
             await self._stop.wait()
@@ -161,7 +171,14 @@ def _limits(settings: ServiceSettings) -> ConnectionLimits:
     )
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def announce(listening: socket.socket) -> None:
+    """The base URL, as the first line on stdout."""
+    host, port = listening.getsockname()[:2]
+    sys.stdout.write(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1\n")
+    sys.stdout.flush()
+
+
+def bound(host: str, port: int) -> socket.socket:
     """Raises ServiceError when the address cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

@@ -83,6 +83,7 @@ class ServiceSettings:
     host: str = _setting("SERVICE_HOST", TEXT, "127.0.0.1")
     port: int = _setting("SERVICE_PORT", PORT, 8090)
     workers: int = _setting("SERVICE_WORKERS", COUNT, 1)
+    worker_port: int | None = _setting("SERVICE_WORKER_PORT", PORT, None)
     config_dir: Path = _setting("CONFIG_DIR", PATH, Path())
     providers_file: Path = _setting("PROVIDERS_FILE", PATH, Path("providers.yaml"))
     models_file: Path = _setting("MODELS_FILE", PATH, Path("models.yaml"))
