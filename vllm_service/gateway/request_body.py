@@ -16,6 +16,10 @@ BYTES_PER_TOKEN = 4
 ASSUMED_COMPLETION_TOKENS = 1024
 TOKENS_PER_IMAGE = 800
 PREFIX_BYTES = 1024
+MOST_TOKENS = 10**9  # of one answer, whatever a caller writes; the document says so too
+
+# To JSON's schemas 5.0 is an integer, and some clients write so. What is no whole number the provider refuses.
+Count = int | float | None
 
 _EMPTY = msgspec.Raw(b"")
 _INLINE_DATA = re.compile(rb';base64,[^"]*')
@@ -34,10 +38,10 @@ class RequestFields(msgspec.Struct):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    n: int | None = None
+    max_tokens: Count = None
+    max_completion_tokens: Count = None
+    max_output_tokens: Count = None
+    n: Count = None
     messages: msgspec.Raw = _EMPTY
     prompt: msgspec.Raw = _EMPTY
     input: msgspec.Raw = _EMPTY
@@ -51,7 +55,7 @@ class RequestFields(msgspec.Struct):
     def longest_answer_tokens(self) -> int | None:
         """The caller's bound on the answer, of all choices together; None without one."""
         bound = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
-        return bound * max(1, self.n or 1) if bound is not None and bound > 0 else None
+        return min(int(bound) * max(1, int(self.n or 1)), MOST_TOKENS) if bound is not None and bound > 0 else None
 
     @property
     def prefix(self) -> int:
