@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def beside(*works: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
     """They run while the body does. One that fails is logged: requests are served without it."""
     tasks = [asyncio.create_task(_told(work)) for work in works]
     try:
@@ -28,9 +28,9 @@ async def beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _told(work: Coroutine[Any, Any, None]) -> None:
+async def _told(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
-        await work
+        await work()
     except Exception:
         _log.exception("what runs beside the requests has ended")
 

@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 from collections.abc import Callable
+from functools import partial
 
 from vllm_service.api.parts import Parts, ServiceState
 from vllm_service.app import Service, rest_of
@@ -147,7 +148,7 @@ class _Running:
             announce(listening) if place is None else place.ready()
             await self._service.load()
             _spare_the_collector()
-            async with beside(self._failing_over.shared.run(), self._keeper.run(self._now_configured)):
+            async with beside(self._failing_over.shared.run, partial(self._keeper.run, self._now_configured)):
                 await self._stop.wait()
                 has_ended = await self._server.stop(settings.grace_seconds)
         await self._upstream.close()
