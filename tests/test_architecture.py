@@ -37,7 +37,6 @@ FORBIDDEN = {
     "vllm_service/routing/": (
         "vllm_service.api",
         "vllm_service.client",
-        "vllm_service.storage",
         "vllm_service.simulation",
     ),
     "vllm_service/storage/": ("vllm_service.api", "vllm_service.routing"),

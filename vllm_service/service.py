@@ -6,15 +6,13 @@ import asyncio
 import gc
 import logging
 import signal
-import socket
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 from vllm_service.api.parts import Parts, ServiceState
 from vllm_service.app import Service, rest_of
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
+from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.failing_over import FailingOver
@@ -23,7 +21,10 @@ from vllm_service.gateway.hedging import Hedging
 from vllm_service.gateway.http_server import HttpServer
 from vllm_service.gateway.limits import ConnectionLimits
 from vllm_service.gateway.served_models import Configured
+from vllm_service.logs import log_request
 from vllm_service.measurements import Measurements
+from vllm_service.process import announce, beside, bound, signals
+from vllm_service.processes import Place
 from vllm_service.providers.configured import Catalog
 from vllm_service.providers.connections import Connections
 from vllm_service.providers.control_http import ControlHttp
@@ -49,10 +50,12 @@ LoadCatalog = Callable[[], Catalog]
 MakeRouter = Callable[[Catalog], Router]
 
 
-async def run_service(settings: ServiceSettings, load_catalog: LoadCatalog, make_router: MakeRouter) -> int:
+async def run_service(
+    settings: ServiceSettings, load_catalog: LoadCatalog, make_router: MakeRouter, place: Place | None = None
+) -> int:
     """Serves until SIGTERM or SIGINT. 0 when every request ended within the grace, else 1. ServiceError at the start.
 
-    load_catalog: reads the configuration; called again, in a thread, on SIGHUP.
+    load_catalog: reads the configuration; called again, in a thread, on SIGHUP. place: as one of several workers.
     """
     catalog = load_catalog()
     configured = Configured(catalog, make_router(catalog))
@@ -68,14 +71,17 @@ async def run_service(settings: ServiceSettings, load_catalog: LoadCatalog, make
         retention_days=settings.ledger_retention_days,
         response_bounds=bounds,
     ) as storage:
-        return await _Running(settings, configured, storage).serve(load_catalog, make_router)
+        return await _Running(settings, configured, storage, place).serve(load_catalog, make_router)
 
 
 class _Running:
     """The opened parts."""
 
-    def __init__(self, settings: ServiceSettings, configured: Configured, storage: Storage) -> None:
+    def __init__(
+        self, settings: ServiceSettings, configured: Configured, storage: Storage, place: Place | None
+    ) -> None:
         self._settings = settings
+        self._place = place
         self._upstream = Connections()
         self._stop = asyncio.Event()
         self._is_stale = False
@@ -92,7 +98,7 @@ class _Running:
             configured=configured,
             upstream=self._upstream,
             quotas=storage.quotas,
-            recorders=(storage.ledger.record, measurements.record),
+            recorders=_recorders(settings, storage, measurements),
             keys=keys,
             anonymous=LOCAL_KEY,
             addresses=ClientAddresses(settings.trusted_proxies),
@@ -109,6 +115,7 @@ class _Running:
             is_ready=lambda: True,
             is_draining=self._stop.is_set,
             in_flight=lambda: self._server.in_flight,
+            place=lambda: None if place is None else place.state(),
         )
         parts = Parts(
             lambda: self._gateway.configured.catalog,
@@ -124,21 +131,24 @@ class _Running:
     async def serve(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> int:
         """See run_service."""
         settings = self._settings
-        listening = _bound(settings.host, settings.port)
-        host, port = listening.getsockname()[:2]
+        place = self._place
+        listening = bound(settings.host, settings.port) if place is None else place.listening
         await self._server.listen(listening)
+        if place is not None:
+            asyncio.get_running_loop().add_reader(place.lifeline, self._stop.set)
+            if settings.worker_port is not None:
+                await self._server.listen(bound(settings.host, settings.worker_port + place.number))
 
         def reload() -> None:
             self._is_stale = True
             if self._reloading is None or self._reloading.done():
                 self._reloading = asyncio.create_task(self._reload(load_catalog, make_router))
 
-        with _signals({signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: reload}):
-            sys.stdout.write(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1\n")
-            sys.stdout.flush()
+        with signals({signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: reload}):
+            announce(listening) if place is None else place.ready()
             await self._service.load()
             _spare_the_collector()
-            async with _beside(self._failing_over.shared.run(), self._keeper.run(self._now_configured)):
+            async with beside(self._failing_over.shared.run, partial(self._keeper.run, self._now_configured)):
                 await self._stop.wait()
                 has_ended = await self._server.stop(settings.grace_seconds)
         await self._upstream.close()
@@ -160,25 +170,6 @@ class _Running:
                 _log.info("the configuration has been read again")
 
 
-@asynccontextmanager
-async def _beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """They run while the body does. One that fails is logged: requests are served without it."""
-    tasks = [asyncio.create_task(_told(work)) for work in works]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _told(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except Exception:
-        _log.exception("what runs beside the requests has ended")
-
-
 def _failing_over(settings: ServiceSettings, storage: Storage) -> FailingOver:
     seconds = settings.request_timeout_seconds
     shut = settings.breaker_open_seconds
@@ -192,6 +183,16 @@ def _failing_over(settings: ServiceSettings, storage: Storage) -> FailingOver:
         DeadlineSettings(default_seconds=seconds, longest_seconds=seconds),
         Hedging(hedges, is_on=settings.hedge),
     )
+
+
+def _recorders(
+    settings: ServiceSettings, storage: Storage, measurements: Measurements
+) -> list[Callable[[RequestRecord], None]]:
+    """Who is told of each request that has ended."""
+    recorders: list[Callable[[RequestRecord], None]] = [storage.ledger.record, measurements.record]
+    if settings.access_log:
+        recorders.append(log_request)
+    return recorders
 
 
 def _spare_the_collector() -> None:
@@ -214,26 +215,3 @@ def _limits(settings: ServiceSettings) -> ConnectionLimits:
         stalled_write_seconds=settings.write_timeout_seconds,
         connections=settings.max_connections,
     )
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """Raises ServiceError when the address cannot be had."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ServiceError(f"SERVICE_HOST={host}, SERVICE_PORT={port}: {error.strerror}.") from error
-    listening.setblocking(False)
-    return listening
-
-
-@contextmanager
-def _signals(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    for number, handle in handlers.items():
-        loop.add_signal_handler(number, handle)
-    try:
-        yield
-    finally:
-        for number in handlers:
-            loop.remove_signal_handler(number)

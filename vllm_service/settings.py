@@ -91,6 +91,7 @@ class ServiceSettings:
     host: str = _setting("SERVICE_HOST", TEXT, "127.0.0.1")
     port: int = _setting("SERVICE_PORT", PORT, 8090)
     workers: int = _setting("SERVICE_WORKERS", COUNT, 1)
+    worker_port: int | None = _setting("SERVICE_WORKER_PORT", PORT, None)
     config_dir: Path = _setting("CONFIG_DIR", PATH, Path())
     providers_file: Path = _setting("PROVIDERS_FILE", PATH, Path("providers.yaml"))
     models_file: Path = _setting("MODELS_FILE", PATH, Path("models.yaml"))
@@ -134,6 +135,7 @@ class ServiceSettings:
 
     log_level: str = _setting("LOG_LEVEL", LOG_LEVEL, "INFO")
     log_format: str = _setting("LOG_FORMAT", LOG_FORMAT, "text")
+    access_log: bool = _setting("ACCESS_LOG", SWITCH, False)
     metrics: bool = _setting("METRICS", SWITCH, True)
     metrics_require_key: bool = _setting("METRICS_REQUIRE_KEY", SWITCH, False)
     latency_target_seconds: float | None = _setting("LATENCY_TARGET_SECONDS", SECONDS, None)

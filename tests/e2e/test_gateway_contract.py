@@ -83,8 +83,7 @@ async def test_no_key_and_no_prompt_is_seen_anywhere(stage: Stage) -> None:
         pages = ("/metrics", "/health", "/performance", "/performance/latency", "/v1/models", "/openapi.json")
         shown += [(await client.get(page, headers=own)).text for page in pages]
         time.sleep(0.5)  # the ledger's batch
-    answers = shown.pop(0), shown.pop(-len(pages) - 1)  # those that were answered say what the provider said
-    assert all("choices" in answer for answer in answers)
+    assert "choices" in shown.pop(0)  # what the provider said is the caller's
     ledger = await command("ledger", "export", **variables_of(stage.gateway.directory))
     assert ledger.count("\n") >= 8
     canaries.assert_unseen(*shown, ledger, process_list(), *contents([stage.gateway.directory]))

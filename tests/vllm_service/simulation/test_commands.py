@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vllm_service.__main__ import COMMANDS, main
+from vllm_service.__main__ import main
 from vllm_service.errors import ConfigurationError
 from vllm_service.simulation.scenario import load_scenario
 from vllm_service.simulation.trace import load_trace
@@ -127,10 +127,3 @@ def test_what_is_no_trace_is_refused(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=r"odd\.csv"):
         load_trace(path)
-
-
-def test_the_dispatcher_lists_its_commands_and_refuses_others(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    listed = capsys.readouterr().out
-    assert all(name in listed for name in COMMANDS)
-    assert main(["dance"]) == 2
