@@ -23,6 +23,7 @@ from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import ASSUMED_COMPLETION_TOKENS, estimated_prompt_tokens, read
 from vllm_service.gateway.served_models import Configured
+from vllm_service.gateway.token_counting import TokenCounting
 from vllm_service.providers.protocol import Upstream
 from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
 
@@ -57,6 +58,7 @@ class Gateway:
         self._addresses = addresses or ClientAddresses()
         self._responses = responses
         self._ids = RequestIds()
+        self._counting = TokenCounting()
 
     async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
         """Answers the request, whatever happens, and records it."""
@@ -127,6 +129,8 @@ class Gateway:
         """Settles what was reserved and leaves the row. The caller has the answer: an error here is only logged."""
         if call.usage is None and call.sent is not None and call.outcome is Outcome.CANCELLED:
             call.count(Usage(call.facts.prompt_tokens, 0, estimated=True))
+        if call.said is not None and call.usage is not None and call.usage.estimated and call.model.tokenizer:
+            await self._counting.count(call, call.model.tokenizer, call.said)
         try:
             if call.reservation is not None:
                 if call.outcome is Outcome.CACHED:
