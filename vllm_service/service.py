@@ -8,24 +8,30 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any
 
 from vllm_service.api.parts import Parts, ServiceState
 from vllm_service.app import Service, rest_of
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError
+from vllm_service.from_settings import connection_limits, failing_over_of
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.http_server import HttpServer
-from vllm_service.gateway.limits import ConnectionLimits
 from vllm_service.gateway.served_models import Configured
 from vllm_service.logs import log_request
 from vllm_service.measurements import Measurements
 from vllm_service.processes import Place
 from vllm_service.providers.configured import Catalog
 from vllm_service.providers.connections import Connections
+from vllm_service.providers.control_http import ControlHttp
+from vllm_service.providers.runpod import RunPodSettings
+from vllm_service.routing.breaker_report import BreakerReport
+from vllm_service.routing.endpoint_keeper import EndpointKeeper
 from vllm_service.routing.plan import Router
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.memory_quotas import LEASE_SECONDS
@@ -77,7 +83,13 @@ class _Running:
         self._stop = asyncio.Event()
         self._is_stale = False
         self._reloading: asyncio.Task[None] | None = None
-        measurements = Measurements(lambda: self._gateway.configured.catalog)
+        self._failing_over = failing_over = failing_over_of(settings, storage)
+        self._keeper = keeper = EndpointKeeper(
+            ControlHttp(self._upstream),
+            storage.wakes if settings.wake_endpoints else None,
+            RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
+        )
+        measurements = Measurements(lambda: self._gateway.configured.catalog, settings.latency_target_seconds)
         keys = storage.keys if settings.require_keys else None
         self._gateway = Gateway(
             configured=configured,
@@ -88,16 +100,30 @@ class _Running:
             anonymous=LOCAL_KEY,
             addresses=ClientAddresses(settings.trusted_proxies),
             responses=storage.responses if settings.response_cache else None,
+            failing_over=failing_over,
+            record_loss=storage.ledger.record,
         )
         state = ServiceState(
+            breakers=BreakerReport(failing_over.breakers).by_provider,
+            workers=keeper.workers,
+            cache=storage.cache_state if settings.response_cache else lambda: None,
+            ledger=storage.ledger.state,
+            quotas=storage.quota_state,
             is_ready=lambda: True,
             is_draining=self._stop.is_set,
             in_flight=lambda: self._server.in_flight,
             place=lambda: None if place is None else place.state(),
         )
-        parts = Parts(lambda: self._gateway.configured.catalog, measurements, state, keys)
+        parts = Parts(
+            lambda: self._gateway.configured.catalog,
+            measurements,
+            state,
+            keys,
+            serves_metrics=settings.metrics,
+            metrics_need_key=settings.metrics_require_key,
+        )
         self._service = Service(self._gateway, lambda: rest_of(parts))
-        self._server = HttpServer(self._service, _limits(settings))
+        self._server = HttpServer(self._service, connection_limits(settings))
 
     async def serve(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> int:
         """See run_service."""
@@ -119,10 +145,14 @@ class _Running:
             announce(listening) if place is None else place.ready()
             await self._service.load()
             _spare_the_collector()
-            await self._stop.wait()
-            has_ended = await self._server.stop(settings.grace_seconds)
+            async with _beside(self._failing_over.shared.run, partial(self._keeper.run, self._now_configured)):
+                await self._stop.wait()
+                has_ended = await self._server.stop(settings.grace_seconds)
         await self._upstream.close()
         return 0 if has_ended else 1
+
+    def _now_configured(self) -> tuple[Catalog, Router]:
+        return self._gateway.configured.catalog, self._gateway.configured.router
 
     async def _reload(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> None:
         """A configuration that cannot be used is said so, and the one in use stays. A signal meanwhile reads again."""
@@ -141,12 +171,27 @@ def _recorders(
     settings: ServiceSettings, storage: Storage, measurements: Measurements
 ) -> list[Callable[[RequestRecord], None]]:
     """Who is told of each request that has ended."""
-    recorders: list[Callable[[RequestRecord], None]] = [storage.ledger.record]
-    if settings.metrics:
-        recorders.append(measurements.record)
-    if settings.access_log:
-        recorders.append(log_request)
-    return recorders
+    recorders: list[Callable[[RequestRecord], None]] = [storage.ledger.record, measurements.record]
+    return [*recorders, log_request] if settings.access_log else recorders
+
+
+@asynccontextmanager
+async def _beside(*works: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """They run while the body does. One that fails is logged: requests are served without it."""
+    tasks = [asyncio.create_task(_told(work)) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _told(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    try:
+        await work()
+    except Exception:
+        _log.exception("what runs beside the requests has ended")
 
 
 def _spare_the_collector() -> None:
@@ -157,18 +202,6 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-
-
-def _limits(settings: ServiceSettings) -> ConnectionLimits:
-    return ConnectionLimits(
-        head_bytes=settings.max_header_bytes,
-        body_bytes=settings.max_body_bytes,
-        head_seconds=settings.header_timeout_seconds,
-        body_seconds=settings.body_timeout_seconds,
-        keep_alive_seconds=settings.keep_alive_seconds,
-        stalled_write_seconds=settings.write_timeout_seconds,
-        connections=settings.max_connections,
-    )
 
 
 def announce(listening: socket.socket) -> None:

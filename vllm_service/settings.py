@@ -29,6 +29,12 @@ def _positive_int(text: str) -> int:
     return number
 
 
+def _share(text: str) -> int:
+    if not 0 <= (number := int(text)) <= 100:
+        raise ValueError
+    return number
+
+
 def _port(text: str) -> int:
     if not 0 <= (number := int(text)) < 2**16:
         raise ValueError
@@ -61,6 +67,8 @@ PATH = Reader("a path", lambda text: Path(text).expanduser())
 COUNT = Reader("a whole number above zero", _positive_int)
 PORT = Reader("a port from 0 to 65535", _port)
 SECONDS = Reader("a number of seconds above zero", _seconds)
+PERCENT = Reader("a whole number from 0 to 100", _share)
+STRATEGY = Reader("a strategy's name, such as COST", str.upper)
 SWITCH = Reader("true or false", _choice(SWITCH_WORDS))
 NETWORKS = Reader("addresses or networks, separated by commas, such as 10.0.0.0/8", _networks)
 LOG_LEVEL = Reader(", ".join(LOG_LEVELS), _choice({level.lower(): level for level in LOG_LEVELS}))
@@ -109,6 +117,17 @@ class ServiceSettings:
     write_timeout_seconds: float = _setting("WRITE_TIMEOUT_SECONDS", SECONDS, 60.0)
     request_timeout_seconds: float = _setting("REQUEST_TIMEOUT_SECONDS", SECONDS, 600.0)
     grace_seconds: float = _setting("GRACE_SECONDS", SECONDS, 30.0)
+
+    default_strategy: str = _setting("DEFAULT_STRATEGY", STRATEGY, "COST")
+    wake_endpoints: bool = _setting("WAKE_ENDPOINTS", SWITCH, True)
+    endpoint_health_seconds: float = _setting("ENDPOINT_HEALTH_SECONDS", SECONDS, 2.0)
+    attempts: int = _setting("ATTEMPTS", COUNT, 4)
+    attempts_per_place: int = _setting("ATTEMPTS_PER_PLACE", COUNT, 2)
+    breaker_failures: int = _setting("BREAKER_FAILURES", COUNT, 5)
+    breaker_open_seconds: float = _setting("BREAKER_OPEN_SECONDS", SECONDS, 10.0)
+    hedge: bool = _setting("HEDGE", SWITCH, False)
+    hedge_percent: int = _setting("HEDGE_PERCENT", PERCENT, 5)
+    hedge_delay_seconds: float | None = _setting("HEDGE_DELAY_SECONDS", SECONDS, None)
 
     response_cache: bool = _setting("RESPONSE_CACHE", SWITCH, False)
     response_cache_max_bytes: int = _setting("RESPONSE_CACHE_MAX_BYTES", COUNT, 64_000_000)

@@ -176,9 +176,10 @@ async def test_a_provider_in_trouble_raises_the_right_class(
     road: Road, client: AsyncOpenAI, faults: dict[str, Any], expected: type[openai.APIStatusError], code: str
 ) -> None:
     await road.inject(**faults)
+    model = "limited" if "retry_after_seconds" in faults else HOSTED
     try:
         with pytest.raises(expected) as caught:
-            await client.chat.completions.create(model=HOSTED, messages=asked(FRANCE))
+            await client.chat.completions.create(model=model, messages=asked(FRANCE))
     finally:
         await road.inject()
     assert caught.value.code == code

@@ -11,7 +11,7 @@ import uvloop
 from vllm_service import logs
 from vllm_service.processes import Place, Supervisor
 from vllm_service.providers.files import load
-from vllm_service.routing.configured_order import ConfiguredOrder
+from vllm_service.routing.from_catalog import make_router
 from vllm_service.service import announce, bound, run_service
 from vllm_service.settings import ServiceSettings
 
@@ -22,7 +22,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.parse_args(arguments)
     settings = ServiceSettings.from_environment()
     logs.configure(settings.log_level, settings.log_format)
-    serve = partial(run_service, settings, partial(load, settings), ConfiguredOrder)
+    router = partial(make_router, default_strategy=settings.default_strategy)
+    serve = partial(run_service, settings, partial(load, settings), router)
     return uvloop.run(serve()) if settings.workers == 1 else _serve_in_several(settings, serve)
 
 

@@ -63,6 +63,12 @@ class RequestFields(msgspec.Struct):
         begin = self.messages or self.input or self.prompt
         return crc32(memoryview(begin)[:PREFIX_BYTES])
 
+    def __post_init__(self) -> None:
+        """JSON's 5.0 is a whole number; some clients write it. Raises ValueError, which becomes msgspec's."""
+        for bound in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens):
+            if bound.__class__ is float and not bound.is_integer():
+                raise ValueError("the bound of the answer's tokens is not a whole number")
+
 
 _decoder = msgspec.json.Decoder(RequestFields)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])

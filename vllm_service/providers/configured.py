@@ -31,7 +31,8 @@ class Provider:
     base_url: up to and with `/v1`; for RunPod `https://api.runpod.ai/v2/ENDPOINT/openai/v1`.
     api_key: the provider's, never shown; None sends no Authorization.
     control_url: RunPod's `/v2/ENDPOINT`, where `/health` and `/run` are; None for hosted providers.
-    second_price: RunPod's, per worker. timeouts in seconds: to connect, to the first byte, between bytes.
+    second_price: RunPod's, per worker. expected: where the router's estimates of an endpoint start, by the names of
+    routing.profiles.EndpointProfile. timeouts in seconds: to connect, to the first byte, between bytes.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Provider:
     max_connections: int = 1024
     region: str | None = None
     tags: frozenset[str] = frozenset()
+    expected: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

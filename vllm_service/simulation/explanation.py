@@ -7,9 +7,9 @@ import sys
 
 from vllm_service.domain.money import picousd, to_usd
 from vllm_service.domain.requests import RequestFacts
+from vllm_service.routing.router import CostRouter
 from vllm_service.simulation.cost_policy import MODEL, OWN, catalog_of, settings_of
 from vllm_service.simulation.scenario import load_scenario
-from vllm_service.routing.router import CostRouter
 
 
 def explain(options: argparse.Namespace) -> int:
@@ -27,7 +27,10 @@ def explain(options: argparse.Namespace) -> int:
         cap_picousd=cap,
     )
     plan = router.plan(facts, 0.0)
-    lines = [f"why: {plan.reason}", f"first token within {scenario.target.first_token_seconds(facts.prompt_tokens):.2f} s"]
+    lines = [
+        f"why: {plan.reason}",
+        f"first token within {scenario.target.first_token_seconds(facts.prompt_tokens):.2f} s",
+    ]
     for number, step in enumerate(plan.steps, 1):
         cost = "price unknown" if step.cost_picousd is None else f"{to_usd(step.cost_picousd):.8f} USD"
         lines.append(f"{number}. {step.provider} ({step.model}): {cost}")
