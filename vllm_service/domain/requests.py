@@ -36,6 +36,8 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
 class Outcome(StrEnum):
     """How a request ended."""
 
+    __hash__ = str.__hash__  # Enum's own is Python, and each request is counted by its outcome
+
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     FAILED = "failed"

@@ -33,7 +33,7 @@ class _Entry:
 
 
 class CachedKeys:
-    """Implements protocol.Keys. Known and unknown ids take the same way: one look-up, digests, comparisons of whole digests."""
+    """Implements protocol.Keys. Known and unknown ids take one way: a look-up, then whole digests compared."""
 
     def __init__(
         self,
