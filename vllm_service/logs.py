@@ -21,6 +21,7 @@ def configure(level: str, form: str) -> None:
     """Everything that is logged goes to stderr in one form. form: `json` or `text`."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    logging.captureWarnings(True)
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 

@@ -14,12 +14,10 @@ from vllm_service.app import Service, rest_of
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError
+from vllm_service.from_settings import connection_limits, failing_over_of
 from vllm_service.gateway.client_address import ClientAddresses
-from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.gateway import Gateway
-from vllm_service.gateway.hedging import Hedging
 from vllm_service.gateway.http_server import HttpServer
-from vllm_service.gateway.limits import ConnectionLimits
 from vllm_service.gateway.served_models import Configured
 from vllm_service.logs import log_request
 from vllm_service.measurements import Measurements
@@ -30,11 +28,7 @@ from vllm_service.providers.connections import Connections
 from vllm_service.providers.control_http import ControlHttp
 from vllm_service.providers.runpod import RunPodSettings
 from vllm_service.routing.breaker_report import BreakerReport
-from vllm_service.routing.breaker_settings import BreakerSettings
-from vllm_service.routing.deadlines import DeadlineSettings
 from vllm_service.routing.endpoint_keeper import EndpointKeeper
-from vllm_service.routing.fallback import RetrySettings
-from vllm_service.routing.hedging import HedgeSettings
 from vllm_service.routing.plan import Router
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.memory_quotas import LEASE_SECONDS
@@ -86,7 +80,7 @@ class _Running:
         self._stop = asyncio.Event()
         self._is_stale = False
         self._reloading: asyncio.Task[None] | None = None
-        self._failing_over = failing_over = _failing_over(settings, storage)
+        self._failing_over = failing_over = failing_over_of(settings, storage)
         self._keeper = keeper = EndpointKeeper(
             ControlHttp(self._upstream),
             storage.wakes if settings.wake_endpoints else None,
@@ -126,7 +120,7 @@ class _Running:
             metrics_need_key=settings.metrics_require_key,
         )
         self._service = Service(self._gateway, lambda: rest_of(parts))
-        self._server = HttpServer(self._service, _limits(settings))
+        self._server = HttpServer(self._service, connection_limits(settings))
 
     async def serve(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> int:
         """See run_service."""
@@ -170,29 +164,12 @@ class _Running:
                 _log.info("the configuration has been read again")
 
 
-def _failing_over(settings: ServiceSettings, storage: Storage) -> FailingOver:
-    seconds = settings.request_timeout_seconds
-    shut = settings.breaker_open_seconds
-    hedges = HedgeSettings(percent=settings.hedge_percent, delay_seconds=settings.hedge_delay_seconds)
-    return FailingOver.of(
-        BreakerSettings(
-            consecutive_failures=settings.breaker_failures, open_seconds=shut, longest_open_seconds=max(300.0, shut)
-        ),
-        storage.breakers,
-        RetrySettings(attempts=settings.attempts, attempts_per_place=settings.attempts_per_place),
-        DeadlineSettings(default_seconds=seconds, longest_seconds=seconds),
-        Hedging(hedges, is_on=settings.hedge),
-    )
-
-
 def _recorders(
     settings: ServiceSettings, storage: Storage, measurements: Measurements
 ) -> list[Callable[[RequestRecord], None]]:
     """Who is told of each request that has ended."""
     recorders: list[Callable[[RequestRecord], None]] = [storage.ledger.record, measurements.record]
-    if settings.access_log:
-        recorders.append(log_request)
-    return recorders
+    return [*recorders, log_request] if settings.access_log else recorders
 
 
 def _spare_the_collector() -> None:
@@ -203,15 +180,3 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-
-
-def _limits(settings: ServiceSettings) -> ConnectionLimits:
-    return ConnectionLimits(
-        head_bytes=settings.max_header_bytes,
-        body_bytes=settings.max_body_bytes,
-        head_seconds=settings.header_timeout_seconds,
-        body_seconds=settings.body_timeout_seconds,
-        keep_alive_seconds=settings.keep_alive_seconds,
-        stalled_write_seconds=settings.write_timeout_seconds,
-        connections=settings.max_connections,
-    )

@@ -23,8 +23,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.parse_args(arguments)
     settings = ServiceSettings.from_environment()
     logs.configure(settings.log_level, settings.log_format)
-    routed = partial(make_router, default_strategy=settings.default_strategy)
-    serve = partial(run_service, settings, partial(load, settings), routed)
+    router = partial(make_router, default_strategy=settings.default_strategy)
+    serve = partial(run_service, settings, partial(load, settings), router)
     return uvloop.run(serve()) if settings.workers == 1 else _serve_in_several(settings, serve)
 
 

@@ -17,6 +17,7 @@ from vllm_service.gateway.error_answers import error_event
 from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.provider_errors import fault_error
 from vllm_service.gateway.request_body import BYTES_PER_TOKEN
+from vllm_service.gateway.said import Said
 from vllm_service.providers.protocol import ProviderFault
 from vllm_service.routing.failures import NO_ANSWER
 from vllm_service.storage.protocol import CachedResponse
@@ -29,6 +30,8 @@ def send_whole(call: Call, sent: Sent) -> CachedResponse:
     """What was answered, as it may be given again."""
     document = body = sent.answer.body
     now = time.monotonic()
+    if sent.usage is None and call.model.tokenizer is not None:
+        call.said = Said.whole(document)
     call.count(sent.usage or _by_length(call, max(0, len(body) - _ENVELOPE_BYTES)))
     if call.annotates:
         body = spliced(body, call.annotation(now))
@@ -48,6 +51,9 @@ async def relay_events(call: Call, sent: Sent, *, keeps: bool) -> CachedResponse
     relay = EventRelay(call.operation, caller.send, partial(_finish, call))
     kept: list[bytes] = []
     receive = _keeping(relay.receive, kept) if keeps else relay.receive
+    if call.model.tokenizer is not None:
+        call.said = Said()
+        receive = call.said.around(receive)
     caller.begin(200, call.answer_headers(EVENT_STREAM))
     caller.fed_by(answer)
     error: ServiceError | None = None

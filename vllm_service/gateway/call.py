@@ -16,6 +16,7 @@ from vllm_service.gateway.identifiers import trace_headers
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import RequestFields
+from vllm_service.gateway.said import Said
 from vllm_service.gateway.served_models import Configured, ServedModel
 from vllm_service.providers.protocol import Answer, Upstream
 from vllm_service.routing.circuit_breaker import Admission
@@ -82,6 +83,7 @@ class Call:
         "request",
         "request_id",
         "reservation",
+        "said",
         "sent",
         "started",
         "started_at",
@@ -101,6 +103,7 @@ class Call:
         self.request_id = ""
         self.annotates = False
         self.reservation: Reservation | None = None
+        self.said: Said | None = None
         self.reason: str | None = None
         self.step: Step | None = None
         self.attempts = 0

@@ -24,6 +24,7 @@ from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import ASSUMED_COMPLETION_TOKENS, estimated_prompt_tokens, read
 from vllm_service.gateway.served_models import Configured
+from vllm_service.gateway.token_counting import TokenCounting
 from vllm_service.providers.protocol import Upstream
 from vllm_service.routing.deadlines import HEADER, Deadline
 from vllm_service.routing.deadlines import deadline as deadline_of
@@ -65,6 +66,7 @@ class Gateway:
         self._failing_over = failing_over or FailingOver.of()
         self._record_loss = record_loss or self._recorders[0]
         self._ids = RequestIds()
+        self._counting = TokenCounting()
 
     async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
         """Answers the request, whatever happens, and records it."""
@@ -141,10 +143,16 @@ class Gateway:
         tokens = facts.prompt_tokens + completion
         call.reservation = await self._quotas.reserve(call.key, address, tokens, cost, call.started_at)
 
-    async def _account(self, call: Call) -> None:
-        """Settles what was reserved and leaves the row. The caller has the answer: an error here is only logged."""
+    async def _count(self, call: Call) -> None:
+        """What the provider did not: a caller who left early got nothing, or the model's tokenizer knows."""
         if call.usage is None and call.sent is not None and call.outcome is Outcome.CANCELLED:
             call.count(Usage(call.facts.prompt_tokens, 0, estimated=True))
+        if call.said is not None and call.usage is not None and call.usage.estimated and call.model.tokenizer:
+            await self._counting.count(call, call.model.tokenizer, call.said)
+
+    async def _account(self, call: Call) -> None:
+        """Settles what was reserved and leaves the row. The caller has the answer: an error here is only logged."""
+        await self._count(call)
         try:
             if call.reservation is not None:
                 if call.outcome is Outcome.CACHED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 
@@ -62,7 +63,10 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class PublicModel:
-    """A model as callers name it. `offers` are in configured order; `baseline` is what savings are counted against."""
+    """A model as callers name it. `offers` are in configured order; `baseline` is what savings are counted against.
+
+    tokenizer: counts what a provider that sends no usage did not; a tokenizer.json, or a folder that holds one.
+    """
 
     name: str
     offers: tuple[Offer, ...]
@@ -74,6 +78,7 @@ class PublicModel:
     strategy: str | None = None
     baseline_model: str | None = None
     baseline_price: TokenPrice | None = None
+    tokenizer: Path | None = None
 
 
 @dataclass(frozen=True)
