@@ -35,7 +35,9 @@ class Service:
         return _refuse_method(caller)
 
     async def _serve_rest(self, request: Incoming, caller: Caller) -> None:
-        await serve_asgi(await self.load(), request, caller)
+        """In a task of asyncio's own: AnyIO looks into its tasks."""
+        rest = await self.load()
+        await asyncio.get_running_loop().create_task(serve_asgi(rest, request, caller))
 
     async def load(self) -> Application:
         """The FastAPI side; made in a thread when first called, so that the hot path answers meanwhile."""

@@ -6,12 +6,8 @@ import asyncio
 import gc
 import logging
 import signal
-import socket
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from vllm_service.api.parts import Parts, ServiceState
 from vllm_service.app import Service, rest_of
@@ -25,6 +21,7 @@ from vllm_service.gateway.http_server import HttpServer
 from vllm_service.gateway.served_models import Configured
 from vllm_service.logs import log_request
 from vllm_service.measurements import Measurements
+from vllm_service.process import announce, beside, bound, signals
 from vllm_service.processes import Place
 from vllm_service.providers.configured import Catalog
 from vllm_service.providers.connections import Connections
@@ -143,11 +140,11 @@ class _Running:
             if self._reloading is None or self._reloading.done():
                 self._reloading = asyncio.create_task(self._reload(load_catalog, make_router))
 
-        with _signals({signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: reload}):
+        with signals({signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: reload}):
             announce(listening) if place is None else place.ready()
             await self._service.load()
             _spare_the_collector()
-            async with _beside(self._failing_over.shared.run, partial(self._keeper.run, self._now_configured)):
+            async with beside(self._failing_over.shared.run, partial(self._keeper.run, self._now_configured)):
                 await self._stop.wait()
                 has_ended = await self._server.stop(settings.grace_seconds)
         await self._upstream.close()
@@ -179,25 +176,6 @@ def _recorders(
     return [*recorders, log_request] if settings.access_log else recorders
 
 
-@asynccontextmanager
-async def _beside(*works: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    """They run while the body does. One that fails is logged: requests are served without it."""
-    tasks = [asyncio.create_task(_told(work)) for work in works]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _told(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    try:
-        await work()
-    except Exception:
-        _log.exception("what runs beside the requests has ended")
-
-
 def _spare_the_collector() -> None:
     """What has been imported stays: the garbage collector need not walk it again and again under load.
 
@@ -206,33 +184,3 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-
-
-def announce(listening: socket.socket) -> None:
-    """The base URL, as the first line on stdout."""
-    host, port = listening.getsockname()[:2]
-    sys.stdout.write(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1\n")
-    sys.stdout.flush()
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """Raises ServiceError when the address cannot be had."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ServiceError(f"SERVICE_HOST={host}, SERVICE_PORT={port}: {error.strerror}.") from error
-    listening.setblocking(False)
-    return listening
-
-
-@contextmanager
-def _signals(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    for number, handle in handlers.items():
-        loop.add_signal_handler(number, handle)
-    try:
-        yield
-    finally:
-        for number in handlers:
-            loop.remove_signal_handler(number)

@@ -24,9 +24,11 @@ async def limited(directory: Path, **variables: str) -> AsyncIterator[httpx.Asyn
     async with Emulator(EndpointSettings(), None, hosted=[provider]) as emulator:
         entry = {"base_url": emulator.hosted_url("hosted")}
         configure(directory, {"hosted": entry}, {"m": {"offers": [{"provider": "hosted", "model": "m"}]}})
-        async with gateway(directory, REQUESTS_PER_SECOND_PER_IP=str(LIMIT), **variables) as running:
-            async with httpx.AsyncClient(base_url=running.url, trust_env=False, timeout=30) as client:
-                yield client
+        async with (
+            gateway(directory, REQUESTS_PER_SECOND_PER_IP=str(LIMIT), **variables) as running,
+            httpx.AsyncClient(base_url=running.url, trust_env=False, timeout=30) as client,
+        ):
+            yield client
 
 
 async def burst(client: httpx.AsyncClient, addresses: list[str]) -> list[httpx.Response]:

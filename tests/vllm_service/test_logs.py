@@ -22,7 +22,7 @@ from vllm_service.domain.requests import Outcome
 from vllm_service.logs import FIELDS, JsonLines, TextLines, fields_of
 
 
-def line(form: logging.Formatter, message: str = "request", *arguments: object, **more: Any) -> str:
+def line(form: logging.Formatter, message: str = "request", /, *arguments: object, **more: Any) -> str:
     record = logging.LogRecord("some.logger", logging.INFO, "file", 1, message, arguments, more.pop("exc_info", None))
     record.__dict__.update(more)
     return form.format(record)

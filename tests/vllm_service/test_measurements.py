@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from tests.vllm_service.api.service import CATALOG, REQUEST, Clock
 from vllm_service.domain.money import picousd

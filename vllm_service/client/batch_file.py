@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from msgspec import structs
+
 from vllm_service.client.asks import Ask
 from vllm_service.client.results import Answer, BatchItem
 from vllm_service.domain.usage import Usage
@@ -46,7 +48,8 @@ class BatchFile:
         """One line: the answer's fields, or the error's code and message. Never the prompt."""
         line: dict[str, Any] = {"key": key, "index": item.index}
         if item.answer is not None:
-            line |= asdict(item.answer)
+            usage = item.answer.usage
+            line |= asdict(item.answer) | {"usage": None if usage is None else structs.asdict(usage)}
         elif item.error is not None:
             line["error"] = {"status": item.error.status, "code": item.error.code, "message": item.error.message}
         self._file.write(json.dumps(line, ensure_ascii=False, default=dict).encode("utf-8", "surrogatepass") + b"\n")

@@ -9,10 +9,11 @@ from functools import partial
 import uvloop
 
 from vllm_service import logs
+from vllm_service.process import announce, bound
 from vllm_service.processes import Place, Supervisor
 from vllm_service.providers.files import load
 from vllm_service.routing.from_catalog import make_router
-from vllm_service.service import announce, bound, run_service
+from vllm_service.service import run_service
 from vllm_service.settings import ServiceSettings
 
 

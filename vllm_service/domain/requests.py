@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from vllm_service.domain.usage import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     """What quotas and the router decide on.
 
     operation: "chat.completions", "completions", "responses" or "embeddings".
@@ -36,6 +36,8 @@ class RequestFacts:
 class Outcome(StrEnum):
     """How a request ended."""
 
+    __hash__ = str.__hash__  # Enum's own is Python, and each request is counted by its outcome
+
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     FAILED = "failed"
@@ -43,8 +45,7 @@ class Outcome(StrEnum):
     CACHED = "cached"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """One row of the ledger. Times are seconds since 1970 (UTC) or milliseconds of a phase; None is not measured.
 
     cost_picousd: what the provider charges; baseline_picousd: what the configured baseline model would have.

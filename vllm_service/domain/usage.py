@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens. `cached` are part of `prompt`, `reasoning` part of `completion`, as OpenAI counts them.
 
     estimated: the provider sent no usage; these were counted with a tokenizer, or from the length of the text.

@@ -73,6 +73,7 @@ class Call:
         "fields",
         "first_byte",
         "headers",
+        "is_estimate",
         "key",
         "key_or_none",
         "losses",
@@ -114,6 +115,7 @@ class Call:
         self.first_byte: float | None = None
         self.usage: Usage | None = None
         self.cost_picousd: int | None = None
+        self.is_estimate = False
         self.baseline_picousd: int | None = None
         self.key_or_none: ApiKey | None = None
         self.facts_or_none: RequestFacts | None = None
@@ -135,6 +137,7 @@ class Call:
         elif step is not None:
             price = self.model.prices.get((step.provider, step.model))
             self.cost_picousd = step.cost_picousd if price is None else price.cost_picousd(usage)
+            self.is_estimate = usage.estimated or (price is None and step.cost_picousd is not None)
 
     def annotation(self, now: float) -> bytes:
         """The members that are added to its answer."""
@@ -149,6 +152,7 @@ class Call:
             provider=self.step.provider if self.step is not None else None,
             reason=self.reason or "",
             is_cached=is_cached,
+            is_estimate=self.is_estimate,
         )
 
     def answer_headers(self, content_type: bytes) -> bytes:

@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from vllm_service.errors import RequestTimeout, ServiceError
+from vllm_service.gateway.eager_task import EagerTask
 from vllm_service.gateway.error_answers import REASONS, error_body, error_headers, whole_answer
 from vllm_service.gateway.incoming import Flow, Incoming
 from vllm_service.gateway.request_reader import RequestReader
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from vllm_service.gateway.http_server import HttpServer
 
 DISCARD_SECONDS = 2.0  # what still comes after a refusal is read for so long
-_Task = asyncio.Task[None]
 
 
 class ClientConnection(RequestReader):
@@ -28,7 +28,7 @@ class ClientConnection(RequestReader):
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._requests: deque[tuple[Incoming, bool]] = deque()
-        self._task: _Task | None = None
+        self._task: EagerTask | asyncio.Task[None] | None = None
         self._keeps_alive = True
         self._is_chunked = False
         self._is_reading_paused = False
@@ -169,7 +169,9 @@ class ClientConnection(RequestReader):
         self._is_chunked = request.http_version == "1.1"
         if not self._is_chunked:
             self._keeps_alive = False
-        self._task = self._server.start(request, self)
+        task = self._task = self._server.task_for(request, self)
+        if isinstance(task, EagerTask):
+            task.begin()
 
     def _answered(self) -> None:
         """What the task still does, it does for itself; the caller's next request may begin."""

@@ -7,10 +7,10 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
-from typing import cast
 
 from vllm_service.errors import Overloaded, ServiceError
 from vllm_service.gateway.client_connection import ClientConnection
+from vllm_service.gateway.eager_task import EagerTask
 from vllm_service.gateway.error_answers import error_body, error_headers
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.limits import ConnectionLimits
@@ -31,7 +31,7 @@ class HttpServer:
         self.is_stopping = False
         self._handle = handle
         self._connections: set[ClientConnection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -71,9 +71,15 @@ class HttpServer:
 
     # what connections call
 
-    def start(self, request: Incoming, caller: Caller) -> asyncio.Task[None]:
-        """Answers the request in a task."""
-        task = self.loop.create_task(self._answer(request, caller))
+    def task_for(self, request: Incoming, caller: Caller) -> EagerTask | asyncio.Task[None]:
+        """What will answer the request: an EagerTask, yet to be begun; within another task, one that asyncio begins."""
+        answering = self._answer(request, caller)
+        task: EagerTask | asyncio.Task[None]
+        if asyncio.current_task(self.loop) is None:
+            task = EagerTask(answering, self.loop, self._tasks.discard)
+        else:
+            task = self.loop.create_task(answering)
+            task.add_done_callback(self._tasks.discard)
         self._tasks.add(task)
         return task
 
@@ -100,8 +106,6 @@ class HttpServer:
                 caller.abort()
             else:
                 caller.answer(500, error_headers(error), error_body(error, None))
-        finally:
-            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _look(self) -> None:
         """One timer for all connections: a timer for each request would cost more than parsing it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from binascii import crc32
+from collections.abc import Sequence
 
 import msgspec
 
@@ -18,7 +19,7 @@ TOKENS_PER_IMAGE = 800
 PREFIX_BYTES = 1024
 MOST_TOKENS = 10**9  # of one answer, whatever a caller writes; the document says so too
 
-# To JSON's schemas 5.0 is an integer, and some clients write so. What is no whole number the provider refuses.
+# To JSON's schemas 5.0 is an integer, and some clients write so.
 Count = int | float | None
 
 _EMPTY = msgspec.Raw(b"")
@@ -65,9 +66,17 @@ class RequestFields(msgspec.Struct):
 
     def __post_init__(self) -> None:
         """JSON's 5.0 is a whole number; some clients write it. Raises ValueError, which becomes msgspec's."""
-        for bound in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens):
-            if bound.__class__ is float and not bound.is_integer():
-                raise ValueError("the bound of the answer's tokens is not a whole number")
+        for name, bound in self.floats_for_bounds():
+            if not bound.is_integer():
+                raise ValueError(f"`{name}` is not a whole number")
+
+    def floats_for_bounds(self) -> Sequence[tuple[str, float]]:
+        """Bounds that were written as 5.0, which providers may refuse; they are passed on as 5."""
+        most, completion, output = self.max_tokens, self.max_completion_tokens, self.max_output_tokens
+        if float not in (most.__class__, completion.__class__, output.__class__):
+            return ()
+        named = (("max_tokens", most), ("max_completion_tokens", completion), ("max_output_tokens", output))
+        return [(name, bound) for name, bound in named if isinstance(bound, float)]
 
 
 _decoder = msgspec.json.Decoder(RequestFields)
@@ -106,9 +115,12 @@ def for_provider(body: bytes, fields: RequestFields, operation: Operation, model
     Of a member that is there twice the last counts, as providers read it; only that one is passed on.
     """
     needs_usage = fields.stream and operation.has_stream_options and not fields.wants_usage
-    if model == fields.model and not needs_usage:
+    bounds = fields.floats_for_bounds()
+    if model == fields.model and not needs_usage and not bounds:
         return body
     members = _members.decode(body)
+    for name, bound in bounds:
+        members[name] = msgspec.Raw(b"%d" % bound)
     members["model"] = msgspec.Raw(_encoder.encode(model))
     if needs_usage:
         options = members.get("stream_options")

@@ -26,7 +26,7 @@ def row_of(record: RequestRecord, writer: int, sequence: int) -> tuple[Value, ..
         record.organisation,
         record.operation,
         record.model,
-        record.outcome.value,
+        str(record.outcome),
         record.status,
         record.provider,
         record.upstream_model,

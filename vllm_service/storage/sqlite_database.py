@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,7 +121,7 @@ def _inserts(step: Rows) -> Iterator[Statement]:
         sql = _insert(step.table, count)
         while len(step.rows) - done >= count:
             rows = step.rows[done : done + count]
-            yield Statement(sql, tuple(value for row in rows for value in row))
+            yield Statement(sql, tuple(chain.from_iterable(rows)))
             done += count
 
 

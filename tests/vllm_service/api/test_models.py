@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import httpx
 import openai
 import pytest
+from msgspec.structs import replace
 
 from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, OneKey, parts, served
 from vllm_service.domain.pricing import TokenPrice

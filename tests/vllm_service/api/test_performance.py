@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from tests.vllm_service.api.service import REQUEST, Clock, parts, served, state
 from vllm_service.api.performance import grade

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 from tests.vllm_service.storage.conftest import Backend
 from tests.vllm_service.storage.test_ledger import RECORD

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from tests.vllm_service.storage.conftest import Backend
 from tests.vllm_service.storage.faults import FaultyDatabase
@@ -42,7 +43,7 @@ async def write(database: Database, *records: RequestRecord) -> LedgerWriter:
 
 async def test_what_is_recorded_comes_back_as_it_was(database: Database) -> None:
     bare = RequestRecord("b", NOW, "k", "acme", "embeddings", "m", Outcome.REJECTED, 429, error_code="RATE_LIMIT_429")
-    estimated = replace(RECORD, usage=Usage(1, 2, estimated=True), outcome=Outcome.CANCELLED)
+    estimated = structs.replace(RECORD, usage=Usage(1, 2, estimated=True), outcome=Outcome.CANCELLED)
     await write(database, RECORD, bare, estimated)
     assert await written(database) == [RECORD, bare, estimated]
 
@@ -65,17 +66,17 @@ async def test_a_batch_whose_answer_is_lost_is_not_written_twice(database: Datab
     ledger = await LedgerWriter.open(faulty, FAST)
     faulty.lost_answers = 2
     for number in range(100):
-        ledger.record(replace(RECORD, request_id=str(number)))
+        ledger.record(structs.replace(RECORD, request_id=str(number)))
     await ledger.close()
     assert [record.request_id for record in await written(database)] == [str(number) for number in range(100)]
 
 
 async def test_a_row_that_no_database_takes_costs_no_other_row(database: Database) -> None:
     """Postgres takes no NUL in a text, SQLite no half surrogate; neither takes a number beyond 64 bits."""
-    records = [replace(RECORD, request_id=str(number)) for number in range(40)]
-    records[7] = replace(records[7], model="a\0b")
-    records[8] = replace(records[8], model="\ud800")
-    records[20] = replace(records[20], cost_picousd=2**70)
+    records = [structs.replace(RECORD, request_id=str(number)) for number in range(40)]
+    records[7] = structs.replace(records[7], model="a\0b")
+    records[8] = structs.replace(records[8], model="\ud800")
+    records[20] = structs.replace(records[20], cost_picousd=2**70)
     ledger = await write(database, *records)
     found = {record.request_id for record in await written(database)}
     assert found == {str(number) for number in range(40)} - {"20"}
@@ -132,9 +133,9 @@ async def reader(database: Database) -> LedgerReader:
     await write(
         database,
         RECORD,
-        replace(RECORD, cost_picousd=2**53 + 1, baseline_picousd=None),
-        replace(RECORD, cost_picousd=None, usage=None, outcome=Outcome.FAILED, status=502),
-        replace(RECORD, organisation="zeta", started_at=NOW + 86_400, outcome=Outcome.CACHED, cost_picousd=0),
+        structs.replace(RECORD, cost_picousd=2**53 + 1, baseline_picousd=None),
+        structs.replace(RECORD, cost_picousd=None, usage=None, outcome=Outcome.FAILED, status=502),
+        structs.replace(RECORD, organisation="zeta", started_at=NOW + 86_400, outcome=Outcome.CACHED, cost_picousd=0),
     )
     return LedgerReader(database)
 
@@ -166,8 +167,8 @@ async def test_an_empty_ledger_sums_to_nothing(database: Database) -> None:
 
 
 async def test_latencies_are_of_completed_requests_by_nearest_rank(database: Database) -> None:
-    timed = [replace(RECORD, total_ms=float(number)) for number in range(100, 0, -1)]
-    await write(database, *timed, replace(RECORD, total_ms=9999.0, outcome=Outcome.FAILED))
+    timed = [structs.replace(RECORD, total_ms=float(number)) for number in range(100, 0, -1)]
+    await write(database, *timed, structs.replace(RECORD, total_ms=9999.0, outcome=Outcome.FAILED))
     latency = await LedgerReader(database).latency(Phase.TOTAL)
     assert latency == Latency(100, 50.5, 50.0, 95.0, 99.0, 1.0, 100.0)
 
@@ -175,8 +176,8 @@ async def test_latencies_are_of_completed_requests_by_nearest_rank(database: Dat
 async def test_rows_beyond_the_retention_go_by_themselves(backend: Backend) -> None:
     now = time.time()
     async with open_storage(*backend.locations) as storage:
-        storage.ledger.record(replace(RECORD, started_at=now - 3 * 86_400))
-        storage.ledger.record(replace(RECORD, started_at=now - 86_400))
+        storage.ledger.record(structs.replace(RECORD, started_at=now - 3 * 86_400))
+        storage.ledger.record(structs.replace(RECORD, started_at=now - 86_400))
     async with open_storage(*backend.locations, retention_days=2) as storage:
         while (await storage.ledger_reader.totals())[0].requests == 2:
             await asyncio.sleep(0.01)
