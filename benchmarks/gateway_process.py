@@ -13,7 +13,7 @@ import uvloop
 
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
-from vllm_service.routing.configured_order import ConfiguredOrder
+from vllm_service.routing.from_catalog import make_router
 from vllm_service.service import run_service
 from vllm_service.settings import ServiceSettings
 
@@ -36,7 +36,7 @@ def main() -> int:
     settings = ServiceSettings(
         port=options.port, data_dir=options.data_dir, require_keys=True, requests_per_second_per_ip=10_000_000
     )
-    return uvloop.run(run_service(settings, lambda: catalog_of(options.upstream), ConfiguredOrder))
+    return uvloop.run(run_service(settings, lambda: catalog_of(options.upstream), make_router))
 
 
 if __name__ == "__main__":

@@ -29,14 +29,17 @@ def main() -> None:
         ),
     )
     _write("client.lock", _resolve("client.lock", ["client"]))
+    _write("service.lock", _resolve("service.lock", ["service", "tracing"], overrides="/dev/null"))
     on_image = _resolve("worker-gpu.lock", ["gpu"])
     wanted = _resolve("worker-gpu.lock", ["worker", "gpu"])
     names_on_image = {_name(line) for line in on_image}
     _write("worker-gpu.lock", [line for line in wanted if _name(line) not in names_on_image])
 
 
-def _resolve(lock: str, extras: list[str], *options: str) -> list[str]:
+def _resolve(lock: str, extras: list[str], *options: str, overrides: str = "requirements/overrides.txt") -> list[str]:
     """`name==version` lines for pyproject.toml with these extras, for Python 3.11 on x86-64 Linux.
+
+    overrides: what vLLM and runpod disagree on; the service has neither, and needs none.
 
     What `lock` pins stays as it is where the ranges allow: an upgrade is asked for by removing its line there.
     """
@@ -46,7 +49,7 @@ def _resolve(lock: str, extras: list[str], *options: str) -> list[str]:
             [
                 *(sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--quiet", "--no-header"),
                 *("--no-annotate", "--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"),
-                *("--overrides", "requirements/overrides.txt", "--output-file", output.name, *options),
+                *("--overrides", overrides, "--output-file", output.name, *options),
                 *(f"--extra={extra}" for extra in extras),
             ],
             cwd=REQUIREMENTS.parent,

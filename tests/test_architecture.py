@@ -34,7 +34,11 @@ FORBIDDEN = {
     "handler/errors.py": ("handler",),
     "vllm_service/domain/": ("vllm_service.providers", "vllm_service.routing", "vllm_service.storage"),
     "vllm_service/providers/": ("vllm_service.routing", "vllm_service.storage", "vllm_service.api"),
-    "vllm_service/routing/": ("vllm_service.api", "vllm_service.client"),
+    "vllm_service/routing/": (
+        "vllm_service.api",
+        "vllm_service.client",
+        "vllm_service.simulation",
+    ),
     "vllm_service/storage/": ("vllm_service.api", "vllm_service.routing"),
     "vllm_service/client/": ("vllm_service.api", "vllm_service.app"),
 }

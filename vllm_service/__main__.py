@@ -15,7 +15,7 @@ COMMANDS = {
     "advise": ("vllm_service.simulation.commands:advise", "GPU, idle time-out and providers for your own traffic"),
     "check": ("vllm_service.commands.check:run", "validates the configuration, asks who is there"),
     "compare": ("vllm_service.commands.compare:run", "what providers charge for your tokens in a month"),
-    "explain": ("vllm_service.simulation.commands:explain", "where a described request would go, and why"),
+    "explain": ("vllm_service.commands.explain:run", "where a described request would go, and why"),
     "keys": ("vllm_service.commands.keys:run", "callers' keys and the limits of their organisations"),
     "ledger": ("vllm_service.commands.ledger:run", "the record of every request: export, summary, prune"),
     "reconcile": ("vllm_service.commands.reconcile:run", "the ledger against RunPod's bill, day by day"),

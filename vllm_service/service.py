@@ -6,23 +6,29 @@ import asyncio
 import gc
 import logging
 import signal
-import socket
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 
 from vllm_service.api.parts import Parts, ServiceState
 from vllm_service.app import Service, rest_of
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
+from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError
+from vllm_service.from_settings import connection_limits, failing_over_of
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.http_server import HttpServer
-from vllm_service.gateway.limits import ConnectionLimits
 from vllm_service.gateway.served_models import Configured
+from vllm_service.logs import log_request
 from vllm_service.measurements import Measurements
+from vllm_service.process import announce, beside, bound, signals
+from vllm_service.processes import Place
 from vllm_service.providers.configured import Catalog
 from vllm_service.providers.connections import Connections
+from vllm_service.providers.control_http import ControlHttp
+from vllm_service.providers.runpod import RunPodSettings
+from vllm_service.routing.breaker_report import BreakerReport
+from vllm_service.routing.endpoint_keeper import EndpointKeeper
 from vllm_service.routing.plan import Router
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.memory_quotas import LEASE_SECONDS
@@ -38,10 +44,12 @@ LoadCatalog = Callable[[], Catalog]
 MakeRouter = Callable[[Catalog], Router]
 
 
-async def run_service(settings: ServiceSettings, load_catalog: LoadCatalog, make_router: MakeRouter) -> int:
+async def run_service(
+    settings: ServiceSettings, load_catalog: LoadCatalog, make_router: MakeRouter, place: Place | None = None
+) -> int:
     """Serves until SIGTERM or SIGINT. 0 when every request ended within the grace, else 1. ServiceError at the start.
 
-    load_catalog: reads the configuration; called again, in a thread, on SIGHUP.
+    load_catalog: reads the configuration; called again, in a thread, on SIGHUP. place: as one of several workers.
     """
     catalog = load_catalog()
     configured = Configured(catalog, make_router(catalog))
@@ -57,60 +65,91 @@ async def run_service(settings: ServiceSettings, load_catalog: LoadCatalog, make
         retention_days=settings.ledger_retention_days,
         response_bounds=bounds,
     ) as storage:
-        return await _Running(settings, configured, storage).serve(load_catalog, make_router)
+        return await _Running(settings, configured, storage, place).serve(load_catalog, make_router)
 
 
 class _Running:
     """The opened parts."""
 
-    def __init__(self, settings: ServiceSettings, configured: Configured, storage: Storage) -> None:
+    def __init__(
+        self, settings: ServiceSettings, configured: Configured, storage: Storage, place: Place | None
+    ) -> None:
         self._settings = settings
+        self._place = place
         self._upstream = Connections()
         self._stop = asyncio.Event()
         self._is_stale = False
         self._reloading: asyncio.Task[None] | None = None
-        measurements = Measurements(lambda: self._gateway.configured.catalog)
+        self._failing_over = failing_over = failing_over_of(settings, storage)
+        self._keeper = keeper = EndpointKeeper(
+            ControlHttp(self._upstream),
+            storage.wakes if settings.wake_endpoints else None,
+            RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
+        )
+        measurements = Measurements(lambda: self._gateway.configured.catalog, settings.latency_target_seconds)
         keys = storage.keys if settings.require_keys else None
         self._gateway = Gateway(
             configured=configured,
             upstream=self._upstream,
             quotas=storage.quotas,
-            recorders=(storage.ledger.record, measurements.record) if settings.metrics else (storage.ledger.record,),
+            recorders=_recorders(settings, storage, measurements),
             keys=keys,
             anonymous=LOCAL_KEY,
             addresses=ClientAddresses(settings.trusted_proxies),
             responses=storage.responses if settings.response_cache else None,
+            failing_over=failing_over,
+            record_loss=storage.ledger.record,
         )
         state = ServiceState(
+            breakers=BreakerReport(failing_over.breakers).by_provider,
+            workers=keeper.workers,
+            cache=storage.cache_state if settings.response_cache else lambda: None,
+            ledger=storage.ledger.state,
+            quotas=storage.quota_state,
             is_ready=lambda: True,
             is_draining=self._stop.is_set,
             in_flight=lambda: self._server.in_flight,
+            place=lambda: None if place is None else place.state(),
         )
-        parts = Parts(lambda: self._gateway.configured.catalog, measurements, state, keys)
+        parts = Parts(
+            lambda: self._gateway.configured.catalog,
+            measurements,
+            state,
+            keys,
+            serves_metrics=settings.metrics,
+            metrics_need_key=settings.metrics_require_key,
+        )
         self._service = Service(self._gateway, lambda: rest_of(parts))
-        self._server = HttpServer(self._service, _limits(settings))
+        self._server = HttpServer(self._service, connection_limits(settings))
 
     async def serve(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> int:
         """See run_service."""
         settings = self._settings
-        listening = _bound(settings.host, settings.port)
-        host, port = listening.getsockname()[:2]
+        place = self._place
+        listening = bound(settings.host, settings.port) if place is None else place.listening
         await self._server.listen(listening)
+        if place is not None:
+            asyncio.get_running_loop().add_reader(place.lifeline, self._stop.set)
+            if settings.worker_port is not None:
+                await self._server.listen(bound(settings.host, settings.worker_port + place.number))
 
         def reload() -> None:
             self._is_stale = True
             if self._reloading is None or self._reloading.done():
                 self._reloading = asyncio.create_task(self._reload(load_catalog, make_router))
 
-        with _signals({signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: reload}):
-            sys.stdout.write(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1\n")
-            sys.stdout.flush()
+        with signals({signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: reload}):
+            announce(listening) if place is None else place.ready()
             await self._service.load()
             _spare_the_collector()
-            await self._stop.wait()
-            has_ended = await self._server.stop(settings.grace_seconds)
+            async with beside(self._failing_over.shared.run, partial(self._keeper.run, self._now_configured)):
+                await self._stop.wait()
+                has_ended = await self._server.stop(settings.grace_seconds)
         await self._upstream.close()
         return 0 if has_ended else 1
+
+    def _now_configured(self) -> tuple[Catalog, Router]:
+        return self._gateway.configured.catalog, self._gateway.configured.router
 
     async def _reload(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> None:
         """A configuration that cannot be used is said so, and the one in use stays. A signal meanwhile reads again."""
@@ -125,6 +164,14 @@ class _Running:
                 _log.info("the configuration has been read again")
 
 
+def _recorders(
+    settings: ServiceSettings, storage: Storage, measurements: Measurements
+) -> list[Callable[[RequestRecord], None]]:
+    """Who is told of each request that has ended."""
+    recorders: list[Callable[[RequestRecord], None]] = [storage.ledger.record, measurements.record]
+    return [*recorders, log_request] if settings.access_log else recorders
+
+
 def _spare_the_collector() -> None:
     """What has been imported stays: the garbage collector need not walk it again and again under load.
 
@@ -133,38 +180,3 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-
-
-def _limits(settings: ServiceSettings) -> ConnectionLimits:
-    return ConnectionLimits(
-        head_bytes=settings.max_header_bytes,
-        body_bytes=settings.max_body_bytes,
-        head_seconds=settings.header_timeout_seconds,
-        body_seconds=settings.body_timeout_seconds,
-        keep_alive_seconds=settings.keep_alive_seconds,
-        stalled_write_seconds=settings.write_timeout_seconds,
-        connections=settings.max_connections,
-    )
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """Raises ServiceError when the address cannot be had."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ServiceError(f"SERVICE_HOST={host}, SERVICE_PORT={port}: {error.strerror}.") from error
-    listening.setblocking(False)
-    return listening
-
-
-@contextmanager
-def _signals(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    for number, handle in handlers.items():
-        loop.add_signal_handler(number, handle)
-    try:
-        yield
-    finally:
-        for number in handlers:
-            loop.remove_signal_handler(number)

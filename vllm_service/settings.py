@@ -29,6 +29,12 @@ def _positive_int(text: str) -> int:
     return number
 
 
+def _share(text: str) -> int:
+    if not 0 <= (number := int(text)) <= 100:
+        raise ValueError
+    return number
+
+
 def _port(text: str) -> int:
     if not 0 <= (number := int(text)) < 2**16:
         raise ValueError
@@ -61,6 +67,8 @@ PATH = Reader("a path", lambda text: Path(text).expanduser())
 COUNT = Reader("a whole number above zero", _positive_int)
 PORT = Reader("a port from 0 to 65535", _port)
 SECONDS = Reader("a number of seconds above zero", _seconds)
+PERCENT = Reader("a whole number from 0 to 100", _share)
+STRATEGY = Reader("a strategy's name, such as COST", str.upper)
 SWITCH = Reader("true or false", _choice(SWITCH_WORDS))
 NETWORKS = Reader("addresses or networks, separated by commas, such as 10.0.0.0/8", _networks)
 LOG_LEVEL = Reader(", ".join(LOG_LEVELS), _choice({level.lower(): level for level in LOG_LEVELS}))
@@ -83,6 +91,7 @@ class ServiceSettings:
     host: str = _setting("SERVICE_HOST", TEXT, "127.0.0.1")
     port: int = _setting("SERVICE_PORT", PORT, 8090)
     workers: int = _setting("SERVICE_WORKERS", COUNT, 1)
+    worker_port: int | None = _setting("SERVICE_WORKER_PORT", PORT, None)
     config_dir: Path = _setting("CONFIG_DIR", PATH, Path())
     providers_file: Path = _setting("PROVIDERS_FILE", PATH, Path("providers.yaml"))
     models_file: Path = _setting("MODELS_FILE", PATH, Path("models.yaml"))
@@ -109,12 +118,24 @@ class ServiceSettings:
     request_timeout_seconds: float = _setting("REQUEST_TIMEOUT_SECONDS", SECONDS, 600.0)
     grace_seconds: float = _setting("GRACE_SECONDS", SECONDS, 30.0)
 
+    default_strategy: str = _setting("DEFAULT_STRATEGY", STRATEGY, "COST")
+    wake_endpoints: bool = _setting("WAKE_ENDPOINTS", SWITCH, True)
+    endpoint_health_seconds: float = _setting("ENDPOINT_HEALTH_SECONDS", SECONDS, 2.0)
+    attempts: int = _setting("ATTEMPTS", COUNT, 4)
+    attempts_per_place: int = _setting("ATTEMPTS_PER_PLACE", COUNT, 2)
+    breaker_failures: int = _setting("BREAKER_FAILURES", COUNT, 5)
+    breaker_open_seconds: float = _setting("BREAKER_OPEN_SECONDS", SECONDS, 10.0)
+    hedge: bool = _setting("HEDGE", SWITCH, False)
+    hedge_percent: int = _setting("HEDGE_PERCENT", PERCENT, 5)
+    hedge_delay_seconds: float | None = _setting("HEDGE_DELAY_SECONDS", SECONDS, None)
+
     response_cache: bool = _setting("RESPONSE_CACHE", SWITCH, False)
     response_cache_max_bytes: int = _setting("RESPONSE_CACHE_MAX_BYTES", COUNT, 64_000_000)
     response_cache_ttl_seconds: float = _setting("RESPONSE_CACHE_TTL_SECONDS", SECONDS, 3600.0)
 
     log_level: str = _setting("LOG_LEVEL", LOG_LEVEL, "INFO")
     log_format: str = _setting("LOG_FORMAT", LOG_FORMAT, "text")
+    access_log: bool = _setting("ACCESS_LOG", SWITCH, False)
     metrics: bool = _setting("METRICS", SWITCH, True)
     metrics_require_key: bool = _setting("METRICS_REQUIRE_KEY", SWITCH, False)
     latency_target_seconds: float | None = _setting("LATENCY_TARGET_SECONDS", SECONDS, None)

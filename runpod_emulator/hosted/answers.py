@@ -106,10 +106,17 @@ def _limit(body: Mapping[str, Any]) -> int | None:
     for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
         value = body.get(name)
         if value is not None:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if (count := whole_number(value)) is None or count < 1:
                 raise BadRequest(f"{name}: expected a whole number above zero")
-            return value
+            return count
     return None
+
+
+def whole_number(value: object) -> int | None:
+    """None for anything else; 5.0 is one, as JSON's schemas see it."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _forced_tool(body: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from runpod_emulator.errors import BadRequest, ProviderError
-from runpod_emulator.hosted.answers import Answer, answer, count_tokens, prompt_text
+from runpod_emulator.hosted.answers import Answer, answer, count_tokens, prompt_text, whole_number
 from runpod_emulator.hosted.settings import HostedModel, HostedSettings
 
 Json = dict[str, Any]
@@ -56,8 +56,8 @@ class Reply:
 def make_reply(body: Mapping[str, Any], settings: HostedSettings, model: HostedModel, reply_id: str) -> Reply:
     """Raises BadRequest, and ProviderError for a prompt that does not fit."""
     prompt = prompt_text(body)
-    choices = body.get("n") or 1
-    if not isinstance(choices, int) or not 1 <= choices <= 128:
+    choices = whole_number(body.get("n") or 1)
+    if choices is None or not 1 <= choices <= 128:
         raise BadRequest("n: expected a whole number from 1 to 128")
     answers = tuple(answer(body, prompt, model, choice) for choice in range(choices))
     tokens = count_tokens(prompt)

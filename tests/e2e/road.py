@@ -26,6 +26,7 @@ SETTINGS = HostedSettings(
     models=(
         HostedModel(id=HOSTED, input_usd=Decimal("0.15"), cached_input_usd=Decimal("0.075"), output_usd=Decimal("0.6")),
         HostedModel(id="short", context_length=64),
+        HostedModel(id="limited"),
     ),
     tokens_per_second=400,
 )
@@ -72,8 +73,14 @@ def configuration(endpoint: Endpoint) -> tuple[dict[str, Any], dict[str, Any]]:
         "pirate": {"offers": [{"provider": "own", "model": "pirate"}]},
         HOSTED: {"offers": [{"provider": "hosted", "model": HOSTED}]},
         "short": {"offers": [{"provider": "hosted", "model": "short"}]},
+        # What asks for a pause gets it: the breaker leaves this place alone, and no other.
+        "limited": {"offers": [{"provider": "hosted", "model": "limited"}]},
     }
     return providers, models
+
+
+# Each failure that a test injects reaches the caller, and leaves the next test alone.
+PATIENT = {"REQUESTS_PER_SECOND_PER_IP": "10000", "ATTEMPTS_PER_PLACE": "1", "BREAKER_FAILURES": "1000"}
 
 
 @asynccontextmanager
@@ -84,5 +91,5 @@ async def opened_road(directory: Path) -> AsyncIterator[Road]:
         configure(directory, *configuration(endpoint))
         key = await command("keys", "create", "acme", "--tier", "enterprise", **variables_of(directory))
         keys = {"OWN_KEY": API_KEY, "HOSTED_KEY": HOSTED_KEY, "REQUIRE_KEYS": "true"}
-        async with gateway(directory, **keys, REQUESTS_PER_SECOND_PER_IP="10000") as running:
+        async with gateway(directory, **keys, **PATIENT) as running:
             yield Road(running, endpoint, key)

@@ -15,6 +15,7 @@ import pytest
 from runpod_emulator import Emulator, EndpointSettings
 from runpod_emulator.hosted import HostedModel, HostedSettings
 from tests.e2e.gateway import Gateway, command, configure, gateway, variables_of
+from tests.e2e.road import PATIENT
 from tests.vllm_service.api.schema_run import assert_conforms, operations
 from tests.vllm_service.canary import Canaries, contents, process_list
 
@@ -52,7 +53,7 @@ async def opened_stage(directory: Path) -> AsyncIterator[Stage]:
             {MODEL: {"offers": [{"provider": "hosted", "model": MODEL}], "context_length": 131072}},
         )
         key = await command("keys", "create", "acme", "--tier", "enterprise", **variables_of(directory))
-        told = {"HOSTED_KEY": canaries.provider_key, "REQUIRE_KEYS": "true", "REQUESTS_PER_SECOND_PER_IP": "10000"}
+        told = {"HOSTED_KEY": canaries.provider_key, "REQUIRE_KEYS": "true", **PATIENT}
         async with gateway(directory, **told, LOG_LEVEL="DEBUG") as running:
             yield Stage(running, emulator, Canaries(key=key, provider_key=canaries.provider_key), key)
 
@@ -82,8 +83,7 @@ async def test_no_key_and_no_prompt_is_seen_anywhere(stage: Stage) -> None:
         pages = ("/metrics", "/health", "/performance", "/performance/latency", "/v1/models", "/openapi.json")
         shown += [(await client.get(page, headers=own)).text for page in pages]
         time.sleep(0.5)  # the ledger's batch
-    answers = shown.pop(0), shown.pop(-len(pages) - 1)  # those that were answered say what the provider said
-    assert all("choices" in answer for answer in answers)
+    assert "choices" in shown.pop(0)  # what the provider said is the caller's
     ledger = await command("ledger", "export", **variables_of(stage.gateway.directory))
     assert ledger.count("\n") >= 8
     canaries.assert_unseen(*shown, ledger, process_list(), *contents([stage.gateway.directory]))

@@ -12,7 +12,7 @@ import jsonschema_rs
 import openai
 import pytest
 
-from runpod_emulator import Emulator, HostedModel, HostedProviders, HostedSettings
+from runpod_emulator import Emulator, EndpointSettings, HostedModel, HostedProviders, HostedSettings
 from runpod_emulator.hosted import count_tokens, expected_answer
 from tests.runpod_emulator.support import until
 
@@ -281,3 +281,14 @@ def test_two_providers_of_one_name_are_refused() -> None:
 
 def text_of(chunks: list[Any]) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+async def test_an_integral_float_is_a_whole_number() -> None:
+    body = {"model": "emulated-model", "messages": [{"role": "user", "content": "Hi"}]}
+    async with Emulator(EndpointSettings(), None, hosted=[HostedSettings(name="one")]) as emulator:
+        url = f"{emulator.hosted_url('one')}/chat/completions"
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.post(url, json=body | {"max_tokens": 5.0, "n": 2.0})
+            assert answer.json()["usage"]["completion_tokens"] == 10
+            for wrong in ({"max_tokens": 5.5}, {"max_tokens": True}, {"n": 1.5}):
+                assert (await client.post(url, json=body | wrong)).status_code == 400

@@ -10,7 +10,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from vllm_service.domain.distribution import Distribution
-from vllm_service.domain.operations import BreakerState, CacheState, LedgerState, ProcessState, QuotaState, WorkerState
+from vllm_service.domain.operations import (
+    BreakerState,
+    CacheState,
+    LedgerState,
+    PlaceState,
+    ProcessState,
+    QuotaState,
+    WorkerState,
+)
 from vllm_service.domain.tally import Tally
 from vllm_service.measurements import Rates
 from vllm_service.providers.configured import Catalog
@@ -38,6 +46,7 @@ class Snapshot:
     ledger: LedgerState | None = None
     quotas: QuotaState | None = None
     process: ProcessState | None = None
+    place: PlaceState | None = None
     in_flight: int | None = None
     quality_scores: Mapping[str, float] = field(default_factory=dict)
     active_sessions: int | None = None

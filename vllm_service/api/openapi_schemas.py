@@ -73,8 +73,9 @@ SCHEMAS: dict[str, Schema] = {
         "Tokens as the provider counted them",
     ),
     "CostInfo": _object(
-        ["vllm_cost_usd", "openai_cost_usd", "savings_usd", "savings_percentage"],
-        dict.fromkeys(("vllm_cost_usd", "openai_cost_usd", "savings_usd", "savings_percentage"), _NUMBER_OR_NULL),
+        ["vllm_cost_usd", "openai_cost_usd", "savings_usd", "savings_percentage", "is_estimate"],
+        dict.fromkeys(("vllm_cost_usd", "openai_cost_usd", "savings_usd", "savings_percentage"), _NUMBER_OR_NULL)
+        | {"is_estimate": {"type": "boolean"}},
         "What it cost, and what the baseline model would have; null is unknown",
     ),
     "PerformanceInfo": _object(

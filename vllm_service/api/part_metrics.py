@@ -15,7 +15,7 @@ from vllm_service.api.metric_family import (
     per_breaker,
     per_endpoint,
 )
-from vllm_service.domain.operations import CacheState, Circuit, LedgerState, ProcessState, QuotaState
+from vllm_service.domain.operations import CacheState, Circuit, LedgerState, PlaceState, ProcessState, QuotaState
 
 _CIRCUIT_VALUES = {Circuit.CLOSED: 0, Circuit.HALF_OPEN: 1, Circuit.OPEN: 2}
 
@@ -34,6 +34,10 @@ def _of_quotas(read: Callable[[QuotaState], float | None]) -> Callable[[Snapshot
 
 def _of_process(read: Callable[[ProcessState], float | None]) -> Callable[[Snapshot], Samples]:
     return one(lambda s: None if s.process is None else read(s.process))
+
+
+def _of_place(read: Callable[[PlaceState], float | None]) -> Callable[[Snapshot], Samples]:
+    return one(lambda s: None if s.place is None else read(s.place))
 
 
 def _catalog_providers(snapshot: Snapshot) -> Samples:
@@ -102,6 +106,15 @@ PARTS: tuple[Family, ...] = (
     gauge("vllm_service_ready", "1 when the start is complete", one(lambda s: s.is_ready)),
     gauge("vllm_service_info", "Always 1; the version is a label", lambda _: [((__version__,), 1)], "version"),
     gauge("vllm_service_uptime_seconds", "Since the start", one(lambda s: s.uptime_seconds)),
+    gauge(
+        "vllm_gateway_process", "Which of the processes behind one port this is, from 1", _of_place(lambda p: p.worker)
+    ),
+    gauge("vllm_gateway_processes", "How many there are to be", _of_place(lambda p: p.workers)),
+    counter(
+        "vllm_gateway_process_restarts_total",
+        "How often one of them ended and was started again",
+        _of_place(lambda p: p.restarts),
+    ),
     gauge("process_resident_memory_bytes", "Resident memory of the gateway", _of_process(lambda p: p.memory_bytes)),
     counter("process_cpu_seconds_total", "CPU time of the gateway", _of_process(lambda p: p.cpu_seconds)),
     gauge("process_open_fds", "Open files and sockets of the gateway", _of_process(lambda p: p.open_files)),

@@ -11,6 +11,7 @@ from vllm_service.domain.operations import (
     BreakerState,
     CacheState,
     LedgerState,
+    PlaceState,
     ProcessState,
     QuotaState,
     WorkerState,
@@ -37,6 +38,7 @@ class ServiceState:
     """Looked at when somebody asks; each returns at once. What is left out is unknown and reported as null.
 
     is_ready: the start is complete. is_draining: SIGTERM came. quality_scores, sessions: for what is still to come.
+    place: which of several processes behind one port; None for the only one.
     """
 
     is_ready: Callable[[], bool]
@@ -49,6 +51,7 @@ class ServiceState:
     in_flight: Callable[[], int | None] = _unknown
     quality_scores: Callable[[], Mapping[str, float]] = dict
     active_sessions: Callable[[], int | None] = _unknown
+    place: Callable[[], PlaceState | None] = _unknown
     process: Callable[[], ProcessState] = field(default_factory=ProcessReader)
 
 

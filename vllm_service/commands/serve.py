@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 
 import uvloop
 
+from vllm_service import logs
+from vllm_service.process import announce, bound
+from vllm_service.processes import Place, Supervisor
 from vllm_service.providers.files import load
-from vllm_service.routing.configured_order import ConfiguredOrder
+from vllm_service.routing.from_catalog import make_router
 from vllm_service.service import run_service
 from vllm_service.settings import ServiceSettings
 
@@ -20,5 +22,21 @@ def run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m vllm_service serve", description=__doc__)
     parser.parse_args(arguments)
     settings = ServiceSettings.from_environment()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return uvloop.run(run_service(settings, partial(load, settings), ConfiguredOrder))
+    logs.configure(settings.log_level, settings.log_format)
+    router = partial(make_router, default_strategy=settings.default_strategy)
+    serve = partial(run_service, settings, partial(load, settings), router)
+    return uvloop.run(serve()) if settings.workers == 1 else _serve_in_several(settings, serve)
+
+
+def _serve_in_several(settings: ServiceSettings, serve: Callable[[Place], Coroutine[None, None, int]]) -> int:
+    """The files are read here first: what is wrong with them is said once, and nothing is started."""
+    load(settings)
+    listening = bound(settings.host, settings.port)
+    supervisor = Supervisor(
+        workers=settings.workers,
+        listening=listening,
+        serve=lambda place: uvloop.run(serve(place)),
+        announce=partial(announce, listening),
+        grace_seconds=settings.grace_seconds,
+    )
+    return supervisor.run()

@@ -74,6 +74,15 @@ class WorkerState:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceState:
+    """Which of how many processes behind one port this is, from 1; restarts: of any of them, since the start."""
+
+    worker: int
+    workers: int
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessState:
     """This process and its machine. cpu_percentage: of one core, since the last look."""
 

@@ -8,8 +8,13 @@ from vllm_service.domain.money import PICOUSD_PER_USD
 
 _encode = msgspec.json.Encoder().encode
 # %a writes a number as Python would, which is as JSON would.
-_COST = b',"cost_info":{"vllm_cost_usd":%a,"openai_cost_usd":%a,"savings_usd":%a,"savings_percentage":%a}'
-_COST_UNKNOWN = b',"cost_info":{"vllm_cost_usd":%b,"openai_cost_usd":%b,"savings_usd":%b,"savings_percentage":null}'
+_COST = (
+    b',"cost_info":{"vllm_cost_usd":%a,"openai_cost_usd":%a,"savings_usd":%a,"savings_percentage":%a,"is_estimate":%b}'
+)
+_COST_UNKNOWN = (
+    b',"cost_info":{"vllm_cost_usd":%b,"openai_cost_usd":%b,"savings_usd":%b,"savings_percentage":null,'
+    b'"is_estimate":%b}'
+)
 _PERFORMANCE = (
     b',"performance_info":{"inference_time_ms":%.3f,"ttft_ms":%b,"tokens_per_second":%b,"cache_hit":%b,'
     b'"quality_score":null,"provider":%b,"apple_silicon_optimized":%b,"route_reason":%b}'
@@ -26,12 +31,16 @@ def annotation(
     provider: str | None,
     reason: str,
     is_cached: bool = False,
+    is_estimate: bool = False,
     is_apple_silicon: bool = False,
 ) -> bytes:
-    """`,"cost_info":{...},"performance_info":{...}`: members to be added to an object that has some."""
+    """`,"cost_info":{...},"performance_info":{...}`: members to be added to an object that has some.
+
+    is_estimate: the cost is the router's expectation of a worker's seconds, or of tokens that nobody counted.
+    """
     per_second = completion_tokens / total_seconds if completion_tokens and total_seconds > 0 else None
     return b"%b%b" % (
-        _cost(cost_picousd, baseline_picousd),
+        _cost(cost_picousd, baseline_picousd, b"true" if is_estimate else b"false"),
         _PERFORMANCE
         % (
             total_seconds * 1000,
@@ -45,13 +54,14 @@ def annotation(
     )
 
 
-def _cost(cost_picousd: int | None, baseline_picousd: int | None) -> bytes:
+def _cost(cost_picousd: int | None, baseline_picousd: int | None, is_estimate: bytes) -> bytes:
     if cost_picousd is None or not baseline_picousd:
         saved = None if cost_picousd is None or baseline_picousd is None else baseline_picousd - cost_picousd
-        return _COST_UNKNOWN % (_usd(cost_picousd), _usd(baseline_picousd), _usd(saved))
+        return _COST_UNKNOWN % (_usd(cost_picousd), _usd(baseline_picousd), _usd(saved), is_estimate)
     saved = baseline_picousd - cost_picousd
     usd = PICOUSD_PER_USD
-    return _COST % (cost_picousd / usd, baseline_picousd / usd, saved / usd, round(100 * saved / baseline_picousd, 3))
+    percentage = round(100 * saved / baseline_picousd, 3)
+    return _COST % (cost_picousd / usd, baseline_picousd / usd, saved / usd, percentage, is_estimate)
 
 
 def spliced(document: bytes, members: bytes) -> bytes:

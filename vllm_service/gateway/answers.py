@@ -10,75 +10,72 @@ from functools import partial
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError, UpstreamFailed
+from vllm_service.gateway import outcomes
 from vllm_service.gateway.annotations import spliced
-from vllm_service.gateway.answer_usage import find_usage
-from vllm_service.gateway.call import Call
+from vllm_service.gateway.call import Call, Sent
 from vllm_service.gateway.error_answers import error_event
 from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.provider_errors import fault_error
 from vllm_service.gateway.request_body import BYTES_PER_TOKEN
-from vllm_service.providers.protocol import Answer, ProviderFault
+from vllm_service.gateway.said import Said
+from vllm_service.providers.protocol import ProviderFault
+from vllm_service.routing.failures import NO_ANSWER
 from vllm_service.storage.protocol import CachedResponse
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8\r\ncache-control: no-cache"
 _ENVELOPE_BYTES = 350  # of a whole answer besides its text: id, times, names, finish reason
 
 
-def send_whole(call: Call, answer: Answer) -> CachedResponse:
-    """What was answered, as it may be given again. Raises errors.UpstreamFailed: this is no answer."""
-    step, facts, router = call.step, call.facts, call.configured.router
-    assert step is not None
-    document = body = answer.body
+def send_whole(call: Call, sent: Sent) -> CachedResponse:
+    """What was answered, as it may be given again."""
+    document = body = sent.answer.body
     now = time.monotonic()
-    try:
-        usage = find_usage(body).usage
-    except ValueError:
-        router.failed(step, facts, 502, None, now)
-        message = f"The provider of {facts.model!r} answered with what is not a JSON object."
-        raise UpstreamFailed(message, details={"model": facts.model}) from None
-    call.count(usage or _by_length(call, max(0, len(body) - _ENVELOPE_BYTES)))
+    if sent.usage is None and call.model.tokenizer is not None:
+        call.said = Said.whole(document)
+    call.count(sent.usage or _by_length(call, max(0, len(body) - _ENVELOPE_BYTES)))
     if call.annotates:
         body = spliced(body, call.annotation(now))
     if call.caller.has_left:
         call.outcome, call.status = Outcome.CANCELLED, 499
     call.caller.answer(200, call.answer_headers(b"application/json"), body)
-    router.finished(step, facts, usage, now)
+    outcomes.succeeded(call, sent, sent.usage, now)
     return CachedResponse(document, False, call.usage)
 
 
-async def relay_events(call: Call, answer: Answer, *, keeps: bool) -> CachedResponse | None:
+async def relay_events(call: Call, sent: Sent, *, keeps: bool) -> CachedResponse | None:
     """Returns when the stream has ended, well or with an explicit error; cancelled when the caller leaves.
 
     keeps: what was streamed is returned if it is complete, as it may be given again.
     """
-    step, facts, router, caller = call.step, call.facts, call.configured.router, call.caller
-    assert step is not None
-
+    answer, caller = sent.answer, call.caller
     relay = EventRelay(call.operation, caller.send, partial(_finish, call))
     kept: list[bytes] = []
     receive = _keeping(relay.receive, kept) if keeps else relay.receive
+    if call.model.tokenizer is not None:
+        call.said = Said()
+        receive = call.said.around(receive)
     caller.begin(200, call.answer_headers(EVENT_STREAM))
     caller.fed_by(answer)
     error: ServiceError | None = None
     try:
         await answer.relay(receive)
     except ProviderFault as fault:
-        error = fault_error(fault, facts.model)
+        error = fault_error(fault, call.facts.model)
     except asyncio.CancelledError:
         answer.close()
         call.count(relay.usage or _by_events(call, relay))
-        router.failed(step, facts, 499, None, time.monotonic())
+        outcomes.left(call, sent)
         raise
     call.count(relay.usage or _by_events(call, relay))
     if caller.has_left:
         call.outcome, call.status = Outcome.CANCELLED, 499
     if relay.is_complete:
         caller.end()
-        router.finished(step, facts, relay.usage, time.monotonic())
+        outcomes.succeeded(call, sent, relay.usage, time.monotonic())
         return CachedResponse(b"".join(kept), True, call.usage) if keeps else None
-    error = error or UpstreamFailed(f"The provider of {facts.model!r} ended the stream before its end.")
+    error = error or UpstreamFailed(f"The provider of {call.facts.model!r} ended the stream before its end.")
     _break(call, error)
-    router.failed(step, facts, 502, None, time.monotonic())
+    outcomes.failed(call, sent, NO_ANSWER, None)
     return None
 
 

@@ -1,88 +1,61 @@
-"""Trying the places of a plan in their order, until one begins to answer; after that nobody else is asked."""
+"""Trying the places of a plan until one begins to answer; after that nobody else is asked. docs/failing-over.md."""
 
 from __future__ import annotations
 
-import asyncio
-import re
 import time
 
-from vllm_service.errors import ModelUnavailable, ServiceError, UpstreamFailed
-from vllm_service.gateway.call import Call
-from vllm_service.gateway.identifiers import trace_headers
-from vllm_service.gateway.provider_errors import (
-    callers_error,
-    fault_error,
-    may_succeed_elsewhere,
-    providers_error,
-    retry_after_seconds,
-)
-from vllm_service.gateway.request_body import for_provider
-from vllm_service.providers.configured import OnDisconnect, Provider
-from vllm_service.providers.protocol import Answer, ProviderFault, Upstream
-from vllm_service.routing.plan import Plan, Step
-
-# A provider that fails after it has said 200 says so in its first event.
-_ERROR_EVENT = re.compile(rb'\s*(?:event: ?error|data: ?\{\s*"error"\s*:)')
+from vllm_service.errors import GatewayTimeout, ModelUnavailable, RateLimited, ServiceError
+from vllm_service.gateway.call import Call, Sent
+from vllm_service.gateway.hedged_attempts import hedged_attempt
+from vllm_service.gateway.one_attempt import attempted
+from vllm_service.gateway.sending import NotAnswered
+from vllm_service.routing.deadlines import Deadline
+from vllm_service.routing.failures import ONLY_HERE, OUR_ACCOUNT
+from vllm_service.routing.fallback import Attempt, Course
+from vllm_service.routing.plan import Plan
 
 
-async def first_answer(call: Call, plan: Plan, upstream: Upstream) -> Answer:
-    """The first answer that holds content. Raises the caller's own error at once, else the last provider's."""
+async def first_answer(call: Call, plan: Plan, deadline: Deadline) -> Sent:
+    """The first answer that holds content. Raises the caller's own error at once, else what all failures amount to."""
+    course = Course(plan.steps, call.failing_over.retries, deadline)
     error: ServiceError | None = None
-    headers = _request_headers(call)
-    for step in plan.steps:
-        provider = call.configured.catalog.providers.get(step.provider)
-        if provider is None:
-            continue
-        call.step = step
-        call.attempts += 1
+    while (attempt := course.next(time.monotonic())) is not None:
         try:
-            return await _ask(call, step, provider, headers, upstream)
-        except _Elsewhere as failed:
+            sent = await _tried(call, attempt, course, deadline)
+        except NotAnswered as failed:
             error = failed.error
-    if error is None:
-        error = ModelUnavailable("No provider of this model is configured.", details={"model": call.facts.model})
-    raise error
+            if not failed.is_told:
+                course.failed(attempt.step, failed.failure, time.monotonic())
+            if failed.failure.is_final:
+                raise failed.error from None
+        else:
+            if sent is not None:
+                return sent
+    raise given_up(call, plan, course, error)
 
 
-class _Elsewhere(Exception):
-    """This place failed in a way that another may not. `error` is what the caller is told if there is none."""
-
-    def __init__(self, error: ServiceError) -> None:
-        super().__init__()
-        self.error = error
-
-
-async def _ask(call: Call, step: Step, provider: Provider, headers: bytes, upstream: Upstream) -> Answer:
-    router, facts = call.configured.router, call.facts
-    body = for_provider(call.request.body, call.fields, call.operation, step.model)
-    call.caller.stays = provider.on_disconnect is OnDisconnect.DRAIN
-    call.sent = now = time.monotonic()
-    router.started(step, facts, now)
-    try:
-        answer = await upstream.send(provider, call.operation.path, headers, body)
-    except ProviderFault as fault:
-        router.failed(step, facts, 0, None, time.monotonic())
-        raise _Elsewhere(fault_error(fault, facts.model)) from fault
-    except asyncio.CancelledError:
-        router.failed(step, facts, 499, None, time.monotonic())
-        raise
-    now = time.monotonic()
-    if answer.status == 200 and not (answer.is_stream and _ERROR_EVENT.match(answer.body)):
-        call.first_byte = now
-        router.first_token(step, facts, now)
-        return answer
-    answer.close()
-    status = 502 if 200 <= answer.status < 400 else answer.status
-    router.failed(step, facts, status, retry_after_seconds(answer.headers), now)
-    if status != answer.status:
-        raise _Elsewhere(UpstreamFailed(f"The providers of {facts.model!r} failed.", details={"model": facts.model}))
-    if may_succeed_elsewhere(status):
-        raise _Elsewhere(providers_error(answer, facts.model))
-    raise callers_error(answer)
+async def _tried(call: Call, attempt: Attempt, course: Course, deadline: Deadline) -> Sent | None:
+    """Only a first attempt is hedged: later ones are a second place already."""
+    hedging = call.failing_over.hedging
+    is_capped = call.facts.cap_picousd is not None  # two answers may cost more than one
+    if hedging is not None and attempt.number == 1 and not is_capped and hedging.wanted_by(call.headers):
+        return await hedged_attempt(call, attempt, course, deadline)
+    return await attempted(call, attempt, course, deadline)
 
 
-def _request_headers(call: Call) -> bytes:
-    """What goes with the request besides the provider's own headers; nothing else of the caller's does."""
-    lines = b"x-request-id: %b\r\n" % call.request_id.encode()
-    parent = call.headers.get(b"traceparent")
-    return lines if parent is None else lines + trace_headers(parent, call.headers.get(b"tracestate"))
+def given_up(call: Call, plan: Plan, course: Course, last: ServiceError | None) -> ServiceError:
+    """What the caller is told; the last place's own words where they say more than that it failed."""
+    now, model = time.monotonic(), call.facts.model
+    if last is None:
+        if not any(step.provider in call.configured.catalog.providers for step in plan.steps):
+            return ModelUnavailable("No provider of this model is configured.", details={"model": model})
+        return call.failing_over.all_left_alone(plan, model, now)
+    if all(failure.told_status in ONLY_HERE | OUR_ACCOUNT for _, failure in course.failures):
+        return last
+    error = course.error(now)
+    if not isinstance(error, RateLimited | GatewayTimeout) and not isinstance(last, RateLimited):
+        return last
+    error.details = {"model": model, "attempts": course.attempts}
+    if isinstance(error, RateLimited) and error.retry_after_seconds is None:
+        error.retry_after_seconds = 1.0
+    return error

@@ -3,18 +3,48 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.gateway.annotations import annotation
+from vllm_service.gateway.failing_over import FailingOver
+from vllm_service.gateway.identifiers import trace_headers
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import RequestFields
+from vllm_service.gateway.said import Said
 from vllm_service.gateway.served_models import Configured, ServedModel
+from vllm_service.providers.protocol import Answer, Upstream
+from vllm_service.routing.circuit_breaker import Admission
 from vllm_service.routing.plan import Step
 from vllm_service.storage.protocol import Reservation
+
+
+class Sent:
+    """The request at one place. Times are of time.monotonic; usage: of a whole answer, as its provider counted it."""
+
+    answer: Answer
+
+    __slots__ = ("admission", "answer", "at", "first_byte", "step", "usage")
+
+    def __init__(self, step: Step, admission: Admission, at: float) -> None:
+        self.step = step
+        self.admission = admission
+        self.at = at
+        self.first_byte: float | None = None
+        self.usage: Usage | None = None
+
+
+class Loss(NamedTuple):
+    """What a request cost at a place that did not answer; an estimate, unless its whole answer was there."""
+
+    step: Step
+    usage: Usage
+    cost_picousd: int | None
 
 
 class Call:
@@ -25,6 +55,8 @@ class Call:
     facts: RequestFacts
     model: ServedModel
     configured: Configured
+    failing_over: FailingOver
+    upstream: Upstream
 
     __slots__ = (
         "annotates",
@@ -36,11 +68,14 @@ class Call:
         "error_code",
         "facts",
         "facts_or_none",
+        "failing_over",
         "fields",
         "first_byte",
         "headers",
+        "is_estimate",
         "key",
         "key_or_none",
+        "losses",
         "model",
         "operation",
         "outcome",
@@ -48,11 +83,13 @@ class Call:
         "request",
         "request_id",
         "reservation",
+        "said",
         "sent",
         "started",
         "started_at",
         "status",
         "step",
+        "upstream",
         "usage",
     )  # fmt: skip
 
@@ -66,13 +103,16 @@ class Call:
         self.request_id = ""
         self.annotates = False
         self.reservation: Reservation | None = None
+        self.said: Said | None = None
         self.reason: str | None = None
         self.step: Step | None = None
         self.attempts = 0
+        self.losses: list[Loss] = []
         self.sent: float | None = None
         self.first_byte: float | None = None
         self.usage: Usage | None = None
         self.cost_picousd: int | None = None
+        self.is_estimate = False
         self.baseline_picousd: int | None = None
         self.key_or_none: ApiKey | None = None
         self.facts_or_none: RequestFacts | None = None
@@ -94,6 +134,7 @@ class Call:
         elif step is not None:
             price = self.model.prices.get((step.provider, step.model))
             self.cost_picousd = step.cost_picousd if price is None else price.cost_picousd(usage)
+            self.is_estimate = usage.estimated or (price is None and step.cost_picousd is not None)
 
     def annotation(self, now: float) -> bytes:
         """The members that are added to its answer."""
@@ -108,6 +149,7 @@ class Call:
             provider=self.step.provider if self.step is not None else None,
             reason=self.reason or "",
             is_cached=is_cached,
+            is_estimate=self.is_estimate,
         )
 
     def answer_headers(self, content_type: bytes) -> bytes:
@@ -117,6 +159,12 @@ class Call:
             self.request_id.encode(),
             _route_headers(self.step.provider if self.step is not None else None, self.reason or ""),
         )
+
+    def upstream_headers(self) -> bytes:
+        """What goes with the request besides the provider's own headers; nothing else of the caller's does."""
+        lines = b"x-request-id: %b\r\n" % self.request_id.encode()
+        parent = self.headers.get(b"traceparent")
+        return lines if parent is None else lines + trace_headers(parent, self.headers.get(b"tracestate"))
 
     def record(self, now: float) -> RequestRecord:
         """Its row in the ledger. By position: with names it takes a microsecond longer."""
@@ -142,6 +190,25 @@ class Call:
             self.attempts,
             self.error_code,
             self.reason,
+        )
+
+    def record_of(self, loss: Loss, now: float) -> RequestRecord:
+        """A row of its own for a hedge that lost: id and a suffix, cancelled, what it cost; docs/ledger.md."""
+        step, usage, cost = loss
+        return replace(
+            self.record(now),
+            request_id=f"{self.request_id}/hedge",
+            outcome=Outcome.CANCELLED,
+            status=499,
+            provider=step.provider,
+            upstream_model=step.model,
+            usage=usage,
+            cost_picousd=cost,
+            baseline_picousd=None,
+            ttft_ms=None,
+            attempts=0,
+            error_code=None,
+            route_reason="hedge: another place began first",
         )
 
 

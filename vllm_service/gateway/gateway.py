@@ -18,22 +18,27 @@ from vllm_service.gateway.cached_answers import cache_key
 from vllm_service.gateway.call import Call
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.error_answers import error_body, error_headers
+from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.identifiers import RequestIds
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import ASSUMED_COMPLETION_TOKENS, estimated_prompt_tokens, read
 from vllm_service.gateway.served_models import Configured
+from vllm_service.gateway.token_counting import TokenCounting
 from vllm_service.providers.protocol import Upstream
+from vllm_service.routing.deadlines import HEADER, Deadline
+from vllm_service.routing.deadlines import deadline as deadline_of
 from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
 
 _log = logging.getLogger(__name__)
-_NO_WISHES = (None, None, None, None)
+DEADLINE = HEADER.encode()
 
 
 class Gateway:
     """Everything that a request passes. `configured` may be replaced at any time; requests under way keep theirs.
 
     keys: None lets everybody in as `anonymous`. recorders: called with each row; the ledger's `record` is one of them.
+    record_loss: called with the rows of hedges that lost, which are no requests of their own: the ledger's.
     """
 
     def __init__(
@@ -47,6 +52,8 @@ class Gateway:
         anonymous: ApiKey | None = None,
         addresses: ClientAddresses | None = None,
         responses: ResponseCache | None = None,
+        failing_over: FailingOver | None = None,
+        record_loss: Callable[[RequestRecord], None] | None = None,
     ) -> None:
         self.configured = configured
         self._upstream = upstream
@@ -56,12 +63,16 @@ class Gateway:
         self._anonymous = anonymous
         self._addresses = addresses or ClientAddresses()
         self._responses = responses
+        self._failing_over = failing_over or FailingOver.of()
+        self._record_loss = record_loss or self._recorders[0]
         self._ids = RequestIds()
+        self._counting = TokenCounting()
 
     async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
         """Answers the request, whatever happens, and records it."""
         call = Call(operation, request, caller)
         call.configured = self.configured
+        call.failing_over, call.upstream = self._failing_over, self._upstream
         call.request_id = self._ids.of(call.headers.get(b"x-request-id"))
         try:
             await self._answer(call)
@@ -78,19 +89,28 @@ class Gateway:
         call.fields = fields = read(call.request.body)
         call.model = call.configured.model(fields.model)
         call.facts = call.facts_or_none = facts = _facts(call)
+        deadline = self._deadline(call)
         await self._reserve(call)
         cached_under = None if self._responses is None else await self._replay(call, self._responses)
         if call.outcome is Outcome.CACHED:
             return
         plan = call.configured.router.plan(facts, call.started)
         call.reason = plan.reason
-        answer = await first_answer(call, plan, self._upstream)
-        if answer.is_stream:
-            response = await relay_events(call, answer, keeps=cached_under is not None)
+        sent = await first_answer(call, plan, deadline)
+        call.step, call.first_byte = sent.step, sent.first_byte
+        if sent.answer.is_stream:
+            response = await relay_events(call, sent, keeps=cached_under is not None)
         else:
-            response = send_whole(call, answer)
+            response = send_whole(call, sent)
         if cached_under is not None and response is not None and self._responses is not None:
             await self._responses.put(key.organisation, cached_under, response)
+
+    def _deadline(self, call: Call) -> Deadline:
+        """Raises errors.InvalidRequest."""
+        asked = call.headers.get(DEADLINE)
+        return deadline_of(
+            None if asked is None else asked.decode("latin-1"), self._failing_over.deadlines, call.started
+        )
 
     async def _replay(self, call: Call, responses: ResponseCache) -> bytes | None:
         """Answers from the cache if it can; else returns the key under which the answer is to be kept, if any."""
@@ -123,10 +143,16 @@ class Gateway:
         tokens = facts.prompt_tokens + completion
         call.reservation = await self._quotas.reserve(call.key, address, tokens, cost, call.started_at)
 
-    async def _account(self, call: Call) -> None:
-        """Settles what was reserved and leaves the row. The caller has the answer: an error here is only logged."""
+    async def _count(self, call: Call) -> None:
+        """What the provider did not: a caller who left early got nothing, or the model's tokenizer knows."""
         if call.usage is None and call.sent is not None and call.outcome is Outcome.CANCELLED:
             call.count(Usage(call.facts.prompt_tokens, 0, estimated=True))
+        if call.said is not None and call.usage is not None and call.usage.estimated and call.model.tokenizer:
+            await self._counting.count(call, call.model.tokenizer, call.said)
+
+    async def _account(self, call: Call) -> None:
+        """Settles what was reserved and leaves the row. The caller has the answer: an error here is only logged."""
+        await self._count(call)
         try:
             if call.reservation is not None:
                 if call.outcome is Outcome.CACHED:
@@ -134,20 +160,27 @@ class Gateway:
                 elif call.usage is None:
                     await call.reservation.release()
                 else:
-                    await call.reservation.settle(call.usage.total_tokens, call.cost_picousd or 0)
+                    await call.reservation.settle(call.usage.total_tokens, self._spent_picousd(call))
         except Exception:
             _log.exception("a reservation was not settled; its lease will expire")
         row = call.record(time.monotonic())
         for record in self._recorders:
             record(row)
+        for loss in call.losses:
+            self._record_loss(call.record_of(loss, time.monotonic()))
+
+    def _spent_picousd(self, call: Call) -> int:
+        """With what a hedge lost. What answers cost is what hedges may be paid from."""
+        hedging, cost = self._failing_over.hedging, call.cost_picousd or 0
+        if hedging is not None:
+            hedging.budget.earn(cost)
+        return cost + sum(loss.cost_picousd or 0 for loss in call.losses)
 
 
 def _facts(call: Call) -> RequestFacts:
     """Raises errors.InvalidRequest for a header that is no wish."""
     fields, headers, key = call.fields, call.headers, call.key
-    target, cap, strategy, provider = _NO_WISHES
-    if not headers.keys().isdisjoint(wishes.NAMES):
-        target, cap, strategy, provider = wishes.wishes(headers)
+    wished = wishes.NONE if headers.keys().isdisjoint(wishes.NAMES) else wishes.wishes(headers)
     return RequestFacts(
         call.model.name,
         call.operation.name,
@@ -157,10 +190,11 @@ def _facts(call: Call) -> RequestFacts:
         key.id,
         key.organisation,
         fields.prefix,
-        target,
-        cap,
-        strategy or key.strategy,
-        provider,
+        wished.latency_target_seconds,
+        wished.cap_picousd,
+        wished.strategy or key.strategy,
+        wished.provider,
+        wished.tags,
     )
 
 

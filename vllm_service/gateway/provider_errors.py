@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import msgspec
@@ -18,9 +19,8 @@ from vllm_service.errors import (
     UpstreamFailed,
 )
 from vllm_service.providers.protocol import Answer, NotReached, ProviderFault, TimedOut
+from vllm_service.routing.failures import retry_after_seconds
 
-# The provider's own trouble, its view of our key, or a model that it does not have: not the caller's mistake.
-_ELSEWHERE = frozenset({401, 402, 403, 404, 405, 408, 409, 421, 425, 429})
 _CONTEXT = ("context_length", "context length", "maximum context", "max_model_len", "too long", "reduce the length")
 _LONGEST_MESSAGE = 2000
 
@@ -41,18 +41,10 @@ class _Body(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Body, strict=False)
 
 
-def may_succeed_elsewhere(status: int) -> bool:
-    """Whether the next provider should be tried; any other error is the caller's own."""
-    return status >= 500 or status in _ELSEWHERE
-
-
-def retry_after_seconds(headers: Mapping[bytes, bytes]) -> float | None:
-    """Retry-After in seconds; a date, or nonsense, is None."""
-    try:
-        seconds = float(headers.get(b"retry-after", b""))
-    except ValueError:
-        return None
-    return min(seconds, 3600.0) if seconds >= 0 else None
+def retry_after_of(headers: Mapping[bytes, bytes]) -> float | None:
+    """Retry-After in seconds, of either form; nonsense is None."""
+    sent = headers.get(b"retry-after")
+    return None if sent is None else retry_after_seconds(sent.decode("latin-1"), time.time())
 
 
 def callers_error(answer: Answer) -> ServiceError:
@@ -70,7 +62,7 @@ def callers_error(answer: Answer) -> ServiceError:
 def providers_error(answer: Answer, model: str) -> ServiceError:
     """A provider's answer that nobody else could better: what the caller is told."""
     details = {"model": model, "upstream_status": answer.status}
-    wait = retry_after_seconds(answer.headers)
+    wait = retry_after_of(answer.headers)
     if answer.status == 429:
         message = f"Every provider of {model!r} is at its rate limit."
         return RateLimited(message, details=details, retry_after_seconds=1.0 if wait is None else wait)

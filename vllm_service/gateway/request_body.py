@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from binascii import crc32
+from collections.abc import Sequence
 
 import msgspec
 
@@ -16,6 +17,10 @@ BYTES_PER_TOKEN = 4
 ASSUMED_COMPLETION_TOKENS = 1024
 TOKENS_PER_IMAGE = 800
 PREFIX_BYTES = 1024
+MOST_TOKENS = 10**9  # of one answer, whatever a caller writes; the document says so too
+
+# To JSON's schemas 5.0 is an integer, and some clients write so.
+Count = int | float | None
 
 _EMPTY = msgspec.Raw(b"")
 _INLINE_DATA = re.compile(rb';base64,[^"]*')
@@ -34,10 +39,10 @@ class RequestFields(msgspec.Struct):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    n: int | None = None
+    max_tokens: Count = None
+    max_completion_tokens: Count = None
+    max_output_tokens: Count = None
+    n: Count = None
     messages: msgspec.Raw = _EMPTY
     prompt: msgspec.Raw = _EMPTY
     input: msgspec.Raw = _EMPTY
@@ -51,13 +56,27 @@ class RequestFields(msgspec.Struct):
     def longest_answer_tokens(self) -> int | None:
         """The caller's bound on the answer, of all choices together; None without one."""
         bound = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
-        return bound * max(1, self.n or 1) if bound is not None and bound > 0 else None
+        return min(int(bound) * max(1, int(self.n or 1)), MOST_TOKENS) if bound is not None and bound > 0 else None
 
     @property
     def prefix(self) -> int:
         """A hash of how the conversation begins, the same in every process; 0 for none."""
         begin = self.messages or self.input or self.prompt
         return crc32(memoryview(begin)[:PREFIX_BYTES])
+
+    def __post_init__(self) -> None:
+        """JSON's 5.0 is a whole number; some clients write it. Raises ValueError, which becomes msgspec's."""
+        for name, bound in self.floats_for_bounds():
+            if not bound.is_integer():
+                raise ValueError(f"`{name}` is not a whole number")
+
+    def floats_for_bounds(self) -> Sequence[tuple[str, float]]:
+        """Bounds that were written as 5.0, which providers may refuse; they are passed on as 5."""
+        most, completion, output = self.max_tokens, self.max_completion_tokens, self.max_output_tokens
+        if float not in (most.__class__, completion.__class__, output.__class__):
+            return ()
+        named = (("max_tokens", most), ("max_completion_tokens", completion), ("max_output_tokens", output))
+        return [(name, bound) for name, bound in named if isinstance(bound, float)]
 
 
 _decoder = msgspec.json.Decoder(RequestFields)
@@ -92,9 +111,12 @@ def for_provider(body: bytes, fields: RequestFields, operation: Operation, model
     Of a member that is there twice the last counts, as providers read it; only that one is passed on.
     """
     needs_usage = fields.stream and operation.has_stream_options and not fields.wants_usage
-    if model == fields.model and not needs_usage:
+    bounds = fields.floats_for_bounds()
+    if model == fields.model and not needs_usage and not bounds:
         return body
     members = _members.decode(body)
+    for name, bound in bounds:
+        members[name] = msgspec.Raw(b"%d" % bound)
     members["model"] = msgspec.Raw(_encoder.encode(model))
     if needs_usage:
         options = members.get("stream_options")

@@ -11,12 +11,13 @@ from vllm_service.routing.plan import Router
 class ServedModel:
     """A public model, the price at each of its providers, and the highest of them: what a request can cost at most."""
 
-    __slots__ = ("baseline", "dearest_input", "dearest_output", "model", "name", "prices")
+    __slots__ = ("baseline", "dearest_input", "dearest_output", "model", "name", "prices", "tokenizer")
 
     def __init__(self, model: PublicModel) -> None:
         self.model = model
         self.name = model.name
         self.baseline = model.baseline_price
+        self.tokenizer = model.tokenizer
         self.prices: dict[tuple[str, str], TokenPrice | None] = {
             (offer.provider, offer.model): offer.price for offer in model.offers
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 
@@ -30,7 +31,8 @@ class Provider:
     base_url: up to and with `/v1`; for RunPod `https://api.runpod.ai/v2/ENDPOINT/openai/v1`.
     api_key: the provider's, never shown; None sends no Authorization.
     control_url: RunPod's `/v2/ENDPOINT`, where `/health` and `/run` are; None for hosted providers.
-    second_price: RunPod's, per worker. timeouts in seconds: to connect, to the first byte, between bytes.
+    second_price: RunPod's, per worker. expected: where the router's estimates of an endpoint start, by the names of
+    routing.profiles.EndpointProfile. timeouts in seconds: to connect, to the first byte, between bytes.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Provider:
     max_connections: int = 1024
     region: str | None = None
     tags: frozenset[str] = frozenset()
+    expected: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,10 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class PublicModel:
-    """A model as callers name it. `offers` are in configured order; `baseline` is what savings are counted against."""
+    """A model as callers name it. `offers` are in configured order; `baseline` is what savings are counted against.
+
+    tokenizer: counts what a provider that sends no usage did not; a tokenizer.json, or a folder that holds one.
+    """
 
     name: str
     offers: tuple[Offer, ...]
@@ -72,6 +78,7 @@ class PublicModel:
     strategy: str | None = None
     baseline_model: str | None = None
     baseline_price: TokenPrice | None = None
+    tokenizer: Path | None = None
 
 
 @dataclass(frozen=True)

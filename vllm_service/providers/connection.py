@@ -9,7 +9,7 @@ from typing import cast
 import httptools
 
 from vllm_service.providers.protocol import CutShort, ProviderFault
-from vllm_service.providers.streamed_answer import StreamOrWhole
+from vllm_service.providers.streamed_answer import FIRST_EVENT, StreamOrWhole
 
 LONGEST_HEAD_BYTES = 64 * 2**10
 _EVENT_STREAM = b"text/event-stream"
@@ -18,7 +18,8 @@ _EVENT_STREAM = b"text/event-stream"
 class Connection(asyncio.Protocol):
     """Parses what the provider says and hands it to whoever waits; `freed` is called when it is free, or has ended.
 
-    `quiet_since` is the loop's time of the last byte, or of the request: the pool ends connections that stay quiet.
+    `quiet_since` is the loop's time of the last byte, or of the request: the pool ends connections that stay quiet, and
+    answers that take until `ends_at`.
     Nothing here sets a timer: thousands of streams would set one for each chunk.
     """
 
@@ -31,7 +32,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[StreamOrWhole] | None = None
         self._head_bytes = 0
         self._has_ended = self._keeps_alive = False
-        self.quiet_since = 0.0
+        self.quiet_since = self.ends_at = 0.0
         self.is_paused = False
 
     @property
@@ -54,13 +55,14 @@ class Connection(asyncio.Protocol):
         """Whether the provider has begun to answer."""
         return self._answer is not None
 
-    async def exchange(self, request: bytes) -> StreamOrWhole:
-        """Sends a request; returns its answer when it is whole, or of a stream when its first bytes are there."""
+    async def exchange(self, request: bytes, total_seconds: float) -> StreamOrWhole:
+        """Sends a request; returns its answer when it is whole, or of a stream when its first event is there."""
         if self._transport is None or self._transport.is_closing():
             raise CutShort("the connection has been closed")
         self._has_ended = self._keeps_alive = False
         self._head_bytes = 0
-        self.quiet_since = self._loop.time()
+        self.quiet_since = now = self._loop.time()
+        self.ends_at = now + total_seconds
         self._waiter = self._loop.create_future()
         try:
             self._transport.write(request)
@@ -158,7 +160,7 @@ class Connection(asyncio.Protocol):
             answer.received(data)
             return
         answer.keep(data)
-        if answer.is_stream:
+        if answer.is_stream and self._waiter is not None and FIRST_EVENT.search(answer.body):
             self._resolve(answer)
 
     def on_message_complete(self) -> None:

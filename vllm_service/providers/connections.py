@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from vllm_service import __version__
 from vllm_service.providers.configured import Provider
 from vllm_service.providers.connection import Connection
-from vllm_service.providers.protocol import Answer, CutShort, NotReached, TimedOut
+from vllm_service.providers.protocol import ENDLESS, Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.providers.streamed_answer import StreamOrWhole
 
 # A server that closes an idle connection earlier (uvicorn, and with it vLLM, after 5 s) is noticed at once; routers on
@@ -32,13 +32,15 @@ class Connections:
         ] = {}  # by the provider's identity: hashing all its fields takes longer than a write
         self._timer: asyncio.TimerHandle | None = None
 
-    def send(self, provider: Provider, path: str, headers: bytes, body: bytes) -> Awaitable[Answer]:
+    def send(
+        self, provider: Provider, path: str, headers: bytes, body: bytes, patience: Patience = ENDLESS
+    ) -> Awaitable[Answer]:
         """See protocol.Upstream."""
-        pool = self._pools.get(id(provider))
-        if pool is None:
-            pool = self._pools[id(provider)] = _Pool(provider, self._tls_context)
-            self._look()
-        return pool.send(path, headers, body)
+        return self._pool(provider).send("POST", path, headers, body, patience)
+
+    def get(self, provider: Provider, path: str, patience: Patience = ENDLESS) -> Awaitable[Answer]:
+        """GETs `base_url + path`; as `send` otherwise."""
+        return self._pool(provider).send("GET", path, b"", b"", patience)
 
     async def close(self) -> None:
         """See protocol.Upstream."""
@@ -48,6 +50,13 @@ class Connections:
         for pool in self._pools.values():
             pool.close()
         self._pools.clear()
+
+    def _pool(self, provider: Provider) -> _Pool:
+        pool = self._pools.get(id(provider))
+        if pool is None:
+            pool = self._pools[id(provider)] = _Pool(provider, self._tls_context)
+            self._look()
+        return pool
 
     def _tls_context(self) -> ssl.SSLContext:
         """Made once, when the first provider with TLS is asked: reading the certificates takes 20 ms."""
@@ -78,58 +87,64 @@ class _Pool:
         self._port = parts.port or (443 if self._tls else 80)
         self._base_path = parts.path.rstrip("/")
         self._netloc = parts.netloc.rpartition("@")[2]
-        self._heads: dict[str, bytes] = {}
+        self._heads: dict[tuple[str, str], bytes] = {}
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._opening = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def send(self, path: str, headers: bytes, body: bytes) -> StreamOrWhole:
+    async def send(self, method: str, path: str, headers: bytes, body: bytes, patience: Patience) -> StreamOrWhole:
         """Over a kept connection, else a new one. A kept one that ends unanswered had been closed: asked once more."""
-        head = self._heads.get(path) or self._head(path)
+        head = self._heads.get((method, path)) or self._head(method, path)
         request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_open:
                 continue
             try:
-                return await connection.exchange(request)
+                return await connection.exchange(request, patience.total_seconds)
             except CutShort:
                 if connection.has_answered:
                     raise
                 break
-        connection = await self._connect()
-        return await connection.exchange(request)
+        connection = await self._connect(patience.connect_seconds)
+        return await connection.exchange(request, patience.total_seconds)
 
     def end_quiet(self, now: float) -> bool:
         """Ends what the provider keeps waiting for longer than its configuration allows, and what idles.
 
         Whether there is any connection left.
         """
-        provider = self._provider
         for connection in list(self._all):
-            quiet = now - connection.quiet_since
-            if not connection.is_busy:
-                if quiet > KEEP_ALIVE_SECONDS:
-                    connection.fail(CutShort("idle"))
-            elif connection.is_paused:
-                continue
-            elif connection.is_answering:
-                if quiet > provider.idle_timeout_seconds:
-                    connection.fail(TimedOut(f"silent for {provider.idle_timeout_seconds:g} s within the answer"))
-            elif quiet > provider.first_byte_timeout_seconds:
-                connection.fail(TimedOut(f"no answer within {provider.first_byte_timeout_seconds:g} s"))
+            fault = self._fault(connection, now)
+            if fault is not None:
+                connection.fail(fault)
         return bool(self._all or self._opening or self._waiting)
+
+    def _fault(self, connection: Connection, now: float) -> ProviderFault | None:
+        provider, quiet = self._provider, now - connection.quiet_since
+        if not connection.is_busy:
+            return CutShort("idle") if quiet > KEEP_ALIVE_SECONDS else None
+        if now > connection.ends_at:
+            return TimedOut("the time that the request may take is over")
+        if connection.is_paused:
+            return None
+        if connection.is_answering:
+            longest, what = provider.idle_timeout_seconds, "silent for {:g} s within the answer"
+        else:
+            longest, what = provider.first_byte_timeout_seconds, "no answer within {:g} s"
+        return TimedOut(what.format(longest)) if quiet > longest else None
 
     def close(self) -> None:
         """Ends every connection, in the middle of an answer too."""
         for connection in list(self._all):
             connection.fail(CutShort("the gateway is stopping"))
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, seconds: float) -> Connection:
         provider = self._provider
+        seconds = min(seconds, provider.connect_timeout_seconds)
         try:
-            async with asyncio.timeout(provider.connect_timeout_seconds):
+            async with asyncio.timeout(seconds):
                 while len(self._all) + self._opening >= provider.max_connections:
                     await self._wait()
                     if self._idle:
@@ -140,7 +155,7 @@ class _Pool:
                 finally:
                     self._opening -= 1
         except TimeoutError as error:
-            raise NotReached(f"no connection within {provider.connect_timeout_seconds:g} s") from error
+            raise NotReached(f"no connection within {seconds:g} s") from error
         except OSError as error:
             raise NotReached(f"no connection: {type(error).__name__}") from error
         self._all.add(connection)
@@ -173,12 +188,12 @@ class _Pool:
                 turn.set_result(None)
                 break
 
-    def _head(self, path: str) -> bytes:
+    def _head(self, method: str, path: str) -> bytes:
         """All that is the same in every request to this path. The key is the provider's, never the caller's."""
         key = f"authorization: Bearer {self._provider.api_key}\r\n" if self._provider.api_key else ""
         head = (
-            f"POST {self._base_path}{path} HTTP/1.1\r\nhost: {self._netloc}\r\n{key}content-type: application/json\r\n"
-            f"accept-encoding: identity\r\nuser-agent: vllm-service/{__version__}\r\n"
+            f"{method} {self._base_path}{path} HTTP/1.1\r\nhost: {self._netloc}\r\n{key}"
+            f"content-type: application/json\r\naccept-encoding: identity\r\nuser-agent: vllm-service/{__version__}\r\n"
         )
-        self._heads[path] = head.encode("latin-1")
-        return self._heads[path]
+        self._heads[method, path] = head.encode("latin-1")
+        return self._heads[method, path]

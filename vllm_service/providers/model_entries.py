@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.providers.configured import Offer, ProviderKind, PublicModel
@@ -14,7 +15,7 @@ from vllm_service.providers.yaml_file import Section, Value
 
 MODEL_KEYS = (
     *("offers", "aliases", "context_length", "capabilities", "description"),
-    *("latency_target_seconds", "strategy", "baseline", "baseline_price"),
+    *("latency_target_seconds", "strategy", "baseline", "baseline_price", "tokenizer"),
 )
 EMBEDDINGS = "embeddings"
 
@@ -67,6 +68,7 @@ class ModelReader:
             strategy=section.text("strategy"),
             baseline_model=baseline,
             baseline_price=self._baseline_price(section, baseline, context_length),
+            tokenizer=_tokenizer(section),
         )
 
     def _offers(self, section: Section, context_length: int | None, capabilities: frozenset[str]) -> tuple[Offer, ...]:
@@ -113,3 +115,13 @@ class ModelReader:
         if quote.reason:
             self.warnings.append(f"{section.place.path}.baseline: price unknown: {quote.reason}")
         return quote.price
+
+
+def _tokenizer(section: Section) -> Path | None:
+    """A relative path begins at the file's own folder."""
+    if (value := section.get("tokenizer")) is None:
+        return None
+    path = value.file.parent / Path(value.text()).expanduser()
+    if not path.is_file() and not (path / "tokenizer.json").is_file():
+        raise value.wrong(f"{path} is neither a tokenizer.json nor a folder that holds one")
+    return path.resolve()

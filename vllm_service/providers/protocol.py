@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vllm_service.providers.configured import Provider
 
@@ -55,14 +56,27 @@ class Answer(Protocol):
         ...
 
 
+class Patience(NamedTuple):
+    """Seconds that one sending may take, where that is less than the provider may: see routing/deadlines.py."""
+
+    connect_seconds: float = math.inf
+    first_byte_seconds: float = math.inf
+    total_seconds: float = math.inf
+
+
+ENDLESS = Patience()
+
+
 class Upstream(Protocol):
     """Sends requests to providers."""
 
-    def send(self, provider: Provider, path: str, headers: bytes, body: bytes) -> Awaitable[Answer]:
+    def send(
+        self, provider: Provider, path: str, headers: bytes, body: bytes, patience: Patience = ENDLESS
+    ) -> Awaitable[Answer]:
         """POSTs JSON to `base_url + path` with the provider's own key.
 
         headers: more header lines, each ended by CRLF. Returns when a whole answer is there, or of a stream (a 200 of
-        type text/event-stream) the first bytes. Cancelling it closes the connection.
+        type text/event-stream) the first whole event. Cancelling it closes the connection.
 
         Raises NotReached, CutShort or TimedOut; those are all the errors that there are.
         """

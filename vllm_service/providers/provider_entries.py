@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from urllib.parse import urlsplit
 
@@ -16,7 +16,13 @@ COMMON = (
     *("enabled", "api_key_env", "on_disconnect", "region", "tags", "max_connections"),
     *("connect_timeout_seconds", "first_byte_timeout_seconds", "idle_timeout_seconds"),
 )
-RUNPOD_KEYS = ("endpoint_id", "api_url", "usd_per_second", "as_of", *COMMON)
+RUNPOD_KEYS = ("endpoint_id", "api_url", "usd_per_second", "as_of", "expected", *COMMON)
+# Where the router's estimates of an endpoint start, until it has measured: see docs/providers.md.
+EXPECTED_COUNTS = ("slots", "max_workers")
+EXPECTED_SECONDS = (
+    *("prefill_tokens_per_second", "decode_seconds", "decode_seconds_per_batch"),
+    *("cold_start_seconds", "idle_timeout_seconds", "overhead_seconds"),
+)
 HOSTED_KEYS = ("preset", "base_url", "price_source", "prices", *COMMON)
 
 
@@ -86,7 +92,17 @@ def _runpod(name: str, section: Section, environment: Mapping[str, str]) -> Prov
         control_url=control_url,
         second_price=price,
     )
-    return ProviderEntry(provider)
+    return ProviderEntry(replace(provider, expected=_expected(section)))
+
+
+def _expected(section: Section) -> tuple[tuple[str, float], ...]:
+    value = section.get("expected")
+    if value is None:
+        return ()
+    given = value.section((*EXPECTED_COUNTS, *EXPECTED_SECONDS))
+    counts = [(name, float(count.count())) for name in EXPECTED_COUNTS if (count := given.get(name)) is not None]
+    numbers = [(name, given.positive(name, 1.0)) for name in EXPECTED_SECONDS if given.get(name) is not None]
+    return (*counts, *numbers)
 
 
 def _hosted(name: str, section: Section, environment: Mapping[str, str]) -> ProviderEntry:

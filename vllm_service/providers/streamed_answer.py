@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Protocol
 
 from vllm_service.providers.protocol import CutShort, ProviderFault
 
 LONGEST_ANSWER_BYTES = 128 * 2**20
+# Comments, which keep connections alive, are no events; an answer that only began one has not begun.
+FIRST_EVENT = re.compile(rb"(?:^|\n)(?:data|event):.*?(?:\n\n|\r\n\r\n)", re.DOTALL)
 
 
 class Carrier(Protocol):

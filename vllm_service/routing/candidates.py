@@ -18,12 +18,14 @@ class Candidate:
     """
 
     __slots__ = (
-        "cached_picousd", "cached_share", "endpoint", "failures", "first_token_seconds", "in_flight", "input_picousd",
-        "is_priced", "late_until", "offer", "output_picousd", "position", "provider", "token_seconds", "weight",
+        "cached_picousd", "cached_share", "endpoint", "first_token_seconds", "has_plain_price",
+        "in_flight", "input_picousd", "is_priced", "late_until", "name", "offer", "output_picousd", "position",
+        "provider", "token_seconds", "weight",
     )  # fmt: skip
 
     def __init__(self, provider: Provider, offer: Offer, endpoint: Endpoint | None, position: int) -> None:
         self.provider, self.offer, self.endpoint, self.position = provider, offer, endpoint, position
+        self.name = provider.name
         price = offer.price
         by_second = provider.kind is ProviderKind.RUNPOD and provider.second_price is not None
         self.is_priced = by_second if endpoint is not None else price is not None
@@ -31,9 +33,9 @@ class Candidate:
         self.output_picousd = price.output_picousd if price else 0
         cached = price.cached_input_picousd if price else None
         self.cached_picousd = self.input_picousd if cached is None else cached
+        self.has_plain_price = endpoint is None and price is not None and self.cached_picousd == self.input_picousd
         self.weight = offer.weight
         self.in_flight = 0
-        self.failures = 0
         self.late_until = 0.0
         self.cached_share = Mean(0.0)
         self.first_token_seconds = Mean(_GUESSED_FIRST_TOKEN_SECONDS)

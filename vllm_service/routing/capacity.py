@@ -13,7 +13,7 @@ from vllm_service.routing.shadow import Speeds
 
 STATES_LATE_SECONDS = 3.0  # how old `/health` is; a start is over this much before it is seen
 _UTILISATION_SECONDS = 10.0
-_LONGER = 2.0  # an answer may well be this many times as long as expected
+LONGER = 2.0  # an answer may well be this many times as long as expected
 _ANSWER_TOKENS = 200.0
 _PATIENCE = 4.0  # cold starts after which a wake counts as failed
 
@@ -136,12 +136,20 @@ class Endpoint:
         batch = (self.in_flight + 1.0) / self.serving
         token = self.token_seconds.at(batch) / (1.0 - self.profile.prefill_share * min(1.0, self._reading_share(now)))
         late_per_token = token - target.seconds_per_output_token * self.margin
-        return wait + _LONGER * completion_tokens * late_per_token <= allowed
+        return wait + LONGER * completion_tokens * late_per_token <= allowed
 
     def speeds(self) -> Speeds:
         """As measured."""
         read, token, profile = self.read_seconds, self.token_seconds, self.profile
-        return Speeds(read.intercept, token.intercept, token.slope, profile.prefill_share, profile.slots)
+        return Speeds(
+            read.intercept,
+            read.slope,
+            token.intercept,
+            token.slope,
+            profile.prefill_share,
+            profile.slots,
+            self.margin,
+        )
 
     def accepts(self, target: LatencyTarget, prompt_tokens: int, completion_tokens: float, now: float) -> bool:
         """Whether the router should send such a request here: a worker serves, and would be in time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Mean:
-    """A mean in which the last `memory` observations weigh most; it starts at a guess that weighs as `trust` of them."""
+    """A mean in which the last `memory` observations weigh most; it starts at a guess that weighs as `trust` ones."""
 
     __slots__ = ("_memory", "_weight", "value")
 
@@ -34,7 +34,9 @@ class Line:
 
     __slots__ = ("_keep", "_n", "_x", "_xx", "_xy", "_y", "intercept", "slope")
 
-    def __init__(self, intercept: float, slope: float, scale: float, trust: float = 20.0, memory: float = 500.0) -> None:
+    def __init__(
+        self, intercept: float, slope: float, scale: float, trust: float = 20.0, memory: float = 500.0
+    ) -> None:
         self._keep = 1.0 - 1.0 / memory
         self.intercept, self.slope = intercept, slope
         # Two points of the guessed line, at x = 0 and x = scale, each with half the trust.

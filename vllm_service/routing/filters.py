@@ -6,7 +6,7 @@ capability of the model, any other tag must be one of the provider's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.errors import ContextTooLong, InvalidRequest, ModelUnavailable
@@ -43,17 +43,28 @@ def allowed(candidates: Sequence[Candidate], facts: RequestFacts, expected_compl
     return left
 
 
-def _rules(facts: RequestFacts, expected_completion: float):  # type: ignore[no-untyped-def]
+Rule = tuple[str, Callable[[Candidate], bool]]
+
+
+def _rules(facts: RequestFacts, expected_completion: float) -> Iterator[Rule]:
     if facts.provider is not None:
         yield f"provider = {facts.provider}", lambda place: place.provider.name == facts.provider
     for tag in sorted(facts.tags):
         if tag.startswith(_REGION):
-            yield tag, lambda place, region=tag[len(_REGION) :]: place.provider.region == region
+            yield tag, _in_region(tag[len(_REGION) :])
         elif not tag.startswith(_NEEDS):
-            yield f"tag {tag}", lambda place, tag=tag: tag in place.provider.tags
+            yield f"tag {tag}", _has_tag(tag)
     cap = facts.cap_picousd
     if cap is not None:
         yield f"cap of {cap / 1e12:.6f} USD", lambda place: _within(place, facts, expected_completion, cap)
+
+
+def _in_region(region: str) -> Callable[[Candidate], bool]:
+    return lambda place: place.provider.region == region
+
+
+def _has_tag(tag: str) -> Callable[[Candidate], bool]:
+    return lambda place: tag in place.provider.tags
 
 
 def _within(candidate: Candidate, facts: RequestFacts, expected_completion: float, cap_picousd: int) -> bool:

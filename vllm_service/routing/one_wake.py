@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from vllm_service.errors import ServiceError
-from vllm_service.storage.coordination import Wakes
+from vllm_service.routing.coordination import Wakes
 
 
 class Waked(StrEnum):

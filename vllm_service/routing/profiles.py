@@ -40,7 +40,7 @@ class EndpointProfile:
 
 @dataclass(frozen=True, slots=True)
 class LatencyTarget:
-    """First token within `ttft_seconds` + prompt / `prompt_tokens_per_second`; then so many seconds per output token."""
+    """First token within `ttft_seconds` + prompt / `prompt_tokens_per_second`; then so long per output token."""
 
     ttft_seconds: float = 2.0
     prompt_tokens_per_second: float = 5000.0
@@ -55,17 +55,14 @@ class LatencyTarget:
 class RouterSettings:
     """What providers.yaml and models.yaml do not hold. profiles: of per-second endpoints, by the provider's name.
 
-    own_share: BALANCED's. max_steps: places in a plan. red_share: own workers may have lost at most this share of what
-    hosted providers alone would have cost before waking stops. cost_margin: own answers are predicted to be within
-    this share of the target, at the start; what is measured moves it.
+    own_share: BALANCED's. max_steps: places in a plan. cost_margin: own answers are predicted to be within this share
+    of the target, at the start; what is measured moves it, so that about `miss_budget` of own answers are late.
     """
 
     profiles: Mapping[str, EndpointProfile] = field(default_factory=lambda: MappingProxyType({}))
     target: LatencyTarget = LatencyTarget()
     default_strategy: str = "COST"
     own_share: float = 0.8
-    max_steps: int = 4
-    red_share: float = 0.01
+    max_steps: int = 3
     cost_margin: float = 0.93
     miss_budget: float = 0.004
-    region: str | None = None

@@ -11,52 +11,21 @@ from dataclasses import replace
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import ConfigurationError, InvalidRequest, ModelNotFound, ModelUnavailable
-from vllm_service.providers.configured import Catalog, ProviderKind, PublicModel
+from vllm_service.errors import ModelNotFound, ModelUnavailable
+from vllm_service.providers.configured import Catalog
 from vllm_service.routing import filters
 from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
-from vllm_service.routing.cost import hosted_picousd, marginal_picousd
-from vllm_service.routing.estimates import AnswerLengths
+from vllm_service.routing.cost import marginal_picousd
 from vllm_service.routing.plan import Plan, Step, WorkerTarget
-from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
-from vllm_service.routing.shadow import Offered
-from vllm_service.routing.strategies import STRATEGIES, Choice, Strategy, Turns
+from vllm_service.routing.profiles import RouterSettings
+from vllm_service.routing.routes import Route, find_strategy, make_candidates, make_endpoints
+from vllm_service.routing.shadow import Demand
+from vllm_service.routing.strategies import Choice
 from vllm_service.routing.use_cases import PREFIX, UseCases
 from vllm_service.routing.waking import WakeController
 
 MayTry = Callable[[str, str, float], bool]
-
-
-class Route:
-    """A public model, compiled: its candidates, strategy and target."""
-
-    __slots__ = ("_hosted", "by_provider", "candidates", "lengths", "model", "own", "strategy", "target", "turns")
-
-    def __init__(self, model: PublicModel, candidates: list[Candidate], settings: RouterSettings) -> None:
-        self.model, self.candidates = model, candidates
-        self.by_provider = {(place.provider.name, place.offer.model): place for place in candidates}
-        self.own = [place for place in candidates if place.endpoint is not None]
-        self.strategy = find_strategy(model.strategy or settings.default_strategy)
-        self.target = settings.target
-        if model.latency_target_seconds is not None:
-            self.target = replace(settings.target, ttft_seconds=model.latency_target_seconds)
-        self.lengths = AnswerLengths()
-        self.turns = Turns()
-        self._hosted = [place for place in candidates if place.endpoint is None and place.is_priced]
-
-    def hosted_picousd(self, prompt_tokens: int, completion_tokens: int) -> int | None:
-        """What the cheapest hosted place of a known price would take; None if there is none."""
-        prices = [hosted_picousd(place, prompt_tokens, completion_tokens) for place in self._hosted]
-        return min(prices) if prices else None
-
-
-def find_strategy(name: str) -> Strategy:
-    """Raises InvalidRequest for a name that is none of STRATEGIES; case does not matter."""
-    strategy = STRATEGIES.get(name) or STRATEGIES.get(name.upper())
-    if strategy is None:
-        raise InvalidRequest(f"There is no strategy {name!r}. Strategies: {', '.join(STRATEGIES)}.", param="strategy")
-    return strategy
 
 
 class CostRouter:
@@ -73,7 +42,7 @@ class CostRouter:
         self._settings = settings = settings or RouterSettings()
         self._use_cases = use_cases or UseCases()
         self._may_try = may_try
-        self.endpoints = _endpoints(catalog, settings)
+        self.endpoints = make_endpoints(catalog, settings)
         self.controllers = {
             name: WakeController(endpoint.profile.max_workers, endpoint.usd_per_second)
             for name, endpoint in self.endpoints.items()
@@ -82,7 +51,8 @@ class CostRouter:
         self._routes: dict[str, Route] = {}
         for name, model in catalog.models.items():
             if id(model) not in routes:
-                routes[id(model)] = Route(model, _candidates(catalog, model, self.endpoints), settings)
+                routes[id(model)] = Route(model, make_candidates(catalog, model, self.endpoints), settings)
+                routes[id(model)].wakes(self.controllers)
             self._routes[name] = routes[id(model)]
         self._open: dict[tuple[int, str], tuple[float, float, bool]] = {}
 
@@ -95,21 +65,31 @@ class CostRouter:
         target = route.target
         if facts.latency_target_seconds is not None:
             target = replace(target, ttft_seconds=facts.latency_target_seconds)
-        if route.own:
-            self._count_demand(route, facts, completion, target, now_seconds)
-        choice = Choice(facts, candidates, target, completion, now_seconds, route.turns, self._settings.own_share)
+        prompt = facts.prompt_tokens
+        answer = int(completion)
+        costs = [
+            prompt * place.input_picousd + answer * place.output_picousd
+            if place.has_plain_price
+            else marginal_picousd(place, prompt, completion)
+            for place in route.candidates
+        ]
+        hosted = [cost for position in route.hosted_positions if (cost := costs[position]) is not None]
+        if route.controllers and hosted:
+            demand = Demand(now_seconds, min(hosted), prompt, completion, target)
+            for controller in route.controllers:
+                controller.demand(demand)
+        choice = Choice(
+            facts, candidates, target, completion, costs, now_seconds, route.turns, self._settings.own_share
+        )
         ordered, reason = strategy(choice)
         if not ordered:
             raise ModelUnavailable(
                 f"No provider of {facts.model} has a known price, which the strategy needs.",
                 details={"model": facts.model, "fallback_available": True},
             )
-        prompt = facts.prompt_tokens
-        steps = tuple(
-            Step(place.provider.name, place.offer.model, marginal_picousd(place, prompt, completion))
-            for place in ordered[: self._settings.max_steps]
-        )
-        return Plan(steps, reason)
+        most = self._settings.max_steps
+        steps = [Step(place.name, place.offer.model, costs[place.position]) for place in ordered[:most]]
+        return Plan(tuple(steps), reason)
 
     def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
         """See plan.Router."""
@@ -147,7 +127,6 @@ class CostRouter:
         route = self._route(facts)
         place = self._place(step, facts)
         place.in_flight -= 1
-        place.failures = 0
         began, first_token_at, _ = attempt
         if place.endpoint is not None:
             if not first_token_at:
@@ -227,24 +206,13 @@ class CostRouter:
             )
         return left
 
-    def _count_demand(
-        self, route: Route, facts: RequestFacts, completion: float, target: LatencyTarget, now: float
-    ) -> None:
-        prompt = facts.prompt_tokens
-        hosted = route.hosted_picousd(prompt, int(completion))
-        if hosted is None:
-            return
-        usd = hosted / PICOUSD_PER_USD
-        for place in route.own:
-            endpoint = place.endpoint
-            assert endpoint is not None
-            allowed = target.first_token_seconds(prompt) * endpoint.margin
-            reading = prompt * endpoint.read_seconds.slope
-            pace = target.seconds_per_output_token * endpoint.margin
-            self.controllers[endpoint.name].demand(Offered(now, usd, reading, completion, allowed, pace))
-
     def _own_finished(
-        self, route: Route, endpoint: Endpoint, facts: RequestFacts, usage: Usage | None, times: tuple[float, float, float]
+        self,
+        route: Route,
+        endpoint: Endpoint,
+        facts: RequestFacts,
+        usage: Usage | None,
+        times: tuple[float, float, float],
     ) -> None:
         began, first_token_at, ended = times
         if usage is not None and first_token_at:
@@ -256,28 +224,3 @@ class CostRouter:
             in_time = in_time and ended - began <= allowed + route.target.seconds_per_output_token * tokens
             endpoint.judged(in_time)
         endpoint.left()
-
-
-def _endpoints(catalog: Catalog, settings: RouterSettings) -> dict[str, Endpoint]:
-    endpoints = {}
-    for name, provider in catalog.providers.items():
-        if provider.kind is ProviderKind.RUNPOD and provider.second_price is not None:
-            profile = settings.profiles.get(name, EndpointProfile())
-            usd = provider.second_price.picousd_per_microsecond * 1e6 / PICOUSD_PER_USD
-            endpoints[name] = Endpoint(name, profile, usd, settings.cost_margin, settings.miss_budget)
-    return endpoints
-
-
-def _candidates(catalog: Catalog, model: PublicModel, endpoints: Mapping[str, Endpoint]) -> list[Candidate]:
-    for offer in model.offers:
-        if offer.provider not in catalog.providers:
-            raise ConfigurationError(f"The model {model.name} names the provider {offer.provider}, which is not there.")
-    return [
-        Candidate(catalog.providers[offer.provider], offer, endpoints.get(offer.provider), position)
-        for position, offer in enumerate(model.offers)
-    ]
-
-
-def target_of(settings: RouterSettings) -> LatencyTarget:
-    """What is promised where neither model nor request says otherwise."""
-    return settings.target

@@ -6,12 +6,25 @@ This is where bursts, long prompts and tight targets count: no formula for the s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from vllm_service.domain.money import PICOUSD_PER_USD
+from vllm_service.routing.profiles import LatencyTarget
 
 _MEMORY_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Offered:
+class Demand(NamedTuple):
+    """One request as the hot path notes it down; what follows from it is worked out later, off the hot path."""
+
+    at_seconds: float
+    hosted_picousd: int
+    prompt_tokens: int
+    completion_tokens: float
+    target: LatencyTarget
+
+
+class Offered(NamedTuple):
     """One request. reading_seconds: of its prompt by one worker. allowed_seconds: to its first token, by the margin.
 
     pace_seconds: promised per output token. usd: what the cheapest hosted place would take for it.
@@ -27,13 +40,27 @@ class Offered:
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Of one worker, as measured: see profiles.EndpointProfile."""
+    """Of one worker, as measured: see profiles.EndpointProfile; margin: capacity.Endpoint's."""
 
     overhead_seconds: float
+    seconds_per_prompt_token: float
     decode_seconds: float
     decode_seconds_per_batch: float
     prefill_share: float
     slots: int
+    margin: float = 1.0
+
+    def offered(self, demand: Demand) -> Offered:
+        """What such a request means for a worker of these speeds."""
+        at_seconds, picousd, prompt_tokens, completion_tokens, target = demand
+        return Offered(
+            at_seconds,
+            picousd / PICOUSD_PER_USD,
+            prompt_tokens * self.seconds_per_prompt_token,
+            completion_tokens,
+            target.first_token_seconds(prompt_tokens) * self.margin,
+            target.seconds_per_output_token * self.margin,
+        )
 
 
 class ShadowWorkers:

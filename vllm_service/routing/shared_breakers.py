@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.routing.breakers import Breakers
 from vllm_service.routing.circuit_breaker import Admission
+from vllm_service.routing.coordination import BreakerStore
 from vllm_service.routing.plan import Step
-from vllm_service.storage.coordination import BreakerStore
 
 Errand = Callable[[], Awaitable[None]]
 

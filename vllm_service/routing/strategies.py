@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.routing.candidates import Candidate
-from vllm_service.routing.cost import hosted_picousd, marginal_picousd
 from vllm_service.routing.profiles import LatencyTarget
 
 Ordered = tuple[list[Candidate], str]
@@ -30,12 +29,16 @@ class Turns:
 
 @dataclass(slots=True)
 class Choice:
-    """One request, and the places that rules have left. completion_tokens: expected."""
+    """One request, and the places that rules have left. completion_tokens: expected.
+
+    costs: marginal pico-dollars by a candidate's position; None where the price is unknown.
+    """
 
     facts: RequestFacts
     candidates: list[Candidate]
     target: LatencyTarget
     completion_tokens: float
+    costs: list[int | None]
     now_seconds: float
     turns: Turns
     own_share: float
@@ -46,17 +49,17 @@ Strategy = Callable[[Choice], Ordered]
 
 def by_cost(choice: Choice) -> Ordered:
     """An own worker that is warm and predicted to be in time, else the cheapest hosted place; unknown prices last."""
-    prompt, completion, now = choice.facts.prompt_tokens, int(choice.completion_tokens), choice.now_seconds
+    prompt, now, costs = choice.facts.prompt_tokens, choice.now_seconds, choice.costs
     ready: list[Candidate] = []
     busy: list[Candidate] = []
     hosted: list[tuple[int, int, Candidate]] = []
     for candidate in choice.candidates:
-        if not candidate.is_priced:
+        cost = costs[candidate.position]
+        if cost is None:
             continue
         if candidate.endpoint is None:
             late = candidate.late_until > now
-            price = hosted_picousd(candidate, prompt, completion) + (_LAST if late else 0)
-            hosted.append((price, candidate.position, candidate))
+            hosted.append((cost + _LAST if late else cost, candidate.position, candidate))
         elif candidate.endpoint.accepts(choice.target, prompt, choice.completion_tokens, now):
             ready.append(candidate)
         else:
@@ -64,8 +67,7 @@ def by_cost(choice: Choice) -> Ordered:
     hosted.sort()
     cheapest = [entry[2] for entry in hosted]
     if len(ready) > 1:
-        ready.sort(key=lambda place: marginal_picousd(place, prompt, completion) or 0)
-    busy.sort(key=_serving)
+        ready.sort(key=lambda place: costs[place.position] or 0)
     if ready:
         return ready + cheapest + busy, f"a warm own worker has room ({ready[0].provider.name})"
     if cheapest:
@@ -123,7 +125,7 @@ def weighted(choice: Choice) -> Ordered:
     dice = choice.turns.dice
     order = sorted(
         choice.candidates,
-        key=lambda place: (dice.random() ** (1.0 / place.weight) if place.weight > 0 else -place.position),
+        key=lambda place: dice.random() ** (1.0 / place.weight) if place.weight > 0 else -place.position,
         reverse=True,
     )
     return order, "drawn by weight"

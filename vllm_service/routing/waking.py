@@ -6,8 +6,8 @@ have saved and `c dt` what it would have cost since the last look:
     up   = max(0, up + h - c dt)      while it is off: on at  up   >= wake  x B
     down = max(0, down + c dt - h)    while it is on:  off at down >= leave x B     B = c (cold start + idle time-out)
 
-The h of worker k is measured on paper: what k always-warm workers would have taken of the real arrivals, less what k - 1
-would have (shadow.py). Each rule is played against the real traffic on paper, for each worker k; the
+The h of worker k is measured on paper: what k always-warm workers would have taken of the real arrivals, less what
+k - 1 would have (shadow.py). Each rule is played against the real traffic on paper, for each worker k; the
 endpoint follows, per worker, the rule whose paper bill is the smallest. Rules are not played once: which thresholds pay
 depends on whether bursts end before a cold start does, and the traffic says so within a few episodes.
 """
@@ -20,7 +20,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_service.routing.shadow import Offered, ShadowWorkers, Speeds
+from vllm_service.routing.shadow import Demand, ShadowWorkers, Speeds
 
 Floats = NDArray[np.float64]
 
@@ -96,18 +96,14 @@ class WakeController:
         self._shadows = [ShadowWorkers(count) for count in range(1, workers + 1)]
         self._rule = np.full(workers, FIRST_RULE)
         self._numbers = np.arange(workers)
-        self._offered: deque[Offered] = deque(maxlen=_MOST_WAITING)
+        self._waiting: deque[Demand] = deque(maxlen=_MOST_WAITING)
+        self.demand = self._waiting.append  # called for each request that could be served here
         self._looked_at: float | None = None
         self._on = np.zeros(workers, bool)
         self._unreleased: Floats = np.zeros(workers)
         self._offered_usd = self._saved_usd = 0.0
         self._red_before_usd = 0.0
         self.load = 0.0
-
-    def demand(self, request: Offered) -> None:
-        """A request came that could be served here."""
-        self._offered.append(request)
-        self._offered_usd += request.usd
 
     def decide(self, now: float, cold_seconds: float, idle_seconds: float, speeds: Speeds, spent_usd: float) -> int:
         """How many workers there should be."""
@@ -147,7 +143,10 @@ class WakeController:
 
     def _offer_to_shadows(self, seconds: float, speeds: Speeds) -> Floats:
         """What the first, the second, ... worker would have saved since the last look."""
-        offered, reading = self._offered, 0.0
+        offered = [speeds.offered(demand) for demand in self._waiting]
+        self._waiting.clear()
+        self._offered_usd += sum(request.usd for request in offered)
+        reading = 0.0
         shadows = self._shadows[: int(3.0 * self.load) + 3]
         for shadow in shadows:
             shadow.usd = 0.0
@@ -155,7 +154,6 @@ class WakeController:
             reading += request.reading_seconds
             for shadow in shadows:
                 shadow.offer(request, speeds)
-        offered.clear()
         keep = math.exp(-seconds / _LOAD_SECONDS)
         self.load = max(self.load * keep + reading * (1.0 - keep) / seconds, self.load * keep)
         # Two shadows take different requests of a burst; what the one has more than the other is noise until averaged.

@@ -79,9 +79,7 @@ def as_text(found: Sequence[Found]) -> str:
 
 def ranked(found: Sequence[Found]) -> list[Found]:
     """Those that keep 99 % within target first, then by dollars."""
-    return sorted(
-        found, key=lambda choice: (choice.result.within_target_pct < _LEAST_WITHIN_PCT, choice.result.usd)
-    )
+    return sorted(found, key=lambda choice: (choice.result.within_target_pct < _LEAST_WITHIN_PCT, choice.result.usd))
 
 
 def _label(scenario: Scenario, policy: str) -> str:

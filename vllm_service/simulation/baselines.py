@@ -76,9 +76,7 @@ class NominalFallback(Baseline):
         prompt = float(replay.trace.prompt_tokens.mean())
         completion = float(replay.trace.completion_tokens.mean())
         own = replay.scenario.own
-        seconds = (
-            prompt / own.profile.prefill_tokens_per_second + completion / own.profile.decode_tokens_per_second
-        )
+        seconds = prompt / own.profile.prefill_tokens_per_second + completion / own.profile.decode_tokens_per_second
         hosted = [place.usd(prompt, completion) for place in replay.scenario.hosted]
         self._own_first = seconds * own.usd_per_second < min(hosted)
         endpoint = super().begin(replay)

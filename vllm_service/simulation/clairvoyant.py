@@ -63,7 +63,7 @@ def clairvoyant(trace: Trace, scenario: Scenario, draws: Draws) -> Bound:
         if trace.arrival_seconds[-1] / slot_seconds > _MOST_SLOTS:
             continue
         for work, deadline in ((demand.reading, demand.first_deadline), (demand.mixed, demand.last_deadline)):
-            bound = _bound(demand, work, deadline, slot_seconds, scenario, draws)
+            bound = _bound(demand, work, deadline, slot_seconds=slot_seconds, scenario=scenario, draws=draws)
             best = max(best, bound, key=lambda bound: bound.usd)
     for share in (0.0, 0.5, 1.0):
         best = max(best, _dual_bound(everything, scenario, draws, share), key=lambda bound: bound.usd)
@@ -88,9 +88,7 @@ def _demand(trace: Trace, scenario: Scenario, hosted_usd: Floats) -> _Demand:
     answering = (trace.completion_tokens - 1.0) / profile.decode_tokens_per_second
     first = target.ttft_seconds + trace.prompt_tokens / target.prompt_tokens_per_second
     last = first + target.seconds_per_output_token * trace.completion_tokens
-    return _Demand(
-        trace.arrival_seconds, hosted_usd, reading, profile.prefill_share * reading + answering, first, last
-    )
+    return _Demand(trace.arrival_seconds, hosted_usd, reading, profile.prefill_share * reading + answering, first, last)
 
 
 def _without_the_free(demand: _Demand) -> _Demand:
@@ -101,7 +99,7 @@ def _without_the_free(demand: _Demand) -> _Demand:
 
 
 def _bound(
-    demand: _Demand, work: Floats, deadline: Floats, slot_seconds: float, scenario: Scenario, draws: Draws
+    demand: _Demand, work: Floats, deadline: Floats, *, slot_seconds: float, scenario: Scenario, draws: Draws
 ) -> Bound:
     workers = scenario.own.profile.max_workers
     slots, gains = _gains(demand, work, deadline, slot_seconds, workers)

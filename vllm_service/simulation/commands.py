@@ -1,4 +1,4 @@
-"""`simulate`, `advise` and `explain`: arguments in, text or JSON on stdout, progress and errors on stderr."""
+"""`simulate` and `advise`: arguments in, text or JSON on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vllm_service.errors import ConfigurationError, ServiceError
-from vllm_service.simulation import advice, explanation
+from vllm_service.simulation import advice
 from vllm_service.simulation.compare import NAMES, compare
 from vllm_service.simulation.plot import draw
 from vllm_service.simulation.report import as_json, print_table
@@ -40,18 +40,6 @@ def advise(arguments: Sequence[str]) -> int:
     parser.add_argument("--most", type=int, default=20_000, help="requests of the trace to use, from its middle")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return _guarded(lambda: _advise(parser.parse_args(arguments)))
-
-
-def explain(arguments: Sequence[str]) -> int:
-    """Prints the plan for a described request."""
-    parser = _parser("explain", "Where a request would go, what each place would cost, and why.")
-    parser.add_argument("--scenario", type=Path, required=True, help="scenarios/NAME.yaml, or your own")
-    parser.add_argument("--prompt-tokens", type=int, default=1000)
-    parser.add_argument("--max-tokens", type=int)
-    parser.add_argument("--warm", type=int, default=0, help="own workers that are warm (0)")
-    parser.add_argument("--strategy", help="COST unless given")
-    parser.add_argument("--cap-usd", type=float, help="the most that the request may cost")
-    return _guarded(lambda: explanation.explain(parser.parse_args(arguments)))
 
 
 def _simulate(options: argparse.Namespace) -> int:

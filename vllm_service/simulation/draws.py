@@ -11,7 +11,7 @@ _COLD_STARTS = 4096
 
 
 class Draws:
-    """rejected[request, provider]: a 429 on the first attempt there. The k-th start of a run takes `cold_seconds(k)`."""
+    """rejected[request, provider]: a 429 on the first attempt there. Start k of a run takes `cold_seconds(k)`."""
 
     def __init__(self, scenario: Scenario, requests: int, seed: int) -> None:
         random = np.random.default_rng(seed)

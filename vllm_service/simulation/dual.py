@@ -65,8 +65,8 @@ class Dual:
         chosen = own < self._hosted
         chosen[late] = False
         earned, on = self._earn((price - self._second) * self._slot_seconds)
-        slope = np.bincount(at[chosen], weights=self._work[chosen], minlength=self.slots)
-        slope -= self._workers * self._slot_seconds * on
+        slope: Floats = np.bincount(at[chosen], weights=self._work[chosen], minlength=self.slots).astype(np.float64)
+        slope = slope - self._workers * self._slot_seconds * on
         return float(cost.sum() - spared[late].sum()) - self._workers * earned, slope
 
     def _cheapest(self, price: Floats) -> tuple[Floats, NDArray[np.int64]]:

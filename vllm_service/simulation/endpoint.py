@@ -79,8 +79,11 @@ class Endpoint:
         return happened
 
     def close(self, now: float) -> None:
-        """No more requests: what is idle leaves by its time-out."""
-        self.set_target(0, now)
+        """No more requests: what is idle leaves by its time-out. What the platform is starting, it starts."""
+        if not self._by_queue_delay:
+            self.set_target(0, now)
+        self._least = 0
+        self._schedule()
 
     def _freest(self, now: float) -> Worker | None:
         """Of those with a free slot: the one that has the least to read, of these the one with the fewest in flight."""
@@ -175,8 +178,7 @@ class Endpoint:
         timeout, soonest = self._profile.idle_timeout_seconds, NEVER
         spare = len(self.warm) + len(self.starting) > self._least
         for worker in self.warm:
-            if worker.next_event < soonest:
-                soonest = worker.next_event
+            soonest = min(soonest, worker.next_event)
             if spare and not worker.in_flight and (worker.draining or self._by_queue_delay):
                 soonest = min(soonest, worker.idle_since + timeout)
         for worker in self.starting:

@@ -16,6 +16,15 @@ from vllm_service.simulation.trace import Trace
 Floats = NDArray[np.float64]
 
 _POINTS = 600
+_COLOURS = {
+    "cost": "#1f77b4",
+    "all_hosted": "#ff7f0e",
+    "all_own": "#2ca02c",
+    "split_80_20": "#d62728",
+    "nominal_fallback": "#9467bd",
+    "latency": "#8c564b",
+    "active_spill": "#e377c2",
+}
 
 
 def draw(path: Path, trace: Trace, scenario: Scenario, results: Sequence[Result], title: str) -> None:
@@ -38,7 +47,10 @@ def draw(path: Path, trace: Trace, scenario: Scenario, results: Sequence[Result]
         if result.outcome is None:
             money.axhline(result.usd, color="black", linestyle=":", label=f"{CLAIRVOYANT} bound, whole trace")
             continue
-        strong = {"linewidth": 2.4, "zorder": 5} if result.policy == "cost" else {"linewidth": 1.1, "alpha": 0.8}
+        strong: dict[str, float | str] = (
+            {"linewidth": 2.4, "zorder": 5} if result.policy == "cost" else {"linewidth": 1.1, "alpha": 0.8}
+        )
+        strong["color"] = _COLOURS[result.policy]
         money.plot(edges / divisor, _spent(result.outcome, trace, scenario, edges), label=result.policy, **strong)
         if result.outcome.lifetimes and result.policy in ("cost", "active_spill", "all_own"):
             alive = _alive(result.outcome, edges)

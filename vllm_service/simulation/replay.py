@@ -109,7 +109,8 @@ class Replay:
 
         A provider's 429 is drawn once per request; a second round is answered.
         """
-        begins, rejections = self.now, ()
+        begins = self.now
+        rejections: tuple[int, ...] = ()
         provider = order[0]
         for provider in order:
             if (request, provider) not in self._rejected:

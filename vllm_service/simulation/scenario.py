@@ -82,7 +82,7 @@ def parse_scenario(document: Mapping[str, Any]) -> Scenario:
     return Scenario(
         name=str(document["name"]),
         dated=str(document["dated"]),
-        own=OwnPhysics(profile=profile, **physics),  # type: ignore[arg-type]  # floats by name
+        own=OwnPhysics(profile=profile, **physics),
         hosted=hosted,
         target=LatencyTarget(**document.get("target", {})),
         rejection_rate=float(document.get("rejection_rate", 0.01)),

@@ -61,9 +61,12 @@ def load_trace(path: Path) -> Trace:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[str]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as text:
-        yield text
+    if path.suffix == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8") as text:
+            yield text
+    else:
+        with path.open(encoding="utf-8") as text:
+            yield text
 
 
 def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[float, float, float]]:

@@ -17,7 +17,10 @@ NEVER = float("inf")
 
 
 class Worker:
-    """in_flight: requests in its slots. reads_until: when its prompts will have been read. next_event: when `step` has something to do."""
+    """in_flight: requests in its slots. reads_until: when its prompts will have been read.
+
+    next_event: when `step` has something to do.
+    """
 
     __slots__ = (
         "_advanced_at", "_answers", "_itl0", "_itl1", "_prefill_ends", "_prefill_speed", "_progress", "_prompts",

@@ -1,4 +1,4 @@
-"""Circuit breakers' shared state: one probe of all replicas, and changes told to the others. In memory, or in Redis."""
+"""Circuit breakers' shared state: one probe of all replicas, and changes told to the others. In Redis."""
 
 from __future__ import annotations
 
@@ -22,24 +22,6 @@ logger = logging.getLogger(__name__)
 QUIET_SECONDS = 30.0
 AWAY = (RedisError, OSError, TimeoutError)
 Apply = Callable[[BreakerChange], None]
-
-
-class MemoryBreakers:
-    """For a gateway without replicas: the breaker itself lets one probe out at a time, and there is nobody to tell."""
-
-    async def publish(self, change: BreakerChange, token: str) -> None:
-        """Nothing to do."""
-
-    async def claim_probe(self, provider: str, model: str, token: str, seconds: float) -> ProbeAnswer:
-        """Always granted."""
-        return ProbeAnswer(granted=True)
-
-    async def release_probe(self, provider: str, model: str, token: str) -> None:
-        """Nothing to do."""
-
-    async def follow(self, apply: Apply) -> None:
-        """Hears of nothing until it is cancelled."""
-        await asyncio.Event().wait()
 
 
 class RedisBreakers:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from vllm_service.domain.operations import LedgerState
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError, StorageUnavailable
 from vllm_service.storage.database import Database, Rows, RowsRefused, Statement, Value
@@ -53,6 +54,8 @@ class LedgerWriter:
         self._sequence = 0
         self._written_rows = 0
         self._dropped_rows = 0
+        self._failed_writes = 0
+        self._is_failing = False
         self._something_waits = asyncio.Event()
         self._closing = asyncio.Event()
         self._next_heartbeat = 0.0
@@ -81,6 +84,12 @@ class LedgerWriter:
     def written_rows(self) -> int:
         """Durable."""
         return self._written_rows
+
+    def state(self) -> LedgerState:
+        """For health and metrics."""
+        waiting = self._waiting
+        oldest = time.time() - _ended_at(waiting[0]) if waiting else None
+        return LedgerState(len(waiting), self._written_rows, self._failed_writes, self._is_failing, oldest)
 
     def record(self, record: RequestRecord) -> None:
         """See protocol.Ledger."""
@@ -167,9 +176,12 @@ class LedgerWriter:
             except StorageUnavailable as error:
                 if not delay:
                     log.warning("the ledger waits, with %d rows: %s", len(self._waiting), error.message)
+                self._failed_writes += 1
+                self._is_failing = True
                 delay = min(max(2 * delay, _FIRST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS)
                 await asyncio.sleep(delay)
             else:
+                self._is_failing = False
                 if delay:
                     log.warning("the ledger writes again, with %d rows waiting", len(self._waiting))
                 return
@@ -190,3 +202,7 @@ class LedgerWriter:
         before, self._dropped_rows = self._dropped_rows, self._dropped_rows + rows
         if rows and before // 1000 != (before + rows + 999) // 1000:
             log.error("the ledger dropped rows, %d since the start: %s", self._dropped_rows, reason)
+
+
+def _ended_at(record: RequestRecord) -> float:
+    return record.started_at + (record.total_ms or 0.0) / 1000

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from vllm_service.domain.keys import REQUESTS_PER_MINUTE, ApiKey
+from vllm_service.domain.operations import QuotaState
 from vllm_service.domain.quotas import (
     ADDRESS_REQUESTS_PER_SECOND,
     ADDRESS_WINDOW,
@@ -43,6 +44,7 @@ class MemoryQuotas:
         self._key_windows: dict[str, SlidingWindow] = {}
         self._address_windows: dict[str, SlidingWindow] = {}
         self._leases: set[MemoryReservation] = set()
+        self._expired = 0
         self._first_expiry_ms: float = math.inf  # or earlier: a lease that ends in time does not move it
         self._sweep_ms = int(sweep_seconds * 1000)
         self._swept_at_ms = 0
@@ -78,6 +80,10 @@ class MemoryQuotas:
         day, month = self.periods.at(organisation, now_seconds)
         return OrganisationUse(day.requests, day.tokens, month.requests, month.tokens, month.picousd)
 
+    def state(self) -> QuotaState:
+        """For health and metrics."""
+        return QuotaState(len(self._leases), self._expired)
+
     def settle(self, reservation: MemoryReservation, tokens: int, picousd: int) -> None:
         """Books what was used, in the periods in which it was reserved."""
         self._end(reservation)
@@ -99,6 +105,7 @@ class MemoryQuotas:
     def _expire(self, now_ms: int) -> None:
         for reservation in [lease for lease in self._leases if lease.expires_at_ms <= now_ms]:
             self._end(reservation)
+            self._expired += 1
         self._first_expiry_ms = min((lease.expires_at_ms for lease in self._leases), default=math.inf)
 
     def _sweep(self, now_seconds: float) -> None:

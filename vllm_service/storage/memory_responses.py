@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vllm_service.domain.operations import CacheState
 from vllm_service.storage.protocol import CachedResponse
 
 # What an entry costs beside its body: keys, objects, their places in the table.
@@ -37,16 +38,17 @@ class MemoryResponses:
         self._clock = clock
         self._entries: OrderedDict[tuple[str, bytes], tuple[CachedResponse, int, float]] = OrderedDict()
         self.held_bytes = 0
+        self._hits = self._misses = self._evictions = 0
 
     async def get(self, organisation: str, key: bytes) -> CachedResponse | None:
         """See protocol.ResponseCache."""
         entry = self._entries.get((organisation, key))
-        if entry is None:
-            return None
-        response, _, expires_at = entry
-        if self._clock() >= expires_at:
+        if entry is None or self._clock() >= entry[2]:
+            self._misses += 1
             self._remove((organisation, key))
             return None
+        self._hits += 1
+        response = entry[0]
         self._entries.move_to_end((organisation, key))
         return response
 
@@ -61,6 +63,11 @@ class MemoryResponses:
         self.held_bytes += size
         while self.held_bytes > self._bounds.max_bytes or len(self._entries) > self._bounds.max_entries:
             self._remove(next(iter(self._entries)))
+            self._evictions += 1
+
+    def state(self) -> CacheState:
+        """For health and metrics."""
+        return CacheState(self._hits, self._misses, len(self._entries), self.held_bytes, self._evictions)
 
     def _remove(self, place: tuple[str, bytes]) -> None:
         entry = self._entries.pop(place, None)

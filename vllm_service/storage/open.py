@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_service.domain.operations import CacheState, QuotaState
 from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
 from vllm_service.storage.cached_keys import CachedKeys
 from vllm_service.storage.database import Database
 from vllm_service.storage.key_store import KeyStore
 from vllm_service.storage.ledger_reader import LedgerReader
 from vllm_service.storage.ledger_writer import LedgerPace, LedgerWriter
+from vllm_service.storage.memory_coordination import MemoryBreakers, MemoryWakes
 from vllm_service.storage.memory_quotas import LEASE_SECONDS, MemoryQuotas
 from vllm_service.storage.memory_responses import MemoryResponses, ResponseBounds
 from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
@@ -24,19 +27,40 @@ from vllm_service.storage.saved_quotas import QuotaSaver, load
 from vllm_service.storage.schema import SCHEMA
 from vllm_service.storage.sqlite_database import SqliteDatabase
 
+if TYPE_CHECKING:
+    from vllm_service.storage.breakers import RedisBreakers
+    from vllm_service.storage.redis_link import RedisLink
+    from vllm_service.storage.wakes import RedisWakes
+
 DATABASE_FILE = "service.sqlite3"
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Everything that outlives a request. `keys` is for the hot path, `key_store` for who makes and revokes them."""
+    """Everything that outlives a request. `keys` is for the hot path, `key_store` for who makes and revokes them.
+
+    What replicas share comes last; quota_state and cache_state are for health and metrics.
+    """
 
     keys: Keys
     key_store: KeyStore
-    quotas: Quotas
     ledger: LedgerWriter
     ledger_reader: LedgerReader
+    quotas: Quotas
     responses: ResponseCache
+    breakers: MemoryBreakers | RedisBreakers
+    wakes: MemoryWakes | RedisWakes
+    quota_state: Callable[[], QuotaState]
+    cache_state: Callable[[], CacheState]
+
+
+class _Shared(NamedTuple):
+    quotas: Quotas
+    responses: ResponseCache
+    breakers: MemoryBreakers | RedisBreakers
+    wakes: MemoryWakes | RedisWakes
+    quota_state: Callable[[], QuotaState]
+    cache_state: Callable[[], CacheState]
 
 
 async def open_database(database_url: str | None, data_dir: Path) -> Database:
@@ -75,25 +99,44 @@ async def open_storage(
             await load(database, time.time()), lease_seconds=lease_seconds, address_limit=address_limit
         )
         stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
-        quotas: Quotas = own_quotas
-        responses: ResponseCache = MemoryResponses(bounds)
+        shared = _embedded(own_quotas, bounds)
         if redis_url is not None:
-            from vllm_service.storage.redis_link import RedisLink  # noqa: PLC0415  # 10 MB without need of it
-
-            link = RedisLink(redis_url)
-            stack.push_async_callback(link.close)
             instead = own_quotas if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE else None
-            quotas = shared = RedisQuotas(
-                link, lease_seconds=lease_seconds, address_limit=address_limit, instead=instead
+            shared = _in_redis(
+                stack,
+                redis_url,
+                bounds,
+                lambda link: RedisQuotas(
+                    link, lease_seconds=lease_seconds, address_limit=address_limit, instead=instead
+                ),
             )
-            stack.push_async_callback(shared.close)
-            responses = RedisResponses(link, bounds)
         reader = LedgerReader(database)
         ledger = await _open_ledger(stack, database, None if database_url else data_dir, pace)
         if retention_days is not None:
             stack.push_async_callback(Retention(reader, retention_days).close)
         key_store = KeyStore(database, pepper)
-        yield Storage(CachedKeys(key_store, pepper), key_store, quotas, ledger, reader, responses)
+        yield Storage(CachedKeys(key_store, pepper), key_store, ledger, reader, *shared)
+
+
+def _embedded(quotas: MemoryQuotas, bounds: ResponseBounds) -> _Shared:
+    responses = MemoryResponses(bounds)
+    return _Shared(quotas, responses, MemoryBreakers(), MemoryWakes(), quotas.state, responses.state)
+
+
+def _in_redis(
+    stack: AsyncExitStack, url: str, bounds: ResponseBounds, make_quotas: Callable[[RedisLink], RedisQuotas]
+) -> _Shared:
+    from vllm_service.storage.breakers import RedisBreakers  # noqa: PLC0415
+    from vllm_service.storage.redis_link import RedisLink  # noqa: PLC0415  # 10 MB without need of it
+    from vllm_service.storage.wakes import RedisWakes  # noqa: PLC0415
+
+    link = RedisLink(url)
+    stack.push_async_callback(link.close)
+    quotas = make_quotas(link)
+    stack.push_async_callback(quotas.close)
+    responses, client = RedisResponses(link, bounds), link.client
+    is_away = lambda: QuotaState(is_failing=link.is_resting)  # noqa: E731
+    return _Shared(quotas, responses, RedisBreakers(client), RedisWakes(client), is_away, responses.state)
 
 
 async def _open_ledger(

@@ -43,6 +43,11 @@ class RedisLink:
         self._clock = clock
         self._resting_until = 0.0
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether it failed a moment ago, and is not asked now."""
+        return self._clock() < self._resting_until
+
     def script(self, name: str) -> AsyncScript:
         """The script of this file name; loaded where Redis does not have it."""
         return self.client.register_script(resources.files(__package__).joinpath(name).read_text("utf-8"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from vllm_service.domain.operations import CacheState
 from vllm_service.errors import StorageUnavailable
 from vllm_service.storage.memory_responses import ResponseBounds
 from vllm_service.storage.protocol import CachedResponse
@@ -31,13 +32,16 @@ class RedisResponses:
         self._link = link
         self._bounds = bounds
         self._clock = clock
+        self._hits = self._misses = 0
         self._put = link.script("put_response.lua")
 
     async def get(self, organisation: str, key: bytes) -> CachedResponse | None:
         """See protocol.ResponseCache."""
         try:
             body = await self._link.ask(lambda: self._link.client.get(_place(organisation, key)))
-            return _DECODER.decode(body) if isinstance(body, bytes) else None
+            found = _DECODER.decode(body) if isinstance(body, bytes) else None
+            self._hits, self._misses = self._hits + (found is not None), self._misses + (found is None)
+            return found
         except (StorageUnavailable, msgspec.MsgspecError) as error:
             log.warning("no cached answer could be read: %s", error)
             return None
@@ -60,6 +64,10 @@ class RedisResponses:
             await self._link.ask(lambda: self._put([place, _INDEX, _SIZES, _HELD], arguments))
         except StorageUnavailable as error:
             log.warning("an answer could not be cached: %s", error.message)
+
+    def state(self) -> CacheState:
+        """For health and metrics: this replica's look-ups; what all replicas keep is Redis's to tell."""
+        return CacheState(self._hits, self._misses)
 
 
 def _place(organisation: str, key: bytes) -> str:

@@ -1,46 +1,18 @@
-"""One wake of an endpoint at a time, of all replicas: a lease that expires. In memory, or in Redis."""
+"""One wake of an endpoint at a time, of all replicas: a lease that expires. In Redis."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
+from vllm_service.storage.memory_coordination import MemoryWakes
+
 AWAY = (RedisError, OSError, TimeoutError)
 
 logger = logging.getLogger(__name__)
-
-
-class MemoryWakes:
-    """For one replica. clock: seconds, monotonic; should it go back, a lease does not last longer for that."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._leases: dict[str, tuple[float, float]] = {}  # since when, for how long
-
-    async def claim(self, endpoint: str, seconds: float) -> bool:
-        """See coordination.Wakes."""
-        now = self._clock()
-        since, lasting = self._leases.get(endpoint, (now, 0.0))
-        if 0 <= now - since < lasting:
-            return False
-        self._leases[endpoint] = now, seconds
-        return True
-
-    async def shorten(self, endpoint: str, seconds: float) -> None:
-        """See coordination.Wakes."""
-        now = self._clock()
-        since, lasting = self._leases.get(endpoint, (now, 0.0))
-        if since + lasting > now + seconds:
-            self._leases[endpoint] = now, seconds
-
-    async def clear(self, endpoint: str) -> None:
-        """See coordination.Wakes."""
-        self._leases.pop(endpoint, None)
 
 
 class RedisWakes:

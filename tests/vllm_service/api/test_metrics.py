@@ -18,6 +18,7 @@ from vllm_service.domain.operations import (
     CacheState,
     Circuit,
     LedgerState,
+    PlaceState,
     QuotaState,
     WorkerState,
 )
@@ -32,6 +33,7 @@ FULL = state(
     ledger=lambda: LedgerState(4, 100, 0, oldest_queued_seconds=0.1),
     quotas=lambda: QuotaState(2, 0),
     in_flight=lambda: 7,
+    place=lambda: PlaceState(2, 4, 1),
     quality_scores=lambda: {"llama": 0.9},
     active_sessions=lambda: 0,
 )

@@ -18,6 +18,7 @@ from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import RateLimited
+from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.http_server import HttpServer
 from vllm_service.gateway.limits import ConnectionLimits
@@ -25,9 +26,13 @@ from vllm_service.gateway.served_models import Configured
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.providers.connections import Connections
 from vllm_service.routing.configured_order import ConfiguredOrder
+from vllm_service.routing.fallback import RetrySettings
+from vllm_service.routing.from_catalog import make_router
 from vllm_service.storage.protocol import ResponseCache
 
 SECRET = "sk-of-the-caller"
+# A place that asks for more patience than this is not tried again.
+QUICK = RetrySettings(first_wait_seconds=0.001, jitter_seconds=0.0, longest_wait_seconds=0.5)
 PROVIDER_SECRET = "sk-of-the-provider"
 
 
@@ -128,18 +133,24 @@ async def _nothing_else(scope: Any, receive: Any, send: Any) -> None:
 
 @asynccontextmanager
 async def running(
-    catalog: Catalog, *, limits: ConnectionLimits | None = None, responses: ResponseCache | None = None
+    catalog: Catalog,
+    *,
+    limits: ConnectionLimits | None = None,
+    responses: ResponseCache | None = None,
+    failing_over: FailingOver | None = None,
+    router_costs: bool = False,
 ) -> AsyncIterator[Running]:
     """A gateway in this process."""
     books = Books()
     upstream = Connections()
     gateway = Gateway(
-        configured=Configured(catalog, ConfiguredOrder(catalog)),
+        configured=Configured(catalog, make_router(catalog, "QUALITY") if router_costs else ConfiguredOrder(catalog)),
         upstream=upstream,
         quotas=books,
         recorders=[books.record],
         keys=books,
         responses=responses,
+        failing_over=failing_over or FailingOver.of(retries=QUICK),
     )
     server = HttpServer(Service(gateway, lambda: _nothing_else), limits)
     listening = socket.create_server(("127.0.0.1", 0))

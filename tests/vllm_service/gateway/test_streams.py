@@ -9,12 +9,14 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.vllm_service.gateway.running import Running, catalog_of, gateway_to, running
+from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gateway_to, running
 from tests.vllm_service.gateway.test_chat import HEADERS, MESSAGES
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, event, events
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
+from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.providers.configured import OnDisconnect
+from vllm_service.routing.breaker_settings import BreakerSettings
 
 WHOLE = b"".join(events("Hel", "lo \u4e16\u754c"))
 SHOWN = b"".join([event(chunk("Hel")), event(chunk("lo \u4e16\u754c")), DONE])
@@ -40,7 +42,8 @@ async def test_a_stream_cut_at_any_byte_never_ends_as_a_clean_one(end: str) -> N
         asked.cut()
 
     done_at = len(WHOLE) - 1
-    async with gateway_to(ScriptedUpstream(script)) as gateway:
+    patient = FailingOver.of(BreakerSettings(consecutive_failures=10**6, minimum_requests=10**6), retries=QUICK)
+    async with gateway_to(ScriptedUpstream(script), failing_over=patient) as gateway:
         for number, position in enumerate(range(len(WHOLE))):
             response = await gateway.http.post(
                 f"{gateway.url}/chat/completions", json={"model": "small", "stream": True}, headers=HEADERS

@@ -18,7 +18,8 @@ from vllm_service.providers.configured import Provider, ProviderKind
 from vllm_service.providers.runpod import Reply, RunPodEndpoint, RunPodSettings
 from vllm_service.providers.runpod_health import EndpointHealth, parse_health
 from vllm_service.routing.one_wake import Waked, WakeSettings, wake_once
-from vllm_service.storage.wakes import MemoryWakes, RedisWakes
+from vllm_service.storage.memory_coordination import MemoryWakes
+from vllm_service.storage.wakes import RedisWakes
 
 SETTINGS = EndpointSettings(api_key="secret-key", max_workers=3, idle_timeout_seconds=60, stop_grace_seconds=10)
 

@@ -14,10 +14,11 @@ from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.breakers import Breakers
 from vllm_service.routing.circuit_breaker import Admission
+from vllm_service.routing.coordination import BreakerStore
 from vllm_service.routing.plan import Step
 from vllm_service.routing.shared_breakers import SharedBreakers
-from vllm_service.storage.breakers import MemoryBreakers, RedisBreakers
-from vllm_service.storage.coordination import BreakerStore
+from vllm_service.storage.breakers import RedisBreakers
+from vllm_service.storage.memory_coordination import MemoryBreakers
 
 STEP = Step("own", "llama")
 # Redis keeps its own time, which no test can set: an hour never passes here, and a millisecond always has.

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.servers import own_redis
-from vllm_service.storage.coordination import Wakes
-from vllm_service.storage.wakes import MemoryWakes, RedisWakes
+from vllm_service.routing.coordination import Wakes
+from vllm_service.storage.memory_coordination import MemoryWakes
+from vllm_service.storage.wakes import RedisWakes
 
 HOUR = 3600.0
 

@@ -1,0 +1,155 @@
+"""The router against every shipped trace, scale and scenario, and how long a decision takes.
+
+    python -m benchmarks.router [--json] [--jobs 1] [--only TEXT] [--traces FOLDER]
+    python -m benchmarks.router --decisions
+
+The sweep checks the bars of docs/routing.md ("What it has to keep"); its figures are simulations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from vllm_service.domain.pricing import SecondPrice, TokenPrice
+from vllm_service.domain.requests import RequestFacts
+from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
+from vllm_service.routing.router import CostRouter
+from vllm_service.simulation.compare import CLAIRVOYANT, NAMES, compare
+from vllm_service.simulation.scenario import load_scenario
+from vllm_service.simulation.trace import load_trace
+
+SCALES = (0.1, 1.0, 10.0)
+SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
+LEAST_GAP = 0.15
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trace, scale and scenario. ratio: to the cheapest baseline that keeps the floor."""
+
+    trace: str
+    scale: float
+    scenario: str
+    cost_usd: float
+    within_target_pct: float
+    floor_pct: float
+    cheapest: str
+    ratio: float
+    all_hosted_usd: float
+    clairvoyant_usd: float
+    caught: float | None
+
+    @property
+    def keeps_floor(self) -> bool:
+        """Whether COST kept the share within target."""
+        return self.within_target_pct >= self.floor_pct
+
+
+def one(job: tuple[Path, float, Path]) -> Run:
+    """Simulates one combination with seed 0."""
+    trace_path, scale, scenario_path = job
+    scenario = load_scenario(scenario_path)
+    results = {r.policy: r for r in compare(load_trace(trace_path).scaled(scale), scenario, 0)}
+    cost, bound, hosted = results["cost"], results[CLAIRVOYANT], results["all_hosted"]
+    baselines = [results[name] for name in NAMES if name not in ("cost", CLAIRVOYANT)]
+    floor = min(99.0, max(result.within_target_pct for result in baselines) - 0.2)
+    cheapest = min((r for r in baselines if r.within_target_pct >= floor), key=lambda result: result.usd)
+    gap = hosted.usd - bound.usd
+    return Run(
+        trace=trace_path.name.removesuffix(".gz").removesuffix(".csv"),
+        scale=scale,
+        scenario=scenario.name,
+        cost_usd=cost.usd,
+        within_target_pct=cost.within_target_pct,
+        floor_pct=floor,
+        cheapest=cheapest.policy,
+        ratio=cost.usd / cheapest.usd,
+        all_hosted_usd=hosted.usd,
+        clairvoyant_usd=bound.usd,
+        caught=(hosted.usd - cost.usd) / gap if gap >= LEAST_GAP * hosted.usd else None,
+    )
+
+
+def summary(runs: Sequence[Run]) -> dict[str, float | int]:
+    """What the bars are about."""
+    ratios = [run.ratio for run in runs]
+    caught = [run.caught for run in runs if run.caught is not None]
+    return {
+        "runs": len(runs),
+        "keep_floor": sum(run.keeps_floor for run in runs),
+        "ratio_at_most_1.02": sum(ratio <= 1.02 for ratio in ratios),
+        "highest_ratio": max(ratios),
+        "runs_with_gap": len(caught),
+        "caught_mean": statistics.mean(caught) if caught else math.nan,
+    }
+
+
+def decisions(count: int = 200_000) -> dict[str, float]:
+    """Microseconds of Router.plan with eight candidates, one of them an own endpoint with a warm worker."""
+    names = [f"hosted-{number}" for number in range(7)]
+    providers = {name: Provider(name, ProviderKind.HOSTED, f"http://{name}/v1") for name in names}
+    price = SecondPrice.per_second("0.00031")
+    providers["own"] = Provider("own", ProviderKind.RUNPOD, "http://own/v1", second_price=price)
+    offers = [Offer(name, "m", TokenPrice.per_million(f"0.{n + 1}", f"0.{n + 2}")) for n, name in enumerate(names)]
+    model = PublicModel("m", (Offer("own", "m"), *offers))
+    router = CostRouter(Catalog(MappingProxyType(providers), MappingProxyType({"m": model})))
+    router.observe_health("own", {"workers": {"idle": 2}}, 0.0)
+    taken = []
+    for number in range(count):
+        facts = RequestFacts("m", "chat.completions", 100 + number % 5000, key_id="key", organisation="org")
+        began = time.perf_counter_ns()
+        router.plan(facts, number / 1000)
+        taken.append(time.perf_counter_ns() - began)
+        if number % 1000 == 0:
+            router.worker_targets(number / 1000)
+    quantiles = statistics.quantiles(taken, n=100)
+    return {"median_us": statistics.median(taken) / 1e3, "p99_us": quantiles[98] / 1e3}
+
+
+def _line(run: Run) -> str:
+    caught = "      -" if run.caught is None else f"{run.caught:7.1%}"
+    marks = f"{'' if run.keeps_floor else ' FLOOR'}{' HIGH' if run.ratio > 1.02 else ''}"
+    return (
+        f"{run.trace:24} x{run.scale:<4g} {run.scenario:18} {run.cost_usd:9.3f} {run.within_target_pct:8.3f} "
+        f"{run.ratio:7.3f} {run.cheapest:16} {run.all_hosted_usd:9.3f} {run.clairvoyant_usd:9.3f} {caught}{marks}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when every bar holds, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.router", description=__doc__)
+    parser.add_argument("--traces", type=Path, default=Path("/work/shared/traces"))
+    parser.add_argument("--only", default="", help="runs whose name holds this")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--decisions", action="store_true", help="only the time of a decision")
+    options = parser.parse_args(arguments)
+    if options.decisions:
+        sys.stdout.write(json.dumps(decisions()) + "\n")
+        return 0
+    traces, scenarios = sorted(options.traces.glob("*.csv*")), sorted(SCENARIOS.glob("*.yaml"))
+    jobs = [(trace, scale, scenario) for trace in traces for scale in SCALES for scenario in scenarios]
+    jobs = [job for job in jobs if options.only in f"{job[0].name} x{job[1]:g} {job[2].stem}"]
+    runs = []
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for run in pool.map(one, jobs):
+            runs.append(run)
+            sys.stderr.write(_line(run) + "\n")
+    found = summary(runs)
+    sys.stdout.write(json.dumps({"runs": [asdict(run) for run in runs], **found} if options.json else found) + "\n")
+    held = found["keep_floor"] == len(runs) and found["highest_ratio"] <= 1.10 and found["caught_mean"] >= 0.6
+    return 0 if held and found["ratio_at_most_1.02"] >= 0.9 * len(runs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+# The gateway. Build it from the repository root (docs/deploy.md, "The gateway in a container"):
+#   docker build -f service.Dockerfile -t YOU/vllm-service:0.1.0 .
+# Another BASE_IMAGE needs Python 3.11 or newer as `python`, with pip.
+ARG BASE_IMAGE=python:3.11-slim
+FROM ${BASE_IMAGE}
+
+ENTRYPOINT []
+RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin service
+
+WORKDIR /app
+
+# pip_conf: where packages come from, if not from pip's default. It is gone when the step ends, like the cache.
+RUN --mount=type=bind,source=requirements,target=/build/requirements \
+    --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=cache,target=/root/.cache/pip \
+    python -m pip install --no-deps --disable-pip-version-check -r /build/requirements/service.lock
+
+COPY scripts/image/service_healthcheck.py ./
+COPY vllm_service/ vllm_service/
+# /config: providers.yaml and models.yaml, to be mounted. /data: SQLite's files, where there is no DATABASE_URL.
+# Keys come in the environment when the container starts; nothing secret is built in.
+RUN python -m compileall -q vllm_service && install -d -o service -g service /config /data
+ENV CONFIG_DIR=/config \
+    DATA_DIR=/data \
+    SERVICE_HOST=0.0.0.0 \
+    SERVICE_PORT=8090 \
+    REQUIRE_KEYS=true \
+    LOG_FORMAT=json
+
+ARG VERSION=0.1.0
+ARG SOURCE_REVISION=unknown
+ARG BASE_IMAGE
+LABEL org.opencontainers.image.title="vllm-service gateway" \
+      org.opencontainers.image.description="One OpenAI-compatible address in front of your endpoint and hosted providers" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${SOURCE_REVISION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
+
+# service, by number: platforms that refuse root look for one.
+USER 10001
+EXPOSE 8090
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["python", "/app/service_healthcheck.py"]
+CMD ["python", "-u", "-m", "vllm_service", "serve"]

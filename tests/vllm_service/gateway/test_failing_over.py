@@ -1,0 +1,274 @@
+"""Providers that fail in every way, behind a real gateway: one answer to each request, nobody stampeded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, running
+from tests.vllm_service.gateway.test_chat import HEADERS
+from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event, events
+from vllm_service.domain.requests import Outcome
+from vllm_service.gateway.failing_over import FailingOver
+from vllm_service.gateway.hedging import Hedging
+from vllm_service.routing.breaker_settings import BreakerSettings
+from vllm_service.routing.hedging import HedgeSettings
+
+FAILURES = 3
+SHUT = BreakerSettings(consecutive_failures=FAILURES, open_seconds=3600, longest_open_seconds=3600)
+BODY: dict[str, Any] = {"model": "small", "messages": [{"role": "user", "content": "Hi"}]}
+Script = Callable[[Asked], Awaitable[None]]
+
+
+async def answers(asked: Asked) -> None:
+    await asked.stream(events("se", "cond")) if asked.body.get("stream") else await asked.json(completion("second"))
+
+
+async def fails(asked: Asked) -> None:
+    await asked.json({"error": {"message": "broken"}}, 500)
+
+
+async def garbage(asked: Asked) -> None:
+    await asked.json(b"<html>not an answer</html>")
+
+
+async def cuts(asked: Asked) -> None:
+    await asked.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{")
+    asked.cut()
+
+
+async def hangs(_: Asked) -> None:
+    await asyncio.Event().wait()
+
+
+async def says_error_with_200(asked: Asked) -> None:
+    if asked.body.get("stream"):
+        await asked.stream([event({"error": {"message": "engine dead"}}), DONE])
+    else:
+        await asked.json({"error": {"message": "engine dead"}})
+
+
+def refused_url() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+
+
+@asynccontextmanager
+async def gateway_of(*scripts: Script, **settings: Any) -> AsyncIterator[tuple[Running, list[ScriptedUpstream]]]:
+    """A gateway before as many providers as there are scripts, in that order."""
+    async with AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(ScriptedUpstream(script)) for script in scripts]
+        catalog = catalog_of(*(upstream.url for upstream in upstreams))
+        yield await stack.enter_async_context(running(catalog, **settings)), upstreams
+
+
+async def post(
+    gateway: Running, headers: Mapping[str, str] = MappingProxyType({}), *, stream: bool = False
+) -> httpx.Response:
+    body = {**BODY, "stream": True} if stream else BODY
+    return await gateway.http.post(f"{gateway.url}/chat/completions", json=body, headers={**HEADERS, **headers})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("first", [fails, garbage, cuts, says_error_with_200])
+async def test_what_fails_before_its_content_is_answered_by_the_next_place(first: Script, stream: bool) -> None:
+    async with gateway_of(first, answers) as (gateway, (broken, sound)):
+        response = await post(gateway, stream=stream)
+        row = await gateway.books.row()
+    assert response.status_code == 200
+    assert response.content.count(b"cond") == 1
+    assert (len(broken.asked), len(sound.asked)) == (1, 1)
+    assert (row.provider, row.attempts, row.outcome) == ("provider-2", 2, Outcome.COMPLETED)
+    assert gateway.books.shares[0].ended == [(13, row.cost_picousd)]
+
+
+async def test_who_cannot_be_reached_is_passed_over() -> None:
+    async with ScriptedUpstream(answers) as sound, running(catalog_of(refused_url(), sound.url)) as gateway:
+        assert (await post(gateway)).headers["x-provider"] == "provider-2"
+
+
+async def test_a_place_that_keeps_failing_is_left_alone_and_the_reason_says_so() -> None:
+    async with gateway_of(fails, answers, failing_over=FailingOver.of(SHUT, retries=QUICK)) as (gateway, (broken, _)):
+        responses = [await post(gateway) for _ in range(FAILURES + 4)]
+    assert {response.status_code for response in responses} == {200}
+    assert len(broken.asked) == FAILURES
+    assert responses[-1].headers["x-route-reason"] == "configured order; provider-1 is left alone"
+    assert gateway.books.rows[-1].attempts == 1
+
+
+async def test_when_every_place_is_left_alone_the_caller_is_told_until_when() -> None:
+    async with gateway_of(fails, failing_over=FailingOver.of(SHUT, retries=QUICK)) as (gateway, (broken,)):
+        while len(broken.asked) < FAILURES:
+            assert (await post(gateway)).status_code == 502
+        response = await post(gateway)
+        row = gateway.books.rows[-1]
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (503, "CIRCUIT_BREAKER_503")
+    assert int(response.headers["retry-after"]) > 3000
+    breaker = error["details"]["circuit_breaker"]
+    assert (breaker["status"], breaker["failure_count"], breaker["fallback_mode"]) == ("open", FAILURES, "none")
+    assert breaker["estimated_recovery_time"] > breaker["last_failure_time"]
+    assert breaker["fallback_available"] is False
+    assert (row.attempts, row.outcome, row.provider) == (0, Outcome.FAILED, None)
+    assert gateway.books.shares[-1].ended == [None]
+
+
+async def test_attempts_are_bounded_over_all_places() -> None:
+    async with gateway_of(fails, fails, fails) as (gateway, upstreams):
+        assert (await post(gateway)).status_code == 502
+        row = await gateway.books.row()
+    assert [len(upstream.asked) for upstream in upstreams] == [2, 1, 1]
+    assert row.attempts == 4
+
+
+async def test_the_callers_own_mistake_is_asked_once() -> None:
+    async def refuses(asked: Asked) -> None:
+        await asked.json({"error": {"message": "no such tool", "param": "tools"}}, 400)
+
+    async with gateway_of(refuses, answers, failing_over=FailingOver.of(SHUT, retries=QUICK)) as (gateway, upstreams):
+        for _ in range(FAILURES + 1):
+            assert (await post(gateway)).status_code == 400
+    assert [len(upstream.asked) for upstream in upstreams] == [FAILURES + 1, 0]
+
+
+async def test_a_place_that_asks_for_a_pause_gets_it() -> None:
+    async def storms(asked: Asked) -> None:
+        await asked.json({"error": {"message": "slow down"}}, 429, "retry-after: 3000\r\n")
+
+    async with gateway_of(storms, answers) as (gateway, (stormy, _)):
+        assert {(await post(gateway)).status_code for _ in range(20)} == {200}
+    assert len(stormy.asked) == 1
+
+
+async def test_a_slow_place_leaves_the_next_one_time_to_answer() -> None:
+    async with gateway_of(hangs, answers) as (gateway, (slow, _)):
+        response = await post(gateway, {"x-request-timeout-ms": "400"})
+        await asyncio.wait_for(slow.left.wait(), 10)
+    assert response.headers["x-provider"] == "provider-2"
+
+
+async def test_when_its_time_is_over_the_caller_is_told() -> None:
+    async with gateway_of(hangs) as (gateway, (slow,)):
+        response = await post(gateway, {"x-request-timeout-ms": "50"})
+        await asyncio.wait_for(slow.left.wait(), 10)
+        row = await gateway.books.row()
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "GATEWAY_TIMEOUT_504")
+    assert row.status == 504
+
+
+@pytest.mark.parametrize("sent", ["0", "-5", "soon", "1.5"])
+async def test_a_time_that_is_none_is_refused(sent: str) -> None:
+    async with gateway_of(answers) as (gateway, (upstream,)):
+        response = await post(gateway, {"x-request-timeout-ms": sent})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "x-request-timeout-ms")
+    assert upstream.asked == []
+
+
+async def test_a_stream_cut_anywhere_is_answered_once_or_broken_off() -> None:
+    """Before its first whole event the next place answers, whole; after it nobody else does."""
+    first = event(chunk("first"))
+    whole = b": ping\n\n" + first + event(chunk("more"))
+    position = 0
+
+    async def script(asked: Asked) -> None:
+        await asked.begin()
+        if position:
+            await asked.chunk(whole[:position])
+        asked.cut()
+
+    patient = FailingOver.of(BreakerSettings(consecutive_failures=10**6, minimum_requests=10**6), retries=QUICK)
+    begun_at = whole.index(first) + len(first)
+    async with gateway_of(script, answers, failing_over=patient) as (gateway, _):
+        for position in range(0, len(whole), 3):
+            content = (await post(gateway, stream=True)).content
+            if position < begun_at:
+                assert b"first" not in content, position
+                assert content.endswith(DONE), position
+            else:
+                assert b"cond" not in content, position
+                assert "error" in json.loads(content.split(b"\n\n")[-2].removeprefix(b"data: ")), position
+                assert DONE not in content, position
+
+
+async def test_one_probe_goes_out_when_a_place_may_be_well_again() -> None:
+    settings = BreakerSettings(consecutive_failures=1, open_seconds=0.001, successes_to_close=1)
+    is_released, has_come = asyncio.Event(), asyncio.Event()
+
+    async def recovers(asked: Asked) -> None:
+        if len(flapping.asked) == 1:
+            await fails(asked)
+            return
+        has_come.set()
+        await is_released.wait()
+        await asked.json(completion("first"))
+
+    async with gateway_of(recovers, answers, failing_over=FailingOver.of(settings, retries=QUICK)) as (gateway, both):
+        flapping = both[0]
+        await post(gateway)
+        probe = asyncio.create_task(_until_probed(gateway, has_come))
+        await has_come.wait()
+        others = await asyncio.gather(*(post(gateway) for _ in range(20)))
+        assert {response.headers["x-provider"] for response in others} == {"provider-2"}
+        assert len(flapping.asked) == 2
+        is_released.set()
+        assert (await probe).headers["x-provider"] == "provider-1"
+        assert (await post(gateway)).headers["x-provider"] == "provider-1"
+
+
+async def _until_probed(gateway: Running, has_come: asyncio.Event) -> httpx.Response:
+    while True:
+        response = await post(gateway)
+        if has_come.is_set():
+            return response
+
+
+async def test_a_second_place_is_asked_when_the_first_is_slow_and_the_loser_is_booked() -> None:
+    hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0.01))
+    hedging.budget.earn(10**12)
+    over = FailingOver.of(retries=QUICK, hedging=hedging)
+    async with gateway_of(hangs, answers, failing_over=over, router_costs=True) as (gateway, (slow, _)):
+        response = await post(gateway, {"x-hedge": "on"})
+        await asyncio.wait_for(slow.left.wait(), 10)
+        row, loss = await gateway.books.row(0), await gateway.books.row(1)
+    assert response.headers["x-provider"] == "provider-2"
+    assert (row.provider, row.attempts) == ("provider-2", 2)
+    assert (loss.request_id, loss.provider, loss.outcome) == (
+        f"{row.request_id}/hedge",
+        "provider-1",
+        Outcome.CANCELLED,
+    )
+    assert loss.cost_picousd
+    assert loss.usage is not None
+    assert loss.usage.estimated
+    assert gateway.books.shares[0].ended == [(13, (row.cost_picousd or 0) + loss.cost_picousd)]
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-hedge": "off"}, {"x-hedge": "on", "x-max-cost-usd": "1"}])
+async def test_nobody_is_hedged_who_did_not_ask_or_has_a_cap(headers: dict[str, str]) -> None:
+    is_released = asyncio.Event()
+
+    async def waits(asked: Asked) -> None:
+        await is_released.wait()
+        await asked.json(completion())
+
+    hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0.001))
+    hedging.budget.earn(10**12)
+    over = FailingOver.of(retries=QUICK, hedging=hedging)
+    async with gateway_of(waits, answers, failing_over=over, router_costs=True) as (gateway, (first, second)):
+        call = asyncio.create_task(post(gateway, headers))
+        while not first.asked:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        is_released.set()
+        assert (await call).headers["x-provider"] == "provider-1"
+    assert second.asked == []

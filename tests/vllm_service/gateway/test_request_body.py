@@ -1,0 +1,46 @@
+"""What is read of a request's JSON: whole numbers however they are written, and nothing that could break a count."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vllm_service.errors import InvalidRequest
+from vllm_service.gateway.operations import CHAT
+from vllm_service.gateway.request_body import MOST_TOKENS, for_provider, read
+
+BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+def longest(**fields: Any) -> int | None:
+    return read(json.dumps({"model": "m", **fields}).encode()).longest_answer_tokens
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_an_integral_float_is_an_integer(name: str) -> None:
+    bound = longest(**{name: 5.0})
+    assert (bound, type(bound)) == (5, int)
+    assert longest(**{name: 5.0, "n": 2.0}) == 10
+    assert read(b'{"model": "m", "%b": 1e3}' % name.encode()).longest_answer_tokens == 1000
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_what_no_answer_can_have_is_cut_to_the_documented_most(name: str) -> None:
+    assert longest(**{name: 10**40, "n": 7}) == MOST_TOKENS
+    assert longest(**{name: 1e300}) == MOST_TOKENS
+    assert longest(**{name: -3}) is None
+    assert longest(**{name: None}) is None
+
+
+@pytest.mark.parametrize("wrong", ["5", True, [5], {}])
+def test_what_is_no_number_is_refused_by_name(wrong: object) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        longest(max_tokens=wrong)
+    assert refused.value.param == "max_tokens"
+
+
+def test_the_provider_gets_a_whole_number_as_an_integer() -> None:
+    body = b'{"model": "m", "max_tokens": 5.0}'
+    assert b'"max_tokens":5}' in for_provider(body, read(body), CHAT, "there")

@@ -1,0 +1,66 @@
+"""Rules that come before cost: region, tags, context length, capabilities, a cap; and tasks."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from tests.vllm_service.routing.catalogs import catalog, facts, router
+from vllm_service.errors import ContextTooLong, InvalidRequest, ModelNotFound, ModelUnavailable
+from vllm_service.routing.router import CostRouter
+from vllm_service.routing.use_cases import UseCases
+
+
+def places(**request: Any) -> list[str]:
+    return [step.provider for step in router(warm=1).plan(facts(**request), 0.0).steps]
+
+
+def test_data_stays_in_the_region_that_was_asked_for() -> None:
+    assert places(tags=frozenset({"region:eu"})) == ["own", "dear"]
+
+
+def test_a_tag_must_be_the_providers() -> None:
+    assert places(tags=frozenset({"no-training"})) == ["dear"]
+
+
+def test_rules_add_up_and_the_one_that_left_nobody_is_named() -> None:
+    with pytest.raises(ModelUnavailable, match="region:us") as error:
+        places(tags=frozenset({"no-training", "region:us"}))
+    assert error.value.details["rule"] == "region:us"
+
+
+def test_a_capability_is_the_models() -> None:
+    request = facts(tags=frozenset({"needs:vision"}))
+    with pytest.raises(InvalidRequest, match="vision"):
+        router().plan(request, 0.0)
+    assert router(capabilities=frozenset({"vision"})).plan(request, 0.0).steps
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_anybody_is_asked() -> None:
+    with pytest.raises(ContextTooLong):
+        router(context_length=999).plan(facts(1000), 0.0)
+    assert router(context_length=1000).plan(facts(1000), 0.0).steps
+
+
+def test_a_cap_counts_the_longest_answer() -> None:
+    exact = 1000 * 100_000 + 500 * 200_000
+    asked = {"prompt_tokens": 1000, "max_tokens": 500, "provider": "cheap"}
+    assert places(**asked, cap_picousd=exact) == ["cheap"]
+    with pytest.raises(ModelUnavailable, match="cap"):
+        places(**asked, cap_picousd=exact - 1)
+
+
+def test_a_place_of_unknown_price_is_never_under_a_cap() -> None:
+    assert "secret" not in places(strategy="QUALITY", cap_picousd=10**12)
+
+
+def test_a_task_is_answered_by_its_first_configured_model() -> None:
+    tasks = UseCases(MappingProxyType({"code": ("gone", "m"), "chat": ("gone",)}))
+    made = CostRouter(catalog(), use_cases=tasks)
+    assert made.plan(facts(model="task:code"), 0.0).steps[0].provider == "cheap"
+    with pytest.raises(ModelNotFound):
+        made.plan(facts(model="task:chat"), 0.0)
+    with pytest.raises(ModelNotFound, match="task:code"):
+        made.plan(facts(model="task:poetry"), 0.0)

@@ -1,0 +1,42 @@
+"""What the environment says, in the words of the parts that are made of it."""
+
+from __future__ import annotations
+
+from vllm_service.gateway.failing_over import FailingOver
+from vllm_service.gateway.hedging import Hedging
+from vllm_service.gateway.limits import ConnectionLimits
+from vllm_service.routing.breaker_settings import BreakerSettings
+from vllm_service.routing.deadlines import DeadlineSettings
+from vllm_service.routing.fallback import RetrySettings
+from vllm_service.routing.hedging import HedgeSettings
+from vllm_service.settings import ServiceSettings
+from vllm_service.storage.open import Storage
+
+
+def failing_over_of(settings: ServiceSettings, storage: Storage) -> FailingOver:
+    """Breakers (shared through the storage), attempts, deadlines, hedging."""
+    seconds = settings.request_timeout_seconds
+    shut = settings.breaker_open_seconds
+    hedges = HedgeSettings(percent=settings.hedge_percent, delay_seconds=settings.hedge_delay_seconds)
+    return FailingOver.of(
+        BreakerSettings(
+            consecutive_failures=settings.breaker_failures, open_seconds=shut, longest_open_seconds=max(300.0, shut)
+        ),
+        storage.breakers,
+        RetrySettings(attempts=settings.attempts, attempts_per_place=settings.attempts_per_place),
+        DeadlineSettings(default_seconds=seconds, longest_seconds=seconds),
+        Hedging(hedges, is_on=settings.hedge),
+    )
+
+
+def connection_limits(settings: ServiceSettings) -> ConnectionLimits:
+    """Sizes and times of callers' connections."""
+    return ConnectionLimits(
+        head_bytes=settings.max_header_bytes,
+        body_bytes=settings.max_body_bytes,
+        head_seconds=settings.header_timeout_seconds,
+        body_seconds=settings.body_timeout_seconds,
+        keep_alive_seconds=settings.keep_alive_seconds,
+        stalled_write_seconds=settings.write_timeout_seconds,
+        connections=settings.max_connections,
+    )

@@ -1,0 +1,157 @@
+"""Looks after the per-second endpoints beside the requests: tells the router what RunPod says, wakes what it wants.
+
+Looking never wakes. An endpoint that cannot be seen is not woken either: nobody would send requests to what it wakes.
+Scale-down needs no order: the router sends no more than its target can take, and RunPod's idle time-out does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from vllm_service.domain.operations import WorkerState
+from vllm_service.providers.configured import Catalog, Provider, ProviderKind
+from vllm_service.providers.runpod import RunPodEndpoint, RunPodSettings, SendHttp
+from vllm_service.providers.runpod_health import EndpointHealth
+from vllm_service.routing.coordination import Wakes
+from vllm_service.routing.one_wake import Waked, WakeSettings, wake_once
+from vllm_service.routing.plan import Router, WorkerTarget
+
+ROUND_SECONDS = 1.0
+_log = logging.getLogger(__name__)
+_WORKERS = ("idle", "running", "ready", "initializing", "throttled", "unhealthy")
+
+
+@dataclass(slots=True)
+class _Tended:
+    """One endpoint. is_woken: by this replica, and no worker has been seen since."""
+
+    endpoint: RunPodEndpoint
+    model: str
+    health: EndpointHealth | None = None
+    is_woken: bool = False
+
+
+class EndpointKeeper:
+    """`round` once a second; what takes longer goes on beside it, once per endpoint. wakes None: wakes nobody."""
+
+    def __init__(
+        self,
+        send: SendHttp,
+        wakes: Wakes | None,
+        settings: RunPodSettings | None = None,
+        wake_settings: WakeSettings | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._send = send
+        self._wakes = wakes
+        self._settings = settings or RunPodSettings()
+        self._wake_settings = wake_settings or WakeSettings()
+        self._clock = clock
+        self._tended: dict[str, _Tended] = {}
+        self._catalog: Catalog | None = None
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self, configured: Callable[[], tuple[Catalog, Router]]) -> None:
+        """Until it is cancelled."""
+        try:
+            while True:
+                self.round(*configured())
+                await asyncio.sleep(ROUND_SECONDS)
+        finally:
+            for task in self._under_way.values():
+                task.cancel()
+
+    def round(self, catalog: Catalog, router: Router) -> None:
+        """Begins a look at each endpoint, unless one is under way, and then the wake that the router wants."""
+        if catalog is not self._catalog:
+            self._adopt(catalog)
+        targets = {target.provider: target for target in router.worker_targets(self._clock())}
+        for name, tended in self._tended.items():
+            if name not in self._under_way:
+                task = asyncio.create_task(self._tend(name, tended, router, targets.get(name)))
+                self._under_way[name] = task
+                task.add_done_callback(partial(self._ended, name))
+
+    async def idle(self) -> None:
+        """Returns when nothing that was begun is under way."""
+        while self._under_way:
+            await asyncio.wait(list(self._under_way.values()))
+
+    def workers(self) -> Mapping[str, WorkerState]:
+        """As last seen, for health and metrics; without the endpoints that were not seen."""
+        return {name: _state(tended.health) for name, tended in self._tended.items() if tended.health is not None}
+
+    def _adopt(self, catalog: Catalog) -> None:
+        """A configuration that was read again: what is known of an endpoint that stays is kept."""
+        self._catalog = catalog
+        before, self._tended = self._tended, {}
+        for name, provider in catalog.providers.items():
+            model = _model_at(catalog, name)
+            if provider.kind is ProviderKind.RUNPOD and provider.control_url is not None and model is not None:
+                self._tended[name] = self._new(provider, model)
+                if name in before:
+                    self._tended[name].health, self._tended[name].is_woken = before[name].health, before[name].is_woken
+
+    def _new(self, provider: Provider, model: str) -> _Tended:
+        return _Tended(RunPodEndpoint(provider, self._send, self._clock, self._settings), model)
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        self._under_way.pop(name, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%s could not be looked after", name, exc_info=error)
+
+    async def _tend(self, name: str, tended: _Tended, router: Router, target: WorkerTarget | None) -> None:
+        """First looks: what was seen before may no longer be so, and a wake costs money."""
+        tended.health = health = await tended.endpoint.health()
+        router.observe_health(name, None if health is None else _document(health), self._clock())
+        if self._wakes is None:
+            return
+        if tended.is_woken and health is not None and health.workers_warm:
+            tended.is_woken = False
+            # Not at once: another replica may not have looked since.
+            await self._wakes.shorten(name, 2 * self._settings.health_interval_seconds)
+        if target is not None and _is_to_be_woken(target, health):
+            await self._wake(tended, target, self._wakes)
+
+    async def _wake(self, tended: _Tended, target: WorkerTarget, wakes: Wakes) -> None:
+        name = target.provider
+        came_of_it, why = await wake_once(name, tended.model, tended.endpoint, wakes, self._wake_settings)
+        if came_of_it is Waked.STARTED:
+            tended.is_woken = True
+            _log.info("%s is being woken: %s", name, target.reason)
+        elif came_of_it is Waked.FAILED:
+            _log.warning("%s could not be woken: %s", name, why)
+
+
+def _is_to_be_woken(target: WorkerTarget, health: EndpointHealth | None) -> bool:
+    """Only from nothing: a warm-up job would be taken by a worker that is there already."""
+    if target.workers < 1 or health is None:
+        return False
+    return not (health.workers_warm or health.workers_initializing or health.jobs_queued)
+
+
+def _model_at(catalog: Catalog, provider: str) -> str | None:
+    offers = (offer for model in catalog.models.values() for offer in model.offers)
+    return next((offer.model for offer in offers if offer.provider == provider), None)
+
+
+def _document(health: EndpointHealth) -> dict[str, object]:
+    """As `/health` has it, without what was unknown."""
+    counts = {name: getattr(health, f"workers_{name}") for name in _WORKERS}
+    return {"workers": {name: count for name, count in counts.items() if count is not None}}
+
+
+def _state(health: EndpointHealth) -> WorkerState:
+    return WorkerState(
+        health.workers_running,
+        health.workers_idle,
+        health.workers_initializing,
+        health.workers_throttled,
+        health.jobs_queued,
+        health.jobs_in_progress,
+    )

@@ -1,0 +1,59 @@
+"""The router of a configuration: what providers.yaml expects of endpoints, and a strategy that every model can have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vllm_service.errors import ConfigurationError
+from vllm_service.providers.configured import Catalog, ProviderKind, PublicModel
+from vllm_service.routing.profiles import EndpointProfile, RouterSettings
+from vllm_service.routing.router import CostRouter
+from vllm_service.routing.strategies import DEFAULT, STRATEGIES
+
+_WHOLE = frozenset({"slots", "max_workers"})
+_MOST_PLACES = 8
+WITHOUT_PRICES = "QUALITY"
+
+
+def make_router(catalog: Catalog, default_strategy: str = DEFAULT) -> CostRouter:
+    """Raises ConfigurationError for a strategy that does not exist, or an endpoint that cannot be."""
+    if default_strategy not in STRATEGIES:
+        raise ConfigurationError(f"DEFAULT_STRATEGY={default_strategy}: expected one of {', '.join(STRATEGIES)}")
+    settings = RouterSettings(
+        profiles={name: _profile(name, provider.expected) for name, provider in catalog.providers.items()},
+        default_strategy=default_strategy,
+        max_steps=_MOST_PLACES,
+    )
+    known: dict[int, PublicModel] = {}
+    for model in catalog.models.values():
+        if id(model) not in known:
+            known[id(model)] = _routable(catalog, model, default_strategy)
+    models = {name: known[id(model)] for name, model in catalog.models.items()}
+    return CostRouter(Catalog(catalog.providers, models), settings)
+
+
+def _routable(catalog: Catalog, model: PublicModel, default_strategy: str) -> PublicModel:
+    """COST leaves places without a known price alone: a model that has no other keeps its configured order."""
+    if model.strategy is not None and model.strategy.upper() not in STRATEGIES:
+        known = ", ".join(STRATEGIES)
+        raise ConfigurationError(f"models.yaml: {model.name}: strategy {model.strategy!r}: expected one of {known}")
+    if (model.strategy or default_strategy).upper() != DEFAULT or any(_is_priced(catalog, model)):
+        return model
+    return replace(model, strategy=WITHOUT_PRICES)
+
+
+def _is_priced(catalog: Catalog, model: PublicModel) -> list[bool]:
+    return [
+        catalog.providers[offer.provider].second_price is not None
+        if catalog.providers[offer.provider].kind is ProviderKind.RUNPOD
+        else offer.price is not None
+        for offer in model.offers
+    ]
+
+
+def _profile(name: str, expected: tuple[tuple[str, float], ...]) -> EndpointProfile:
+    given = {key: int(value) if key in _WHOLE else value for key, value in expected}
+    try:
+        return EndpointProfile(**given)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigurationError(f"providers.yaml: {name}: expected: {error}") from None

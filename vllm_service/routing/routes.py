@@ -1,0 +1,88 @@
+"""A public model as the router uses it: compiled once from the catalog, with what was learned of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from vllm_service.domain.money import PICOUSD_PER_USD
+from vllm_service.errors import ConfigurationError, InvalidRequest
+from vllm_service.providers.configured import Catalog, ProviderKind, PublicModel
+from vllm_service.routing.candidates import Candidate
+from vllm_service.routing.capacity import Endpoint
+from vllm_service.routing.cost import hosted_picousd
+from vllm_service.routing.estimates import AnswerLengths
+from vllm_service.routing.profiles import EndpointProfile, RouterSettings
+from vllm_service.routing.strategies import STRATEGIES, Strategy, Turns
+from vllm_service.routing.waking import WakeController
+
+
+class Route:
+    """A public model, compiled: its candidates, strategy and target."""
+
+    __slots__ = (
+        "_hosted",
+        "by_provider",
+        "candidates",
+        "controllers",
+        "hosted_positions",
+        "lengths",
+        "model",
+        "own",
+        "strategy",
+        "target",
+        "turns",
+    )
+
+    def __init__(self, model: PublicModel, candidates: list[Candidate], settings: RouterSettings) -> None:
+        self.model, self.candidates = model, candidates
+        self.by_provider = {(place.provider.name, place.offer.model): place for place in candidates}
+        self.own = [place for place in candidates if place.endpoint is not None]
+        self.controllers: list[WakeController] = []
+        self.strategy = find_strategy(model.strategy or settings.default_strategy)
+        self.target = settings.target
+        if model.latency_target_seconds is not None:
+            self.target = replace(settings.target, ttft_seconds=model.latency_target_seconds)
+        self.lengths = AnswerLengths()
+        self.turns = Turns()
+        self.hosted_positions = [place.position for place in candidates if place.endpoint is None]
+        self._hosted = [place for place in candidates if place.endpoint is None and place.is_priced]
+
+    def wakes(self, controllers: Mapping[str, WakeController]) -> None:
+        """Demand for this model is told to the controllers of its own endpoints."""
+        self.controllers = [controllers[place.name] for place in self.own]
+
+    def hosted_picousd(self, prompt_tokens: int, completion_tokens: int) -> int | None:
+        """What the cheapest hosted place of a known price would take; None if there is none."""
+        prices = [hosted_picousd(place, prompt_tokens, completion_tokens) for place in self._hosted]
+        return min(prices) if prices else None
+
+
+def find_strategy(name: str) -> Strategy:
+    """Raises InvalidRequest for a name that is none of STRATEGIES; case does not matter."""
+    strategy = STRATEGIES.get(name) or STRATEGIES.get(name.upper())
+    if strategy is None:
+        raise InvalidRequest(f"There is no strategy {name!r}. Strategies: {', '.join(STRATEGIES)}.", param="strategy")
+    return strategy
+
+
+def make_endpoints(catalog: Catalog, settings: RouterSettings) -> dict[str, Endpoint]:
+    """One per RunPod provider whose price per second is known, by its name."""
+    endpoints = {}
+    for name, provider in catalog.providers.items():
+        if provider.kind is ProviderKind.RUNPOD and provider.second_price is not None:
+            profile = settings.profiles.get(name, EndpointProfile())
+            usd = provider.second_price.picousd_per_microsecond * 1e6 / PICOUSD_PER_USD
+            endpoints[name] = Endpoint(name, profile, usd, settings.cost_margin, settings.miss_budget)
+    return endpoints
+
+
+def make_candidates(catalog: Catalog, model: PublicModel, endpoints: Mapping[str, Endpoint]) -> list[Candidate]:
+    """In configured order. Raises ConfigurationError for an offer of a provider that is not there."""
+    for offer in model.offers:
+        if offer.provider not in catalog.providers:
+            raise ConfigurationError(f"The model {model.name} names the provider {offer.provider}, which is not there.")
+    return [
+        Candidate(catalog.providers[offer.provider], offer, endpoints.get(offer.provider), position)
+        for position, offer in enumerate(model.offers)
+    ]
