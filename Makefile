@@ -11,7 +11,7 @@ HADOLINT := build/hadolint-$(HADOLINT_VERSION)/bin/hadolint
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client test test-image lint-image check audit lock train-demo-model clean
+.PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client bench-gateway test test-image lint-image check audit lock train-demo-model clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -46,6 +46,9 @@ bench-cold-start: setup  ## from process start to the first token, against vLLM 
 
 bench-client: setup  ## what a call of the client costs, against the openai SDK alone
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.client
+
+bench-gateway: setup  ## what a request through the gateway costs, beside nginx, vllm-router and LiteLLM
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.gateway
 
 test: check  ## every check and every test
 	$(PY) -m pytest

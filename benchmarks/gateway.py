@@ -1,7 +1,8 @@
-"""`python -m benchmarks.gateway [--json] [--quick]`: what a request through the gateway costs, beside its peers.
+"""`python -m benchmarks.gateway [--json] [--quick] [--only NAMES]`: what a request costs here, and at the peers.
 
 Each gateway is pinned to one core; the load and the provider have the other. Rounds are interleaved, so that whatever
 else the machine does meets all alike; medians are printed, and in the table the spread of the CPU per request.
+`python -m benchmarks.gateway soak --requests N`: the gateway's memory on the way (benchmarks/gateway_soak.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class Measured:
     per_second: list[float] = field(default_factory=list)
     added_p50_us: list[float] = field(default_factory=list)
     added_ttft_us: list[float] = field(default_factory=list)
+    burst_ttft_us: list[float] = field(default_factory=list)
     cpu_seconds_per_1000_chunks: list[float] = field(default_factory=list)
 
     async def round(self, started: Started, direct: str, size: Size) -> None:
@@ -66,8 +68,10 @@ class Measured:
         self.cpu_us.append((started.cpu_seconds - before) / len(load.totals) * 1e6)
         self.per_second.append(len(load.totals) / size.seconds)
 
+        at_once = await closed_loop(direct, requests_of(direct, SHORT_STREAM, peer.keys), callers=STREAMS, calls=1)
         before = started.cpu_seconds
         load = await closed_loop(peer.url, stream, callers=STREAMS, calls=1)
+        self.burst_ttft_us.append((statistics.median(load.ttfts) - statistics.median(at_once.ttfts)) * 1e6)
         self.cpu_seconds_per_1000_chunks.append((started.cpu_seconds - before) / load.chunks * 1000)
 
         calls = max(20, size.calls // 4) if peer.name == "litellm" else size.calls
@@ -84,6 +88,7 @@ class Measured:
             "requests_per_second": round(middle(self.per_second)),
             "added_p50_us": round(middle(self.added_p50_us)),
             "added_ttft_us": round(middle(self.added_ttft_us)),
+            "added_ttft_us_of_32_at_once": round(middle(self.burst_ttft_us)),
             "cpu_seconds_per_1000_chunks": round(middle(self.cpu_seconds_per_1000_chunks), 4),
             "rss_mb": round(started.rss_mb, 1),
             "start_seconds": round(started.start_seconds, 2),
@@ -102,7 +107,8 @@ async def _added(peer: Peer, direct: str, body: bytes, calls: int, times: Callab
     return (statistics.median(through) - statistics.median(without)) * 1e6
 
 
-async def _start(peer: Peer, directory: Path) -> Started:
+async def start(peer: Peer, directory: Path) -> Started:
+    """On its core; returns when it has answered."""
     started = Started(peer, GATEWAY_CORE, directory / f"{peer.name}.log")
     one = requests_of(peer.url, CHAT, peer.keys[:1])
     await started.until_answering(lambda: asyncio.ensure_future(closed_loop(peer.url, one, callers=1, calls=1)))
@@ -112,7 +118,7 @@ async def _start(peer: Peer, directory: Path) -> Started:
 async def measure(names: list[str], size: Size) -> tuple[list[dict[str, Any]], dict[str, Measured]]:
     """A row for each peer."""
     os.sched_setaffinity(0, {LOAD_CORE})
-    with tempfile.TemporaryDirectory() as name, _Upstream() as (upstream, _):
+    with tempfile.TemporaryDirectory() as name, Upstream() as (upstream, _):
         directory = Path(name)
         makers: dict[str, Callable[[str, int, Path], Peer | Coroutine[Any, Any, Peer]]] = {
             "gateway": ours, "vllm-router": vllm_router, "nginx": nginx, "litellm": litellm,
@@ -121,7 +127,7 @@ async def measure(names: list[str], size: Size) -> tuple[list[dict[str, Any]], d
         try:
             for number, peer_name in enumerate(names):
                 made = makers[peer_name](upstream, PORTS + number, directory)
-                running.append(await _start(made if isinstance(made, Peer) else await made, directory))
+                running.append(await start(made if isinstance(made, Peer) else await made, directory))
             measured = {peer_name: Measured() for peer_name in names}
             for _ in range(size.rounds):
                 for started in running:
@@ -132,24 +138,7 @@ async def measure(names: list[str], size: Size) -> tuple[list[dict[str, Any]], d
                 started.stop()
 
 
-async def soak(requests: int) -> list[tuple[int, float]]:
-    """(requests so far, resident MB) of the gateway, every tenth of the way."""
-    os.sched_setaffinity(0, {LOAD_CORE})
-    with tempfile.TemporaryDirectory() as name, _Upstream() as (upstream, _):
-        directory = Path(name)
-        started = await _start(await ours(upstream, PORTS, directory), directory)
-        try:
-            points = [(0, started.rss_mb)]
-            for tenth in range(1, 11):
-                chat = requests_of(started.peer.url, CHAT, started.peer.keys)
-                await closed_loop(started.peer.url, chat, callers=CALLERS, calls=requests // 10 // CALLERS)
-                points.append((tenth * (requests // 10), started.rss_mb))
-            return points
-        finally:
-            started.stop()
-
-
-class _Upstream:
+class Upstream:
     """The provider, in a process of its own on the load's core."""
 
     def __enter__(self) -> tuple[str, int]:
@@ -177,17 +166,20 @@ def table(rows: list[dict[str, Any]], measured: dict[str, Measured]) -> str:
 
 def main() -> None:
     """Prints a table, or with --json the rows."""
+    if sys.argv[1:2] == ["soak"]:
+        from benchmarks import gateway_soak  # noqa: PLC0415  it needs this module
+
+        gateway_soak.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="two short rounds")
+    parser.add_argument("--rounds", type=int, help="instead of five, or of two")
     parser.add_argument("--only", default="gateway,vllm-router,nginx,litellm", help="names, separated by commas")
-    parser.add_argument("--soak", type=int, metavar="REQUESTS", help="only the gateway's memory over so many requests")
     options = parser.parse_args()
-    if options.soak:
-        for requests, megabytes in uvloop.run(soak(options.soak)):
-            print(f"{requests:>10} requests  {megabytes:.1f} MB")  # noqa: T201
-        return
-    rows, measured = uvloop.run(measure(options.only.split(","), QUICK if options.quick else FULL))
+    size = QUICK if options.quick else FULL
+    size = replace(size, rounds=options.rounds or size.rounds)
+    rows, measured = uvloop.run(measure(options.only.split(","), size))
     print(json.dumps({"rows": rows}) if options.json else table(rows, measured))  # noqa: T201
 
 

@@ -6,12 +6,12 @@ import asyncio
 import json
 import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from runpod_emulator import Emulator, EndpointSettings
 from runpod_emulator.hosted import HostedModel, HostedSettings

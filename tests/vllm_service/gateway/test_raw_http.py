@@ -39,6 +39,15 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
     assert statuses(received) == [200] * 40 + [418]
 
 
+async def test_thousands_of_refusals_from_one_packet_come_in_their_order() -> None:
+    """Each is answered without a wait: answering one within the other would end in a RecursionError."""
+    request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
+    last = request.replace(b"host: x\r\n", f"host: x\r\n{LAST}".encode())
+    async with gateway_to(ScriptedUpstream(answers)) as gateway:
+        received = await gateway.raw(request * 3000 + last)
+    assert statuses(received) == [401] * 3001
+
+
 async def test_a_request_split_at_any_byte_is_one_request() -> None:
     request = post(more=LAST)
     async with gateway_to(ScriptedUpstream(answers)) as gateway:
