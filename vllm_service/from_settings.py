@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from vllm_service.errors import ConfigurationError
 from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.hedging import Hedging
 from vllm_service.gateway.limits import ConnectionLimits
@@ -11,6 +14,9 @@ from vllm_service.routing.fallback import RetrySettings
 from vllm_service.routing.hedging import HedgeSettings
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.open import Storage
+
+if TYPE_CHECKING:
+    from vllm_service.opentelemetry_tracing import Tracing
 
 
 def failing_over_of(settings: ServiceSettings, storage: Storage) -> FailingOver:
@@ -40,3 +46,15 @@ def connection_limits(settings: ServiceSettings) -> ConnectionLimits:
         stalled_write_seconds=settings.write_timeout_seconds,
         connections=settings.max_connections,
     )
+
+
+def tracing_to(endpoint: str) -> Tracing:
+    """Imported only now: nobody else pays for it. ConfigurationError where the extra is not installed."""
+    try:
+        from vllm_service.opentelemetry_tracing import Tracing  # noqa: PLC0415
+
+        return Tracing.to(endpoint)
+    except ImportError as error:
+        variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
+        message = f"{variable} is set, but {error.name} is not installed: pip install 'vllm-service[tracing]'."
+        raise ConfigurationError(message, param=variable) from None

@@ -14,7 +14,7 @@ from vllm_service.app import Service, rest_of
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError
-from vllm_service.from_settings import connection_limits, failing_over_of
+from vllm_service.from_settings import connection_limits, failing_over_of, tracing_to
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.http_server import HttpServer
@@ -86,6 +86,7 @@ class _Running:
             storage.wakes if settings.wake_endpoints else None,
             RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
         )
+        self._tracing = None if settings.otlp_endpoint is None else tracing_to(settings.otlp_endpoint)
         measurements = Measurements(lambda: self._gateway.configured.catalog, settings.latency_target_seconds)
         keys = storage.keys if settings.require_keys else None
         self._gateway = Gateway(
@@ -99,6 +100,7 @@ class _Running:
             responses=storage.responses if settings.response_cache else None,
             failing_over=failing_over,
             record_loss=storage.ledger.record,
+            tracer=self._tracing,
         )
         state = ServiceState(
             breakers=BreakerReport(failing_over.breakers).by_provider,
@@ -146,6 +148,8 @@ class _Running:
                 await self._stop.wait()
                 has_ended = await self._server.stop(settings.grace_seconds)
         await self._upstream.close()
+        if self._tracing is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._tracing.close)
         return 0 if has_ended else 1
 
     def _now_configured(self) -> tuple[Catalog, Router]:

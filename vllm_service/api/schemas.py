@@ -16,14 +16,14 @@ class Answer(BaseModel):
 
 
 class ErrorBody(Answer):
-    """What is wrong, where, and what to do; `code` is for programs."""
+    """What is wrong, where, and what to do; `code` is for programs. Without an id: refused before it had been read."""
 
     type: str
     code: str
     message: str
     param: str | None
     details: dict[str, Any]
-    request_id: str
+    request_id: str | None
 
 
 class ErrorAnswer(Answer):

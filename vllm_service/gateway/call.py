@@ -19,6 +19,7 @@ from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import RequestFields
 from vllm_service.gateway.said import Said
 from vllm_service.gateway.served_models import Configured, ServedModel
+from vllm_service.gateway.tracing import RequestSpan
 from vllm_service.providers.protocol import Answer, Upstream
 from vllm_service.routing.circuit_breaker import Admission
 from vllm_service.routing.plan import Step
@@ -90,6 +91,7 @@ class Call:
         "started_at",
         "status",
         "step",
+        "trace",
         "upstream",
         "usage",
     )  # fmt: skip
@@ -105,6 +107,7 @@ class Call:
         self.annotates = False
         self.reservation: Reservation | None = None
         self.said: Said | None = None
+        self.trace: RequestSpan | None = None
         self.reason: str | None = None
         self.step: Step | None = None
         self.attempts = 0
@@ -164,6 +167,8 @@ class Call:
     def upstream_headers(self) -> bytes:
         """What goes with the request besides the provider's own headers; nothing else of the caller's does."""
         lines = b"x-request-id: %b\r\n" % self.request_id.encode()
+        if self.trace is not None:
+            return lines + self.trace.headers()
         parent = self.headers.get(b"traceparent")
         return lines if parent is None else lines + trace_headers(parent, self.headers.get(b"tracestate"))
 

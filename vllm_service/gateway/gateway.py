@@ -25,6 +25,7 @@ from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import ASSUMED_COMPLETION_TOKENS, estimated_prompt_tokens, read
 from vllm_service.gateway.served_models import Configured
 from vllm_service.gateway.token_counting import TokenCounting
+from vllm_service.gateway.tracing import Tracer
 from vllm_service.providers.protocol import Upstream
 from vllm_service.routing.deadlines import HEADER, Deadline
 from vllm_service.routing.deadlines import deadline as deadline_of
@@ -53,6 +54,7 @@ class Gateway:
         addresses: ClientAddresses | None = None,
         responses: ResponseCache | None = None,
         failing_over: FailingOver | None = None,
+        tracer: Tracer | None = None,
         record_loss: Callable[[RequestRecord], None] | None = None,
     ) -> None:
         self.configured = configured
@@ -67,6 +69,7 @@ class Gateway:
         self._record_loss = record_loss or self._recorders[0]
         self._ids = RequestIds()
         self._counting = TokenCounting()
+        self._tracer = tracer
 
     async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
         """Answers the request, whatever happens, and records it."""
@@ -74,6 +77,9 @@ class Gateway:
         call.configured = self.configured
         call.failing_over, call.upstream = self._failing_over, self._upstream
         call.request_id = self._ids.of(call.headers.get(b"x-request-id"))
+        if self._tracer is not None:
+            parent, state = call.headers.get(b"traceparent"), call.headers.get(b"tracestate")
+            call.trace = self._tracer.begin(operation.name, parent, state)
         try:
             await self._answer(call)
         except ServiceError as error:
@@ -164,6 +170,8 @@ class Gateway:
         except Exception:
             _log.exception("a reservation was not settled; its lease will expire")
         row = call.record(time.monotonic())
+        if call.trace is not None:
+            call.trace.end(row)
         for record in self._recorders:
             record(row)
         for loss in call.losses:

@@ -82,6 +82,9 @@ class RequestFields(msgspec.Struct):
 _decoder = msgspec.json.Decoder(RequestFields)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder = msgspec.json.Encoder()
+# msgspec speaks of Python's types, callers write JSON.
+_PYTHON_WORD = re.compile(r"int \| float|\w+")
+_JSON_WORDS = {"int | float": "number", "int": "integer", "float": "number", "str": "string", "bool": "boolean"}
 _USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
@@ -91,6 +94,7 @@ def read(body: bytes) -> RequestFields:
         return _decoder.decode(body)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
+        what = _PYTHON_WORD.sub(lambda found: _JSON_WORDS.get(found[0], found[0]), what)
         param = where.rstrip("`") or ("model" if "`model`" in what else None)
         raise InvalidRequest(f"The request is not valid: {what}.", param=param) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -141,4 +141,4 @@ class RequestReader(asyncio.Protocol):
         return size > self._limits.head_bytes
 
     def _refuse_body(self) -> None:
-        self.refuse(BodyTooLarge(f"The body is larger than {self._limits.body_bytes} bytes."))
+        self.refuse(BodyTooLarge(f"The body is larger than MAX_BODY_BYTES, {self._limits.body_bytes} bytes."))

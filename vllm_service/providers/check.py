@@ -68,7 +68,7 @@ async def probe(client: httpx2.AsyncClient, provider: Provider, offers: list[Off
     try:
         response = await client.get(url, headers=headers)
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-        return Report(**facts, reachable=False, problem=f"no answer: {type(error).__name__}")
+        return Report(**facts, reachable=False, problem=f"no answer: {_why(error)}")
     facts["latency_ms"] = round((time.perf_counter() - start) * 1000, 1)
     try:
         document = _document(response, provider)
@@ -76,6 +76,18 @@ async def probe(client: httpx2.AsyncClient, provider: Provider, offers: list[Off
     except UpstreamFailed as error:
         return Report(**facts, reachable=False, problem=error.message)
     return Report(**facts, **found, reachable=True)
+
+
+def _why(error: Exception) -> str:
+    """In a user's words, then in the library's."""
+    words = "the address cannot be used"
+    if isinstance(error, httpx2.TimeoutException):
+        words = "it took too long (--timeout)"
+    elif isinstance(error, httpx2.ConnectError):
+        words = "nothing listens there, or the name or certificate is wrong"
+    elif isinstance(error, httpx2.TransportError):
+        words = "the connection broke"
+    return f"{words} ({type(error).__name__})"
 
 
 def _document(response: httpx2.Response, provider: Provider) -> dict[str, Any] | list[Any]:

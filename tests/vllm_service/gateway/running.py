@@ -23,6 +23,7 @@ from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.http_server import HttpServer
 from vllm_service.gateway.limits import ConnectionLimits
 from vllm_service.gateway.served_models import Configured
+from vllm_service.gateway.tracing import Tracer
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.providers.connections import Connections
 from vllm_service.routing.configured_order import ConfiguredOrder
@@ -137,6 +138,7 @@ async def running(
     *,
     limits: ConnectionLimits | None = None,
     responses: ResponseCache | None = None,
+    tracer: Tracer | None = None,
     failing_over: FailingOver | None = None,
     router_costs: bool = False,
 ) -> AsyncIterator[Running]:
@@ -150,6 +152,7 @@ async def running(
         recorders=[books.record],
         keys=books,
         responses=responses,
+        tracer=tracer,
         failing_over=failing_over or FailingOver.of(retries=QUICK),
     )
     server = HttpServer(Service(gateway, lambda: _nothing_else), limits)
