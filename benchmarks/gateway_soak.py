@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import uvloop
@@ -24,7 +24,7 @@ from benchmarks.gateway_load import closed_loop, requests_of
 from benchmarks.gateway_peers import ours
 
 
-async def soak(requests: int, directory: Path) -> AsyncIterator[dict[str, float]]:
+async def soak(requests: int, directory: Path) -> AsyncGenerator[dict[str, float], None]:
     """Requests so far, resident MB, and requests per second of this tenth."""
     os.sched_setaffinity(0, {LOAD_CORE})
     with Upstream() as (upstream, _):

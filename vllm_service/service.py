@@ -81,7 +81,7 @@ class _Running:
         self._is_stale = False
         self._reloading: asyncio.Task[None] | None = None
         self._failing_over = failing_over = failing_over_of(settings, storage)
-        self._keeper = keeper = EndpointKeeper(
+        self._keeper = EndpointKeeper(
             ControlHttp(self._upstream),
             storage.wakes if settings.wake_endpoints else None,
             RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
@@ -102,10 +102,24 @@ class _Running:
             record_loss=storage.ledger.record,
             tracer=self._tracing,
         )
-        state = ServiceState(
-            breakers=BreakerReport(failing_over.breakers).by_provider,
-            workers=keeper.workers,
-            cache=storage.cache_state if settings.response_cache else lambda: None,
+        parts = Parts(
+            lambda: self._gateway.configured.catalog,
+            measurements,
+            self._state(storage),
+            keys,
+            serves_metrics=settings.metrics,
+            metrics_need_key=settings.metrics_require_key,
+        )
+        self._service = Service(self._gateway, lambda: rest_of(parts))
+        self._server = HttpServer(self._service, connection_limits(settings))
+
+    def _state(self, storage: Storage) -> ServiceState:
+        """What /health and /metrics ask for when they are asked."""
+        place = self._place
+        return ServiceState(
+            breakers=BreakerReport(self._failing_over.breakers).by_provider,
+            workers=self._keeper.workers,
+            cache=storage.cache_state if self._settings.response_cache else lambda: None,
             ledger=storage.ledger.state,
             quotas=storage.quota_state,
             is_ready=lambda: True,
@@ -113,16 +127,6 @@ class _Running:
             in_flight=lambda: self._server.in_flight,
             place=lambda: None if place is None else place.state(),
         )
-        parts = Parts(
-            lambda: self._gateway.configured.catalog,
-            measurements,
-            state,
-            keys,
-            serves_metrics=settings.metrics,
-            metrics_need_key=settings.metrics_require_key,
-        )
-        self._service = Service(self._gateway, lambda: rest_of(parts))
-        self._server = HttpServer(self._service, connection_limits(settings))
 
     async def serve(self, load_catalog: LoadCatalog, make_router: MakeRouter) -> int:
         """See run_service."""
