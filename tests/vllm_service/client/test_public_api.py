@@ -134,7 +134,7 @@ def test_the_sync_facade_has_every_method_with_the_same_signature() -> None:
         assert own.__doc__
 
 
-SERVERS = {"fastapi", "uvicorn", "starlette", "asyncpg", "redis", "sqlite3", "prometheus_client", "pyarrow", "msgspec"}
+SERVERS = {"fastapi", "uvicorn", "starlette", "asyncpg", "redis", "sqlite3", "prometheus_client", "pyarrow"}
 BEYOND_THE_EXTRA = SERVERS | {"numpy", "rich", "yaml", "genai_prices", "psutil", "tokenizers"}
 
 
