@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +28,8 @@ from handler.settings import WorkerSettings
 from handler.signals import stop_signals
 
 logger = logging.getLogger(__name__)
+
+SWALLOWED_AFTER_SECONDS = 10.0  # an orderly end while loading takes two at most
 
 
 def serve(
@@ -49,12 +54,17 @@ def serve(
 async def _serve(
     engine: Engine, settings: WorkerSettings, platform: runpod_sdk.SdkPlatform, metrics: WorkerMetrics
 ) -> int:
+    told_to_stop = threading.Event()
     async with platform:
         try:
-            with _sigterm_interrupts_loading():
+            with _sigterm_interrupts_loading(told_to_stop):
                 await engine.start()
             return await run(engine, settings, platform, metrics)
-        except WorkerError as error:
+        except Exception as error:
+            if told_to_stop.is_set():  # an import has made an error of its own of the interruption
+                return 0
+            if not isinstance(error, WorkerError):
+                raise
             logger.error("the worker cannot start: %s", error.message)
             return 1
         finally:
@@ -87,15 +97,19 @@ async def _end_with_the_engine(engine: Engine, loop: JobLoop, stall_seconds: flo
 
 
 @contextmanager
-def _sigterm_interrupts_loading() -> Iterator[None]:
+def _sigterm_interrupts_loading(told_to_stop: threading.Event) -> Iterator[None]:
     """Ends the process with exit code 0: no job was taken yet.
 
     SystemExit, because loading blocks the event loop, and because where it does not, both asyncio's loop and uvloop let
-    this one exception of a signal handler through.
+    this one exception of a signal handler through. Code that is being imported may swallow it: then a timer ends it.
     """
 
     def interrupt(number: int, frame: object) -> None:
         logger.info("told to stop while the engine was loading: no job was taken")
+        told_to_stop.set()
+        timer = threading.Timer(SWALLOWED_AFTER_SECONDS, _end_at_once)
+        timer.daemon = True
+        timer.start()
         raise SystemExit(0)
 
     before = signal.signal(signal.SIGTERM, interrupt)
@@ -103,6 +117,12 @@ def _sigterm_interrupts_loading() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _end_at_once() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(0)
 
 
 def _serve_with_sdk_loop(engine: Engine, settings: WorkerSettings, sdk_loop: runpod_sdk.SdkLoop) -> int:

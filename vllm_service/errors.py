@@ -216,10 +216,11 @@ class UpstreamError(ServiceError):
 
 
 def known_codes() -> frozenset[str]:
-    """Every code of this tree: what may be a metric's label. A provider's own codes are not among them."""
+    """Every code of this file: what may be a metric's label. Not a provider's own, nor those of the client's errors."""
     found, left = set(), [ServiceError]
     while left:
         kind = left.pop()
-        found.add(kind.code)
+        if kind.__module__ == __name__:
+            found.add(kind.code)
         left.extend(kind.__subclasses__())
     return frozenset(found)
