@@ -25,7 +25,7 @@ from rich.panel import Panel
 from handler.settings import DEMO_FLAGS
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 180
+START_SECONDS, STOP_SECONDS = 180, 60
 HOSTED = {
     "providers": [
         {
@@ -135,9 +135,19 @@ def _start(stack: ExitStack, log: Path, *arguments: str, variables: Mapping[str,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is ours: the worker still has to be stopped by its emulator
         )
-    stack.callback(process.wait)
-    stack.callback(process.terminate)
+    stack.callback(_stop, process, log.stem)
     return process
+
+
+def _stop(process: subprocess.Popen[bytes], name: str) -> None:
+    """SIGTERM, and where that does not end it, SIGKILL."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        sys.stderr.write(f"the {name} did not stop within {STOP_SECONDS} s of SIGTERM: killed\n")
+        process.kill()
+        process.wait()
 
 
 def _until(is_so: Callable[[], bool], processes: Mapping[str, subprocess.Popen[bytes]], directory: Path) -> None:
