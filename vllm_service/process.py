@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from vllm_service.errors import ServiceError
+from vllm_service.logs import place_of
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ async def beside(*works: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterat
 async def _told(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
         await work()
-    except Exception:
-        _log.exception("what runs beside the requests has ended")
+    except Exception as error:
+        _log.error("what runs beside the requests has ended: %s", place_of(error))
 
 
 def announce(listening: socket.socket) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import traceback
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vllm_service.errors import ServiceError
+from vllm_service.logs import place_of
 
 _log = logging.getLogger(__name__)
 _ACCEPTABLE = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -62,12 +62,7 @@ class Outermost:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            _log.error("request %s ended in %s at %s", request_id, type(error).__name__, _where(error))
+            _log.error("request %s ended in %s", request_id, place_of(error))
             if not has_started:
                 answer = ServiceError("Something went wrong here. The gateway's log has more under this request's id.")
                 await JSONResponse(answer.to_json(request_id), answer.status)(scope, receive, send_with_id)
-
-
-def _where(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)[-4:]
-    return " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames))

@@ -37,7 +37,7 @@ def send_whole(call: Call, sent: Sent) -> CachedResponse:
         body = spliced(body, call.annotation(now))
     if call.caller.has_left:
         call.outcome, call.status = Outcome.CANCELLED, 499
-    call.caller.answer(200, call.answer_headers(b"application/json"), body)
+    call.answer(200, call.answer_headers(b"application/json"), body)
     outcomes.succeeded(call, sent, sent.usage, now)
     return CachedResponse(document, False, call.usage)
 
@@ -66,11 +66,15 @@ async def relay_events(call: Call, sent: Sent, *, keeps: bool) -> CachedResponse
         call.count(relay.usage or _by_events(call, relay))
         outcomes.left(call, sent)
         raise
+    except Exception:
+        answer.close()
+        outcomes.left(call, sent)
+        raise
     call.count(relay.usage or _by_events(call, relay))
     if caller.has_left:
         call.outcome, call.status = Outcome.CANCELLED, 499
     if relay.is_complete:
-        caller.end()
+        call.end()
         outcomes.succeeded(call, sent, relay.usage, time.monotonic())
         return CachedResponse(b"".join(kept), True, call.usage) if keeps else None
     error = error or UpstreamFailed(f"The provider of {call.facts.model!r} ended the stream before its end.")
@@ -88,11 +92,11 @@ def replay(call: Call, cached: CachedResponse) -> None:
     if not cached.is_stream:
         if call.annotates:
             body = spliced(body, call.annotation(time.monotonic()))
-        call.caller.answer(200, call.answer_headers(b"application/json"), body)
+        call.answer(200, call.answer_headers(b"application/json"), body)
         return
     call.caller.begin(200, call.answer_headers(EVENT_STREAM))
     EventRelay(call.operation, call.caller.send, partial(_finish, call)).receive(body)
-    call.caller.end()
+    call.end()
 
 
 def _finish(call: Call, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
@@ -119,7 +123,7 @@ def _break(call: Call, error: ServiceError) -> None:
     if call.outcome is not Outcome.CANCELLED:
         call.outcome, call.error_code = Outcome.FAILED, error.code
     call.caller.send(error_event(error, call.request_id))
-    call.caller.end()
+    call.end()
 
 
 def _by_length(call: Call, text_bytes: int) -> Usage:

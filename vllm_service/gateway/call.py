@@ -74,6 +74,7 @@ class Call:
         "fields",
         "first_byte",
         "headers",
+        "is_answered",
         "is_estimate",
         "key",
         "key_or_none",
@@ -117,12 +118,23 @@ class Call:
         self.usage: Usage | None = None
         self.cost_picousd: int | None = None
         self.is_estimate = False
+        self.is_answered = False
         self.baseline_picousd: int | None = None
         self.key_or_none: ApiKey | None = None
         self.facts_or_none: RequestFacts | None = None
         self.outcome = Outcome.COMPLETED
         self.status = 200
         self.error_code: str | None = None
+
+    def answer(self, status: int, headers: bytes, body: bytes) -> None:
+        """See Caller; the connection is free for its next request."""
+        self.is_answered = True
+        self.caller.answer(status, headers, body)
+
+    def end(self) -> None:
+        """The end of a stream; see Caller."""
+        self.is_answered = True
+        self.caller.end()
 
     def count(self, usage: Usage) -> None:
         """Its tokens are known, and with them what they cost, and would have cost at the baseline model.

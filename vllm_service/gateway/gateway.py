@@ -26,6 +26,7 @@ from vllm_service.gateway.request_body import ASSUMED_COMPLETION_TOKENS, estimat
 from vllm_service.gateway.served_models import Configured
 from vllm_service.gateway.token_counting import TokenCounting
 from vllm_service.gateway.tracing import Tracer
+from vllm_service.logs import place_of
 from vllm_service.providers.protocol import Upstream
 from vllm_service.routing.deadlines import HEADER, Deadline
 from vllm_service.routing.deadlines import deadline as deadline_of
@@ -87,6 +88,10 @@ class Gateway:
         except asyncio.CancelledError:
             call.outcome, call.status, call.error_code = Outcome.CANCELLED, 499, None
             caller.abort()
+        except Exception as error:
+            _log.error("request %s failed within the gateway: %s", call.request_id, place_of(error))
+            if not call.is_answered:
+                _refuse(call, ServiceError("The gateway failed on this request; its log has more under its id."))
         await self._account(call)
 
     async def _answer(self, call: Call) -> None:
@@ -167,8 +172,8 @@ class Gateway:
                     await call.reservation.release()
                 else:
                     await call.reservation.settle(call.usage.total_tokens, self._spent_picousd(call))
-        except Exception:
-            _log.exception("a reservation was not settled; its lease will expire")
+        except Exception as error:
+            _log.error("a reservation was not settled, its lease will expire: %s", place_of(error))
         row = call.record(time.monotonic())
         if call.trace is not None:
             call.trace.end(row)
@@ -210,6 +215,9 @@ def _refuse(call: Call, error: ServiceError) -> None:
     """The one place where an error becomes an answer."""
     call.outcome = Outcome.REJECTED if call.reservation is None else Outcome.FAILED
     call.status, call.error_code = error.status, error.code
+    if call.caller.has_begun:
+        call.caller.abort()  # what has been sent of a stream cannot be taken back, and has no end
+        return
     request_id = call.request_id
     headers = error_headers(error) + b"x-request-id: %b\r\n" % request_id.encode()
-    call.caller.answer(error.status, headers, error_body(error, request_id))
+    call.answer(error.status, headers, error_body(error, request_id))

@@ -14,6 +14,7 @@ from vllm_service.gateway.eager_task import EagerTask
 from vllm_service.gateway.error_answers import error_body, error_headers
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.limits import ConnectionLimits
+from vllm_service.logs import place_of
 
 LOOK_EVERY_SECONDS = 0.5
 _log = logging.getLogger(__name__)
@@ -99,8 +100,8 @@ class HttpServer:
             await self._handle(request, caller)
         except asyncio.CancelledError:
             caller.abort()
-        except Exception:
-            _log.exception("a request could not be answered")
+        except Exception as failure:
+            _log.error("a request could not be answered: %s", place_of(failure))
             error = ServiceError("The gateway failed on this request.")
             if caller.has_begun:
                 caller.abort()

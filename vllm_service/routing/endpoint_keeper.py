@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from vllm_service.domain.operations import WorkerState
+from vllm_service.logs import place_of
 from vllm_service.providers.configured import Catalog, Provider, ProviderKind
 from vllm_service.providers.runpod import RunPodEndpoint, RunPodSettings, SendHttp
 from vllm_service.providers.runpod_health import EndpointHealth
@@ -103,7 +104,7 @@ class EndpointKeeper:
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         self._under_way.pop(name, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("%s could not be looked after", name, exc_info=error)
+            _log.error("%s could not be looked after: %s", name, place_of(error))
 
     async def _tend(self, name: str, tended: _Tended, router: Router, target: WorkerTarget | None) -> None:
         """First looks: what was seen before may no longer be so, and a wake costs money."""
