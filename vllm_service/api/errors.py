@@ -17,7 +17,7 @@ def error_response(error: ServiceError, request_id: str, headers: Mapping[str, s
     """Status, JSON body, and the headers that belong to the error."""
     response = JSONResponse(error.to_json(request_id), error.status, headers=dict(headers or {}))
     if error.retry_after_seconds is not None:
-        response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,8 @@ from vllm_service.client.rate_gate import RateGate
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy
 from vllm_service.errors import ConfigurationError, GatewayTimeout, RateLimited, ServiceError
+
+log = logging.getLogger(__name__)
 
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, POLL_GROWTH = 0.25, 5.0, 1.5
 GIVE_UP_SECONDS = 10.0  # for the cancellation of a job whose caller has left
@@ -136,9 +139,13 @@ class JobQueue:
 
     async def _give_up(self, job_id: str) -> None:
         """The caller has left already, so nobody could be told that this failed."""
-        with contextlib.suppress(ServiceError, TimeoutError):
+        try:
             async with asyncio.timeout(GIVE_UP_SECONDS):
                 await self.cancel(job_id)
+        except (ServiceError, TimeoutError) as error:
+            log.warning(
+                "job %s could not be cancelled (%s): it may run on, and is billed", job_id, type(error).__name__
+            )
 
     async def _submit(self, body: dict[str, Any]) -> Job:
         """If the caller leaves while the request is under way, the job that it makes is cancelled."""

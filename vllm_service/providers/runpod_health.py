@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +26,12 @@ class EndpointHealth:
 
     @property
     def workers_warm(self) -> int | None:
-        """Workers that can answer: idle and running ones; where those are unknown, what is called ready."""
-        if self.workers_idle is None and self.workers_running is None:
-            return self.workers_ready
-        return (self.workers_idle or 0) + (self.workers_running or 0)
+        """Workers that can answer, as routing.capacity counts them: idle and running ones, or what is called ready."""
+        counts = (self.workers_idle, self.workers_running, self.workers_ready)
+        if counts == (None, None, None):
+            return None
+        idle, running, ready = (count or 0 for count in counts)
+        return max(idle + running, ready)
 
 
 _JOBS = {"queued": "inQueue", "in_progress": "inProgress", "completed": "completed", "failed": "failed"}
@@ -41,8 +44,11 @@ def parse_health(body: bytes) -> EndpointHealth | None:
         document = json.loads(body)
     except ValueError:
         return None
-    if not isinstance(document, dict):
-        return None
+    return health_of(document) if isinstance(document, dict) else None
+
+
+def health_of(document: Mapping[str, Any]) -> EndpointHealth:
+    """Whatever of it can be read; the rest is unknown."""
     jobs, workers = _object(document.get("jobs")), _object(document.get("workers"))
     return EndpointHealth(
         **{f"jobs_{name}": _count(jobs.get(theirs)) for name, theirs in _JOBS.items()},

@@ -5,6 +5,7 @@ No I/O: worker states come from the platform's `/health`, lenient, late or not a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from vllm_service.routing.estimates import Line, Mean
@@ -12,6 +13,7 @@ from vllm_service.routing.profiles import EndpointProfile, LatencyTarget
 from vllm_service.routing.shadow import Speeds
 
 STATES_LATE_SECONDS = 3.0  # how old `/health` is; a start is over this much before it is seen
+_MOST_WORKERS = 1000  # of one endpoint; a report of more is nonsense, and would become lists of that length
 _UTILISATION_SECONDS = 10.0
 LONGER = 2.0  # an answer may well be this many times as long as expected
 _ANSWER_TOKENS = 200.0
@@ -203,4 +205,6 @@ class Endpoint:
 
 def _count(workers: Mapping[str, object], name: str) -> int:
     value = workers.get(name)
-    return max(0, int(value)) if isinstance(value, int | float) and not isinstance(value, bool) else 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return 0
+    return min(max(0, int(value)), _MOST_WORKERS)

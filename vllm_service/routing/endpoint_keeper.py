@@ -116,7 +116,7 @@ class EndpointKeeper:
             tended.is_woken = False
             # Not at once: another replica may not have looked since.
             await self._wakes.shorten(name, 2 * self._settings.health_interval_seconds)
-        if target is not None and _is_to_be_woken(target, health):
+        if target is not None and is_to_be_woken(target, health):
             await self._wake(tended, target, self._wakes)
 
     async def _wake(self, tended: _Tended, target: WorkerTarget, wakes: Wakes) -> None:
@@ -129,7 +129,7 @@ class EndpointKeeper:
             _log.warning("%s could not be woken: %s", name, why)
 
 
-def _is_to_be_woken(target: WorkerTarget, health: EndpointHealth | None) -> bool:
+def is_to_be_woken(target: WorkerTarget, health: EndpointHealth | None) -> bool:
     """Only from nothing: a warm-up job would be taken by a worker that is there already."""
     if target.workers < 1 or health is None:
         return False

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 LEFT_BY_CALLER = 499
 NO_ANSWER = 0
+LONGEST_RETRY_AFTER_SECONDS = 3600.0
 # Of our account at the provider, which the caller neither chose nor can mend: a key revoked, credits used up.
 OUR_ACCOUNT = frozenset({401, 402})
 # May be this place's alone: a model or a route that it does not have, a permission, a conflict. It says nothing of how
@@ -74,13 +75,17 @@ def blame(status: int) -> Blame:
 
 
 def retry_after_seconds(header: str | None, now_utc_seconds: float) -> float | None:
-    """Seconds to wait by a Retry-After header (RFC 9110, 10.2.3: seconds or a date); None where it says nothing."""
+    """Seconds to wait by a Retry-After header (RFC 9110, 10.2.3: seconds or a date); None where it says nothing.
+
+    At most LONGEST_RETRY_AFTER_SECONDS, whatever a provider writes.
+    """
     if header is None:
         return None
     text = header.strip()
     if text.isascii() and text.replace(".", "", 1).isdigit():
-        return float(text)
+        return min(float(text), LONGEST_RETRY_AFTER_SECONDS)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now_utc_seconds)
+        waits = parsedate_to_datetime(text).timestamp() - now_utc_seconds
+        return min(max(0.0, waits), LONGEST_RETRY_AFTER_SECONDS)
     except (ValueError, OverflowError):
         return None

@@ -106,7 +106,9 @@ class CostRouter:
         self._open[id(facts), step.provider] = (now_seconds, 0.0, alone)
 
     def first_token(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
-        """See plan.Router."""
+        """See plan.Router. A whole answer comes with its last token: its first byte says nothing of speeds."""
+        if not facts.stream:
+            return
         key = (id(facts), step.provider)
         attempt = self._open.get(key)
         if attempt is None or attempt[1]:
@@ -215,12 +217,12 @@ class CostRouter:
         times: tuple[float, float, float],
     ) -> None:
         began, first_token_at, ended = times
-        if usage is not None and first_token_at:
+        if usage is not None:
             tokens = usage.completion_tokens
-            if tokens > 1:
+            if first_token_at and tokens > 1:
                 endpoint.measured_token((ended - first_token_at) / (tokens - 1), ended)
             allowed = route.target.first_token_seconds(facts.prompt_tokens)
-            in_time = first_token_at - began <= allowed
+            in_time = not first_token_at or first_token_at - began <= allowed
             in_time = in_time and ended - began <= allowed + route.target.seconds_per_output_token * tokens
             endpoint.judged(in_time)
         endpoint.left()

@@ -60,7 +60,7 @@ class CostPolicy:
     def arrived(self, request: int, now: float) -> None:
         """Planned, and sent to the first place that takes it."""
         replay = self.replay
-        facts = RequestFacts(MODEL, "chat.completions", int(replay.prompts[request]))
+        facts = RequestFacts(MODEL, "chat.completions", int(replay.prompts[request]), stream=True)
         steps = self.router.plan(facts, now).steps
         self._send(request, facts, steps, now)
         if not self._looking and now - self._looked_at >= _LOOK_SECONDS:

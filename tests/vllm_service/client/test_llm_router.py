@@ -104,7 +104,7 @@ async def test_cost_sends_to_the_hosted_provider_while_the_own_endpoint_is_off()
     assert [step.provider for step in explained.plan.steps] == ["hosted", "own"]
 
 
-HEALTH = {"jobs": {"inQueue": 0}, "workers": {"idle": 1, "running": 0, "initializing": 0}}
+HEALTH = {"jobs": {"inQueue": 0}, "workers": {"idle": 0, "running": 0, "initializing": 0}}
 
 
 @asynccontextmanager
@@ -146,7 +146,7 @@ class Clock:
         return self.now
 
 
-async def asked_at(seconds: dict[float, bool], health: Reply) -> tuple[Wishing, list[Request]]:
+async def asked_at(seconds: dict[float, bool], health: Reply, *, wakes: bool = True) -> tuple[Wishing, list[Request]]:
     """One request at each of these seconds, and whether that makes it look at the endpoint; what came of it."""
     clock = Clock()
     async with platform(health) as (own, catalog):
@@ -159,7 +159,7 @@ async def asked_at(seconds: dict[float, bool], health: Reply) -> tuple[Wishing, 
                     while looks and len(router.told) == looked:
                         await asyncio.sleep(0.001)
             async with asyncio.timeout(10):
-                while not any(request.path.endswith("/run") for request in own.requests):
+                while wakes and not any(request.path.endswith("/run") for request in own.requests):
                     await asyncio.sleep(0.001)
     return router, [request for request in own.requests if not request.path.endswith("/completions")]
 
@@ -174,8 +174,16 @@ async def test_the_router_is_told_of_its_workers_and_what_it_wants_is_woken_once
 
 
 async def test_a_platform_that_does_not_answer_is_asked_less_and_less() -> None:
-    router, _ = await asked_at({0: True, 2: False, 3: False, 4: True, 8: False, 11: False}, refused(500))
+    seconds = {0: True, 2: False, 3: False, 4: True, 8: False, 11: False}
+    router, asked = await asked_at(seconds, refused(500), wakes=False)
     assert router.told == [("own", None)] * 2
+    assert [request.path.split("/")[-1] for request in asked] == ["health"] * 2
+
+
+async def test_a_worker_that_is_there_already_is_not_woken() -> None:
+    there = {"jobs": {"inQueue": 0}, "workers": {"idle": 1}}
+    _, asked = await asked_at({0: True, 2: True, 4: True}, answer(there), wakes=False)
+    assert [request.path.split("/")[-1] for request in asked] == ["health"] * 3
 
 
 async def test_cost_asks_the_gateways_router() -> None:

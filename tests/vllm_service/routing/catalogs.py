@@ -44,5 +44,5 @@ def router(warm: int = 0, settings: RouterSettings | None = None, **model: Any) 
 
 
 def facts(prompt_tokens: int = 1000, **others: Any) -> RequestFacts:
-    """A chat request for the model."""
-    return RequestFacts(others.pop("model", "m"), "chat.completions", prompt_tokens, **others)
+    """A streamed chat request for the model: only those show when the first token came."""
+    return RequestFacts(others.pop("model", "m"), "chat.completions", prompt_tokens, **{"stream": True} | others)

@@ -12,6 +12,7 @@ from vllm_service.domain.usage import Usage
 from vllm_service.providers.configured import Catalog, Offer, PublicModel
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.estimates import AnswerLengths, Line, Mean
+from vllm_service.routing.plan import Step
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget
 from vllm_service.routing.router import CostRouter
 
@@ -140,3 +141,18 @@ def test_any_health_report_leaves_counts_that_make_sense(reports: list[object]) 
         made.observe_health("own", report, float(number))  # type: ignore[arg-type]  # the platform sends what it likes
     assert made.endpoints["own"].warm >= 0
     assert made.plan(facts(), 10.0).steps
+
+
+def test_whole_answers_say_nothing_of_how_fast_prompts_are_read_and_tokens_come() -> None:
+    made = router(warm=1)
+    own = made.endpoints["own"]
+    before = (own.read_seconds.at(1000), own.token_seconds.at(1))
+    for second in range(50):
+        request = facts(1000, stream=False)
+        step = Step("own", "org/m")
+        made.started(step, request, second * 100.0)
+        made.first_token(step, request, second * 100.0 + 9.0)
+        made.finished(step, request, Usage(1000, 100), second * 100.0 + 9.0)
+    assert (own.read_seconds.at(1000), own.token_seconds.at(1)) == before
+    assert own.in_flight == 0
+    assert own.unread_tokens == 0
