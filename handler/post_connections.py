@@ -72,6 +72,8 @@ class PostConnections:
                 )
         except OSError as error:  # TimeoutError is one too
             raise NeverSent(f"no connection to {self._host}:{self._port}: {type(error).__name__}") from error
+        if not connection.is_open:
+            raise NeverSent(f"{self._host}:{self._port} hung up at once")
         return connection
 
 

@@ -59,6 +59,8 @@ async def _serve(
         try:
             with _sigterm_interrupts_loading(told_to_stop):
                 await engine.start()
+            if told_to_stop.is_set():  # swallowed, and the engine came up all the same
+                return 0
             return await run(engine, settings, platform, metrics)
         except Exception as error:
             if told_to_stop.is_set():  # an import has made an error of its own of the interruption

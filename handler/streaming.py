@@ -122,7 +122,8 @@ def posted_size(event: str) -> int:
 
     Counted rather than encoded, which the post does anyway: JSON, which an event is, holds no other control character.
     """
-    return len(event.encode()) + event.count('"') + event.count("\\") + event.count("\n")
+    utf8_bytes = len(event) if event.isascii() else len(event.encode())
+    return utf8_bytes + event.count('"') + event.count("\\") + event.count("\n")
 
 
 class _Buffer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -61,13 +60,9 @@ async def relay_events(call: Call, sent: Sent, *, keeps: bool) -> CachedResponse
         await answer.relay(receive)
     except ProviderFault as fault:
         error = fault_error(fault, call.facts.model)
-    except asyncio.CancelledError:
+    except BaseException:  # the caller has left, or the gateway itself failed: what came is counted either way
         answer.close()
         call.count(relay.usage or _by_events(call, relay))
-        outcomes.left(call, sent)
-        raise
-    except Exception:
-        answer.close()
         outcomes.left(call, sent)
         raise
     call.count(relay.usage or _by_events(call, relay))

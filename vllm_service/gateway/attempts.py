@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from vllm_service.errors import GatewayTimeout, ModelUnavailable, RateLimited, ServiceError
@@ -20,6 +21,8 @@ async def first_answer(call: Call, plan: Plan, deadline: Deadline) -> Sent:
     course = Course(plan.steps, call.failing_over.retries, deadline)
     error: ServiceError | None = None
     while (attempt := course.next(time.monotonic())) is not None:
+        if call.caller.has_left:  # its place was to be read to the end, and failed: nobody else is paid for nobody
+            raise asyncio.CancelledError
         try:
             sent = await _tried(call, attempt, course, deadline)
         except NotAnswered as failed:

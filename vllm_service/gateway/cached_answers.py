@@ -22,7 +22,10 @@ def cache_key(call: Call) -> bytes | None:
     is_repeatable = call.fields.temperature == 0 or call.operation is EMBEDDINGS
     if wish == b"off" or not (is_repeatable or wish == b"on"):
         return None
-    members = msgspec.json.decode(call.request.body)
+    try:
+        members = msgspec.json.decode(call.request.body)
+    except msgspec.DecodeError:  # such as a number that is too large, in a member that nobody has looked at
+        return None
     for name in _ASIDE:
         members.pop(name, None)
     members["model"], members["stream"] = call.model.name, call.fields.stream is True

@@ -37,8 +37,9 @@ class HttpServer:
         self._timer: asyncio.TimerHandle | None = None
 
     async def listen(self, listening: socket.socket) -> None:
-        """Begins to take connections from a bound socket."""
-        self._look()
+        """Begins to take connections from a bound socket; there may be several."""
+        if self._timer is None:
+            self._look()
         server = await self.loop.create_server(lambda: ClientConnection(self), sock=listening, backlog=2048)
         self._servers.append(server)
 
@@ -49,16 +50,19 @@ class HttpServer:
             server.close()
         for connection in list(self._connections):
             connection.close_when_done()
-        waited = await asyncio.wait(self._tasks, timeout=within_seconds) if self._tasks else (set(), set())
+        end = self.loop.time() + within_seconds
+        while self._tasks and (left := end - self.loop.time()) > 0:  # one that was half received may still begin
+            await asyncio.wait(set(self._tasks), timeout=left)
+        late = set(self._tasks)
         for connection in list(self._connections):
             connection.close_at_once()
-        for task in waited[1]:
+        for task in late:
             task.cancel()
-        if waited[1]:
-            await asyncio.wait(waited[1], timeout=5)
+        if late:
+            await asyncio.wait(late, timeout=5)
         if self._timer is not None:
             self._timer.cancel()
-        return not waited[1]
+        return not late
 
     @property
     def in_flight(self) -> int:
