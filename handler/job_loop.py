@@ -57,6 +57,7 @@ class JobLoop:
         self._metrics = metrics or WorkerMetrics()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._delivering: set[str] = set()
+        self._streamed: set[str] = set()  # a piece of their answer is at the platform
         self._slot_freed = asyncio.Event()
         self._shutdown = asyncio.Event()
         self._engine_error: WorkerError | None = None
@@ -125,6 +126,7 @@ class JobLoop:
     def _forget(self, job: Job) -> None:
         self._running.pop(job["id"], None)
         self._delivering.discard(job["id"])
+        self._streamed.discard(job["id"])
         self._platform.finished(job)
         self._slot_freed.set()
 
@@ -134,28 +136,27 @@ class JobLoop:
         start = time.perf_counter()
         outcome: Outcome = "stopped"
         try:
-            result, is_stream = await self._result(job)
-            outcome = "failed" if "error" in result else "completed"
+            result = await self._result(job)
             self._delivering.add(job["id"])
-            await self._deliver(job, result, is_stream=is_stream)
+            outcome = await self._deliver(job, result)
         finally:
             self._metrics.job_ended(outcome, time.perf_counter() - start)
 
-    async def _result(self, job: Job) -> tuple[dict[str, Any], bool]:
-        """How a job ended, and whether it was a stream; raises CancelledError for one that the platform stopped."""
+    async def _result(self, job: Job) -> dict[str, Any]:
+        """How a job ended; raises CancelledError for one that the platform stopped."""
         try:
             return await self._answer(job)
         except asyncio.CancelledError:
             if self._engine_error is None:
                 raise
-            return {"error": self._engine_error.to_json_text()}, False
+            return {"error": self._engine_error.to_json_text()}
         except WorkerError as error:
-            return {"error": error.to_json_text()}, False
+            return {"error": error.to_json_text()}
         except Exception as error:
             logger.exception("the job loop failed")
-            return {"error": WorkerError(f"internal error of the worker: {type(error).__name__}").to_json_text()}, False
+            return {"error": WorkerError(f"internal error of the worker: {type(error).__name__}").to_json_text()}
 
-    async def _answer(self, job: Job) -> tuple[dict[str, Any], bool]:
+    async def _answer(self, job: Job) -> dict[str, Any]:
         job_input = job.get("input")
         kept: list[Output] = []
         is_stream = False
@@ -170,38 +171,43 @@ class JobLoop:
                     await self._post_piece(job, output)
                 if not is_stream or keeps_stream(job_input):
                     kept.append(output)
-        return {"output": final_output(job_input, kept, is_stream=is_stream)}, is_stream
+        return {"output": final_output(job_input, kept, is_stream=is_stream)}
 
     async def _post_piece(self, job: Job, piece: EventText) -> None:
         """A piece that cannot be delivered would leave a silent gap in the answer: the job fails instead."""
         try:
             await self._platform.post_stream(job, piece)
+            self._streamed.add(job["id"])
         except WorkerError:
             raise
+        except PostRejected as error:
+            raise WorkerError(f"RunPod rejected a piece of the stream: {error}") from error
         except Exception as error:
             raise StreamBroken(f"a piece of the stream could not be delivered: {type(error).__name__}") from error
 
-    async def _deliver(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
-        """Posts the end of a job in spite of failing posts, for as long as `Pauses.deliver` says.
+    async def _deliver(self, job: Job, result: dict[str, Any]) -> Outcome:
+        """Posts the end of a job in spite of failing posts, for as long as `Pauses.deliver` says; what became of it.
 
         An output that the platform rejects is replaced by an error that says so; a rejected error is given up.
         """
+        is_stream = job["id"] in self._streamed
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._pauses.deliver
         retry = self._pauses.retry
         while True:
             try:
-                return await self._platform.post_result(job, result, is_stream=is_stream)
+                await self._platform.post_result(job, result, is_stream=is_stream)
+                return "failed" if "error" in result else "completed"
             except PostRejected as error:
                 logger.error("the platform rejected the result: %s", error)
                 if "error" in result:
-                    return None
+                    return "failed"
                 result = {"error": WorkerError(f"RunPod rejected the result: {error}").to_json_text()}
                 continue
             except Exception as error:
                 if clock() + retry > deadline:
                     logger.error("the result could not be delivered: %s", type(error).__name__)
-                    return None
+                    return "failed"
             await asyncio.sleep(retry)
             retry = min(2 * retry, self._pauses.longest_retry)
 

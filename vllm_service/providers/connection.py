@@ -30,7 +30,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer: StreamOrWhole | None = None
         self._waiter: asyncio.Future[StreamOrWhole] | None = None
-        self._head_bytes = 0
+        self._head_bytes = self._exchanges = 0
         self._has_ended = self._keeps_alive = False
         self.quiet_since = self.ends_at = 0.0
         self.is_paused = False
@@ -63,12 +63,15 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self.quiet_since = now = self._loop.time()
         self.ends_at = now + total_seconds
+        self._exchanges = exchange = self._exchanges + 1
         self._waiter = self._loop.create_future()
         try:
             self._transport.write(request)
             return await self._waiter
         except asyncio.CancelledError:
-            self.fail(CutShort("left before the answer"))
+            # In the turn in which the answer came, the connection may have been given to somebody else.
+            if exchange == self._exchanges and self.is_busy:
+                self.fail(CutShort("left before the answer"))
             raise
 
     def fail(self, fault: ProviderFault) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from vllm_service import __version__
@@ -17,6 +18,7 @@ from vllm_service.providers.streamed_answer import StreamOrWhole
 # A server that closes an idle connection earlier (uvicorn, and with it vLLM, after 5 s) is noticed at once; routers on
 # the way, which forget in silence, keep it for a minute and more.
 KEEP_ALIVE_SECONDS = 55.0
+STALE_SECONDS = 1.0  # a connection that had been closed says so within a round trip; later, somebody was at work
 LOOK_EVERY_SECONDS = 0.25
 FEW_POOLS = 64  # more than that are left from reloads of the configuration
 
@@ -79,11 +81,11 @@ class Connections:
 class _Pool:
     """One provider's connections."""
 
-    def __init__(self, provider: Provider, tls_context: object) -> None:
+    def __init__(self, provider: Provider, tls_context: Callable[[], ssl.SSLContext]) -> None:
         parts = urlsplit(provider.base_url)
         self._provider = provider
         self._host = parts.hostname or ""
-        self._tls = tls_context() if parts.scheme == "https" and callable(tls_context) else None
+        self._tls = tls_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._base_path = parts.path.rstrip("/")
         self._netloc = parts.netloc.rpartition("@")[2]
@@ -91,7 +93,8 @@ class _Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._opening = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_closing = False
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
 
     async def send(self, method: str, path: str, headers: bytes, body: bytes, patience: Patience) -> StreamOrWhole:
         """Over a kept connection, else a new one. A kept one that ends unanswered had been closed: asked once more."""
@@ -101,10 +104,11 @@ class _Pool:
             connection = self._idle.pop()
             if not connection.is_open:
                 continue
+            asked_at = time.monotonic()
             try:
                 return await connection.exchange(request, patience.total_seconds)
             except CutShort:
-                if connection.has_answered:
+                if connection.has_answered or self._is_closing or time.monotonic() - asked_at > STALE_SECONDS:
                     raise
                 break
         connection = await self._connect(patience.connect_seconds)
@@ -137,6 +141,7 @@ class _Pool:
 
     def close(self) -> None:
         """Ends every connection, in the middle of an answer too."""
+        self._is_closing = True
         for connection in list(self._all):
             connection.fail(CutShort("the gateway is stopping"))
 
@@ -146,47 +151,62 @@ class _Pool:
         try:
             async with asyncio.timeout(seconds):
                 while len(self._all) + self._opening >= provider.max_connections:
-                    await self._wait()
-                    if self._idle:
-                        return self._idle.pop()
-                self._opening += 1
-                try:
-                    connection = await self._open()
-                finally:
-                    self._opening -= 1
+                    freed = await self._wait()
+                    if freed is not None and freed.is_open:
+                        return freed
+                connection = await self._open()
         except TimeoutError as error:
             raise NotReached(f"no connection within {seconds:g} s") from error
         except OSError as error:
             raise NotReached(f"no connection: {type(error).__name__}") from error
-        self._all.add(connection)
         return connection
 
     async def _open(self) -> Connection:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            lambda: Connection(loop, self._freed), self._host, self._port, ssl=self._tls
-        )
+        self._opening += 1
+        try:
+            _, connection = await loop.create_connection(
+                lambda: Connection(loop, self._freed), self._host, self._port, ssl=self._tls
+            )
+        except BaseException:
+            self._opening -= 1
+            self._wake(None)
+            raise
+        self._opening -= 1
+        self._all.add(connection)
         return connection
 
-    async def _wait(self) -> None:
-        """Until a connection is free or gone; the caller looks again."""
-        turn = asyncio.get_running_loop().create_future()
+    async def _wait(self) -> Connection | None:
+        """Until it is this caller's turn: with a connection that is free, or None for the place of one that is gone."""
+        turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
-        await turn
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._wake(turn.result())
+            raise
+
+    def _wake(self, connection: Connection | None) -> None:
+        """Gives it to who has waited longest; nobody who comes later takes it first."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(connection)
+                return
+        if connection is not None and connection.is_open:
+            self._idle.append(connection)
 
     def _freed(self, connection: Connection) -> None:
         """Called by a connection that has carried its answer, or has ended."""
         if connection.is_open:
-            self._idle.append(connection)
-        else:
+            self._wake(connection)
+            return
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if connection in self._all:
             self._all.discard(connection)
-            if connection in self._idle:
-                self._idle.remove(connection)
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                break
+            self._wake(None)
 
     def _head(self, method: str, path: str) -> bytes:
         """All that is the same in every request to this path. The key is the provider's, never the caller's."""

@@ -146,7 +146,9 @@ class Clock:
         return self.now
 
 
-async def asked_at(seconds: dict[float, bool], health: Reply, *, wakes: bool = True) -> tuple[Wishing, list[Request]]:
+async def asked_at(
+    seconds: Mapping[float, bool], health: Reply, *, wakes: bool = True
+) -> tuple[Wishing, list[Request]]:
     """One request at each of these seconds, and whether that makes it look at the endpoint; what came of it."""
     clock = Clock()
     async with platform(health) as (own, catalog):
@@ -174,7 +176,7 @@ async def test_the_router_is_told_of_its_workers_and_what_it_wants_is_woken_once
 
 
 async def test_a_platform_that_does_not_answer_is_asked_less_and_less() -> None:
-    seconds = {0: True, 2: False, 3: False, 4: True, 8: False, 11: False}
+    seconds: dict[float, bool] = {0: True, 2: False, 3: False, 4: True, 8: False, 11: False}
     router, asked = await asked_at(seconds, refused(500), wakes=False)
     assert router.told == [("own", None)] * 2
     assert [request.path.split("/")[-1] for request in asked] == ["health"] * 2

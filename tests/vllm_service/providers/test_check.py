@@ -94,7 +94,7 @@ async def test_an_answer_that_is_none_breaks_nothing(configured: Configured, bod
     finally:
         await runner.cleanup()
     assert report.models_found == ()
-    assert report.reachable == body.endswith("]}") or body.startswith("[")
+    assert report.reachable == (body.endswith("]}") or body.startswith("["))
 
 
 def test_nobody_reachable_is_a_failure(configured: Configured, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,7 +155,8 @@ def test_health_is_read_leniently_and_what_is_missing_is_unknown(body: bytes, he
     assert parse_health(body) == health
 
 
-def test_workers_are_warm_when_idle_or_running_and_unknown_when_nothing_is_said() -> None:
-    assert EndpointHealth(workers_idle=1, workers_running=2, workers_ready=9).workers_warm == 3
+def test_workers_are_warm_when_idle_or_running_or_called_ready_and_unknown_when_nothing_is_said() -> None:
+    assert EndpointHealth(workers_idle=1, workers_running=2, workers_ready=1).workers_warm == 3
+    assert EndpointHealth(workers_idle=1, workers_running=2, workers_ready=9).workers_warm == 9
     assert EndpointHealth(workers_ready=2).workers_warm == 2
     assert EndpointHealth().workers_warm is None
