@@ -8,8 +8,8 @@ import time
 from vllm_service.domain.usage import Usage
 from vllm_service.gateway import outcomes
 from vllm_service.gateway.call import Call, Loss, Sent
+from vllm_service.gateway.judging import NotAnswered
 from vllm_service.gateway.one_attempt import attempted
-from vllm_service.gateway.sending import NotAnswered
 from vllm_service.routing.deadlines import Deadline
 from vllm_service.routing.fallback import Attempt, Course
 from vllm_service.routing.hedging import hedged

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import cast
 
 import httptools
 
+from vllm_service.logs import place_of
+from vllm_service.providers.parser_faults import own_fault
 from vllm_service.providers.protocol import CutShort, ProviderFault
-from vllm_service.providers.streamed_answer import FIRST_EVENT, StreamOrWhole
+from vllm_service.providers.streamed_answer import StreamOrWhole
 
 LONGEST_HEAD_BYTES = 64 * 2**10
+STALE_SECONDS = 1.0  # a connection that had been closed says so within a round trip; later, somebody was at work
 _EVENT_STREAM = b"text/event-stream"
+_log = logging.getLogger(__name__)
 
 
 class Connection(asyncio.Protocol):
@@ -30,7 +35,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer: StreamOrWhole | None = None
         self._waiter: asyncio.Future[StreamOrWhole] | None = None
-        self._head_bytes = self._exchanges = 0
+        self._head_bytes = 0
         self._has_ended = self._keeps_alive = False
         self.quiet_since = self.ends_at = 0.0
         self.is_paused = False
@@ -46,36 +51,40 @@ class Connection(asyncio.Protocol):
         return self._waiter is not None or self._answer is not None
 
     @property
-    def has_answered(self) -> bool:
-        """Whether any byte came back for the last request."""
-        return self._head_bytes > 0
+    def was_stale(self) -> bool:
+        """Whether it ended at once, and no byte came back for its last request: it had been closed before."""
+        return self._head_bytes == 0 and self._loop.time() - self.quiet_since <= STALE_SECONDS
 
     @property
     def is_answering(self) -> bool:
         """Whether the provider has begun to answer."""
         return self._answer is not None
 
-    async def exchange(self, request: bytes, total_seconds: float) -> StreamOrWhole:
-        """Sends a request; returns its answer when it is whole, or of a stream when its first event is there."""
-        if self._transport is None or self._transport.is_closing():
-            raise CutShort("the connection has been closed")
-        self._has_ended = self._keeps_alive = False
+    def ask(self, request: bytes, total_seconds: float) -> asyncio.Future[StreamOrWhole]:
+        """Sends a request. The future has its answer when it is whole, or of a stream when its first event is there.
+
+        Raises CutShort when it cannot be sent. Whoever is cancelled while they wait calls `leave`.
+        """
         self._head_bytes = 0
         self.quiet_since = now = self._loop.time()
         self.ends_at = now + total_seconds
-        self._exchanges = exchange = self._exchanges + 1
-        self._waiter = self._loop.create_future()
-        try:
-            self._transport.write(request)
-            return await self._waiter
-        except asyncio.CancelledError:
-            # In the turn in which the answer came, the connection may have been given to somebody else.
-            if exchange == self._exchanges and self.is_busy:
-                self.fail(CutShort("left before the answer"))
-            raise
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise CutShort("the connection has been closed")
+        self._has_ended = self._keeps_alive = False
+        waiter = self._waiter = self._loop.create_future()
+        transport.write(request)
+        return waiter
 
-    def fail(self, fault: ProviderFault) -> None:
-        """Ends the connection, and with this fault whoever waits for its answer."""
+    def leave(self, waiter: asyncio.Future[StreamOrWhole]) -> None:
+        """Nobody waits any more. An answer that came in the same turn is left too; a later exchange is not touched."""
+        if waiter is self._waiter:
+            self.fail(CutShort("left before the answer"))
+        elif not waiter.cancelled() and waiter.exception() is None:
+            waiter.result().close()
+
+    def fail(self, fault: ProviderFault | RuntimeError) -> None:
+        """Ends the connection, and with this fault whoever waits for its answer. RuntimeError: the fault is our own."""
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
@@ -113,13 +122,25 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserUpgrade:
+            self.fail(CutShort("the provider wants to speak another protocol"))
+        except httptools.HttpParserError as error:
+            self._fail_for(own_fault(error))
+        else:
+            if self._has_ended:
+                self._complete()
+            elif self._answer is None and self._head_bytes > LONGEST_HEAD_BYTES:
+                self.fail(CutShort(f"the answer's head is longer than {LONGEST_HEAD_BYTES} bytes"))
+
+    def _fail_for(self, own: BaseException | None) -> None:
+        """A fault of our own is nothing against the provider, unless it was found while the answer was read."""
+        if own is None:
             self.fail(CutShort("what the provider sent is not an HTTP answer"))
-            return
-        if self._has_ended:
-            self._complete()
-        elif self._answer is None and self._head_bytes > LONGEST_HEAD_BYTES:
-            self.fail(CutShort(f"the answer's head is longer than {LONGEST_HEAD_BYTES} bytes"))
+        elif isinstance(own, ProviderFault):
+            self.fail(own)
+        else:
+            _log.error("an answer could not be passed on: %s", place_of(own))
+            self.fail(RuntimeError(f"the gateway failed on an answer ({type(own).__name__})"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """An answer without a length ends with its connection; httptools cannot be told, so it is judged here."""
@@ -137,8 +158,8 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """An answer that nobody asked for is a reason to leave."""
         if self._waiter is None or self._has_ended:
-            raise ConnectionError("an answer without a request")
-        self._answer = StreamOrWhole(self)
+            raise CutShort("an answer without a request")
+        self._answer = StreamOrWhole(self, {})
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keeps the header."""
@@ -149,9 +170,10 @@ class Connection(asyncio.Protocol):
         """Decides how the answer is passed on."""
         answer = self._answer
         assert answer is not None
-        answer.status = self._parser.get_status_code()
+        answer.status = status = self._parser.get_status_code()
         headers = answer.headers
-        answer.is_stream = answer.status == 200 and headers.get(b"content-type", b"").lower().startswith(_EVENT_STREAM)
+        if status == 200:
+            answer.is_stream = headers.get(b"content-type", b"").lower().startswith(_EVENT_STREAM)
         answer.ends_with_connection = b"content-length" not in headers and b"transfer-encoding" not in headers
 
     def on_body(self, data: bytes) -> None:
@@ -163,7 +185,7 @@ class Connection(asyncio.Protocol):
             answer.received(data)
             return
         answer.keep(data)
-        if answer.is_stream and self._waiter is not None and FIRST_EVENT.search(answer.body):
+        if answer.is_stream and self._waiter is not None and answer.has_begun():
             self._resolve(answer)
 
     def on_message_complete(self) -> None:
@@ -183,7 +205,8 @@ class Connection(asyncio.Protocol):
     def _complete(self) -> None:
         """The answer is there to its last byte; the connection is free when both sides keep it."""
         answer, self._answer = self._answer, None
-        self.resume()
+        if self.is_paused:
+            self.resume()
         if answer is not None:
             self._resolve(answer)
             answer.ended(None)

@@ -51,6 +51,11 @@ class CircuitBreaker:
         self._throttles = 0
         self._throttled_at = 0.0
 
+    @property
+    def is_closed(self) -> bool:
+        """As it was left; time alone may have moved it to this."""
+        return self._state is CLOSED
+
     def state(self, now: float) -> BreakerState:
         """Where it stands; time alone may have moved it."""
         if self._state in (OPEN, RESTING) and not self.seconds_shut(now):

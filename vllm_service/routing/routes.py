@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vllm_service.domain.money import PICOUSD_PER_USD
+from vllm_service.domain.requests import RequestFacts
 from vllm_service.errors import ConfigurationError, InvalidRequest
 from vllm_service.providers.configured import Catalog, ProviderKind, PublicModel
 from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.cost import hosted_picousd
 from vllm_service.routing.estimates import AnswerLengths
-from vllm_service.routing.profiles import EndpointProfile, RouterSettings
+from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
 from vllm_service.routing.strategies import STRATEGIES, Strategy, Turns
 from vllm_service.routing.waking import WakeController
 
@@ -51,6 +52,12 @@ class Route:
     def wakes(self, controllers: Mapping[str, WakeController]) -> None:
         """Demand for this model is told to the controllers of its own endpoints."""
         self.controllers = [controllers[place.name] for place in self.own]
+
+    def target_of(self, facts: RequestFacts) -> LatencyTarget:
+        """The model's, unless the caller wants the first token earlier or later."""
+        if facts.latency_target_seconds is None:
+            return self.target
+        return replace(self.target, ttft_seconds=facts.latency_target_seconds)
 
     def hosted_picousd(self, prompt_tokens: int, completion_tokens: int) -> int | None:
         """What the cheapest hosted place of a known price would take; None if there is none."""

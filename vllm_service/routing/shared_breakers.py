@@ -35,6 +35,11 @@ class SharedBreakers:
         self._errands: asyncio.Queue[Errand] = asyncio.Queue()
         breakers.listen(self._tell_others)
 
+    def admit_at_once(self, step: Step) -> Admission | None:
+        """Leave to send to a place that is well; None: `admit` knows."""
+        breaker = self._breakers.of(step.provider, step.model)
+        return breaker.admit(0.0) if breaker.is_closed else None
+
     async def admit(self, step: Step) -> Admission | None:
         """Leave to send a request to this place, or None. Every admission ends in one of the calls below."""
         admission = self._breakers.admit(step, self._clock())
