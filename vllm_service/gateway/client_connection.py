@@ -28,9 +28,8 @@ class ClientConnection(RequestReader):
     """Also the Caller (incoming.py) of the request that is being answered; there is one at a time."""
 
     def __init__(self, server: HttpServer) -> None:
-        super().__init__(server.limits, server.loop)
+        super().__init__(server.limits, server.loop, server.outbox)
         self._server = server
-        self._transport: asyncio.Transport | None = None
         self._requests: deque[tuple[Incoming, bool]] = deque()
         self._task: EagerTask | None = None
         self._keeps_alive = True
@@ -59,6 +58,7 @@ class ClientConnection(RequestReader):
     def connection_lost(self, error: Exception | None) -> None:
         """The caller has left; whoever answers is stopped, unless it stays to the end."""
         self._transport = None
+        self._unsent.clear()
         self._requests.clear()
         self._server.lost(self)
         if self._task is not None and not self.stays:
@@ -99,7 +99,7 @@ class ClientConnection(RequestReader):
         """See Caller."""
         if self._transport is not None:
             last = self._server.date_line if self._keeps_alive else CLOSE
-            self._transport.write(whole_answer(status, headers, last, body))
+            self.write(whole_answer(status, headers, last, body))
         self._answered()
 
     def begin(self, status: int, headers: bytes) -> None:
@@ -111,8 +111,7 @@ class ClientConnection(RequestReader):
 
     def send(self, data: bytes) -> None:
         """See Caller."""
-        if self._transport is not None:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        self.write_now(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 
     def end(self) -> None:
         """See Caller."""
@@ -157,6 +156,7 @@ class ClientConnection(RequestReader):
         """The server is stopping: no further request on this connection."""
         self.reads_no_more()
         if not (self._task or self._requests or self._is_receiving) and self._transport is not None:
+            self.flush()
             self._transport.close()
 
     def leave(self) -> None:
@@ -193,6 +193,7 @@ class ClientConnection(RequestReader):
             return
         if not self._keeps_alive:
             self._requests.clear()
+            self.flush()
             self._transport.close()
         elif self._requests:
             self._loop.call_soon(self._next)  # not within the task that is here
@@ -217,13 +218,9 @@ class ClientConnection(RequestReader):
         self.write(whole_answer(error.status, error_headers(error), CLOSE, error_body(error, None)))
         # Ends our side and reads on for a moment: a reset could overtake the answer.
         self._is_discarding = True
+        self.flush()
         self._transport.write_eof()
 
     def reads_no_more(self) -> None:
         """Nothing more is read from here."""
         self._keeps_alive = False
-
-    def write(self, data: bytes) -> None:
-        """Bytes for the caller, if there is still one."""
-        if self._transport is not None:
-            self._transport.write(data)

@@ -13,6 +13,7 @@ from vllm_service.gateway.client_connection import ClientConnection
 from vllm_service.gateway.eager_task import EagerTask
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.limits import ConnectionLimits
+from vllm_service.providers.outbox import Outbox
 
 LOOK_EVERY_SECONDS = 0.5
 
@@ -28,6 +29,7 @@ class HttpServer:
     def __init__(self, handle: Handler, limits: ConnectionLimits | None = None) -> None:
         self.limits = limits or ConnectionLimits()
         self.loop = asyncio.get_running_loop()
+        self.outbox = Outbox(self.loop)
         self.date_line = b""
         self.is_stopping = False
         self.handle = handle

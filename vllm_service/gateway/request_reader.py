@@ -12,16 +12,18 @@ from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, Serv
 from vllm_service.gateway.incoming import Incoming
 from vllm_service.gateway.limits import ConnectionLimits
 from vllm_service.logs import place_of
+from vllm_service.providers.outbox import Outbox, Writer
 from vllm_service.providers.parser_faults import own_fault
 
 _log = logging.getLogger(__name__)
 _OFFER = (b"upgrade", b"connection", b"http2-settings")
 
 
-class RequestReader(asyncio.Protocol):
+class RequestReader(Writer):
     """The reading half of a connection. What it found goes to `received`; what is wrong, to `refuse`."""
 
-    def __init__(self, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
+        super().__init__(outbox)
         self._limits = limits
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
@@ -48,10 +50,6 @@ class RequestReader(asyncio.Protocol):
     @abstractmethod
     def reads_no_more(self) -> None:
         """This was the last request."""
-
-    @abstractmethod
-    def write(self, data: bytes) -> None:
-        """Bytes for the caller."""
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser. After an error what still comes is dropped: closing at once could lose the answer."""

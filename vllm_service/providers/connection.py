@@ -10,6 +10,7 @@ from typing import cast
 import httptools
 
 from vllm_service.logs import place_of
+from vllm_service.providers.outbox import Outbox, Writer
 from vllm_service.providers.parser_faults import own_fault
 from vllm_service.providers.protocol import CutShort, ProviderFault
 from vllm_service.providers.streamed_answer import StreamOrWhole
@@ -20,7 +21,7 @@ _EVENT_STREAM = b"text/event-stream"
 _log = logging.getLogger(__name__)
 
 
-class Connection(asyncio.Protocol):
+class Connection(Writer):
     """Parses what the provider says and hands it to whoever waits; `freed` is called when it is free, or has ended.
 
     `quiet_since` is the loop's time of the last byte, or of the request: the pool ends connections that stay quiet, and
@@ -28,14 +29,15 @@ class Connection(asyncio.Protocol):
     Nothing here sets a timer: thousands of streams would set one for each chunk.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, freed: Callable[[Connection], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, freed: Callable[[Connection], None]) -> None:
+        super().__init__(outbox)
         self._loop = loop
         self._freed = freed
-        self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._answer: StreamOrWhole | None = None
         self._waiter: asyncio.Future[StreamOrWhole] | None = None
         self._head_bytes = 0
+        self._pieces: list[bytes] = []
         self._has_ended = self._keeps_alive = False
         self.quiet_since = self.ends_at = 0.0
         self.is_paused = False
@@ -73,7 +75,7 @@ class Connection(asyncio.Protocol):
             raise CutShort("the connection has been closed")
         self._has_ended = self._keeps_alive = False
         waiter = self._waiter = self._loop.create_future()
-        transport.write(request)
+        self.write(request)
         return waiter
 
     def leave(self, waiter: asyncio.Future[StreamOrWhole]) -> None:
@@ -88,6 +90,7 @@ class Connection(asyncio.Protocol):
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
+        self._unsent.clear()
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(fault)
@@ -122,25 +125,41 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
+            if self._pieces:
+                self._deliver()
         except httptools.HttpParserUpgrade:
             self.fail(CutShort("the provider wants to speak another protocol"))
         except httptools.HttpParserError as error:
-            self._fail_for(own_fault(error))
+            self._fail_for(own_fault(error) or CutShort("what the provider sent is not an HTTP answer"))
+        except Exception as error:  # noqa: BLE001,RUF100  whatever those who receive the answer raise
+            self._fail_for(error)
         else:
             if self._has_ended:
                 self._complete()
             elif self._answer is None and self._head_bytes > LONGEST_HEAD_BYTES:
                 self.fail(CutShort(f"the answer's head is longer than {LONGEST_HEAD_BYTES} bytes"))
 
-    def _fail_for(self, own: BaseException | None) -> None:
-        """A fault of our own is nothing against the provider, unless it was found while the answer was read."""
-        if own is None:
-            self.fail(CutShort("what the provider sent is not an HTTP answer"))
-        elif isinstance(own, ProviderFault):
-            self.fail(own)
+    def _deliver(self) -> None:
+        """Passes on what was read at once as one piece, or keeps it until the whole is there."""
+        pieces, self._pieces = self._pieces, []
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        answer = self._answer
+        if answer is None:
+            return
+        if answer.received is not None:
+            answer.received(data)
+            return
+        answer.keep(data)
+        if answer.is_stream and self._waiter is not None and answer.has_begun():
+            self._resolve(answer)
+
+    def _fail_for(self, fault: BaseException) -> None:
+        """A fault of our own, unlike what was found in the answer, is nothing against the provider."""
+        if isinstance(fault, ProviderFault):
+            self.fail(fault)
         else:
-            _log.error("an answer could not be passed on: %s", place_of(own))
-            self.fail(RuntimeError(f"the gateway failed on an answer ({type(own).__name__})"))
+            _log.error("an answer could not be passed on: %s", place_of(fault))
+            self.fail(RuntimeError(f"the gateway failed on an answer ({type(fault).__name__})"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """An answer without a length ends with its connection; httptools cannot be told, so it is judged here."""
@@ -177,16 +196,8 @@ class Connection(asyncio.Protocol):
         answer.ends_with_connection = b"content-length" not in headers and b"transfer-encoding" not in headers
 
     def on_body(self, data: bytes) -> None:
-        """Passes a piece on, or keeps it until the whole is there."""
-        answer = self._answer
-        if answer is None:
-            return
-        if answer.received is not None:
-            answer.received(data)
-            return
-        answer.keep(data)
-        if answer.is_stream and self._waiter is not None and answer.has_begun():
-            self._resolve(answer)
+        """A piece: of what came in one read there may be many."""
+        self._pieces.append(data)
 
     def on_message_complete(self) -> None:
         """Interim answers (1xx) are dropped: the real one follows."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from vllm_service import __version__
 from vllm_service.providers.configured import Provider
 from vllm_service.providers.connection import Connection
+from vllm_service.providers.outbox import Outbox
 from vllm_service.providers.protocol import ENDLESS, Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.providers.streamed_answer import StreamOrWhole
 
@@ -29,6 +30,7 @@ class Connections:
         self._tls = tls
         # By the provider's identity: hashing all its fields takes longer than a write.
         self._pools: dict[int, _Pool] = {}
+        self._outbox: Outbox | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def send(
@@ -53,7 +55,9 @@ class Connections:
         self._pools.clear()
 
     def _new_pool(self, provider: Provider) -> _Pool:
-        pool = self._pools[id(provider)] = _Pool(provider, self._tls_context)
+        if self._outbox is None:
+            self._outbox = Outbox(asyncio.get_running_loop())
+        pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._outbox)
         self._look()
         return pool
 
@@ -78,9 +82,10 @@ class Connections:
 class _Pool:
     """One provider's connections."""
 
-    def __init__(self, provider: Provider, tls_context: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, provider: Provider, tls_context: Callable[[], ssl.SSLContext], outbox: Outbox) -> None:
         parts = urlsplit(provider.base_url)
         self._provider = provider
+        self._outbox = outbox
         self._host = parts.hostname or ""
         self._tls = tls_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
@@ -167,7 +172,7 @@ class _Pool:
         self._opening += 1
         try:
             _, connection = await loop.create_connection(
-                lambda: Connection(loop, self._freed), self._host, self._port, ssl=self._tls
+                lambda: Connection(loop, self._outbox, self._freed), self._host, self._port, ssl=self._tls
             )
         except BaseException:
             self._opening -= 1
