@@ -48,7 +48,10 @@ class Found(NamedTuple):
 
 def usage_in(document: bytes) -> Usage | None:
     """Of a whole answer; None where it names none. Raises ValueError: this is not a JSON object."""
-    return _usage_of(_read(document))
+    try:
+        return _usage_of(_decoder.decode(document))
+    except msgspec.ValidationError:
+        return _usage_of(_read(document))
 
 
 def find_usage(document: bytes) -> Found:

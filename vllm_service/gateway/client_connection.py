@@ -36,8 +36,7 @@ class ClientConnection(RequestReader):
         self._is_chunked = False
         self._is_reading_paused = False
         self._stalled_since: float | None = None
-        self.stays = False
-        self.has_begun = False
+        self.stays = self.has_begun = self.has_left = False
         self._flow: Flow | None = None
 
     # asyncio.Protocol: what the caller sends
@@ -58,6 +57,7 @@ class ClientConnection(RequestReader):
     def connection_lost(self, error: Exception | None) -> None:
         """The caller has left; whoever answers is stopped, unless it stays to the end."""
         self._transport = None
+        self.has_left = True
         self._unsent.clear()
         self._requests.clear()
         self._server.lost(self)
@@ -89,11 +89,6 @@ class ClientConnection(RequestReader):
             self._transport.pause_reading()
 
     # The Caller that is answered
-
-    @property
-    def has_left(self) -> bool:
-        """See Caller."""
-        return self._transport is None
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """See Caller."""

@@ -49,4 +49,5 @@ def status_line(status: int) -> bytes:
 
 def whole_answer(status: int, headers: bytes, last: bytes, body: bytes) -> bytes:
     """An HTTP answer with its length. headers, last: lines, each ended by CRLF."""
-    return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (status_line(status), headers, last, len(body), body)
+    begin = _STATUS_LINES.get(status) or status_line(status)
+    return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (begin, headers, last, len(body), body)

@@ -31,9 +31,11 @@ class NotAnswered(Exception):
 
 def judge(call: Call, sent: Sent) -> None:
     """Router and breaker learn of it either way. The usage of a whole answer is kept in `sent`. Raises NotAnswered."""
-    not_answered = _judged(sent, call.facts.model)
+    answer = sent.answer
+    refuse = _refused if answer.status != 200 else _not_begun if answer.is_stream else _not_whole
+    not_answered = refuse(sent, call.facts.model)
     if not_answered is not None:
-        sent.answer.close()
+        answer.close()
         failure = not_answered.failure
         outcomes.failed(call, sent, failure.told_status, failure.retry_after_seconds)
         raise not_answered
@@ -54,23 +56,25 @@ def not_reached(call: Call, sent: Sent, fault: ProviderFault) -> NotAnswered:
     return NotAnswered(failure, fault_error(fault, call.facts.model))
 
 
-def _judged(sent: Sent, model: str) -> NotAnswered | None:
-    """None for an answer that may be passed on."""
+def _refused(sent: Sent, model: str) -> NotAnswered:
+    """By its status."""
     answer, status = sent.answer, sent.answer.status
-    if status != 200:
-        if 200 <= status < 400:
-            return _no_answer(Kind.GARBAGE, model, "failed")
-        failure = Failure(Kind.STATUS, status, retry_after_seconds=retry_after_of(answer.headers))
-        return NotAnswered(failure, callers_error(answer) if failure.is_final else providers_error(answer, model))
-    body = answer.body
-    if answer.is_stream:
-        if not answer.has_begun():
-            return _no_answer(Kind.CUT, model, "ended the stream before it began")
-        return _no_answer(Kind.GARBAGE, model, "failed") if _ERROR_EVENT.match(body) else None
-    return _judged_whole(sent, body, model)
+    if 200 <= status < 400:
+        return _no_answer(Kind.GARBAGE, model, "failed")
+    failure = Failure(Kind.STATUS, status, retry_after_seconds=retry_after_of(answer.headers))
+    return NotAnswered(failure, callers_error(answer) if failure.is_final else providers_error(answer, model))
 
 
-def _judged_whole(sent: Sent, body: bytes, model: str) -> NotAnswered | None:
+def _not_begun(sent: Sent, model: str) -> NotAnswered | None:
+    """None for a stream that may be passed on."""
+    if not sent.answer.has_begun():
+        return _no_answer(Kind.CUT, model, "ended the stream before it began")
+    return _no_answer(Kind.GARBAGE, model, "failed") if _ERROR_EVENT.match(sent.answer.body) else None
+
+
+def _not_whole(sent: Sent, model: str) -> NotAnswered | None:
+    """None for a document that may be passed on."""
+    body = sent.answer.body
     if _ERROR_BODY.match(body):
         return _no_answer(Kind.GARBAGE, model, "failed")
     try:

@@ -64,12 +64,6 @@ class RequestFields(msgspec.Struct):
         begin = self.messages or self.input or self.prompt
         return crc32(memoryview(begin)[:PREFIX_BYTES])
 
-    def __post_init__(self) -> None:
-        """JSON's 5.0 is a whole number; some clients write it. Raises ValueError, which becomes msgspec's."""
-        for name, bound in self.floats_for_bounds():
-            if not bound.is_integer():
-                raise ValueError(f"`{name}` is not a whole number")
-
     def floats_for_bounds(self) -> Sequence[tuple[str, float]]:
         """Bounds that were written as 5.0, which providers may refuse; they are passed on as 5."""
         most, completion, output = self.max_tokens, self.max_completion_tokens, self.max_output_tokens
@@ -92,7 +86,7 @@ def read(body: bytes) -> RequestFields:
     """The fields. Raises errors.InvalidRequest naming the field that is wrong; it quotes no text of the caller."""
     try:
         str(body, "utf-8")  # msgspec does not look at the text of members that it skips
-        return _decoder.decode(body)
+        fields = _decoder.decode(body)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         what = _PYTHON_WORD.sub(lambda found: _JSON_WORDS.get(found[0], found[0]), what)
@@ -100,6 +94,10 @@ def read(body: bytes) -> RequestFields:
         raise InvalidRequest(f"The request is not valid: {what}.", param=param) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest("The request's body is not a JSON object.") from None
+    for name, bound in fields.floats_for_bounds():  # JSON's 5.0 is a whole number; some clients write it
+        if not bound.is_integer():
+            raise InvalidRequest(f"The request is not valid: `{name}` is not a whole number.", param=name)
+    return fields
 
 
 def estimated_prompt_tokens(body: bytes) -> int:

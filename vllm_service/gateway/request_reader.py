@@ -13,7 +13,7 @@ from vllm_service.gateway.incoming import Incoming
 from vllm_service.gateway.limits import ConnectionLimits
 from vllm_service.logs import place_of
 from vllm_service.providers.outbox import Outbox, Writer
-from vllm_service.providers.parser_faults import own_fault
+from vllm_service.providers.parser_faults import fault_in
 
 _log = logging.getLogger(__name__)
 _OFFER = (b"upgrade", b"connection", b"http2-settings")
@@ -63,7 +63,7 @@ class RequestReader(Writer):
         except httptools.HttpParserUpgrade as upgrade:
             self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            if (own := own_fault(error)) is None:
+            if (own := fault_in(error)) is None:
                 self.refuse(InvalidRequest("This is not a valid HTTP/1.1 request."))
             else:
                 _log.error("a request could not be read: %s", place_of(own))

@@ -11,7 +11,7 @@ import httptools
 
 from vllm_service.logs import place_of
 from vllm_service.providers.outbox import Outbox, Writer
-from vllm_service.providers.parser_faults import own_fault
+from vllm_service.providers.parser_faults import fault_in
 from vllm_service.providers.protocol import CutShort, ProviderFault
 from vllm_service.providers.streamed_answer import StreamOrWhole
 
@@ -127,11 +127,7 @@ class Connection(Writer):
             self._parser.feed_data(data)
             if self._pieces:
                 self._deliver()
-        except httptools.HttpParserUpgrade:
-            self.fail(CutShort("the provider wants to speak another protocol"))
-        except httptools.HttpParserError as error:
-            self._fail_for(own_fault(error) or CutShort("what the provider sent is not an HTTP answer"))
-        except Exception as error:  # noqa: BLE001,RUF100  whatever those who receive the answer raise
+        except Exception as error:
             self._fail_for(error)
         else:
             if self._has_ended:
@@ -153,9 +149,12 @@ class Connection(Writer):
         if answer.is_stream and self._waiter is not None and answer.has_begun():
             self._resolve(answer)
 
-    def _fail_for(self, fault: BaseException) -> None:
+    def _fail_for(self, error: Exception) -> None:
         """A fault of our own, unlike what was found in the answer, is nothing against the provider."""
-        if isinstance(fault, ProviderFault):
+        fault = fault_in(error)
+        if fault is None:
+            self.fail(CutShort("what the provider sent is not an HTTP answer"))
+        elif isinstance(fault, ProviderFault):
             self.fail(fault)
         else:
             _log.error("an answer could not be passed on: %s", place_of(fault))
@@ -219,7 +218,8 @@ class Connection(Writer):
         if self.is_paused:
             self.resume()
         if answer is not None:
-            self._resolve(answer)
+            if self._waiter is not None:
+                self._resolve(answer)
             answer.ended(None)
         if not (self._keeps_alive and self._has_ended) and self._transport is not None:
             self._transport.abort()

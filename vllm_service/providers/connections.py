@@ -206,7 +206,10 @@ class _Pool:
     def _freed(self, connection: Connection) -> None:
         """Called by a connection that has carried its answer, or has ended."""
         if connection.is_open:
-            self._wake(connection)
+            if self._waiting:
+                self._wake(connection)
+            else:
+                self._idle.append(connection)
             return
         if connection in self._idle:
             self._idle.remove(connection)

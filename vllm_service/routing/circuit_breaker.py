@@ -52,9 +52,9 @@ class CircuitBreaker:
         self._throttled_at = 0.0
 
     @property
-    def is_closed(self) -> bool:
-        """As it was left; time alone may have moved it to this."""
-        return self._state is CLOSED
+    def while_closed(self) -> Admission | None:
+        """What `admit` gives while it is closed; None: ask `admit`."""
+        return self._admission if self._state is CLOSED else None
 
     def state(self, now: float) -> BreakerState:
         """Where it stands; time alone may have moved it."""
