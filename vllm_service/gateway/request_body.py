@@ -79,6 +79,7 @@ _encoder = msgspec.json.Encoder()
 # msgspec speaks of Python's types, callers write JSON.
 _PYTHON_WORD = re.compile(r"int \| float|\w+")
 _JSON_WORDS = {"int | float": "number", "int": "integer", "float": "number", "str": "string", "bool": "boolean"}
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]*)"')
 _USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
@@ -108,6 +109,20 @@ def estimated_prompt_tokens(body: bytes) -> int:
     return len(body) // BYTES_PER_TOKEN
 
 
+def _renamed(body: bytes, before: str, after: str) -> bytes | None:
+    """The body with another model and every other byte as it was; None where it is not plain where its name stands.
+
+    The body has been read, so it has a member `model`. Where no character is written as \\u, its name can only stand as
+    it is, and where that is there once, this is it.
+    """
+    if body.count(b'"model"') != 1 or b"\\u" in body:
+        return None
+    found = _MODEL.search(body)
+    if found is None or found[1] != before.encode():
+        return None
+    return b"%b%b%b" % (body[: found.start(1) - 1], _encoder.encode(after), body[found.end(1) + 1 :])
+
+
 def for_provider(body: bytes, fields: RequestFields, operation: Operation, model: str) -> bytes:
     """The body with the provider's name of the model, and in streams with a wish for usage; else byte for byte.
 
@@ -115,8 +130,10 @@ def for_provider(body: bytes, fields: RequestFields, operation: Operation, model
     """
     needs_usage = fields.stream and operation.has_stream_options and not fields.wants_usage
     bounds = fields.floats_for_bounds()
-    if model == fields.model and not needs_usage and not bounds:
-        return body
+    if not needs_usage and not bounds:
+        renamed = body if model == fields.model else _renamed(body, fields.model, model)
+        if renamed is not None:
+            return renamed
     members = _members.decode(body)
     for name, bound in bounds:
         members[name] = msgspec.Raw(b"%d" % bound)
