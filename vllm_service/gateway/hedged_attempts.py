@@ -25,6 +25,7 @@ class Race:
 
     def __init__(self, call: Call, course: Course, deadline: Deadline, attempt: Attempt) -> None:
         self.losses: list[Loss] = []
+        self.first_sent: float | None = None
         self._call, self._course, self._deadline = call, course, deadline
         self._first = attempt
 
@@ -34,6 +35,7 @@ class Race:
             attempt = self._first
         else:
             self._course.hedge(step)
+            self.first_sent = self._call.sent
             attempt = Attempt(step, self._course.attempts, 0.0, is_last=True)
         sent = await attempted(self._call, attempt, self._course, self._deadline)
         if sent is None:
@@ -79,7 +81,7 @@ async def hedged_attempt(call: Call, attempt: Attempt, course: Course, deadline:
         return None
     except asyncio.CancelledError:
         # The caller has left: the request's own row is about the first place.
-        call.step = first
+        call.step, call.sent = first, race.first_sent or call.sent
         call.losses = [loss for loss in race.losses if loss.step is not first]
         raise
     call.losses = race.losses

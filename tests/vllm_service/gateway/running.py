@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,19 +141,21 @@ async def running(
     tracer: Tracer | None = None,
     failing_over: FailingOver | None = None,
     router_costs: bool = False,
+    recorders: Sequence[Callable[[RequestRecord], None]] = (),
 ) -> AsyncIterator[Running]:
-    """A gateway in this process."""
+    """A gateway in this process. recorders: told of each row before the books are."""
     books = Books()
     upstream = Connections()
     gateway = Gateway(
         configured=Configured(catalog, make_router(catalog, "QUALITY") if router_costs else ConfiguredOrder(catalog)),
         upstream=upstream,
         quotas=books,
-        recorders=[books.record],
+        recorders=[*recorders, books.record],
         keys=books,
         responses=responses,
         tracer=tracer,
         failing_over=failing_over or FailingOver.of(retries=QUICK),
+        record_loss=books.record,
     )
     server = HttpServer(Service(gateway, lambda: _nothing_else), limits)
     listening = socket.create_server(("127.0.0.1", 0))

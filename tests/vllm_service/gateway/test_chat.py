@@ -99,6 +99,13 @@ async def test_annotations_are_added_and_nothing_else_is_changed() -> None:
     assert headers["x-request-id"].startswith("req-")
 
 
+@pytest.mark.parametrize("tags", [frozenset[str](), frozenset({"apple-silicon"})])
+async def test_who_answers_on_apple_silicon_says_so(tags: frozenset[str]) -> None:
+    async with ScriptedUpstream(answers) as upstream, running(catalog_of(upstream.url, tags=tags)) as gateway:
+        _, _, annotated = await posted(gateway, {"model": "small"})
+    assert json.loads(annotated)["performance_info"]["apple_silicon_optimized"] is bool(tags)
+
+
 @pytest.mark.parametrize(
     "asking", [{"stream_options": {"include_usage": True}}, {"extra_headers": {"x-annotate": "on"}}]
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, co
 from vllm_service.domain.requests import Outcome
 from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.hedging import Hedging
+from vllm_service.providers.configured import Catalog, OnDisconnect
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.hedging import HedgeSettings
 
@@ -272,3 +274,65 @@ async def test_nobody_is_hedged_who_did_not_ask_or_has_a_cap(headers: dict[str, 
         is_released.set()
         assert (await call).headers["x-provider"] == "provider-1"
     assert second.asked == []
+
+
+@asynccontextmanager
+async def hedged_at_once(
+    first: Script, second: Script, delay_seconds: float, when_left: Sequence[OnDisconnect] = ()
+) -> AsyncIterator[tuple[Running, list[ScriptedUpstream]]]:
+    """Both places are asked, the second after the delay. when_left: the places' on_disconnect."""
+    hedging = Hedging(HedgeSettings(percent=100, delay_seconds=delay_seconds))
+    hedging.budget.earn(10**12)
+    over = FailingOver.of(retries=QUICK, hedging=hedging)
+    async with ScriptedUpstream(first) as one, ScriptedUpstream(second) as two:
+        catalog = catalog_of(one.url, two.url)
+        for name, wished in zip(catalog.providers, when_left, strict=False):
+            changed = replace(catalog.providers[name], on_disconnect=wished)
+            catalog = Catalog({**catalog.providers, name: changed}, catalog.models)
+        async with running(catalog, failing_over=over, router_costs=True) as gateway:
+            yield gateway, [one, two]
+
+
+async def test_the_row_of_a_hedged_request_is_about_the_place_that_answered() -> None:
+    """The first answers after the second was asked, half a second later: the request was sent before that."""
+    delay_seconds, is_asked = 0.5, asyncio.Event()
+
+    async def late(asked: Asked) -> None:
+        await is_asked.wait()
+        await answers(asked)
+
+    async def too_late(_: Asked) -> None:
+        is_asked.set()
+        await asyncio.Event().wait()
+
+    async with hedged_at_once(late, too_late, delay_seconds) as (gateway, _):
+        await post(gateway, {"x-hedge": "on"})
+        row = await gateway.books.row()
+    assert (row.provider, row.attempts) == ("provider-1", 2)
+    assert row.queue_ms is not None
+    assert row.queue_ms < delay_seconds * 1000
+
+
+async def test_a_caller_who_leaves_stops_the_place_that_answers_whatever_was_asked_besides() -> None:
+    is_asked = asyncio.Event()
+
+    async def late(asked: Asked) -> None:
+        await is_asked.wait()
+        await asked.begin()
+        await asked.chunk(event(chunk("first")))
+        await asyncio.Event().wait()
+
+    async def drained(_: Asked) -> None:
+        is_asked.set()
+        await asyncio.Event().wait()
+
+    when_left = OnDisconnect.STOP, OnDisconnect.DRAIN
+    async with hedged_at_once(late, drained, 0.01, when_left) as (gateway, (first, _)):
+        body = {**BODY, "stream": True}
+        async with gateway.http.stream(
+            "POST", f"{gateway.url}/chat/completions", json=body, headers={**HEADERS, "x-hedge": "on"}
+        ) as response:
+            await anext(response.aiter_bytes())
+        await asyncio.wait_for(first.left.wait(), 10)
+        row = await gateway.books.row()
+    assert (row.provider, row.outcome) == ("provider-1", Outcome.CANCELLED)
