@@ -119,7 +119,9 @@ class Gateway:
         plan = call.configured.router.plan(facts, call.started)
         call.reason = plan.reason
         sent = await first_answer(call, plan, deadline)
-        call.went_to(sent)
+        call.first_byte = sent.first_byte
+        if call.step is not sent.step:  # of two that were asked, not the last
+            call.went_to(sent)
         if sent.answer.is_stream:
             response = await relay_events(call, sent, keeps=cached_under is not None)
         else:

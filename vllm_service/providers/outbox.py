@@ -14,9 +14,10 @@ class Outbox:
 
     def add(self, writer: Writer) -> None:
         """It has something to write."""
-        if not self._writers:
+        writers = self._writers
+        if not writers:
             self._loop.call_soon(self._flush)
-        self._writers.append(writer)
+        writers.append(writer)
 
     def _flush(self) -> None:
         writers, self._writers = self._writers, []

@@ -26,6 +26,7 @@ class Route:
         "by_provider",
         "candidates",
         "controllers",
+        "has_bounds",
         "hosted_positions",
         "lengths",
         "model",
@@ -37,6 +38,7 @@ class Route:
 
     def __init__(self, model: PublicModel, candidates: list[Candidate], settings: RouterSettings) -> None:
         self.model, self.candidates = model, candidates
+        self.has_bounds = model.context_length is not None
         self.by_provider = {(place.provider.name, place.offer.model): place for place in candidates}
         self.own = [place for place in candidates if place.endpoint is not None]
         self.controllers: list[WakeController] = []
