@@ -106,7 +106,11 @@ class ClientConnection(RequestReader):
 
     def send(self, data: bytes) -> None:
         """See Caller."""
-        self.write_now(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        piece = b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data
+        if self._unsent:
+            self._unsent.append(piece)
+        elif self._transport is not None:  # alone in its turn: it need not wait for the end of it
+            self._transport.write(piece)
 
     def end(self) -> None:
         """See Caller."""

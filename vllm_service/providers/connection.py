@@ -33,11 +33,12 @@ class Connection(Writer):
         super().__init__(outbox)
         self._loop = loop
         self._freed = freed
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # a callback too: of what comes in one read there may be many pieces
         self._parser = httptools.HttpResponseParser(self)
         self._answer: StreamOrWhole | None = None
         self._waiter: asyncio.Future[StreamOrWhole] | None = None
         self._head_bytes = 0
-        self._pieces: list[bytes] = []
         self._has_ended = self._keeps_alive = False
         self.quiet_since = self.ends_at = 0.0
         self.is_paused = False
@@ -137,8 +138,9 @@ class Connection(Writer):
 
     def _deliver(self) -> None:
         """Passes on what was read at once as one piece, or keeps it until the whole is there."""
-        pieces, self._pieces = self._pieces, []
+        pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
         answer = self._answer
         if answer is None:
             return
@@ -193,10 +195,6 @@ class Connection(Writer):
         if status == 200:
             answer.is_stream = headers.get(b"content-type", b"").lower().startswith(_EVENT_STREAM)
         answer.ends_with_connection = b"content-length" not in headers and b"transfer-encoding" not in headers
-
-    def on_body(self, data: bytes) -> None:
-        """A piece: of what came in one read there may be many."""
-        self._pieces.append(data)
 
     def on_message_complete(self) -> None:
         """Interim answers (1xx) are dropped: the real one follows."""

@@ -36,15 +36,11 @@ async def test_pieces_of_one_turn_go_out_as_one_to_each_connection() -> None:
     assert [transport.written for transport in transports] == [[b"ab"], [b"ab"]]
 
 
-async def test_what_goes_out_at_once_overtakes_nothing() -> None:
+async def test_what_is_flushed_goes_out_once() -> None:
     transport = Transport()
     writer = writer_to(transport, Outbox(asyncio.get_running_loop()))
-    writer.write_now(b"a")
-    assert transport.written == [b"a"]
-    writer.write(b"b")
-    writer.write_now(b"c")
-    assert transport.written == [b"a"]
+    writer.write(b"a")
     writer.flush()
-    assert transport.written == [b"a", b"bc"]
+    assert transport.written == [b"a"]
     await asyncio.sleep(0)
-    assert transport.written == [b"a", b"bc"]
+    assert transport.written == [b"a"]
