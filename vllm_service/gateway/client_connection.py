@@ -94,7 +94,8 @@ class ClientConnection(RequestReader):
         """See Caller."""
         if self._transport is not None:
             last = self._server.date_line if self._keeps_alive else CLOSE
-            self.write(whole_answer(status, headers, last, body))
+            write = self.write if len(self._server.tasks) > 1 else self.write_now
+            write(whole_answer(status, headers, last, body))
         self._answered()
 
     def begin(self, status: int, headers: bytes) -> None:
@@ -106,11 +107,7 @@ class ClientConnection(RequestReader):
 
     def send(self, data: bytes) -> None:
         """See Caller."""
-        piece = b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data
-        if self._unsent:
-            self._unsent.append(piece)
-        elif self._transport is not None:  # alone in its turn: it need not wait for the end of it
-            self._transport.write(piece)
+        self.write_now(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 
     def end(self) -> None:
         """See Caller."""

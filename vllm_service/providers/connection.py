@@ -63,10 +63,11 @@ class Connection(Writer):
         """Whether the provider has begun to answer."""
         return self._answer is not None
 
-    def ask(self, request: bytes, total_seconds: float) -> asyncio.Future[StreamOrWhole]:
+    def ask(self, request: bytes, total_seconds: float, *, is_alone: bool) -> asyncio.Future[StreamOrWhole]:
         """Sends a request. The future has its answer when it is whole, or of a stream when its first event is there.
 
-        Raises CutShort when it cannot be sent. Whoever is cancelled while they wait calls `leave`.
+        is_alone: no other connection carries one, so it need not wait for the end of the turn. Raises CutShort when it
+        cannot be sent. Whoever is cancelled while they wait calls `leave`.
         """
         self._head_bytes = 0
         self.quiet_since = now = self._loop.time()
@@ -76,7 +77,10 @@ class Connection(Writer):
             raise CutShort("the connection has been closed")
         self._has_ended = self._keeps_alive = False
         waiter = self._waiter = self._loop.create_future()
-        self.write(request)
+        if is_alone:
+            self.write_now(request)
+        else:
+            self.write(request)
         return waiter
 
     def leave(self, waiter: asyncio.Future[StreamOrWhole]) -> None:

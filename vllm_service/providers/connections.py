@@ -109,7 +109,8 @@ class _Pool:
                 connection = await self._connect(patience.connect_seconds)
             waiter = None
             try:
-                waiter = connection.ask(request, patience.total_seconds)
+                is_alone = len(self._all) - len(self._idle) <= 1
+                waiter = connection.ask(request, patience.total_seconds, is_alone=is_alone)
                 return await waiter
             except CutShort:
                 if not is_kept or self._is_closing or not connection.was_stale:

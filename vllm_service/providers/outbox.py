@@ -39,6 +39,13 @@ class Writer(asyncio.Protocol):
             self._outbox.add(self)
         self._unsent.append(data)
 
+    def write_now(self, data: bytes) -> None:
+        """At once, unless something waits before it: for what is alone in its turn."""
+        if self._unsent:
+            self._unsent.append(data)
+        elif self._transport is not None:
+            self._transport.write(data)
+
     def flush(self) -> None:
         """Now."""
         unsent, self._unsent = self._unsent, []

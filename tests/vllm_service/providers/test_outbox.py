@@ -44,3 +44,15 @@ async def test_what_is_flushed_goes_out_once() -> None:
     assert transport.written == [b"a"]
     await asyncio.sleep(0)
     assert transport.written == [b"a"]
+
+
+async def test_what_goes_out_at_once_overtakes_nothing() -> None:
+    transport = Transport()
+    writer = writer_to(transport, Outbox(asyncio.get_running_loop()))
+    writer.write_now(b"a")
+    assert transport.written == [b"a"]
+    writer.write(b"b")
+    writer.write_now(b"c")
+    assert transport.written == [b"a"]
+    writer.flush()
+    assert transport.written == [b"a", b"bc"]
