@@ -52,6 +52,7 @@ class HttpServer:
             server.close()
         for connection in list(self._connections):
             connection.close_when_done()
+        await asyncio.sleep(0)  # one that was read ahead begins with the next turn
         end = self.loop.time() + within_seconds
         while self.tasks and (left := end - self.loop.time()) > 0:  # one that was half received may still begin
             await asyncio.wait(set(self.tasks), timeout=left)
