@@ -6,9 +6,9 @@ What is relaxed, so that it is a bound (docs/routing.md has the argument):
 * A hosted request costs its cheapest provider that does not refuse it. An own one takes only a worker's time: reading
   (prompt / prefill speed) until its first token is due, or `prefill_share` of that plus tokens / the full batch's speed
   until its end is due; any fraction of a request may be own.
-* Traffic is cut into slots (slots.py), each with workers of its own: what the k-th saves in a slot falls with k, so each
-  worker is decided alone (lives.py). Its life costs its start, its idle time-out (a mean that no number of starts can
-  beat) and its time; in the slots in which it comes and goes, only the time of the work that it does.
+* Traffic is cut into slots (slots.py), each with workers of its own: what the k-th saves in a slot falls with k, so
+  each worker is decided alone (lives.py). Its life costs its start, its idle time-out (a mean that no number of starts
+  can beat) and its time; in the slots in which it comes and goes, only the time of the work that it does.
 
 Any way to cut gives a valid bound, and so does either kind of work, and so do prices (dual.py); the best is reported.
 """
@@ -16,7 +16,7 @@ Any way to cut gives a valid bound, and so does either kind of work, and so do p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from vllm_service.routing.waking import falling
 from vllm_service.simulation.draws import Draws
 from vllm_service.simulation.dual import Dual
 from vllm_service.simulation.lives import Lives, Slotted, best_lives
-from vllm_service.simulation.scenario import Scenario
+from vllm_service.simulation.scenario import OwnPhysics, Scenario
 from vllm_service.simulation.slots import Slots
 from vllm_service.simulation.trace import Trace
 
@@ -60,6 +60,13 @@ class _Demand:
     def only(self, requests: NDArray[np.int64]) -> Self:
         """Of these."""
         return type(self)(*(getattr(self, name)[requests] for name in self.__dataclass_fields__))
+
+
+class _Work(NamedTuple):
+    """One kind of it, per request: worker-seconds, and the second by which it has to be done."""
+
+    seconds: Floats
+    due: Floats
 
 
 def clairvoyant(trace: Trace, scenario: Scenario, draws: Draws) -> Bound:
@@ -113,17 +120,18 @@ def _lives(demand: _Demand, longest_seconds: float, scenario: Scenario, draws: D
         return Lives(0.0, 0.0, 0)
     second = scenario.own.usd_per_second
     slots = Slots.cut(demand.arrival, _SILENCE_SECONDS, longest_seconds)
-    kinds = ((demand.reading, demand.first_due), (demand.mixed, demand.end_due))
-    each = [_slotted(demand, slots, work, due, second, scenario.own.profile.max_workers) for work, due in kinds]
+    kinds = (_Work(demand.reading, demand.first_due), _Work(demand.mixed, demand.end_due))
+    each = [_slotted(demand, slots, work, scenario.own) for work in kinds]
     start_usd = second * _start_seconds(scenario, draws)
     return min((best_lives(slotted, second, start_usd) for slotted in each), key=lambda lives: lives.saved_usd)
 
 
-def _slotted(demand: _Demand, slots: Slots, work: Floats, due: Floats, second: float, workers: int) -> Slotted:
+def _slotted(demand: _Demand, slots: Slots, kind: _Work, own: OwnPhysics) -> Slotted:
     """What each worker saves in each slot: the dearest work first, as much as can be done."""
-    able = slots.capacities(demand.arrival, due, work, workers)
-    dearest = np.lexsort((-demand.hosted_usd / np.maximum(work, 1e-12), slots.number))
-    work, usd = work[dearest], demand.hosted_usd[dearest]
+    second, due = own.usd_per_second, kind.due
+    able = slots.capacities(demand.arrival, due, kind.seconds, own.profile.max_workers)
+    dearest = np.lexsort((-demand.hosted_usd / np.maximum(kind.seconds, 1e-12), slots.number))
+    work, usd = kind.seconds[dearest], demand.hosted_usd[dearest]
     whole = _falling(_worth(usd, work, slots, able))
     last = _falling(_worth(np.maximum(0.0, usd - second * work), work, slots, able))
     begins, reach = demand.arrival[slots.first], np.maximum.reduceat(due, slots.first)

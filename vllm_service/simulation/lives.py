@@ -62,8 +62,10 @@ def _plus(state: Floats, usd: Floats) -> Floats:
 
 
 def _lived(state: Floats, seconds: float, usd_per_second: float) -> Floats:
-    return state + np.array([[-usd_per_second * seconds], [seconds], [0.0]])
+    after: Floats = state + np.array([[-usd_per_second * seconds], [seconds], [0.0]])
+    return after
 
 
 def _better(one: Floats, other: Floats) -> Floats:
-    return np.where(one[0] >= other[0], one, other)
+    better: Floats = np.where(one[0] >= other[0], one, other)
+    return better
