@@ -12,7 +12,7 @@ from vllm_service.api.authentication import is_known
 from vllm_service.api.health_report import Verdict, available, judge, shown_address, use_cases, worst_circuit
 from vllm_service.api.models import is_on_apple_silicon
 from vllm_service.api.parts import Parts
-from vllm_service.domain.operations import BreakerState, ProcessState
+from vllm_service.domain.operations import ProcessState, ProviderCircuit
 from vllm_service.domain.tally import Tally
 from vllm_service.providers.configured import Catalog, PublicModel
 
@@ -107,7 +107,7 @@ def _memory(process: ProcessState) -> schemas.MemoryUsage:
     )
 
 
-def _breaker(breaker: BreakerState) -> schemas.CircuitBreaker:
+def _breaker(breaker: ProviderCircuit) -> schemas.CircuitBreaker:
     return schemas.CircuitBreaker(
         status=breaker.circuit.value,
         failure_count=breaker.failures,
