@@ -15,7 +15,6 @@ from vllm_service.domain.usage import Usage
 from vllm_service.errors import InvalidRequest
 from vllm_service.providers.configured import Catalog
 
-MILLION = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +71,13 @@ class CostRow:
             "provider": self.offering.provider,
             "model": self.offering.model,
             "usd_per_million_tokens": {
-                "input": None if price is None else to_usd(price.input_picousd * MILLION),
-                "output": None if price is None else to_usd(price.output_picousd * MILLION),
+                "input": None if price is None else price.input_usd_per_million,
+                "output": None if price is None else price.output_usd_per_million,
             },
             "latency_ms": self.offering.latency_ms,
             "tokens_per_second": self.offering.tokens_per_second,
-            "monthly_usd": _usd(self.monthly_picousd),
-            "savings_usd": _usd(self.savings_picousd),
+            "monthly_usd": to_usd(self.monthly_picousd),
+            "savings_usd": to_usd(self.savings_picousd),
             "savings_percentage": self.savings_percentage,
             "source": self.offering.source,
         }
@@ -183,7 +182,3 @@ def _row(offering: Offering, cost: int | None, base: int | None) -> CostRow:
         return CostRow(offering, cost, None, None)
     saved = base - cost
     return CostRow(offering, cost, saved, round(100 * saved / base, 2) if base else None)
-
-
-def _usd(amount: int | None) -> float | None:
-    return None if amount is None else to_usd(amount)

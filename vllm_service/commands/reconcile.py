@@ -113,9 +113,9 @@ def _document(lines: Sequence[DayLine], whole: DayLine, bookings: Sequence[Booki
 
 def _figures(line: DayLine) -> dict[str, Any]:
     return {
-        "billed_usd": _usd(line.billed_picousd),
-        "booked_usd": _usd(line.booked_picousd),
-        "difference_usd": _usd(line.difference_picousd),
+        "billed_usd": to_usd(line.billed_picousd),
+        "booked_usd": to_usd(line.booked_picousd),
+        "difference_usd": to_usd(line.difference_picousd),
         "difference_percentage": line.difference_percentage,
         "requests": line.requests,
         "unpriced_requests": line.unpriced_requests,
@@ -133,10 +133,6 @@ def _attribution(bookings: Sequence[Booking]) -> dict[str, float] | None:
         "idle_usd": to_usd(sum(booking.idle_picousd for booking in caused)),
         "nobody_usd": to_usd(sum(booking.total_picousd for booking in bookings if booking.request_id is None)),
     }
-
-
-def _usd(picousd: int | None) -> float | None:
-    return None if picousd is None else to_usd(picousd)
 
 
 def _show(lines: Sequence[DayLine], whole: DayLine, bookings: Sequence[Booking], bill: Bill) -> None:

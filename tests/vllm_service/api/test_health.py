@@ -56,7 +56,7 @@ def test_the_document_holds_what_is_known_and_null_for_the_rest() -> None:
     assert before["circuit_breakers"]["hosted"] == {
         "status": "open",
         "failure_count": 5,
-        "estimated_recovery_time": "2027-01-15T08:00:00Z",
+        "estimated_recovery_time": "2027-01-15T08:00:00.000Z",
     }
     assert before["memory_usage"]["allocated_gb"] > 0
     assert after["backends"]["text2sql"] == ["https://api.runpod.test/v2/abc123/openai/v1"]
