@@ -16,7 +16,6 @@ from vllm_service.errors import InvalidRequest
 from vllm_service.providers.configured import Catalog
 
 
-
 @dataclass(frozen=True, slots=True)
 class Offering:
     """A model at a provider. None: not known, or not measured. source: where the figures are from."""

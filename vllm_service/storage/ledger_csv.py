@@ -19,7 +19,7 @@ Row = Mapping[str, str | None]
 
 
 class CsvLedger:
-    """A reconciliation.LedgerRows. Raises ConfigurationError, with the line, for a row that cannot be read."""
+    """An export. Raises ConfigurationError, with the line, for a row that cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
