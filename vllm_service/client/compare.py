@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from vllm_service.client.results import Answer
-from vllm_service.domain.money import PICOUSD_PER_USD, to_usd
+from vllm_service.domain.money import to_usd
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import InvalidRequest
@@ -128,7 +128,7 @@ def compare_costs(
 def offerings_of(catalog: Catalog, model: str) -> list[Offering]:
     """Everybody who offers a model of the catalog. Raises InvalidRequest if there is no such model.
 
-    An own endpoint is paid by the second: its price per token depends on its throughput, see `at_throughput`.
+    An own endpoint is paid by the second: its price per token depends on its throughput, and is unknown here.
     """
     if (public := catalog.models.get(model)) is None:
         raise InvalidRequest(
@@ -144,15 +144,6 @@ def with_measurements(offerings: Iterable[Offering], measured: Iterable[Measurem
         taken = one if isinstance(one, Measurement) else Measurement.of(one)
         given.setdefault((taken.provider, taken.model), []).append(taken)
     return [_measured(offering, given.get((offering.provider, offering.model), ())) for offering in offerings]
-
-
-def at_throughput(usd_per_second: Decimal | str, tokens_per_second: float) -> TokenPrice:
-    """What a token costs at an endpoint that is paid by the second and kept this busy; rounded up to a pico-dollar."""
-    if tokens_per_second <= 0:
-        raise InvalidRequest("tokens_per_second: above 0", param="tokens_per_second")
-    exact = Decimal(usd_per_second) * PICOUSD_PER_USD / Decimal(str(tokens_per_second))
-    picousd = int(exact.to_integral_value(rounding="ROUND_CEILING"))
-    return TokenPrice(picousd, picousd)
 
 
 def _measured(offering: Offering, measured: Sequence[Measurement]) -> Offering:

@@ -24,12 +24,12 @@ from tests.vllm_service.client.scripted import (
     scripted,
     stream,
 )
+from tests.vllm_service.configured_order import ConfiguredOrder
 from vllm_service import LLMRouter, RoutingStrategy, ServiceError, StreamBroken, TokenPrice, errors
 from vllm_service.domain.pricing import SecondPrice
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.breakers import Breakers
-from vllm_service.routing.configured_order import ConfiguredOrder
 from vllm_service.routing.fallback import RetrySettings
 from vllm_service.routing.plan import WorkerTarget
 from vllm_service.routing.shared_breakers import SharedBreakers

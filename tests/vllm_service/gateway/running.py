@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from openai import AsyncOpenAI
 
+from tests.vllm_service.configured_order import ConfiguredOrder
 from tests.vllm_service.upstream import ScriptedUpstream
 from vllm_service.app import Service
 from vllm_service.domain.keys import ApiKey
@@ -26,7 +27,6 @@ from vllm_service.gateway.served_models import Configured
 from vllm_service.gateway.tracing import Tracer
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.providers.connections import Connections
-from vllm_service.routing.configured_order import ConfiguredOrder
 from vllm_service.routing.fallback import RetrySettings
 from vllm_service.routing.from_catalog import make_router
 from vllm_service.storage.protocol import ResponseCache
@@ -72,9 +72,6 @@ class Books:
             raise RateLimited("The limit of requests a minute is used up.", retry_after_seconds=7.2)
         self.shares.append(Share(tokens))
         return self.shares[-1]
-
-    async def used(self, organisation: str, now_seconds: float) -> Any:
-        raise NotImplementedError
 
     def record(self, row: RequestRecord) -> None:
         self.rows.append(row)
