@@ -18,8 +18,8 @@ def with_tasks(
 ) -> dict[str, PublicModel]:
     """The models, also under the tasks that they answer for: of a task's candidates, the first that is served.
 
-    tasks: `{code: MODEL}` or `{code: [MODEL, MODEL]}`, by name or alias. declared: all names in the file, also those of
-    models whose providers are all disabled. warnings: gets the tasks that nobody answers for. Raises ConfigurationError.
+    tasks: `{code: MODEL}` or `{code: [MODEL, MODEL]}`, by name or alias. declared: all names in the file, also of
+    models whose providers are all disabled. warnings: gets tasks that nobody answers for. Raises ConfigurationError.
     """
     answered: dict[str, list[str]] = {}
     for task, value in tasks.section():
