@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -214,13 +213,18 @@ async def test_a_client_that_leaves_aborts_its_request_in_the_engine() -> None:
 
 
 async def test_a_client_that_leaves_aborts_its_request_in_a_remote_engine() -> None:
+    async def ask(*, stream: bool) -> None:
+        async with running.main.post(CHAT, json={"stream": stream}) as response:
+            await response.read()
+
     async with PacedUpstream(tokens=1000) as upstream, worker(RemoteEngine(upstream.url)) as running:
         await running.ping_until(200)
         for stream in (True, False):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.1), running.main.post(CHAT, json={"stream": stream}) as response:
-                    await response.read()
-        await upstream.until(lambda stats: stats.aborted == 2)
+            leaving = asyncio.create_task(ask(stream=stream))
+            await upstream.until(lambda stats: stats.in_flight == 1)
+            leaving.cancel()
+            await upstream.until(lambda stats: stats.in_flight == 0)
+        assert upstream.stats.aborted == 2
 
 
 async def test_a_whole_stream_of_a_remote_engine_arrives() -> None:

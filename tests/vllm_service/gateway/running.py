@@ -113,6 +113,12 @@ class Running:
     server: HttpServer
     client: AsyncOpenAI
     http: httpx.AsyncClient
+    upstream: Connections
+
+    @property
+    def has_paused_a_provider(self) -> bool:
+        """Whether the gateway has stopped reading an answer, since its caller does not read."""
+        return any(connection.is_paused for pool in self.upstream._pools.values() for connection in pool._all)
 
     async def raw(self, data: bytes, *, until_closed: bool = True) -> bytes:
         """Sends bytes over a connection of its own; what came back until the gateway closed it."""
@@ -161,7 +167,7 @@ async def running(
     http = httpx.AsyncClient(headers={"authorization": f"Bearer {SECRET}"}, timeout=20)
     client = AsyncOpenAI(api_key=SECRET, base_url=url, max_retries=0, timeout=20)
     try:
-        yield Running(url, port, books, gateway, server, client, http)
+        yield Running(url, port, books, gateway, server, client, http, upstream)
     finally:
         await client.close()
         await http.aclose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,11 +12,10 @@ import pytest
 from tests.vllm_service.upstream import Asked, ScriptedUpstream
 from vllm_service.gateway.eager_task import EagerTask
 from vllm_service.providers.configured import Provider, ProviderKind
-from vllm_service.providers.connection import Connection
-from vllm_service.providers.connections import STALE_SECONDS, Connections
+from vllm_service.providers.connections import Connections
 from vllm_service.providers.protocol import CutShort, NotReached
 
-REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
+LATER_SECONDS = 1.1  # than a connection that had been closed would have said so
 
 
 @dataclass
@@ -120,69 +118,53 @@ async def test_who_leaves_while_a_connection_opens_wakes_the_next_who_waits(plac
     assert place.asked == [b"b"]
 
 
-@asynccontextmanager
-async def connection_to(upstream: ScriptedUpstream, freed: Callable[[Connection], None]) -> AsyncIterator[Connection]:
-    """Over a real socket; `freed` is called in the turn in which an answer has come."""
-    loop = asyncio.get_running_loop()
-    async with upstream, asyncio.timeout(20):
-        host, port = upstream.url.removeprefix("http://").removesuffix("/v1").split(":")
-        _, connection = await loop.create_connection(lambda: Connection(loop, freed), host, int(port))
-        yield connection
-        if connection.is_open:
-            connection.fail(CutShort("the test is over"))
+def when_it_is_woken(task: asyncio.Task[None], call: Callable[[], None]) -> None:
+    """Calls `call` in the turn in which what the task waits for has come, before the task itself hears of it."""
+
+    def look() -> None:
+        awaited = task._fut_waiter  # type: ignore[attr-defined]
+        if awaited is not None and awaited.done():
+            call()
+        elif not task.done():
+            asyncio.get_running_loop().call_soon(look)
+
+    look()
 
 
-async def says_what_it_was_told(asked: Asked) -> None:
-    await asked.json(asked.raw)
+@pytest.mark.parametrize("has_a_next_one", [True, False])
+async def test_leaving_in_the_turn_in_which_the_answer_came_ends_nothing_of_the_next_ones(
+    place: OnePlace, has_a_next_one: bool
+) -> None:
+    following: list[EagerTask] = []
 
-
-@pytest.mark.parametrize("is_taken", [True, False])
-async def test_leaving_in_the_turn_in_which_the_answer_came_ends_nothing_of_the_next_ones(is_taken: bool) -> None:
-    answers: list[bytes] = []
-
-    async def ask_next() -> None:
-        try:
-            answers.append((await connection.exchange(REQUEST + b"next", math.inf)).body)
-        except CutShort as fault:
-            answers.append(str(fault).encode())
-
-    def freed(connection: Connection) -> None:
-        if answered.done() or not leaving.cancel():
-            return
-        answered.set_result(None)
-        if is_taken:
-            EagerTask(ask_next(), loop, lambda task: None).begin()
-
-    loop = asyncio.get_running_loop()
-    answered = loop.create_future()
-    async with connection_to(ScriptedUpstream(says_what_it_was_told), freed) as connection:
-        leaving = asyncio.create_task(connection.exchange(REQUEST + b"left", math.inf))
-        with pytest.raises(asyncio.CancelledError):
-            await leaving
-        assert answered.done()
-        assert connection.is_open
-        if not is_taken:
-            await ask_next()
-        while not answers:
-            await asyncio.sleep(0.001)
-    assert answers == [b"next"]
-
-
-async def test_leaving_before_the_answer_ends_the_connection() -> None:
-    """Its answer would be taken for the next one's."""
-    is_asked = asyncio.Event()
-
-    async def silent(asked: Asked) -> None:
-        is_asked.set()
-        await asyncio.Event().wait()
-
-    async with connection_to(ScriptedUpstream(silent), lambda connection: None) as connection:
-        leaving = asyncio.create_task(connection.exchange(REQUEST + b"left", math.inf))
-        await is_asked.wait()
+    def leave() -> None:
+        if has_a_next_one:  # it is on the same connection before the first one is told of its answer
+            following.append(EagerTask(place.ask(b"next"), asyncio.get_running_loop(), lambda task: None))
+            following[0].begin()
         leaving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaving
-        assert not connection.is_open
+
+    leaving = asyncio.create_task(place.ask(b"left"))
+    await place.is_asked.wait()
+    when_it_is_woken(leaving, leave)
+    place.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await asyncio.gather(*following)
+    await place.ask(b"last")
+    assert place.asked == [b"left", *([b"next"] if has_a_next_one else []), b"last"]
+    assert place.upstream.connections == 1
+
+
+async def test_leaving_before_the_answer_ends_the_connection(place: OnePlace) -> None:
+    """Its answer would be taken for the next one's."""
+    leaving = asyncio.create_task(place.ask(b"left"))
+    await place.is_asked.wait()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    place.go_on.set()
+    await place.ask(b"next")
+    assert place.upstream.connections == 2
 
 
 async def test_a_kept_connection_that_is_cut_when_somebody_has_been_at_work_is_not_asked_again() -> None:
@@ -192,7 +174,7 @@ async def test_a_kept_connection_that_is_cut_when_somebody_has_been_at_work_is_n
         if len(upstream.asked) == 1:
             await asked.json({})
         else:
-            await asyncio.sleep(STALE_SECONDS * 1.05)  # the provider's work: nothing tells of its time but time
+            await asyncio.sleep(LATER_SECONDS)  # the provider's work: nothing tells of its time but time
             asked.cut()
 
     upstream, connections = ScriptedUpstream(script), Connections()
