@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import openai
 import pytest
 
+from tests.vllm_service.gateway.asking import HEADERS, MESSAGES
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gateway_to, running
-from tests.vllm_service.gateway.test_chat import HEADERS, MESSAGES
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, event, events
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage

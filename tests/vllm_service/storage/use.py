@@ -1,4 +1,4 @@
-"""What an organisation has used by the counts that limits keep: read where they are kept, changing nothing."""
+"""What an organisation has used, by the counts that limits keep: read where they are kept."""
 
 from __future__ import annotations
 
@@ -38,13 +38,9 @@ async def used(quotas: Quotas, organisation: str, now_seconds: float) -> Organis
 
 def in_memory(quotas: MemoryQuotas, organisation: str, now_seconds: float) -> tuple[Counts, Counts]:
     """Requests, tokens and pico-dollars of the day and of the month."""
+    quotas._expire(int(now_seconds * 1000))
     day, month = quotas.periods.at(organisation, now_seconds)
-    over = [lease for lease in quotas._leases if lease.expires_at_ms <= int(now_seconds * 1000)]
-    counts = []
-    for period in (day, month):
-        lost = [(1, lease.tokens, lease.picousd) for lease in over if period in (lease.day, lease.month)]
-        counts.append(_without((period.requests, period.tokens, period.picousd), lost))
-    return counts[0], counts[1]
+    return (day.requests, day.tokens, day.picousd), (month.requests, month.tokens, month.picousd)
 
 
 async def in_redis(
