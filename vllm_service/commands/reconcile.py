@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 import time
@@ -15,31 +14,52 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vllm_service.domain.accounting import Booking, book
+from vllm_service.commands.storage_options import add_location, with_database
+from vllm_service.domain.accounting import Booking
+from vllm_service.domain.moments import utc_seconds
 from vllm_service.domain.money import to_usd
-from vllm_service.domain.reconciliation import DayLine, LedgerRows, per_day, ran_at, total
-from vllm_service.domain.requests import RequestRecord
-from vllm_service.errors import ConfigurationError, StorageUnavailable
+from vllm_service.domain.quotas import SECONDS_PER_DAY
+from vllm_service.domain.reconciliation import DayLine, Reconciliation, total
+from vllm_service.errors import ConfigurationError
 from vllm_service.providers.bill_source import read_bill
 from vllm_service.providers.bills import Bill, parse_bill
 from vllm_service.settings import ServiceSettings
+from vllm_service.storage.database import Database
 from vllm_service.storage.ledger_csv import CsvLedger
-from vllm_service.storage.ledger_reader import LedgerReader
-from vllm_service.storage.open import DATABASE_FILE, open_database
+from vllm_service.storage.ledger_reader import LedgerReader, Window
 
 KEY_VARIABLE = "RUNPOD_API_KEY"
+LONGEST_REQUEST_SECONDS = (
+    SECONDS_PER_DAY  # a job waits and runs for a day at most, unless its TTL is set (FACTS.md, 2026-11)
+)
 
 
 def run(arguments: Sequence[str]) -> int:
     """0; 1 when the totals differ by more than --tolerance. Raises ConfigurationError."""
     options = _parser().parse_args(arguments)
-    settings = ServiceSettings.from_environment()
-    text = read_bill(options.bill, settings.environment.get(KEY_VARIABLE))
-    bill = parse_bill(text, now_us=time.time_ns() // 1000, endpoint=options.endpoint)
-    records = _sent(_ledger(options.ledger, settings), options.provider)
-    lines = [line for line in per_day(bill.lines, records) if _is_asked_for(line, options.since, options.until)]
-    whole = total(lines)
-    bookings = book(bill.workers, (ran_at("", record) for record in records))
+    key = ServiceSettings.from_environment().environment.get(KEY_VARIABLE)
+    bill = parse_bill(read_bill(options.bill, key), now_us=time.time_ns() // 1000, endpoint=options.endpoint)
+    compared = Reconciliation(bill.lines, bill.workers, options.provider)
+
+    async def work(database: Database, settings: ServiceSettings) -> int:
+        async for _row_id, record in LedgerReader(database).records(_window(bill, options.since, options.until)):
+            compared.add(record)
+        return _report(compared, bill, options)
+
+    if options.ledger is None:
+        return with_database(options, work, must_exist=True)
+    for record in CsvLedger(options.ledger):
+        compared.add(record)
+    return _report(compared, bill, options)
+
+
+def _report(compared: Reconciliation, bill: Bill, options: argparse.Namespace) -> int:
+    """Who names no provider must have a ledger of one."""
+    if options.provider is None and len(compared.providers) > 1:
+        names = sorted(compared.providers)
+        raise ConfigurationError(f"the ledger holds several providers: name what was billed with --provider: {names}")
+    lines = [line for line in compared.days() if _is_asked_for(line, options.since, options.until)]
+    whole, bookings = total(lines), compared.bookings()
     if options.json:
         sys.stdout.write(json.dumps(_document(lines, whole, bookings)) + "\n")
     else:
@@ -59,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ledger", type=Path, metavar="FILE", help="an export, .csv or .csv.gz (default: the service's own database)"
     )
+    add_location(parser)
     parser.add_argument("--provider", action="append", metavar="NAME", help="the ledger's name of what was billed")
     parser.add_argument("--endpoint", metavar="ID", help="only this endpoint's lines of the bill")
     parser.add_argument("--since", type=date.fromisoformat, metavar="DAY", help="the first day, UTC: 2026-11-01")
@@ -68,33 +89,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _ledger(export: Path | None, settings: ServiceSettings) -> LedgerRows:
-    return asyncio.run(_rows_of_database(settings)) if export is None else CsvLedger(export)
+def _window(bill: Bill, since: date | None, until: date | None) -> Window:
+    """The rows to read: of the days asked for, and of whoever may have been at a billed worker."""
+    first = [worker.started_us / 1_000_000 - LONGEST_REQUEST_SECONDS for worker in bill.workers]
+    last = [worker.stopped_us / 1_000_000 for worker in bill.workers]
+    return Window(
+        None if since is None else min([_midnight(since), *first]),
+        None if until is None else max([_midnight(until) + SECONDS_PER_DAY, *last]),
+    )
 
 
-async def _rows_of_database(settings: ServiceSettings) -> list[RequestRecord]:
-    if settings.database_url is None and not (settings.data_dir / DATABASE_FILE).exists():
-        raise ConfigurationError(
-            f"there is no ledger in {settings.data_dir}: set DATA_DIR or DATABASE_URL, or --ledger"
-        )
-    database = await open_database(settings.database_url, settings.data_dir)
-    try:
-        return [record async for _, record in LedgerReader(database).records()]
-    except StorageUnavailable as error:
-        raise ConfigurationError(error.message) from None
-    finally:
-        await database.close()
-
-
-def _sent(ledger: LedgerRows, providers: Sequence[str] | None) -> list[RequestRecord]:
-    """Those that were sent to what was billed; who names nothing must have a ledger of one provider."""
-    sent = [record for record in ledger if record.provider is not None]
-    if providers is not None:
-        return [record for record in sent if record.provider in providers]
-    names = sorted({record.provider for record in sent if record.provider is not None})
-    if len(names) > 1:
-        raise ConfigurationError(f"the ledger holds several providers: name what was billed with --provider: {names}")
-    return sent
+def _midnight(day: date) -> float:
+    return utc_seconds(day.isoformat())
 
 
 def _is_asked_for(line: DayLine, since: date | None, until: date | None) -> bool:
@@ -113,9 +119,9 @@ def _document(lines: Sequence[DayLine], whole: DayLine, bookings: Sequence[Booki
 
 def _figures(line: DayLine) -> dict[str, Any]:
     return {
-        "billed_usd": _usd(line.billed_picousd),
-        "booked_usd": _usd(line.booked_picousd),
-        "difference_usd": _usd(line.difference_picousd),
+        "billed_usd": to_usd(line.billed_picousd),
+        "booked_usd": to_usd(line.booked_picousd),
+        "difference_usd": to_usd(line.difference_picousd),
         "difference_percentage": line.difference_percentage,
         "requests": line.requests,
         "unpriced_requests": line.unpriced_requests,
@@ -133,10 +139,6 @@ def _attribution(bookings: Sequence[Booking]) -> dict[str, float] | None:
         "idle_usd": to_usd(sum(booking.idle_picousd for booking in caused)),
         "nobody_usd": to_usd(sum(booking.total_picousd for booking in bookings if booking.request_id is None)),
     }
-
-
-def _usd(picousd: int | None) -> float | None:
-    return None if picousd is None else to_usd(picousd)
 
 
 def _show(lines: Sequence[DayLine], whole: DayLine, bookings: Sequence[Booking], bill: Bill) -> None:

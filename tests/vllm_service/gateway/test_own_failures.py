@@ -11,8 +11,9 @@ from typing import Any
 import openai
 import pytest
 
+from tests.vllm_service.configured_order import ConfiguredOrder
+from tests.vllm_service.gateway.asking import MESSAGES, answers
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gateway_to, running
-from tests.vllm_service.gateway.test_chat import MESSAGES, answers
 from tests.vllm_service.upstream import ScriptedUpstream
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import StorageUnavailable
@@ -21,7 +22,6 @@ from vllm_service.gateway.http_server import HttpServer
 from vllm_service.gateway.served_models import Configured
 from vllm_service.providers.configured import Catalog, Offer, PublicModel
 from vllm_service.routing.breaker_settings import BreakerSettings
-from vllm_service.routing.configured_order import ConfiguredOrder
 from vllm_service.storage.protocol import CachedResponse
 
 CANARY = "what-the-prompt-said"
