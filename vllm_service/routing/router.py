@@ -67,8 +67,10 @@ class CostRouter:
         """See plan.Router. Raises ModelNotFound, ContextTooLong, InvalidRequest, ModelUnavailable."""
         route = self._routes.get(facts.model) or self._route(facts)
         completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
-        is_free = not (facts.tags or facts.provider or facts.cap_picousd or route.has_bounds or self._may_try)
-        candidates = route.candidates if is_free else self._allowed(route, facts, completion, now_seconds)
+        candidates = route.candidates
+        is_ruled = facts.tags or facts.provider is not None or facts.cap_picousd is not None
+        if is_ruled or route.has_bounds or self._may_try is not None:
+            candidates = self._allowed(route, facts, completion, now_seconds)
         strategy = route.strategy if facts.strategy is None else find_strategy(facts.strategy)
         target = route.target_of(facts)
         prompt, answer = facts.prompt_tokens, int(completion)
