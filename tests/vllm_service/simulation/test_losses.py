@@ -21,7 +21,7 @@ def arrivals(*parts: tuple[float, float, int]) -> Trace:
 
 
 def test_a_spike_that_ends_before_workers_are_warm_wakes_one_of_them() -> None:
-    """Ten would have paid beyond doubt at the same moment; beyond the first, a tenth of the hosted bill is the limit."""
+    """Ten would have paid beyond doubt at one moment; beyond the first, a tenth of the hosted bill is the limit."""
     spike = arrivals((0, 9000, 1800), (4000, 120, 4000))
     hosted, cost = compare(spike, load_scenario(SCENARIOS / "120b-h100.yaml"), 0, ["all_hosted", "cost"])
     assert cost.starts == 1

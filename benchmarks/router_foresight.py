@@ -1,0 +1,154 @@
+"""What is left to win: COST's choice of requests, but with workers that come and go as if every arrival were known.
+
+    python -m benchmarks.router_foresight [--json] [--only TEXT] [--traces FOLDER]
+
+One worker, two, ... are first kept warm all the time, to see what each would have saved when. From this a dynamic
+programme says when each of them should have lived (as simulation/lives.py does for the bound), and that schedule is
+replayed with the real physics. It is no bound, the choice of requests could be better too; what it catches of the gap
+between all hosted and the clairvoyant bound says how much of the rest is the wakes' and how much the bound's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.router import LEAST_GAP, SCALES, SCENARIOS
+from vllm_service.simulation.clairvoyant import clairvoyant
+from vllm_service.simulation.cost_policy import OWN, CostPolicy
+from vllm_service.simulation.draws import Draws
+from vllm_service.simulation.endpoint import Endpoint
+from vllm_service.simulation.replay import Outcome, Replay
+from vllm_service.simulation.scenario import Scenario, load_scenario
+from vllm_service.simulation.trace import Trace, load_trace
+
+SLOT_SECONDS = 5.0
+EARLY = 1.2  # cold starts by which a worker is woken before it is wanted
+Targets = list[tuple[float, int]]  # from this second on, so many workers
+
+
+class Scheduled(CostPolicy):
+    """COST with the numbers of workers given; it sees at once what its workers do."""
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
+
+    def begin(self, replay: Replay) -> Endpoint:
+        """As CostPolicy; the schedule is on the clock."""
+        endpoint = super().begin(replay)
+        for at, workers in self._targets:
+            replay.at(at, self._set, workers)
+        return endpoint
+
+    def _set(self, workers: int) -> None:
+        self.router.endpoints[OWN].set_target(workers, self.replay.now)
+        if not self._closed:
+            self.replay.endpoint.set_target(workers, self.replay.now)
+
+    def _look(self) -> None:
+        self._looked_at = self.replay.now
+
+    def _worker_states_changed(self, now: float) -> None:
+        taking = sum(not worker.draining for worker in self._workers.warm)
+        self._observed({"workers": {"ready": taking, "initializing": len(self._workers.starting)}})
+
+
+def foresight(trace: Trace, scenario: Scenario, hosted: Outcome) -> Outcome:
+    """The replay of the schedule that would have been best, by what each worker would have saved in each slot."""
+    saved = _saved(trace, scenario, hosted.usd_by_request)
+    own = scenario.own
+    start_usd = own.usd_per_second * (own.profile.cold_start_seconds + own.profile.idle_timeout_seconds)
+    alive = np.array([_lives(each, own.usd_per_second * SLOT_SECONDS, start_usd) for each in saved])
+    early = int(np.ceil(EARLY * own.profile.cold_start_seconds / SLOT_SECONDS))
+    warm = alive.sum(axis=0).tolist()
+    wanted = [max(warm[slot : slot + early + 1]) for slot in range(len(warm))]
+    changes = [(0.0, wanted[0])]
+    changes += [
+        (slot * SLOT_SECONDS, after) for slot, (before, after) in enumerate(pairwise(wanted), 1) if before != after
+    ]
+    return _replay(trace, scenario, changes)
+
+
+def _saved(trace: Trace, scenario: Scenario, hosted_usd: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Per worker and slot: hosted dollars of what it takes more than those before it, were they always warm."""
+    profile = replace(scenario.own.profile, cold_start_seconds=1e-3)
+    warm = replace(scenario, own=replace(scenario.own, profile=profile, cold_start_sigma=0.0))
+    slots = (trace.arrival_seconds // SLOT_SECONDS).astype(np.int64)
+    saved: list[NDArray[np.float64]] = []
+    before: NDArray[np.float64] = np.zeros(int(slots[-1]) + 1)
+    for workers in range(1, scenario.own.profile.max_workers + 1):
+        own = _replay(trace, warm, [(0.0, workers)]).usd_by_request == 0.0
+        taken = np.bincount(slots[own], weights=hosted_usd[own], minlength=len(before)).astype(np.float64)
+        if saved and taken.sum() - before.sum() < 0.01 * hosted_usd.sum():
+            break
+        saved.append(taken - before)
+        before = taken
+    return saved
+
+
+def _lives(saved: NDArray[np.float64], slot_usd: float, start_usd: float) -> NDArray[np.bool_]:
+    """In which slots one worker should live: the exact dynamic programme, read backwards."""
+    off, on = 0.0, -np.inf
+    comes, goes = [], []
+    for usd in saved.tolist():
+        comes.append(off - start_usd > on)
+        on = max(on, off - start_usd) + usd - slot_usd
+        goes.append(on > off)
+        off = max(on, off)
+    alive, living = np.zeros(len(saved), bool), False
+    for slot in range(len(saved) - 1, -1, -1):
+        living = living or goes[slot]
+        alive[slot] = living
+        living = living and not comes[slot]
+    return alive
+
+
+def _replay(trace: Trace, scenario: Scenario, targets: Targets) -> Outcome:
+    return Replay(trace, scenario, Draws(scenario, len(trace), 0), Scheduled(targets)).run()
+
+
+def one(trace_path: Path, scale: float, scenario_path: Path) -> dict[str, object] | None:
+    """None where the bound is too near to all hosted to say anything."""
+    trace, scenario = load_trace(trace_path).scaled(scale), load_scenario(scenario_path)
+    hosted, bound = _replay(trace, scenario, []), clairvoyant(trace, scenario, Draws(scenario, len(trace), 0)).usd
+    if hosted.usd - bound < LEAST_GAP * hosted.usd:
+        return None
+    foreseen = foresight(trace, scenario, hosted)
+    caught = (hosted.usd - foreseen.usd) / (hosted.usd - bound)
+    name = f"{trace_path.name.removesuffix('.csv.gz')} x{scale:g} {scenario.name}"
+    return {"run": name, "usd": foreseen.usd, "within_target_pct": foreseen.within_target_pct, "caught": caught}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a row per run with a gap, and the mean."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.router_foresight", description=__doc__)
+    parser.add_argument("--traces", type=Path, default=Path("/work/shared/traces"))
+    parser.add_argument("--only", default="", help="runs whose name holds this")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    rows = []
+    for path in sorted(options.traces.glob("*.csv*")):
+        for scale in SCALES:
+            for scenario in sorted(SCENARIOS.glob("*.yaml")):
+                named = options.only in f"{path.name.removesuffix('.csv.gz')} x{scale:g} {scenario.stem}"
+                if named and (row := one(path, scale, scenario)) is not None:
+                    rows.append(row)
+                    sys.stderr.write(
+                        f"{row['run']:50} {row['usd']:9.3f} {row['within_target_pct']:8.3f} {row['caught']:7.1%}\n"
+                    )
+    mean = statistics.mean(float(str(row["caught"])) for row in rows) if rows else None
+    sys.stdout.write(json.dumps({"runs": rows, "caught_mean": mean} if options.json else {"caught_mean": mean}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
