@@ -2,6 +2,8 @@
 
 Looking never wakes. An endpoint that cannot be seen is not woken either: nobody would send requests to what it wakes.
 Scale-down needs no order: the router sends no more than its target can take, and RunPod's idle time-out does the rest.
+A worker that the router wants kept although it idles gets a warm-up job now and then: RunPod's time-out would end it
+sooner, and the next request would pay for a cold start. Should the gateway die, the time-out still holds.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from vllm_service.providers.runpod_health import EndpointHealth
 from vllm_service.routing.coordination import Wakes
 from vllm_service.routing.one_wake import Waked, WakeSettings, wake_once
 from vllm_service.routing.plan import Router, WorkerTarget
+from vllm_service.routing.profiles import EndpointProfile
 
 ROUND_SECONDS = 1.0
 _log = logging.getLogger(__name__)
@@ -29,10 +32,14 @@ _WORKERS = ("idle", "running", "ready", "initializing", "throttled", "unhealthy"
 
 @dataclass(slots=True)
 class _Tended:
-    """One endpoint. is_woken: by this replica, and no worker has been seen since."""
+    """One endpoint. is_woken: by this replica, and no worker has been seen since.
+
+    kept_seconds: how long a warm-up job keeps its worker from being let go.
+    """
 
     endpoint: RunPodEndpoint
     model: str
+    kept_seconds: float
     health: EndpointHealth | None = None
     is_woken: bool = False
 
@@ -99,7 +106,9 @@ class EndpointKeeper:
                     self._tended[name].health, self._tended[name].is_woken = before[name].health, before[name].is_woken
 
     def _new(self, provider: Provider, model: str) -> _Tended:
-        return _Tended(RunPodEndpoint(provider, self._send, self._clock, self._settings), model)
+        idle_seconds = dict(provider.expected).get("idle_timeout_seconds", EndpointProfile().idle_timeout_seconds)
+        endpoint = RunPodEndpoint(provider, self._send, self._clock, self._settings)
+        return _Tended(endpoint, model, idle_seconds / 2)
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         self._under_way.pop(name, None)
@@ -118,6 +127,8 @@ class EndpointKeeper:
             await self._wakes.shorten(name, 2 * self._settings.health_interval_seconds)
         if target is not None and is_to_be_woken(target, health):
             await self._wake(tended, target, self._wakes)
+        elif target is not None and is_to_be_kept(target, health):
+            await self._keep(tended, target, self._wakes)
 
     async def _wake(self, tended: _Tended, target: WorkerTarget, wakes: Wakes) -> None:
         name = target.provider
@@ -127,6 +138,20 @@ class EndpointKeeper:
             _log.info("%s is being woken: %s", name, target.reason)
         elif came_of_it is Waked.FAILED:
             _log.warning("%s could not be woken: %s", name, why)
+
+    async def _keep(self, tended: _Tended, target: WorkerTarget, wakes: Wakes) -> None:
+        kept = WakeSettings(lease_seconds=tended.kept_seconds, retry_seconds=tended.kept_seconds)
+        lease = f"{target.provider}/kept"
+        came_of_it, why = await wake_once(lease, tended.model, tended.endpoint, wakes, kept)
+        if came_of_it is Waked.FAILED:
+            _log.warning("the worker of %s could not be kept: %s", target.provider, why)
+
+
+def is_to_be_kept(target: WorkerTarget, health: EndpointHealth | None) -> bool:
+    """Its workers idle, all of them, as far as is known; who works is not let go."""
+    if target.workers < 1 or health is None or not health.workers_warm:
+        return False
+    return not (health.jobs_in_progress or health.jobs_queued or health.workers_running)
 
 
 def is_to_be_woken(target: WorkerTarget, health: EndpointHealth | None) -> bool:

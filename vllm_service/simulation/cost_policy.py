@@ -59,12 +59,15 @@ class CostPolicy:
 
     def arrived(self, request: int, now: float) -> None:
         """Planned, and sent to the first place that takes it."""
-        replay = self.replay
-        facts = RequestFacts(MODEL, "chat.completions", int(replay.prompts[request]), stream=True)
+        facts = self.facts_of(request)
         steps = self.router.plan(facts, now).steps
         self._send(request, facts, steps, now)
         if not self._looking and now - self._looked_at >= _LOOK_SECONDS:
             self._look()
+
+    def facts_of(self, request: int) -> RequestFacts:
+        """What the router is told of a request that has arrived."""
+        return RequestFacts(MODEL, "chat.completions", int(self.replay.prompts[request]), stream=True)
 
     def first_token(self, request: int, now: float) -> None:
         """Told to the router when the caller sees it."""

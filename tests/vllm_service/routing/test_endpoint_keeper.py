@@ -117,7 +117,8 @@ async def test_an_endpoint_that_cannot_be_seen_is_not_woken(health: Any) -> None
     "health",
     [
         {"workers": {"running": 1}},
-        {"workers": {"idle": 1}},
+        {"workers": {"idle": 1, "running": 1}},
+        {"workers": {"idle": 1}, "jobs": {"inProgress": 1}},
         {"workers": {"initializing": 1}},
         {"workers": {"idle": 0}, "jobs": {"inQueue": 1}},
     ],
@@ -145,12 +146,29 @@ async def test_when_its_worker_was_seen_the_next_who_wants_one_need_not_wait_for
     world = World()
     keepers = world.keeper(), world.keeper()
     await world.rounds(*keepers, count=3)
-    world.platform.health = {"workers": {"idle": 1}}
+    world.platform.health = {"workers": {"running": 1}}
     await world.rounds(*keepers, count=5)
     assert len(world.platform.jobs) == 1
     world.platform.health = NOBODY
     await world.rounds(*keepers, count=10)
     assert len(world.platform.jobs) == 2
+
+
+async def test_a_worker_that_idles_is_kept_while_the_router_wants_it_by_one_replica_and_then_let_go() -> None:
+    """A platform that lets a worker go 5 s after its last job, in whose place nobody is to be started."""
+    world = World(Platform({"workers": {"idle": 1}}))
+    keepers = world.keeper(), world.keeper()
+    last, longest = world.now, 0.0
+    for _ in range(60):
+        before = len(world.platform.jobs)
+        await world.rounds(*keepers)
+        if len(world.platform.jobs) > before:
+            last, longest = world.now, max(longest, world.now - last)
+    assert longest <= 4
+    assert len(world.platform.jobs) <= 60 / 2.5
+    world.router.workers, jobs = 0, len(world.platform.jobs)
+    await world.rounds(*keepers, count=20)
+    assert len(world.platform.jobs) == jobs
 
 
 async def test_reading_the_configuration_again_keeps_what_is_known() -> None:
