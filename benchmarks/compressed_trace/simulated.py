@@ -19,6 +19,8 @@ STATE_LAG_SECONDS = 1.5
 class AsPlayed(CostPolicy):
     """Tells the router what the gateway tells it of these calls: the length of the JSON, and the caller's limit."""
 
+    looks_always = True
+
     def facts_of(self, request: int) -> RequestFacts:
         """Of the request with this number."""
         prompt, limit = int(self.replay.prompts[request]), int(self.replay.completions[request])
