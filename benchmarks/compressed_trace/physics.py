@@ -19,6 +19,7 @@ STARTS = 3  # the first one reads files into the page cache, and is not counted
 PROMPTS = (100, 300, 600, 900, 1200)
 BATCHES = (1, 2, 4, 8)
 ANSWER_TOKENS = 64
+DISTURBED_TOKENS, DISTURBING = 400, (600, 600, 600)  # the answer alone takes longer than the prompts
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,16 @@ class Physics:
     prefill_tokens_per_second: float
     decode_seconds: float
     decode_seconds_per_batch: float
+    prefill_share: float
 
     @property
     def profile(self) -> EndpointProfile:
-        """As router and simulator take it; the share that a running prefill takes is the router's own guess."""
+        """As router and simulator take it."""
         return EndpointProfile(
             prefill_tokens_per_second=self.prefill_tokens_per_second,
             decode_seconds=self.decode_seconds,
             decode_seconds_per_batch=self.decode_seconds_per_batch,
+            prefill_share=self.prefill_share,
             slots=SLOTS,
             cold_start_seconds=self.cold_start_seconds,
             idle_timeout_seconds=self.idle_seconds,
@@ -63,6 +66,7 @@ async def measured(say: Callable[[str], object], logs: Path, starts: int = START
                 say("calibration: speeds")
                 overhead, prefill = await _reading(caller)
                 decode, per_batch = await _answering(caller)
+                share = await _disturbed(caller, prefill)
             left_alone_at = time.monotonic()
             await endpoint.until_no_worker()
             cold, stopped_at = _life(endpoint)
@@ -76,6 +80,7 @@ async def measured(say: Callable[[str], object], logs: Path, starts: int = START
         prefill_tokens_per_second=prefill,
         decode_seconds=decode,
         decode_seconds_per_batch=per_batch,
+        prefill_share=share,
     )
 
 
@@ -113,3 +118,15 @@ async def _answering(caller: Caller) -> tuple[float, float]:
         seconds.append(statistics.fmean(answer.token_seconds for answer in answers))
     slope, intercept = np.polyfit(BATCHES, seconds, 1)
     return max(1e-4, float(intercept)), max(0.0, float(slope))
+
+
+async def _disturbed(caller: Caller, prefill_tokens_per_second: float) -> float:
+    """What a prompt that is being read takes from an answer: 0 nothing, 1 all; a profile's limit is below 1."""
+    alone = await _asked(caller, 16, DISTURBED_TOKENS)
+    answer = asyncio.create_task(_asked(caller, 16, DISTURBED_TOKENS))
+    await asyncio.sleep(alone.first_token_at - alone.sent_at)  # it has begun
+    for prompt in DISTURBING:
+        await _asked(caller, prompt, 1)
+    disturbed = await answer
+    lost = (disturbed.ended_at - disturbed.first_token_at) - (alone.ended_at - alone.first_token_at)
+    return min(0.99, max(0.0, lost * prefill_tokens_per_second / sum(DISTURBING)))

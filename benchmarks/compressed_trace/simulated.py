@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks.compressed_trace.stage import HOSTED, REFUSED_SECONDS, REFUSED_SHARE, USD_PER_SECOND, Hosted
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.routing.profiles import EndpointProfile, LatencyTarget
+from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
 from vllm_service.simulation.cost_policy import MODEL, CostPolicy
 from vllm_service.simulation.draws import Draws
 from vllm_service.simulation.replay import Outcome, Replay
@@ -20,6 +22,13 @@ class AsPlayed(CostPolicy):
     """Tells the router what the gateway tells it of these calls: the length of the JSON, and the caller's limit."""
 
     looks_always = True
+
+    def settings(self, scenario: Scenario) -> RouterSettings:
+        """providers.yaml cannot say what a running prefill takes from answers: the router has its own guess."""
+        settings = super().settings(scenario)
+        share = EndpointProfile().prefill_share
+        profiles = {name: replace(profile, prefill_share=share) for name, profile in settings.profiles.items()}
+        return replace(settings, profiles=profiles)
 
     def facts_of(self, request: int) -> RequestFacts:
         """Of the request with this number."""

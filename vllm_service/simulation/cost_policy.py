@@ -52,7 +52,7 @@ class CostPolicy:
     def begin(self, replay: Replay) -> Endpoint:
         """An endpoint whose workers the router sets."""
         self.replay = replay
-        self.router = CostRouter(catalog_of(replay.scenario), settings_of(replay.scenario))
+        self.router = CostRouter(catalog_of(replay.scenario), self.settings(replay.scenario))
         self._numbers = {place.name: number for number, place in enumerate(replay.scenario.hosted)}
         self._facts: dict[int, tuple[RequestFacts, Step]] = {}
         self._looking = self._closed = False
@@ -64,6 +64,10 @@ class CostPolicy:
         if self.looks_always:
             replay.at(0.0, self._look)
         return endpoint
+
+    def settings(self, scenario: Scenario) -> RouterSettings:
+        """What the router is told of the endpoint."""
+        return settings_of(scenario)
 
     def arrived(self, request: int, now: float) -> None:
         """Planned, and sent to the first place that takes it."""
