@@ -59,6 +59,11 @@ class Gated:
         return self.emulator.endpoint.store.load().queued
 
     @property
+    def looks(self) -> int:
+        """How often somebody has asked for /health."""
+        return self.emulator.endpoint.health.looks
+
+    @property
     def warm_ups(self) -> int:
         """Of the jobs that have ended: those that no caller asked for."""
         return sum("openai_input" in job.input and job.input["openai_input"]["max_tokens"] == 1 for job in self.jobs)

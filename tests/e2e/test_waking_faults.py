@@ -33,8 +33,9 @@ async def test_a_worker_that_is_killed_while_it_is_woken_costs_its_seconds_and_n
             callers = Callers([running])
             async with callers.calling():
                 await killed_while_waking(endpoint, 2)
-                answered = callers.by["hosted"]
+                answered, looks = callers.by["hosted"], endpoint.looks
                 await until(lambda: callers.by["hosted"] > answered + 20, SECONDS)  # served while it is cold
+                await until(lambda: endpoint.looks > looks + 3, SECONDS)
                 assert endpoint.queued == 1
                 assert callers.by["own"] == 0
                 endpoint.open()
@@ -85,7 +86,7 @@ async def test_an_endpoint_whose_health_is_silent_is_woken_once_it_can_be_seen_a
             callers = Callers([running])
             async with callers.calling():
                 # Each look that fails doubles the time to the next: by then the router has wanted a worker for long.
-                await until(lambda: endpoint.emulator.endpoint.health.looks >= 6, SECONDS)
+                await until(lambda: endpoint.looks >= 5, SECONDS)
                 assert (endpoint.workers, endpoint.queued) == ([], 0)
                 assert callers.by["own"] == 0
                 endpoint.emulator.inject(Faults())

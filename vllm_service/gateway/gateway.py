@@ -41,6 +41,7 @@ class Gateway:
 
     keys: None lets everybody in as `anonymous`. recorders: called with each row; the ledger's `record` is one of them.
     record_loss: called with the rows of hedges that lost, which are no requests of their own: the ledger's.
+    wall_clock: seconds since 1970, for rows and quotas' days; it may jump. None is this machine's.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Gateway:
         failing_over: FailingOver | None = None,
         tracer: Tracer | None = None,
         record_loss: Callable[[RequestRecord], None] | None = None,
+        wall_clock: Callable[[], float] | None = None,
     ) -> None:
         self.configured = configured
         self._upstream = upstream
@@ -71,10 +73,13 @@ class Gateway:
         self._ids = RequestIds()
         self._counting = TokenCounting()
         self._tracer = tracer
+        self._wall_clock = wall_clock
 
     async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
         """Answers the request, whatever happens, and records it."""
         call = Call(operation, request, caller)
+        if self._wall_clock is not None:
+            call.started_at = self._wall_clock()
         call.configured = self.configured
         call.failing_over, call.upstream = self._failing_over, self._upstream
         call.request_id = self._ids.of(call.headers.get(b"x-request-id"))
