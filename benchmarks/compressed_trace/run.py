@@ -48,23 +48,26 @@ class Bills:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What the gateway wrote down, in dollars.
+    """What the gateway's rows say, in dollars.
 
-    own_usd: booked to requests by `reconcile`: execution, cold starts and idle seconds. nobody_usd: of the bill, what
-    no request caused. expected_usd: what own requests' rows say by themselves, before there is a bill.
+    own_usd: once `reconcile --book` has put execution, cold starts and idle seconds to the requests that caused them;
+    expected_usd: before that. hosted_usd: as the gateway wrote it at once. reconciled: the command's words afterwards.
     """
 
-    own_usd: float
-    nobody_usd: float
+    own_usd: Decimal
     expected_usd: float
     hosted_usd: dict[str, Decimal]
-    rows: int
     reconciled: dict[str, Any]
 
     @property
-    def total_usd(self) -> float:
+    def nobody_usd(self) -> float:
+        """Of the bill, what no request caused."""
+        return float((self.reconciled["attribution"] or {}).get("nobody_usd", 0.0))
+
+    @property
+    def total_usd(self) -> Decimal:
         """Of all places."""
-        return self.own_usd + float(sum(self.hosted_usd.values(), Decimal(0)))
+        return self.own_usd + sum(self.hosted_usd.values(), Decimal(0))
 
 
 @dataclass(frozen=True)
@@ -136,18 +139,19 @@ def _bills(endpoint: Endpoint, began_at: float) -> Bills:
 async def _ledger(directory: Path, endpoint: Endpoint, hosted: Sequence[Hosted]) -> Ledger:
     """By the commands that a user has."""
     variables = variables_of(directory)
+
+    async def reconciled(*more: str) -> dict[str, Any]:
+        bill = ("--bill", f"{endpoint.emulator.url}/billing", "--provider", OWN, "--json", *more)
+        document: dict[str, Any] = json.loads(await command("reconcile", *bill, variables=variables))
+        return document
+
+    before, after = await reconciled(), await reconciled("--book")
     rows = list(csv.DictReader(io.StringIO(await command("ledger", "export", "--format", "csv", variables=variables))))
-    bill = ("--bill", f"{endpoint.emulator.url}/billing", "--provider", OWN, "--json")
-    reconciled = json.loads(await command("reconcile", *bill, variables=variables))
-    parts = reconciled["attribution"] or {}
-    nobody = float(parts.get("nobody_usd", 0.0))
     return Ledger(
-        own_usd=sum(parts.values()) - nobody,
-        nobody_usd=nobody,
-        expected_usd=float(reconciled["total"]["booked_usd"] or 0.0),
+        own_usd=_booked(rows, OWN),
+        expected_usd=float(before["total"]["booked_usd"] or 0.0),
         hosted_usd={place.name: _booked(rows, place.name) for place in hosted},
-        rows=len(rows),
-        reconciled=reconciled,
+        reconciled=after,
     )
 
 

@@ -83,8 +83,7 @@ def verdict(run: Run) -> Verdict:
 
 def ledger_percent(real: Played) -> float:
     """What the ledger has more than the bills."""
-    billed = float(real.bills.total_usd)
-    return 100.0 * (real.ledger.total_usd / billed - 1.0)
+    return 100.0 * float(real.ledger.total_usd / real.bills.total_usd - 1)
 
 
 def _measured(real: Played, target: LatencyTarget) -> Side:
@@ -119,13 +118,13 @@ def to_json(run: Run) -> dict[str, Any]:
         "requests": {"sent": found.sent, "answered": found.answered, "lost": found.lost},
         "errors": sorted({answer.error for answer in run.played.answers if answer.error}),
         "ledger": {
-            "usd": ledger.total_usd,
-            "own_usd": ledger.own_usd,
+            "usd": float(ledger.total_usd),
+            "own_usd": float(ledger.own_usd),
             "hosted_usd": {name: float(usd) for name, usd in ledger.hosted_usd.items()},
             "nobody_usd": ledger.nobody_usd,
             "own_usd_expected_before_the_bill": ledger.expected_usd,
             "difference_percent": round(found.ledger_percent, 6),
-            "attribution": ledger.reconciled["attribution"],
+            "reconcile": {name: ledger.reconciled[name] for name in ("total", "attribution")},
         },
         "physics": run.physics.to_json(),
         "worker_lives_seconds": {

@@ -7,15 +7,17 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
-from vllm_service.domain.accounting import Booking, book
+from vllm_service.domain.accounting import Booking, book, due
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.reconciliation import DayLine, LedgerRows, per_day, ran_at, total
 from vllm_service.domain.requests import RequestRecord
@@ -23,6 +25,8 @@ from vllm_service.errors import ConfigurationError, StorageUnavailable
 from vllm_service.providers.bill_source import read_bill
 from vllm_service.providers.bills import Bill, parse_bill
 from vllm_service.settings import ServiceSettings
+from vllm_service.storage.database import Database
+from vllm_service.storage.ledger_costs import set_costs
 from vllm_service.storage.ledger_csv import CsvLedger
 from vllm_service.storage.ledger_reader import LedgerReader
 from vllm_service.storage.open import DATABASE_FILE, open_database
@@ -36,6 +40,10 @@ def run(arguments: Sequence[str]) -> int:
     settings = ServiceSettings.from_environment()
     text = read_bill(options.bill, settings.environment.get(KEY_VARIABLE))
     bill = parse_bill(text, now_us=time.time_ns() // 1000, endpoint=options.endpoint)
+    if options.book:
+        if options.ledger is not None:
+            raise ConfigurationError("--book writes into the service's own ledger: leave out --ledger")
+        asyncio.run(_book(settings, bill, options.provider))
     records = _sent(_ledger(options.ledger, settings), options.provider)
     lines = [line for line in per_day(bill.lines, records) if _is_asked_for(line, options.since, options.until)]
     whole = total(lines)
@@ -65,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--until", type=date.fromisoformat, metavar="DAY", help="the last day, UTC")
     parser.add_argument("--tolerance", type=float, metavar="PERCENT", help="exit 1 when the totals differ by more")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    parser.add_argument(
+        "--book",
+        action="store_true",
+        help="put what was billed into the ledger, in place of what its rows were expected to cost; may be repeated",
+    )
     return parser
 
 
@@ -73,20 +86,37 @@ def _ledger(export: Path | None, settings: ServiceSettings) -> LedgerRows:
 
 
 async def _rows_of_database(settings: ServiceSettings) -> list[RequestRecord]:
+    async with _opened(settings) as database:
+        return [record async for _, record in LedgerReader(database).records()]
+
+
+async def _book(settings: ServiceSettings, bill: Bill, providers: Sequence[str] | None) -> None:
+    """By the rows' ids: callers may give two requests the same one."""
+    if not bill.workers:
+        raise ConfigurationError("the bill does not tell when workers ran, so nobody knows who caused what: not booked")
+    async with _opened(settings) as database:
+        rows = [row async for row in LedgerReader(database).records()]
+        by_row = (replace(record, request_id=str(row)) for row, record in rows)
+        costs = due(bill.workers, [ran_at("", record) for record in _sent(list(by_row), providers)])
+        await set_costs(database, {int(row): picousd for row, picousd in costs.items()})
+
+
+@asynccontextmanager
+async def _opened(settings: ServiceSettings) -> AsyncIterator[Database]:
     if settings.database_url is None and not (settings.data_dir / DATABASE_FILE).exists():
         raise ConfigurationError(
             f"there is no ledger in {settings.data_dir}: set DATA_DIR or DATABASE_URL, or --ledger"
         )
     database = await open_database(settings.database_url, settings.data_dir)
     try:
-        return [record async for _, record in LedgerReader(database).records()]
+        yield database
     except StorageUnavailable as error:
         raise ConfigurationError(error.message) from None
     finally:
         await database.close()
 
 
-def _sent(ledger: LedgerRows, providers: Sequence[str] | None) -> list[RequestRecord]:
+def _sent(ledger: Iterable[RequestRecord], providers: Sequence[str] | None) -> list[RequestRecord]:
     """Those that were sent to what was billed; who names nothing must have a ledger of one provider."""
     sent = [record for record in ledger if record.provider is not None]
     if providers is not None:
