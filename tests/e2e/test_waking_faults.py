@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,23 @@ async def test_health_that_is_seconds_late_wakes_nobody_twice_and_a_worker_that_
                 endpoint.open()
                 await until(lambda: callers.by["own"] > own, SECONDS)
         assert callers.wrong == []
+
+
+async def test_reading_the_configuration_again_keeps_a_worker_in_use(tmp_path: Path) -> None:
+    async with gated(tmp_path) as endpoint:
+        endpoint.configure(tmp_path)
+        endpoint.open()
+        async with gateway(tmp_path, **VARIABLES) as running:
+            callers = Callers([running])
+            async with callers.calling():
+                await until(lambda: callers.by["own"] > 20, SECONDS)
+                looks, hosted = endpoint.looks, callers.by["hosted"]
+                running.process.send_signal(signal.SIGHUP)
+                await until(lambda: b"read again" in (tmp_path / "log").read_bytes(), SECONDS)
+                await until(lambda: endpoint.looks > looks + 3, SECONDS)
+                assert callers.by["hosted"] <= hosted + 4  # those that were under way
+        assert callers.wrong == []
+        assert len(endpoint.workers) == 1
 
 
 async def _reconciles(endpoint: Gated, directory: Path) -> None:

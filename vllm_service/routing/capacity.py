@@ -48,6 +48,10 @@ class Endpoint:
         self._reading = 0.0  # share of a worker's time that goes to prompts, of late
         self._reading_at = 0.0
 
+    def is_configured_as(self, other: Endpoint) -> bool:
+        """Whether what is known of the one holds for the other."""
+        return (self.profile, self.usd_per_second) == (other.profile, other.usd_per_second)
+
     @property
     def serving(self) -> int:
         """Workers that take jobs: those seen warm, less those that were told to leave."""
