@@ -65,8 +65,13 @@ class Gated:
 
     @property
     def warm_ups(self) -> int:
-        """Of the jobs that have ended: those that no caller asked for."""
+        """Of the jobs that have ended, as they did: those that no caller asked for."""
         return sum("openai_input" in job.input and job.input["openai_input"]["max_tokens"] == 1 for job in self.jobs)
+
+    @property
+    def wakes(self) -> int:
+        """While no worker has been ready: all jobs that were to wake one."""
+        return self.queued + self.warm_ups
 
     def open(self) -> None:
         """Workers that start, or have started, become ready."""
@@ -89,12 +94,12 @@ class Gated:
 
 
 @asynccontextmanager
-async def gated(directory: Path) -> AsyncIterator[Gated]:
+async def gated(directory: Path, settings: EndpointSettings = SETTINGS) -> AsyncIterator[Gated]:
     """No worker has started."""
     gate = directory / "gate"
     worker = (sys.executable, str(Path(__file__).with_name("gated_worker.py")))
     command = WorkerCommand(worker, variables={"GATE": str(gate), "RUNPOD_DEBUG_LEVEL": "ERROR"})
-    async with Emulator(SETTINGS, command, hosted=[HOSTED]) as emulator:
+    async with Emulator(settings, command, hosted=[HOSTED]) as emulator:
         endpoint = Gated(emulator, gate)
         emulator.endpoint.when_finished.append(endpoint.jobs.append)
         yield endpoint
