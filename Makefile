@@ -53,7 +53,7 @@ bench-gateway: setup  ## what a request through the gateway costs, beside nginx,
 test: check  ## every check and every test
 	$(PY) -m pytest
 
-test-image: setup lint-image  ## build worker.Dockerfile on a base of Debian packages and run it (podman, mmdebstrap; root)
+test-image: setup lint-image  ## build both Dockerfiles on a base of Debian packages and run them (podman, mmdebstrap; root)
 	@for tool in podman runc mmdebstrap; do command -v $$tool >/dev/null || { echo "$$tool is needed: see docs/deploy.md"; exit 1; }; done
 	$(PY) -m pytest tests/image -o python_files='check_*.py' --timeout 3600 -v
 

@@ -66,7 +66,7 @@ def one(job: tuple[Path, float, Path]) -> Run:
     cheapest = min((r for r in baselines if r.within_target_pct >= floor), key=lambda result: result.usd)
     gap = hosted.usd - bound.usd
     return Run(
-        trace=trace_path.name.removesuffix(".gz").removesuffix(".csv"),
+        trace=_name(trace_path),
         scale=scale,
         scenario=scenario.name,
         cost_usd=cost.usd,
@@ -116,6 +116,10 @@ def decisions(count: int = 200_000) -> dict[str, float]:
     return {"median_us": statistics.median(taken) / 1e3, "p99_us": quantiles[98] / 1e3}
 
 
+def _name(trace: Path) -> str:
+    return trace.name.removesuffix(".gz").removesuffix(".csv")
+
+
 def _line(run: Run) -> str:
     caught = "      -" if run.caught is None else f"{run.caught:7.1%}"
     marks = f"{'' if run.keeps_floor else ' FLOOR'}{' HIGH' if run.ratio > 1.02 else ''}"
@@ -139,7 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     traces, scenarios = sorted(options.traces.glob("*.csv*")), sorted(SCENARIOS.glob("*.yaml"))
     jobs = [(trace, scale, scenario) for trace in traces for scale in SCALES for scenario in scenarios]
-    jobs = [job for job in jobs if options.only in f"{job[0].name} x{job[1]:g} {job[2].stem}"]
+    jobs = [job for job in jobs if options.only in f"{_name(job[0])} x{job[1]:g} {job[2].stem}"]
+    if not jobs:
+        parser.error(f"no run's name holds {options.only!r}, or no trace is in {options.traces}")
     runs = []
     with ProcessPoolExecutor(options.jobs) as pool:
         for run in pool.map(one, jobs):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vllm_service.client.compare import CostComparison, Offering, compare_costs
     from vllm_service.client.errors import BatchFailed, JobCancelled, StreamBroken
-    from vllm_service.client.jobs import EndpointHealth, Job, JobStatus
+    from vllm_service.client.jobs import Job, JobStatus
     from vllm_service.client.llm_router import Explanation, LLMRouter
     from vllm_service.client.results import Answer, BatchItem, Candidate, Ensemble
     from vllm_service.client.service import RunPodVLLMService
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vllm_service.domain.pricing import TokenPrice
     from vllm_service.domain.usage import Usage
     from vllm_service.errors import ServiceError
+    from vllm_service.providers.runpod_health import EndpointHealth
 
 __version__ = "0.1.0"
 
@@ -55,7 +56,7 @@ __all__ = [
 _HOMES = {
     "vllm_service.client.compare": ("CostComparison", "Offering", "compare_costs"),
     "vllm_service.client.errors": ("BatchFailed", "JobCancelled", "StreamBroken"),
-    "vllm_service.client.jobs": ("EndpointHealth", "Job", "JobStatus"),
+    "vllm_service.client.jobs": ("Job", "JobStatus"),
     "vllm_service.client.llm_router": ("Explanation", "LLMRouter"),
     "vllm_service.client.results": ("Answer", "BatchItem", "Candidate", "Ensemble"),
     "vllm_service.client.service": ("RunPodVLLMService",),
@@ -66,6 +67,7 @@ _HOMES = {
     "vllm_service.domain.pricing": ("TokenPrice",),
     "vllm_service.domain.usage": ("Usage",),
     "vllm_service.errors": ("ServiceError",),
+    "vllm_service.providers.runpod_health": ("EndpointHealth",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

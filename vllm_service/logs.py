@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from vllm_service.domain.moments import rfc3339
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import RequestRecord
 
@@ -44,7 +44,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """A traceback is text in `exception`."""
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": rfc3339(record.created),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -73,7 +73,7 @@ def fields_of(row: RequestRecord) -> dict[str, Any]:
     usage, cost = row.usage, row.cost_picousd
     return {
         "request_id": row.request_id,
-        "started_at": datetime.fromtimestamp(row.started_at, UTC).isoformat(timespec="milliseconds"),
+        "started_at": rfc3339(row.started_at),
         "organisation": row.organisation,
         "key_id": row.key_id,
         "operation": row.operation,

@@ -188,6 +188,7 @@ async def test_only_jobs_that_were_cancelled_are_cancelled(tally: Tally) -> None
 
 async def test_every_failure_is_clear_and_retryable(tally: Tally) -> None:
     failures = [report["error"] for report in tally.ends.values() if report["status"] == "FAILED"]
+    assert failures, "two engines were killed with jobs in them, and nobody was told"
     for text in failures:
         error = json.loads(text)
         assert error["retryable"] is True

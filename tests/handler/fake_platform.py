@@ -12,10 +12,23 @@ Job = dict[str, Any]
 
 
 class FakePlatform:
-    """`failing_takes` and `failing_posts` first calls raise. Every change wakes whoever waits for one."""
+    """`failing_takes` and `failing_posts` first calls raise. Every change wakes whoever waits for one.
 
-    def __init__(self, failing_takes: int = 0, failing_posts: int = 0, largest_result: int | None = None) -> None:
+    Results and pieces that are longer than the largest are rejected. Results are taken once `takes_results` is set.
+    """
+
+    def __init__(
+        self,
+        failing_takes: int = 0,
+        failing_posts: int = 0,
+        largest_result: int | None = None,
+        largest_piece: int | None = None,
+    ) -> None:
         self.largest_result = largest_result
+        self.largest_piece = largest_piece
+        self.takes_results = asyncio.Event()
+        self.takes_results.set()
+        self.offered: set[str] = set()
         self.answer_takes_with: Any = None
         self.chunks: dict[str, list[Any]] = defaultdict(list)
         self.results: dict[str, dict[str, Any]] = {}
@@ -72,11 +85,16 @@ class FakePlatform:
 
     async def post_stream(self, job: Job, output: Any) -> None:
         self._fail_perhaps()
+        if self.largest_piece is not None and len(output) > self.largest_piece:
+            raise PostRejected("HTTP 413")
         self.chunks[job["id"]].append(output)
         self._wake()
 
     async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
         self._fail_perhaps()
+        self.offered.add(job["id"])
+        self._wake()
+        await self.takes_results.wait()
         if self.largest_result is not None and len(str(result)) > self.largest_result:
             raise PostRejected("HTTP 413")
         self.results[job["id"]] = result
@@ -98,6 +116,9 @@ class FakePlatform:
     async def chunk(self, job_id: str) -> Any:
         await self._until(lambda: bool(self.chunks[job_id]))
         return self.chunks[job_id][0]
+
+    async def until_offered(self, job_id: str) -> None:
+        await self._until(lambda: job_id in self.offered)
 
     async def until_taken(self, *job_ids: str) -> None:
         await self._until(lambda: set(job_ids) <= set(self.taken))

@@ -4,60 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
-from handler.errors import EngineUnavailable, InvalidInput
+from handler.errors import EngineUnavailable
 from handler.job_loop import JobLoop, Pauses
-from handler.outputs import EventText, Output
 from tests.handler.fake_platform import FakePlatform
-
-QUICK = Pauses(retry=0.001, longest_retry=0.004, deliver=0.5, grace=5.0, last_look=0.001)
-
-
-class Script:
-    """An answerer whose jobs say in their input what becomes of them."""
-
-    def __init__(self) -> None:
-        self.go_on = asyncio.Event()
-        self.closed: list[str] = []
-        self.running = 0
-        self.most_running = 0
-
-    async def outputs(self, job_input: Any) -> AsyncGenerator[Output, None]:
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
-        try:
-            if job_input.get("wait"):
-                await self.go_on.wait()
-            if job_input.get("fail"):
-                raise InvalidInput("wrong", param="x")
-            for piece in job_input.get("pieces", ()):
-                yield EventText(piece)
-                if job_input.get("hang"):
-                    await asyncio.Event().wait()
-            if "pieces" not in job_input:
-                yield {"said": job_input}
-        finally:
-            self.running -= 1
-            self.closed.append(job_input.get("name", ""))
-
-
-@asynccontextmanager
-async def running(
-    platform: FakePlatform, answerer: Script, capacity: int = 4, pauses: Pauses = QUICK
-) -> AsyncIterator[JobLoop]:
-    loop = JobLoop(platform, answerer, lambda: capacity, pauses)
-    task = asyncio.create_task(loop.run())
-    try:
-        yield loop
-    finally:
-        loop.shut_down()
-        async with asyncio.timeout(5):
-            await task
+from tests.handler.job_script import QUICK, Script, running
 
 
 async def test_a_plain_job_is_answered_once() -> None:
@@ -248,26 +201,35 @@ async def test_a_dead_engine_fails_every_running_job_at_once_as_retryable() -> N
 
 
 async def test_a_capacity_that_grows_is_used_before_any_job_ends() -> None:
-    platform, script, capacity = FakePlatform(), Script(), 1
-    loop = JobLoop(platform, script, lambda: capacity, QUICK)
-    task = asyncio.create_task(loop.run())
+    platform, script = FakePlatform(), Script()
+    capacity, looks, has_looked = 1, 0, asyncio.Event()
+
+    def looked_at() -> int:
+        nonlocal looks
+        looks += bool(platform.taken)
+        if looks == 3:
+            has_looked.set()
+        return capacity
+
+    loop = JobLoop(platform, script, looked_at, Pauses(look_again=0.001))
     for name in "ab":
         platform.submit(name, {"wait": True})
-    await platform.until_taken("a")
-    assert script.most_running <= 1
-    capacity = 2
+    task = asyncio.create_task(loop.run())
     async with asyncio.timeout(5):
+        await has_looked.wait()  # with its one slot taken, it has looked for more several times
+        assert (platform.taken, platform.waiting) == (["a"], ["b"])
+        capacity = 2
         await platform.until_taken("b")
         loop.shut_down(EngineUnavailable("over"))
         await task
 
 
 @pytest.mark.parametrize("capacity", [1, 3])
-async def test_never_more_jobs_run_than_there_are_slots(capacity: int) -> None:
+async def test_all_slots_are_used_and_never_more(capacity: int) -> None:
     platform, script = FakePlatform(), Script()
     async with running(platform, script, capacity=capacity):
         for number in range(20):
-            platform.submit(str(number), {"pieces": ["data: 1\n\n"]})
+            platform.submit(str(number), {"pieces": ["data: 1\n\n"], "turns": 20})
         for number in range(20):
             await platform.result(str(number))
-    assert script.most_running <= capacity
+    assert script.most_running == capacity

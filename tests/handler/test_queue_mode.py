@@ -15,6 +15,7 @@ from handler.metrics import WorkerMetrics
 from handler.queue_mode import EngineGate, job_outputs, serve
 from handler.runpod_sdk import Handler, SdkMoved, SdkPlatform
 from handler.settings import WorkerSettings
+from tests.e2e import process
 from tests.support import FakeEngine
 
 SETTINGS = WorkerSettings(environment={})
@@ -61,3 +62,9 @@ def test_an_sdk_that_has_moved_falls_back_to_its_own_loop_with_a_warning(caplog:
         assert serve(FakeEngine(), SETTINGS, make_platform=moved, sdk_loop=sdk_loop) == 0
     assert len(started) == 1
     assert "no rp_job.get_job; falling back to the SDK's own loop" in caplog.text
+
+
+@pytest.mark.parametrize("engine", ["comes-up", "fails"])
+async def test_a_worker_whose_engine_swallowed_the_sigterm_takes_no_jobs_and_ends_with_0(engine: str) -> None:
+    ended = await process.run("-m", "tests.handler.deaf_worker", engine)
+    assert (ended.code, ended.stdout) == (0, "swallowed\n"), ended.stderr

@@ -1,4 +1,4 @@
-"""A base image where none can be pulled: Debian packages, Python, and vLLM for CPUs by the lock of this repository."""
+"""Bases where no image can be pulled: Debian packages with Python; for the worker, vLLM for CPUs by our lock."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.image.podman import Podman
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN, CPU_BASE = "localhost/worker-test-debian", "localhost/worker-test-cpu-base"
+PYTHON_BASE = "localhost/service-test-base"
 SUITE = "bookworm"  # its Python is 3.11, as the lock's
 PACKAGES = ("ca-certificates", "libnuma1", "libgomp1", "python3", "python3-pip", "libpython3.11")
 # The base has this one in another version than the worker's lock: it has to stay.
@@ -26,6 +27,15 @@ def make_cpu_base(podman: Podman, directory: Path) -> str:
     (context / "base.lock").write_text("".join(f"{name}=={version}\n" for name, version in base_pins().items()))
     podman.build(ROOT / "tests" / "image" / "cpu-base.Dockerfile", context, CPU_BASE)
     return CPU_BASE
+
+
+def make_python_base(podman: Podman, directory: Path) -> str:
+    """Stands in for python:3.11-slim; returns the image's name."""
+    _make_debian(podman, directory)
+    context = directory / "python-base"
+    context.mkdir()
+    podman.build(ROOT / "tests" / "image" / "python-base.Dockerfile", context, PYTHON_BASE)
+    return PYTHON_BASE
 
 
 def base_pins() -> dict[str, str]:

@@ -18,6 +18,7 @@ WORKER, UNPRIVILEGED, BAKED = (
     "localhost/worker-test:unprivileged",
     "localhost/worker-test:baked",
 )
+SERVICE = "localhost/service-test"
 TOKEN = "hf_" + "never-in-a-layer"
 Build = Callable[..., str]
 
@@ -71,10 +72,20 @@ def baked_image(build: Build, worker_image: str, podman: Podman) -> str:
         return build(BAKED, *options, "--secret", f"id=HF_TOKEN,src={secret}")
 
 
+@pytest.fixture(scope="session")
+def service_image(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """service.Dockerfile as it is, on Debian's Python."""
+    base = base_image.make_python_base(podman, tmp_path_factory.mktemp("base"))
+    started = time.monotonic()
+    podman.build(ROOT / "service.Dockerfile", ROOT, SERVICE, "--build-arg", f"BASE_IMAGE={base}")
+    _tell(podman, SERVICE, started)
+    return SERVICE
+
+
 @pytest.fixture
 def container(podman: Podman) -> Iterator[str]:
     """A container's name, which is free, and free again afterwards."""
-    name = "worker-under-test"
+    name = "image-under-test"
     podman.run("rm", "--force", "--ignore", name)
     yield name
     podman.run("rm", "--force", "--ignore", name)

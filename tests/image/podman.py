@@ -34,6 +34,16 @@ class Podman:
         """One command that goes on; its output goes where this process's goes."""
         return subprocess.Popen(["podman", *arguments], env=self.environment, stdin=subprocess.DEVNULL)
 
+    def start_heard(self, *arguments: str) -> subprocess.Popen[str]:
+        """One command that goes on; what it writes to stdout is read from the process, by lines."""
+        return subprocess.Popen(
+            ["podman", *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
     def build(self, file: Path, context: Path, tag: str, *options: str) -> None:
         """Docker's format, since OCI's has no HEALTHCHECK; the host's network, since package mirrors may be its own."""
         self.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,7 +11,8 @@ from vllm_service.api.authentication import is_known
 from vllm_service.api.health_report import Verdict, available, judge, shown_address, use_cases, worst_circuit
 from vllm_service.api.models import is_on_apple_silicon
 from vllm_service.api.parts import Parts
-from vllm_service.domain.operations import BreakerState, ProcessState
+from vllm_service.domain.moments import rfc3339
+from vllm_service.domain.operations import ProcessState, ProviderCircuit
 from vllm_service.domain.tally import Tally
 from vllm_service.providers.configured import Catalog, PublicModel
 
@@ -71,7 +71,7 @@ def _report(parts: Parts, verdict: Verdict, *, in_full: bool) -> schemas.Health:
             "performance_target_met": is_target_met(hour, measurements.target_ms()),
             "circuit_breaker_status": worst_circuit(breakers),
             "circuit_breakers": {name: _breaker(breaker) for name, breaker in breakers.items()},
-            "last_health_check": _rfc3339(parts.clock()),
+            "last_health_check": rfc3339(parts.clock()),
             "backends": {
                 use_case: _addresses(catalog, models, in_full=in_full)
                 for use_case, models in use_cases(catalog).items()
@@ -107,11 +107,11 @@ def _memory(process: ProcessState) -> schemas.MemoryUsage:
     )
 
 
-def _breaker(breaker: BreakerState) -> schemas.CircuitBreaker:
+def _breaker(breaker: ProviderCircuit) -> schemas.CircuitBreaker:
     return schemas.CircuitBreaker(
         status=breaker.circuit.value,
         failure_count=breaker.failures,
-        estimated_recovery_time=None if breaker.retry_at is None else _rfc3339(breaker.retry_at),
+        estimated_recovery_time=None if breaker.retry_at is None else rfc3339(breaker.retry_at),
     )
 
 
@@ -129,7 +129,3 @@ def _endpoint(parts: Parts, models: list[PublicModel], *, in_full: bool) -> sche
         endpoint=shown_address(providers[open_ones[0]].base_url, in_full=in_full) if open_ones else None,
         response_time=None if mean_ms is None else mean_ms / 1000,
     )
-
-
-def _rfc3339(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from vllm_service.api.parts import ServiceState
-from vllm_service.domain.operations import BreakerState, Circuit
+from vllm_service.domain.operations import Circuit, ProviderCircuit
 from vllm_service.providers.configured import Catalog, PublicModel
 
 _WORST_FIRST = (Circuit.OPEN, Circuit.HALF_OPEN, Circuit.CLOSED)
@@ -51,7 +51,7 @@ def judge(state: ServiceState, catalog: Catalog) -> Verdict:
     return Verdict("degraded", tuple(reasons)) if reasons else Verdict("healthy")
 
 
-def available(model: PublicModel, breakers: Mapping[str, BreakerState]) -> list[str]:
+def available(model: PublicModel, breakers: Mapping[str, ProviderCircuit]) -> list[str]:
     """The model's providers that may be tried, in order."""
     return [
         offer.provider
@@ -60,7 +60,7 @@ def available(model: PublicModel, breakers: Mapping[str, BreakerState]) -> list[
     ]
 
 
-def worst_circuit(breakers: Mapping[str, BreakerState]) -> Circuit | None:
+def worst_circuit(breakers: Mapping[str, ProviderCircuit]) -> Circuit | None:
     """Open if any is; None where there are no breakers."""
     present = {state.circuit for state in breakers.values()}
     return next((circuit for circuit in _WORST_FIRST if circuit in present), None)

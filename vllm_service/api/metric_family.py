@@ -11,11 +11,11 @@ from prometheus_client.metrics_core import Metric
 
 from vllm_service.domain.distribution import Distribution
 from vllm_service.domain.operations import (
-    BreakerState,
     CacheState,
     LedgerState,
     PlaceState,
     ProcessState,
+    ProviderCircuit,
     QuotaState,
     WorkerState,
 )
@@ -40,7 +40,7 @@ class Snapshot:
     uptime_seconds: float
     targets_ms: Mapping[str, float | None]
     is_ready: bool
-    breakers: Mapping[str, BreakerState] = field(default_factory=dict)
+    breakers: Mapping[str, ProviderCircuit] = field(default_factory=dict)
     workers: Mapping[str, WorkerState] = field(default_factory=dict)
     cache: CacheState | None = None
     ledger: LedgerState | None = None
@@ -117,7 +117,7 @@ def per_provider(read: Callable[[Tally], Value]) -> Callable[[Snapshot], Samples
     return lambda snapshot: (((name,), read(tally)) for name, tally in snapshot.providers.items())
 
 
-def per_breaker(read: Callable[[BreakerState], float | None]) -> Callable[[Snapshot], Samples]:
+def per_breaker(read: Callable[[ProviderCircuit], float | None]) -> Callable[[Snapshot], Samples]:
     """A sample for every provider with a circuit breaker."""
     return lambda snapshot: (((name,), read(state)) for name, state in snapshot.breakers.items())
 

@@ -76,11 +76,10 @@ def _described(parts: Parts, catalog: Catalog, model: PublicModel) -> schemas.Mo
 def _prices(price: TokenPrice | None) -> schemas.Prices:
     if price is None:
         return _UNKNOWN_PRICES
-    cached = price.cached_input_picousd
     return schemas.Prices(
-        input=to_usd(price.input_picousd * 10**6),
-        cached_input=None if cached is None else to_usd(cached * 10**6),
-        output=to_usd(price.output_picousd * 10**6),
+        input=price.input_usd_per_million,
+        cached_input=price.cached_input_usd_per_million,
+        output=price.output_usd_per_million,
     )
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from vllm_service.api.process import ProcessReader
 from vllm_service.domain.operations import (
-    BreakerState,
     CacheState,
     LedgerState,
     PlaceState,
     ProcessState,
+    ProviderCircuit,
     QuotaState,
     WorkerState,
 )
@@ -25,7 +25,7 @@ def _unknown() -> None:
     return None
 
 
-def _none_known() -> Mapping[str, BreakerState]:
+def _none_known() -> Mapping[str, ProviderCircuit]:
     return {}
 
 
@@ -43,7 +43,7 @@ class ServiceState:
 
     is_ready: Callable[[], bool]
     is_draining: Callable[[], bool] = lambda: False
-    breakers: Callable[[], Mapping[str, BreakerState]] = _none_known
+    breakers: Callable[[], Mapping[str, ProviderCircuit]] = _none_known
     workers: Callable[[], Mapping[str, WorkerState]] = _no_workers
     cache: Callable[[], CacheState | None] = _unknown
     ledger: Callable[[], LedgerState | None] = _unknown

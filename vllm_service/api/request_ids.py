@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import logging
-import re
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vllm_service.domain.request_ids import RequestIds
 from vllm_service.errors import ServiceError
 from vllm_service.logs import place_of
 
 _log = logging.getLogger(__name__)
-_ACCEPTABLE = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _HEADER = b"x-request-id"
 
 
-def new_request_id() -> str:
-    """32 hexadecimal digits after `req_`."""
-    return f"req_{uuid.uuid4().hex}"
-
-
-def accepted_request_id(headers: list[tuple[bytes, bytes]]) -> str:
-    """The caller's `x-request-id` if it is harmless in a log, a header and a database; else a new one."""
-    for name, value in headers:
-        if name == _HEADER and _ACCEPTABLE.fullmatch(value):
-            return value.decode("ascii")
-    return new_request_id()
-
-
 def request_id_of(scope: Mapping[str, Any]) -> str:
-    """Of a request that came through Outermost; a new one for any other."""
-    return str(scope.get("request_id") or new_request_id())
+    """Of a request that came through Outermost."""
+    return str(scope["request_id"])
 
 
 class Outermost:
@@ -42,14 +27,14 @@ class Outermost:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = scope.get("request_id") or accepted_request_id(scope["headers"])
-        scope["request_id"] = request_id
+        scope["request_id"] = request_id = self._ids.of(dict(scope["headers"]).get(_HEADER))
         has_started = False
 
         async def send_with_id(message: Message) -> None:

@@ -9,13 +9,11 @@ from decimal import Decimal
 from typing import Any
 
 from vllm_service.client.results import Answer
-from vllm_service.domain.money import PICOUSD_PER_USD, to_usd
+from vllm_service.domain.money import to_usd
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import InvalidRequest
 from vllm_service.providers.configured import Catalog
-
-MILLION = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +70,13 @@ class CostRow:
             "provider": self.offering.provider,
             "model": self.offering.model,
             "usd_per_million_tokens": {
-                "input": None if price is None else to_usd(price.input_picousd * MILLION),
-                "output": None if price is None else to_usd(price.output_picousd * MILLION),
+                "input": None if price is None else price.input_usd_per_million,
+                "output": None if price is None else price.output_usd_per_million,
             },
             "latency_ms": self.offering.latency_ms,
             "tokens_per_second": self.offering.tokens_per_second,
-            "monthly_usd": _usd(self.monthly_picousd),
-            "savings_usd": _usd(self.savings_picousd),
+            "monthly_usd": to_usd(self.monthly_picousd),
+            "savings_usd": to_usd(self.savings_picousd),
             "savings_percentage": self.savings_percentage,
             "source": self.offering.source,
         }
@@ -130,7 +128,7 @@ def compare_costs(
 def offerings_of(catalog: Catalog, model: str) -> list[Offering]:
     """Everybody who offers a model of the catalog. Raises InvalidRequest if there is no such model.
 
-    An own endpoint is paid by the second: its price per token depends on its throughput, see `at_throughput`.
+    An own endpoint is paid by the second: its price per token depends on its throughput, and is unknown here.
     """
     if (public := catalog.models.get(model)) is None:
         raise InvalidRequest(
@@ -146,15 +144,6 @@ def with_measurements(offerings: Iterable[Offering], measured: Iterable[Measurem
         taken = one if isinstance(one, Measurement) else Measurement.of(one)
         given.setdefault((taken.provider, taken.model), []).append(taken)
     return [_measured(offering, given.get((offering.provider, offering.model), ())) for offering in offerings]
-
-
-def at_throughput(usd_per_second: Decimal | str, tokens_per_second: float) -> TokenPrice:
-    """What a token costs at an endpoint that is paid by the second and kept this busy; rounded up to a pico-dollar."""
-    if tokens_per_second <= 0:
-        raise InvalidRequest("tokens_per_second: above 0", param="tokens_per_second")
-    exact = Decimal(usd_per_second) * PICOUSD_PER_USD / Decimal(str(tokens_per_second))
-    picousd = int(exact.to_integral_value(rounding="ROUND_CEILING"))
-    return TokenPrice(picousd, picousd)
 
 
 def _measured(offering: Offering, measured: Sequence[Measurement]) -> Offering:
@@ -183,7 +172,3 @@ def _row(offering: Offering, cost: int | None, base: int | None) -> CostRow:
         return CostRow(offering, cost, None, None)
     saved = base - cost
     return CostRow(offering, cost, saved, round(100 * saved / base, 2) if base else None)
-
-
-def _usd(amount: int | None) -> float | None:
-    return None if amount is None else to_usd(amount)

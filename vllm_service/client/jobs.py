@@ -1,4 +1,4 @@
-"""A job of RunPod's queue as its API shows it, and the endpoint's health; read leniently, the platform adds fields."""
+"""A job of RunPod's queue as its API shows it; read leniently, the platform adds fields."""
 
 from __future__ import annotations
 
@@ -60,14 +60,6 @@ class Job:
         return placed(reason, endpoint)
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointHealth:
-    """How many jobs and workers are in which state, by RunPod's names of the states."""
-
-    jobs: Mapping[str, int]
-    workers: Mapping[str, int]
-
-
 def read_job(document: object) -> Job:
     """Raises UpstreamFailed for what is no job."""
     fields = document if isinstance(document, Mapping) else {}
@@ -92,17 +84,6 @@ def read_chunks(document: object) -> list[Any]:
     if not isinstance(chunks, list):
         return []
     return [chunk["output"] for chunk in chunks if isinstance(chunk, Mapping) and "output" in chunk]
-
-
-def read_health(document: object) -> EndpointHealth:
-    """Whatever is counted; states that RunPod leaves out are not there."""
-    fields = document if isinstance(document, Mapping) else {}
-    return EndpointHealth(_counts(fields.get("jobs")), _counts(fields.get("workers")))
-
-
-def _counts(document: object) -> Mapping[str, int]:
-    pairs = document.items() if isinstance(document, Mapping) else ()
-    return {str(name): count for name, count in pairs if isinstance(count, int) and not isinstance(count, bool)}
 
 
 def _number(value: object) -> int | None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from zlib import crc32
 
 from vllm_service.client.asks import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Ask, Message
 from vllm_service.client.endpoint_watch import EndpointWatch
 from vllm_service.client.places import Clock, Gatekeeper, LocalBreakers, Places, own_endpoint
+from vllm_service.client.request_facts import facts_of_chat
 from vllm_service.client.results import Answer
 from vllm_service.client.routed_call import RoutedCall
 from vllm_service.client.settings import ClientSettings
@@ -27,9 +26,6 @@ from vllm_service.routing.plan import Plan, Router
 from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.router import CostRouter
 from vllm_service.settings import ServiceSettings
-
-BYTES_PER_TOKEN = 4  # of JSON, before any tokenizer runs; as the gateway estimates
-PREFIX_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,16 +163,7 @@ class LLMRouter:
         return RoutedCall(self._places, ask, self._facts(ask, stream=stream), self._retries)
 
     def _facts(self, ask: Ask, *, stream: bool) -> RequestFacts:
-        question = json.dumps(ask.question["messages"], ensure_ascii=False).encode("utf-8", "surrogatepass")
-        return RequestFacts(
-            model=ask.model,
-            operation="chat.completions",
-            prompt_tokens=-(-len(question) // BYTES_PER_TOKEN),
-            max_tokens=ask.options.get("max_tokens"),
-            stream=stream,
-            prefix=crc32(question[:PREFIX_BYTES]),
-            strategy=self.strategy.value,
-        )
+        return facts_of_chat(ask, self.strategy.value, stream=stream)
 
 
 def configured() -> Catalog:

@@ -15,11 +15,12 @@ from typing import Any
 from urllib.parse import quote
 
 from vllm_service.client.connection import Connection
-from vllm_service.client.jobs import EndpointHealth, Job, read_chunks, read_health, read_job
+from vllm_service.client.jobs import Job, read_chunks, read_job
 from vllm_service.client.rate_gate import RateGate
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy
 from vllm_service.errors import ConfigurationError, GatewayTimeout, RateLimited, ServiceError
+from vllm_service.providers.runpod_health import EndpointHealth, health_of
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class JobQueue:
 
     async def health(self) -> EndpointHealth:
         """The endpoint's jobs and workers, counted. Raises ServiceError."""
-        return read_health(await self._repeatable("GET", "health"))
+        return health_of(await self._repeatable("GET", "health"))
 
     async def _until_final(self, job_id: str, timeout_seconds: float | None) -> Job:
         started, pause = time.monotonic(), FIRST_POLL_SECONDS

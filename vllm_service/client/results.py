@@ -35,7 +35,7 @@ class Answer:
     @property
     def cost_usd(self) -> float | None:
         """Dollars, for people; add up `cost_picousd`."""
-        return None if self.cost_picousd is None else to_usd(self.cost_picousd)
+        return to_usd(self.cost_picousd)
 
 
 @dataclass(frozen=True, slots=True)

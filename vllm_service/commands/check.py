@@ -14,6 +14,7 @@ from rich.table import Table
 
 from vllm_service.providers.check import TIMEOUT_SECONDS, Report, check
 from vllm_service.providers.files import Loaded, read
+from vllm_service.providers.task_entries import PREFIX, tasks_of
 from vllm_service.settings import ServiceSettings
 
 
@@ -34,9 +35,10 @@ def run(arguments: Sequence[str], settings: ServiceSettings | None = None) -> in
 
 
 def to_json(loaded: Loaded, reports: list[Report]) -> dict[str, object]:
-    """`{"models": [...], "providers": [Report], "warnings": [...]}`."""
+    """`{"models": [...], "tasks": {task: model}, "providers": [Report], "warnings": [...]}`."""
     return {
-        "models": sorted(loaded.catalog.models),
+        "models": _models(loaded),
+        "tasks": tasks_of(loaded.catalog.models),
         "providers": [dataclasses.asdict(report) for report in reports],
         "warnings": list(loaded.warnings),
     }
@@ -44,7 +46,10 @@ def to_json(loaded: Loaded, reports: list[Report]) -> dict[str, object]:
 
 def show(loaded: Loaded, reports: list[Report], console: Console) -> None:
     """A line per provider, and what stays unknown."""
-    console.print(f"Models: {', '.join(sorted(loaded.catalog.models))}", markup=False, highlight=False)
+    console.print(f"Models: {', '.join(_models(loaded))}", markup=False, highlight=False)
+    if tasks := tasks_of(loaded.catalog.models):
+        answered = ", ".join(f"{task} by {model}" for task, model in sorted(tasks.items()))
+        console.print(f"Tasks: {answered}", markup=False, highlight=False)
     if reports:
         table = Table("provider", "reachable", "latency", "models", "prices")
         for report in reports:
@@ -52,6 +57,10 @@ def show(loaded: Loaded, reports: list[Report], console: Console) -> None:
         console.print(table)
     for warning in loaded.warnings:
         console.print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
+
+
+def _models(loaded: Loaded) -> list[str]:
+    return sorted(name for name in loaded.catalog.models if not name.startswith(PREFIX))
 
 
 def _row(report: Report) -> tuple[str, str, str, str, str]:

@@ -132,12 +132,12 @@ def _print(comparison: CostComparison) -> None:
 def _cells(row: CostRow) -> list[str]:
     price = row.offering.price
     return [
-        _number(None if price is None else to_usd(price.input_picousd * MILLION), 4),
-        _number(None if price is None else to_usd(price.output_picousd * MILLION), 4),
+        _number(None if price is None else price.input_usd_per_million, 4),
+        _number(None if price is None else price.output_usd_per_million, 4),
         _number(row.offering.latency_ms, 0),
         _number(row.offering.tokens_per_second, 1),
-        _number(None if row.monthly_picousd is None else to_usd(row.monthly_picousd), 2),
-        _number(None if row.savings_picousd is None else to_usd(row.savings_picousd), 2),
+        _number(to_usd(row.monthly_picousd), 2),
+        _number(to_usd(row.savings_picousd), 2),
         _number(row.savings_percentage, 1),
     ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.table import Table
 
 from vllm_service.commands.storage_options import add_location, wide_console, with_database
+from vllm_service.domain.moments import utc_seconds
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.quotas import SECONDS_PER_DAY
 from vllm_service.settings import ServiceSettings
@@ -107,10 +108,9 @@ def _window(options: argparse.Namespace) -> Window:
 
 def _moment(text: str) -> float:
     try:
-        moment = datetime.fromisoformat(text)
+        return utc_seconds(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no date such as 2026-11-30 or 2026-11-30T12:00") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 _SUMMARY = (

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,37 +15,72 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
-from vllm_service.domain.accounting import Booking, book, due
+from vllm_service.commands.storage_options import add_location, with_database
+from vllm_service.domain.accounting import Booking
+from vllm_service.domain.moments import utc_seconds
 from vllm_service.domain.money import to_usd
-from vllm_service.domain.reconciliation import DayLine, LedgerRows, per_day, ran_at, total
-from vllm_service.domain.requests import RequestRecord
-from vllm_service.errors import ConfigurationError, StorageUnavailable
+from vllm_service.domain.quotas import SECONDS_PER_DAY
+from vllm_service.domain.reconciliation import DayLine, Reconciliation, total
+from vllm_service.errors import ConfigurationError
 from vllm_service.providers.bill_source import read_bill
 from vllm_service.providers.bills import Bill, parse_bill
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.database import Database
 from vllm_service.storage.ledger_costs import set_costs
 from vllm_service.storage.ledger_csv import CsvLedger
-from vllm_service.storage.ledger_reader import LedgerReader
-from vllm_service.storage.open import DATABASE_FILE, open_database
+from vllm_service.storage.ledger_reader import LedgerReader, Window
 
 KEY_VARIABLE = "RUNPOD_API_KEY"
+LONGEST_REQUEST_SECONDS = (
+    SECONDS_PER_DAY  # a job waits and runs for a day at most, unless its TTL is set (FACTS.md, 2026-11)
+)
 
 
 def run(arguments: Sequence[str]) -> int:
     """0; 1 when the totals differ by more than --tolerance. Raises ConfigurationError."""
     options = _parser().parse_args(arguments)
-    settings = ServiceSettings.from_environment()
-    text = read_bill(options.bill, settings.environment.get(KEY_VARIABLE))
-    bill = parse_bill(text, now_us=time.time_ns() // 1000, endpoint=options.endpoint)
+    key = ServiceSettings.from_environment().environment.get(KEY_VARIABLE)
+    bill = parse_bill(read_bill(options.bill, key), now_us=time.time_ns() // 1000, endpoint=options.endpoint)
+
+    async def work(database: Database, settings: ServiceSettings) -> int:
+        compared = await _read(database, bill, options)
+        if options.book:
+            await set_costs(database, {int(row_id): picousd for row_id, picousd in compared.due().items()})
+            compared = await _read(database, bill, options)
+        return _report(compared, bill, options)
+
+    if options.book and not bill.workers:
+        raise ConfigurationError("the bill does not tell when workers ran, so nobody knows who caused what: not booked")
+    if options.ledger is None:
+        return with_database(options, work, must_exist=True)
     if options.book:
-        if options.ledger is not None:
-            raise ConfigurationError("--book writes into the service's own ledger: leave out --ledger")
-        asyncio.run(_book(settings, bill, options.provider))
-    records = _sent(_ledger(options.ledger, settings), options.provider)
-    lines = [line for line in per_day(bill.lines, records) if _is_asked_for(line, options.since, options.until)]
-    whole = total(lines)
-    bookings = book(bill.workers, (ran_at("", record) for record in records))
+        raise ConfigurationError("--book writes into the service's own ledger: leave out --ledger")
+    compared = Reconciliation(bill.lines, bill.workers, options.provider)
+    for record in CsvLedger(options.ledger):
+        compared.add(record)
+    return _report(compared, bill, options)
+
+
+async def _read(database: Database, bill: Bill, options: argparse.Namespace) -> Reconciliation:
+    """Requests by their rows' ids: callers may give two the same one."""
+    compared = Reconciliation(bill.lines, bill.workers, options.provider)
+    async for row_id, record in LedgerReader(database).records(_window(bill, options.since, options.until)):
+        compared.add(replace(record, request_id=str(row_id)))
+    _require_one_provider(compared, options)
+    return compared
+
+
+def _require_one_provider(compared: Reconciliation, options: argparse.Namespace) -> None:
+    """Who names no provider must have a ledger of one."""
+    if options.provider is None and len(compared.providers) > 1:
+        names = sorted(compared.providers)
+        raise ConfigurationError(f"the ledger holds several providers: name what was billed with --provider: {names}")
+
+
+def _report(compared: Reconciliation, bill: Bill, options: argparse.Namespace) -> int:
+    _require_one_provider(compared, options)
+    lines = [line for line in compared.days() if _is_asked_for(line, options.since, options.until)]
+    whole, bookings = total(lines), compared.bookings()
     if options.json:
         sys.stdout.write(json.dumps(_document(lines, whole, bookings)) + "\n")
     else:
@@ -67,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ledger", type=Path, metavar="FILE", help="an export, .csv or .csv.gz (default: the service's own database)"
     )
+    add_location(parser)
     parser.add_argument("--provider", action="append", metavar="NAME", help="the ledger's name of what was billed")
     parser.add_argument("--endpoint", metavar="ID", help="only this endpoint's lines of the bill")
     parser.add_argument("--since", type=date.fromisoformat, metavar="DAY", help="the first day, UTC: 2026-11-01")
@@ -81,50 +115,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _ledger(export: Path | None, settings: ServiceSettings) -> LedgerRows:
-    return asyncio.run(_rows_of_database(settings)) if export is None else CsvLedger(export)
+def _window(bill: Bill, since: date | None, until: date | None) -> Window:
+    """The rows to read: of the days asked for, and of whoever may have been at a billed worker."""
+    first = [worker.started_us / 1_000_000 - LONGEST_REQUEST_SECONDS for worker in bill.workers]
+    last = [worker.stopped_us / 1_000_000 for worker in bill.workers]
+    return Window(
+        None if since is None else min([_midnight(since), *first]),
+        None if until is None else max([_midnight(until) + SECONDS_PER_DAY, *last]),
+    )
 
 
-async def _rows_of_database(settings: ServiceSettings) -> list[RequestRecord]:
-    async with _opened(settings) as database:
-        return [record async for _, record in LedgerReader(database).records()]
-
-
-async def _book(settings: ServiceSettings, bill: Bill, providers: Sequence[str] | None) -> None:
-    """By the rows' ids: callers may give two requests the same one."""
-    if not bill.workers:
-        raise ConfigurationError("the bill does not tell when workers ran, so nobody knows who caused what: not booked")
-    async with _opened(settings) as database:
-        rows = [row async for row in LedgerReader(database).records()]
-        by_row = (replace(record, request_id=str(row)) for row, record in rows)
-        costs = due(bill.workers, [ran_at("", record) for record in _sent(list(by_row), providers)])
-        await set_costs(database, {int(row): picousd for row, picousd in costs.items()})
-
-
-@asynccontextmanager
-async def _opened(settings: ServiceSettings) -> AsyncIterator[Database]:
-    if settings.database_url is None and not (settings.data_dir / DATABASE_FILE).exists():
-        raise ConfigurationError(
-            f"there is no ledger in {settings.data_dir}: set DATA_DIR or DATABASE_URL, or --ledger"
-        )
-    database = await open_database(settings.database_url, settings.data_dir)
-    try:
-        yield database
-    except StorageUnavailable as error:
-        raise ConfigurationError(error.message) from None
-    finally:
-        await database.close()
-
-
-def _sent(ledger: Iterable[RequestRecord], providers: Sequence[str] | None) -> list[RequestRecord]:
-    """Those that were sent to what was billed; who names nothing must have a ledger of one provider."""
-    sent = [record for record in ledger if record.provider is not None]
-    if providers is not None:
-        return [record for record in sent if record.provider in providers]
-    names = sorted({record.provider for record in sent if record.provider is not None})
-    if len(names) > 1:
-        raise ConfigurationError(f"the ledger holds several providers: name what was billed with --provider: {names}")
-    return sent
+def _midnight(day: date) -> float:
+    return utc_seconds(day.isoformat())
 
 
 def _is_asked_for(line: DayLine, since: date | None, until: date | None) -> bool:
@@ -143,9 +145,9 @@ def _document(lines: Sequence[DayLine], whole: DayLine, bookings: Sequence[Booki
 
 def _figures(line: DayLine) -> dict[str, Any]:
     return {
-        "billed_usd": _usd(line.billed_picousd),
-        "booked_usd": _usd(line.booked_picousd),
-        "difference_usd": _usd(line.difference_picousd),
+        "billed_usd": to_usd(line.billed_picousd),
+        "booked_usd": to_usd(line.booked_picousd),
+        "difference_usd": to_usd(line.difference_picousd),
         "difference_percentage": line.difference_percentage,
         "requests": line.requests,
         "unpriced_requests": line.unpriced_requests,
@@ -163,10 +165,6 @@ def _attribution(bookings: Sequence[Booking]) -> dict[str, float] | None:
         "idle_usd": to_usd(sum(booking.idle_picousd for booking in caused)),
         "nobody_usd": to_usd(sum(booking.total_picousd for booking in bookings if booking.request_id is None)),
     }
-
-
-def _usd(picousd: int | None) -> float | None:
-    return None if picousd is None else to_usd(picousd)
 
 
 def _show(lines: Sequence[DayLine], whole: DayLine, bookings: Sequence[Booking], bill: Bill) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vllm_service.errors import ServiceError
+from vllm_service.errors import ConfigurationError, ServiceError
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.database import Database
-from vllm_service.storage.open import open_database
+from vllm_service.storage.open import DATABASE_FILE, open_database
 
 
 def add_location(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +30,24 @@ def wide_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 200)
 
 
-def with_database(options: argparse.Namespace, work: Callable[[Database, ServiceSettings], Awaitable[int]]) -> int:
-    """Opens the database, works, closes it; 1 and the error's text if it cannot be used."""
+def with_database(
+    options: argparse.Namespace,
+    work: Callable[[Database, ServiceSettings], Awaitable[int]],
+    *,
+    must_exist: bool = False,
+) -> int:
+    """Opens the database, works, closes it; 1 and the error's text if it cannot be used.
+
+    must_exist: where there is no database, none is made.
+    """
     settings = ServiceSettings.from_environment()
 
     async def opened() -> int:
         database_url = options.database_url or (None if options.data_dir else settings.database_url)
-        database = await open_database(database_url, options.data_dir or settings.data_dir)
+        data_dir = options.data_dir or settings.data_dir
+        if must_exist and database_url is None and not (data_dir / DATABASE_FILE).exists():
+            raise ConfigurationError(f"there is no ledger in {data_dir}: say where it is by DATA_DIR or DATABASE_URL")
+        database = await open_database(database_url, data_dir)
         try:
             return await work(database, settings)
         finally:

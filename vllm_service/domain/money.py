@@ -7,6 +7,7 @@ therefore exact, and 64 bits hold nine million dollars.
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import overload
 
 PICOUSD_PER_USD = 10**12
 _PER_MILLION = Decimal(PICOUSD_PER_USD // 10**6)
@@ -30,9 +31,17 @@ def picousd(usd: Decimal | str | int) -> int:
     return int(amount)
 
 
-def to_usd(amount_picousd: int) -> float:
-    """Dollars for JSON and people; never added up."""
-    return float(Decimal(amount_picousd) / PICOUSD_PER_USD)
+@overload
+def to_usd(amount_picousd: int) -> float: ...
+
+
+@overload
+def to_usd(amount_picousd: int | None) -> float | None: ...
+
+
+def to_usd(amount_picousd: int | None) -> float | None:
+    """Dollars for JSON and people; never added up. None, unknown, stays None."""
+    return None if amount_picousd is None else float(Decimal(amount_picousd) / PICOUSD_PER_USD)
 
 
 def _whole(price: Decimal | str | int, unit: str) -> int:

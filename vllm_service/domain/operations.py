@@ -15,7 +15,7 @@ class Circuit(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class BreakerState:
+class ProviderCircuit:
     """One provider's circuit breaker. failures: in a row; openings: since the start; retry_at: seconds since 1970."""
 
     circuit: Circuit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from vllm_service.domain.money import picousd_per_microsecond, picousd_per_token
+from vllm_service.domain.money import picousd_per_microsecond, picousd_per_token, to_usd
 from vllm_service.domain.usage import Usage
 
 
@@ -27,6 +27,21 @@ class TokenPrice:
         """From dollars per million tokens. ValueError: see money.picousd_per_token."""
         cached = None if cached_input_usd is None else picousd_per_token(cached_input_usd)
         return cls(picousd_per_token(input_usd), picousd_per_token(output_usd), cached)
+
+    @property
+    def input_usd_per_million(self) -> float:
+        """For JSON and people."""
+        return to_usd(self.input_picousd * 10**6)
+
+    @property
+    def output_usd_per_million(self) -> float:
+        """For JSON and people."""
+        return to_usd(self.output_picousd * 10**6)
+
+    @property
+    def cached_input_usd_per_million(self) -> float | None:
+        """For JSON and people; None as `cached_input_picousd`."""
+        return None if self.cached_input_picousd is None else to_usd(self.cached_input_picousd * 10**6)
 
     def cost_picousd(self, usage: Usage) -> int:
         """Pico-dollars of these tokens, exact."""

@@ -43,17 +43,6 @@ KEY_WINDOW = RateWindow(buckets=60, bucket_ms=1000)
 ADDRESS_WINDOW = RateWindow(buckets=20, bucket_ms=50)
 
 
-@dataclass(frozen=True, slots=True)
-class OrganisationUse:
-    """What an organisation has used in the current UTC day and month, with what is reserved."""
-
-    requests_today: int = 0
-    tokens_today: int = 0
-    requests_this_month: int = 0
-    tokens_this_month: int = 0
-    picousd_this_month: int = 0
-
-
 def utc_day(now_seconds: float) -> int:
     """Days since 1970-01-01."""
     return int(now_seconds // SECONDS_PER_DAY)

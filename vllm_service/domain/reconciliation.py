@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Protocol
 
-from vllm_service.domain.accounting import RanRequest
+from vllm_service.domain.accounting import Booking, RanRequest, WorkerBill, book, due
 from vllm_service.domain.largest_remainder import split
 from vllm_service.domain.requests import RequestRecord
 
 DAY_US = 86_400 * 1_000_000
-
-
-class LedgerRows(Protocol):
-    """Whatever holds the ledger's rows: an export, a database."""
-
-    def __iter__(self) -> Iterator[RequestRecord]:
-        """In any order."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +67,64 @@ class DayLine:
             self.booked_picousd = (self.booked_picousd or 0) + record.cost_picousd
 
 
-def per_day(bill: Iterable[BilledAmount], records: Iterable[RequestRecord]) -> list[DayLine]:
-    """In order; what the bill does not date comes last."""
-    days: defaultdict[date | None, DayLine] = defaultdict(lambda: DayLine(None))
-    for amount in bill:
-        for day, picousd in amount.per_day():
-            days[day].billed_picousd = (days[day].billed_picousd or 0) + picousd
-    for record in records:
-        days[_day(round(record.started_at * 1_000_000))].add(record)
-    for day, line in days.items():
-        line.day = day
-    return sorted(days.values(), key=lambda line: (line.day is None, line.day or date.min))
+class Days:
+    """The lines of a bill, and the ledger's rows as they come, by day: memory does not grow with the ledger."""
+
+    def __init__(self, bill: Iterable[BilledAmount]) -> None:
+        self._lines: defaultdict[date | None, DayLine] = defaultdict(lambda: DayLine(None))
+        for amount in bill:
+            for day, picousd in amount.per_day():
+                self._lines[day].billed_picousd = (self._lines[day].billed_picousd or 0) + picousd
+
+    def add(self, record: RequestRecord) -> None:
+        """One of the ledger's rows."""
+        self._lines[_day(round(record.started_at * 1_000_000))].add(record)
+
+    def in_order(self) -> list[DayLine]:
+        """What the bill does not date comes last."""
+        for day, line in self._lines.items():
+            line.day = day
+        return sorted(self._lines.values(), key=lambda line: (line.day is None, line.day or date.min))
+
+
+class Reconciliation:
+    """A bill, and the rows of those that were sent to what was billed; providers None: all that were sent anywhere.
+
+    Memory grows with the days, and with the requests that were under way while a billed worker ran.
+    """
+
+    def __init__(
+        self, bill: Iterable[BilledAmount], workers: Sequence[WorkerBill], providers: Collection[str] | None
+    ) -> None:
+        self._days = Days(bill)
+        self._workers = workers
+        self._first_us = min((worker.started_us for worker in workers), default=0)
+        self._last_us = max((worker.stopped_us for worker in workers), default=0)
+        self._billed = providers
+        self._ran: list[RanRequest] = []
+        self.providers: set[str] = set()
+
+    def add(self, record: RequestRecord) -> None:
+        """One of the ledger's rows, in any order."""
+        if record.provider is None or (self._billed is not None and record.provider not in self._billed):
+            return
+        self.providers.add(record.provider)
+        self._days.add(record)
+        ran = ran_at("", record)
+        if ran.started_us < self._last_us and ran.ended_us >= self._first_us:
+            self._ran.append(ran)
+
+    def days(self) -> list[DayLine]:
+        """See Days.in_order."""
+        return self._days.in_order()
+
+    def bookings(self) -> list[Booking]:
+        """What the billed workers' seconds went into."""
+        return book(self._workers, self._ran)
+
+    def due(self) -> dict[str, int]:
+        """Pico-dollars that each request owes of the bill, by its id; see accounting.due."""
+        return due(self._workers, self._ran)
 
 
 def total(lines: Iterable[DayLine]) -> DayLine:

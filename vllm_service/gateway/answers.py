@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from vllm_service.domain.requests import Outcome
+from vllm_service.domain.token_estimates import BYTES_PER_TOKEN
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError, UpstreamFailed
 from vllm_service.gateway import outcomes
@@ -15,7 +16,6 @@ from vllm_service.gateway.call import Call, Sent
 from vllm_service.gateway.error_answers import error_event
 from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.provider_errors import fault_error
-from vllm_service.gateway.request_body import BYTES_PER_TOKEN
 from vllm_service.gateway.said import Said
 from vllm_service.providers.protocol import ProviderFault
 from vllm_service.routing.failures import NO_ANSWER

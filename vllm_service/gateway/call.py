@@ -13,12 +13,12 @@ from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.gateway.annotations import annotation
 from vllm_service.gateway.failing_over import FailingOver
-from vllm_service.gateway.identifiers import trace_headers
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import RequestFields
 from vllm_service.gateway.said import Said
 from vllm_service.gateway.served_models import Configured, ServedModel
+from vllm_service.gateway.trace_context import trace_headers
 from vllm_service.gateway.tracing import RequestSpan
 from vllm_service.providers.protocol import Answer, Upstream
 from vllm_service.routing.circuit_breaker import Admission

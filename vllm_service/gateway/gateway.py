@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from vllm_service.domain.keys import ApiKey
+from vllm_service.domain.request_ids import RequestIds
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
+from vllm_service.domain.token_estimates import ASSUMED_COMPLETION_TOKENS, estimated_prompt_tokens
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError, Unauthorized
 from vllm_service.gateway import wishes
@@ -19,10 +21,9 @@ from vllm_service.gateway.call import Call
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.error_answers import error_body, error_headers
 from vllm_service.gateway.failing_over import FailingOver
-from vllm_service.gateway.identifiers import RequestIds
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.operations import Operation
-from vllm_service.gateway.request_body import ASSUMED_COMPLETION_TOKENS, estimated_prompt_tokens, read
+from vllm_service.gateway.request_body import read
 from vllm_service.gateway.served_models import Configured
 from vllm_service.gateway.token_counting import TokenCounting
 from vllm_service.gateway.tracing import Tracer

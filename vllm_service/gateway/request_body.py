@@ -8,22 +8,14 @@ from collections.abc import Sequence
 
 import msgspec
 
+from vllm_service.domain.token_estimates import PREFIX_BYTES, longest_answer_tokens
 from vllm_service.errors import InvalidRequest
 from vllm_service.gateway.operations import Operation
-
-# About as many bytes of JSON make a token: English text has 4.5 characters to one, code and other scripts fewer.
-BYTES_PER_TOKEN = 4
-# What is reserved for an answer whose length the caller did not bound.
-ASSUMED_COMPLETION_TOKENS = 1024
-TOKENS_PER_IMAGE = 800
-PREFIX_BYTES = 1024
-MOST_TOKENS = 10**9  # of one answer, whatever a caller writes; the document says so too
 
 # To JSON's schemas 5.0 is an integer, and some clients write so.
 Count = int | float | None
 
 _EMPTY = msgspec.Raw(b"")
-_INLINE_DATA = re.compile(rb';base64,[^"]*')
 
 
 class StreamOptions(msgspec.Struct):
@@ -56,7 +48,7 @@ class RequestFields(msgspec.Struct):
     def longest_answer_tokens(self) -> int | None:
         """The caller's bound on the answer, of all choices together; None without one."""
         bound = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
-        return min(int(bound) * max(1, int(self.n or 1)), MOST_TOKENS) if bound is not None and bound > 0 else None
+        return longest_answer_tokens(bound, self.n)
 
     @property
     def prefix(self) -> int:
@@ -100,14 +92,6 @@ def read(body: bytes) -> RequestFields:
         raise InvalidRequest(f"The request is not valid: {what}.", param=param) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest("The request's body is not a JSON object.") from None
-
-
-def estimated_prompt_tokens(body: bytes) -> int:
-    """Tokens by the length of the JSON; images inlined as base64 count as images, not as text."""
-    if len(body) > 8192 and b";base64," in body:
-        text, images = _INLINE_DATA.subn(b"", body)
-        return len(text) // BYTES_PER_TOKEN + images * TOKENS_PER_IMAGE
-    return len(body) // BYTES_PER_TOKEN
 
 
 def for_provider(body: bytes, fields: RequestFields, operation: Operation, model: str) -> bytes:

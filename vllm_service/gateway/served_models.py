@@ -5,6 +5,7 @@ from __future__ import annotations
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.errors import ModelNotFound
 from vllm_service.providers.configured import Catalog, PublicModel
+from vllm_service.providers.task_entries import PREFIX
 from vllm_service.routing.plan import Router
 
 
@@ -38,5 +39,6 @@ class Configured:
         """By name or alias. Raises errors.ModelNotFound."""
         model = self._models.get(name)
         if model is None:
-            raise ModelNotFound(name[:256], sorted({model.name for model in self._models.values()}))
+            tasks = {known for known in self._models if known.startswith(PREFIX)}
+            raise ModelNotFound(name[:256], sorted({model.name for model in self._models.values()} | tasks))
         return model

@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from vllm_service.domain.token_estimates import TOKENS_PER_IMAGE
 from vllm_service.gateway.operations import CHAT, RESPONSES, Operation
-from vllm_service.gateway.request_body import TOKENS_PER_IMAGE
 
 # OpenAI's rule of thumb for what surrounds a message, where no template says it: role and separators.
 TOKENS_PER_MESSAGE = 4

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import Any
 
 from vllm_service.domain.accounting import WorkerBill
+from vllm_service.domain.moments import utc_seconds
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.reconciliation import BilledAmount
 from vllm_service.errors import ConfigurationError
@@ -100,7 +100,6 @@ def _moment(value: Any) -> int | None:
     if not isinstance(value, str):
         return None
     try:
-        moment = datetime.fromisoformat(value)
+        return round(utc_seconds(value) * 1_000_000)
     except ValueError:
         raise ConfigurationError(f"a line of the bill has no time that can be read: {value[:40]!r}") from None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)

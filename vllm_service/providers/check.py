@@ -11,6 +11,7 @@ import httpx2
 
 from vllm_service.errors import UpstreamFailed
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind
+from vllm_service.providers.runpod_health import health_of
 
 TIMEOUT_SECONDS = 5.0
 
@@ -121,8 +122,7 @@ def _models(document: dict[str, Any] | list[Any], offers: list[Offer]) -> dict[s
 
 
 def _workers(document: dict[str, Any] | list[Any]) -> dict[str, int]:
-    """RunPod adds states without notice: whatever is a number is passed on."""
-    workers = document.get("workers") if isinstance(document, dict) else None
-    if not isinstance(workers, dict):
+    """RunPod adds states without notice: whatever is a count is passed on."""
+    if not isinstance(document, dict) or not isinstance(document.get("workers"), dict):
         raise UpstreamFailed("HTTP 200, but no worker counts: is the endpoint_id right?")
-    return {str(state): count for state, count in workers.items() if isinstance(count, int)}
+    return dict(health_of(document).workers)

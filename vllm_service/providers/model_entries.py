@@ -11,6 +11,7 @@ from vllm_service.providers.configured import Offer, ProviderKind, PublicModel
 from vllm_service.providers.presets import PRESETS
 from vllm_service.providers.prices import PackagePrices, Quote
 from vllm_service.providers.provider_entries import ProviderEntry, read_price
+from vllm_service.providers.task_entries import with_tasks
 from vllm_service.providers.yaml_file import Section, Value
 
 MODEL_KEYS = (
@@ -30,14 +31,16 @@ class ModelReader:
     warnings: list[str] = field(default_factory=list)
 
     def read(self, root: Value) -> dict[str, PublicModel]:
-        """Each model under its name and its aliases. Raises ConfigurationError."""
-        top = root.section(("baseline", "models"))
+        """Each model under its name, its aliases and its tasks. Raises ConfigurationError."""
+        top = root.section(("baseline", "models", "tasks"))
         self.default_baseline = top.text("baseline") or self.default_baseline
         section = top.need("models").section()
         found: dict[str, PublicModel] = {}
+        declared: list[str] = []
         for name, value in section:
-            model = self._model(name, value.section(MODEL_KEYS))
-            if model is None:
+            entry = value.section(MODEL_KEYS)
+            declared += [name, *entry.words("aliases")]
+            if (model := self._model(name, entry)) is None:
                 continue
             for known_as in (name, *model.aliases):
                 if known_as in found:
@@ -45,7 +48,8 @@ class ModelReader:
                 found[known_as] = model
         if not found:
             raise section.place.wrong("there is no model with an enabled provider; add offers, or enable providers")
-        return found
+        tasks = top.get("tasks")
+        return found if tasks is None else with_tasks(found, tasks, declared, self.warnings)
 
     def _model(self, name: str, section: Section) -> PublicModel | None:
         length, target = section.get("context_length"), section.get("latency_target_seconds")

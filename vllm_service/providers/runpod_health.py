@@ -4,38 +4,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointHealth:
-    """Jobs and workers, counted by RunPod some seconds ago (FACTS.md, 2026-11); None is unknown."""
+    """How many jobs and workers are in which state, by RunPod's names of the states (FACTS.md, 2026-11).
 
-    jobs_queued: int | None = None
-    jobs_in_progress: int | None = None
-    jobs_completed: int | None = None
-    jobs_failed: int | None = None
-    jobs_retried: int | None = None
-    workers_idle: int | None = None
-    workers_running: int | None = None
-    workers_initializing: int | None = None
-    workers_ready: int | None = None
-    workers_throttled: int | None = None
-    workers_unhealthy: int | None = None
+    RunPod counted them some seconds ago. A state that it leaves out is not there: its property is None, unknown.
+    """
+
+    jobs: Mapping[str, int] = field(default_factory=dict)
+    workers: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def jobs_queued(self) -> int | None:
+        """Jobs that wait for a worker."""
+        return self.jobs.get("inQueue")
+
+    @property
+    def jobs_in_progress(self) -> int | None:
+        """Jobs that workers run."""
+        return self.jobs.get("inProgress")
+
+    @property
+    def workers_idle(self) -> int | None:
+        """Workers that are warm and free."""
+        return self.workers.get("idle")
+
+    @property
+    def workers_running(self) -> int | None:
+        """Workers that run jobs."""
+        return self.workers.get("running")
+
+    @property
+    def workers_initializing(self) -> int | None:
+        """Workers that start."""
+        return self.workers.get("initializing")
+
+    @property
+    def workers_throttled(self) -> int | None:
+        """Workers that wait for a GPU."""
+        return self.workers.get("throttled")
 
     @property
     def workers_warm(self) -> int | None:
         """Workers that can answer, as routing.capacity counts them: idle and running ones, or what is called ready."""
-        counts = (self.workers_idle, self.workers_running, self.workers_ready)
-        if counts == (None, None, None):
+        counts = [self.workers.get(state) for state in ("idle", "running", "ready")]
+        if counts == [None, None, None]:
             return None
         idle, running, ready = (count or 0 for count in counts)
         return max(idle + running, ready)
-
-
-_JOBS = {"queued": "inQueue", "in_progress": "inProgress", "completed": "completed", "failed": "failed"}
-_WORKERS = ("idle", "running", "initializing", "ready", "throttled", "unhealthy")
 
 
 def parse_health(body: bytes) -> EndpointHealth | None:
@@ -47,21 +66,19 @@ def parse_health(body: bytes) -> EndpointHealth | None:
     return health_of(document) if isinstance(document, dict) else None
 
 
-def health_of(document: Mapping[str, Any]) -> EndpointHealth:
-    """Whatever of it can be read; the rest is unknown."""
-    jobs, workers = _object(document.get("jobs")), _object(document.get("workers"))
-    return EndpointHealth(
-        **{f"jobs_{name}": _count(jobs.get(theirs)) for name, theirs in _JOBS.items()},
-        jobs_retried=_count(jobs.get("retried")),
-        **{f"workers_{name}": _count(workers.get(name)) for name in _WORKERS},
-    )
+def health_of(document: object) -> EndpointHealth:
+    """Whatever of it is counted, also in states that RunPod has added since."""
+    fields = document if isinstance(document, Mapping) else {}
+    return EndpointHealth(_counts(fields.get("jobs")), _counts(fields.get("workers")))
 
 
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _counts(states: object) -> Mapping[str, int]:
+    pairs = states.items() if isinstance(states, Mapping) else ()
+    counts = {str(state): _count(value) for state, value in pairs}
+    return {state: count for state, count in counts.items() if count is not None}
 
 
-def _count(value: Any) -> int | None:
+def _count(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
         return None
     return int(value) if value == int(value) else None

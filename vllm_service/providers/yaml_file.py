@@ -67,9 +67,14 @@ class Value:
             raise self.wrong(f"{text!r} is not known{_nearest(text, choices)}; expected one of {', '.join(choices)}")
         return text
 
+    @property
+    def is_list(self) -> bool:
+        """Whether `items` can be asked for."""
+        return isinstance(self._node, yaml.SequenceNode)
+
     def items(self) -> list[Value]:
         """A list's."""
-        if not isinstance(self._node, yaml.SequenceNode):
+        if not self.is_list:
             raise self.wrong("expected a list: [a, b]")
         return [Value(node, self.file, f"{self.path}[{index}]") for index, node in enumerate(self._node.value)]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from vllm_service.domain.breakers import BreakerChange, BreakerState
+from vllm_service.domain.moments import rfc3339
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.circuit_breaker import Admission, CircuitBreaker, OnChange
 from vllm_service.routing.plan import Step
@@ -75,6 +75,4 @@ class Breakers:
 
 
 def _rfc3339(at: float | None, now: float, utc_seconds: float) -> str | None:
-    if at is None:
-        return None
-    return datetime.fromtimestamp(utc_seconds + at - now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if at is None else rfc3339(utc_seconds + at - now)

@@ -28,7 +28,6 @@ from vllm_service.routing.wake_course import Turn, WakeCourse
 
 ROUND_SECONDS = 1.0
 _log = logging.getLogger(__name__)
-_WORKERS = ("idle", "running", "ready", "initializing", "throttled", "unhealthy")
 
 
 @dataclass(slots=True)
@@ -69,8 +68,12 @@ class EndpointKeeper:
                 self.round(*configured())
                 await asyncio.sleep(ROUND_SECONDS)
         finally:
-            for task in self._under_way.values():
-                task.cancel()
+            self.stop()
+
+    def stop(self) -> None:
+        """Cancels what is under way."""
+        for task in self._under_way.values():
+            task.cancel()
 
     def round(self, catalog: Catalog, router: Router) -> None:
         """Begins a look at each endpoint, unless one is under way, and then the wake that the router wants."""
@@ -178,8 +181,7 @@ def _model_at(catalog: Catalog, provider: str) -> str | None:
 
 def _document(health: EndpointHealth) -> dict[str, object]:
     """As `/health` has it, without what was unknown."""
-    counts = {name: getattr(health, f"workers_{name}") for name in _WORKERS}
-    return {"workers": {name: count for name, count in counts.items() if count is not None}}
+    return {"workers": dict(health.workers)}
 
 
 def _state(health: EndpointHealth) -> WorkerState:

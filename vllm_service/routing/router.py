@@ -22,7 +22,6 @@ from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.routes import Route, find_strategy, make_candidates, make_endpoints
 from vllm_service.routing.shadow import Demand
 from vllm_service.routing.strategies import Choice
-from vllm_service.routing.use_cases import PREFIX, UseCases
 from vllm_service.routing.waking import WakeController
 
 MayTry = Callable[[str, str, float], bool]
@@ -35,12 +34,9 @@ class CostRouter:
         self,
         catalog: Catalog,
         settings: RouterSettings | None = None,
-        use_cases: UseCases | None = None,
         may_try: MayTry | None = None,
     ) -> None:
-        self._catalog = catalog
         self._settings = settings = settings or RouterSettings()
-        self._use_cases = use_cases or UseCases()
         self._may_try = may_try
         self.endpoints = make_endpoints(catalog, settings)
         self.controllers = {
@@ -195,8 +191,6 @@ class CostRouter:
     def _route(self, facts: RequestFacts) -> Route:
         route = self._routes.get(facts.model)
         if route is None:
-            if facts.model.startswith(PREFIX):
-                return self._routes[self._use_cases.model_for(facts.model[len(PREFIX) :], self._catalog)]
             raise ModelNotFound(facts.model, sorted(self._routes))
         return route
 

@@ -36,12 +36,12 @@ def rule_number(wake: float, age: float, leave: float) -> int:
 
 
 FIRST_RULE = rule_number(1.0, 0.5, 1.0)
-SURE_RULE = rule_number(2.0, 0.5, 1.0)
 NEVER = rule_number(math.inf, 0.0, 1.0)
 RED_SHARE, _PAYING_RED_SHARE = 0.01, 0.018
 _MOST_WAITING = 100_000
 _LOAD_SECONDS = 20.0
 _BETTER = 2.0
+_EVIDENT, _EVIDENT_AGE, _LOSSES_WEIGH = 2.0, 0.5, 2.0
 _SMOOTHING_SECONDS = 10.0
 _OFF, _STARTING, _ON = 0, 1, 2
 
@@ -102,7 +102,9 @@ class WakeController:
         self._on = np.zeros(workers, bool)
         self._unreleased: Floats = np.zeros(workers)
         self._offered_usd = self._saved_usd = 0.0
-        self._red_before_usd = 0.0
+        self._lost_usd = 0.0
+        self._evidence_usd: Floats = np.zeros(workers)
+        self._evident_seconds: Floats = np.zeros(workers)
         self.load = 0.0
 
     def decide(self, now: float, cold_seconds: float, idle_seconds: float, speeds: Speeds, spent_usd: float) -> int:
@@ -114,7 +116,9 @@ class WakeController:
         saved = self._offer_to_shadows(seconds, speeds)
         self._paper.advance(seconds, saved, cold_seconds, idle_seconds)
         self._choose(cold_seconds + idle_seconds)
-        self._follow(spent_usd, self._usd_per_second * (cold_seconds + idle_seconds))
+        self._weigh(saved, seconds)
+        whole_usd = self._usd_per_second * (cold_seconds + idle_seconds)
+        self._follow(spent_usd, whole_usd, self._evident(spent_usd, whole_usd, cold_seconds))
         return self.wanted()
 
     def wanted(self) -> int:
@@ -125,20 +129,32 @@ class WakeController:
         """An own worker has taken a request that would have cost this much hosted."""
         self._saved_usd += usd
 
-    def _follow(self, spent_usd: float, whole_usd: float) -> None:
-        """Workers as their rules have them; a new one only where it has paid on paper, is sure, or is affordable."""
+    def _weigh(self, saved: Floats, seconds: float) -> None:
+        """What each worker that is off would have earned by now, and for how long that has been more than nothing."""
+        evidence = np.maximum(0.0, self._evidence_usd + saved - self._usd_per_second * seconds)
+        self._evidence_usd = np.where(self._on, 0.0, evidence)
+        self._evident_seconds = np.where(self._evidence_usd > 0.0, self._evident_seconds + seconds, 0.0)
+
+    def _evident(self, spent_usd: float, whole_usd: float, cold_seconds: float) -> NDArray[np.bool_]:
+        """Workers that pay beyond doubt. What was lost before makes doubt: losses add up, however long the silence.
+
+        Losses of a living worker may still be made good: until it is gone, only those before it count.
+        """
+        lost = max(0.0, spent_usd - self._saved_usd - RED_SHARE * self._offered_usd)
+        self._lost_usd = min(lost, self._lost_usd) if self._on.any() else lost
+        enough = _EVIDENT * whole_usd + _LOSSES_WEIGH * self._lost_usd
+        return (self._evidence_usd >= enough) & (self._evident_seconds >= _EVIDENT_AGE * cold_seconds)
+
+    def _follow(self, spent_usd: float, whole_usd: float, evident: NDArray[np.bool_]) -> None:
+        """Workers as their rules have them; a new one only where it has paid on paper, is evident, or is affordable."""
         ruled = self._paper.state[self._rule, self._numbers] != _OFF
         bill = self._paper.bill
         pays = bill[NEVER] - bill[self._rule, self._numbers] > 2.0 * whole_usd
-        sure = self._paper.state[SURE_RULE] != _OFF
         self._on &= ruled
-        if not self._on.any():
-            self._red_before_usd = spent_usd - self._saved_usd
-        sure &= self._red_before_usd <= RED_SHARE * self._offered_usd
         for number in np.flatnonzero(ruled & ~self._on):
             red = spent_usd - self._saved_usd + whole_usd
             limit = (_PAYING_RED_SHARE if pays[number] else RED_SHARE) * self._offered_usd
-            if sure[number] or red <= limit:
+            if evident[number] or red <= limit:
                 self._on[number] = True
 
     def _offer_to_shadows(self, seconds: float, speeds: Speeds) -> Floats:

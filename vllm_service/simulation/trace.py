@@ -7,13 +7,13 @@ import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm_service.domain.moments import utc_seconds
 from vllm_service.errors import ConfigurationError
 
 Floats = NDArray[np.float64]
@@ -90,4 +90,4 @@ def _seconds(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        return datetime.fromisoformat(text).timestamp()
+        return utc_seconds(text)

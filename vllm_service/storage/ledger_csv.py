@@ -6,11 +6,11 @@ import csv
 import gzip
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TextIO
 
+from vllm_service.domain.moments import utc_seconds
 from vllm_service.domain.money import picousd
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import ConfigurationError
@@ -19,7 +19,7 @@ Row = Mapping[str, str | None]
 
 
 class CsvLedger:
-    """A reconciliation.LedgerRows. Raises ConfigurationError, with the line, for a row that cannot be read."""
+    """An export. Raises ConfigurationError, with the line, for a row that cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -70,8 +70,7 @@ def _started_at(row: Row) -> float:
     try:
         return float(text)
     except ValueError:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return utc_seconds(text)
 
 
 def _cost(row: Row) -> int | None:

@@ -1,4 +1,4 @@
-"""Reads the ledger: exact totals, latencies of a window of time, rows for export, and retention."""
+"""Reads the ledger: exact totals, rows for export, and retention."""
 
 from __future__ import annotations
 
@@ -26,14 +26,6 @@ class GroupBy(StrEnum):
     PROVIDER = "provider"
     OUTCOME = "outcome"
     DAY = "day"
-
-
-class Phase(StrEnum):
-    """What was timed."""
-
-    QUEUE = "queue_ms"
-    FIRST_BYTE = "ttft_ms"
-    TOTAL = "total_ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +63,6 @@ class Totals:
     estimated_requests: int
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Milliseconds over `requests` completed ones; quantiles by nearest rank; None where there were none."""
-
-    requests: int
-    average_ms: float | None = None
-    p50_ms: float | None = None
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    best_ms: float | None = None
-    worst_ms: float | None = None
-
-
 def _outcome(outcome: Outcome) -> str:
     return f"CASE WHEN outcome = '{outcome.value}' THEN 1 ELSE 0 END"
 
@@ -118,19 +97,6 @@ class LedgerReader:
         sql = f"SELECT {', '.join([*groups, _TOTALS])} FROM requests WHERE {where}{grouping}"  # noqa: S608
         rows = await self._database.fetch(sql, *values)
         return [Totals(row[: len(groups)], *row[len(groups) :]) for row in rows]
-
-    async def latency(self, phase: Phase = Phase.TOTAL, window: Window = Window()) -> Latency:
-        """Of completed requests that were timed."""
-        where, values = _where(window)
-        timed = f"FROM requests WHERE {where} AND outcome = 'completed' AND {phase.value} IS NOT NULL"
-        extremes = f"SELECT COUNT(*), AVG({phase.value}), MIN({phase.value}), MAX({phase.value}) {timed}"
-        ((count, average, best, worst),) = await self._database.fetch(extremes, *values)
-        if not count:
-            return Latency(0)
-        ranked = f"SELECT {phase.value} {timed} ORDER BY 1 LIMIT 1 OFFSET ${len(values) + 1}"
-        ranks = [-(-count * percent // 100) - 1 for percent in (50, 95, 99)]
-        p50, p95, p99 = [(await self._database.fetch(ranked, *values, rank))[0][0] for rank in ranks]
-        return Latency(count, average, p50, p95, p99, best, worst)
 
     async def records(self, window: Window = Window()) -> AsyncIterator[tuple[int, RequestRecord]]:
         """(row id, record) in the order of the ids, a page at a time: memory stays flat, and nothing is locked."""

@@ -13,8 +13,8 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
+from vllm_service.domain.moments import rfc3339
 from vllm_service.storage.database import Database, Statement
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class LostWriter:
     rows_dropped: int
 
     def __str__(self) -> str:
-        heard = datetime.fromtimestamp(self.heard_at_us / 1_000_000, UTC).isoformat(timespec="milliseconds")
+        heard = rfc3339(self.heard_at_us / 1_000_000)
         return (
             f"the ledger writer of process {self.pid} on {self.host} ended without closing: it wrote "
             f"{self.rows_written} rows and was last heard of at {heard}; rows of the last second before its end "

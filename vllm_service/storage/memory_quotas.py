@@ -12,7 +12,6 @@ from vllm_service.domain.quotas import (
     ADDRESS_WINDOW,
     KEY_WINDOW,
     Limit,
-    OrganisationUse,
     RateWindow,
 )
 from vllm_service.errors import RateLimited
@@ -73,12 +72,6 @@ class MemoryQuotas:
         self._leases.add(share)
         self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
         return share
-
-    async def used(self, organisation: str, now_seconds: float) -> OrganisationUse:
-        """See protocol.Quotas."""
-        self._expire(int(now_seconds * 1000))
-        day, month = self.periods.at(organisation, now_seconds)
-        return OrganisationUse(day.requests, day.tokens, month.requests, month.tokens, month.picousd)
 
     def state(self) -> QuotaState:
         """For health and metrics."""

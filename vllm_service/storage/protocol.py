@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vllm_service.domain.keys import ApiKey
-from vllm_service.domain.quotas import OrganisationUse
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.domain.usage import Usage
 
@@ -45,10 +44,6 @@ class Quotas(Protocol):
         With Redis away: errors.StorageUnavailable, or this process's own limits, as configured.
         tokens, cost_picousd: upper estimates. now_seconds: seconds since 1970.
         """
-        ...
-
-    async def used(self, organisation: str, now_seconds: float) -> OrganisationUse:
-        """What the organisation has used today and this month, reservations included."""
         ...
 
 

@@ -17,7 +17,6 @@ from vllm_service.domain.quotas import (
     ADDRESS_WINDOW,
     KEY_WINDOW,
     Limit,
-    OrganisationUse,
     utc_day,
     utc_month,
 )
@@ -129,18 +128,6 @@ class RedisQuotas:
             raise self._rejection(allowed, reply[1:], tokens, cost_picousd, now_seconds)
         reservation.buckets = (reply[1], reply[2] if client_ip is not None else "")
         return reservation
-
-    async def used(self, organisation: str, now_seconds: float) -> OrganisationUse:
-        """See protocol.Quotas. Raises StorageUnavailable."""
-        fields = ["requests", "tokens", "picousd"]
-        day, month = self._periods(organisation, now_seconds)
-        names = ("", "", day, month, self._leases(organisation))
-        expire: list[str | int] = [self._now_ms(now_seconds), 0, "", 0, 0, f"{_PREFIX}:org:{organisation}:"]
-        await self._link.ask(lambda: self._reserve(names, expire))
-        today = await self._link.ask(lambda: self._link.client.hmget(day, fields))
-        this_month = await self._link.ask(lambda: self._link.client.hmget(month, fields))
-        requests, tokens, _ = (int(value or 0) for value in today)
-        return OrganisationUse(requests, tokens, *(int(value or 0) for value in this_month))
 
     async def end(self, reservation: RedisReservation, how: str, tokens: int = 0, picousd: int = 0) -> None:
         """Ends it now or, if Redis is away, as soon as it is back; never raises."""

@@ -1,7 +1,7 @@
 -- Checks every limit of one request and takes from all of them, or from none. Atomic, as every script is in Redis.
 --
 -- KEYS  1 key's window, 2 address's window, 3 day, 4 month, 5 leases of the organisation
--- ARGV  1 now in ms ('' for this server's clock), 2 lease in ms, 3 lease ('' only takes back expired ones), 4 tokens, 5 pico-dollars, 6 prefix of periods,
+-- ARGV  1 now in ms ('' for this server's clock), 2 lease in ms, 3 lease, 4 tokens, 5 pico-dollars, 6 prefix of periods,
 --       7-12 what the limits allow, in the order of domain.quotas.Limit; '' is no limit
 --       13, 14 buckets of a minute and ms of each; 15, 16 the same for the address's second
 -- Returns {1, key's bucket, address's bucket}, or {0, then for each limit: -1 if it has room, else ms to wait; for the
@@ -45,8 +45,6 @@ for _, lease in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT'
     end
   end
 end
-
-if ARGV[3] == '' then return {0} end
 
 -- A sliding window, as in sliding_window.py: returns the bucket to count in, how many count, and the oldest of them.
 local function window(key, buckets, bucket_ms)

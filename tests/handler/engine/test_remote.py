@@ -121,7 +121,7 @@ async def test_leaving_before_the_answer_aborts_it_upstream() -> None:
 
     async with PacedUpstream(tokens=1000) as upstream, running(upstream.url) as engine:
         task = asyncio.create_task(ask())
-        await asyncio.wait({task}, timeout=0.05)
+        await upstream.until(lambda stats: stats.in_flight == 1)
         task.cancel()
         await upstream.until(lambda stats: stats.aborted == 1)
         await engine.check_health()

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, Clock, OneKey, parts, served, state
-from vllm_service.domain.operations import BreakerState, Circuit, LedgerState, QuotaState, WorkerState
+from vllm_service.domain.operations import Circuit, LedgerState, ProviderCircuit, QuotaState, WorkerState
 from vllm_service.providers.configured import Catalog
 
-OPEN = BreakerState(Circuit.OPEN, failures=5, openings=1, retry_at=1_800_000_000.0)
-CLOSED = BreakerState(Circuit.CLOSED, failures=0, openings=0)
+OPEN = ProviderCircuit(Circuit.OPEN, failures=5, openings=1, retry_at=1_800_000_000.0)
+CLOSED = ProviderCircuit(Circuit.CLOSED, failures=0, openings=0)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_document_holds_what_is_known_and_null_for_the_rest() -> None:
     assert before["circuit_breakers"]["hosted"] == {
         "status": "open",
         "failure_count": 5,
-        "estimated_recovery_time": "2027-01-15T08:00:00Z",
+        "estimated_recovery_time": "2027-01-15T08:00:00.000Z",
     }
     assert before["memory_usage"]["allocated_gb"] > 0
     assert after["backends"]["text2sql"] == ["https://api.runpod.test/v2/abc123/openai/v1"]

@@ -14,11 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.vllm_service.api.service import KEY, REQUEST, OneKey, parts, served, state
 from vllm_service.api.metrics import FAMILIES
 from vllm_service.domain.operations import (
-    BreakerState,
     CacheState,
     Circuit,
     LedgerState,
     PlaceState,
+    ProviderCircuit,
     QuotaState,
     WorkerState,
 )
@@ -27,7 +27,7 @@ from vllm_service.domain.requests import Outcome
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "metrics.md"
 FULL = state(
-    breakers=lambda: {"hosted": BreakerState(Circuit.OPEN, 5, 2)},
+    breakers=lambda: {"hosted": ProviderCircuit(Circuit.OPEN, 5, 2)},
     workers=lambda: {"runpod": WorkerState(1, 2, 3, 4, 5, 6)},
     cache=lambda: CacheState(3, 1, 2, 1000, 0),
     ledger=lambda: LedgerState(4, 100, 0, oldest_queued_seconds=0.1),

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tests.vllm_service.api.service import REQUEST, Clock, parts, served, state
 from vllm_service.api.performance import grade
-from vllm_service.domain.operations import BreakerState, CacheState, Circuit
+from vllm_service.domain.operations import CacheState, Circuit, ProviderCircuit
 
 
 def fetched(path: str, service: Any) -> Any:
@@ -60,7 +60,7 @@ def test_cache_and_breakers_are_reported_where_there_are_any() -> None:
     service = parts(
         state(
             cache=lambda: CacheState(hits=3, misses=1),
-            breakers=lambda: {"hosted": BreakerState(Circuit.HALF_OPEN)},
+            breakers=lambda: {"hosted": ProviderCircuit(Circuit.HALF_OPEN)},
         )
     )
     performance = fetched("/performance", service)

@@ -13,7 +13,7 @@ from tests.e2e import process
 from tests.vllm_service.storage.test_ledger import RECORD
 from vllm_service import Answer, Offering, TokenPrice, Usage, compare_costs, errors
 from vllm_service.__main__ import main
-from vllm_service.client.compare import DOCUMENTED_EXAMPLE, at_throughput, offerings_of, with_measurements
+from vllm_service.client.compare import DOCUMENTED_EXAMPLE, offerings_of, with_measurements
 from vllm_service.commands.compare import run
 from vllm_service.domain.money import picousd
 from vllm_service.providers.configured import Catalog, Offer, PublicModel
@@ -51,12 +51,6 @@ def test_measurements_are_medians_of_what_was_answered() -> None:
     measured, other = with_measurements([Offering("p", "m", None), Offering("q", "m", None)], answers)
     assert (measured.latency_ms, measured.tokens_per_second) == (1000.0, 50.0)
     assert (other.latency_ms, other.tokens_per_second) == (None, None)
-
-
-def test_an_endpoint_paid_by_the_second_has_a_price_per_token_at_a_throughput() -> None:
-    assert at_throughput("0.00019", 1000) == TokenPrice.per_million("0.19", "0.19")
-    with pytest.raises(errors.InvalidRequest):
-        at_throughput("0.00019", 0)
 
 
 def test_offerings_are_those_of_the_catalog() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from vllm_service import RateLimit, RetryPolicy, RunPodVLLMService, errors
 from vllm_service.client.errors import from_document, from_job
-from vllm_service.client.jobs import JobStatus, read_chunks, read_health, read_job
+from vllm_service.client.jobs import JobStatus, read_chunks, read_job
 from vllm_service.client.rate_gate import RateGate
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import DEFAULT_MODEL, NO_KEY, ClientSettings
@@ -146,7 +146,5 @@ def test_what_is_no_job_is_an_upstream_error(document: object) -> None:
 def test_fields_that_the_platform_adds_or_leaves_out_do_no_harm() -> None:
     job = read_job({"id": "x", "status": "COMPLETED", "executionTime": 3.6, "error": {"a": 1}, "new": True})
     assert (job.status, job.execution_ms, job.error_text) == (JobStatus.COMPLETED, 4, "{'a': 1}")
-    health = read_health({"jobs": {"inQueue": 2, "odd": "x", "flag": True}, "workers": None})
-    assert (health.jobs, health.workers) == ({"inQueue": 2}, {})
     assert read_chunks({"stream": [{"output": 1}, {}, 3]}) == [1]
     assert read_chunks({}) == []

@@ -110,22 +110,60 @@ async def test_only_the_days_asked_for_are_compared(tmp_path: Path) -> None:
     assert ended.document["attribution"] is None
 
 
-async def test_without_an_export_the_services_own_ledger_is_read(tmp_path: Path) -> None:
-    database = await open_database(None, tmp_path)
+async def of_database(tmp_path: Path, bill: str, *arguments: str, data_dir: Path | None = None) -> process.Finished:
+    path = tmp_path / "bill.json"
+    path.write_text(bill)
+    command = ("-m", "vllm_service", "reconcile", "--bill", str(path), "--json", *arguments)
+    return await process.run(*command, DATA_DIR=str(data_dir or tmp_path))
+
+
+async def keep(directory: Path, *records: RequestRecord) -> None:
+    database = await open_database(None, directory)
     writer = await LedgerWriter.open(database)
-    writer.record(
-        RequestRecord("a", NOON, "k", "o", "chat", "m", Outcome.COMPLETED, 200, "own", cost_picousd=2 * 10**9)
-    )
-    await until(lambda: writer.written_rows == 1)
+    for record in records:
+        writer.record(record)
+    await until(lambda: writer.written_rows == len(records))
     await writer.close()
     await database.close()
-    bill = tmp_path / "bill.json"
-    bill.write_text(BILL)
-    command = ("-m", "vllm_service", "reconcile", "--bill", str(bill), "--json")
-    ended = await process.run(*command, DATA_DIR=str(tmp_path))
+
+
+def sent(name: str, started: float, cost_picousd: int, provider: str = "own", total_ms: float = 0) -> RequestRecord:
+    return RequestRecord(
+        *(name, started, "k", "o", "chat", "m", Outcome.COMPLETED, 200, provider),
+        cost_picousd=cost_picousd,
+        total_ms=total_ms,
+    )
+
+
+async def test_without_an_export_the_services_own_ledger_is_read(tmp_path: Path) -> None:
+    await keep(tmp_path, sent("a", NOON, 2 * 10**9))
+    ended = await of_database(tmp_path, BILL)
     assert ended.document["total"]["difference_usd"] == 0.0
-    missing = await process.run(*command, DATA_DIR=str(tmp_path / "nothing"))
+
+
+async def test_where_there_is_no_ledger_none_is_made(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nothing"
+    missing = await of_database(tmp_path, BILL, data_dir=nowhere)
     assert (missing.code, "there is no ledger in" in missing.stderr) == (1, True)
+    assert not nowhere.exists()
+
+
+async def test_of_the_database_only_the_days_asked_for_are_read(tmp_path: Path) -> None:
+    """Another provider's row on another day is not seen, so nobody asks which of the two was billed."""
+    await keep(tmp_path, sent("a", NOON, 2 * 10**9), sent("b", NOON + 86_400, 5, "hosted"))
+    both = await of_database(tmp_path, BILL)
+    assert (both.code, "several providers" in both.stderr) == (1, True)
+    ended = await of_database(tmp_path, BILL, "--since", "2026-11-02", "--until", "2026-11-02")
+    assert ended.document["total"]["requests"] == 1
+
+
+async def test_who_was_at_a_billed_worker_pays_for_it_also_from_another_day(tmp_path: Path) -> None:
+    await keep(tmp_path, sent("a", NOON - 60, 5, total_ms=120_000))
+    worker = {"worker_id": "w", "total_usd": "0.5", "started_at": NOON, "ready_at": NOON, "stopped_at": NOON + 60}
+    bill = json.dumps({"workers": [worker]})
+    ended = await of_database(tmp_path, bill, "--since", "2026-11-03", "--until", "2026-11-03")
+    assert ended.document["days"] == []
+    assert ended.document["attribution"]["execution_usd"] == 0.5
 
 
 async def test_a_ledger_of_several_providers_asks_which_was_billed(tmp_path: Path) -> None:

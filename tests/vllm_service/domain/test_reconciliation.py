@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.domain.reconciliation import DAY_US, BilledAmount, per_day, total
+from vllm_service.domain.reconciliation import DAY_US, BilledAmount, DayLine, Days, total
 from vllm_service.domain.requests import Outcome, RequestRecord
 
 MONDAY = 20_000 * DAY_US  # 2024-10-04, days since 1970
@@ -16,6 +17,13 @@ MONDAY = 20_000 * DAY_US  # 2024-10-04, days since 1970
 def row(seconds: float, cost: int | None) -> RequestRecord:
     started = MONDAY / 1e6 + seconds
     return RequestRecord("r", started, "k", "o", "chat", "m", Outcome.COMPLETED, 200, "own", cost_picousd=cost)
+
+
+def per_day(bill: Iterable[BilledAmount], rows: Iterable[RequestRecord]) -> list[DayLine]:
+    days = Days(bill)
+    for one in rows:
+        days.add(one)
+    return days.in_order()
 
 
 def test_each_day_has_what_was_billed_and_what_was_booked_on_it() -> None:

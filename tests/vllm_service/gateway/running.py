@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from openai import AsyncOpenAI
 
+from tests.vllm_service.configured_order import ConfiguredOrder
 from tests.vllm_service.upstream import ScriptedUpstream
 from vllm_service.app import Service
 from vllm_service.domain.keys import ApiKey
@@ -26,7 +27,6 @@ from vllm_service.gateway.served_models import Configured
 from vllm_service.gateway.tracing import Tracer
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.providers.connections import Connections
-from vllm_service.routing.configured_order import ConfiguredOrder
 from vllm_service.routing.fallback import RetrySettings
 from vllm_service.routing.from_catalog import make_router
 from vllm_service.storage.protocol import Quotas, ResponseCache
@@ -73,9 +73,6 @@ class Books:
         self.shares.append(Share(tokens))
         return self.shares[-1]
 
-    async def used(self, organisation: str, now_seconds: float) -> Any:
-        raise NotImplementedError
-
     def record(self, row: RequestRecord) -> None:
         self.rows.append(row)
         self._wake.set()
@@ -116,6 +113,12 @@ class Running:
     server: HttpServer
     client: AsyncOpenAI
     http: httpx.AsyncClient
+    upstream: Connections
+
+    @property
+    def has_paused_a_provider(self) -> bool:
+        """Whether the gateway has stopped reading an answer, since its caller does not read."""
+        return any(connection.is_paused for pool in self.upstream._pools.values() for connection in pool._all)
 
     async def raw(self, data: bytes, *, until_closed: bool = True) -> bytes:
         """Sends bytes over a connection of its own; what came back until the gateway closed it."""
@@ -167,7 +170,7 @@ async def running(
     http = httpx.AsyncClient(headers={"authorization": f"Bearer {SECRET}"}, timeout=20)
     client = AsyncOpenAI(api_key=SECRET, base_url=url, max_retries=0, timeout=20)
     try:
-        yield Running(url, port, books, gateway, server, client, http)
+        yield Running(url, port, books, gateway, server, client, http, upstream)
     finally:
         await client.close()
         await http.aclose()

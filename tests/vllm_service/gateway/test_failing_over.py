@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.vllm_service.gateway.asking import HEADERS
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, running
-from tests.vllm_service.gateway.test_chat import HEADERS
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event, events
 from vllm_service.domain.requests import Outcome
 from vllm_service.gateway.failing_over import FailingOver

@@ -8,12 +8,12 @@ from typing import Any
 import openai
 import pytest
 
+from tests.vllm_service.configured_order import ConfiguredOrder
+from tests.vllm_service.gateway.asking import MESSAGES, answers
 from tests.vllm_service.gateway.running import Running, gateway_to
-from tests.vllm_service.gateway.test_chat import MESSAGES, answers
 from tests.vllm_service.upstream import ScriptedUpstream
 from vllm_service.domain.requests import Outcome
 from vllm_service.gateway.served_models import Configured
-from vllm_service.routing.configured_order import ConfiguredOrder
 
 CANARY = "what-the-prompt-said"
 

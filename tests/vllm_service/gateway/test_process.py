@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.vllm_service.gateway.test_chat import answers
+from tests.vllm_service.gateway.asking import answers
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event
 from vllm_service.domain.requests import Outcome
 from vllm_service.storage.ledger_reader import LedgerReader

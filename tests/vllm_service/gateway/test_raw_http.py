@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.vllm_service.gateway.asking import answers
 from tests.vllm_service.gateway.running import SECRET, Running, catalog_of, gateway_to, running
-from tests.vllm_service.gateway.test_chat import answers
 from tests.vllm_service.upstream import Asked, ScriptedUpstream, completion
 from vllm_service.gateway.limits import ConnectionLimits
 

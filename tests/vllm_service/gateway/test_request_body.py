@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from vllm_service.domain.token_estimates import MOST_TOKENS
 from vllm_service.errors import InvalidRequest
 from vllm_service.gateway.operations import CHAT
-from vllm_service.gateway.request_body import MOST_TOKENS, for_provider, read
+from vllm_service.gateway.request_body import for_provider, read
 
 BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 

@@ -20,8 +20,8 @@ from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_tra
 
 from tests.e2e.gateway import configure, gateway
 from tests.vllm_service.canary import Canaries
+from tests.vllm_service.gateway.asking import answers
 from tests.vllm_service.gateway.running import SECRET, Running, catalog_of, running
-from tests.vllm_service.gateway.test_chat import answers
 from tests.vllm_service.upstream import Asked, ScriptedUpstream
 from vllm_service.opentelemetry_tracing import Tracing
 

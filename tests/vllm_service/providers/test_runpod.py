@@ -72,7 +72,7 @@ async def test_looking_never_wakes_a_worker_and_waking_starts_one_which_runs_the
     bench.now += 10
     warm = await endpoint.health()
     assert warm is not None
-    assert (warm.workers_warm, warm.jobs_completed) == (1, 1)
+    assert (warm.workers_warm, warm.jobs["completed"]) == (1, 1)
 
 
 async def test_however_often_it_is_asked_it_looks_at_a_bounded_rate(bench: Bench) -> None:
@@ -136,14 +136,15 @@ def test_a_provider_without_a_control_url_is_a_configuration_error() -> None:
     [
         (
             b'{"jobs": {"inQueue": 2}, "workers": {"idle": 1, "running": 2}}',
-            EndpointHealth(2, workers_idle=1, workers_running=2),
+            EndpointHealth({"inQueue": 2}, {"idle": 1, "running": 2}),
         ),
         (
             b'{"workers": {"ready": 3, "idle": "?", "throttled": -1, "unhealthy": true}}',
-            EndpointHealth(workers_ready=3),
+            EndpointHealth(workers={"ready": 3}),
         ),
         (b'{"jobs": [], "workers": null, "new": 1}', EndpointHealth()),
-        (b'{"workers": {"idle": 1.0, "running": 1.5, "ready": 1e99}}', EndpointHealth(workers_idle=1)),
+        (b'{"workers": {"idle": 1.0, "running": 1.5, "ready": 1e99}}', EndpointHealth(workers={"idle": 1})),
+        (b'{"jobs": {"odd": 7}}', EndpointHealth({"odd": 7})),
         (b"{}", EndpointHealth()),
         (b"[]", None),
         (b"<html>", None),
@@ -156,7 +157,7 @@ def test_health_is_read_leniently_and_what_is_missing_is_unknown(body: bytes, he
 
 
 def test_workers_are_warm_when_idle_or_running_or_called_ready_and_unknown_when_nothing_is_said() -> None:
-    assert EndpointHealth(workers_idle=1, workers_running=2, workers_ready=1).workers_warm == 3
-    assert EndpointHealth(workers_idle=1, workers_running=2, workers_ready=9).workers_warm == 9
-    assert EndpointHealth(workers_ready=2).workers_warm == 2
+    assert EndpointHealth(workers={"idle": 1, "running": 2, "ready": 1}).workers_warm == 3
+    assert EndpointHealth(workers={"idle": 1, "running": 2, "ready": 9}).workers_warm == 9
+    assert EndpointHealth(workers={"ready": 2}).workers_warm == 2
     assert EndpointHealth().workers_warm is None

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.vllm_service.configured_order import ConfiguredOrder
 from vllm_service.domain.pricing import SecondPrice
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.providers.runpod import Reply, RunPodSettings
-from vllm_service.routing.configured_order import ConfiguredOrder
 from vllm_service.routing.endpoint_keeper import EndpointKeeper
 from vllm_service.routing.one_wake import WakeSettings
 from vllm_service.routing.plan import WorkerTarget

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from tests.vllm_service.routing.catalogs import catalog, facts, router
-from vllm_service.errors import ContextTooLong, InvalidRequest, ModelNotFound, ModelUnavailable
-from vllm_service.routing.router import CostRouter
-from vllm_service.routing.use_cases import UseCases
+from tests.vllm_service.routing.catalogs import facts, router
+from vllm_service.errors import ContextTooLong, InvalidRequest, ModelUnavailable
 
 
 def places(**request: Any) -> list[str]:
@@ -54,13 +51,3 @@ def test_a_cap_counts_the_longest_answer() -> None:
 
 def test_a_place_of_unknown_price_is_never_under_a_cap() -> None:
     assert "secret" not in places(strategy="QUALITY", cap_picousd=10**12)
-
-
-def test_a_task_is_answered_by_its_first_configured_model() -> None:
-    tasks = UseCases(MappingProxyType({"code": ("gone", "m"), "chat": ("gone",)}))
-    made = CostRouter(catalog(), use_cases=tasks)
-    assert made.plan(facts(model="task:code"), 0.0).steps[0].provider == "cheap"
-    with pytest.raises(ModelNotFound):
-        made.plan(facts(model="task:chat"), 0.0)
-    with pytest.raises(ModelNotFound, match="task:code"):
-        made.plan(facts(model="task:poetry"), 0.0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tests.vllm_service.storage.use import OrganisationUse
 from vllm_service.domain.keys import REQUESTS_PER_MINUTE, ApiKey
-from vllm_service.domain.quotas import ADDRESS_WINDOW, KEY_WINDOW, OrganisationUse, RateWindow, utc_day, utc_month
+from vllm_service.domain.quotas import ADDRESS_WINDOW, KEY_WINDOW, RateWindow, utc_day, utc_month
 
 
 @dataclass

@@ -15,7 +15,7 @@ from tests.vllm_service.storage.faults import FaultyDatabase
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.storage.database import Database
-from vllm_service.storage.ledger_reader import GroupBy, Latency, LedgerReader, Phase, Window
+from vllm_service.storage.ledger_reader import GroupBy, LedgerReader, Window
 from vllm_service.storage.ledger_writer import LedgerPace, LedgerWriter
 from vllm_service.storage.open import open_storage
 
@@ -163,14 +163,6 @@ async def test_an_empty_ledger_sums_to_nothing(database: Database) -> None:
     (totals,) = await LedgerReader(database).totals()
     assert (totals.requests, totals.cost_picousd) == (0, 0)
     assert await LedgerReader(database).totals([GroupBy.KEY]) == []
-    assert await LedgerReader(database).latency() == Latency(0)
-
-
-async def test_latencies_are_of_completed_requests_by_nearest_rank(database: Database) -> None:
-    timed = [structs.replace(RECORD, total_ms=float(number)) for number in range(100, 0, -1)]
-    await write(database, *timed, structs.replace(RECORD, total_ms=9999.0, outcome=Outcome.FAILED))
-    latency = await LedgerReader(database).latency(Phase.TOTAL)
-    assert latency == Latency(100, 50.5, 50.0, 95.0, 99.0, 1.0, 100.0)
 
 
 async def test_rows_beyond_the_retention_go_by_themselves(backend: Backend) -> None:

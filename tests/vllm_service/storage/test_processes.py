@@ -13,6 +13,7 @@ import pytest
 from tests.servers import RedisServer
 from tests.vllm_service.storage.conftest import Backend
 from tests.vllm_service.storage.test_ledger import RECORD, write
+from tests.vllm_service.storage.use import used
 from tests.vllm_service.storage.worker_process import KEY, LIMITS, MIDDAY
 from vllm_service.errors import RateLimited
 from vllm_service.storage.ledger_reader import LedgerReader
@@ -53,7 +54,7 @@ async def test_four_processes_on_one_redis_admit_exactly_what_the_limit_allows(b
     assert sum(settled) == LIMITS.requests_per_day
     assert backend.redis_url is not None
     link = RedisLink(backend.redis_url)
-    use = await RedisQuotas(link).used("racers", MIDDAY)
+    use = await used(RedisQuotas(link), "racers", MIDDAY)
     await link.close()
     assert (use.requests_today, use.tokens_today, use.picousd_this_month) == (300, 2100, 3300)
 
@@ -71,10 +72,10 @@ async def test_what_a_killed_process_had_reserved_returns_when_its_leases_end(
     assert caught.value.details["limit"] == "requests_per_day"
     assert time.time() + LEASE_SECONDS < MIDDAY, "leases went by Redis's clock; by this one they are over"
     quotas = RedisQuotas(link, uses_server_clock=False)
-    assert (await quotas.used("racers", MIDDAY)).requests_today == 0
+    assert (await used(quotas, "racers", MIDDAY)).requests_today == 0
     for _ in range(300):
         await (await quotas.reserve(KEY, None, 100, 1000, MIDDAY)).settle(1, 1)
-    assert (await quotas.used("racers", MIDDAY)).requests_today == 300
+    assert (await used(quotas, "racers", MIDDAY)).requests_today == 300
     await link.close()
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.servers import RedisServer
 from tests.vllm_service.storage.conftest import Backend
+from tests.vllm_service.storage.use import OrganisationUse, used
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
-from vllm_service.domain.quotas import OrganisationUse
 from vllm_service.errors import RateLimited, StorageUnavailable
 from vllm_service.storage.memory_quotas import MemoryQuotas
 from vllm_service.storage.open import open_storage
@@ -125,7 +125,7 @@ async def test_a_rejected_request_takes_nothing_from_any_limit(quotas: Quotas) -
     key = limited(picousd_per_month=0)
     for _ in range(60):
         await refused(quotas, key, "192.0.2.1", tokens=5, picousd=1)
-    assert await quotas.used("acme", NOON) == OrganisationUse()
+    assert await used(quotas, "acme", NOON) == OrganisationUse()
     await quotas.reserve(limited(), "192.0.2.1", 5, 0, NOON)
 
 
@@ -133,21 +133,21 @@ async def test_a_release_gives_everything_back(quotas: Quotas) -> None:
     key = limited(requests_per_day=1, tokens_per_day=5)
     for _ in range(200):
         await (await quotas.reserve(key, "192.0.2.1", 5, 0, NOON)).release()
-    assert await quotas.used("acme", NOON) == OrganisationUse()
+    assert await used(quotas, "acme", NOON) == OrganisationUse()
 
 
 async def test_usage_beyond_the_estimate_is_booked_in_full(quotas: Quotas) -> None:
     key = limited(tokens_per_day=10)
     await (await quotas.reserve(key, None, 5, 1, NOON)).settle(500, 7)
-    assert await quotas.used("acme", NOON) == OrganisationUse(1, 500, 1, 500, 7)
+    assert await used(quotas, "acme", NOON) == OrganisationUse(1, 500, 1, 500, 7)
 
 
 async def test_a_settlement_after_midnight_counts_for_the_day_of_the_request(quotas: Quotas) -> None:
     reservation = await quotas.reserve(KEY, None, 5, 5, NOON)
-    assert (await quotas.used("acme", NOON + HALF_DAY)).tokens_today == 0
+    assert (await used(quotas, "acme", NOON + HALF_DAY)).tokens_today == 0
     await reservation.settle(3, 3)
-    assert await quotas.used("acme", NOON) == OrganisationUse(1, 3, 1, 3, 3)
-    assert await quotas.used("acme", NOON + HALF_DAY) == OrganisationUse()
+    assert await used(quotas, "acme", NOON) == OrganisationUse(1, 3, 1, 3, 3)
+    assert await used(quotas, "acme", NOON + HALF_DAY) == OrganisationUse()
 
 
 async def test_a_lease_that_nobody_ends_returns_by_itself(quotas: Quotas) -> None:
@@ -156,7 +156,7 @@ async def test_a_lease_that_nobody_ends_returns_by_itself(quotas: Quotas) -> Non
     await refused(quotas, key, now=NOON + 899)
     await quotas.reserve(key, None, 9, 0, NOON + 900)
     await late.settle(4, 0)
-    assert (await quotas.used("acme", NOON + 900)).tokens_today == 13
+    assert (await used(quotas, "acme", NOON + 900)).tokens_today == 13
 
 
 async def test_a_clock_that_goes_back_an_hour_opens_the_window_and_keeps_the_quota(quotas: Quotas) -> None:
@@ -164,7 +164,7 @@ async def test_a_clock_that_goes_back_an_hour_opens_the_window_and_keeps_the_quo
         await quotas.reserve(KEY, None, 1, 0, NOON)
     await refused(quotas, KEY, now=NOON - 30)
     await quotas.reserve(KEY, None, 1, 0, NOON - 3600)
-    assert (await quotas.used("acme", NOON - 3600)).requests_today == 101
+    assert (await used(quotas, "acme", NOON - 3600)).requests_today == 101
 
 
 async def test_use_survives_a_restart(backend: Backend) -> None:
@@ -176,7 +176,7 @@ async def test_use_survives_a_restart(backend: Backend) -> None:
         expected = OrganisationUse(1, 42, 1, 42, 7)
         if backend.redis_url is not None:  # the second request's lease lives in Redis, and its owner may too
             expected = OrganisationUse(2, 142, 2, 142, 17)
-        assert await storage.quotas.used("acme", now) == expected
+        assert await used(storage.quotas, "acme", now) == expected
 
 
 async def test_idle_windows_are_forgotten() -> None:
@@ -210,7 +210,7 @@ async def test_without_redis_requests_are_refused_as_unavailable_and_settlements
     own_redis.go_on()
     while quotas.waiting_ends:
         await asyncio.sleep(0.02)
-    assert await quotas.used("acme", NOON) == OrganisationUse(2, 6, 2, 6, 6)
+    assert await used(quotas, "acme", NOON) == OrganisationUse(2, 6, 2, 6, 6)
     await quotas.close()
     await link.close()
 

@@ -1,0 +1,28 @@
+"""How many tokens a request is, before any tokenizer runs: by the length of its JSON, and by its own bounds."""
+
+from __future__ import annotations
+
+import re
+
+# About as many bytes of JSON make a token: English text has 4.5 characters to one, code and other scripts fewer.
+BYTES_PER_TOKEN = 4
+# What is reserved for an answer whose length the caller did not bound.
+ASSUMED_COMPLETION_TOKENS = 1024
+TOKENS_PER_IMAGE = 800
+PREFIX_BYTES = 1024  # of a conversation tell one from another, for prefix-cache affinity
+MOST_TOKENS = 10**9  # of one answer, whatever a caller writes; the document says so too
+
+_INLINE_DATA = re.compile(rb';base64,[^"]*')
+
+
+def estimated_prompt_tokens(body: bytes) -> int:
+    """Tokens by the length of the request's JSON; images inlined as base64 count as images, not as text."""
+    if len(body) > 8192 and b";base64," in body:
+        text, images = _INLINE_DATA.subn(b"", body)
+        return len(text) // BYTES_PER_TOKEN + images * TOKENS_PER_IMAGE
+    return len(body) // BYTES_PER_TOKEN
+
+
+def longest_answer_tokens(bound: float | None, choices: float | None) -> int | None:
+    """Of all choices (`n`) together, at `bound` tokens each; None without a bound."""
+    return min(int(bound) * max(1, int(choices or 1)), MOST_TOKENS) if bound is not None and bound > 0 else None

@@ -1,0 +1,71 @@
+"""When workers should live, if all were known: the most that each can save, slot by slot, by a dynamic programme."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Slotted:
+    """Slots in order, seconds; and [slot, k] what the (k+1)-th worker saves there, in dollars, falling with k.
+
+    begins: of a slot; reach: by then a worker has to be there to take any of its requests.
+    whole: if it is there all the time, which is paid for elsewhere. last: if it leaves in this slot, less what its work
+    costs. first: if it comes in this slot and stays, less what work before the next slot costs.
+    """
+
+    begins: Floats
+    reach: Floats
+    whole: Floats
+    last: Floats
+    first: Floats
+
+
+@dataclass(frozen=True)
+class Lives:
+    """Of all workers together: dollars saved, seconds lived, starts."""
+
+    saved_usd: float
+    seconds: float
+    starts: int
+
+
+def best_lives(slots: Slotted, usd_per_second: float, start_usd: float) -> Lives:
+    """Each worker is off, came in this slot (perhaps after having left in it), or has been there before it.
+
+    Between two slots a worker is paid for: from the one's beginning to the other's if it was there before, else from
+    the one's reach on. Rows of the states: dollars, seconds, starts; the last two follow the best dollars.
+    """
+    workers = slots.whole.shape[1]
+    off = np.zeros((3, workers))
+    came = np.full((3, workers), -np.inf)
+    stayed = np.full((3, workers), -np.inf)
+    began = reached = float(slots.begins[0])
+    rows = zip(slots.begins.tolist(), slots.reach.tolist(), slots.whole, slots.last, slots.first, strict=True)
+    for begins, reach, whole, last, first in rows:
+        silence = max(0.0, begins - reached)
+        there = _better(_lived(stayed, begins - began, usd_per_second), _lived(came, silence, usd_per_second))
+        start = _better(off, there) + np.array([[-start_usd], [0.0], [1.0]])
+        off = _better(off, _plus(_better(there, start), last))
+        stayed, came = _plus(there, whole), _plus(start, first)
+        began, reached = begins, reach
+    return Lives(float(off[0].sum()), float(off[1].sum()), int(off[2].sum()))
+
+
+def _plus(state: Floats, usd: Floats) -> Floats:
+    return np.stack([state[0] + usd, state[1], state[2]])
+
+
+def _lived(state: Floats, seconds: float, usd_per_second: float) -> Floats:
+    after: Floats = state + np.array([[-usd_per_second * seconds], [seconds], [0.0]])
+    return after
+
+
+def _better(one: Floats, other: Floats) -> Floats:
+    better: Floats = np.where(one[0] >= other[0], one, other)
+    return better

@@ -1,0 +1,86 @@
+"""Traffic cut into slots, and how much of each slot's work any number of workers can do within its deadlines."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """first: the request with which each slot begins. A slot ends at a silence of `gap_seconds`, or when it is long."""
+
+    first: Whole
+    requests: int
+
+    @classmethod
+    def cut(cls, arrival: Floats, gap_seconds: float, longest_seconds: float) -> Slots:
+        """`arrival` in order."""
+        times = arrival.tolist()
+        first, began = [0], times[0]
+        for request, (before, now) in enumerate(pairwise(times), 1):
+            if now - before > gap_seconds or now - began > longest_seconds:
+                first.append(request)
+                began = now
+        return cls(np.array(first, np.int64), len(times))
+
+    @property
+    def ends(self) -> Whole:
+        """One past the last request of each slot."""
+        return np.append(self.first[1:], self.requests)
+
+    @property
+    def number(self) -> Whole:
+        """Of the slot that each request is in."""
+        return np.repeat(np.arange(len(self.first)), self.ends - self.first)
+
+    def capacities(self, arrival: Floats, deadline: Floats, work: Floats, workers: int) -> Floats:
+        """[slot, k]: worker-seconds of the slot's work that k workers can do, each piece between arrival and deadline.
+
+        Pieces may be split, interrupted and shared by workers, and whatever comes before and after the slot is not
+        there: more than can be done. The earliest deadline first is the order that gets the most done.
+        """
+        everything = np.add.reduceat(work, self.first)
+        done = np.zeros((len(self.first), workers + 1))
+        times, deadlines, works = arrival.tolist(), deadline.tolist(), work.tolist()
+        bounds = list(zip(self.first.tolist(), self.ends.tolist(), strict=True))
+        for slot, (first, end) in enumerate(bounds):
+            whole = float(everything[slot])
+            for count in range(1, workers + 1):
+                if done[slot, count - 1] >= whole * (1.0 - 1e-9):
+                    done[slot, count:] = whole
+                    break
+                pieces = (times[first:end], deadlines[first:end], works[first:end])
+                done[slot, count] = _most_work(*pieces, float(count))
+        return done
+
+
+def _most_work(arrival: list[float], deadline: list[float], work: list[float], speed: float) -> float:
+    """Seconds of work done by the earliest deadline first; what is unfinished at its deadline is dropped there."""
+    waiting: list[tuple[float, float]] = []
+    now, done, at, count = arrival[0], 0.0, 0, len(arrival)
+    while at < count or waiting:
+        if not waiting and arrival[at] > now:
+            now = arrival[at]
+        while at < count and arrival[at] <= now:
+            heapq.heappush(waiting, (deadline[at], work[at]))
+            at += 1
+        due, left = heapq.heappop(waiting)
+        until = min(due, arrival[at]) if at < count else due
+        can = max(0.0, until - now) * speed
+        if can >= left:
+            done += left
+            now += left / speed
+        else:
+            done += can
+            now = max(now, until)
+            if due > now:
+                heapq.heappush(waiting, (due, left - can))
+    return done
