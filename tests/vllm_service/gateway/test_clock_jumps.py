@@ -71,11 +71,11 @@ async def test_rows_quotas_and_leases_live_through_a_wall_clock_that_jumps_while
         clock.now -= jump
         statuses += [(await post(gateway)).status_code for _ in range(LIMIT)]
         rows = [await gateway.books.row(number) for number in range(len(statuses))]
-        day = await quotas.used("acme", NOON)
+        day, _ = quotas.periods.at("acme", NOON)
     # Within the day one request is too many; in another day the whole limit is there again, and the first still counts.
     same_day = abs(jump) < 12 * HOUR
     assert statuses == [200] * LIMIT + ([429] * (LIMIT + 1) if same_day else [200] * LIMIT + [429])
-    assert day.requests_today == LIMIT
+    assert day.requests == LIMIT
     assert {row.started_at for row in rows} == {NOON, NOON + jump}
     durations = [ms for row in rows for ms in (row.total_ms, row.ttft_ms, row.queue_ms) if ms is not None]
     assert durations
