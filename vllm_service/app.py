@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 from vllm_service.api.parts import Parts
 from vllm_service.errors import MethodNotAllowed
@@ -23,7 +23,7 @@ class Service:
         self._make_rest = make_rest
         self._rest: asyncio.Future[Application] | None = None
 
-    def __call__(self, request: Incoming, caller: Caller) -> Awaitable[None]:
+    def __call__(self, request: Incoming, caller: Caller) -> Coroutine[Any, Any, None]:
         """Answers one request."""
         operation = BY_PATH.get(request.target)
         if operation is None and b"?" in request.target:

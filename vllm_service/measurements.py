@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.domain.tally import Tally, combined
@@ -15,6 +15,7 @@ from vllm_service.providers.configured import Catalog
 OTHER = "other"
 _MOST_SERIES = 128
 _RATE_MINUTES = 5
+_MOST_WAITING = 128  # requests of one series that are summed up at once
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class _Series:
     provider: str | None
     windows: Windows
     target_ms: float | None
+    waiting: list[RequestRecord] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -71,17 +73,13 @@ class Measurements:
         self._codes = known_codes()
 
     def record(self, record: RequestRecord) -> None:
-        """A request has finished. About 3 microseconds; never blocks."""
+        """A request has finished. It is summed up with others, at the latest when somebody asks; never blocks."""
         if self._clock() >= self._minute_ends_at:
             self._turn()
         series = self._by_asked_name.get((record.model, record.provider)) or self._find(record.model, record.provider)
-        code = record.error_code
-        if code is not None and code not in self._codes:
-            code = OTHER
-        series.windows.current.add(record, code, series.target_ms)
-        self._minute.requests += 1
-        if record.usage is not None:
-            self._minute.tokens += record.usage.completion_tokens
+        series.waiting.append(record)
+        if len(series.waiting) >= _MOST_WAITING:
+            self._sum_up(series)
 
     @property
     def uptime_seconds(self) -> float:
@@ -144,12 +142,25 @@ class Measurements:
         )
 
     def _present(self) -> Iterable[_Series]:
+        self._sum_up(*self._series.values())
         if self._clock() >= self._minute_ends_at:
             self._turn()
         return self._series.values()
 
+    def _sum_up(self, *several: _Series) -> None:
+        for series in several:
+            if records := series.waiting:
+                codes = [record.error_code for record in records if record.error_code is not None]
+                errors = [code if code in self._codes else OTHER for code in codes]
+                tokens = [record.usage.completion_tokens for record in records if record.usage is not None]
+                series.windows.current.add(records, errors, series.target_ms)
+                self._minute.requests += len(records)
+                self._minute.tokens += sum(tokens)
+                series.waiting = []
+
     def _turn(self) -> None:
         """A minute is over: its rate is kept, targets are read again, and slots end when theirs is."""
+        self._sum_up(*self._series.values())
         now = self._clock()
         self._peak_tokens = max(self._peak_tokens, self._minute.tokens)
         self._minutes = [*self._minutes[1 - _RATE_MINUTES :], self._minute]

@@ -10,10 +10,8 @@ from vllm_service.domain.money import PICOUSD_PER_USD, to_usd
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.tally import Tally
 from vllm_service.errors import ModelNotFound
-from vllm_service.providers.configured import Catalog, PublicModel
+from vllm_service.providers.configured import APPLE_SILICON_TAG, Catalog, PublicModel
 
-# A provider tagged so in providers.yaml runs on Apple silicon.
-APPLE_SILICON_TAG = "apple-silicon"
 _UNKNOWN_PRICES = schemas.Prices(input=None, cached_input=None, output=None)
 
 

@@ -13,9 +13,9 @@ from vllm_service.api.metric_family import (
     per_model,
     per_provider,
 )
-from vllm_service.api.models import APPLE_SILICON_TAG
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.requests import Outcome
+from vllm_service.providers.configured import APPLE_SILICON_TAG
 
 
 def _statuses(snapshot: Snapshot) -> Samples:

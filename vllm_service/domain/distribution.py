@@ -34,16 +34,17 @@ class Distribution:
         self.least_ms: float | None = None
         self.greatest_ms: float | None = None
 
-    def add(self, milliseconds: float) -> None:
-        """One value more."""
-        self.counts[bisect_left(BOUNDS_MS, milliseconds)] += 1
-        self.sum_ms += milliseconds
-        if self.greatest_ms is None or self.least_ms is None:
-            self.least_ms = self.greatest_ms = milliseconds
-        elif milliseconds > self.greatest_ms:
-            self.greatest_ms = milliseconds
-        elif milliseconds < self.least_ms:
-            self.least_ms = milliseconds
+    def add_all(self, milliseconds: Sequence[float]) -> None:
+        """More values."""
+        if not milliseconds:
+            return
+        counts = self.counts
+        for value in milliseconds:
+            counts[bisect_left(BOUNDS_MS, value)] += 1
+        self.sum_ms += sum(milliseconds)
+        least, greatest = min(milliseconds), max(milliseconds)
+        self.least_ms = least if self.least_ms is None else min(self.least_ms, least)
+        self.greatest_ms = greatest if self.greatest_ms is None else max(self.greatest_ms, greatest)
 
     def merge(self, other: Distribution) -> None:
         """Everything that the other holds, too."""

@@ -9,6 +9,8 @@ from enum import StrEnum
 class Tier(StrEnum):
     """What a key was made for; it sets how many requests it may make in a minute."""
 
+    __hash__ = str.__hash__  # Enum's own is Python, and each request looks its limit up
+
     DEVELOPMENT = "development"
     PRODUCTION = "production"
     ENTERPRISE = "enterprise"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from vllm_service.domain.distribution import Distribution
 from vllm_service.domain.requests import Outcome, RequestRecord
@@ -15,6 +16,9 @@ _NUMBERS = (
     *("timed_tokens", "timed_ms", "queue_ms", "queued", "latency_ms", "latencies"),
     *("cost_picousd", "unpriced", "baseline_picousd", "compared_cost_picousd", "compared_baseline_picousd"),
 )
+_HOW = attrgetter("outcome", "status", "attempts", "stream")
+_TOKENS = attrgetter("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "estimated")
+_COST_AND_BASELINE = attrgetter("cost_picousd", "baseline_picousd")
 
 
 class Tally:
@@ -40,58 +44,58 @@ class Tally:
         self.cost_picousd = self.baseline_picousd = self.unpriced = 0
         self.compared_cost_picousd = self.compared_baseline_picousd = 0
 
-    def add(self, record: RequestRecord, error_code: str | None, target_ms: float | None) -> None:
-        """One finished request. error_code: the record's, or what stands for it where it is not one of ours."""
-        outcome, usage = record.outcome, record.usage
-        self.by_outcome[outcome] += 1
-        self.by_status[record.status] += 1
-        if error_code is not None:
-            self.errors[error_code] += 1
-        self.attempts += record.attempts
-        self.fallbacks += record.attempts > 1
-        self.streams += record.stream
-        if usage is not None:
-            self._add_usage(usage)
-        if outcome is Outcome.COMPLETED:
-            self._add_completed(record, usage, target_ms)
-        self._add_money(record)
+    def add(self, records: Sequence[RequestRecord], errors: Iterable[str], target_ms: float | None) -> None:
+        """Finished requests, column by column: many at once take a third of what they would take one by one.
 
-    def _add_usage(self, usage: Usage) -> None:
-        self.prompt_tokens += usage.prompt_tokens
-        self.completion_tokens += usage.completion_tokens
-        self.cached_tokens += usage.cached_tokens
-        self.reasoning_tokens += usage.reasoning_tokens
-        self.estimated += usage.estimated
+        errors: the records' error codes, or what stands for them where they are none of ours.
+        """
+        outcomes, statuses, attempts, streams = zip(*map(_HOW, records), strict=True)
+        self.by_outcome.update(outcomes)
+        self.by_status.update(statuses)
+        self.errors.update(errors)
+        self.attempts += sum(attempts)
+        self.fallbacks += sum(map((1).__lt__, attempts))
+        self.streams += sum(streams)
+        self._add_usage([record.usage for record in records if record.usage is not None])
+        self._add_completed([record for record in records if record.outcome is Outcome.COMPLETED], target_ms)
+        self._add_money(records)
 
-    def _add_completed(self, record: RequestRecord, usage: Usage | None, target_ms: float | None) -> None:
-        self.uncounted += usage is None
-        self.unpriced += record.cost_picousd is None
-        if record.ttft_ms is not None:
-            self.ttft.add(record.ttft_ms)
-        if record.total_ms is None:
-            return
-        self.latency.add(record.total_ms)
-        self.latency_ms += record.total_ms
-        self.latencies += 1
-        if record.queue_ms is not None:
-            self.queue_ms += record.queue_ms
-            self.queued += 1
+    def _add_usage(self, usages: Sequence[Usage]) -> None:
+        if usages:
+            prompt, cached, completion, reasoning, estimated = map(sum, zip(*map(_TOKENS, usages), strict=True))
+            self.prompt_tokens += prompt
+            self.cached_tokens += cached
+            self.completion_tokens += completion
+            self.reasoning_tokens += reasoning
+            self.estimated += estimated
+
+    def _add_completed(self, records: Sequence[RequestRecord], target_ms: float | None) -> None:
+        self.ttft.add_all([record.ttft_ms for record in records if record.ttft_ms is not None])
+        timed = [record.total_ms for record in records if record.total_ms is not None]
+        self.latency.add_all(timed)
+        self.latency_ms += sum(timed)
+        self.latencies += len(timed)
+        queued = [record.queue_ms for record in records if record.queue_ms is not None and record.total_ms is not None]
+        self.queue_ms += sum(queued)
+        self.queued += len(queued)
         if target_ms is not None:
-            self.targets_met += record.total_ms <= target_ms
-            self.targets_missed += record.total_ms > target_ms
-        if usage is not None:
-            self.timed_tokens += usage.completion_tokens
-            self.timed_ms += record.total_ms
+            met = sum(map(target_ms.__ge__, timed))
+            self.targets_met += met
+            self.targets_missed += len(timed) - met
+        for record in records:
+            usage, total_ms = record.usage, record.total_ms
+            self.uncounted += usage is None
+            self.unpriced += record.cost_picousd is None
+            if usage is not None and total_ms is not None:
+                self.timed_tokens += usage.completion_tokens
+                self.timed_ms += total_ms
 
-    def _add_money(self, record: RequestRecord) -> None:
-        cost, baseline = record.cost_picousd, record.baseline_picousd
-        if cost is not None:
-            self.cost_picousd += cost
-        if baseline is not None:
-            self.baseline_picousd += baseline
-            if cost is not None:
-                self.compared_cost_picousd += cost
-                self.compared_baseline_picousd += baseline
+    def _add_money(self, records: Sequence[RequestRecord]) -> None:
+        self.cost_picousd += sum([record.cost_picousd or 0 for record in records])
+        self.baseline_picousd += sum([record.baseline_picousd or 0 for record in records])
+        compared = [pair for pair in map(_COST_AND_BASELINE, records) if None not in pair]
+        self.compared_cost_picousd += sum([cost for cost, _ in compared])
+        self.compared_baseline_picousd += sum([baseline for _, baseline in compared])
 
     def merge(self, other: Tally) -> None:
         """Everything that the other holds, too."""

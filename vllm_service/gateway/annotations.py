@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from vllm_service.domain.money import PICOUSD_PER_USD
@@ -17,60 +19,58 @@ _COST_UNKNOWN = (
 )
 _PERFORMANCE = (
     b',"performance_info":{"inference_time_ms":%.3f,"ttft_ms":%b,"tokens_per_second":%b,"cache_hit":%b,'
-    b'"quality_score":null,"provider":%b,"apple_silicon_optimized":%b,"route_reason":%b}'
+    b'"quality_score":null,%b}'
 )
+_BOOLEANS = (b"false", b"true")
 
 
-def annotation(
-    *,
-    cost_picousd: int | None,
-    baseline_picousd: int | None,
-    total_seconds: float,
-    ttft_seconds: float | None,
-    completion_tokens: int | None,
-    provider: str | None,
-    reason: str,
-    is_cached: bool = False,
-    is_estimate: bool = False,
-    is_apple_silicon: bool = False,
-) -> bytes:
-    """`,"cost_info":{...},"performance_info":{...}`: members to be added to an object that has some.
+def cost_info(cost_picousd: int | None, baseline_picousd: int | None, is_estimate: bool) -> bytes:
+    """`,"cost_info":{...}`: a member to be added to an object that has some.
 
     is_estimate: the cost is the router's expectation of a worker's seconds, or of tokens that nobody counted.
     """
-    per_second = completion_tokens / total_seconds if completion_tokens and total_seconds > 0 else None
-    return b"%b%b" % (
-        _cost(cost_picousd, baseline_picousd, b"true" if is_estimate else b"false"),
-        _PERFORMANCE
-        % (
-            total_seconds * 1000,
-            b"null" if ttft_seconds is None else b"%.3f" % (ttft_seconds * 1000),
-            b"null" if per_second is None else b"%.3f" % per_second,
-            b"true" if is_cached else b"false",
-            _encode(provider),
-            b"true" if is_apple_silicon else b"false",
-            _encode(reason),
-        ),
-    )
-
-
-def _cost(cost_picousd: int | None, baseline_picousd: int | None, is_estimate: bytes) -> bytes:
     if cost_picousd is None or not baseline_picousd:
         saved = None if cost_picousd is None or baseline_picousd is None else baseline_picousd - cost_picousd
-        return _COST_UNKNOWN % (_usd(cost_picousd), _usd(baseline_picousd), _usd(saved), is_estimate)
+        known = _usd(cost_picousd), _usd(baseline_picousd), _usd(saved)
+        return _COST_UNKNOWN % (*known, _BOOLEANS[is_estimate])
     saved = baseline_picousd - cost_picousd
     usd = PICOUSD_PER_USD
     percentage = round(100 * saved / baseline_picousd, 3)
-    return _COST % (cost_picousd / usd, baseline_picousd / usd, saved / usd, percentage, is_estimate)
+    return _COST % (cost_picousd / usd, baseline_picousd / usd, saved / usd, percentage, _BOOLEANS[is_estimate])
 
 
-def spliced(document: bytes, members: bytes) -> bytes:
+def performance_info(
+    total_seconds: float,
+    ttft_seconds: float | None,
+    completion_tokens: int | None,
+    is_cached: bool,
+    place: bytes,
+) -> bytes:
+    """`,"performance_info":{...}`, likewise. place: of `place_info`."""
+    per_second = completion_tokens / total_seconds if completion_tokens and total_seconds > 0 else None
+    return _PERFORMANCE % (
+        total_seconds * 1000,
+        b"null" if ttft_seconds is None else b"%.3f" % (ttft_seconds * 1000),
+        b"null" if per_second is None else b"%.3f" % per_second,
+        _BOOLEANS[is_cached],
+        place,
+    )
+
+
+@lru_cache(maxsize=4096)
+def place_info(provider: str | None, reason: str, is_on_apple_silicon: bool) -> bytes:
+    """The members of performance_info that say who answered, and why."""
+    members = {"provider": provider, "apple_silicon_optimized": is_on_apple_silicon, "route_reason": reason}
+    return _encode(members)[1:-1]
+
+
+def spliced(document: bytes, *members: bytes) -> bytes:
     """The document with these members at its end; white space, or SSE's line breaks, may follow the object."""
     end = document.rindex(b"}")
     begin = document[:end]
     if begin.endswith((b"{", b" ", b"\n", b"\t", b"\r")) and begin.rstrip().endswith(b"{"):
-        members = members[1:]
-    return b"".join((begin, members, document[end:]))
+        members = (members[0][1:], *members[1:])
+    return b"".join((begin, *members, document[end:]))
 
 
 def _usd(amount_picousd: int | None) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from vllm_service.domain.usage import Usage
@@ -37,34 +39,43 @@ _decoder = msgspec.json.Decoder(_Answer)
 _lenient = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-class Found:
+class Found(NamedTuple):
     """usage: None where there is none. is_only_usage: nothing else is in it (`choices` is empty)."""
 
-    __slots__ = ("is_only_usage", "usage")
+    usage: Usage | None
+    is_only_usage: bool
 
-    def __init__(self, usage: Usage | None, is_only_usage: bool) -> None:
-        self.usage = usage
-        self.is_only_usage = is_only_usage
+
+def usage_in(document: bytes) -> Usage | None:
+    """Of a whole answer; None where it names none. Raises ValueError: this is not a JSON object."""
+    try:
+        return _usage_of(_decoder.decode(document))
+    except msgspec.ValidationError:
+        return _usage_of(_read(document))
 
 
 def find_usage(document: bytes) -> Found:
-    """Of a whole answer, or of one event's data. Raises ValueError: this is not a JSON object."""
+    """Of one event's data. Raises ValueError: this is not a JSON object."""
+    answer = _read(document)
+    choices = bytes(answer.choices)
+    return Found(_usage_of(answer), len(choices) <= 16 and choices[1:-1].strip() == b"" != choices)
+
+
+def _read(document: bytes) -> _Answer:
     try:
-        answer = _decoder.decode(document)
+        return _decoder.decode(document)
     except msgspec.ValidationError:
         _lenient.decode(document)  # an object, only with usage of another shape
-        return Found(None, False)
-    usage = answer.usage
-    if usage is None and answer.response is not None:
-        usage = answer.response.usage
-    choices = bytes(answer.choices)
-    return Found(
-        None if usage is None else _counted(usage), len(choices) <= 16 and choices[1:-1].strip() == b"" != choices
-    )
+        return _Answer()
 
 
-def _counted(usage: _Usage) -> Usage:
+def _usage_of(answer: _Answer) -> Usage | None:
     """In our words. Details that contradict the totals are cut to them."""
+    usage = answer.usage
+    if usage is None:
+        usage = None if answer.response is None else answer.response.usage
+        if usage is None:
+            return None
     prompt = usage.prompt_tokens or usage.input_tokens or 0
     completion = usage.completion_tokens or usage.output_tokens or 0
     read = usage.prompt_tokens_details or usage.input_tokens_details

@@ -11,7 +11,6 @@ from vllm_service.domain.token_estimates import BYTES_PER_TOKEN
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError, UpstreamFailed
 from vllm_service.gateway import outcomes
-from vllm_service.gateway.annotations import spliced
 from vllm_service.gateway.call import Call, Sent
 from vllm_service.gateway.error_answers import error_event
 from vllm_service.gateway.event_relay import EventRelay
@@ -21,24 +20,22 @@ from vllm_service.providers.protocol import ProviderFault
 from vllm_service.routing.failures import NO_ANSWER
 from vllm_service.storage.protocol import CachedResponse
 
-EVENT_STREAM = b"text/event-stream; charset=utf-8\r\ncache-control: no-cache"
+_JSON = b"content-type: application/json\r\n"
+_EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 _ENVELOPE_BYTES = 350  # of a whole answer besides its text: id, times, names, finish reason
 
 
-def send_whole(call: Call, sent: Sent) -> CachedResponse:
-    """What was answered, as it may be given again."""
-    document = body = sent.answer.body
-    now = time.monotonic()
+def send_whole(call: Call, sent: Sent, *, keeps: bool) -> CachedResponse | None:
+    """The provider's answer, annotated. keeps: it is returned as it came, as it may be given again."""
+    document, now = sent.answer.body, time.monotonic()
     if sent.usage is None and call.model.tokenizer is not None:
         call.said = Said.whole(document)
-    call.count(sent.usage or _by_length(call, max(0, len(body) - _ENVELOPE_BYTES)))
-    if call.annotates:
-        body = spliced(body, call.annotation(now))
+    call.count(sent.usage or _by_length(call, max(0, len(document) - _ENVELOPE_BYTES)))
     if call.caller.has_left:
         call.outcome, call.status = Outcome.CANCELLED, 499
-    call.answer(200, call.answer_headers(b"application/json"), body)
+    call.answer(200, call.answer_headers(_JSON), call.annotated(document, now))
     outcomes.succeeded(call, sent, sent.usage, now)
-    return CachedResponse(document, False, call.usage)
+    return CachedResponse(document, False, call.usage) if keeps else None
 
 
 async def relay_events(call: Call, sent: Sent, *, keeps: bool) -> CachedResponse | None:
@@ -53,7 +50,7 @@ async def relay_events(call: Call, sent: Sent, *, keeps: bool) -> CachedResponse
     if call.model.tokenizer is not None:
         call.said = Said()
         receive = call.said.around(receive)
-    caller.begin(200, call.answer_headers(EVENT_STREAM))
+    caller.begin(200, call.answer_headers(_EVENT_STREAM))
     caller.fed_by(answer)
     error: ServiceError | None = None
     try:
@@ -83,14 +80,11 @@ def replay(call: Call, cached: CachedResponse) -> None:
     call.outcome, call.reason = Outcome.CACHED, "response cache"
     if cached.usage is not None:
         call.count(cached.usage)
-    body = cached.body
     if not cached.is_stream:
-        if call.annotates:
-            body = spliced(body, call.annotation(time.monotonic()))
-        call.answer(200, call.answer_headers(b"application/json"), body)
+        call.answer(200, call.answer_headers(_JSON), call.annotated(cached.body, time.monotonic()))
         return
-    call.caller.begin(200, call.answer_headers(EVENT_STREAM))
-    EventRelay(call.operation, call.caller.send, partial(_finish, call)).receive(body)
+    call.caller.begin(200, call.answer_headers(_EVENT_STREAM))
+    EventRelay(call.operation, call.caller.send, partial(_finish, call)).receive(cached.body)
     call.end()
 
 
@@ -102,7 +96,7 @@ def _finish(call: Call, event: bytes, usage: Usage, is_only_usage: bool) -> byte
     call.count(usage)
     if is_only_usage and not call.fields.wants_usage and call.headers.get(b"x-annotate") != b"on":
         return b""
-    return spliced(event, call.annotation(time.monotonic())) if call.annotates else event
+    return call.annotated(event, time.monotonic())
 
 
 def _keeping(receive: Callable[[bytes], None], kept: list[bytes]) -> Callable[[bytes], None]:

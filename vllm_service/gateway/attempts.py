@@ -8,11 +8,11 @@ import time
 from vllm_service.errors import GatewayTimeout, ModelUnavailable, RateLimited, ServiceError
 from vllm_service.gateway.call import Call, Sent
 from vllm_service.gateway.hedged_attempts import hedged_attempt
+from vllm_service.gateway.judging import NotAnswered
 from vllm_service.gateway.one_attempt import attempted
-from vllm_service.gateway.sending import NotAnswered
 from vllm_service.routing.deadlines import Deadline
 from vllm_service.routing.failures import ONLY_HERE, OUR_ACCOUNT
-from vllm_service.routing.fallback import Attempt, Course
+from vllm_service.routing.fallback import Course
 from vllm_service.routing.plan import Plan
 
 
@@ -23,8 +23,9 @@ async def first_answer(call: Call, plan: Plan, deadline: Deadline) -> Sent:
     while (attempt := course.next(time.monotonic())) is not None:
         if call.caller.has_left:  # its place was to be read to the end, and failed: nobody else is paid for nobody
             raise asyncio.CancelledError
+        begin = hedged_attempt if attempt.number == 1 and _is_hedged(call) else attempted
         try:
-            sent = await _tried(call, attempt, course, deadline)
+            sent = await begin(call, attempt, course, deadline)
         except NotAnswered as failed:
             error = failed.error
             if not failed.is_told:
@@ -37,13 +38,10 @@ async def first_answer(call: Call, plan: Plan, deadline: Deadline) -> Sent:
     raise given_up(call, plan, course, error)
 
 
-async def _tried(call: Call, attempt: Attempt, course: Course, deadline: Deadline) -> Sent | None:
-    """Only a first attempt is hedged: later ones are a second place already."""
+def _is_hedged(call: Call) -> bool:
+    """First attempts only; later ones are a second place already. Two answers may cost more than a cap allows."""
     hedging = call.failing_over.hedging
-    is_capped = call.facts.cap_picousd is not None  # two answers may cost more than one
-    if hedging is not None and attempt.number == 1 and not is_capped and hedging.wanted_by(call.headers):
-        return await hedged_attempt(call, attempt, course, deadline)
-    return await attempted(call, attempt, course, deadline)
+    return hedging is not None and hedging.wanted_by(call.headers) and call.facts.cap_picousd is None
 
 
 def given_up(call: Call, plan: Plan, course: Course, last: ServiceError | None) -> ServiceError:

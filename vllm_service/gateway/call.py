@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import Usage
-from vllm_service.gateway.annotations import annotation
+from vllm_service.gateway.annotations import cost_info, performance_info, place_info, spliced
 from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.operations import Operation
@@ -27,16 +28,20 @@ from vllm_service.storage.protocol import Reservation
 
 
 class Sent:
-    """The request at one place. Times are of time.monotonic; usage: of a whole answer, as its provider counted it."""
+    """The request at one place. Times are of time.monotonic; usage: of a whole answer, as its provider counted it.
+
+    stays: the answer is read to its end also when the caller leaves.
+    """
 
     answer: Answer
 
-    __slots__ = ("admission", "answer", "at", "first_byte", "step", "usage")
+    __slots__ = ("admission", "answer", "at", "first_byte", "stays", "step", "usage")
 
-    def __init__(self, step: Step, admission: Admission, at: float) -> None:
+    def __init__(self, step: Step, admission: Admission, at: float, stays: bool) -> None:
         self.step = step
         self.admission = admission
         self.at = at
+        self.stays = stays
         self.first_byte: float | None = None
         self.usage: Usage | None = None
 
@@ -50,81 +55,58 @@ class Loss(NamedTuple):
 
 
 class Call:
-    """Filled in phase by phase. Times are of time.monotonic, `started_at` apart."""
+    """Filled in phase by phase; what stands here is what holds until then. Times are of time.monotonic."""
 
     key: ApiKey
     fields: RequestFields
-    facts: RequestFacts
     model: ServedModel
-    configured: Configured
-    failing_over: FailingOver
-    upstream: Upstream
+    facts: RequestFacts
+    reservation: Reservation | None = None
+    annotates = False
+    trace: RequestSpan | None = None
+    reason: str | None = None
+    step: Step | None = None
+    attempts = 0
+    losses: Sequence[Loss] = ()
+    sent: float | None = None
+    first_byte: float | None = None
+    said: Said | None = None
+    usage: Usage | None = None
+    cost_picousd: int | None = None
+    baseline_picousd: int | None = None
+    is_estimate = False
+    is_answered = False
+    outcome = Outcome.COMPLETED
+    status = 200
+    error_code: str | None = None
 
-    __slots__ = (
-        "annotates",
-        "attempts",
-        "baseline_picousd",
-        "caller",
-        "configured",
-        "cost_picousd",
-        "error_code",
-        "facts",
-        "facts_or_none",
-        "failing_over",
-        "fields",
-        "first_byte",
-        "headers",
-        "is_answered",
-        "is_estimate",
-        "key",
-        "key_or_none",
-        "losses",
-        "model",
-        "operation",
-        "outcome",
-        "reason",
-        "request",
-        "request_id",
-        "reservation",
-        "said",
-        "sent",
-        "started",
-        "started_at",
-        "status",
-        "step",
-        "trace",
-        "upstream",
-        "usage",
-    )  # fmt: skip
-
-    def __init__(self, operation: Operation, request: Incoming, caller: Caller) -> None:
+    def __init__(
+        self,
+        operation: Operation,
+        request: Incoming,
+        caller: Caller,
+        request_id: str,
+        *,
+        configured: Configured,
+        failing_over: FailingOver,
+        upstream: Upstream,
+    ) -> None:
         self.operation = operation
         self.request = request
         self.caller = caller
-        self.headers = dict(request.headers)
-        self.started_at = time.time()
+        self.headers = request.named
+        self.request_id = request_id
+        self.id_line = b"x-request-id: %b\r\n" % request_id.encode()
+        self.configured = configured
+        self.failing_over = failing_over
+        self.upstream = upstream
+        self.started_at = time.time()  # since 1970
         self.started = time.monotonic()
-        self.request_id = ""
-        self.annotates = False
-        self.reservation: Reservation | None = None
-        self.said: Said | None = None
-        self.trace: RequestSpan | None = None
-        self.reason: str | None = None
-        self.step: Step | None = None
-        self.attempts = 0
-        self.losses: list[Loss] = []
-        self.sent: float | None = None
-        self.first_byte: float | None = None
-        self.usage: Usage | None = None
-        self.cost_picousd: int | None = None
-        self.is_estimate = False
-        self.is_answered = False
-        self.baseline_picousd: int | None = None
-        self.key_or_none: ApiKey | None = None
-        self.facts_or_none: RequestFacts | None = None
-        self.outcome = Outcome.COMPLETED
-        self.status = 200
-        self.error_code: str | None = None
+
+    def went_to(self, sent: Sent) -> None:
+        """The place that answers, as far as is known now; a caller who leaves stops what it does, or does not."""
+        self.step, self.sent, self.first_byte = sent.step, sent.at, sent.first_byte
+        self.caller.stays = sent.stays
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """See Caller; the connection is free for its next request."""
@@ -142,51 +124,51 @@ class Call:
         By the provider's price of a token; where it has none, what the router expected; else unknown.
         """
         self.usage = usage
-        if self.model.baseline is not None:
-            self.baseline_picousd = self.model.baseline.cost_picousd(usage)
-        step = self.step
+        model, step = self.model, self.step
+        if model.baseline is not None:
+            self.baseline_picousd = model.baseline.cost_picousd(usage)
         if self.outcome is Outcome.CACHED:
             self.cost_picousd = 0
         elif step is not None:
-            price = self.model.prices.get((step.provider, step.model))
+            price = model.prices.get((step.provider, step.model))
             self.cost_picousd = step.cost_picousd if price is None else price.cost_picousd(usage)
             self.is_estimate = usage.estimated or (price is None and step.cost_picousd is not None)
 
-    def annotation(self, now: float) -> bytes:
-        """The members that are added to its answer."""
-        is_cached = self.outcome is Outcome.CACHED
-        ttft = self.first_byte - self.started if self.first_byte is not None and self.fields.stream else None
-        return annotation(
-            cost_picousd=self.cost_picousd,
-            baseline_picousd=self.baseline_picousd,
-            total_seconds=now - self.started,
-            ttft_seconds=ttft,
-            completion_tokens=None if self.usage is None or is_cached else self.usage.completion_tokens,
-            provider=self.step.provider if self.step is not None else None,
-            reason=self.reason or "",
-            is_cached=is_cached,
-            is_estimate=self.is_estimate,
+    def annotated(self, document: bytes, now: float) -> bytes:
+        """A whole answer, or the event that carries usage, with what is added to it; as it was where nothing is."""
+        if not self.annotates:
+            return document
+        is_cached, usage = self.outcome is Outcome.CACHED, self.usage
+        provider = None if self.step is None else self.step.provider
+        return spliced(
+            document,
+            cost_info(self.cost_picousd, self.baseline_picousd, self.is_estimate),
+            performance_info(
+                now - self.started,
+                self.first_byte - self.started if self.first_byte is not None and self.fields.stream else None,
+                None if usage is None or is_cached else usage.completion_tokens,
+                is_cached,
+                place_info(provider, self.reason or "", provider in self.configured.on_apple_silicon),
+            ),
         )
 
     def answer_headers(self, content_type: bytes) -> bytes:
-        """Header lines of its answer."""
-        return b"content-type: %b\r\nx-request-id: %b\r\n%b" % (
-            content_type,
-            self.request_id.encode(),
-            _route_headers(self.step.provider if self.step is not None else None, self.reason or ""),
-        )
+        """Header lines of its answer. content_type: a line, or more, each ended by CRLF."""
+        provider = None if self.step is None else self.step.provider
+        return content_type + self.id_line + _route_headers(provider, self.reason or "")
 
     def upstream_headers(self) -> bytes:
         """What goes with the request besides the provider's own headers; nothing else of the caller's does."""
-        lines = b"x-request-id: %b\r\n" % self.request_id.encode()
         if self.trace is not None:
-            return lines + self.trace.headers()
+            return self.id_line + self.trace.headers()
         parent = self.headers.get(b"traceparent")
-        return lines if parent is None else lines + trace_headers(parent, self.headers.get(b"tracestate"))
+        return self.id_line if parent is None else self.id_line + trace_headers(parent, self.headers.get(b"tracestate"))
 
     def record(self, now: float) -> RequestRecord:
         """Its row in the ledger. By position: with names it takes a microsecond longer."""
-        key, facts, step = self.key_or_none, self.facts_or_none, self.step
+        key: ApiKey | None = getattr(self, "key", None)
+        facts: RequestFacts | None = getattr(self, "facts", None)
+        step, started, sent, first = self.step, self.started, self.sent, self.first_byte
         return RequestRecord(
             self.request_id,
             self.started_at,
@@ -202,9 +184,9 @@ class Call:
             self.cost_picousd,
             self.baseline_picousd,
             facts.stream if facts else False,
-            None if self.sent is None else (self.sent - self.started) * 1000,
-            None if self.first_byte is None else (self.first_byte - self.started) * 1000,
-            (now - self.started) * 1000,
+            None if sent is None else (sent - started) * 1000,
+            None if first is None else (first - started) * 1000,
+            (now - started) * 1000,
             self.attempts,
             self.error_code,
             self.reason,

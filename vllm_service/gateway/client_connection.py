@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from asyncio.trsock import TransportSocket
 from collections import deque
@@ -10,31 +11,32 @@ from typing import TYPE_CHECKING, cast
 
 from vllm_service.errors import RequestTimeout, ServiceError
 from vllm_service.gateway.eager_task import EagerTask
-from vllm_service.gateway.error_answers import REASONS, error_body, error_headers, whole_answer
+from vllm_service.gateway.error_answers import error_body, error_headers, status_line, whole_answer
 from vllm_service.gateway.incoming import Flow, Incoming
 from vllm_service.gateway.request_reader import RequestReader
+from vllm_service.logs import place_of
 
 if TYPE_CHECKING:
     from vllm_service.gateway.http_server import HttpServer
 
 DISCARD_SECONDS = 2.0  # what still comes after a refusal is read for so long
+CLOSE = b"connection: close\r\n"
+_log = logging.getLogger(__name__)
 
 
 class ClientConnection(RequestReader):
     """Also the Caller (incoming.py) of the request that is being answered; there is one at a time."""
 
     def __init__(self, server: HttpServer) -> None:
-        super().__init__(server.limits, server.loop)
+        super().__init__(server.limits, server.loop, server.outbox)
         self._server = server
-        self._transport: asyncio.Transport | None = None
         self._requests: deque[tuple[Incoming, bool]] = deque()
-        self._task: EagerTask | asyncio.Task[None] | None = None
+        self._task: EagerTask | None = None
         self._keeps_alive = True
         self._is_chunked = False
         self._is_reading_paused = False
         self._stalled_since: float | None = None
-        self.stays = False
-        self.has_begun = False
+        self.stays = self.has_begun = self.has_left = False
         self._flow: Flow | None = None
 
     # asyncio.Protocol: what the caller sends
@@ -55,6 +57,8 @@ class ClientConnection(RequestReader):
     def connection_lost(self, error: Exception | None) -> None:
         """The caller has left; whoever answers is stopped, unless it stays to the end."""
         self._transport = None
+        self.has_left = True
+        self._unsent.clear()
         self._requests.clear()
         self._server.lost(self)
         if self._task is not None and not self.stays:
@@ -76,38 +80,34 @@ class ClientConnection(RequestReader):
 
     def received(self, request: Incoming, keeps_alive: bool) -> None:
         """The request is there: it is answered now, or after those before it."""
+        if self._task is None and not self._requests:
+            self._begin(request, keeps_alive)
+            return
         self._requests.append((request, keeps_alive))
-        if self._task is None:
-            self._next()
-        elif len(self._requests) >= self._limits.pipelined and not self._is_reading_paused and self._transport:
+        if len(self._requests) >= self._limits.pipelined and not self._is_reading_paused and self._transport:
             self._is_reading_paused = True
             self._transport.pause_reading()
 
     # The Caller that is answered
 
-    @property
-    def has_left(self) -> bool:
-        """See Caller."""
-        return self._transport is None
-
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """See Caller."""
         if self._transport is not None:
-            last = self._server.date_line if self._keeps_alive else b"connection: close\r\n"
-            self._transport.write(whole_answer(status, headers + last, body))
+            last = self._server.date_line if self._keeps_alive else CLOSE
+            write = self.write if len(self._server.tasks) > 1 else self.write_now
+            write(whole_answer(status, headers, last, body))
         self._answered()
 
     def begin(self, status: int, headers: bytes) -> None:
         """See Caller."""
         self.has_begun = True
         framing = b"transfer-encoding: chunked\r\n" if self._is_chunked else b""
-        last = self._server.date_line if self._keeps_alive else b"connection: close\r\n"
-        self.write(b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (status, REASONS.get(status, b"-"), headers, last, framing))
+        last = self._server.date_line if self._keeps_alive else CLOSE
+        self.write(b"%b%b%b%b\r\n" % (status_line(status), headers, last, framing))
 
     def send(self, data: bytes) -> None:
         """See Caller."""
-        if self._transport is not None:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        self.write_now(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 
     def end(self) -> None:
         """See Caller."""
@@ -136,7 +136,7 @@ class ClientConnection(RequestReader):
             since, longest = self._stalled_since, limits.stalled_write_seconds
         elif self._is_discarding:
             since, longest = self._last_data, DISCARD_SECONDS
-        elif self._task is not None:
+        elif self._task is not None or self._requests:
             return
         elif self._is_receiving:
             longest = limits.body_seconds if self._has_head else limits.head_seconds
@@ -146,32 +146,41 @@ class ClientConnection(RequestReader):
         else:
             since, longest = self._last_data, limits.head_seconds if self._is_new else limits.keep_alive_seconds
         if now - since > longest:
-            self._leave()
+            self.leave()
 
     def close_when_done(self) -> None:
         """The server is stopping: no further request on this connection."""
         self.reads_no_more()
-        if self._task is None and not self._is_receiving and self._transport is not None:
+        if not (self._task or self._requests or self._is_receiving) and self._transport is not None:
+            self.flush()
             self._transport.close()
 
-    def close_at_once(self) -> None:
-        """The server has stopped."""
-        self._leave()
-
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Ends the connection as if the caller had: whoever answers is told."""
         if self._transport is not None:
             self._transport.abort()
 
-    def _next(self) -> None:
-        request, keeps_alive = self._requests.popleft()
-        self._keeps_alive = self._keeps_alive and keeps_alive and not self._server.is_stopping
+    def _begin(self, request: Incoming, keeps_alive: bool) -> None:
+        server = self._server
         self._is_chunked = request.http_version == "1.1"
-        if not self._is_chunked:
-            self._keeps_alive = False
-        task = self._task = self._server.task_for(request, self)
-        if isinstance(task, EagerTask):
-            task.begin()
+        self._keeps_alive = self._keeps_alive and keeps_alive and self._is_chunked and not server.is_stopping
+        task = self._task = EagerTask(server.handle(request, self), self._loop, self._ended)
+        server.tasks.add(task)
+        task.begin()
+
+    def _ended(self, task: EagerTask) -> None:
+        """The task is over. What it did not answer by itself, the gateway has failed on; the caller learns no more."""
+        self._server.tasks.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None:
+            _log.error("a request could not be answered: %s", place_of(failure))
+        if self._task is not task:
+            return
+        if failure is None or self.has_begun:
+            self.abort()
+        else:
+            error = ServiceError("The gateway failed on this request.")
+            self.answer(error.status, error_headers(error), error_body(error, None))
 
     def _answered(self) -> None:
         """What the task still does, it does for itself; the caller's next request may begin."""
@@ -180,14 +189,20 @@ class ClientConnection(RequestReader):
             return
         if not self._keeps_alive:
             self._requests.clear()
+            self.flush()
             self._transport.close()
         elif self._requests:
-            self._next()
-            if self._is_reading_paused and self._transport is not None:
-                self._is_reading_paused = False
-                self._transport.resume_reading()
+            self._loop.call_soon(self._next)  # not within the task that is here
         else:
             self._last_data = self._loop.time()
+
+    def _next(self) -> None:
+        """Begins with the first request that waits, unless the caller has left meanwhile."""
+        if self._requests and self._task is None:
+            self._begin(*self._requests.popleft())
+        if self._is_reading_paused and self._transport is not None:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
 
     def refuse(self, error: ServiceError) -> None:
         """An error of the connection itself. An answer under way is not mixed with it."""
@@ -196,16 +211,12 @@ class ClientConnection(RequestReader):
         self.reads_no_more()
         if self._task is not None or self._requests or self._transport is None:
             return
-        self.write(whole_answer(error.status, error_headers(error) + b"connection: close\r\n", error_body(error, None)))
+        self.write(whole_answer(error.status, error_headers(error), CLOSE, error_body(error, None)))
         # Ends our side and reads on for a moment: a reset could overtake the answer.
         self._is_discarding = True
+        self.flush()
         self._transport.write_eof()
 
     def reads_no_more(self) -> None:
         """Nothing more is read from here."""
         self._keeps_alive = False
-
-    def write(self, data: bytes) -> None:
-        """Bytes for the caller, if there is still one."""
-        if self._transport is not None:
-            self._transport.write(data)

@@ -34,7 +34,7 @@ class EagerTask(asyncio.Future[None]):
 
     def begin(self) -> None:
         """To the first wait."""
-        self._context.run(self._step, None)
+        self._context.run(self._step)
 
     def cancel(self, msg: object = None) -> bool:
         """Throws CancelledError into the coroutine where it waits. msg: not used, as in asyncio since Python 3.11."""
@@ -54,7 +54,7 @@ class EagerTask(asyncio.Future[None]):
         self._cancellations = max(0, self._cancellations - 1)
         return self._cancellations
 
-    def _step(self, _: asyncio.Future[Any] | None) -> None:
+    def _step(self, _: asyncio.Future[Any] | None = None) -> None:
         """To the next wait. A future that was awaited gives its result or error itself when the coroutine goes on."""
         self._awaited = None
         loop = self._own_loop
@@ -65,6 +65,14 @@ class EagerTask(asyncio.Future[None]):
                 awaited = self._coroutine.throw(asyncio.CancelledError())
             else:
                 awaited = self._coroutine.send(None)
+            if awaited is None:  # asyncio.sleep(0)
+                loop.call_soon(self._step, context=self._context)
+                return
+            awaited._asyncio_future_blocking = False  # what a task says to a future that it awaits
+            self._awaited = awaited
+            awaited.add_done_callback(self._step, context=self._context)
+            if self._is_to_cancel and awaited.cancel():
+                self._is_to_cancel = False
         except StopIteration:
             self.set_result(None)
             self._ended(self)
@@ -76,17 +84,5 @@ class EagerTask(asyncio.Future[None]):
             self._ended(self)
             if not isinstance(error, Exception):
                 raise
-        else:
-            self._wait_for(awaited)
         finally:
             _leave_task(loop, self)  # type: ignore[arg-type]
-
-    def _wait_for(self, awaited: asyncio.Future[Any] | None) -> None:
-        if awaited is None:  # asyncio.sleep(0)
-            self._own_loop.call_soon(self._step, None, context=self._context)
-            return
-        awaited._asyncio_future_blocking = False  # what a task says to a future that it awaits
-        self._awaited = awaited
-        awaited.add_done_callback(self._step, context=self._context)
-        if self._is_to_cancel and awaited.cancel():
-            self._is_to_cancel = False

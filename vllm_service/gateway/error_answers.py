@@ -19,6 +19,8 @@ REASONS = {
     502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
 }  # fmt: skip
 
+_STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, reason) for status, reason in REASONS.items()}
+
 
 def error_headers(error: ServiceError) -> bytes:
     """Header lines of an error's answer: its type, and when to come again (whole seconds, rounded up)."""
@@ -40,7 +42,12 @@ def error_event(error: ServiceError, request_id: str | None) -> bytes:
     return b"data: %b\n\n" % error_body(error, request_id)
 
 
-def whole_answer(status: int, headers: bytes, body: bytes) -> bytes:
-    """An HTTP answer with its length. headers: lines, each ended by CRLF."""
-    reason = REASONS.get(status, b"-")
-    return b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\n\r\n%b" % (status, reason, headers, len(body), body)
+def status_line(status: int) -> bytes:
+    """The first line of an HTTP answer."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d -\r\n" % status
+
+
+def whole_answer(status: int, headers: bytes, last: bytes, body: bytes) -> bytes:
+    """An HTTP answer with its length. headers, last: lines, each ended by CRLF."""
+    begin = _STATUS_LINES.get(status) or status_line(status)
+    return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (begin, headers, last, len(body), body)

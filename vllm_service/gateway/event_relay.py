@@ -8,6 +8,7 @@ from collections.abc import Callable
 from vllm_service.domain.usage import Usage
 from vllm_service.gateway.answer_usage import Found, find_usage
 from vllm_service.gateway.operations import Operation
+from vllm_service.providers.protocol import CutShort
 
 LONGEST_EVENT_BYTES = 16 * 2**20
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
@@ -36,7 +37,7 @@ class EventRelay:
         self.events = 0
 
     def receive(self, data: bytes) -> None:
-        """The next bytes of the stream, cut anywhere. ValueError: an event longer than LONGEST_EVENT_BYTES."""
+        """The next bytes of the stream, cut anywhere. Raises CutShort for an event longer than LONGEST_EVENT_BYTES."""
         if self._held:
             data = self._held + data
             self._held = b""
@@ -44,7 +45,7 @@ class EventRelay:
             end = _after_last_event(data)
             self._held = data[end:]
             if len(self._held) > LONGEST_EVENT_BYTES:
-                raise ValueError("an event is too long")
+                raise CutShort(f"an event is longer than {LONGEST_EVENT_BYTES} bytes")
             data = data[:end]
             if not data:
                 return

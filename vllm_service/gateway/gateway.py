@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.request_ids import RequestIds
@@ -29,9 +29,9 @@ from vllm_service.gateway.token_counting import TokenCounting
 from vllm_service.gateway.tracing import Tracer
 from vllm_service.logs import place_of
 from vllm_service.providers.protocol import Upstream
-from vllm_service.routing.deadlines import HEADER, Deadline
+from vllm_service.routing.deadlines import HEADER
 from vllm_service.routing.deadlines import deadline as deadline_of
-from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
+from vllm_service.storage.protocol import Keys, Quotas, Reservation, ResponseCache
 
 _log = logging.getLogger(__name__)
 DEADLINE = HEADER.encode()
@@ -78,56 +78,62 @@ class Gateway:
 
     async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
         """Answers the request, whatever happens, and records it."""
-        call = Call(operation, request, caller)
+        headers = request.named
+        call = Call(
+            operation,
+            request,
+            caller,
+            self._ids.of(headers.get(b"x-request-id")),
+            configured=self.configured,
+            failing_over=self._failing_over,
+            upstream=self._upstream,
+        )
         if self._wall_clock is not None:
             call.started_at = self._wall_clock()
-        call.configured = self.configured
-        call.failing_over, call.upstream = self._failing_over, self._upstream
-        call.request_id = self._ids.of(call.headers.get(b"x-request-id"))
         if self._tracer is not None:
-            parent, state = call.headers.get(b"traceparent"), call.headers.get(b"tracestate")
-            call.trace = self._tracer.begin(operation.name, parent, state)
+            call.trace = self._tracer.begin(operation.name, headers.get(b"traceparent"), headers.get(b"tracestate"))
         try:
             await self._answer(call)
         except ServiceError as error:
             _refuse(call, error)
         except asyncio.CancelledError:
-            call.outcome, call.status, call.error_code = Outcome.CANCELLED, 499, None
-            caller.abort()
+            if not call.is_answered:  # else the connection is the next request's
+                call.outcome, call.status, call.error_code = Outcome.CANCELLED, 499, None
+                caller.abort()
         except Exception as error:
             _log.error("request %s failed within the gateway: %s", call.request_id, place_of(error))
-            if not call.is_answered:
-                _refuse(call, ServiceError("The gateway failed on this request; its log has more under its id."))
+            _refuse(call, ServiceError("The gateway failed on this request; its log has more under its id."))
         await self._account(call)
 
     async def _answer(self, call: Call) -> None:
-        call.key = call.key_or_none = key = await self._key(call)
-        call.annotates = key.annotate and call.headers.get(b"x-annotate") != b"off"
+        headers = call.headers
+        key = self._anonymous if self._keys is None else await self._keys.find(_secret(headers))
+        if key is None:
+            raise Unauthorized("This key is not known, or has been revoked.")
+        call.key = key
+        call.annotates = key.annotate and headers.get(b"x-annotate") != b"off"
         call.fields = fields = read(call.request.body)
         call.model = call.configured.model(fields.model)
-        call.facts = call.facts_or_none = facts = _facts(call)
-        deadline = self._deadline(call)
-        await self._reserve(call)
+        call.facts = facts = _facts(call)
+        asked = headers.get(DEADLINE)
+        wished = None if asked is None else asked.decode("latin-1")
+        deadline = deadline_of(wished, self._failing_over.deadlines, call.started)
+        call.reservation = await self._reserve(call)
         cached_under = None if self._responses is None else await self._replay(call, self._responses)
         if call.outcome is Outcome.CACHED:
             return
         plan = call.configured.router.plan(facts, call.started)
         call.reason = plan.reason
         sent = await first_answer(call, plan, deadline)
-        call.step, call.first_byte = sent.step, sent.first_byte
+        call.first_byte = sent.first_byte
+        if call.step is not sent.step:  # of two that were asked, not the last
+            call.went_to(sent)
         if sent.answer.is_stream:
             response = await relay_events(call, sent, keeps=cached_under is not None)
         else:
-            response = send_whole(call, sent)
+            response = send_whole(call, sent, keeps=cached_under is not None)
         if cached_under is not None and response is not None and self._responses is not None:
             await self._responses.put(key.organisation, cached_under, response)
-
-    def _deadline(self, call: Call) -> Deadline:
-        """Raises errors.InvalidRequest."""
-        asked = call.headers.get(DEADLINE)
-        return deadline_of(
-            None if asked is None else asked.decode("latin-1"), self._failing_over.deadlines, call.started
-        )
 
     async def _replay(self, call: Call, responses: ResponseCache) -> bytes | None:
         """Answers from the cache if it can; else returns the key under which the answer is to be kept, if any."""
@@ -137,63 +143,56 @@ class Gateway:
             replay(call, cached)
         return key
 
-    async def _key(self, call: Call) -> ApiKey:
-        """Raises errors.Unauthorized."""
-        if self._keys is None and self._anonymous is not None:
-            return self._anonymous
-        sent = call.headers.get(b"authorization", b"")
-        if sent[:7].lower() == b"bearer " and self._keys is not None:
-            key = await self._keys.find(sent[7:].strip().decode("latin-1"))
-            if key is not None:
-                return key
-            raise Unauthorized("This key is not known, or has been revoked.")
-        raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
-
-    async def _reserve(self, call: Call) -> None:
-        """Raises errors.RateLimited."""
-        facts, model = call.facts, call.model
-        completion = 0
-        if call.operation.has_completion:
-            completion = facts.max_tokens or ASSUMED_COMPLETION_TOKENS
-        cost = facts.prompt_tokens * model.dearest_input + completion * model.dearest_output
-        address = self._addresses.of(call.request.peer, call.request.headers)
+    def _reserve(self, call: Call) -> Awaitable[Reservation]:
+        """Raises errors.RateLimited when it is awaited."""
+        facts, model, request = call.facts, call.model, call.request
+        completion = facts.max_tokens or ASSUMED_COMPLETION_TOKENS if call.operation.has_completion else 0
         tokens = facts.prompt_tokens + completion
-        call.reservation = await self._quotas.reserve(call.key, address, tokens, cost, call.started_at)
-
-    async def _count(self, call: Call) -> None:
-        """What the provider did not: a caller who left early got nothing, or the model's tokenizer knows."""
-        if call.usage is None and call.sent is not None and call.outcome is Outcome.CANCELLED:
-            call.count(Usage(call.facts.prompt_tokens, 0, estimated=True))
-        if call.said is not None and call.usage is not None and call.usage.estimated and call.model.tokenizer:
-            await self._counting.count(call, call.model.tokenizer, call.said)
+        cost = facts.prompt_tokens * model.dearest_input + completion * model.dearest_output
+        address = self._addresses.of(request.peer, request.headers)
+        return self._quotas.reserve(call.key, address, tokens, cost, call.started_at)
 
     async def _account(self, call: Call) -> None:
         """Settles what was reserved and leaves the row. The caller has the answer: an error here is only logged."""
-        await self._count(call)
+        if call.usage is None and call.sent is not None and call.outcome is Outcome.CANCELLED:
+            call.count(Usage(call.facts.prompt_tokens, 0, estimated=True))  # who left early got nothing
+        if call.said is not None and call.usage is not None and call.usage.estimated and call.model.tokenizer:
+            await self._counting.count(call, call.model.tokenizer, call.said)
         try:
             if call.reservation is not None:
-                if call.outcome is Outcome.CACHED:
-                    await call.reservation.settle(0, 0)
-                elif call.usage is None:
-                    await call.reservation.release()
-                else:
-                    await call.reservation.settle(call.usage.total_tokens, self._spent_picousd(call))
+                await self._settled(call, call.reservation)
         except Exception as error:
             _log.error("a reservation was not settled, its lease will expire: %s", place_of(error))
         row = call.record(time.monotonic())
-        if call.trace is not None:
-            call.trace.end(row)
-        for record in self._recorders:
-            record(row)
+        recorders = self._recorders if call.trace is None else (*self._recorders, call.trace.end)
+        for record in recorders:  # the ledger is the first; a fault of one is not the others'
+            try:
+                record(row)
+            except Exception as error:
+                _log.error("request %s was not recorded everywhere: %s", call.request_id, place_of(error))
         for loss in call.losses:
             self._record_loss(call.record_of(loss, time.monotonic()))
 
-    def _spent_picousd(self, call: Call) -> int:
-        """With what a hedge lost. What answers cost is what hedges may be paid from."""
-        hedging, cost = self._failing_over.hedging, call.cost_picousd or 0
+    def _settled(self, call: Call, reservation: Reservation) -> Awaitable[None]:
+        """Also what a hedge lost was spent. What answers cost is what hedges may be paid from."""
+        if call.outcome is Outcome.CACHED:
+            return reservation.settle(0, 0)
+        if call.usage is None:
+            return reservation.release()
+        hedging, spent = self._failing_over.hedging, call.cost_picousd or 0
         if hedging is not None:
-            hedging.budget.earn(cost)
-        return cost + sum(loss.cost_picousd or 0 for loss in call.losses)
+            hedging.budget.earn(spent)
+        if call.losses:
+            spent += sum(loss.cost_picousd or 0 for loss in call.losses)
+        return reservation.settle(call.usage.total_tokens, spent)
+
+
+def _secret(headers: Mapping[bytes, bytes]) -> str:
+    """The caller's key. Raises errors.Unauthorized."""
+    sent = headers.get(b"authorization", b"")
+    if sent[:7].lower() != b"bearer ":
+        raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
+    return sent[7:].strip().decode("latin-1")
 
 
 def _facts(call: Call) -> RequestFacts:
@@ -218,12 +217,12 @@ def _facts(call: Call) -> RequestFacts:
 
 
 def _refuse(call: Call, error: ServiceError) -> None:
-    """The one place where an error becomes an answer."""
+    """The one place where an error becomes an answer; one that has its answer already has no other."""
+    if call.is_answered:
+        return
     call.outcome = Outcome.REJECTED if call.reservation is None else Outcome.FAILED
     call.status, call.error_code = error.status, error.code
     if call.caller.has_begun:
         call.caller.abort()  # what has been sent of a stream cannot be taken back, and has no end
         return
-    request_id = call.request_id
-    headers = error_headers(error) + b"x-request-id: %b\r\n" % request_id.encode()
-    call.answer(error.status, headers, error_body(error, request_id))
+    call.answer(error.status, error_headers(error) + call.id_line, error_body(error, call.request_id))

@@ -8,8 +8,8 @@ import time
 from vllm_service.domain.usage import Usage
 from vllm_service.gateway import outcomes
 from vllm_service.gateway.call import Call, Loss, Sent
+from vllm_service.gateway.judging import NotAnswered
 from vllm_service.gateway.one_attempt import attempted
-from vllm_service.gateway.sending import NotAnswered
 from vllm_service.routing.deadlines import Deadline
 from vllm_service.routing.fallback import Attempt, Course
 from vllm_service.routing.hedging import hedged
@@ -25,6 +25,7 @@ class Race:
 
     def __init__(self, call: Call, course: Course, deadline: Deadline, attempt: Attempt) -> None:
         self.losses: list[Loss] = []
+        self.first_sent: float | None = None
         self._call, self._course, self._deadline = call, course, deadline
         self._first = attempt
 
@@ -34,6 +35,7 @@ class Race:
             attempt = self._first
         else:
             self._course.hedge(step)
+            self.first_sent = self._call.sent
             attempt = Attempt(step, self._course.attempts, 0.0, is_last=True)
         sent = await attempted(self._call, attempt, self._course, self._deadline)
         if sent is None:
@@ -79,7 +81,7 @@ async def hedged_attempt(call: Call, attempt: Attempt, course: Course, deadline:
         return None
     except asyncio.CancelledError:
         # The caller has left: the request's own row is about the first place.
-        call.step = first
+        call.step, call.sent = first, race.first_sent or call.sent
         call.losses = [loss for loss in race.losses if loss.step is not first]
         raise
     call.losses = race.losses

@@ -37,7 +37,7 @@ class Hedging:
 
     def began(self, step: Step, seconds: float) -> None:
         """An answer's first byte came after so long."""
-        place = step.provider, step.model
-        if place not in self._first_bytes:
-            self._first_bytes[place] = FirstBytes(self.settings)
-        self._first_bytes[place].add(seconds)
+        known = self._first_bytes.get((step.provider, step.model))
+        if known is None:
+            known = self._first_bytes[step.provider, step.model] = FirstBytes(self.settings)
+        known.add(seconds)

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
 
-class Incoming:
-    """Method, target and headers (names in lower case, in their order) and the whole body."""
 
-    __slots__ = ("body", "headers", "http_version", "method", "peer", "target")
+class Incoming(msgspec.Struct, gc=False):
+    """Method, target and headers (names in lower case, in their order), the whole body.
 
-    def __init__(
-        self,
-        method: bytes,
-        target: bytes,
-        headers: list[tuple[bytes, bytes]],
-        body: bytes,
-        *,
-        peer: str = "",
-        http_version: str = "1.1",
-    ) -> None:
-        self.method = method
-        self.target = target
-        self.headers = headers
-        self.body = body
-        self.peer = peer
-        self.http_version = http_version
+    named: the headers by name, of a repeated one the last. peer: the connection's address, empty where it has none.
+    """
+
+    method: bytes
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    named: dict[bytes, bytes]
+    body: bytes
+    peer: str = ""
+    http_version: str = "1.1"
 
 
 class Flow(Protocol):

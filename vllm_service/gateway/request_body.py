@@ -56,12 +56,6 @@ class RequestFields(msgspec.Struct):
         begin = self.messages or self.input or self.prompt
         return crc32(memoryview(begin)[:PREFIX_BYTES])
 
-    def __post_init__(self) -> None:
-        """JSON's 5.0 is a whole number; some clients write it. Raises ValueError, which becomes msgspec's."""
-        for name, bound in self.floats_for_bounds():
-            if not bound.is_integer():
-                raise ValueError(f"`{name}` is not a whole number")
-
     def floats_for_bounds(self) -> Sequence[tuple[str, float]]:
         """Bounds that were written as 5.0, which providers may refuse; they are passed on as 5."""
         most, completion, output = self.max_tokens, self.max_completion_tokens, self.max_output_tokens
@@ -77,6 +71,7 @@ _encoder = msgspec.json.Encoder()
 # msgspec speaks of Python's types, callers write JSON.
 _PYTHON_WORD = re.compile(r"int \| float|\w+")
 _JSON_WORDS = {"int | float": "number", "int": "integer", "float": "number", "str": "string", "bool": "boolean"}
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]*)"')
 _USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
@@ -84,7 +79,7 @@ def read(body: bytes) -> RequestFields:
     """The fields. Raises errors.InvalidRequest naming the field that is wrong; it quotes no text of the caller."""
     try:
         str(body, "utf-8")  # msgspec does not look at the text of members that it skips
-        return _decoder.decode(body)
+        fields = _decoder.decode(body)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         what = _PYTHON_WORD.sub(lambda found: _JSON_WORDS.get(found[0], found[0]), what)
@@ -92,6 +87,24 @@ def read(body: bytes) -> RequestFields:
         raise InvalidRequest(f"The request is not valid: {what}.", param=param) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest("The request's body is not a JSON object.") from None
+    for name, bound in fields.floats_for_bounds():  # JSON's 5.0 is a whole number; some clients write it
+        if not bound.is_integer():
+            raise InvalidRequest(f"The request is not valid: `{name}` is not a whole number.", param=name)
+    return fields
+
+
+def _renamed(body: bytes, before: str, after: str) -> bytes | None:
+    """The body with another model and every other byte as it was; None where it is not plain where its name stands.
+
+    The body has been read, so it has a member `model`. Where no character is written as \\u, its name can only stand as
+    it is, and where that is there once, this is it.
+    """
+    if body.count(b'"model"') != 1 or b"\\u" in body:
+        return None
+    found = _MODEL.search(body)
+    if found is None or found[1] != before.encode():
+        return None
+    return b"%b%b%b" % (body[: found.start(1) - 1], _encoder.encode(after), body[found.end(1) + 1 :])
 
 
 def for_provider(body: bytes, fields: RequestFields, operation: Operation, model: str) -> bytes:
@@ -101,8 +114,10 @@ def for_provider(body: bytes, fields: RequestFields, operation: Operation, model
     """
     needs_usage = fields.stream and operation.has_stream_options and not fields.wants_usage
     bounds = fields.floats_for_bounds()
-    if model == fields.model and not needs_usage and not bounds:
-        return body
+    if not needs_usage and not bounds:
+        renamed = body if model == fields.model else _renamed(body, fields.model, model)
+        if renamed is not None:
+            return renamed
     members = _members.decode(body)
     for name, bound in bounds:
         members[name] = msgspec.Raw(b"%d" % bound)

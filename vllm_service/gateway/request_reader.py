@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import abstractmethod
 
 import httptools
@@ -10,22 +11,27 @@ import httptools
 from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, ServiceError
 from vllm_service.gateway.incoming import Incoming
 from vllm_service.gateway.limits import ConnectionLimits
+from vllm_service.logs import place_of
+from vllm_service.providers.outbox import Outbox, Writer
+from vllm_service.providers.parser_faults import fault_in
 
+_log = logging.getLogger(__name__)
 _OFFER = (b"upgrade", b"connection", b"http2-settings")
 
 
-class RequestReader(asyncio.Protocol):
+class RequestReader(Writer):
     """The reading half of a connection. What it found goes to `received`; what is wrong, to `refuse`."""
 
-    def __init__(self, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
+        super().__init__(outbox)
         self._limits = limits
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
         self._peer = ""
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._body = b""
-        self._pieces: bytearray | None = None
+        self._named: dict[bytes, bytes] = {}
+        self._body: bytes | bytearray = b""
         self._is_receiving = False
         self._has_head = False
         self._head_bytes = 0
@@ -45,10 +51,6 @@ class RequestReader(asyncio.Protocol):
     def reads_no_more(self) -> None:
         """This was the last request."""
 
-    @abstractmethod
-    def write(self, data: bytes) -> None:
-        """Bytes for the caller."""
-
     def data_received(self, data: bytes) -> None:
         """Feeds the parser. After an error what still comes is dropped: closing at once could lose the answer."""
         if self._is_discarding:
@@ -60,8 +62,12 @@ class RequestReader(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._decline_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.refuse(InvalidRequest("This is not a valid HTTP/1.1 request."))
+        except httptools.HttpParserError as error:
+            if (own := fault_in(error)) is None:
+                self.refuse(InvalidRequest("This is not a valid HTTP/1.1 request."))
+            else:
+                _log.error("a request could not be read: %s", place_of(own))
+                self.refuse(ServiceError("The gateway failed on this request."))
         else:
             if self._is_receiving and not self._has_head and self._head_bytes > self._limits.head_bytes:
                 self.refuse(HeadTooLarge(f"The request's head is larger than {self._limits.head_bytes} bytes."))
@@ -71,7 +77,8 @@ class RequestReader(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._is_receiving, self._has_head = True, False
-        self._target, self._headers, self._body, self._pieces = b"", [], b"", None
+        self._target = self._body = b""
+        self._headers = []
         self._began = self._last_data
 
     def on_url(self, url: bytes) -> None:
@@ -91,11 +98,11 @@ class RequestReader(asyncio.Protocol):
             self.refuse(HeadTooLarge(f"The request's head is larger than {limits.head_bytes} bytes, or too long."))
             return
         self._head_bytes = 0
-        for name, value in self._headers:
-            if name == b"content-length" and int(value) > limits.body_bytes:
-                self._refuse_body()
-            elif name == b"expect" and value.lower() == b"100-continue" and not self._is_discarding:
-                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        named = self._named = dict(self._headers)
+        if int(named.get(b"content-length", 0)) > limits.body_bytes:
+            self._refuse_body()
+        elif b"expect" in named and named[b"expect"].lower() == b"100-continue" and not self._is_discarding:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body: most come in one."""
@@ -103,23 +110,23 @@ class RequestReader(asyncio.Protocol):
             return
         if not self._body:
             self._body = body
+        elif isinstance(self._body, bytes):
+            self._body = bytearray(self._body + body)
         else:
-            if self._pieces is None:
-                self._pieces = bytearray(self._body)
-            self._pieces += body
-        if len(self._pieces or self._body) > self._limits.body_bytes:
+            self._body += body
+        if len(self._body) > self._limits.body_bytes:
             self._refuse_body()
 
     def on_message_complete(self) -> None:
         """The request is there: it is answered now, or after those before it."""
-        if self._is_discarding or self._parser.should_upgrade():
+        parser = self._parser
+        if self._is_discarding or parser.should_upgrade():
             return
-        self._is_receiving = self._has_head = False
-        body = self._body if self._pieces is None else bytes(self._pieces)
-        method, version = self._parser.get_method(), self._parser.get_http_version()
-        request = Incoming(method, self._target, self._headers, body, peer=self._peer, http_version=version)
-        self._is_new = False
-        self.received(request, self._parser.should_keep_alive())
+        self._is_receiving = self._has_head = self._is_new = False
+        body = self._body if isinstance(self._body, bytes) else bytes(self._body)
+        version = parser.get_http_version()
+        request = Incoming(parser.get_method(), self._target, self._headers, self._named, body, self._peer, version)
+        self.received(request, parser.should_keep_alive())
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Reads the request again without its offer: Java's client offers HTTP/2 with its first POST, body and all.

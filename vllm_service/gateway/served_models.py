@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.errors import ModelNotFound
-from vllm_service.providers.configured import Catalog, PublicModel
+from vllm_service.providers.configured import APPLE_SILICON_TAG, Catalog, PublicModel
 from vllm_service.providers.task_entries import PREFIX
 from vllm_service.routing.plan import Router
 
@@ -33,6 +33,9 @@ class Configured:
     def __init__(self, catalog: Catalog, router: Router) -> None:
         self.catalog = catalog
         self.router = router
+        self.on_apple_silicon = frozenset(
+            name for name, provider in catalog.providers.items() if APPLE_SILICON_TAG in provider.tags
+        )
         self._models = {name: ServedModel(model) for name, model in catalog.models.items()}
 
     def model(self, name: str) -> ServedModel:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 
+# A provider tagged so in providers.yaml runs on Apple silicon.
+APPLE_SILICON_TAG = "apple-silicon"
+
 
 class ProviderKind(StrEnum):
     """How a provider is reached and billed: RunPod by the second of a worker, the others by the token."""

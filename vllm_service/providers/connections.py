@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
@@ -12,13 +11,13 @@ from urllib.parse import urlsplit
 from vllm_service import __version__
 from vllm_service.providers.configured import Provider
 from vllm_service.providers.connection import Connection
+from vllm_service.providers.outbox import Outbox
 from vllm_service.providers.protocol import ENDLESS, Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.providers.streamed_answer import StreamOrWhole
 
 # A server that closes an idle connection earlier (uvicorn, and with it vLLM, after 5 s) is noticed at once; routers on
 # the way, which forget in silence, keep it for a minute and more.
 KEEP_ALIVE_SECONDS = 55.0
-STALE_SECONDS = 1.0  # a connection that had been closed says so within a round trip; later, somebody was at work
 LOOK_EVERY_SECONDS = 0.25
 FEW_POOLS = 64  # more than that are left from reloads of the configuration
 
@@ -29,20 +28,22 @@ class Connections:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         """tls: how certificates are checked; by default as the system does."""
         self._tls = tls
-        self._pools: dict[
-            int, _Pool
-        ] = {}  # by the provider's identity: hashing all its fields takes longer than a write
+        # By the provider's identity: hashing all its fields takes longer than a write.
+        self._pools: dict[int, _Pool] = {}
+        self._outbox: Outbox | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def send(
         self, provider: Provider, path: str, headers: bytes, body: bytes, patience: Patience = ENDLESS
     ) -> Awaitable[Answer]:
         """See protocol.Upstream."""
-        return self._pool(provider).send("POST", path, headers, body, patience)
+        pool = self._pools.get(id(provider)) or self._new_pool(provider)
+        return pool.send("POST", path, headers, body, patience)
 
     def get(self, provider: Provider, path: str, patience: Patience = ENDLESS) -> Awaitable[Answer]:
         """GETs `base_url + path`; as `send` otherwise."""
-        return self._pool(provider).send("GET", path, b"", b"", patience)
+        pool = self._pools.get(id(provider)) or self._new_pool(provider)
+        return pool.send("GET", path, b"", b"", patience)
 
     async def close(self) -> None:
         """See protocol.Upstream."""
@@ -53,11 +54,11 @@ class Connections:
             pool.close()
         self._pools.clear()
 
-    def _pool(self, provider: Provider) -> _Pool:
-        pool = self._pools.get(id(provider))
-        if pool is None:
-            pool = self._pools[id(provider)] = _Pool(provider, self._tls_context)
-            self._look()
+    def _new_pool(self, provider: Provider) -> _Pool:
+        if self._outbox is None:
+            self._outbox = Outbox(asyncio.get_running_loop())
+        pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._outbox)
+        self._look()
         return pool
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -81,9 +82,10 @@ class Connections:
 class _Pool:
     """One provider's connections."""
 
-    def __init__(self, provider: Provider, tls_context: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, provider: Provider, tls_context: Callable[[], ssl.SSLContext], outbox: Outbox) -> None:
         parts = urlsplit(provider.base_url)
         self._provider = provider
+        self._outbox = outbox
         self._host = parts.hostname or ""
         self._tls = tls_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
@@ -100,19 +102,24 @@ class _Pool:
         """Over a kept connection, else a new one. A kept one that ends unanswered had been closed: asked once more."""
         head = self._heads.get((method, path)) or self._head(method, path)
         request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.is_open:
-                continue
-            asked_at = time.monotonic()
+        connection = self._idle.pop() if self._idle else None
+        is_kept = connection is not None
+        while True:
+            if connection is None:
+                connection = await self._connect(patience.connect_seconds)
+            waiter = None
             try:
-                return await connection.exchange(request, patience.total_seconds)
+                is_alone = len(self._all) - len(self._idle) <= 1
+                waiter = connection.ask(request, patience.total_seconds, is_alone=is_alone)
+                return await waiter
             except CutShort:
-                if connection.has_answered or self._is_closing or time.monotonic() - asked_at > STALE_SECONDS:
+                if not is_kept or self._is_closing or not connection.was_stale:
                     raise
-                break
-        connection = await self._connect(patience.connect_seconds)
-        return await connection.exchange(request, patience.total_seconds)
+                connection, is_kept = None, False
+            except asyncio.CancelledError:
+                if waiter is not None:
+                    connection.leave(waiter)
+                raise
 
     def end_quiet(self, now: float) -> bool:
         """Ends what the provider keeps waiting for longer than its configuration allows, and what idles.
@@ -166,7 +173,7 @@ class _Pool:
         self._opening += 1
         try:
             _, connection = await loop.create_connection(
-                lambda: Connection(loop, self._freed), self._host, self._port, ssl=self._tls
+                lambda: Connection(loop, self._outbox, self._freed), self._host, self._port, ssl=self._tls
             )
         except BaseException:
             self._opening -= 1
@@ -200,7 +207,10 @@ class _Pool:
     def _freed(self, connection: Connection) -> None:
         """Called by a connection that has carried its answer, or has ended."""
         if connection.is_open:
-            self._wake(connection)
+            if self._waiting:
+                self._wake(connection)
+            else:
+                self._idle.append(connection)
             return
         if connection in self._idle:
             self._idle.remove(connection)

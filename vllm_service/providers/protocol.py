@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from vllm_service.providers.configured import Provider
 
@@ -36,6 +38,10 @@ class Answer(Protocol):
         """Whether the body is still to be relayed."""
         ...
 
+    def has_begun(self) -> bool:
+        """Of a stream: whether its first event, which is no comment, is there and whole."""
+        ...
+
     def relay(self, receive: Callable[[bytes], None]) -> asyncio.Future[None]:
         """Calls `receive` with what has come and with each piece as it comes. Done when the body has ended.
 
@@ -56,7 +62,7 @@ class Answer(Protocol):
         ...
 
 
-class Patience(NamedTuple):
+class Patience(msgspec.Struct, frozen=True, gc=False):
     """Seconds that one sending may take, where that is less than the provider may: see routing/deadlines.py."""
 
     connect_seconds: float = math.inf
@@ -78,7 +84,7 @@ class Upstream(Protocol):
         headers: more header lines, each ended by CRLF. Returns when a whole answer is there, or of a stream (a 200 of
         type text/event-stream) the first whole event. Cancelling it closes the connection.
 
-        Raises NotReached, CutShort or TimedOut; those are all the errors that there are.
+        Raises NotReached, CutShort or TimedOut; those are all the errors that there are, faults of our own apart.
         """
         ...
 

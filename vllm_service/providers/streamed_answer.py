@@ -7,11 +7,17 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from vllm_service.providers.protocol import CutShort, ProviderFault
 
 LONGEST_ANSWER_BYTES = 128 * 2**20
+# Of a stream, before its first event is whole: comments and pings, and then the event itself.
+LONGEST_BEGINNING_BYTES = 16 * 2**20
 # Comments, which keep connections alive, are no events; an answer that only began one has not begun.
-FIRST_EVENT = re.compile(rb"(?:^|\n)(?:data|event):.*?(?:\n\n|\r\n\r\n)", re.DOTALL)
+_EVENT_BEGINS = re.compile(rb"(?:^|\n)(?:data|event):")
+_EVENT_ENDS = re.compile(rb"\n\n|\r\n\r\n")
+_LONGEST_MARK = len(b"\nevent:")  # no other is longer; a piece may end within one
 
 
 class Carrier(Protocol):
@@ -30,60 +36,67 @@ class Carrier(Protocol):
         ...
 
 
-class StreamOrWhole:
+class StreamOrWhole(msgspec.Struct, eq=False):
     """A provider's answer (protocol.Answer) while its connection still carries it, and after."""
 
-    __slots__ = (
-        "_connection",
-        "_end",
-        "_fault",
-        "_is_over",
-        "_kept",
-        "_kept_bytes",
-        "ends_with_connection",
-        "headers",
-        "is_stream",
-        "received",
-        "status",
-    )
-
-    def __init__(self, connection: Carrier) -> None:
-        self._connection = connection
-        self._kept: list[bytes] = []
-        self._kept_bytes = 0
-        self._end: asyncio.Future[None] | None = None
-        self._fault: ProviderFault | None = None
-        self._is_over = False
-        self.headers: dict[bytes, bytes] = {}
-        self.status = 0
-        self.is_stream = False
-        self.ends_with_connection = False
-        self.received: Callable[[bytes], None] | None = None
+    _connection: Carrier
+    headers: dict[bytes, bytes]
+    status: int = 0
+    is_stream: bool = False
+    ends_with_connection: bool = False
+    received: Callable[[bytes], None] | None = None
+    _kept: bytes | bytearray = b""
+    _end: asyncio.Future[None] | None = None
+    _fault: Exception | None = None
+    _is_over: bool = False
+    _has_event: bool = False
+    _searched: int = 0  # bytes in which nothing was found
 
     @property
     def body(self) -> bytes:
         """What has come and was not relayed."""
-        return self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
+        if not isinstance(self._kept, bytes):
+            self._kept = bytes(self._kept)
+        return self._kept
 
     def keep(self, data: bytes) -> None:
-        """Adds a piece to what is kept."""
-        self._kept.append(data)
-        self._kept_bytes += len(data)
-        if self._kept_bytes > LONGEST_ANSWER_BYTES:
-            self._connection.fail(CutShort(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes"))
+        """Adds a piece to what is kept: the most come in one."""
+        kept = self._kept
+        if not kept:
+            self._kept = data
+        elif isinstance(kept, bytes):
+            self._kept = bytearray(kept + data)
+        else:
+            kept += data
+        most = LONGEST_BEGINNING_BYTES if self.is_stream else LONGEST_ANSWER_BYTES
+        if len(self._kept) > most:
+            what = "first event" if self.is_stream else "answer"
+            self._connection.fail(CutShort(f"the {what} is longer than {most} bytes"))
+
+    def has_begun(self) -> bool:
+        """See protocol.Answer. What was searched once is not searched again when more has come."""
+        kept = self._kept
+        if not self._has_event:
+            found = _EVENT_BEGINS.search(kept, self._searched)
+            if found is not None:
+                self._has_event, self._searched = True, found.end()
+        if self._has_event and _EVENT_ENDS.search(kept, self._searched) is not None:
+            return True
+        self._searched = max(self._searched, len(kept) - _LONGEST_MARK + 1)
+        return False
 
     def relay(self, receive: Callable[[bytes], None]) -> asyncio.Future[None]:
         """See protocol.Answer."""
         self._end = asyncio.get_running_loop().create_future()
-        kept, self._kept = self._kept, []
+        kept, self._kept = self.body, b""
         self.received = receive
-        for data in kept:
-            receive(data)
+        if kept:
+            receive(kept)
         if self._is_over:
             self.ended(self._fault)
         return self._end
 
-    def ended(self, fault: ProviderFault | None) -> None:
+    def ended(self, fault: Exception | None) -> None:
         """Called by the connection: the body is complete, or broken."""
         self._is_over, self._fault = True, fault
         if self._end is None or self._end.done():

@@ -22,7 +22,7 @@ class Breakers:
     def __init__(self, settings: BreakerSettings, on_change: OnChange = ignore) -> None:
         self._settings = settings
         self._listeners: list[OnChange] = [on_change]
-        self._breakers: dict[tuple[str, str], CircuitBreaker] = {}
+        self.by_place: dict[tuple[str, str], CircuitBreaker] = {}
 
     def listen(self, on_change: OnChange) -> None:
         """For metrics and logs; called in the middle of things, so it must neither block nor raise."""
@@ -30,10 +30,10 @@ class Breakers:
 
     def of(self, provider: str, model: str) -> CircuitBreaker:
         """The breaker of a place, closed when it is new."""
-        breaker = self._breakers.get((provider, model))
+        breaker = self.by_place.get((provider, model))
         if breaker is None:
             breaker = CircuitBreaker(provider, model, self._settings, self._tell)
-            self._breakers[provider, model] = breaker
+            self.by_place[provider, model] = breaker
         return breaker
 
     def admit(self, step: Step, now: float) -> Admission | None:
@@ -50,7 +50,7 @@ class Breakers:
 
     def states(self, now: float) -> dict[tuple[str, str], BreakerState]:
         """Of every place that was ever named, for /health and metrics."""
-        return {place: breaker.state(now) for place, breaker in self._breakers.items()}
+        return {place: breaker.state(now) for place, breaker in self.by_place.items()}
 
     def details(self, steps: Iterable[Step], now: float, utc_seconds: float) -> dict[str, Any]:
         """API.md's `circuit_breaker {...}` of the place among these that recovers first.

@@ -19,13 +19,13 @@ class Candidate:
 
     __slots__ = (
         "cached_picousd", "cached_share", "endpoint", "first_token_seconds", "has_plain_price",
-        "in_flight", "input_picousd", "is_priced", "late_until", "name", "offer", "output_picousd", "position",
+        "in_flight", "input_picousd", "is_priced", "late_until", "model", "name", "offer", "output_picousd", "position",
         "provider", "token_seconds", "weight",
     )  # fmt: skip
 
     def __init__(self, provider: Provider, offer: Offer, endpoint: Endpoint | None, position: int) -> None:
         self.provider, self.offer, self.endpoint, self.position = provider, offer, endpoint, position
-        self.name = provider.name
+        self.name, self.model = provider.name, offer.model
         price = offer.price
         by_second = provider.kind is ProviderKind.RUNPOD and provider.second_price is not None
         self.is_priced = by_second if endpoint is not None else price is not None

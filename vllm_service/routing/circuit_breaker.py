@@ -51,6 +51,11 @@ class CircuitBreaker:
         self._throttles = 0
         self._throttled_at = 0.0
 
+    @property
+    def while_closed(self) -> Admission | None:
+        """What `admit` gives while it is closed; None: ask `admit`."""
+        return self._admission if self._state is CLOSED else None
+
     def state(self, now: float) -> BreakerState:
         """Where it stands; time alone may have moved it."""
         if self._state in (OPEN, RESTING) and not self.seconds_shut(now):

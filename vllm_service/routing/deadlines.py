@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from vllm_service.errors import GatewayTimeout, InvalidRequest
+from vllm_service.providers.protocol import Patience
 
 HEADER = "x-request-timeout-ms"
 
@@ -22,17 +25,7 @@ class DeadlineSettings:
     reserve_seconds: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds that one attempt may take: to connect, to its first byte, and altogether."""
-
-    connect_seconds: float
-    first_byte_seconds: float
-    total_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True, gc=False):
     """Of one request, whatever is tried for it. Seconds of a monotonic clock."""
 
     started_at: float
@@ -41,14 +34,15 @@ class Deadline:
 
     def left(self, now: float) -> float:
         """Seconds; never more than it had, should the clock go back; 0 when it is over."""
-        return min(self.seconds, max(0.0, self.started_at + self.seconds - now))
+        left = self.started_at + self.seconds - now
+        return self.seconds if left > self.seconds else left if left > 0.0 else 0.0
 
-    def limits(self, connect_seconds: float, first_byte_seconds: float, now: float, *, is_last: bool) -> Limits:
+    def limits(self, connect_seconds: float, first_byte_seconds: float, now: float, *, is_last: bool) -> Patience:
         """What an attempt may take at a provider with these limits of its own. Raises GatewayTimeout when it is over.
 
         is_last: no other place can be tried after this one.
         """
-        left = self.left(now)
+        left = min(self.started_at + self.seconds - now, self.seconds)  # the clock may have gone back
         if left <= 0:
             raise GatewayTimeout(
                 f"No provider answered within the {self.seconds:g} s this request may take.",
@@ -56,7 +50,7 @@ class Deadline:
             )
         until_first_byte = left if is_last else max(left / 2, left - self.reserve_seconds)
         first_byte = min(first_byte_seconds, until_first_byte)
-        return Limits(min(connect_seconds, first_byte), first_byte, left)
+        return Patience(min(connect_seconds, first_byte), first_byte, left)
 
 
 def deadline(header: str | None, settings: DeadlineSettings, now: float) -> Deadline:

@@ -18,8 +18,10 @@ class ErrorWindow:
 
     def add(self, now_seconds: float, *, failed: bool) -> None:
         """One request has ended."""
-        self._move_to(int(now_seconds / self._slice_seconds))
-        place = self._slice % SLICES
+        number = int(now_seconds / self._slice_seconds)
+        if number != self._slice:
+            self._move_to(number)
+        place = number % SLICES
         self._answered[place] += 1
         self.answered += 1
         if failed:
@@ -33,8 +35,6 @@ class ErrorWindow:
         self.answered = self.failed = 0
 
     def _move_to(self, number: int) -> None:
-        if number == self._slice:
-            return
         if not 0 < number - self._slice < SLICES:
             self.clear()
         else:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 from tenacity import RetryCallState, Retrying, wait_exponential_jitter
 
 from vllm_service.errors import (
@@ -53,8 +54,7 @@ class RetrySettings:
             raise ValueError("retries: waits are not negative")
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One sending of the request. number: from 1, over all places. wait_seconds: before it is sent."""
 
     step: Step
@@ -63,8 +63,7 @@ class Attempt:
     is_last: bool
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(msgspec.Struct):
     step: Step
     tries: int = 0
     not_before: float = 0.0
@@ -72,34 +71,38 @@ class _Place:
     is_out: bool = False
 
 
-class Course:
-    """Of one request. Times are seconds of a monotonic clock."""
+class Course(msgspec.Struct):
+    """Of one request. Times are seconds of a monotonic clock. attempts: how many were sent."""
 
-    def __init__(self, steps: Sequence[Step], settings: RetrySettings, deadline: Deadline) -> None:
-        self.attempts = 0
-        self.is_answered = False
-        self.failures: list[tuple[Step, Failure]] = []
-        self._settings = settings
-        self._deadline = deadline
-        self._steps = steps
-        self._made: list[_Place] = []
-        self._is_over = not steps
+    _steps: Sequence[Step]
+    _settings: RetrySettings
+    _deadline: Deadline
+    attempts: int = 0
+    is_answered: bool = False
+    _is_over: bool = False
+    _tried: list[_Place] | None = None
+    _failed: list[tuple[Step, Failure]] | None = None
+
+    @property
+    def failures(self) -> Sequence[tuple[Step, Failure]]:
+        """What has become of the attempts that failed, in their order."""
+        return self._failed or ()
 
     @property
     def _places(self) -> list[_Place]:
         """Made when they are needed: most requests are answered by the first place."""
-        if not self._made:
-            self._made = [_Place(step) for step in self._steps]
-            self._made[0].tries = self.attempts
-        return self._made
+        if self._tried is None:
+            self._tried = [_Place(step) for step in self._steps]
+            self._tried[0].tries = self.attempts
+        return self._tried
 
     def next(self, now: float) -> Attempt | None:
         """What to try now, or after its `wait_seconds`; None: it is over, by success, failure or time."""
-        if self._is_over:
+        if self._is_over or not self._steps:
             return None
-        if not self.attempts and not self._made:
+        if self._tried is None and not self.attempts:
             self.attempts = 1
-            return Attempt(self._steps[0], 1, 0.0, is_last=len(self._steps) == 1 or self._settings.attempts == 1)
+            return Attempt(self._steps[0], 1, 0.0, len(self._steps) == 1 or self._settings.attempts == 1)
         place = None if self.attempts >= self._settings.attempts else self._choose(now)
         if place is None:
             self._is_over = True
@@ -112,7 +115,7 @@ class Course:
 
     def peek(self, now: float) -> Step | None:
         """The place that would be tried next, at once, and is a different one: where a hedge could go."""
-        if self._is_over or self.attempts >= self._settings.attempts:
+        if self._is_over or not self._steps or self.attempts >= self._settings.attempts:
             return None
         return next((place.step for place in self._places if not place.is_out and place.tries == 0), None)
 
@@ -131,7 +134,7 @@ class Course:
         """What has become of an attempt at this place."""
         place = self._of(step)
         place.failure = failure
-        self.failures.append((step, failure))
+        self._failed = [*self.failures, (step, failure)]
         if failure.is_final:
             self._is_over = True
         if failure.told_status in OUR_ACCOUNT | ONLY_HERE:

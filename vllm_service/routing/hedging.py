@@ -118,7 +118,7 @@ async def hedged(
     failed: Callable[[Step, Exception], None],
     sleep: Sleep = asyncio.sleep,
 ) -> Won[Answer]:
-    """Exactly one answer; raises the last failure when there is none. Every failure is told to `failed`.
+    """Exactly one answer; raises the first place's failure when there is none. Every failure is told to `failed`.
 
     choose_second: asked after `delay_seconds` (None: never), when the first has not begun; None: there is no other.
     """
@@ -130,7 +130,7 @@ async def hedged(
             reserved = None if second is None else budget.reserve(first, second)
             if second is not None and reserved is not None:
                 runners[asyncio.create_task(_run(racer, second))] = second
-        return await _first_to_answer(runners, failed)
+        return await _first_to_answer(runners, first, failed)
     finally:
         lost = [await _stop(racer, task, step, failed) for task, step in runners.items()]
         if reserved is not None:
@@ -152,9 +152,13 @@ async def _begins_within(task: asyncio.Task[Answer], seconds: float, sleep: Slee
 
 
 async def _first_to_answer(
-    runners: dict[asyncio.Task[Answer], Step], failed: Callable[[Step, Exception], None]
+    runners: dict[asyncio.Task[Answer], Step], first: Step, failed: Callable[[Step, Exception], None]
 ) -> Won[Answer]:
-    """Takes the winner, and those that failed, out of the runners: who is left has lost."""
+    """Takes the winner, and those that failed, out of the runners: who is left has lost.
+
+    That the second place was left alone, or failed too, says less than why the first did.
+    """
+    told: Exception | None = None
     while True:
         done, _ = await asyncio.wait(runners, return_when=asyncio.FIRST_COMPLETED)
         for task in [task for task in runners if task in done]:  # in the plan's order
@@ -165,8 +169,9 @@ async def _first_to_answer(
             if not isinstance(error, Exception):
                 raise error
             failed(step, error)
+            told = error if told is None or step is first else told
             if not runners:
-                raise error
+                raise told
 
 
 async def _stop(

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, gc=False):
     """One place to try: a provider by its configured name, and the model's name there.
 
     cost_picousd: the marginal cost that the router expects; None where it is unknown.
@@ -22,8 +23,7 @@ class Step:
     cost_picousd: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """Places in the order in which they are tried, and why, for people: `x-route-reason` and the ledger."""
 
     steps: tuple[Step, ...]

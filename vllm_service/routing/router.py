@@ -6,7 +6,8 @@ It does no I/O. The gateway tells it what was sent, what came back and what the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+
+import msgspec
 
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import RequestFacts
@@ -25,6 +26,16 @@ from vllm_service.routing.strategies import Choice
 from vllm_service.routing.waking import WakeController
 
 MayTry = Callable[[str, str, float], bool]
+
+
+class _Attempt(msgspec.Struct):
+    """A request at a place. alone: no prompt was waiting there before it. first_token_at: 0 until it has come."""
+
+    route: Route
+    place: Candidate
+    began: float
+    alone: bool = False
+    first_token_at: float = 0.0
 
 
 class CostRouter:
@@ -50,30 +61,31 @@ class CostRouter:
                 routes[id(model)] = Route(model, make_candidates(catalog, model, self.endpoints), settings)
                 routes[id(model)].wakes(self.controllers)
             self._routes[name] = routes[id(model)]
-        self._open: dict[tuple[int, str], tuple[float, float, bool]] = {}
+        self._open: dict[tuple[int, str], _Attempt] = {}
 
     def plan(self, facts: RequestFacts, now_seconds: float) -> Plan:
         """See plan.Router. Raises ModelNotFound, ContextTooLong, InvalidRequest, ModelUnavailable."""
-        route = self._route(facts)
+        route = self._routes.get(facts.model) or self._route(facts)
         completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
-        candidates = self._allowed(route, facts, completion, now_seconds)
+        candidates = route.candidates
+        is_ruled = facts.tags or facts.provider is not None or facts.cap_picousd is not None
+        if is_ruled or route.has_bounds or self._may_try is not None:
+            candidates = self._allowed(route, facts, completion, now_seconds)
         strategy = route.strategy if facts.strategy is None else find_strategy(facts.strategy)
-        target = route.target
-        if facts.latency_target_seconds is not None:
-            target = replace(target, ttft_seconds=facts.latency_target_seconds)
-        prompt = facts.prompt_tokens
-        answer = int(completion)
+        target = route.target_of(facts)
+        prompt, answer = facts.prompt_tokens, int(completion)
         costs = [
             prompt * place.input_picousd + answer * place.output_picousd
             if place.has_plain_price
             else marginal_picousd(place, prompt, completion)
             for place in route.candidates
         ]
-        hosted = [cost for position in route.hosted_positions if (cost := costs[position]) is not None]
-        if route.controllers and hosted:
-            demand = Demand(now_seconds, min(hosted), prompt, completion, target)
-            for controller in route.controllers:
-                controller.demand(demand)
+        if route.controllers:
+            hosted = [cost for position in route.hosted_positions if (cost := costs[position]) is not None]
+            if hosted:
+                demand = Demand(now_seconds, min(hosted), prompt, completion, target)
+                for controller in route.controllers:
+                    controller.demand(demand)
         choice = Choice(
             facts, candidates, target, completion, costs, now_seconds, route.turns, self._settings.own_share
         )
@@ -83,58 +95,51 @@ class CostRouter:
                 f"No provider of {facts.model} has a known price, which the strategy needs.",
                 details={"model": facts.model, "fallback_available": True},
             )
-        most = self._settings.max_steps
-        steps = [Step(place.name, place.offer.model, costs[place.position]) for place in ordered[:most]]
+        steps = [Step(place.name, place.model, costs[place.position]) for place in ordered[: self._settings.max_steps]]
         return Plan(tuple(steps), reason)
 
     def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
         """See plan.Router."""
-        place = self._place(step, facts)
+        route = self._routes.get(facts.model) or self._route(facts)
+        place = route.by_provider[step.provider, step.model]
         place.in_flight += 1
-        alone = False
+        attempt = self._open[id(facts), step.provider] = _Attempt(route, place, now_seconds)
         if place.endpoint is not None:
-            alone = place.endpoint.unread_tokens <= 0
+            attempt.alone = place.endpoint.unread_tokens <= 0
             place.endpoint.sent(facts.prompt_tokens, now_seconds)
-            route = self._route(facts)
             completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
             hosted = route.hosted_picousd(facts.prompt_tokens, int(completion))
             self.controllers[place.endpoint.name].took((hosted or 0) / PICOUSD_PER_USD)
-        self._open[id(facts), step.provider] = (now_seconds, 0.0, alone)
 
     def first_token(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
         """See plan.Router. A whole answer comes with its last token: its first byte says nothing of speeds."""
         if not facts.stream:
             return
-        key = (id(facts), step.provider)
-        attempt = self._open.get(key)
-        if attempt is None or attempt[1]:
+        attempt = self._open.get((id(facts), step.provider))
+        if attempt is None or attempt.first_token_at:
             return
-        place = self._place(step, facts)
-        waited = now_seconds - attempt[0]
-        self._open[key] = (attempt[0], now_seconds, attempt[2])
+        place = attempt.place
+        waited = now_seconds - attempt.began
+        attempt.first_token_at = now_seconds
         place.first_token_seconds.add(waited)
         if place.endpoint is not None:
             place.endpoint.read(facts.prompt_tokens)
-            place.endpoint.measured_answer(waited, facts.prompt_tokens, attempt[2])
+            place.endpoint.measured_answer(waited, facts.prompt_tokens, attempt.alone)
 
     def finished(self, step: Step, facts: RequestFacts, usage: Usage | None, now_seconds: float) -> None:
         """See plan.Router."""
         attempt = self._open.pop((id(facts), step.provider), None)
         if attempt is None:
             return
-        route = self._route(facts)
-        place = self._place(step, facts)
+        place = attempt.place
         place.in_flight -= 1
-        began, first_token_at, _ = attempt
         if place.endpoint is not None:
-            if not first_token_at:
-                place.endpoint.read(facts.prompt_tokens)
-            self._own_finished(route, place.endpoint, facts, usage, (began, first_token_at, now_seconds))
-        elif usage is not None and first_token_at and usage.completion_tokens > 1:
-            place.token_seconds.add((now_seconds - first_token_at) / (usage.completion_tokens - 1))
+            self._own_finished(attempt, place.endpoint, facts, usage, now_seconds)
+        elif attempt.first_token_at and usage is not None and usage.completion_tokens > 1:
+            place.token_seconds.add((now_seconds - attempt.first_token_at) / (usage.completion_tokens - 1))
         if usage is not None:
-            route.lengths.add(facts.key_id, facts.operation, usage.completion_tokens)
-            if usage.prompt_tokens > 0 and place.cached_picousd != place.input_picousd:
+            attempt.route.lengths.add(facts.key_id, facts.operation, usage.completion_tokens)
+            if place.cached_picousd != place.input_picousd and usage.prompt_tokens > 0:
                 place.cached_share.add(usage.cached_tokens / usage.prompt_tokens)
 
     def failed(
@@ -144,10 +149,10 @@ class CostRouter:
         attempt = self._open.pop((id(facts), step.provider), None)
         if attempt is None:
             return
-        place = self._place(step, facts)
+        place = attempt.place
         place.in_flight -= 1
         if place.endpoint is not None:
-            if not attempt[1]:
+            if not attempt.first_token_at:
                 place.endpoint.read(facts.prompt_tokens)
             place.endpoint.left()
         if status == 429 and retry_after_seconds:
@@ -194,9 +199,6 @@ class CostRouter:
             raise ModelNotFound(facts.model, sorted(self._routes))
         return route
 
-    def _place(self, step: Step, facts: RequestFacts) -> Candidate:
-        return self._route(facts).by_provider[step.provider, step.model]
-
     def _allowed(self, route: Route, facts: RequestFacts, completion: float, now: float) -> list[Candidate]:
         candidates = route.candidates
         if facts.tags or route.model.context_length is not None:
@@ -215,20 +217,17 @@ class CostRouter:
         return left
 
     def _own_finished(
-        self,
-        route: Route,
-        endpoint: Endpoint,
-        facts: RequestFacts,
-        usage: Usage | None,
-        times: tuple[float, float, float],
+        self, attempt: _Attempt, endpoint: Endpoint, facts: RequestFacts, usage: Usage | None, ended: float
     ) -> None:
-        began, first_token_at, ended = times
+        began, first_token_at, target = attempt.began, attempt.first_token_at, attempt.route.target
+        if not first_token_at:
+            endpoint.read(facts.prompt_tokens)
         if usage is not None:
             tokens = usage.completion_tokens
             if first_token_at and tokens > 1:
                 endpoint.measured_token((ended - first_token_at) / (tokens - 1), ended)
-            allowed = route.target.first_token_seconds(facts.prompt_tokens)
+            allowed = target.first_token_seconds(facts.prompt_tokens)
             in_time = not first_token_at or first_token_at - began <= allowed
-            in_time = in_time and ended - began <= allowed + route.target.seconds_per_output_token * tokens
+            in_time = in_time and ended - began <= allowed + target.seconds_per_output_token * tokens
             endpoint.judged(in_time)
         endpoint.left()

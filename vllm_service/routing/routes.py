@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vllm_service.domain.money import PICOUSD_PER_USD
+from vllm_service.domain.requests import RequestFacts
 from vllm_service.errors import ConfigurationError, InvalidRequest
 from vllm_service.providers.configured import Catalog, ProviderKind, PublicModel
 from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.cost import hosted_picousd
 from vllm_service.routing.estimates import AnswerLengths
-from vllm_service.routing.profiles import EndpointProfile, RouterSettings
+from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
 from vllm_service.routing.strategies import STRATEGIES, Strategy, Turns
 from vllm_service.routing.waking import WakeController
 
@@ -25,6 +26,7 @@ class Route:
         "by_provider",
         "candidates",
         "controllers",
+        "has_bounds",
         "hosted_positions",
         "lengths",
         "model",
@@ -36,6 +38,7 @@ class Route:
 
     def __init__(self, model: PublicModel, candidates: list[Candidate], settings: RouterSettings) -> None:
         self.model, self.candidates = model, candidates
+        self.has_bounds = model.context_length is not None
         self.by_provider = {(place.provider.name, place.offer.model): place for place in candidates}
         self.own = [place for place in candidates if place.endpoint is not None]
         self.controllers: list[WakeController] = []
@@ -63,6 +66,12 @@ class Route:
             if known is not None:
                 place.cached_share, place.late_until = known.cached_share, known.late_until
                 place.first_token_seconds, place.token_seconds = known.first_token_seconds, known.token_seconds
+
+    def target_of(self, facts: RequestFacts) -> LatencyTarget:
+        """The model's, unless the caller wants the first token earlier or later."""
+        if facts.latency_target_seconds is None:
+            return self.target
+        return replace(self.target, ttft_seconds=facts.latency_target_seconds)
 
     def hosted_picousd(self, prompt_tokens: int, completion_tokens: int) -> int | None:
         """What the cheapest hosted place of a known price would take; None if there is none."""

@@ -35,6 +35,11 @@ class SharedBreakers:
         self._errands: asyncio.Queue[Errand] = asyncio.Queue()
         breakers.listen(self._tell_others)
 
+    def admit_at_once(self, step: Step) -> Admission | None:
+        """Leave to send to a place that is well; None: `admit` knows."""
+        breaker = self._breakers.by_place.get((step.provider, step.model))
+        return None if breaker is None else breaker.while_closed
+
     async def admit(self, step: Step) -> Admission | None:
         """Leave to send a request to this place, or None. Every admission ends in one of the calls below."""
         admission = self._breakers.admit(step, self._clock())
@@ -60,7 +65,9 @@ class SharedBreakers:
 
     def succeeded(self, step: Step, admission: Admission) -> None:
         """The answer came, whole."""
-        self._breakers.of(step.provider, step.model).succeeded(admission, self._clock())
+        breaker = self._breakers.by_place.get((step.provider, step.model))
+        if breaker is not None:
+            breaker.succeeded(admission, self._clock())
 
     def failed(self, step: Step, admission: Admission, status: int, retry_after: float | None) -> None:
         """No answer (status 0), or one with this status."""

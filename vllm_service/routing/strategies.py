@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.routing.candidates import Candidate
@@ -27,8 +28,7 @@ class Turns:
         self.dice = random.Random(seed)  # noqa: S311  # it shares out load, it guards nothing
 
 
-@dataclass(slots=True)
-class Choice:
+class Choice(msgspec.Struct):
     """One request, and the places that rules have left. completion_tokens: expected.
 
     costs: marginal pico-dollars by a candidate's position; None where the price is unknown.
@@ -71,11 +71,12 @@ def by_cost(choice: Choice) -> Ordered:
     if ready:
         return ready + cheapest + busy, f"a warm own worker has room ({ready[0].provider.name})"
     if cheapest:
-        return cheapest + busy, "cheapest hosted; own workers are " + ("busy" if busy and _serving(busy[0]) else "off")
+        return cheapest + busy, _OWN_BUSY if busy and _serving(busy[0]) else _OWN_OFF
     return busy, "only the own endpoint serves it at a known price"
 
 
 _LAST = 1 << 62
+_OWN_BUSY, _OWN_OFF = "cheapest hosted; own workers are busy", "cheapest hosted; own workers are off"
 
 
 def _serving(candidate: Candidate) -> bool:

@@ -7,11 +7,13 @@ digests from a stolen database useless for telling whether a found secret is val
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 
 PREFIX = "vs"
 _ID_BYTES, _TOKEN_BYTES = 8, 32
 _LONGEST_SECRET = 128
+_SECRET = re.compile(rf"{PREFIX}_([ -^`-~]{{{2 * _ID_BYTES}}})_[ -~]*")  # printable; no underscore in the id
 
 
 def new_secret() -> tuple[str, str]:
@@ -22,10 +24,8 @@ def new_secret() -> tuple[str, str]:
 
 def id_in(secret: str) -> str | None:
     """The id within a secret; None for what cannot be one of ours."""
-    parts = secret.split("_", 2)
-    if len(parts) != 3 or parts[0] != PREFIX or len(parts[1]) != 2 * _ID_BYTES or len(secret) > _LONGEST_SECRET:
-        return None
-    return parts[1] if secret.isascii() and secret.isprintable() else None
+    found = _SECRET.fullmatch(secret) if len(secret) <= _LONGEST_SECRET else None
+    return None if found is None else found[1]
 
 
 def digest_of(secret: str, pepper: bytes) -> bytes:

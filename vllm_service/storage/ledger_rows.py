@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from vllm_service.domain.requests import Outcome, RequestRecord
@@ -11,7 +12,13 @@ from vllm_service.storage.schema import REQUESTS
 
 _LONGEST_TEXT = 512
 _TOKENS = ("prompt", "completion", "cached", "reasoning")
-_NO_USAGE = (None, None, None, None, None)
+_NO_USAGE = (None, None, None, None)
+# Columns that stand together, in the order of schema.REQUESTS.
+_ASKED = attrgetter("key_id", "organisation", "operation", "model")
+_ANSWERED = attrgetter("status", "provider", "upstream_model")
+_USAGE = attrgetter(*(f"{kind}_tokens" for kind in _TOKENS))
+_COST = attrgetter("cost_picousd", "baseline_picousd")
+_TOOK = attrgetter("queue_ms", "ttft_ms", "total_ms", "attempts", "error_code", "route_reason")
 
 
 def row_of(record: RequestRecord, writer: int, sequence: int) -> tuple[Value, ...]:
@@ -22,24 +29,14 @@ def row_of(record: RequestRecord, writer: int, sequence: int) -> tuple[Value, ..
         sequence,
         record.request_id,
         round(record.started_at * 1_000_000),
-        record.key_id,
-        record.organisation,
-        record.operation,
-        record.model,
+        *_ASKED(record),
         str(record.outcome),
-        record.status,
-        record.provider,
-        record.upstream_model,
-        *(_NO_USAGE if usage is None else _usage_columns(usage)),
-        record.cost_picousd,
-        record.baseline_picousd,
+        *_ANSWERED(record),
+        *(_NO_USAGE if usage is None else _USAGE(usage)),
+        None if usage is None else int(usage.estimated),
+        *_COST(record),
         int(record.stream),
-        record.queue_ms,
-        record.ttft_ms,
-        record.total_ms,
-        record.attempts,
-        record.error_code,
-        record.route_reason,
+        *_TOOK(record),
     )
 
 
@@ -64,16 +61,6 @@ def record_of(row: tuple[Any, ...]) -> RequestRecord:
         stream=bool(values["stream"]),
         route_reason=values["route_reason"],
         **{name: values[name] for name in (*same, *also)},
-    )
-
-
-def _usage_columns(usage: Usage) -> tuple[int, int, int, int, int]:
-    return (
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.cached_tokens,
-        usage.reasoning_tokens,
-        int(usage.estimated),
     )
 
 

@@ -138,7 +138,7 @@ class LedgerWriter:
         for start in range(0, count, _ROWS_AT_ONCE):
             end = min(start + _ROWS_AT_ONCE, count)
             for place, record in enumerate(islice(self._waiting, start, end), start):
-                rows += self._row(record, self._sequence + place)
+                rows.extend(self._row(record, self._sequence + place))
             await asyncio.sleep(0)
         await self._write_rows(rows)
         self._sequence += count

@@ -17,7 +17,7 @@ from vllm_service.domain.quotas import (
 from vllm_service.errors import RateLimited
 from vllm_service.storage.limits import allowed_by, asked_of, period_wait_seconds, rejection
 from vllm_service.storage.memory_reservation import MemoryReservation
-from vllm_service.storage.quota_periods import Counts, PeriodKey, Periods
+from vllm_service.storage.quota_periods import Counts, Period, PeriodKey, Periods
 from vllm_service.storage.sliding_window import SlidingWindow
 
 # Longer than any request may take (REQUEST_TIMEOUT_SECONDS): a reservation that lives on has lost its owner.
@@ -27,7 +27,7 @@ _MOST_WINDOWS = 100_000
 
 
 class MemoryQuotas:
-    """Implements protocol.Quotas. saved: what earlier processes counted; `periods.unsaved` is what this one adds."""
+    """Implements protocol.Quotas. saved: what earlier processes counted; `periods.unsaved` holds what this one adds."""
 
     def __init__(
         self,
@@ -57,18 +57,26 @@ class MemoryQuotas:
             self._expire(now_ms)
         if not self._swept_at_ms <= now_ms < self._swept_at_ms + self._sweep_ms:
             self._sweep(now_seconds)
+        by_key = self._key_windows.get(key.id) or _window(self._key_windows, key.id, KEY_WINDOW)
+        by_address = None
+        key_bucket, address_bucket = by_key.advance(now_ms // KEY_WINDOW.bucket_ms), 0
+        if client_ip is not None:
+            known = self._address_windows
+            by_address = known.get(client_ip) or _window(known, client_ip, ADDRESS_WINDOW)
+            address_bucket = by_address.advance(now_ms // ADDRESS_WINDOW.bucket_ms)
+        asked, periods = (tokens, cost_picousd), self.periods.at(key.organisation, now_seconds)
+        windows = by_key, by_address
+        if not self._has_room(key, windows, periods, asked):
+            raise self._rejection(key, windows, periods, asked, now_ms)
+        expires_at_ms = now_ms + self._lease_ms
         share = MemoryReservation(
             self,
-            _window(self._key_windows, key.id, KEY_WINDOW),
-            None if client_ip is None else _window(self._address_windows, client_ip, ADDRESS_WINDOW),
-            periods=self.periods.at(key.organisation, now_seconds),
-            amounts=(tokens, cost_picousd),
-            now_ms=now_ms,
+            expires_at_ms=expires_at_ms,
+            amounts=asked,
+            periods=periods,
+            by_key=(by_key, key_bucket),
+            by_address=(by_address, address_bucket),
         )
-        if not self._has_room(key, share):
-            raise self._rejection(key, share, now_seconds)
-        expires_at_ms = now_ms + self._lease_ms
-        share.take(expires_at_ms)
         self._leases.add(share)
         self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
         return share
@@ -77,27 +85,17 @@ class MemoryQuotas:
         """For health and metrics."""
         return QuotaState(len(self._leases), self._expired)
 
-    def settle(self, reservation: MemoryReservation, tokens: int, picousd: int) -> None:
-        """Books what was used, in the periods in which it was reserved."""
-        self._end(reservation)
-        self.periods.settle(reservation.day, tokens, picousd)
-        self.periods.settle(reservation.month, tokens, picousd)
-
-    def release(self, reservation: MemoryReservation) -> None:
-        """Gives everything back; once the lease has expired nothing is left to give."""
-        if self._end(reservation):
-            reservation.give_back_slots()
-
-    def _end(self, reservation: MemoryReservation) -> bool:
+    def end(self, reservation: MemoryReservation) -> bool:
+        """Its lease is over. Whether it was not before."""
         if reservation not in self._leases:
             return False
         self._leases.remove(reservation)
-        reservation.give_back_amounts()
         return True
 
     def _expire(self, now_ms: int) -> None:
         for reservation in [lease for lease in self._leases if lease.expires_at_ms <= now_ms]:
-            self._end(reservation)
+            self.end(reservation)
+            reservation.give_back()
             self._expired += 1
         self._first_expiry_ms = min((lease.expires_at_ms for lease in self._leases), default=math.inf)
 
@@ -109,42 +107,54 @@ class MemoryQuotas:
                 del windows[name]
         self.periods.forget_before(now_seconds)
 
-    def _has_room(self, key: ApiKey, share: MemoryReservation) -> bool:
-        limits, day, month = key.limits, share.day, share.month
+    def _has_room(
+        self,
+        key: ApiKey,
+        windows: tuple[SlidingWindow, SlidingWindow | None],
+        periods: tuple[Period, Period],
+        asked: tuple[int, int],
+    ) -> bool:
+        limits, (by_key, by_address), (day, month), (tokens, picousd) = key.limits, windows, periods, asked
         return (
-            share.key_window.total < REQUESTS_PER_MINUTE[key.tier]
-            and (share.address_window is None or share.address_window.total < self._address_limit)
+            by_key.total < REQUESTS_PER_MINUTE[key.tier]
+            and (by_address is None or by_address.total < self._address_limit)
             and (limits.requests_per_day is None or day.requests < limits.requests_per_day)
-            and (limits.tokens_per_day is None or day.tokens + share.tokens <= limits.tokens_per_day)
-            and (limits.tokens_per_month is None or month.tokens + share.tokens <= limits.tokens_per_month)
-            and (limits.picousd_per_month is None or month.picousd + share.picousd <= limits.picousd_per_month)
+            and (limits.tokens_per_day is None or day.tokens + tokens <= limits.tokens_per_day)
+            and (limits.tokens_per_month is None or month.tokens + tokens <= limits.tokens_per_month)
+            and (limits.picousd_per_month is None or month.picousd + picousd <= limits.picousd_per_month)
         )
 
-    def _rejection(self, key: ApiKey, share: MemoryReservation, now_seconds: float) -> RateLimited:
-        now_ms, day, month = int(now_seconds * 1000), share.day, share.month
-        allowed, asked = allowed_by(key, self._address_limit), asked_of(share.tokens, share.picousd)
+    def _rejection(
+        self,
+        key: ApiKey,
+        windows: tuple[SlidingWindow, SlidingWindow | None],
+        periods: tuple[Period, Period],
+        amounts: tuple[int, int],
+        now_ms: int,
+    ) -> RateLimited:
+        now_seconds, (by_key, by_address), (day, month) = now_ms / 1000, windows, periods
+        allowed, asked = allowed_by(key, self._address_limit), asked_of(*amounts)
         waits: dict[Limit, float] = {}
-        if share.key_window.total >= REQUESTS_PER_MINUTE[key.tier]:
-            waits[Limit.REQUESTS_PER_MINUTE] = share.key_window.wait_ms(now_ms) / 1000
-        if share.address_window is not None and share.address_window.total >= self._address_limit:
-            waits[Limit.ADDRESS_REQUESTS_PER_SECOND] = share.address_window.wait_ms(now_ms) / 1000
-        for limit, taken, reserved in (
-            (Limit.REQUESTS_PER_DAY, day.requests, day.reserved_requests),
-            (Limit.TOKENS_PER_DAY, day.tokens, day.reserved_tokens),
-            (Limit.TOKENS_PER_MONTH, month.tokens, month.reserved_tokens),
-            (Limit.USD_PER_MONTH, month.picousd, month.reserved_picousd),
+        if by_key.total >= REQUESTS_PER_MINUTE[key.tier]:
+            waits[Limit.REQUESTS_PER_MINUTE] = by_key.wait_ms(now_ms) / 1000
+        if by_address is not None and by_address.total >= self._address_limit:
+            waits[Limit.ADDRESS_REQUESTS_PER_SECOND] = by_address.wait_ms(now_ms) / 1000
+        for limit, taken, settled in (
+            (Limit.REQUESTS_PER_DAY, day.requests, day.settled_requests),
+            (Limit.TOKENS_PER_DAY, day.tokens, day.settled_tokens),
+            (Limit.TOKENS_PER_MONTH, month.tokens, month.settled_tokens),
+            (Limit.USD_PER_MONTH, month.picousd, month.settled_picousd),
         ):
             most = allowed[limit]
             if most is not None and taken + asked[limit] > most:
-                may_come_back = taken - reserved + asked[limit] <= most
+                may_come_back = settled + asked[limit] <= most
                 waits[limit] = period_wait_seconds(limit, now_seconds, may_come_back)
         return rejection(allowed, waits, asked)
 
 
 def _window(windows: dict[str, SlidingWindow], name: str, shape: RateWindow) -> SlidingWindow:
-    window = windows.get(name)
-    if window is None:
-        if len(windows) >= _MOST_WINDOWS:  # a flood of addresses within one sweep: the one first seen is forgotten
-            del windows[next(iter(windows))]
-        window = windows[name] = SlidingWindow(shape)
+    """A new one."""
+    if len(windows) >= _MOST_WINDOWS:  # a flood of addresses within one sweep: the one first seen is forgotten
+        del windows[next(iter(windows))]
+    window = windows[name] = SlidingWindow(shape)
     return window

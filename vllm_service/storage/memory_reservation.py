@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from vllm_service.domain.quotas import ADDRESS_WINDOW, KEY_WINDOW
 from vllm_service.storage.quota_periods import Period
 from vllm_service.storage.sliding_window import SlidingWindow
 
@@ -12,74 +11,68 @@ from vllm_service.storage.sliding_window import SlidingWindow
 class Owner(Protocol):
     """What a reservation reports its end to."""
 
-    def settle(self, reservation: MemoryReservation, tokens: int, picousd: int) -> None:
-        """It used this much."""
-        ...
-
-    def release(self, reservation: MemoryReservation) -> None:
-        """It came to nothing."""
+    def end(self, reservation: MemoryReservation) -> bool:
+        """Whether it had not ended before."""
         ...
 
 
 class MemoryReservation:
-    """Implements protocol.Reservation. Made before the check; it counts nowhere until `take`."""
+    """Implements protocol.Reservation. Made when there is room: it counts from then on."""
 
     __slots__ = (
+        "_address_bucket",
+        "_address_window",
+        "_day",
+        "_key_bucket",
+        "_key_window",
+        "_month",
         "_owner",
-        "address_bucket",
-        "address_window",
-        "day",
+        "_picousd",
+        "_tokens",
         "expires_at_ms",
-        "key_bucket",
-        "key_window",
-        "month",
-        "picousd",
-        "tokens",
     )
 
     def __init__(
         self,
         owner: Owner,
-        key_window: SlidingWindow,
-        address_window: SlidingWindow | None,
         *,
-        periods: tuple[Period, Period],
+        expires_at_ms: int,
         amounts: tuple[int, int],
-        now_ms: int,
+        periods: tuple[Period, Period],
+        by_key: tuple[SlidingWindow, int],
+        by_address: tuple[SlidingWindow | None, int],
     ) -> None:
+        """It is taken. amounts: tokens, pico-dollars. by_key, by_address: each a window, and the bucket within it."""
         self._owner = owner
-        self.key_window = key_window
-        self.key_bucket = key_window.advance(now_ms // KEY_WINDOW.bucket_ms)
-        self.address_window = address_window
-        self.address_bucket = address_window.advance(now_ms // ADDRESS_WINDOW.bucket_ms) if address_window else 0
-        self.day, self.month = periods
-        self.tokens, self.picousd = amounts
-        self.expires_at_ms = 0
-
-    def take(self, expires_at_ms: int) -> None:
-        """From now on it counts."""
-        self.key_window.take(self.key_bucket)
-        if self.address_window is not None:
-            self.address_window.take(self.address_bucket)
-        self.day.reserve(self.tokens, self.picousd)
-        self.month.reserve(self.tokens, self.picousd)
         self.expires_at_ms = expires_at_ms
+        self._tokens, self._picousd = tokens, picousd = amounts
+        self._day, self._month = day, month = periods
+        self._key_window, self._key_bucket = key_window, key_bucket = by_key
+        self._address_window, self._address_bucket = address_window, address_bucket = by_address
+        key_window.take(key_bucket)
+        if address_window is not None:
+            address_window.take(address_bucket)
+        day.reserve(tokens, picousd)
+        month.reserve(tokens, picousd)
 
-    def give_back_amounts(self) -> None:
+    def give_back(self) -> None:
         """It no longer counts in its day and month."""
-        self.day.give_back(self.tokens, self.picousd)
-        self.month.give_back(self.tokens, self.picousd)
-
-    def give_back_slots(self) -> None:
-        """It no longer counts in its minute and second, if they are not over anyway."""
-        self.key_window.give_back(self.key_bucket)
-        if self.address_window is not None:
-            self.address_window.give_back(self.address_bucket)
+        self._day.give_back(self._tokens, self._picousd)
+        self._month.give_back(self._tokens, self._picousd)
 
     async def settle(self, tokens: int, cost_picousd: int) -> None:
-        """See Reservation. One that has expired is booked all the same: it was used."""
-        self._owner.settle(self, tokens, cost_picousd)
+        """See Reservation. One that has expired is booked all the same, in the periods where it was: it was used."""
+        if not self._owner.end(self):
+            self._day.reserve(self._tokens, self._picousd)
+            self._month.reserve(self._tokens, self._picousd)
+        self._day.settle(tokens, cost_picousd, self._tokens, self._picousd)
+        self._month.settle(tokens, cost_picousd, self._tokens, self._picousd)
 
     async def release(self) -> None:
-        """See Reservation."""
-        self._owner.release(self)
+        """See Reservation. Once its lease has expired nothing is left to give; nor in minutes and seconds gone by."""
+        if not self._owner.end(self):
+            return
+        self.give_back()
+        self._key_window.give_back(self._key_bucket)
+        if self._address_window is not None:
+            self._address_window.give_back(self._address_bucket)

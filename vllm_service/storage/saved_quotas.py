@@ -42,14 +42,16 @@ class QuotaSaver:
 
     async def save(self) -> None:
         """What could not be written stays to be written."""
-        taken, self._periods.unsaved = self._periods.unsaved, {}
+        taken = {period: period.take_unsaved() for period in self._periods.unsaved}
+        self._periods.unsaved.clear()
         if not taken:
             return
         try:
-            await self._database.write(*(Statement(_ADD, (*key, *counts)) for key, counts in taken.items()))
+            await self._database.write(*(Statement(_ADD, (*period.key, *counts)) for period, counts in taken.items()))
         except ServiceError as error:
             log.warning("the use of %d quotas is kept in memory only for now: %s", len(taken), error.message)
-            self._periods.put_back(taken)
+            for period, counts in taken.items():
+                period.put_back(counts)
 
     async def close(self) -> None:
         """Writes the rest and ends."""

@@ -13,34 +13,39 @@ class SlidingWindow:
     A clock that goes back by less than the window stands still here; by more, the window begins anew.
     """
 
-    __slots__ = ("_counts", "_shape", "total")
+    __slots__ = ("_counts", "_newest", "_shape", "total")
 
     def __init__(self, shape: RateWindow) -> None:
         self._shape = shape
         self._counts: deque[list[int]] = deque()  # [bucket, requests], the oldest first
+        self._newest: list[int] | None = None  # the last of them
         self.total = 0
 
     def advance(self, bucket: int) -> int:
         """Forgets what has left the window; returns the bucket that requests are counted in now."""
-        counts = self._counts
-        if not counts:
+        newest = self._newest
+        if newest is None or newest[0] == bucket:
             return bucket
-        newest, span = counts[-1][0], self._shape.buckets
-        if bucket < newest:
-            if newest - bucket <= span:
-                return newest
-            counts.clear()
+        span = self._shape.buckets
+        if bucket < newest[0] <= bucket + span:
+            return newest[0]
+        if bucket < newest[0]:
+            self._counts.clear()
             self.total = 0
+        counts = self._counts
         while counts and counts[0][0] < bucket - span:
             self.total -= counts.popleft()[1]
+        self._newest = counts[-1] if counts else None
         return bucket
 
     def take(self, bucket: int) -> None:
         """Counts one request; `bucket` as `advance` returned it."""
-        if self._counts and self._counts[-1][0] == bucket:
-            self._counts[-1][1] += 1
+        newest = self._newest
+        if newest is not None and newest[0] == bucket:
+            newest[1] += 1
         else:
-            self._counts.append([bucket, 1])
+            self._newest = [bucket, 1]
+            self._counts.append(self._newest)
         self.total += 1
 
     def give_back(self, bucket: int) -> None:

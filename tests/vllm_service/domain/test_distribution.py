@@ -16,8 +16,7 @@ LATENCIES = st.lists(st.floats(1.0, 3_600_000.0), min_size=1, max_size=60)
 
 def spread_of(values: list[float]) -> Distribution:
     distribution = Distribution()
-    for value in values:
-        distribution.add(value)
+    distribution.add_all(values)
     return distribution
 
 

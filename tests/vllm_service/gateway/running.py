@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,19 +146,21 @@ async def running(
     router_costs: bool = False,
     quotas: Quotas | None = None,
     wall_clock: Callable[[], float] | None = None,
+    recorders: Sequence[Callable[[RequestRecord], None]] = (),
 ) -> AsyncIterator[Running]:
-    """A gateway in this process. quotas None: without limits."""
+    """A gateway in this process. quotas None: without limits. recorders: told of each row before the books are."""
     books = Books()
     upstream = Connections()
     gateway = Gateway(
         configured=Configured(catalog, make_router(catalog, "QUALITY") if router_costs else ConfiguredOrder(catalog)),
         upstream=upstream,
         quotas=quotas or books,
-        recorders=[books.record],
+        recorders=[*recorders, books.record],
         keys=books,
         responses=responses,
         tracer=tracer,
         failing_over=failing_over or FailingOver.of(retries=QUICK),
+        record_loss=books.record,
         wall_clock=wall_clock,
     )
     server = HttpServer(Service(gateway, lambda: _nothing_else), limits)

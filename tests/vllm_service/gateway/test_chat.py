@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.vllm_service.gateway.asking import HEADERS, MESSAGES, answers, posted
-from tests.vllm_service.gateway.running import PROVIDER_SECRET, SECRET, gateway_to
+from tests.vllm_service.gateway.running import PROVIDER_SECRET, SECRET, catalog_of, gateway_to, running
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
@@ -81,6 +83,13 @@ async def test_annotations_are_added_and_nothing_else_is_changed() -> None:
     assert performance["ttft_ms"] is None
     assert (headers["x-provider"], headers["x-route-reason"]) == ("provider-1", "configured order")
     assert headers["x-request-id"].startswith("req-")
+
+
+@pytest.mark.parametrize("tags", [frozenset[str](), frozenset({"apple-silicon"})])
+async def test_who_answers_on_apple_silicon_says_so(tags: frozenset[str]) -> None:
+    async with ScriptedUpstream(answers) as upstream, running(catalog_of(upstream.url, tags=tags)) as gateway:
+        _, _, annotated = await posted(gateway, {"model": "small"})
+    assert json.loads(annotated)["performance_info"]["apple_silicon_optimized"] is bool(tags)
 
 
 async def test_the_other_operations_pass_too() -> None:

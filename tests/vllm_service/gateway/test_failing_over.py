@@ -18,9 +18,7 @@ from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, runni
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event, events
 from vllm_service.domain.requests import Outcome
 from vllm_service.gateway.failing_over import FailingOver
-from vllm_service.gateway.hedging import Hedging
 from vllm_service.routing.breaker_settings import BreakerSettings
-from vllm_service.routing.hedging import HedgeSettings
 
 FAILURES = 3
 SHUT = BreakerSettings(consecutive_failures=FAILURES, open_seconds=3600, longest_open_seconds=3600)
@@ -229,46 +227,3 @@ async def _until_probed(gateway: Running, has_come: asyncio.Event) -> httpx.Resp
         response = await post(gateway)
         if has_come.is_set():
             return response
-
-
-async def test_a_second_place_is_asked_when_the_first_is_slow_and_the_loser_is_booked() -> None:
-    hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0.01))
-    hedging.budget.earn(10**12)
-    over = FailingOver.of(retries=QUICK, hedging=hedging)
-    async with gateway_of(hangs, answers, failing_over=over, router_costs=True) as (gateway, (slow, _)):
-        response = await post(gateway, {"x-hedge": "on"})
-        await asyncio.wait_for(slow.left.wait(), 10)
-        row, loss = await gateway.books.row(0), await gateway.books.row(1)
-    assert response.headers["x-provider"] == "provider-2"
-    assert (row.provider, row.attempts) == ("provider-2", 2)
-    assert (loss.request_id, loss.provider, loss.outcome) == (
-        f"{row.request_id}/hedge",
-        "provider-1",
-        Outcome.CANCELLED,
-    )
-    assert loss.cost_picousd
-    assert loss.usage is not None
-    assert loss.usage.estimated
-    assert gateway.books.shares[0].ended == [(13, (row.cost_picousd or 0) + loss.cost_picousd)]
-
-
-@pytest.mark.parametrize("headers", [{}, {"x-hedge": "off"}, {"x-hedge": "on", "x-max-cost-usd": "1"}])
-async def test_nobody_is_hedged_who_did_not_ask_or_has_a_cap(headers: dict[str, str]) -> None:
-    is_released = asyncio.Event()
-
-    async def waits(asked: Asked) -> None:
-        await is_released.wait()
-        await asked.json(completion())
-
-    hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0.001))
-    hedging.budget.earn(10**12)
-    over = FailingOver.of(retries=QUICK, hedging=hedging)
-    async with gateway_of(waits, answers, failing_over=over, router_costs=True) as (gateway, (first, second)):
-        call = asyncio.create_task(post(gateway, headers))
-        while not first.asked:
-            await asyncio.sleep(0)
-        for _ in range(20):
-            await asyncio.sleep(0.001)
-        is_released.set()
-        assert (await call).headers["x-provider"] == "provider-1"
-    assert second.asked == []

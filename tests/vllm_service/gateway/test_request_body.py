@@ -45,3 +45,28 @@ def test_what_is_no_number_is_refused_by_name(wrong: object) -> None:
 def test_the_provider_gets_a_whole_number_as_an_integer() -> None:
     body = b'{"model": "m", "max_tokens": 5.0}'
     assert b'"max_tokens":5}' in for_provider(body, read(body), CHAT, "there")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model":"m","messages":[]}',
+        '{ "messages" : [{"role":"user","content":"\\"model\\":\\"m\\""}], "model" : "m" }',
+        '{"metadata":{"model":"m"},"model":"m"}',
+        '{"mod\\u0065l":"m","metadata":{"model":"m"}}',
+        '{"model":"other","model":"m"}',
+        '{"model":"m","user":"model"}',
+        '{"x\\"model":"m","model":"m"}',
+        '{"model":"\\u006d"}',
+        '{"model":"m/\u00fc"}',
+    ],
+)
+def test_the_provider_gets_its_own_name_of_the_model_and_all_else_as_it_was(body: str) -> None:
+    fields = read(body.encode())
+    sent = json.loads(for_provider(body.encode(), fields, CHAT, 'there "too"'))
+    assert sent == {**json.loads(body), "model": 'there "too"'}
+
+
+def test_a_model_is_renamed_in_place() -> None:
+    body = b'{ "seed": 1.50, "model" : "m", "seed": 2 }'
+    assert for_provider(body, read(body), CHAT, "there") == b'{ "seed": 1.50, "model" : "there", "seed": 2 }'

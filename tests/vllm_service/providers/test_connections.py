@@ -148,3 +148,44 @@ def test_garbage_is_an_answer_or_a_fault_and_nothing_else(parts: list[bytes]) ->
                 pass
 
     asyncio.run(once())
+
+
+async def test_a_fault_of_who_reads_a_stream_is_not_the_providers(caplog: pytest.LogCaptureFixture) -> None:
+    async def script(asked: Asked) -> None:
+        await asked.begin()
+        await asked.chunk(b"data: 1\n\n")
+        await is_relayed.wait()
+        await asked.chunk(b"data: 2\n\n")
+
+    def receive(data: bytes) -> None:
+        if b"2" in data:
+            raise ZeroDivisionError("what the answer said")
+
+    is_relayed = asyncio.Event()
+    async with connected(ScriptedUpstream(script)) as (connections, provider):
+        answer = await connections.send(provider, "/x", b"", b"{}")
+        end = answer.relay(receive)
+        is_relayed.set()
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            await end
+    assert "ZeroDivisionError at " in caplog.text
+    assert "what the answer said" not in caplog.text
+
+
+async def test_what_comes_in_one_read_is_passed_on_in_one_piece() -> None:
+    async def script(asked: Asked) -> None:
+        await asked.begin()
+        await asked.chunk(b"data: 1\n\n")
+        await is_relayed.wait()
+        many = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events)
+        await asked.send(many + b"0\r\n\r\n")
+
+    is_relayed = asyncio.Event()
+    events = [b"data: %d\n\n" % number for number in range(2, 30)]
+    received: list[bytes] = []
+    async with connected(ScriptedUpstream(script)) as (connections, provider):
+        answer = await connections.send(provider, "/x", b"", b"{}")
+        end = answer.relay(received.append)
+        is_relayed.set()
+        await end
+    assert received == [b"data: 1\n\n", b"".join(events)]

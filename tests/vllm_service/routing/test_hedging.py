@@ -122,7 +122,22 @@ async def test_when_one_of_two_fails_the_other_answers(broken: str, other: str) 
     assert race.budget.picousd == 5000
 
 
-async def test_when_both_fail_the_last_failure_is_raised_and_both_are_told() -> None:
+@pytest.mark.parametrize("order", ["ab", "ba"])
+async def test_when_both_fail_the_caller_hears_why_the_first_place_did(order: str) -> None:
+    race = Race()
+    task = race.run()
+    await race.until_sent(1)
+    race.delay.set()
+    await race.until_sent(2)
+    for place in order:
+        race.sent[place].set_exception(Broken(place))
+        while place not in race.failures:
+            await asyncio.sleep(0)
+    with pytest.raises(Broken, match="a"):
+        await task
+
+
+async def test_when_both_fail_one_failure_is_raised_and_both_are_told() -> None:
     race = Race()
     task = race.run()
     race.delay.set()
