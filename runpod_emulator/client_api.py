@@ -96,16 +96,12 @@ class ClientApi:
         return web.json_response({"removed": self._store.purge(), "status": "completed"})
 
     async def health(self, request: web.Request) -> web.StreamResponse:
-        """Jobs and workers, counted."""
-        counts, load = self._store.counts, self._store.load()
-        jobs = {
-            "completed": counts[Status.COMPLETED],
-            "failed": counts[Status.FAILED] + counts[Status.TIMED_OUT],
-            "inProgress": load.in_progress,
-            "inQueue": load.queued,
-            "retried": counts["retried"],
-        }
-        return web.json_response({"jobs": jobs, "workers": self._endpoint.registry.counts()})
+        """Jobs and workers, counted. 503 where that is the fault."""
+        faults = self._endpoint.injector.faults
+        document = self._endpoint.health.told(faults.health_late_seconds)
+        if faults.health_silent:
+            return web.json_response({"error": "health is silent"}, status=503)
+        return web.json_response(document)
 
     async def billing(self, request: web.Request) -> web.StreamResponse:
         """The bill until now."""

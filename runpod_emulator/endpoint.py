@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from runpod_emulator.errors import BadRequest
 from runpod_emulator.faults import FaultInjector, Faults
+from runpod_emulator.health import Health
 from runpod_emulator.job_store import Clock, JobStore
 from runpod_emulator.jobs import Job
 from runpod_emulator.limits import RateLimiter
@@ -31,6 +32,7 @@ class Endpoint:
         self.store = JobStore(settings, clock, self)
         self.limiter = RateLimiter(settings.rate_limits, settings.rate_window_seconds, clock)
         self.injector = FaultInjector()
+        self.health = Health(self.store, self.registry, clock)
         self.when_finished: list[FinishedCallback] = []
         self._starts_workers = starts_workers
 
@@ -41,11 +43,13 @@ class Endpoint:
                 "worker_crash_after_seconds: these workers were not started here; kill them where they were"
             )
         self.injector.inject(faults, self.clock())
+        self.health.note(faults.health_late_seconds)
         self.changed.notify_all()
 
     def housekeep(self) -> None:
         """Whatever time has brought about: time-outs, results no longer kept, workers without a heartbeat."""
         self.store.expire()
+        self.health.note(self.injector.faults.health_late_seconds)
         for worker, reason in self.registry.lost():
             self.registry.make_unhealthy(worker)
             self.store.give_back(worker.id, reason)

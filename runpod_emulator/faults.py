@@ -21,16 +21,20 @@ class Faults:
     worker_crash_after_seconds: float | None = None  # one worker process is killed with SIGKILL, once
     worker_id: str | None = None  # which worker crashes, or whose heartbeats are lost; None: any, and all
     lost_heartbeat: bool = False  # pings are answered and forgotten
+    health_late_seconds: float = 0  # /health tells what was so long ago, or when the fault was set
+    health_silent: bool = False  # /health answers 503
     seed: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("drop_post_share", "duplicate_delivery_share"):
             _require_number(name, getattr(self, name), 1)
         _require_number("post_latency_seconds", self.post_latency_seconds)
+        _require_number("health_late_seconds", self.health_late_seconds)
         if self.worker_crash_after_seconds is not None:
             _require_number("worker_crash_after_seconds", self.worker_crash_after_seconds)
-        if not isinstance(self.lost_heartbeat, bool):
-            raise BadRequest("lost_heartbeat: expected true or false")
+        for name in ("lost_heartbeat", "health_silent"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadRequest(f"{name}: expected true or false")
         if not isinstance(self.worker_id, str | None) or not isinstance(self.seed, int | None):
             raise BadRequest("worker_id: expected text; seed: expected a whole number")
 

@@ -30,6 +30,7 @@ from vllm_service.providers.runpod import RunPodSettings
 from vllm_service.routing.breaker_report import BreakerReport
 from vllm_service.routing.endpoint_keeper import EndpointKeeper
 from vllm_service.routing.plan import Router
+from vllm_service.routing.router import CostRouter
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.memory_quotas import LEASE_SECONDS
 from vllm_service.storage.memory_responses import ResponseBounds
@@ -165,7 +166,10 @@ class _Running:
             self._is_stale = False
             try:
                 catalog = await asyncio.get_running_loop().run_in_executor(None, load_catalog)
-                self._gateway.configured = Configured(catalog, make_router(catalog))
+                router, before = make_router(catalog), self._gateway.configured.router
+                if isinstance(router, CostRouter) and isinstance(before, CostRouter):
+                    router.take_over(before)
+                self._gateway.configured = Configured(catalog, router)
             except ServiceError as error:
                 _log.error("the configuration stays as it was: %s", error.message)
             else:

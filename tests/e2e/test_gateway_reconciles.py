@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,15 @@ async def test_the_bill_of_the_endpoint_is_booked_to_its_requests_to_the_last_un
             assert await _workers_seen(running.url)
             await until(lambda: all(worker.exit_code is not None for worker in emulator.workers.values()), 60)
         report = await _reconciled(tmp_path, f"{emulator.url}/billing")
+        booked = [await _reconciled(tmp_path, f"{emulator.url}/billing", "--book") for _ in range(2)]
+        bill = int(emulator.bill().total_usd * 10**12)
     total, parts = report["total"], report["attribution"]
     assert (total["requests"], total["unpriced_requests"]) == (REQUESTS, 0)
+    assert total["difference_usd"] != 0  # what rows were expected to cost knows of no cold start
+    assert booked[0] == booked[1]
+    assert booked[0]["total"] | {"difference_usd": 0.0, "booked_usd": total["billed_usd"]} == booked[0]["total"]
+    rows = csv.DictReader(io.StringIO(await command("ledger", "export", **variables_of(tmp_path))))
+    assert sum(int(row["cost_picousd"]) for row in rows) == bill
     assert total["billed_usd"] > 0
     assert parts["nobody_usd"] == 0
     assert sum(parts.values()) == pytest.approx(total["billed_usd"], rel=1e-9)
@@ -56,9 +65,9 @@ async def _workers_seen(url: str) -> bool:
             await asyncio.sleep(0.05)
 
 
-async def _reconciled(directory: Path, bill: str) -> dict[str, Any]:
+async def _reconciled(directory: Path, bill: str, *more: str) -> dict[str, Any]:
     variables = variables_of(directory, RUNPOD_API_KEY=KEY)
     document: dict[str, Any] = json.loads(
-        await command("reconcile", "--bill", bill, "--provider", "own", "--json", **variables)
+        await command("reconcile", "--bill", bill, "--provider", "own", "--json", *more, **variables)
     )
     return document

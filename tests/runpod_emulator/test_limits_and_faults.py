@@ -96,3 +96,19 @@ async def test_a_wake_up_goes_to_the_longest_waiting_and_passes_on_when_that_one
     assert await second
     assert first.cancelled()
     assert not await signal.wait(0.001)
+
+
+def test_late_health_tells_what_was_so_long_ago_and_silence_ends_with_the_fault() -> None:
+    bench = Bench()
+    bench.endpoint.inject(Faults(health_late_seconds=5))
+    bench.registry.takes("w1")
+    seen = []
+    for _ in range(12):
+        bench.clock.pass_(1)
+        bench.endpoint.housekeep()
+        seen.append(bench.endpoint.health.told(5)["workers"]["idle"])
+    assert seen == [0] * 5 + [1] * 7
+    bench.job()
+    assert bench.endpoint.health.told(5)["jobs"]["inQueue"] == 0
+    bench.endpoint.inject(Faults())
+    assert bench.endpoint.health.told(0)["jobs"]["inQueue"] == 1

@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +26,7 @@ from vllm_service.providers.bill_source import read_bill
 from vllm_service.providers.bills import Bill, parse_bill
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.database import Database
+from vllm_service.storage.ledger_costs import set_costs
 from vllm_service.storage.ledger_csv import CsvLedger
 from vllm_service.storage.ledger_reader import LedgerReader, Window
 
@@ -39,25 +41,44 @@ def run(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     key = ServiceSettings.from_environment().environment.get(KEY_VARIABLE)
     bill = parse_bill(read_bill(options.bill, key), now_us=time.time_ns() // 1000, endpoint=options.endpoint)
-    compared = Reconciliation(bill.lines, bill.workers, options.provider)
 
     async def work(database: Database, settings: ServiceSettings) -> int:
-        async for _row_id, record in LedgerReader(database).records(_window(bill, options.since, options.until)):
-            compared.add(record)
+        compared = await _read(database, bill, options)
+        if options.book:
+            await set_costs(database, {int(row_id): picousd for row_id, picousd in compared.due().items()})
+            compared = await _read(database, bill, options)
         return _report(compared, bill, options)
 
+    if options.book and not bill.workers:
+        raise ConfigurationError("the bill does not tell when workers ran, so nobody knows who caused what: not booked")
     if options.ledger is None:
         return with_database(options, work, must_exist=True)
+    if options.book:
+        raise ConfigurationError("--book writes into the service's own ledger: leave out --ledger")
+    compared = Reconciliation(bill.lines, bill.workers, options.provider)
     for record in CsvLedger(options.ledger):
         compared.add(record)
     return _report(compared, bill, options)
 
 
-def _report(compared: Reconciliation, bill: Bill, options: argparse.Namespace) -> int:
+async def _read(database: Database, bill: Bill, options: argparse.Namespace) -> Reconciliation:
+    """Requests by their rows' ids: callers may give two the same one."""
+    compared = Reconciliation(bill.lines, bill.workers, options.provider)
+    async for row_id, record in LedgerReader(database).records(_window(bill, options.since, options.until)):
+        compared.add(replace(record, request_id=str(row_id)))
+    _require_one_provider(compared, options)
+    return compared
+
+
+def _require_one_provider(compared: Reconciliation, options: argparse.Namespace) -> None:
     """Who names no provider must have a ledger of one."""
     if options.provider is None and len(compared.providers) > 1:
         names = sorted(compared.providers)
         raise ConfigurationError(f"the ledger holds several providers: name what was billed with --provider: {names}")
+
+
+def _report(compared: Reconciliation, bill: Bill, options: argparse.Namespace) -> int:
+    _require_one_provider(compared, options)
     lines = [line for line in compared.days() if _is_asked_for(line, options.since, options.until)]
     whole, bookings = total(lines), compared.bookings()
     if options.json:
@@ -86,6 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--until", type=date.fromisoformat, metavar="DAY", help="the last day, UTC")
     parser.add_argument("--tolerance", type=float, metavar="PERCENT", help="exit 1 when the totals differ by more")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    parser.add_argument(
+        "--book",
+        action="store_true",
+        help="put what was billed into the ledger, in place of what its rows were expected to cost; may be repeated",
+    )
     return parser
 
 

@@ -101,6 +101,27 @@ def book(workers: Iterable[WorkerBill], requests: Iterable[RanRequest]) -> list[
     return [booking for own in books.values() for booking in own.bookings.values() if booking.total_picousd]
 
 
+def due(workers: Sequence[WorkerBill], requests: Sequence[RanRequest]) -> dict[str, int]:
+    """Pico-dollars by request, of all that were at an endpoint while one of its workers was billed; some owe nothing.
+
+    Together they are the bill, less what nobody caused.
+    """
+    amounts = {
+        request.request_id: 0
+        for request in requests
+        if any(
+            worker.endpoint == request.endpoint
+            and request.started_us < worker.stopped_us
+            and request.ended_us >= worker.started_us
+            for worker in workers
+        )
+    }
+    for booking in book(workers, requests):
+        if booking.request_id is not None:
+            amounts[booking.request_id] = booking.total_picousd
+    return amounts
+
+
 def _book_worker(worker: WorkerBill, requests: Sequence[RanRequest], books: _Books) -> None:
     here = [
         request

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from vllm_service.domain.accounting import Booking, RanRequest, WorkerBill, book
+from vllm_service.domain.accounting import Booking, RanRequest, WorkerBill, book, due
 from vllm_service.domain.largest_remainder import split
 from vllm_service.domain.requests import RequestRecord
 
@@ -121,6 +121,10 @@ class Reconciliation:
     def bookings(self) -> list[Booking]:
         """What the billed workers' seconds went into."""
         return book(self._workers, self._ran)
+
+    def due(self) -> dict[str, int]:
+        """Pico-dollars that each request owes of the bill, by its id; see accounting.due."""
+        return due(self._workers, self._ran)
 
 
 def total(lines: Iterable[DayLine]) -> DayLine:

@@ -42,6 +42,7 @@ class Gateway:
 
     keys: None lets everybody in as `anonymous`. recorders: called with each row; the ledger's `record` is one of them.
     record_loss: called with the rows of hedges that lost, which are no requests of their own: the ledger's.
+    wall_clock: seconds since 1970, for rows and quotas' days; it may jump. None is this machine's.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Gateway:
         failing_over: FailingOver | None = None,
         tracer: Tracer | None = None,
         record_loss: Callable[[RequestRecord], None] | None = None,
+        wall_clock: Callable[[], float] | None = None,
     ) -> None:
         self.configured = configured
         self._upstream = upstream
@@ -72,6 +74,7 @@ class Gateway:
         self._ids = RequestIds()
         self._counting = TokenCounting()
         self._tracer = tracer
+        self._wall_clock = wall_clock
 
     async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
         """Answers the request, whatever happens, and records it."""
@@ -85,6 +88,8 @@ class Gateway:
             failing_over=self._failing_over,
             upstream=self._upstream,
         )
+        if self._wall_clock is not None:
+            call.started_at = self._wall_clock()
         if self._tracer is not None:
             call.trace = self._tracer.begin(operation.name, headers.get(b"traceparent"), headers.get(b"tracestate"))
         try:

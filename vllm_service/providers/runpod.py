@@ -8,6 +8,7 @@ on RunPod keeps a job from starting workers (docs.runpod.io, execution policies,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -94,6 +95,11 @@ class RunPodEndpoint:
         if reply.status != 200 or job_id is None:
             raise UpstreamFailed(f"{self._name}: did not take the warm-up job, status {reply.status}")
         return job_id
+
+    async def cancel(self, job_id: str) -> None:
+        """Takes a warm-up job back; one that has ended stays as it is, one that is not reached ends by itself."""
+        with contextlib.suppress(*FAULTS):
+            await self._request("POST", f"/cancel/{job_id}", b"")
 
     async def health(self) -> EndpointHealth | None:
         """What RunPod said last; asked anew when the interval has passed. None: it has never said, or fails to now."""

@@ -17,6 +17,7 @@ _MOST_WORKERS = 1000  # of one endpoint; a report of more is nonsense, and would
 _UTILISATION_SECONDS = 10.0
 LONGER = 2.0  # an answer may well be this many times as long as expected
 _ANSWER_TOKENS = 200.0
+_LONGEST_GAP_SECONDS = 60.0  # between two looks, which are a second apart
 _PATIENCE = 4.0  # cold starts after which a wake counts as failed
 
 
@@ -46,6 +47,10 @@ class Endpoint:
         self._lowered_to, self._lowered_until = 0, 0.0
         self._reading = 0.0  # share of a worker's time that goes to prompts, of late
         self._reading_at = 0.0
+
+    def is_configured_as(self, other: Endpoint) -> bool:
+        """Whether what is known of the one holds for the other."""
+        return (self.profile, self.usd_per_second) == (other.profile, other.usd_per_second)
 
     @property
     def serving(self) -> int:
@@ -199,7 +204,8 @@ class Endpoint:
     def _bill(self, now: float) -> None:
         workers = max(self.target, self.warm) if self.is_managed else self.warm + self.starting
         if self._billed_at is not None:
-            self.billed_worker_seconds += workers * max(0.0, now - self._billed_at)
+            # Who did not look for longer was stopped, or its machine slept; the idle time-out has ended the workers.
+            self.billed_worker_seconds += workers * min(max(0.0, now - self._billed_at), _LONGEST_GAP_SECONDS)
         self._billed_at = now
 
 

@@ -2,6 +2,8 @@
 
 Looking never wakes. An endpoint that cannot be seen is not woken either: nobody would send requests to what it wakes.
 Scale-down needs no order: the router sends no more than its target can take, and RunPod's idle time-out does the rest.
+A worker that the router wants kept although it idles gets a warm-up job now and then: RunPod's time-out would end it
+sooner, and the next request would pay for a cold start. Should the gateway die, the time-out still holds.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from vllm_service.domain.operations import WorkerState
@@ -21,6 +23,8 @@ from vllm_service.providers.runpod_health import EndpointHealth
 from vllm_service.routing.coordination import Wakes
 from vllm_service.routing.one_wake import Waked, WakeSettings, wake_once
 from vllm_service.routing.plan import Router, WorkerTarget
+from vllm_service.routing.profiles import EndpointProfile
+from vllm_service.routing.wake_course import Turn, WakeCourse
 
 ROUND_SECONDS = 1.0
 _log = logging.getLogger(__name__)
@@ -28,12 +32,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Tended:
-    """One endpoint. is_woken: by this replica, and no worker has been seen since."""
+    """One endpoint. wake: the last by this replica. kept_seconds: how long a job keeps its worker from being let go."""
 
     endpoint: RunPodEndpoint
     model: str
+    kept_seconds: float
     health: EndpointHealth | None = None
-    is_woken: bool = False
+    wake: WakeCourse = field(default_factory=WakeCourse)
 
 
 class EndpointKeeper:
@@ -99,10 +104,12 @@ class EndpointKeeper:
             if provider.kind is ProviderKind.RUNPOD and provider.control_url is not None and model is not None:
                 self._tended[name] = self._new(provider, model)
                 if name in before:
-                    self._tended[name].health, self._tended[name].is_woken = before[name].health, before[name].is_woken
+                    self._tended[name].health, self._tended[name].wake = before[name].health, before[name].wake
 
     def _new(self, provider: Provider, model: str) -> _Tended:
-        return _Tended(RunPodEndpoint(provider, self._send, self._clock, self._settings), model)
+        idle_seconds = dict(provider.expected).get("idle_timeout_seconds", EndpointProfile().idle_timeout_seconds)
+        endpoint = RunPodEndpoint(provider, self._send, self._clock, self._settings)
+        return _Tended(endpoint, model, idle_seconds / 2)
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         self._under_way.pop(name, None)
@@ -115,21 +122,49 @@ class EndpointKeeper:
         router.observe_health(name, None if health is None else _document(health), self._clock())
         if self._wakes is None:
             return
-        if tended.is_woken and health is not None and health.workers_warm:
-            tended.is_woken = False
-            # Not at once: another replica may not have looked since.
-            await self._wakes.shorten(name, 2 * self._settings.health_interval_seconds)
+        if health is not None:
+            await self._follow_up(name, tended, health, 0 if target is None else target.workers, self._wakes)
         if target is not None and is_to_be_woken(target, health):
             await self._wake(tended, target, self._wakes)
+        elif target is not None and is_to_be_kept(target, health):
+            await self._keep(tended, target, self._wakes)
+
+    async def _follow_up(self, name: str, tended: _Tended, health: EndpointHealth, wanted: int, wakes: Wakes) -> None:
+        """What came of the wake, if this replica has sent one."""
+        turn = tended.wake.saw(health.workers_warm or 0, health.workers_initializing or 0, wanted)
+        if turn is Turn.IS_READY:
+            # Not at once: another replica may not have looked since.
+            await wakes.shorten(name, 2 * self._settings.health_interval_seconds)
+        elif turn is not Turn.NONE:
+            if turn is not Turn.IS_GONE and (job_id := tended.wake.take_job()) is not None:
+                await tended.endpoint.cancel(job_id)
+            if turn is not Turn.ENOUGH_START:
+                settings = self._wake_settings
+                pause = settings.retry_seconds * 2.0 ** min(tended.wake.failures, 20)
+                await wakes.shorten(name, min(pause, settings.lease_seconds))
 
     async def _wake(self, tended: _Tended, target: WorkerTarget, wakes: Wakes) -> None:
         name = target.provider
         came_of_it, why = await wake_once(name, tended.model, tended.endpoint, wakes, self._wake_settings)
         if came_of_it is Waked.STARTED:
-            tended.is_woken = True
+            tended.wake.began(why or "")
             _log.info("%s is being woken: %s", name, target.reason)
         elif came_of_it is Waked.FAILED:
             _log.warning("%s could not be woken: %s", name, why)
+
+    async def _keep(self, tended: _Tended, target: WorkerTarget, wakes: Wakes) -> None:
+        kept = WakeSettings(lease_seconds=tended.kept_seconds, retry_seconds=tended.kept_seconds)
+        lease = f"{target.provider}/kept"
+        came_of_it, why = await wake_once(lease, tended.model, tended.endpoint, wakes, kept)
+        if came_of_it is Waked.FAILED:
+            _log.warning("the worker of %s could not be kept: %s", target.provider, why)
+
+
+def is_to_be_kept(target: WorkerTarget, health: EndpointHealth | None) -> bool:
+    """Its workers idle, all of them, as far as is known; who works is not let go."""
+    if target.workers < 1 or health is None or not health.workers_warm:
+        return False
+    return not (health.jobs_in_progress or health.jobs_queued or health.workers_running)
 
 
 def is_to_be_woken(target: WorkerTarget, health: EndpointHealth | None) -> bool:

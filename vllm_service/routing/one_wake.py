@@ -37,12 +37,12 @@ class WakeSettings:
 async def wake_once(
     name: str, model: str, endpoint: Wakeable, wakes: Wakes, settings: WakeSettings
 ) -> tuple[Waked, str | None]:
-    """Also why it failed, for the log. When a worker is seen ready, or seen gone, call `wakes.clear(name)`."""
+    """Also the job's id, or why it failed. When a worker is seen ready, or gone, call `wakes.shorten(name, ...)`."""
     if not await wakes.claim(name, settings.lease_seconds):
         return Waked.UNDER_WAY, None
     try:
-        await endpoint.wake(model)
+        job_id = await endpoint.wake(model)
     except ServiceError as error:
         await wakes.shorten(name, settings.retry_seconds)
         return Waked.FAILED, error.message
-    return Waked.STARTED, None
+    return Waked.STARTED, job_id

@@ -164,6 +164,18 @@ class CostRouter:
         if endpoint is not None:
             endpoint.observe(health, now_seconds)
 
+    def take_over(self, before: CostRouter) -> None:
+        """What was learned of endpoints and models that are still configured as they were, by the router before this.
+
+        Requests under way go on telling the router before this; endpoints are the same for both.
+        """
+        for name in self.endpoints.keys() & before.endpoints.keys():
+            if self.endpoints[name].is_configured_as(before.endpoints[name]):
+                self.endpoints[name], self.controllers[name] = before.endpoints[name], before.controllers[name]
+        for name, route in self._routes.items():
+            route.take_over(before._routes.get(name), self.endpoints)
+            route.wakes(self.controllers)
+
     def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
         """See plan.Router."""
         return tuple(self._target(name, endpoint, now_seconds) for name, endpoint in self.endpoints.items())

@@ -55,6 +55,18 @@ class Route:
         """Demand for this model is told to the controllers of its own endpoints."""
         self.controllers = [controllers[place.name] for place in self.own]
 
+    def take_over(self, before: Route | None, endpoints: Mapping[str, Endpoint]) -> None:
+        """What was learned of answers' lengths and of places. endpoints: those that the router has now."""
+        if before is not None:
+            self.lengths, self.turns = before.lengths, before.turns
+        for key, place in self.by_provider.items():
+            if place.endpoint is not None:
+                place.endpoint = endpoints[place.name]
+            known = None if before is None else before.by_provider.get(key)
+            if known is not None:
+                place.cached_share, place.late_until = known.cached_share, known.late_until
+                place.first_token_seconds, place.token_seconds = known.first_token_seconds, known.token_seconds
+
     def target_of(self, facts: RequestFacts) -> LatencyTarget:
         """The model's, unless the caller wants the first token earlier or later."""
         if facts.latency_target_seconds is None:

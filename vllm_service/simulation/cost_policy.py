@@ -41,12 +41,18 @@ def settings_of(scenario: Scenario) -> RouterSettings:
 
 
 class CostPolicy:
-    """CostRouter on the virtual clock: asked for worker targets once a second while anything is going on."""
+    """CostRouter on the virtual clock: asked for worker targets once a second while anything is going on.
+
+    looks_always: also while nobody asks and no worker is wanted, as the gateway does. Regrets then fall second by
+    second, and a wake may come some seconds sooner or later; a week's trace takes several times as long.
+    """
+
+    looks_always = False
 
     def begin(self, replay: Replay) -> Endpoint:
         """An endpoint whose workers the router sets."""
         self.replay = replay
-        self.router = CostRouter(catalog_of(replay.scenario), settings_of(replay.scenario))
+        self.router = CostRouter(catalog_of(replay.scenario), self.settings(replay.scenario))
         self._numbers = {place.name: number for number, place in enumerate(replay.scenario.hosted)}
         self._facts: dict[int, tuple[RequestFacts, Step]] = {}
         self._looking = self._closed = False
@@ -55,16 +61,25 @@ class CostPolicy:
         endpoint.on_change = self._worker_states_changed
         self._workers = endpoint
         endpoint.set_target(0, 0.0)
+        if self.looks_always:
+            replay.at(0.0, self._look)
         return endpoint
+
+    def settings(self, scenario: Scenario) -> RouterSettings:
+        """What the router is told of the endpoint."""
+        return settings_of(scenario)
 
     def arrived(self, request: int, now: float) -> None:
         """Planned, and sent to the first place that takes it."""
-        replay = self.replay
-        facts = RequestFacts(MODEL, "chat.completions", int(replay.prompts[request]), stream=True)
+        facts = self.facts_of(request)
         steps = self.router.plan(facts, now).steps
         self._send(request, facts, steps, now)
         if not self._looking and now - self._looked_at >= _LOOK_SECONDS:
             self._look()
+
+    def facts_of(self, request: int) -> RequestFacts:
+        """What the router is told of a request that has arrived."""
+        return RequestFacts(MODEL, "chat.completions", int(self.replay.prompts[request]), stream=True)
 
     def first_token(self, request: int, now: float) -> None:
         """Told to the router when the caller sees it."""
@@ -115,7 +130,7 @@ class CostPolicy:
         (target,) = self.router.worker_targets(now)
         if not self._closed:
             self.replay.endpoint.set_target(target.workers, now)
-        self._looking = bool(target.workers) and not self._closed
+        self._looking = (self.looks_always or bool(target.workers)) and not self._closed
         if self._looking:
             self.replay.at(now + _LOOK_SECONDS, self._look)
 

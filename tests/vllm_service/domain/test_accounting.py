@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.domain.accounting import RanRequest, WorkerBill, book
+from vllm_service.domain.accounting import RanRequest, WorkerBill, book, due
 from vllm_service.domain.largest_remainder import split
 
 SECOND = 1_000_000
@@ -157,3 +157,12 @@ def test_an_amount_that_nobody_has_a_share_in_is_refused() -> None:
     assert split(0, [0, 0]) == [0, 0]
     with pytest.raises(ValueError, match="no weight"):
         split(1, [0, 0])
+
+
+def test_what_is_due_covers_all_who_were_there_and_is_the_bill_less_what_nobody_caused() -> None:
+    workers = [worker(0, 5, 20), worker(100, 105, 110, name="for nobody")]
+    requests = [ran("a", 6, 10), ran("b", 8, 10), ran("before", -9, -5), ran("on the edge", 20, 25), ran("c", 0, 0)]
+    amounts = due(workers, requests)
+    assert amounts.keys() == {"a", "b", "c"}
+    assert sum(amounts.values()) == workers[0].cost_picousd
+    assert due([], requests) == {}

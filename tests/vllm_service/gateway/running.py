@@ -29,7 +29,7 @@ from vllm_service.providers.configured import Catalog, Offer, Provider, Provider
 from vllm_service.providers.connections import Connections
 from vllm_service.routing.fallback import RetrySettings
 from vllm_service.routing.from_catalog import make_router
-from vllm_service.storage.protocol import ResponseCache
+from vllm_service.storage.protocol import Quotas, ResponseCache
 
 SECRET = "sk-of-the-caller"
 # A place that asks for more patience than this is not tried again.
@@ -144,21 +144,24 @@ async def running(
     tracer: Tracer | None = None,
     failing_over: FailingOver | None = None,
     router_costs: bool = False,
+    quotas: Quotas | None = None,
+    wall_clock: Callable[[], float] | None = None,
     recorders: Sequence[Callable[[RequestRecord], None]] = (),
 ) -> AsyncIterator[Running]:
-    """A gateway in this process. recorders: told of each row before the books are."""
+    """A gateway in this process. quotas None: without limits. recorders: told of each row before the books are."""
     books = Books()
     upstream = Connections()
     gateway = Gateway(
         configured=Configured(catalog, make_router(catalog, "QUALITY") if router_costs else ConfiguredOrder(catalog)),
         upstream=upstream,
-        quotas=books,
+        quotas=quotas or books,
         recorders=[*recorders, books.record],
         keys=books,
         responses=responses,
         tracer=tracer,
         failing_over=failing_over or FailingOver.of(retries=QUICK),
         record_loss=books.record,
+        wall_clock=wall_clock,
     )
     server = HttpServer(Service(gateway, lambda: _nothing_else), limits)
     listening = socket.create_server(("127.0.0.1", 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,14 +34,18 @@ class Platform:
     health: Any = field(default_factory=lambda: NOBODY)
     looks: int = 0
     jobs: list[dict[str, Any]] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
 
     async def __call__(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float
     ) -> Reply:
+        if method == "POST" and "/cancel/" in url:
+            self.cancelled.append(url.removeprefix("http://x/v2/ep/cancel/"))
+            return Reply(200, b"{}", {})
         if method == "POST":
             assert url == "http://x/v2/ep/run"
             self.jobs.append(json.loads(body))
-            return Reply(200, b'{"id": "job-1", "status": "IN_QUEUE"}', {})
+            return Reply(200, b'{"id": "job-%d", "status": "IN_QUEUE"}' % len(self.jobs), {})
         self.looks += 1
         if self.health is None:
             raise TimeoutError
@@ -117,7 +122,8 @@ async def test_an_endpoint_that_cannot_be_seen_is_not_woken(health: Any) -> None
     "health",
     [
         {"workers": {"running": 1}},
-        {"workers": {"idle": 1}},
+        {"workers": {"idle": 1, "running": 1}},
+        {"workers": {"idle": 1}, "jobs": {"inProgress": 1}},
         {"workers": {"initializing": 1}},
         {"workers": {"idle": 0}, "jobs": {"inQueue": 1}},
     ],
@@ -128,16 +134,56 @@ async def test_who_has_a_worker_or_a_job_that_waits_is_not_woken(health: dict[st
     assert world.platform.jobs == []
 
 
-async def test_a_worker_that_dies_while_it_loads_is_woken_again_after_the_lease_and_not_before() -> None:
+async def test_a_wake_that_nobody_answers_is_tried_again_after_the_lease_and_not_before() -> None:
     world = World()
     keepers = world.keeper(), world.keeper()
-    await world.rounds(*keepers, count=3)
-    world.platform.health = {"workers": {"initializing": 1}}
-    await world.rounds(*keepers, count=5)
-    world.platform.health = NOBODY
-    await world.rounds(*keepers, count=80)
+    await world.rounds(*keepers, count=99)
     assert len(world.platform.jobs) == 1
-    await world.rounds(*keepers, count=30)
+    await world.rounds(*keepers, count=10)
+    assert len(world.platform.jobs) == 2
+
+
+async def test_workers_that_die_while_they_load_are_woken_again_ever_later_and_their_jobs_then_wait() -> None:
+    world = World()
+    keepers = world.keeper(), world.keeper()
+    woken_at = []
+    for _ in range(400):
+        before = len(world.platform.jobs)
+        await world.rounds(*keepers)
+        if len(world.platform.jobs) > before:
+            woken_at.append(world.now)
+            world.platform.health = {"workers": {"initializing": 1}}
+            await world.rounds(*keepers, count=4)
+            world.platform.health = NOBODY
+    pauses = [later - earlier for earlier, later in itertools.pairwise(woken_at)]
+    assert 10 < pauses[0] < 20
+    assert all(later >= earlier for earlier, later in itertools.pairwise(pauses))
+    assert max(pauses) <= 100 + 10
+    assert world.platform.cancelled == ["job-1"]
+
+
+async def test_the_job_is_taken_back_once_as_many_workers_start_as_are_wanted_and_not_before() -> None:
+    world = World(router=Wants(2))
+    keeper = world.keeper()
+    await world.rounds(keeper, count=3)
+    world.platform.health = {"workers": {"initializing": 1}, "jobs": {"inQueue": 1}}
+    await world.rounds(keeper, count=5)
+    assert world.platform.cancelled == []
+    world.platform.health = {"workers": {"initializing": 2}, "jobs": {"inQueue": 1}}
+    await world.rounds(keeper, count=5)
+    assert world.platform.cancelled == ["job-1"]
+    assert len(world.platform.jobs) == 1
+
+
+async def test_a_worker_that_is_no_longer_wanted_before_anybody_starts_is_not_woken() -> None:
+    world = World()
+    keeper = world.keeper()
+    await world.rounds(keeper, count=3)
+    world.router.workers = 0
+    await world.rounds(keeper, count=5)
+    assert world.platform.cancelled == ["job-1"]
+    world.router.workers = 1
+    await world.rounds(keeper, count=10)
     assert len(world.platform.jobs) == 2
 
 
@@ -145,12 +191,29 @@ async def test_when_its_worker_was_seen_the_next_who_wants_one_need_not_wait_for
     world = World()
     keepers = world.keeper(), world.keeper()
     await world.rounds(*keepers, count=3)
-    world.platform.health = {"workers": {"idle": 1}}
+    world.platform.health = {"workers": {"running": 1}}
     await world.rounds(*keepers, count=5)
     assert len(world.platform.jobs) == 1
     world.platform.health = NOBODY
     await world.rounds(*keepers, count=10)
     assert len(world.platform.jobs) == 2
+
+
+async def test_a_worker_that_idles_is_kept_while_the_router_wants_it_by_one_replica_and_then_let_go() -> None:
+    """A platform that lets a worker go 5 s after its last job, in whose place nobody is to be started."""
+    world = World(Platform({"workers": {"idle": 1}}))
+    keepers = world.keeper(), world.keeper()
+    last, longest = world.now, 0.0
+    for _ in range(60):
+        before = len(world.platform.jobs)
+        await world.rounds(*keepers)
+        if len(world.platform.jobs) > before:
+            last, longest = world.now, max(longest, world.now - last)
+    assert longest <= 4
+    assert 60 / 4 <= len(world.platform.jobs) <= 60 / 2.5
+    world.router.workers, jobs = 0, len(world.platform.jobs)
+    await world.rounds(*keepers, count=20)
+    assert len(world.platform.jobs) == jobs
 
 
 async def test_reading_the_configuration_again_keeps_what_is_known() -> None:

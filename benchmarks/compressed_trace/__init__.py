@@ -1,0 +1,1 @@
+"""A compressed trace, played for real against a gateway, workers with vLLM and hosted providers, and simulated."""

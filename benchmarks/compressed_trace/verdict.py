@@ -1,0 +1,178 @@
+"""What came of a run, side by side, and whether it keeps the bars of issue 6."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.compressed_trace.calls import Answer
+from benchmarks.compressed_trace.run import Played, Run
+from benchmarks.compressed_trace.stage import OWN
+from vllm_service.routing.profiles import LatencyTarget
+
+SIMULATION_PERCENT, LEDGER_PERCENT = 10.0, 1.0
+_SIMULATED = ("simulated_hosted_usd", "simulated_first_s", "simulated_end_s")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side's figures."""
+
+    usd: float
+    own_usd: float
+    hosted_usd: float
+    starts: int
+    worker_seconds: int
+    within_target_pct: float
+    own_share_pct: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Differences in percent of the bills."""
+
+    measured: Side
+    simulated: Side
+    sent: int
+    answered: int
+    simulation_percent: float
+    ledger_percent: float
+
+    @property
+    def lost(self) -> int:
+        """Requests without a whole answer."""
+        return self.sent - self.answered
+
+    @property
+    def is_kept(self) -> bool:
+        """Every bar."""
+        return (
+            self.lost == 0
+            and abs(self.simulation_percent) <= SIMULATION_PERCENT
+            and abs(self.ledger_percent) <= LEDGER_PERCENT
+        )
+
+
+def verdict(run: Run) -> Verdict:
+    """Of a whole run."""
+    real, outcome = run.played, run.outcome
+    billed = float(real.bills.total_usd)
+    return Verdict(
+        measured=_measured(real, run.scenario.target),
+        simulated=Side(
+            usd=outcome.usd,
+            own_usd=outcome.own_usd,
+            hosted_usd=outcome.hosted_usd,
+            starts=outcome.starts,
+            worker_seconds=outcome.billed_seconds,
+            within_target_pct=outcome.within_target_pct,
+            own_share_pct=100.0 * float(np.mean(outcome.usd_by_request == 0.0)),
+        ),
+        sent=len(real.answers),
+        answered=sum(answer.error is None for answer in real.answers),
+        simulation_percent=100.0 * (outcome.usd / billed - 1.0),
+        ledger_percent=ledger_percent(real),
+    )
+
+
+def ledger_percent(real: Played) -> float:
+    """What the ledger has more than the bills."""
+    return 100.0 * float(real.ledger.total_usd / real.bills.total_usd - 1)
+
+
+def _measured(real: Played, target: LatencyTarget) -> Side:
+    bills = real.bills
+    return Side(
+        usd=float(bills.total_usd),
+        own_usd=float(bills.own_usd),
+        hosted_usd=float(sum(bills.hosted_usd.values())),
+        starts=len(bills.lives),
+        worker_seconds=bills.billed_seconds,
+        within_target_pct=100.0 * float(np.mean([is_in_time(answer, target) for answer in real.answers])),
+        own_share_pct=100.0 * float(np.mean([answer.provider == OWN for answer in real.answers])),
+    )
+
+
+def is_in_time(answer: Answer, target: LatencyTarget) -> bool:
+    """As the simulator judges: the first token, and the end."""
+    if answer.error is not None:
+        return False
+    allowed = target.first_token_seconds(answer.prompt_tokens)
+    end = allowed + target.seconds_per_output_token * answer.completion_tokens
+    return answer.first_token_at - answer.sent_at <= allowed and answer.ended_at - answer.sent_at <= end
+
+
+def to_json(run: Run) -> dict[str, Any]:
+    """All figures of a run."""
+    found, ledger = verdict(run), run.played.ledger
+    return {
+        "measured": asdict(found.measured),
+        "simulated": asdict(found.simulated),
+        "simulation_difference_percent": round(found.simulation_percent, 3),
+        "requests": {"sent": found.sent, "answered": found.answered, "lost": found.lost},
+        "errors": sorted({answer.error for answer in run.played.answers if answer.error}),
+        "ledger": {
+            "usd": float(ledger.total_usd),
+            "own_usd": float(ledger.own_usd),
+            "hosted_usd": {name: float(usd) for name, usd in ledger.hosted_usd.items()},
+            "nobody_usd": ledger.nobody_usd,
+            "own_usd_expected_before_the_bill": ledger.expected_usd,
+            "difference_percent": round(found.ledger_percent, 6),
+            "reconcile": {name: ledger.reconciled[name] for name in ("total", "attribution")},
+        },
+        "physics": run.physics.to_json(),
+        "worker_lives_seconds": {
+            "measured": [[round(begun, 1), round(ended, 1)] for begun, ended in run.played.bills.lives],
+            "simulated": [[round(begun, 1), round(ended, 1)] for begun, ended in run.outcome.lifetimes],
+        },
+        "bars_kept": found.is_kept,
+    }
+
+
+def write_requests(path: Path, run: Run) -> None:
+    """Both sides, request by request: where it went, and seconds to its first token and its end."""
+    outcome, answers = run.outcome, run.played.answers
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("arrival_s", "prompt_tokens", "completion_tokens", "provider", "first_s", "end_s", *_SIMULATED))
+        for number, arrival in enumerate(run.played.trace.arrival_seconds):
+            answer = answers[number]
+            rows.writerow(
+                (
+                    f"{arrival:.3f}",
+                    answer.prompt_tokens,
+                    answer.completion_tokens,
+                    answer.error or answer.provider,
+                    f"{answer.first_token_at - answer.sent_at:.3f}",
+                    f"{answer.ended_at - answer.sent_at:.3f}",
+                    f"{outcome.usd_by_request[number]:.9f}",
+                    f"{outcome.first_token_seconds[number]:.3f}",
+                    f"{outcome.end_seconds[number]:.3f}",
+                )
+            )
+
+
+def print_table(run: Run) -> None:
+    """For people."""
+    found, ledger = verdict(run), run.played.ledger
+    table = Table("", "measured", "simulated", title="A compressed trace, played and simulated")
+    for name in Side.__dataclass_fields__:
+        values = (getattr(side, name) for side in (found.measured, found.simulated))
+        table.add_row(name, *(f"{value:.5g}" if isinstance(value, float) else str(value) for value in values))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"simulated dollars {found.simulation_percent:+.2f} % (bar {SIMULATION_PERCENT:g} %)",
+        f"ledger {found.ledger_percent:+.4f} % of the bills (bar {LEDGER_PERCENT:g} %), "
+        f"of which nobody caused ${ledger.nobody_usd:.6f}; own rows by themselves say ${ledger.expected_usd:.6f}",
+        f"requests: {found.sent} sent, {found.answered} answered, {found.lost} lost (bar 0)",
+        f"physics: {run.physics.to_json()}",
+        sep="\n",
+        highlight=False,
+    )

@@ -1,0 +1,156 @@
+"""A running gateway whose clocks jump by hours: wall clock, and the monotonic one that should not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.vllm_service.gateway.running import QUICK, SECRET, Running, catalog_of, running
+from tests.vllm_service.gateway.test_failing_over import answers, post
+from tests.vllm_service.upstream import Asked, ScriptedUpstream, completion
+from vllm_service.domain.keys import ApiKey, OrganisationLimits
+from vllm_service.gateway.failing_over import FailingOver
+from vllm_service.routing.breaker_settings import BreakerSettings
+from vllm_service.routing.breakers import Breakers
+from vllm_service.routing.shared_breakers import SharedBreakers
+from vllm_service.storage.memory_coordination import MemoryBreakers
+from vllm_service.storage.memory_quotas import MemoryQuotas
+
+HOUR = 3600.0
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
+LIMIT = 4
+FAILURES = 3
+
+
+@dataclass
+class Clock:
+    """The machine's monotonic clock, and what it is off by."""
+
+    off_by: float = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.off_by
+
+
+@dataclass
+class WallClock:
+    """Stands until it is set."""
+
+    now: float = NOON
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("jump", [5 * HOUR, -5 * HOUR, 36 * HOUR, -36 * HOUR])
+async def test_rows_quotas_and_leases_live_through_a_wall_clock_that_jumps_while_a_request_runs(jump: float) -> None:
+    clock, is_asked, goes_on = WallClock(), asyncio.Event(), asyncio.Event()
+
+    async def waits(asked: Asked) -> None:
+        is_asked.set()
+        await goes_on.wait()
+        await asked.json(completion())
+
+    quotas = MemoryQuotas()
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(ScriptedUpstream(waits))
+        settings = running(catalog_of(upstream.url), quotas=quotas, wall_clock=clock)
+        gateway = await stack.enter_async_context(settings)
+        gateway.books.keys[SECRET] = ApiKey("key-1", "acme", limits=OrganisationLimits(None, LIMIT, None, None))
+        under_way = asyncio.create_task(post(gateway))
+        await is_asked.wait()
+        clock.now += jump
+        goes_on.set()
+        statuses = [(await under_way).status_code] + [(await post(gateway)).status_code for _ in range(LIMIT)]
+        clock.now -= jump
+        statuses += [(await post(gateway)).status_code for _ in range(LIMIT)]
+        rows = [await gateway.books.row(number) for number in range(len(statuses))]
+        day, _ = quotas.periods.at("acme", NOON)
+    # Within the day one request is too many; in another day the whole limit is there again, and the first still counts.
+    same_day = abs(jump) < 12 * HOUR
+    assert statuses == [200] * LIMIT + ([429] * (LIMIT + 1) if same_day else [200] * LIMIT + [429])
+    assert day.requests == LIMIT
+    assert {row.started_at for row in rows} == {NOON, NOON + jump}
+    durations = [ms for row in rows for ms in (row.total_ms, row.ttft_ms, row.queue_ms) if ms is not None]
+    assert durations
+    assert 0 <= min(durations) <= max(durations) < HOUR * 1000
+    assert quotas.state().open_reservations == 0
+
+
+@asynccontextmanager
+async def failing_first(clock: Clock, settings: BreakerSettings) -> AsyncIterator[tuple[Running, ScriptedUpstream]]:
+    """A gateway whose breakers go by the clock; its first place fails until its script is replaced."""
+
+    async def fails(asked: Asked) -> None:
+        await asked.json({"error": {"message": "broken"}}, 500)
+
+    breakers = Breakers(settings)
+    shared = SharedBreakers(breakers, MemoryBreakers(), clock, probe_seconds=settings.probe_seconds)
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(ScriptedUpstream(fails))
+        second = await stack.enter_async_context(ScriptedUpstream(answers))
+        over = FailingOver(breakers, shared, retries=QUICK)
+        yield await stack.enter_async_context(running(catalog_of(first.url, second.url), failing_over=over)), first
+
+
+async def well(asked: Asked) -> None:
+    await asked.json(completion("first"))
+
+
+async def until_used(gateway: Running, provider: str) -> None:
+    async with asyncio.timeout(20):
+        while (await post(gateway)).headers["x-provider"] != provider:
+            pass
+
+
+@pytest.mark.parametrize("jump", [5 * HOUR, -5 * HOUR])
+async def test_a_breaker_is_shut_for_no_longer_than_was_decided_when_the_clock_jumps(jump: float) -> None:
+    clock = Clock()
+    settings = BreakerSettings(consecutive_failures=FAILURES, open_seconds=0.05, successes_to_close=1)
+    async with failing_first(clock, settings) as (gateway, first):
+        assert {(await post(gateway)).status_code for _ in range(FAILURES)} == {200}
+        clock.off_by += jump
+        first.script = well
+        await until_used(gateway, "provider-1")
+        responses = await asyncio.gather(*(post(gateway) for _ in range(20)))
+    assert {response.headers["x-provider"] for response in responses} == {"provider-1"}
+
+
+@pytest.mark.parametrize("jump", [5 * HOUR, -5 * HOUR])
+async def test_while_a_probe_is_out_a_clock_that_jumps_lets_no_herd_out_and_loses_nobody(jump: float) -> None:
+    """A clock that jumps ahead makes the probe look lost: one more takes its place, and not twenty."""
+    clock, has_come, goes_on = Clock(), asyncio.Event(), asyncio.Event()
+    settings = BreakerSettings(consecutive_failures=FAILURES, open_seconds=0.01, successes_to_close=1)
+
+    async def waits(asked: Asked) -> None:
+        has_come.set()
+        await goes_on.wait()
+        await well(asked)
+
+    async def probing() -> None:
+        while not has_come.is_set():
+            await post(gateway)
+
+    async with failing_first(clock, settings) as (gateway, first):
+        for _ in range(FAILURES):
+            await post(gateway)
+        first.script = waits
+        probe = asyncio.create_task(probing())
+        await has_come.wait()
+        clock.off_by += jump
+        posts = [asyncio.create_task(post(gateway)) for _ in range(20)]
+        await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
+        while sum(task.done() for task in posts) < 19:
+            await asyncio.sleep(0.001)
+        assert len(first.asked) <= FAILURES + 2
+        goes_on.set()
+        responses = await asyncio.gather(*posts)
+        await probe
+        await until_used(gateway, "provider-1")
+    assert {response.status_code for response in responses} == {200}
