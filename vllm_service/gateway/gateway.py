@@ -165,13 +165,10 @@ class Gateway:
             _log.error("a reservation was not settled, its lease will expire: %s", place_of(error))
         row = call.record(time.monotonic())
         recorders = self._recorders if call.trace is None else (*self._recorders, call.trace.end)
-        for record in recorders:  # the ledger is the first; a fault of one is not the others'
-            try:
-                record(row)
-            except Exception as error:
-                _log.error("request %s was not recorded everywhere: %s", call.request_id, place_of(error))
+        for record in recorders:  # the ledger is the first
+            _record(record, row)
         for loss in call.losses:
-            self._record_loss(call.record_of(loss, time.monotonic()))
+            _record(self._record_loss, call.record_of(loss, time.monotonic()))
 
     def _settled(self, call: Call, reservation: Reservation) -> Awaitable[None]:
         """Also what a hedge lost was spent. What answers cost is what hedges may be paid from."""
@@ -185,6 +182,14 @@ class Gateway:
         if call.losses:
             spent += sum(loss.cost_picousd or 0 for loss in call.losses)
         return reservation.settle(call.usage.total_tokens, spent)
+
+
+def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None:
+    """A fault of one recorder is not the others'."""
+    try:
+        record(row)
+    except Exception as error:
+        _log.error("request %s was not recorded everywhere: %s", row.request_id, place_of(error))
 
 
 def _secret(headers: Mapping[bytes, bytes]) -> str:
