@@ -85,7 +85,7 @@ def summary(runs: Sequence[Run]) -> dict[str, float | int]:
     ratios = [run.ratio for run in runs]
     caught = [run.caught for run in runs if run.caught is not None]
     return {
-        "runs": len(runs),
+        "count": len(runs),
         "keep_floor": sum(run.keeps_floor for run in runs),
         "ratio_at_most_1.02": sum(ratio <= 1.02 for ratio in ratios),
         "highest_ratio": max(ratios),

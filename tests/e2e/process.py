@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ class Finished:
     def document(self) -> Any:
         """The one JSON document on stdout."""
         return json.loads(self.stdout)
+
+    @property
+    def complaints(self) -> list[str]:
+        """Lines on stderr, but for development mode's remarks on slow turns of the loop: a busy machine has those."""
+        lines = self.stderr.splitlines()
+        return [line for line in lines if not re.fullmatch(r"Executing <.*> took [\d.]+ seconds", line)]
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -273,4 +273,4 @@ async def test_the_client_examples_of_the_interface_run_as_written(endpoint: End
     """Nothing but RUNPOD_* is set."""
     code = API_MD.format(question=FRANCE)
     ended = await process.run("-X", "dev", "-W", "error", "-c", code, **own_variables(endpoint))
-    assert (ended.stdout.splitlines(), ended.stderr) == ([PARIS] * 8, "")
+    assert (ended.stdout.splitlines(), ended.complaints) == ([PARIS] * 8, [])
