@@ -77,10 +77,13 @@ class Gated:
         """Workers that start, or have started, become ready."""
         self.gate.touch()
 
-    def kill(self, worker: Worker) -> None:
-        """SIGKILL."""
+    async def kill(self, worker: Worker) -> None:
+        """SIGKILL, until it has ended: a worker is known before its process is there to be killed."""
         assert self.emulator.fleet is not None
-        self.emulator.fleet.kill(worker.id)
+        async with asyncio.timeout(120):
+            while worker.exit_code is None:
+                self.emulator.fleet.kill(worker.id)
+                await asyncio.sleep(0.01)
 
     def configure(self, directory: Path) -> None:
         """Own first, then hosted; what is expected of the endpoint makes a start cheap."""

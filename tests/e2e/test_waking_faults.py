@@ -24,8 +24,7 @@ async def killed_while_waking(endpoint: Gated, times: int) -> None:
     for number in range(times):
         await until(lambda number=number: len(endpoint.workers) > number, SECONDS)  # type: ignore[misc]
         assert endpoint.wakes <= 1 + number
-        endpoint.kill(endpoint.workers[number])
-        await until(lambda number=number: endpoint.workers[number].exit_code is not None, SECONDS)  # type: ignore[misc]
+        await endpoint.kill(endpoint.workers[number])
 
 
 async def test_a_worker_that_is_killed_while_it_is_woken_costs_its_seconds_and_no_request(tmp_path: Path) -> None:
@@ -124,8 +123,7 @@ async def test_health_that_is_seconds_late_wakes_nobody_twice_and_a_worker_that_
                 await until(lambda: callers.by["own"] > 0, SECONDS)
                 assert endpoint.warm_ups <= 2  # the wake, and one that kept the worker once it was seen
                 endpoint.gate.unlink()
-                endpoint.kill(endpoint.workers[0])
-                await until(lambda: endpoint.workers[0].exit_code is not None, SECONDS)
+                await endpoint.kill(endpoint.workers[0])
                 answered = callers.by["hosted"]
                 await until(lambda: callers.by["hosted"] > answered + 40, SECONDS)
                 assert len(endpoint.workers) <= 2
@@ -154,9 +152,7 @@ async def test_reading_the_configuration_again_keeps_a_worker_in_use(tmp_path: P
 
 async def _reconciles(endpoint: Gated, directory: Path) -> None:
     """The bill is booked to the last unit: the killed workers, which served nobody, to nobody."""
-    await until(lambda: endpoint.emulator.fleet is not None, SECONDS)
-    endpoint.kill(endpoint.workers[-1])
-    await until(lambda: endpoint.workers[-1].exit_code is not None, SECONDS)
+    await endpoint.kill(endpoint.workers[-1])
     arguments = ("--bill", f"{endpoint.emulator.url}/billing", "--provider", "own", "--json")
     report: dict[str, Any] = json.loads(
         await command("reconcile", *arguments, **variables_of(directory, RUNPOD_API_KEY=KEY))
