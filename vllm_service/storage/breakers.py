@@ -78,13 +78,15 @@ class RedisBreakers:
                     apply(change)
             except AWAY as error:
                 self._note_away(error)
+            if _is_cancelled():
+                raise asyncio.CancelledError
             await asyncio.sleep(self._reconnect_seconds)
 
     async def _changes(self) -> AsyncIterator[BreakerChange]:
         """What is open when it has subscribed, then what others tell. A silent connection is asked whether it lives."""
         async with self._client.pubsub() as subscription:
             await subscription.subscribe(self._channel)
-            while True:
+            while not _is_cancelled():
                 message = await subscription.get_message(timeout=QUIET_SECONDS)
                 if message is None:
                     await subscription.ping()
@@ -131,6 +133,8 @@ class RedisBreakers:
         except AWAY as error:
             self._note_away(error)
             return None
+        if _is_cancelled():
+            raise asyncio.CancelledError
         self._note_back()
         return answer
 
@@ -143,6 +147,12 @@ class RedisBreakers:
         if self._is_away:
             logger.info("Redis is back: circuit breakers are shared again")
         self._is_away = False
+
+
+def _is_cancelled() -> bool:
+    """Asked for, because redis-py (8.1) loses a cancellation that comes while it connects."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _place(provider: str, model: str) -> str:

@@ -98,9 +98,16 @@ async def test_a_platform_that_does_not_answer_is_asked_less_and_less() -> None:
     assert [request.path.split("/")[-1] for request in asked] == ["health"] * 2
 
 
-async def test_a_worker_that_is_there_already_is_not_woken() -> None:
+async def test_a_worker_that_is_there_already_is_kept_from_idling_away() -> None:
+    """By the gateway's rule: as long as the router wants it, a job now and then, here the first."""
     there = {"jobs": {"inQueue": 0}, "workers": {"idle": 1}}
-    _, asked = await asked_at({0: True, 2: True, 4: True}, answer(there), wakes=False)
+    _, asked = await asked_at({0: True}, answer(there))
+    assert [request.path.split("/")[-1] for request in asked] == ["health", "run"]
+
+
+async def test_a_worker_that_is_busy_is_neither_woken_nor_kept() -> None:
+    busy = {"jobs": {"inProgress": 1}, "workers": {"running": 1}}
+    _, asked = await asked_at({0: True, 2: True, 4: True}, answer(busy), wakes=False)
     assert [request.path.split("/")[-1] for request in asked] == ["health"] * 3
 
 

@@ -202,6 +202,19 @@ async def test_without_redis_each_replica_decides_for_itself_and_shares_again_wh
         await one.until(lambda: one.state() is BreakerState.OPEN)
 
 
+async def test_who_is_cancelled_while_it_connects_follows_no_more(server: RedisServer) -> None:
+    """At any moment: a gateway that is stopped as it starts would never end."""
+    for moment in range(40):
+        client = redis.asyncio.Redis.from_url(server.url)
+        following = asyncio.create_task(RedisBreakers(client).follow(lambda change: None))
+        for _ in range(moment):
+            await asyncio.sleep(0.0002)
+        following.cancel()
+        ended, _ = await asyncio.wait({following}, timeout=5)
+        assert ended, moment
+        await client.aclose()
+
+
 async def test_a_redis_that_does_not_answer_holds_a_probe_up_only_for_as_long_as_its_patience(
     server: RedisServer,
 ) -> None:
