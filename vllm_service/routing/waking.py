@@ -1,15 +1,9 @@
-"""How many workers an endpoint should have: several regret rules, and the one that would have cost least so far.
+"""How many workers an endpoint should have: as many as the rules say that would have cost least so far, within limits.
 
-A rule is two thresholds. Per worker k (the first, the second, ...), with `h` the hosted dollars that this worker would
-have saved and `c dt` what it would have cost since the last look:
-
-    up   = max(0, up + h - c dt)      while it is off: on at  up   >= wake  x B
-    down = max(0, down + c dt - h)    while it is on:  off at down >= leave x B     B = c (cold start + idle time-out)
-
-The h of worker k is measured on paper: what k always-warm workers would have taken of the real arrivals, less what
-k - 1 would have (shadow.py). Each rule is played against the real traffic on paper, for each worker k; the
-endpoint follows, per worker, the rule whose paper bill is the smallest. Rules are not played once: which thresholds pay
-depends on whether bursts end before a cold start does, and the traffic says so within a few episodes.
+Several rules are played on paper (paper_workers.py); per worker k, the endpoint follows the one with the smallest bill.
+The h of worker k is measured on paper too: what k always-warm workers would have taken of the real arrivals, less what
+k - 1 would have (shadow.py). Rules are not played once: which thresholds pay depends on whether bursts end before a
+cold start does, and the traffic says so within a few episodes. What may be lost by waking is bounded here.
 """
 
 from __future__ import annotations
@@ -20,23 +14,11 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm_service.routing.paper_workers import FIRST_RULE, NEVER, OFF, PaperWorkers
 from vllm_service.routing.shadow import Demand, ShadowWorkers, Speeds
 
 Floats = NDArray[np.float64]
 
-WAKE = (0.3, 1.0, 2.0, math.inf)
-AGE = (0.0, 0.5, 1.0)
-LEAVE = (0.5, 1.0, 2.0, 5.0)
-RULES = np.array([(wake, age, leave) for wake in WAKE for age in AGE for leave in LEAVE])
-
-
-def rule_number(wake: float, age: float, leave: float) -> int:
-    """Of the rule with these thresholds."""
-    return (WAKE.index(wake) * len(AGE) + AGE.index(age)) * len(LEAVE) + LEAVE.index(leave)
-
-
-FIRST_RULE = rule_number(1.0, 0.5, 1.0)
-NEVER = rule_number(math.inf, 0.0, 1.0)
 RED_SHARE, _PAYING_RED_SHARE = 0.01, 0.018
 _MOST_WAITING = 100_000
 _LOAD_SECONDS = 20.0
@@ -44,48 +26,6 @@ _BETTER = 2.0
 _EVIDENT, _EVIDENT_AGE, _LOSSES_WEIGH = 2.0, 0.5, 2.0
 _EXPOSED_SHARE = 0.1
 _SMOOTHING_SECONDS = 10.0
-_OFF, _STARTING, _ON = 0, 1, 2
-
-
-class PaperWorkers:
-    """Every rule, for every worker, on paper. Arrays are [rule, worker]; money in dollars."""
-
-    def __init__(self, workers: int, usd_per_second: float, memory_seconds: float) -> None:
-        shape = (len(RULES), workers)
-        self._usd_per_second = usd_per_second
-        self._memory_seconds = memory_seconds
-        self._wake, self._age, self._leave = RULES[:, :1], RULES[:, 1:2], RULES[:, 2:]
-        self.state: NDArray[np.int8] = np.zeros(shape, np.int8)
-        self._regret: Floats = np.zeros(shape)
-        self._regretted_for: Floats = np.zeros(shape)
-        self._cold_left: Floats = np.zeros(shape)
-        self.bill: Floats = np.zeros(shape)
-
-    def advance(self, seconds: float, saved: Floats, cold_seconds: float, idle_seconds: float) -> None:
-        """`saved`: hosted dollars that each worker would have saved in these seconds, had it been warm."""
-        cost = self._usd_per_second * seconds
-        whole = self._usd_per_second * (cold_seconds + idle_seconds)
-        off, starting, on = self.state == _OFF, self.state == _STARTING, self.state == _ON
-        # A worker that is on and not needed leaves within a long silence, not at its end.
-        left = (self._leave * whole - self._regret) / self._usd_per_second
-        paid = np.where(on, np.minimum(cost, np.maximum(left, 0.0) * self._usd_per_second), 0.0)
-        paid = np.where(starting, np.minimum(seconds, self._cold_left) * self._usd_per_second, paid)
-        self.bill *= math.exp(-seconds / self._memory_seconds)
-        self.bill += np.where(on, paid, paid + saved)
-        change = np.where(off, saved - cost, np.where(on, cost - saved, 0.0))
-        self._regret = np.maximum(0.0, self._regret + change)
-        self._regretted_for = np.where(self._regret > 0.0, self._regretted_for + seconds, 0.0)
-        self._cold_left -= seconds
-        old_enough = self._regretted_for >= self._age * cold_seconds
-        woken = off & old_enough & (self._regret >= self._wake * whole)
-        gone = on & (self._regret >= self._leave * whole)
-        ready = starting & (self._cold_left <= 0.0)
-        self.state[woken], self.state[gone], self.state[ready] = _STARTING, _OFF, _ON
-        self._cold_left[woken] = cold_seconds
-        changed = woken | gone | ready
-        self._regret[changed] = 0.0
-        self._regretted_for[changed] = 0.0
-        self.bill += np.where(gone, self._usd_per_second * idle_seconds, 0.0)
 
 
 class WakeController:
@@ -155,7 +95,7 @@ class WakeController:
         After the first one, what is lost and committed stays under a tenth of what hosted providers alone would have
         cost: when many workers are evident at once, it may be a burst that ends before they are warm.
         """
-        ruled = self._paper.state[self._rule, self._numbers] != _OFF
+        ruled = self._paper.state[self._rule, self._numbers] != OFF
         bill = self._paper.bill
         pays = bill[NEVER] - bill[self._rule, self._numbers] > 2.0 * whole_usd
         self._on &= ruled
@@ -197,7 +137,7 @@ class WakeController:
         bill, numbers = self._paper.bill, self._numbers
         best = bill.argmin(axis=0)
         gain = bill[self._rule, numbers] - bill[best, numbers]
-        keeps = ~self._on | (self._paper.state[best, numbers] != _OFF)
+        keeps = ~self._on | (self._paper.state[best, numbers] != OFF)
         self._rule = np.where(keeps & (gain > _BETTER * self._usd_per_second * whole_seconds), best, self._rule)
 
 
