@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_service.routing.waking import falling
+from vllm_service.simulation.batches import most_by_one_worker
 from vllm_service.simulation.lives import Lives, Slotted, best_lives
 from vllm_service.simulation.scenario import OwnPhysics
 from vllm_service.simulation.slots import Slots
@@ -75,8 +76,9 @@ class Savings:
         slots, seconds = self.slots, self.work.seconds
         dearest = np.lexsort((-saves / np.maximum(seconds, 1e-12), slots.number))
         seconds, usd = seconds[dearest], saves[dearest]
-        whole = _falling(self._worth(usd, seconds))
-        last = _falling(self._worth(np.maximum(0.0, usd - usd_per_second * seconds), seconds))
+        paying = np.maximum(0.0, saves - usd_per_second * self.work.seconds)
+        whole = _falling(np.minimum(self._worth(usd, seconds), self._read_whole(saves)))
+        last = _falling(np.minimum(self._worth(paying[dearest], seconds), self._read_whole(paying)))
         due = self.demand.end_due if self.work.answering.any() else self.demand.first_due
         begins, reach = self.demand.arrival[slots.first], np.maximum.reduceat(due, slots.first)
         overlap = np.append(np.maximum(0.0, reach[:-1] - begins[1:]), reach[-1] - begins[-1])
@@ -90,6 +92,18 @@ class Savings:
         reach = np.minimum(before + self.able, seconds_so_far[self.slots.ends][:, None])
         worth: Floats = np.interp(reach, seconds_so_far, usd_so_far) - usd_so_far[self.slots.first][:, None]
         return worth
+
+    def _read_whole(self, usd: Floats) -> Floats:
+        """[slot, k]: at most k times what one worker can read in time, where all of a slot's requests come at once."""
+        demand, slots = self.demand, self.slots
+        most = np.full(len(slots.first), np.inf)
+        patience = demand.first_due - demand.arrival
+        at_once = demand.arrival[slots.first] == demand.arrival[slots.ends - 1]
+        for slot in np.flatnonzero(at_once & (slots.ends - slots.first > 1)):
+            those = slice(slots.first[slot], slots.ends[slot])
+            most[slot] = most_by_one_worker(demand.reading[those], patience[those], usd[those])
+        workers = np.arange(1, self.able.shape[1])
+        return np.hstack([np.zeros((len(most), 1)), most[:, None] * workers])
 
 
 def _largest(values: Floats, share: float) -> float:

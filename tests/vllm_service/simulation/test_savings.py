@@ -69,6 +69,7 @@ def lives_of(
 @pytest.mark.parametrize("longest_seconds", [0.1, 1.0, 3.0, 300.0])
 @settings(max_examples=12, deadline=None)
 @example([(0.0, 2000, 1), (0.5, 200, 1), (2.0, 1500, 1)], 0, 0.0006, 0.0003)  # its first work is done in later slots
+@example([(0.0, 2000, 1), (0.0, 2000, 1)], 0, 0.0, 0.0003)  # at once: two workers, one each
 @given(REQUESTS, st.sampled_from([0, 1, 2]), st.sampled_from([0.0, 0.002]), st.sampled_from([0.0003, 0.001]))
 def test_no_plan_costs_less_than_the_bound_at_any_prices(
     longest_seconds: float, rows: list[tuple[float, int, int]], late: int, start_usd: float, second: float
