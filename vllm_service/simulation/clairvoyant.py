@@ -8,6 +8,7 @@ What is relaxed, so that it is a bound (docs/routing.md has the argument):
 * Traffic is cut into slots (slots.py), each with workers of its own: what the k-th saves in a slot falls with k, so
   each worker is decided alone (lives.py). Its life costs its start, its idle time-out and its time; in the slots in
   which it comes and goes, only the time of the work that it does.
+* Nobody starts a worker before the first request, so none is there before the fastest of the first cold starts is over.
 * Starts cost what so many cost together (starts.py). Every one is of a worker that answers something: policies that
   start workers only to be rid of a slow draw are not considered.
 

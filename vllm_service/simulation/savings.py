@@ -67,6 +67,7 @@ class Savings:
         price = _largest(spared, prices.late_share if self.late else 0.0)
         fixed = float(hosted.sum() - np.maximum(0.0, spared - price).sum()) - price * self.late
         saves = np.minimum(hosted - own_usd, np.maximum(0.0, price - (own_usd - late_usd)))
+        saves = np.where(self.demand.can_be_in_time, saves, 0.0)
         life = self.own.usd_per_second - second
         lives = best_lives(self._slotted(saves, life), life, start_usd)
         return fixed - np.array([each.saved_usd for each in lives]), lives

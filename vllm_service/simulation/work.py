@@ -19,7 +19,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Demand:
-    """Per request: hosted dollars, seconds of arrival and of both deadlines, seconds to read it, further tokens."""
+    """Per request: hosted dollars, seconds to read it, further tokens, and the seconds of both deadlines.
+
+    arrival: or when the first worker can be there, if that is later.
+    """
 
     arrival: Floats
     hosted_usd: Floats
@@ -27,6 +30,12 @@ class Demand:
     further_tokens: Floats
     first_due: Floats
     end_due: Floats
+
+    @property
+    def can_be_in_time(self) -> NDArray[np.bool_]:
+        """Whether a worker that reads it at once has done so when its first token is due."""
+        in_time: NDArray[np.bool_] = self.arrival + self.reading <= self.first_due + 1e-9
+        return in_time
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,10 @@ def demand_of(trace: Trace, scenario: Scenario, draws: Draws) -> Demand:
     first = target.ttft_seconds + trace.prompt_tokens / target.prompt_tokens_per_second - profile.overhead_seconds
     end = first + target.seconds_per_output_token * trace.completion_tokens
     arrival, tokens = trace.arrival_seconds, np.maximum(0.0, trace.completion_tokens - 1.0)
-    return Demand(arrival, _hosted_usd(trace, scenario, draws), reading, tokens, arrival + first, arrival + end)
+    hosted_usd = _hosted_usd(trace, scenario, draws)
+    # No policy starts a worker before the first request. All that can start at once are the first so many draws.
+    there = float(draws.cold_starts[: profile.max_workers].min())
+    return Demand(np.maximum(arrival, there), hosted_usd, reading, tokens, arrival + first, arrival + end)
 
 
 def _hosted_usd(trace: Trace, scenario: Scenario, draws: Draws) -> Floats:

@@ -29,7 +29,7 @@ def cheapest_plan(jobs: list[Job], demand: Demand, world: Scenario, late: int, s
     """Dollars of the best way to send each request to a hosted provider or to one of two workers, in any order.
 
     A worker lives from its first request's arrival, or a later one's, until its last answer ends; all of a worker's
-    requests wait until it is there. At most so many may be late.
+    requests wait until it is there, and the first cold start is over. At most so many may be late.
     """
     best = float("inf")
     for places in product(range(WORKERS + 1), repeat=len(jobs)):
@@ -56,27 +56,39 @@ def lives_of(
     found: dict[int, float] = {}
     for order in permutations(own):
         for comes in {jobs[job].at for job in own if jobs[job].at >= jobs[order[0]].at}:
-            times = played([jobs[job]._replace(at=max(comes, jobs[job].at)) for job in order], world.own.profile)
+            there = max(comes, world.own.profile.cold_start_seconds)
+            times = played([jobs[job]._replace(at=max(there, jobs[job].at)) for job in order], world.own.profile)
             missed = sum(
                 first > demand.first_due[job] + 1e-9 or end > demand.end_due[job] + 1e-9
                 for job, (first, end) in zip(order, times, strict=True)
             )
-            usd = start_usd + world.own.usd_per_second * (max(end for _, end in times) - comes)
+            usd = start_usd + world.own.usd_per_second * (max(end for _, end in times) - there)
             found[missed] = min(found.get(missed, usd), usd)
     return [(usd, missed) for missed, usd in found.items()]
 
 
 @pytest.mark.parametrize("longest_seconds", [0.1, 1.0, 3.0, 300.0])
 @settings(max_examples=12, deadline=None)
-@example([(0.0, 2000, 1), (0.5, 200, 1), (2.0, 1500, 1)], 0, 0.0006, 0.0003)  # its first work is done in later slots
-@example([(0.0, 2000, 1), (0.0, 2000, 1)], 0, 0.0, 0.0003)  # at once: two workers, one each
-@given(REQUESTS, st.sampled_from([0, 1, 2]), st.sampled_from([0.0, 0.002]), st.sampled_from([0.0003, 0.001]))
+@example([(0.0, 2000, 1), (0.5, 200, 1), (2.0, 1500, 1)], 0, 0.0006, (0.0003, 0.0))  # done in later slots
+@example([(0.0, 2000, 1), (0.0, 2000, 1)], 0, 0.0, (0.0003, 0.0))  # at once: two workers, one each
+@given(
+    REQUESTS,
+    st.sampled_from([0, 1, 2]),
+    st.sampled_from([0.0, 0.002]),
+    st.tuples(st.sampled_from([0.0003, 0.001]), st.sampled_from([0.0, 2.0])),
+)
 def test_no_plan_costs_less_than_the_bound_at_any_prices(
-    longest_seconds: float, rows: list[tuple[float, int, int]], late: int, start_usd: float, second: float
+    longest_seconds: float,
+    rows: list[tuple[float, int, int]],
+    late: int,
+    start_usd: float,
+    second_and_cold: tuple[float, float],
 ) -> None:
+    """second_and_cold: dollars per second of a worker, and how long its start takes."""
+    second, cold_seconds = second_and_cold
     at = np.cumsum([gap for gap, _, _ in rows])
     jobs = [Job(float(now - at[0]), float(row[1]), float(row[2])) for now, row in zip(at, rows, strict=True)]
-    world = scenario(second, max_workers=WORKERS, decode_seconds=0.02)
+    world = scenario(second, max_workers=WORKERS, decode_seconds=0.02, cold_start_seconds=cold_seconds)
     requests = trace(jobs)
     demand = demand_of(requests, world, Draws(world, len(jobs), 0))
     cheapest = cheapest_plan(jobs, demand, world, late, start_usd)
