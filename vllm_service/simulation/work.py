@@ -98,8 +98,8 @@ def weights_of(profile: EndpointProfile) -> Iterator[tuple[float, float, float]]
     alone = answers / (profile.decode_seconds + profile.decode_seconds_per_batch * answers)
     beside = alone * (1.0 - profile.prefill_share)
     yield 1.0, 0.0, 0.0
-    fastest = float(beside[0])
-    for slow, share in product(np.linspace(0.0, fastest, 5).tolist(), (0.25, 0.5, 0.75, 1.0)):
+    most_slow = float(min(beside[0], 0.9 * alone[0]))
+    for slow, share in product(np.linspace(0.0, most_slow, 5).tolist(), (0.25, 0.5, 0.75, 1.0)):
         # b x tokens - g x seconds is worth something for answers slower than this many tokens per second, each.
         weight = share / float((alone - slow * answers).max())
         reads = 1.0 - max(0.0, weight * float((beside - slow * answers).max()))

@@ -17,6 +17,7 @@ from vllm_service.simulation.work import Demand, weights_of, work_by
 from vllm_service.simulation.worker import NEVER, Worker
 
 SLOW_READER = replace(PROFILE, decode_seconds=0.02, decode_seconds_per_batch=0.001, slots=8)
+UNDISTURBED = replace(PROFILE, prefill_share=0.0, slots=1)
 STEEP = replace(PROFILE, decode_seconds=0.001, decode_seconds_per_batch=0.02)
 LOADS = st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(1, 3000), st.integers(1, 200)), min_size=1, max_size=8)
 
@@ -46,7 +47,7 @@ def played(jobs: Sequence[Job], profile: EndpointProfile) -> list[tuple[float, f
     return list(zip(first, end, strict=True))
 
 
-@pytest.mark.parametrize("profile", [PROFILE, SLOW_READER, STEEP])
+@pytest.mark.parametrize("profile", [PROFILE, SLOW_READER, STEEP, UNDISTURBED])
 @settings(max_examples=60, deadline=None)
 @given(LOADS)
 def test_a_worker_never_does_more_of_any_kind_of_work_than_there_are_seconds(
