@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_service.routing.waking import falling
+from vllm_service.domain.falling import falling
 from vllm_service.simulation.batches import most_by_one_worker
 from vllm_service.simulation.lives import Lives, Slotted, best_lives
 from vllm_service.simulation.scenario import OwnPhysics
