@@ -58,7 +58,7 @@ class Scheduled(CostPolicy):
             self.replay.endpoint.set_target(workers, self.replay.now)
 
     def _look(self) -> None:
-        self._looked_at = self.replay.now
+        """The schedule decides."""
 
     def _worker_states_changed(self, now: float) -> None:
         taking = sum(not worker.draining for worker in self._workers.warm)

@@ -68,6 +68,12 @@ class WakeController:
         """Workers that are on, counted from the first; a gap ends the count."""
         return int(len(self._on) if self._on.all() else np.argmin(self._on))
 
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is on and nothing speaks for a worker: until a request comes, a look each second changes nothing."""
+        coming_usd = float(self._unreleased.max()) / _SMOOTHING_SECONDS
+        return not (self._on.any() or self._evidence_usd.any() or coming_usd > self._usd_per_second)
+
     def took(self, usd: float) -> None:
         """An own worker has taken a request that would have cost this much hosted."""
         self._saved_usd += usd

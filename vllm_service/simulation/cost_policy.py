@@ -16,7 +16,7 @@ from vllm_service.simulation.replay import HostedAnswer, Replay
 from vllm_service.simulation.scenario import Scenario
 
 OWN, MODEL = "own", "model"
-_LOOK_SECONDS, _LOOKS_ON_SECONDS = 1.0, 10.0
+_LOOK_SECONDS = 1.0
 
 
 def catalog_of(scenario: Scenario) -> Catalog:
@@ -43,8 +43,8 @@ def settings_of(scenario: Scenario) -> RouterSettings:
 class CostPolicy:
     """CostRouter on the virtual clock: asked for worker targets once a second while anything is going on.
 
-    That is while a worker is wanted, and for ten seconds after each request: in a longer silence little is decided.
-    looks_always: also then, as the gateway does; a week's trace takes several times as long.
+    That is until nothing speaks for a worker. looks_always: also then, as the gateway does, which changes hardly
+    anything; a week's trace takes several times as long.
     """
 
     looks_always = False
@@ -56,8 +56,6 @@ class CostPolicy:
         self._numbers = {place.name: number for number, place in enumerate(replay.scenario.hosted)}
         self._facts: dict[int, tuple[RequestFacts, Step]] = {}
         self._looking = self._closed = False
-        self._looked_at = -1.0
-        self._asked_at = 0.0
         endpoint = Endpoint(replay.scenario.own, replay.draws)
         endpoint.on_change = self._worker_states_changed
         self._workers = endpoint
@@ -72,12 +70,14 @@ class CostPolicy:
 
     def arrived(self, request: int, now: float) -> None:
         """Planned, and sent to the first place that takes it."""
+        if not self._looking:
+            self._look()  # the silence before this request is over, and not to be weighed against it
+            if not self._looking:
+                self._looking = True
+                self.replay.at(now + _LOOK_SECONDS, self._look)
         facts = self.facts_of(request)
         steps = self.router.plan(facts, now).steps
         self._send(request, facts, steps, now)
-        self._asked_at = now
-        if not self._looking and now - self._looked_at >= _LOOK_SECONDS:
-            self._look()
 
     def facts_of(self, request: int) -> RequestFacts:
         """What the router is told of a request that has arrived."""
@@ -128,12 +128,11 @@ class CostPolicy:
 
     def _look(self) -> None:
         now = self.replay.now
-        self._looked_at = now
         (target,) = self.router.worker_targets(now)
         if not self._closed:
             self.replay.endpoint.set_target(target.workers, now)
-        going_on = self.looks_always or bool(target.workers) or now - self._asked_at < _LOOKS_ON_SECONDS
-        self._looking = going_on and not self._closed
+        is_quiet = self.router.controllers[OWN].is_quiet and not target.workers
+        self._looking = (self.looks_always or not is_quiet) and not self._closed
         if self._looking:
             self.replay.at(now + _LOOK_SECONDS, self._look)
 

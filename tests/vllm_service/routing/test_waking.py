@@ -59,6 +59,31 @@ def test_bursts_that_end_before_a_cold_start_does_cost_a_bounded_share() -> None
     assert spent <= 0.02 * hosted + 2 * SECOND_USD * (COLD + IDLE)  # nothing was ever served: all of it is loss
 
 
+def test_it_is_quiet_when_a_look_can_change_nothing_until_a_request_comes() -> None:
+    each_second, once = WakeController(10, SECOND_USD), WakeController(10, SECOND_USD)
+    for controller in (each_second, once):
+        for now in range(20):
+            controller.demand(demand(now, 3.0 * SECOND_USD))
+            controller.decide(float(now), COLD, IDLE, SPEEDS, 0.0)
+        assert not controller.is_quiet  # sixty seconds' worth of a worker have come
+    seconds = 20
+    while not (each_second.is_quiet and once.is_quiet):
+        for controller in (each_second, once):
+            controller.decide(float(seconds), COLD, IDLE, SPEEDS, 0.0)
+        seconds += 1
+    assert 40 < seconds < 120
+    looked = {each_second.decide(float(now), COLD, IDLE, SPEEDS, 0.0) for now in range(seconds, seconds + 500)}
+    assert looked == {0}
+    once.decide(float(seconds + 499), COLD, IDLE, SPEEDS, 0.0)
+    wanted = []
+    for now in range(seconds + 500, seconds + 600):
+        for controller in (each_second, once):
+            controller.demand(demand(now, 3.0 * SECOND_USD))
+        wanted.append([controller.decide(float(now), COLD, IDLE, SPEEDS, 0.0) for controller in (each_second, once)])
+    assert all(one == other for one, other in wanted)
+    assert wanted[-1] == [1, 1]
+
+
 def test_a_shadow_worker_takes_what_would_be_in_time() -> None:
     one, two = ShadowWorkers(1), ShadowWorkers(2)
     for shadow in (one, two):
