@@ -22,8 +22,7 @@ class RunPodManagement:
     def __init__(
         self, provider: Provider, managed: WorkersMin, send: SendHttp, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
-        self._name = provider.name
-        self._url = managed.url
+        self.name, self.url = provider.name, managed.url
         self._headers = {"content-type": "application/json"}
         if provider.api_key is not None:
             self._headers["authorization"] = f"Bearer {provider.api_key}"
@@ -41,17 +40,17 @@ class RunPodManagement:
         try:
             reply = await self._ask("PATCH", json.dumps({"workersMin": workers}).encode())
         except FAULTS as error:
-            raise UpstreamFailed(f"{self._name}: no answer to workersMin {workers} ({type(error).__name__})") from None
+            raise UpstreamFailed(f"{self.name}: no answer to workersMin {workers} ({type(error).__name__})") from None
         if not 200 <= reply.status < 300:
-            raise UpstreamFailed(f"{self._name}: did not take workersMin {workers}, status {reply.status}")
+            raise UpstreamFailed(f"{self.name}: did not take workersMin {workers}, status {reply.status}")
         document = _object(reply.body)
         said = None if document is None else workers_min_of(document)
         found = await self._found()
         now = said if found is None else found
         if now is None and document is None:
-            raise UpstreamFailed(f"{self._name}: what answered workersMin {workers} is not RunPod: no JSON")
+            raise UpstreamFailed(f"{self.name}: what answered workersMin {workers} is not RunPod: no JSON")
         if now not in (workers, None):
-            raise UpstreamFailed(f"{self._name}: workersMin is {now} after it was set to {workers}")
+            raise UpstreamFailed(f"{self.name}: workersMin is {now} after it was set to {workers}")
         return True
 
     async def _found(self) -> int | None:
@@ -64,7 +63,7 @@ class RunPodManagement:
         return None if document is None else workers_min_of(document)
 
     async def _ask(self, method: str, body: bytes) -> Reply:
-        return await self._send(method, self._url, self._headers, body, self._timeout_seconds)
+        return await self._send(method, self.url, self._headers, body, self._timeout_seconds)
 
 
 def workers_min_of(document: dict[str, object]) -> int | None:

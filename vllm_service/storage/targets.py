@@ -34,7 +34,7 @@ class RedisTargets:
         return None if highest is None or highest < 0 else highest
 
     async def _say(self, endpoint: str, replica: str, workers: int, seconds: float) -> int | None:
-        arguments = [replica, workers, max(1, round(seconds * 1000))]
+        arguments: list[str | int] = [replica, workers, max(1, round(seconds * 1000))]
         try:
             async with asyncio.timeout(self._patience_seconds):
                 highest = await self._script(keys=[f"{self._prefix}:targets:{endpoint}"], args=arguments)
