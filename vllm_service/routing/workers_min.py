@@ -85,7 +85,7 @@ class WorkersMinFollower:
         self._together = together
         self._clock = clock
         self._settings = settings or FollowSettings()
-        self._seen_at = self._looked_at = self._failed_at = -math.inf
+        self._seen_at = self._looked_at = -math.inf
         self._failures = 0
 
     def take_over(self, before: WorkersMinFollower) -> None:
@@ -100,9 +100,7 @@ class WorkersMinFollower:
         wanted = min(highest, self._bounds.most)
         now = self._clock()
         is_well = wanted == self.known and 0 <= now - self._looked_at < settings.look_seconds
-        if is_well or 0 <= now - self._failed_at < self._pause():
-            return
-        if await together.wakes.claim(self._lease, settings.lease_seconds):
+        if not is_well and await together.wakes.claim(self._lease, settings.lease_seconds):
             await self._set(wanted, reason)
 
     async def leave(self) -> None:
@@ -136,10 +134,11 @@ class WorkersMinFollower:
         try:
             was_changed = await self._managed.ensure(workers)
         except UpstreamFailed as error:
-            self.known, self._failed_at = None, self._clock()
+            pause = min(settings.retry_seconds * 2.0 ** min(self._failures, 20), settings.longest_retry_seconds)
+            self.known = None
             self._failures += 1
-            _log.warning("%s; it is tried again in %.0f s", error.message, self._pause())
-            await wakes.shorten(self._lease, self._pause())
+            _log.warning("%s; it is tried again in %.0f s", error.message, pause)
+            await wakes.shorten(self._lease, pause)
             return
         self.known, self._looked_at, self._failures = workers, self._clock(), 0
         if was_changed:
@@ -156,10 +155,3 @@ class WorkersMinFollower:
             return error.message
         self.known = workers
         return None
-
-    def _pause(self) -> float:
-        """After failures in a row."""
-        if not self._failures:
-            return 0.0
-        grown = self._settings.retry_seconds * 2.0 ** min(self._failures - 1, 20)
-        return min(grown, self._settings.longest_retry_seconds)

@@ -37,7 +37,8 @@ def catalog_of(*providers: Provider) -> Catalog:
 
 @dataclass
 class Managed:
-    """RunPod. fails: what a PATCH comes to instead: a status, a body, or "hang" until the caller leaves.
+    """RunPod. fails: what a PATCH comes to instead: a status or a body; "hang" until it is released, and then done;
+    "lost": it is done, and the answer lost.
 
     set_to, set_at: each workersMin that was ordered, and when. asked: all that was asked for.
     """
@@ -51,6 +52,7 @@ class Managed:
     patches: int = 0
     asked: list[str] = field(default_factory=list)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float
@@ -69,12 +71,14 @@ class Managed:
             self.workers_min = json.loads(body)["workersMin"]
             self.set_to.append(self.workers_min)
             self.set_at.append(self.clock())
+            if self.fails == "lost":
+                raise TimeoutError
         return Reply(200, json.dumps({"id": "ep", "workersMin": self.workers_min}).encode(), {})
 
     async def _failure(self) -> Reply | None:
         if self.fails == "hang":
             self.hanging.set()
-            await asyncio.Event().wait()
+            await self.released.wait()
         if isinstance(self.fails, bytes):
             return Reply(200, self.fails, {})
         return Reply(self.fails, b"{}", {}) if isinstance(self.fails, int) else None

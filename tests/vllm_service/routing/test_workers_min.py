@@ -116,6 +116,29 @@ async def test_a_platform_that_fails_is_asked_ever_less_often_and_left_as_it_is(
     assert "own: " in caplog.text
 
 
+async def test_after_a_success_the_pauses_begin_anew() -> None:
+    world = World(platform=Managed(None, fails=500))
+    replica = world.replica(1)
+    await world.rounds(replica, count=60)
+    world.platform.fails = None
+    await world.rounds(replica, count=70)
+    assert world.platform.set_to == [1]
+    world.platform.fails, replica.router.workers, patches = 500, 2, world.platform.patches
+    await world.rounds(replica, count=20)
+    assert world.platform.patches == patches + 3
+
+
+async def test_an_order_whose_answer_was_lost_is_taken_back_as_soon_as_it_is_no_longer_wanted() -> None:
+    world = World()
+    replica = world.replica(1)
+    await world.rounds(replica, count=10)
+    world.platform.fails, replica.router.workers = "lost", 3
+    await world.rounds(replica)
+    world.platform.fails, replica.router.workers = None, 1
+    await world.rounds(replica, count=7)
+    assert world.platform.set_to == [1, 3, 1]
+
+
 async def test_a_change_that_hangs_holds_up_neither_looks_at_its_workers_nor_the_other_endpoint() -> None:
     world = World(PROVIDER, other("second", workers_min=None), platform=Managed(None, fails="hang"))
     world.platform.health = {"workers": {"idle": 0}, "jobs": {"inQueue": 0}}
@@ -138,7 +161,8 @@ async def test_what_cannot_be_set_back_is_said_with_what_to_do_and_the_stop_ends
     replica = world.replica(3)
     await world.rounds(replica, count=3)
     world.platform.fails = 500
-    await replica.keeper.leave()
+    async with asyncio.timeout(10):
+        await replica.keeper.leave()
     assert world.platform.patches > 2
     assert "workersMin of own could not be set back to 0, and its workers are paid until it is" in caplog.text
     assert "status 500" in caplog.text
@@ -148,11 +172,14 @@ async def test_what_cannot_be_set_back_is_said_with_what_to_do_and_the_stop_ends
 
 
 async def test_a_stop_in_the_middle_of_a_change_sets_it_back_and_leaves_the_lease_to_the_next() -> None:
-    world = World(platform=Managed(None, workers_min=2, fails="hang"))
+    world = World(platform=Managed(None, fails="hang"))
     replica = world.replica(3)
     await world.until_it_hangs(replica)
     world.platform.fails = None
     await replica.keeper.leave()
+    world.platform.released.set()
+    for _ in range(50):
+        await asyncio.sleep(0)
     assert world.platform.workers_min == 0
     await world.rounds(world.replica(1), count=3)
     assert world.platform.workers_min == 1
@@ -179,7 +206,9 @@ async def test_an_endpoint_that_is_configured_no_longer_is_set_back_and_one_that
     replica = world.replica(2)
     await world.rounds(replica, count=10)
     world.catalog = Catalog(dict(world.catalog.providers), dict(world.catalog.models))
+    looks = world.platform.asked.count(f"GET {PLACE.url}")
     await world.rounds(replica)
+    assert world.platform.asked.count(f"GET {PLACE.url}") == looks
     assert replica.keeper.workers()["own"].workers_min == 2
     assert world.platform.set_to == [2]
     by_jobs = replace(PROVIDER, workers_min=None)
