@@ -85,7 +85,10 @@ class EndpointKeeper:
                 self.stop()
                 await asyncio.wait(list(self._under_way.values()), timeout=0.5)
         followers = [tended.follower for tended in self._tended.values() if tended.follower is not None]
-        await asyncio.gather(*(follower.leave() for follower in followers), *self._leaving, return_exceptions=True)
+        works = (*(follower.leave() for follower in followers), *self._leaving)
+        for result in await asyncio.gather(*works, return_exceptions=True):
+            if isinstance(result, Exception):
+                _log.error("workersMin of an endpoint may be left as it is: %s", place_of(result))
 
     def round(self, catalog: Catalog, router: Router) -> None:
         """Begins a look at each endpoint, unless one is under way, and then the wake that the router wants."""

@@ -87,6 +87,7 @@ class WorkersMinFollower:
         self._settings = settings or FollowSettings()
         self._seen_at = self._looked_at = -math.inf
         self._failures = 0
+        self._refused: int | None = None  # what the last order asked for, if it failed
 
     def take_over(self, before: WorkersMinFollower) -> None:
         """The same endpoint in a configuration that was read again: what is known of it."""
@@ -100,6 +101,8 @@ class WorkersMinFollower:
         wanted = min(highest, self._bounds.most)
         now = self._clock()
         is_well = wanted == self.known and 0 <= now - self._looked_at < settings.look_seconds
+        if wanted < (self._refused or 0):  # to lower it, nobody waits for the pause of an order to raise it
+            await together.wakes.shorten(self._lease, settings.pace_seconds)
         if not is_well and await together.wakes.claim(self._lease, settings.lease_seconds):
             await self._set(wanted, reason)
 
@@ -135,12 +138,12 @@ class WorkersMinFollower:
             was_changed = await self._managed.ensure(workers)
         except UpstreamFailed as error:
             pause = min(settings.retry_seconds * 2.0 ** min(self._failures, 20), settings.longest_retry_seconds)
-            self.known = None
+            self.known, self._refused = None, workers
             self._failures += 1
             _log.warning("%s; it is tried again in %.0f s", error.message, pause)
             await wakes.shorten(self._lease, pause)
             return
-        self.known, self._looked_at, self._failures = workers, self._clock(), 0
+        self.known, self._looked_at, self._failures, self._refused = workers, self._clock(), 0, None
         if was_changed:
             _log.info("workersMin of %s is %d now: %s", self._name, workers, reason)
             await wakes.shorten(self._lease, settings.pace_seconds)

@@ -37,14 +37,15 @@ def catalog_of(*providers: Provider) -> Catalog:
 
 @dataclass
 class Managed:
-    """RunPod. fails: what a PATCH comes to instead: a status or a body; "hang" until it is released, and then done;
-    "lost": it is done, and the answer lost.
+    """RunPod. most: an order for more is refused. set_to, set_at: each workersMin that was ordered, and when.
 
-    set_to, set_at: each workersMin that was ordered, and when. asked: all that was asked for.
+    fails: what a PATCH comes to instead: a status or a body; "hang" until it is released, and then done; "lost": it is
+    done, and the answer lost.
     """
 
     clock: Any
     workers_min: int = 0
+    most: int = 99
     fails: int | bytes | str | None = None
     health: Any = field(default_factory=lambda: IDLE)
     set_to: list[int] = field(default_factory=list)
@@ -68,7 +69,9 @@ class Managed:
             self.patches += 1
             if (failure := await self._failure()) is not None:
                 return failure
-            self.workers_min = json.loads(body)["workersMin"]
+            if (wanted := json.loads(body)["workersMin"]) > self.most:
+                return Reply(400, b"{}", {})
+            self.workers_min = wanted
             self.set_to.append(self.workers_min)
             self.set_at.append(self.clock())
             if self.fails == "lost":

@@ -139,6 +139,18 @@ async def test_an_order_whose_answer_was_lost_is_taken_back_as_soon_as_it_is_no_
     assert world.platform.set_to == [1, 3, 1]
 
 
+async def test_an_order_for_more_than_the_endpoint_may_have_does_not_hold_up_the_one_for_less() -> None:
+    """The pauses between orders that are refused grow to a minute, in which workers would be paid for nothing."""
+    world = World(platform=Managed(None, most=2))
+    replica = world.replica(2)
+    await world.rounds(replica, count=10)
+    replica.router.workers = 3
+    await world.rounds(replica, count=80)
+    replica.router.workers = 0
+    await world.rounds(replica, count=7)
+    assert world.platform.set_to == [2, 0]
+
+
 async def test_a_change_that_hangs_holds_up_neither_looks_at_its_workers_nor_the_other_endpoint() -> None:
     world = World(PROVIDER, other("second", workers_min=None), platform=Managed(None, fails="hang"))
     world.platform.health = {"workers": {"idle": 0}, "jobs": {"inQueue": 0}}
