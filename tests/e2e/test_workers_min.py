@@ -80,29 +80,31 @@ async def test_the_workers_follow_the_traffic_from_none_to_one_to_three_and_back
         assert len(endpoint.emulator.bill().lines) == 3
 
 
-async def test_two_replicas_set_one_number_between_them_and_the_last_that_stops_sets_it_back(
+async def test_replicas_that_want_different_numbers_never_lower_one_another_and_the_last_that_stops_sets_it_back(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
     redis_server.empty()
     async with gated(tmp_path, THREE) as endpoint, AsyncExitStack() as stack:
         variables = VARIABLES | {"REDIS_URL": redis_server.url}
-        replicas = []
-        for name in ("first", "second"):
+        for name in ("busy", "idle", "late"):
             configured(endpoint, tmp_path / name)
-            replicas.append(await stack.enter_async_context(gateway(tmp_path / name, **variables)))
+        busy, idle = [
+            await stack.enter_async_context(gateway(tmp_path / name, **variables)) for name in ("busy", "idle")
+        ]
         endpoint.open()
         minima = endpoint.emulator.endpoint.minima
-        callers = Callers(replicas[:1], pause_seconds=0.2)  # the second replica wants nobody
+        callers = Callers([busy], pause_seconds=0.2)
         async with callers.calling(4):
             await until(lambda: bool(minima) and minima[-1] == 3 and callers.by["own"] > 20, SECONDS)
-            looks = endpoint.looks
-            await until(lambda: endpoint.looks > looks + 40, SECONDS)
-            assert minima == sorted(set(minima))  # nobody has lowered it
-            await replicas[1].stop()
-            assert minima[-1] == 3
-            await until(lambda: endpoint.looks > looks + 50, SECONDS)
+            late = await stack.enter_async_context(gateway(tmp_path / "late", **variables))  # finds 3, and wants none
+            await _looked(endpoint, 24)
             assert minima == sorted(set(minima))
-        await replicas[0].stop()
+            for replica in (late, idle):
+                await replica.stop()
+                assert minima == sorted(set(minima))
+            await _looked(endpoint, 6)
+            assert minima == sorted(set(minima))
+        await busy.stop()
         assert minima[-1] == 0
         assert rises_then_falls(minima)
         assert callers.wrong == []
@@ -157,3 +159,9 @@ async def test_management_that_fails_stops_neither_requests_nor_other_endpoints_
         assert minimum(endpoint) == left > 0
         assert "workersMin of own could not be set back to 0" in logged(running)
         assert KEY not in logged(running)
+
+
+async def _looked(endpoint: Gated, times: int) -> None:
+    """All gateways together have asked for /health so often since."""
+    before = endpoint.looks
+    await until(lambda: endpoint.looks >= before + times, SECONDS)
