@@ -27,7 +27,7 @@ def rule_number(wake: float, age: float, leave: float) -> int:
     return (WAKE.index(wake) * len(AGE) + AGE.index(age)) * len(LEAVE) + LEAVE.index(leave)
 
 
-FIRST_RULE = rule_number(1.0, 0.5, 1.0)
+FIRST_RULE = rule_number(1.0, 0.0, 0.5)
 NEVER = rule_number(math.inf, 0.0, 1.0)
 OFF, _STARTING, _ON = 0, 1, 2
 

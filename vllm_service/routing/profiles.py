@@ -65,4 +65,4 @@ class RouterSettings:
     own_share: float = 0.8
     max_steps: int = 3
     cost_margin: float = 0.93
-    miss_budget: float = 0.004
+    miss_budget: float = 0.006

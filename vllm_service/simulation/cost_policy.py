@@ -16,7 +16,7 @@ from vllm_service.simulation.replay import HostedAnswer, Replay
 from vllm_service.simulation.scenario import Scenario
 
 OWN, MODEL = "own", "model"
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS, _LOOKS_ON_SECONDS = 1.0, 10.0
 
 
 def catalog_of(scenario: Scenario) -> Catalog:
@@ -43,8 +43,8 @@ def settings_of(scenario: Scenario) -> RouterSettings:
 class CostPolicy:
     """CostRouter on the virtual clock: asked for worker targets once a second while anything is going on.
 
-    looks_always: also while nobody asks and no worker is wanted, as the gateway does. Regrets then fall second by
-    second, and a wake may come some seconds sooner or later; a week's trace takes several times as long.
+    That is while a worker is wanted, and for ten seconds after each request: in a longer silence little is decided.
+    looks_always: also then, as the gateway does; a week's trace takes several times as long.
     """
 
     looks_always = False
@@ -57,6 +57,7 @@ class CostPolicy:
         self._facts: dict[int, tuple[RequestFacts, Step]] = {}
         self._looking = self._closed = False
         self._looked_at = -1.0
+        self._asked_at = 0.0
         endpoint = Endpoint(replay.scenario.own, replay.draws)
         endpoint.on_change = self._worker_states_changed
         self._workers = endpoint
@@ -74,6 +75,7 @@ class CostPolicy:
         facts = self.facts_of(request)
         steps = self.router.plan(facts, now).steps
         self._send(request, facts, steps, now)
+        self._asked_at = now
         if not self._looking and now - self._looked_at >= _LOOK_SECONDS:
             self._look()
 
@@ -130,7 +132,8 @@ class CostPolicy:
         (target,) = self.router.worker_targets(now)
         if not self._closed:
             self.replay.endpoint.set_target(target.workers, now)
-        self._looking = (self.looks_always or bool(target.workers)) and not self._closed
+        going_on = self.looks_always or bool(target.workers) or now - self._asked_at < _LOOKS_ON_SECONDS
+        self._looking = going_on and not self._closed
         if self._looking:
             self.replay.at(now + _LOOK_SECONDS, self._look)
 
