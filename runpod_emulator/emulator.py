@@ -35,7 +35,7 @@ class Emulator:
     """A local RunPod with one endpoint; runs inside `async with`, in the event loop that enters it.
 
     Without `workers` no process is started: any worker with `worker_environment` may connect. `hosted` providers
-    answer beside it.
+    answer beside it. settings: as it began; `endpoint.settings` has the min_workers that management has ordered since.
     """
 
     def __init__(
