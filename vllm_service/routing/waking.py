@@ -14,6 +14,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm_service.domain.falling import falling
 from vllm_service.routing.paper_workers import FIRST_RULE, NEVER, OFF, PaperWorkers
 from vllm_service.routing.shadow import Demand, ShadowWorkers, Speeds
 
@@ -139,15 +140,3 @@ class WakeController:
         gain = bill[self._rule, numbers] - bill[best, numbers]
         keeps = ~self._on | (self._paper.state[best, numbers] != OFF)
         self._rule = np.where(keeps & (gain > _BETTER * self._usd_per_second * whole_seconds), best, self._rule)
-
-
-def falling(values: list[float]) -> list[float]:
-    """The nearest sequence that never rises (pooled neighbours): a further worker saves no more than the one before."""
-    pools: list[tuple[float, int]] = []
-    for value in values:
-        total, count = value, 1
-        while pools and pools[-1][0] * count < total * pools[-1][1]:
-            last_total, last_count = pools.pop()
-            total, count = total + last_total, count + last_count
-        pools.append((total, count))
-    return [total / count for total, count in pools for _ in range(count)]

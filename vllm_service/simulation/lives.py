@@ -35,26 +35,26 @@ class Lives:
     starts: int
 
 
-def best_lives(slots: Slotted, usd_per_second: float, start_usd: float) -> Lives:
-    """Each worker is off, came in this slot (perhaps after having left in it), or has been there before it.
+def best_lives(slots: Slotted, usd_per_second: float, start_usd: Floats) -> list[Lives]:
+    """For each price of a start. A worker is off, came in this slot (after having left in it?), or was there before.
 
     Between two slots a worker is paid for: from the one's beginning to the other's if it was there before, else from
     the one's reach on. Rows of the states: dollars, seconds, starts; the last two follow the best dollars.
     """
-    workers = slots.whole.shape[1]
-    off = np.zeros((3, workers))
-    came = np.full((3, workers), -np.inf)
-    stayed = np.full((3, workers), -np.inf)
+    shape = (3, len(start_usd), slots.whole.shape[1])
+    off = np.zeros(shape)
+    came, stayed = np.full(shape, -np.inf), np.full(shape, -np.inf)
+    starting = np.stack([-start_usd, np.zeros(len(start_usd)), np.ones(len(start_usd))])[:, :, None]
     began = reached = float(slots.begins[0])
     rows = zip(slots.begins.tolist(), slots.reach.tolist(), slots.whole, slots.last, slots.first, strict=True)
     for begins, reach, whole, last, first in rows:
         silence = max(0.0, begins - reached)
         there = _better(_lived(stayed, begins - began, usd_per_second), _lived(came, silence, usd_per_second))
-        start = _better(off, there) + np.array([[-start_usd], [0.0], [1.0]])
+        start = _better(off, there) + starting
         off = _better(off, _plus(_better(there, start), last))
         stayed, came = _plus(there, whole), _plus(start, first)
         began, reached = begins, reach
-    return Lives(float(off[0].sum()), float(off[1].sum()), int(off[2].sum()))
+    return [Lives(float(usd), float(seconds), round(starts)) for usd, seconds, starts in off.sum(axis=2).T]
 
 
 def _plus(state: Floats, usd: Floats) -> Floats:
@@ -62,7 +62,7 @@ def _plus(state: Floats, usd: Floats) -> Floats:
 
 
 def _lived(state: Floats, seconds: float, usd_per_second: float) -> Floats:
-    after: Floats = state + np.array([[-usd_per_second * seconds], [seconds], [0.0]])
+    after: Floats = state + np.array([-usd_per_second * seconds, seconds, 0.0])[:, None, None]
     return after
 
 

@@ -44,21 +44,26 @@ class Slots:
     def capacities(self, arrival: Floats, deadline: Floats, work: Floats, workers: int) -> Floats:
         """[slot, k]: worker-seconds of the slot's work that k workers can do, each piece between arrival and deadline.
 
-        Pieces may be split, interrupted and shared by workers, and whatever comes before and after the slot is not
-        there: more than can be done. The earliest deadline first is the order that gets the most done.
+        Arrays hold a piece per request, or [piece, request]. Pieces may be split, interrupted and shared by workers,
+        and whatever comes before and after the slot is not there: more than can be done. The earliest deadline first is
+        the order that gets the most done.
         """
-        everything = np.add.reduceat(work, self.first)
-        done = np.zeros((len(self.first), workers + 1))
-        times, deadlines, works = arrival.tolist(), deadline.tolist(), work.tolist()
-        bounds = list(zip(self.first.tolist(), self.ends.tolist(), strict=True))
-        for slot, (first, end) in enumerate(bounds):
+        count = np.atleast_2d(work).shape[0]
+        order = np.lexsort((arrival.ravel(), np.tile(self.number, count)))
+        first, ends = count * self.first, count * self.ends
+        works = work.ravel()[order]
+        everything = np.add.reduceat(works, first)
+        times, deadlines = arrival.ravel()[order].tolist(), deadline.ravel()[order].tolist()
+        pieces = works.tolist()
+        done = np.zeros((len(first), workers + 1))
+        for slot, (begin, end) in enumerate(zip(first.tolist(), ends.tolist(), strict=True)):
             whole = float(everything[slot])
-            for count in range(1, workers + 1):
-                if done[slot, count - 1] >= whole * (1.0 - 1e-9):
-                    done[slot, count:] = whole
+            those = (times[begin:end], deadlines[begin:end], pieces[begin:end])
+            for number in range(1, workers + 1):
+                if done[slot, number - 1] >= whole * (1.0 - 1e-9):
+                    done[slot, number:] = whole
                     break
-                pieces = (times[first:end], deadlines[first:end], works[first:end])
-                done[slot, count] = _most_work(*pieces, float(count))
+                done[slot, number] = _most_work(*those, float(number))
         return done
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vllm_service.routing.profiles import LatencyTarget
 from vllm_service.routing.shadow import Demand, Offered, ShadowWorkers, Speeds, token_seconds
-from vllm_service.routing.waking import WakeController, falling
+from vllm_service.routing.waking import WakeController
 
 SPEEDS = Speeds(0.15, 1 / 8000, 0.011, 0.0003, 0.7, 32)
 SECOND_USD, COLD, IDLE = 0.0003, 30.0, 5.0
@@ -77,10 +73,3 @@ def test_token_seconds_settle_where_rate_and_batch_agree() -> None:
     batch = 500.0 * seconds
     assert seconds == pytest.approx((0.011 + 0.0003 * batch) / (1 - 0.7 * 0.5))
     assert token_seconds(SPEEDS, 1.0, 2000.0) == float("inf")
-
-
-@given(st.lists(st.floats(-10, 10), min_size=1, max_size=10))
-def test_pooling_never_rises_and_keeps_the_sum(values: list[float]) -> None:
-    pooled = falling(values)
-    assert sum(pooled) == pytest.approx(sum(values), abs=1e-9)
-    assert all(earlier >= later - 1e-9 for earlier, later in pairwise(pooled))
