@@ -18,6 +18,7 @@ from runpod_emulator.faults import Faults
 from runpod_emulator.hosted import HostedProviders, HostedSettings
 from runpod_emulator.http import answering_errors
 from runpod_emulator.job_store import Clock
+from runpod_emulator.management_api import ManagementApi
 from runpod_emulator.openai_api import OpenAIApi
 from runpod_emulator.registry import Worker
 from runpod_emulator.settings import EndpointSettings, worker_environment
@@ -34,7 +35,7 @@ class Emulator:
     """A local RunPod with one endpoint; runs inside `async with`, in the event loop that enters it.
 
     Without `workers` no process is started: any worker with `worker_environment` may connect. `hosted` providers
-    answer beside it.
+    answer beside it. settings: as it began; `endpoint.settings` has the min_workers that management has ordered since.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class Emulator:
         WorkerApi(self.endpoint).add_routes(app.router)
         client_api.add_routes(app.router)
         OpenAIApi(self.endpoint).add_routes(app.router, client_api)
+        ManagementApi(self.endpoint).add_routes(app.router, client_api)
         self.hosted.add_routes(app.router)
         app.router.add_route("*", "/{path:.*}", answering_errors(no_such_endpoint))
         return app

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from runpod_emulator.errors import BadRequest
 from runpod_emulator.faults import FaultInjector, Faults
@@ -34,6 +35,7 @@ class Endpoint:
         self.injector = FaultInjector()
         self.health = Health(self.store, self.registry, clock)
         self.when_finished: list[FinishedCallback] = []
+        self.minima: list[int] = []  # each min_workers that was ordered since the start, the latest last
         self._starts_workers = starts_workers
 
     def inject(self, faults: Faults) -> None:
@@ -44,6 +46,13 @@ class Endpoint:
             )
         self.injector.inject(faults, self.clock())
         self.health.note(faults.health_late_seconds)
+        self.changed.notify_all()
+
+    def set_min_workers(self, workers: int) -> None:
+        """So many are there always, from now on; those beyond leave by their idle time-out. Raises ValueError."""
+        self.settings = replace(self.settings, min_workers=workers)
+        self.registry.min_workers = workers
+        self.minima.append(workers)
         self.changed.notify_all()
 
     def housekeep(self) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from runpod_emulator.errors import BadRequest
 
+MANAGEMENT_FAULTS = ("error", "garbage", "hang")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Faults:
@@ -23,6 +25,7 @@ class Faults:
     lost_heartbeat: bool = False  # pings are answered and forgotten
     health_late_seconds: float = 0  # /health tells what was so long ago, or when the fault was set
     health_silent: bool = False  # /health answers 503
+    management: str | None = None  # /v1/endpoints: "error" (500), "garbage" (200 and no JSON), "hang"
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -35,6 +38,8 @@ class Faults:
         for name in ("lost_heartbeat", "health_silent"):
             if not isinstance(getattr(self, name), bool):
                 raise BadRequest(f"{name}: expected true or false")
+        if self.management not in (None, *MANAGEMENT_FAULTS):
+            raise BadRequest(f"management: expected null or one of {', '.join(MANAGEMENT_FAULTS)}")
         if not isinstance(self.worker_id, str | None) or not isinstance(self.seed, int | None):
             raise BadRequest("worker_id: expected text; seed: expected a whole number")
 

@@ -70,6 +70,7 @@ class WorkerRegistry:
         self, settings: EndpointSettings, clock: Callable[[], float], *, admits_strangers: bool = True
     ) -> None:
         self.workers: dict[str, Worker] = {}
+        self.min_workers = settings.min_workers  # as it is now
         self._former: list[Worker] = []  # whose id another stranger has taken since
         self._admits_strangers = admits_strangers
         self._settings = settings
@@ -154,7 +155,7 @@ class WorkerRegistry:
             for worker in self.alive()
             if worker.state is State.IDLE and now - worker.since >= self._settings.idle_timeout_seconds
         ]
-        spare = max(0, len(self.alive()) - self._settings.min_workers)
+        spare = max(0, len(self.alive()) - self.min_workers)
         return sorted(idle, key=lambda worker: worker.since)[:spare]
 
     def counts(self) -> dict[str, int]:

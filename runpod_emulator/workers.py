@@ -66,7 +66,7 @@ class Fleet:
 
     def _grow(self, now: float) -> None:
         situation = Situation(self._endpoint.store.load(), len(self._registry.alive()), now - self._last_start)
-        for _ in range(workers_wanted(self._settings, situation) - situation.workers):
+        for _ in range(workers_wanted(self._endpoint.settings, situation) - situation.workers):
             if now >= self._not_before:
                 self._start(now)
 

@@ -86,6 +86,7 @@ class _Running:
             ControlHttp(self._upstream),
             storage.wakes if settings.wake_endpoints else None,
             RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
+            targets=storage.targets,
         )
         self._tracing = None if settings.otlp_endpoint is None else tracing_to(settings.otlp_endpoint)
         measurements = Measurements(lambda: self._gateway.configured.catalog, settings.latency_target_seconds)
@@ -152,6 +153,7 @@ class _Running:
             async with beside(self._failing_over.shared.run, partial(self._keeper.run, self._now_configured)):
                 await self._stop.wait()
                 has_ended = await self._server.stop(settings.grace_seconds)
+            await self._keeper.leave()
         await self._upstream.close()
         if self._tracing is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._tracing.close)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -87,13 +87,20 @@ class Gated:
 
     def configure(self, directory: Path) -> None:
         """Own first, then hosted; what is expected of the endpoint makes a start cheap."""
-        expected = {"cold_start_seconds": 0.1, "idle_timeout_seconds": 2, "max_workers": 1}
+        own = {"own": self.provider({"cold_start_seconds": 0.1, "idle_timeout_seconds": 2, "max_workers": 1})}
+        self.configure_with(directory, own, hosted_usd=1000)
+
+    def provider(self, expected: Mapping[str, float], **more: object) -> dict[str, object]:
+        """This endpoint as providers.yaml has it."""
         own = {"endpoint_id": "ep", "api_url": self.emulator.origin, "api_key_env": "OWN_KEY", "expected": expected}
-        price = {"usd_per_second": 0.00031, "as_of": "2026-11-21"}
-        hosted_price = {"m": {"input": 1000, "output": 1000, "as_of": "2026-11-21"}}
+        return own | {"usd_per_second": 0.00031, "as_of": "2026-11-21"} | more
+
+    def configure_with(self, directory: Path, own: Mapping[str, object], hosted_usd: int) -> None:
+        """These endpoints, then hosted, which takes so much for a million tokens."""
+        hosted_price = {"m": {"input": hosted_usd, "output": hosted_usd, "as_of": "2026-11-21"}}
         hosted = {"base_url": self.emulator.hosted_url("hosted"), "prices": hosted_price}
-        offers = [{"provider": name, "model": "m"} for name in ("own", "hosted")]
-        configure(directory, {"own": own | price, "hosted": hosted}, {"m": {"offers": offers}})
+        offers = [{"provider": name, "model": "m"} for name in (*own, "hosted")]
+        configure(directory, {**own, "hosted": hosted}, {"m": {"offers": offers}})
 
 
 @asynccontextmanager
@@ -110,13 +117,17 @@ async def gated(directory: Path, settings: EndpointSettings = SETTINGS) -> Async
 
 @dataclass
 class Callers:
-    """Ask one gateway after the other, and go on until they are told to stop. by: answers by provider."""
+    """Ask one gateway after the other, and go on until they are told to stop. by: answers by provider.
+
+    pause_seconds: between an answer and the next request.
+    """
 
     gateways: Sequence[Gateway]
     headers: dict[str, str] = field(default_factory=dict)
     by: Counter[str] = field(default_factory=Counter)
     by_gateway: Counter[tuple[int, str]] = field(default_factory=Counter)
     wrong: list[Any] = field(default_factory=list)
+    pause_seconds: float = 0.05
 
     async def _call(self, client: httpx.AsyncClient, number: int) -> None:
         url = self.gateways[number % len(self.gateways)].url
@@ -132,7 +143,7 @@ class Callers:
             while True:
                 await self._call(client, number)
                 number += 1
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(self.pause_seconds)
 
     @asynccontextmanager
     async def calling(self, count: int = 4) -> AsyncIterator[None]:

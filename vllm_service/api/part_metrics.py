@@ -97,6 +97,12 @@ PARTS: tuple[Family, ...] = (
     gauge(
         "vllm_worker_jobs_in_progress", "Jobs that workers run", per_endpoint(lambda w: w.jobs_in_progress), "provider"
     ),
+    gauge(
+        "vllm_workers_min",
+        "workersMin where the gateway sets it: workers that are paid until it is lowered",
+        per_endpoint(lambda w: w.workers_min),
+        "provider",
+    ),
     gauge("vllm_requests_in_flight", "Requests that have not ended", one(lambda s: s.in_flight)),
     gauge("vllm_requests_per_minute", "Over the last five minutes", one(lambda s: s.rates.requests_per_minute)),
     gauge("vllm_tokens_per_second", "Generated, over the last five minutes", one(lambda s: s.rates.tokens_per_second)),

@@ -63,7 +63,10 @@ class QuotaState:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A RunPod endpoint's workers and jobs, as its `/health` last said."""
+    """A RunPod endpoint's workers and jobs, as its `/health` last said.
+
+    workers_min: its workersMin, where the gateway sets it: so many are paid whether they work or not.
+    """
 
     running: int | None = None
     idle: int | None = None
@@ -71,6 +74,7 @@ class WorkerState:
     throttled: int | None = None
     jobs_queued: int | None = None
     jobs_in_progress: int | None = None
+    workers_min: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

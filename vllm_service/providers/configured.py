@@ -28,12 +28,25 @@ class OnDisconnect(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkersMin:
+    """A RunPod endpoint whose workersMin the gateway sets to as many workers as the router wants.
+
+    url: of RunPod's management API, `https://rest.runpod.io/v1/endpoints/ENDPOINT_ID`. base: what it is set back to by
+    the last gateway that stops.
+    """
+
+    url: str
+    base: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """A place that answers OpenAI requests.
 
     base_url: up to and with `/v1`; for RunPod `https://api.runpod.ai/v2/ENDPOINT/openai/v1`.
     api_key: the provider's, never shown; None sends no Authorization.
     control_url: RunPod's `/v2/ENDPOINT`, where `/health` and `/run` are; None for hosted providers.
+    workers_min: set where that number follows the router; None where workers are woken by warm-up jobs.
     second_price: RunPod's, per worker. expected: where the router's estimates of an endpoint start, by the names of
     routing.profiles.EndpointProfile. timeouts in seconds: to connect, to the first byte, between bytes.
     """
@@ -52,6 +65,7 @@ class Provider:
     region: str | None = None
     tags: frozenset[str] = frozenset()
     expected: tuple[tuple[str, float], ...] = ()
+    workers_min: WorkersMin | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ class Connections:
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
         return pool.send("GET", path, b"", b"", patience)
 
+    def patch(self, provider: Provider, path: str, body: bytes, patience: Patience = ENDLESS) -> Awaitable[Answer]:
+        """PATCHes JSON to `base_url + path`; as `send` otherwise. May arrive twice: it says what is to be."""
+        pool = self._pools.get(id(provider)) or self._new_pool(provider)
+        return pool.send("PATCH", path, b"", body, patience)
+
     async def close(self) -> None:
         """See protocol.Upstream."""
         if self._timer is not None:

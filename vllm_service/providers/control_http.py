@@ -25,6 +25,10 @@ class Asks(Protocol):
         """GETs."""
         ...
 
+    def patch(self, provider: Provider, path: str, body: bytes, patience: Patience = ...) -> Awaitable[Answer]:
+        """PATCHes."""
+        ...
+
 
 class ControlHttp:
     """Implements runpod.SendHttp. Each address and key gets a pool of its own, a few connections at most."""
@@ -36,7 +40,7 @@ class ControlHttp:
     async def __call__(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float
     ) -> Reply:
-        """See runpod.SendHttp. GET or POST; of the headers only the key is sent on."""
+        """See runpod.SendHttp. GET, PATCH or POST; of the headers only the key is sent on."""
         parts = urlsplit(url)
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
         place = self._place(f"{parts.scheme}://{parts.netloc}", headers.get("authorization"))
@@ -45,6 +49,8 @@ class ControlHttp:
             async with asyncio.timeout(timeout_seconds):
                 if method == "GET":
                     answer = await self._connections.get(place, path, patience)
+                elif method == "PATCH":
+                    answer = await self._connections.patch(place, path, body, patience)
                 else:
                     answer = await self._connections.send(place, path, b"", body, patience)
         except ProviderFault as fault:

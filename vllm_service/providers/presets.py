@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 RUNPOD_API_URL = "https://api.runpod.ai"
+RUNPOD_MANAGEMENT_URL = "https://rest.runpod.io"
 
 
 @dataclass(frozen=True, slots=True)

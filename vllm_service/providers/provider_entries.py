@@ -8,15 +8,18 @@ from datetime import date
 from urllib.parse import urlsplit
 
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
-from vllm_service.providers.configured import OnDisconnect, Provider, ProviderKind
-from vllm_service.providers.presets import PRESETS, RUNPOD_API_URL
+from vllm_service.providers.configured import OnDisconnect, Provider, ProviderKind, WorkersMin
+from vllm_service.providers.presets import PRESETS, RUNPOD_API_URL, RUNPOD_MANAGEMENT_URL
 from vllm_service.providers.yaml_file import Section, Value
 
 COMMON = (
     *("enabled", "api_key_env", "on_disconnect", "region", "tags", "max_connections"),
     *("connect_timeout_seconds", "first_byte_timeout_seconds", "idle_timeout_seconds"),
 )
-RUNPOD_KEYS = ("endpoint_id", "api_url", "usd_per_second", "as_of", "expected", *COMMON)
+SCALING_KEYS = ("scaling", "workers_min", "management_url")
+RUNPOD_KEYS = ("endpoint_id", "api_url", "usd_per_second", "as_of", "expected", *SCALING_KEYS, *COMMON)
+# How an endpoint gets the workers that the router wants: the first is the default.
+WARM_UP_JOBS, WORKERS_MIN = SCALING = ("warm_up_jobs", "workers_min")
 # Where the router's estimates of an endpoint start, until it has measured: see docs/providers.md.
 EXPECTED_COUNTS = ("slots", "max_workers")
 EXPECTED_SECONDS = (
@@ -92,7 +95,9 @@ def _runpod(name: str, section: Section, environment: Mapping[str, str]) -> Prov
         control_url=control_url,
         second_price=price,
     )
-    return ProviderEntry(replace(provider, expected=_expected(section)))
+    expected = _expected(section)
+    workers_min = _workers_min(section, RUNPOD_MANAGEMENT_URL if api_url is None else _url(api_url), dict(expected))
+    return ProviderEntry(replace(provider, expected=expected, workers_min=workers_min))
 
 
 def _expected(section: Section) -> tuple[tuple[str, float], ...]:
@@ -103,6 +108,30 @@ def _expected(section: Section) -> tuple[tuple[str, float], ...]:
     counts = [(name, float(count.count())) for name in EXPECTED_COUNTS if (count := given.get(name)) is not None]
     numbers = [(name, given.positive(name, 1.0)) for name in EXPECTED_SECONDS if given.get(name) is not None]
     return (*counts, *numbers)
+
+
+def _workers_min(section: Section, url: str, expected: Mapping[str, float]) -> WorkersMin | None:
+    """url: of the management API, unless the section names another."""
+    scaling, base, own_url = (section.get(key) for key in SCALING_KEYS)
+    if scaling is None or scaling.choice(SCALING) == WARM_UP_JOBS:
+        for unused in (base, own_url):
+            if unused is not None:
+                raise unused.wrong(f"only with scaling: {WORKERS_MIN}; write that at this provider, or take this out")
+        return None
+    if section.get("usd_per_second") is None:
+        raise scaling.wrong("usd_per_second is missing; without a price the router never says how many workers")
+    workers = 0 if base is None else _count_from_zero(base)
+    if base is not None and workers > expected.get("max_workers", workers):
+        raise base.wrong(f"more than expected.max_workers, which is {expected['max_workers']:g}")
+    origin = url if own_url is None else _url(own_url).removesuffix("/v1")
+    return WorkersMin(f"{origin}/v1/endpoints/{section.need('endpoint_id').text()}", workers)
+
+
+def _count_from_zero(value: Value) -> int:
+    number = value.number()
+    if number != int(number):
+        raise value.wrong(f"expected a whole number, got {number}")
+    return int(number)
 
 
 def _hosted(name: str, section: Section, environment: Mapping[str, str]) -> ProviderEntry:

@@ -1,4 +1,4 @@
-"""What replicas do together: one probe of a place that failed, one wake of an endpoint. None of it raises."""
+"""What replicas do together: one probe of a place, one wake and one number of workers. None of it raises."""
 
 from __future__ import annotations
 
@@ -41,4 +41,16 @@ class Wakes(Protocol):
 
     async def clear(self, endpoint: str) -> None:
         """Its worker is there, or has gone: the next who wants it woken may do so."""
+        ...
+
+
+class Targets(Protocol):
+    """How many workers each replica wants of an endpoint. The highest counts: so replicas do not fight."""
+
+    async def publish(self, endpoint: str, replica: str, workers: int, seconds: float) -> int:
+        """The highest that any replica wants; this word counts for `seconds`. Its own, while nobody can be asked."""
+        ...
+
+    async def withdraw(self, endpoint: str, replica: str) -> int | None:
+        """This replica stops: the highest that the others want. None: there is no other, or nobody can be asked."""
         ...

@@ -1,4 +1,4 @@
-"""Breakers and wakes of a gateway without replicas, or without Redis for now. No driver is imported here."""
+"""Breakers, wakes and targets of a gateway without replicas, or without Redis for now. No driver is imported here."""
 
 from __future__ import annotations
 
@@ -53,3 +53,30 @@ class MemoryWakes:
     async def clear(self, endpoint: str) -> None:
         """See coordination.Wakes."""
         self._leases.pop(endpoint, None)
+
+
+class MemoryTargets:
+    """For one replica, or several in one process. clock: seconds, monotonic; should it go back, no word counts."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._words: dict[tuple[str, str], tuple[int, float, float]] = {}  # workers, since when, for how long
+
+    async def publish(self, endpoint: str, replica: str, workers: int, seconds: float) -> int:
+        """See coordination.Targets."""
+        self._words[endpoint, replica] = workers, self._clock(), seconds
+        return max(workers, self._highest(endpoint) or 0)
+
+    async def withdraw(self, endpoint: str, replica: str) -> int | None:
+        """See coordination.Targets."""
+        self._words.pop((endpoint, replica), None)
+        return self._highest(endpoint)
+
+    def _highest(self, endpoint: str) -> int | None:
+        now = self._clock()
+        counting = [
+            workers
+            for (place, _), (workers, since, lasting) in self._words.items()
+            if place == endpoint and 0 <= now - since < lasting
+        ]
+        return max(counting, default=None)

@@ -16,7 +16,7 @@ from vllm_service.storage.database import Database
 from vllm_service.storage.key_store import KeyStore
 from vllm_service.storage.ledger_reader import LedgerReader
 from vllm_service.storage.ledger_writer import LedgerPace, LedgerWriter
-from vllm_service.storage.memory_coordination import MemoryBreakers, MemoryWakes
+from vllm_service.storage.memory_coordination import MemoryBreakers, MemoryTargets, MemoryWakes
 from vllm_service.storage.memory_quotas import LEASE_SECONDS, MemoryQuotas
 from vllm_service.storage.memory_responses import MemoryResponses, ResponseBounds
 from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
@@ -30,6 +30,7 @@ from vllm_service.storage.sqlite_database import SqliteDatabase
 if TYPE_CHECKING:
     from vllm_service.storage.breakers import RedisBreakers
     from vllm_service.storage.redis_link import RedisLink
+    from vllm_service.storage.targets import RedisTargets
     from vllm_service.storage.wakes import RedisWakes
 
 DATABASE_FILE = "service.sqlite3"
@@ -50,6 +51,7 @@ class Storage:
     responses: ResponseCache
     breakers: MemoryBreakers | RedisBreakers
     wakes: MemoryWakes | RedisWakes
+    targets: MemoryTargets | RedisTargets
     quota_state: Callable[[], QuotaState]
     cache_state: Callable[[], CacheState]
 
@@ -59,6 +61,7 @@ class _Shared(NamedTuple):
     responses: ResponseCache
     breakers: MemoryBreakers | RedisBreakers
     wakes: MemoryWakes | RedisWakes
+    targets: MemoryTargets | RedisTargets
     quota_state: Callable[[], QuotaState]
     cache_state: Callable[[], CacheState]
 
@@ -120,7 +123,7 @@ async def open_storage(
 
 def _embedded(quotas: MemoryQuotas, bounds: ResponseBounds) -> _Shared:
     responses = MemoryResponses(bounds)
-    return _Shared(quotas, responses, MemoryBreakers(), MemoryWakes(), quotas.state, responses.state)
+    return _Shared(quotas, responses, MemoryBreakers(), MemoryWakes(), MemoryTargets(), quotas.state, responses.state)
 
 
 def _in_redis(
@@ -128,6 +131,7 @@ def _in_redis(
 ) -> _Shared:
     from vllm_service.storage.breakers import RedisBreakers  # noqa: PLC0415
     from vllm_service.storage.redis_link import RedisLink  # noqa: PLC0415  # 10 MB without need of it
+    from vllm_service.storage.targets import RedisTargets  # noqa: PLC0415
     from vllm_service.storage.wakes import RedisWakes  # noqa: PLC0415
 
     link = RedisLink(url)
@@ -136,7 +140,8 @@ def _in_redis(
     stack.push_async_callback(quotas.close)
     responses, client = RedisResponses(link, bounds), link.client
     is_away = lambda: QuotaState(is_failing=link.is_resting)  # noqa: E731
-    return _Shared(quotas, responses, RedisBreakers(client), RedisWakes(client), is_away, responses.state)
+    wakes, targets = RedisWakes(client), RedisTargets(client)
+    return _Shared(quotas, responses, RedisBreakers(client), wakes, targets, is_away, responses.state)
 
 
 async def _open_ledger(

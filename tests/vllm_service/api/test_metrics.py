@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "metrics.md"
 FULL = state(
     breakers=lambda: {"hosted": ProviderCircuit(Circuit.OPEN, 5, 2)},
-    workers=lambda: {"runpod": WorkerState(1, 2, 3, 4, 5, 6)},
+    workers=lambda: {"runpod": WorkerState(1, 2, 3, 4, 5, 6, 7)},
     cache=lambda: CacheState(3, 1, 2, 1000, 0),
     ledger=lambda: LedgerState(4, 100, 0, oldest_queued_seconds=0.1),
     quotas=lambda: QuotaState(2, 0),

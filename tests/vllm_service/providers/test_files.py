@@ -10,7 +10,7 @@ import pytest
 from tests.vllm_service.providers.support import KEYS, MODELS, PROVIDERS, Configured
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.errors import ConfigurationError
-from vllm_service.providers.configured import OnDisconnect, ProviderKind
+from vllm_service.providers.configured import OnDisconnect, ProviderKind, WorkersMin
 from vllm_service.providers.files import load, read
 from vllm_service.providers.model_entries import MODEL_KEYS
 from vllm_service.providers.presets import PRESETS
@@ -27,6 +27,56 @@ def test_a_runpod_endpoint_is_its_id_and_a_price_per_second(configured: Configur
     assert own.control_url == "https://api.runpod.ai/v2/abc"
     assert own.second_price == SecondPrice(310)
     assert own.api_key == "runpod-secret"
+
+
+def with_own(*lines: str) -> str:
+    """The file with these lines more at the endpoint; they are its lines 7, 8, ..."""
+    return PROVIDERS.replace("  groq:", "".join(f"    {line}\n" for line in lines) + "  groq:")
+
+
+@pytest.mark.parametrize(
+    ("lines", "managed"),
+    [
+        ([], None),
+        (["scaling: warm_up_jobs"], None),
+        (["scaling: workers_min"], WorkersMin("https://rest.runpod.io/v1/endpoints/abc", 0)),
+        (["scaling: workers_min", "api_url: http://x:1"], WorkersMin("http://x:1/v1/endpoints/abc")),
+        (
+            ["scaling: workers_min", "api_url: http://x:1", "management_url: http://y:2/v1/", "workers_min: 2"],
+            WorkersMin("http://y:2/v1/endpoints/abc", 2),
+        ),
+        (["scaling: workers_min", "workers_min: 0"], WorkersMin("https://rest.runpod.io/v1/endpoints/abc", 0)),
+    ],
+)
+def test_an_endpoints_workers_min_follows_the_router_where_the_file_says_so(
+    configured: Configured, lines: list[str], managed: WorkersMin | None
+) -> None:
+    assert configured.read(with_own(*lines)).catalog.providers["own"].workers_min == managed
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        (["scaling: workersMin"], r"yaml:7: providers\.own\.scaling: .*expected one of warm_up_jobs, workers_min"),
+        (["workers_min: 1"], r"yaml:7: providers\.own\.workers_min: only with scaling: workers_min; write that"),
+        (["scaling: warm_up_jobs", "management_url: http://x"], r"yaml:8: .*management_url: only with scaling"),
+        (["scaling: workers_min", "workers_min: 1.5"], r"yaml:8: .*workers_min: expected a whole number"),
+        (["scaling: workers_min", "workers_min: -1"], r"yaml:8: .*workers_min: .*not negative"),
+        (["scaling: workers_min", "workers_min: 3", "expected: {max_workers: 2}"], r"yaml:8: .*which is 2"),
+        (["scaling: workers_min", "management_url: rest.runpod.io"], r"yaml:8: .*management_url: expected a URL"),
+        (["scaling: workers_min", "management_url: http://me:hunter2@x"], r"yaml:8: .*management_url: expected a URL"),
+    ],
+)
+def test_what_is_wrong_with_the_scaling_is_named(configured: Configured, lines: list[str], complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint) as refused:
+        configured.read(with_own(*lines))
+    assert "hunter2" not in refused.value.message
+
+
+def test_workers_cannot_follow_a_router_that_knows_no_price(configured: Configured) -> None:
+    without = with_own("scaling: workers_min").replace("    usd_per_second: 0.00031\n    as_of: 2026-11-21\n", "", 1)
+    with pytest.raises(ConfigurationError, match=r"yaml:5: providers\.own\.scaling: usd_per_second is missing"):
+        configured.read(without)
 
 
 def test_hosted_providers_are_presets_or_urls(configured: Configured) -> None:
