@@ -69,16 +69,16 @@ class Endpoint:
             return
         idle, running, ready = (_count(workers, name) for name in ("idle", "running", "ready"))
         warm = max(idle + running, ready)
+        self._bill(now)
         started = warm - self.warm
         while started > 0 and self._wakes:
             self.cold_start.add(max(0.0, now - STATES_LATE_SECONDS - self._wakes.pop(0)))
             started -= 1
-        self._bill(now)
         if now < self._lowered_until:
             warm = min(warm, self._lowered_to)  # the report is older than our order to leave
         self.warm, self.starting = warm, _count(workers, "initializing")
         self._mirror(now)
-        if not warm and not self.starting and self._wakes and now - self._wakes[0] > self._patience():
+        if not self.starting and self._wakes and now - self._wakes[0] > self._patience():
             self._wakes.clear()
 
     def set_target(self, workers: int, now: float) -> None:
@@ -202,7 +202,9 @@ class Endpoint:
         return _PATIENCE * self.cold_start.value + 60.0
 
     def _bill(self, now: float) -> None:
-        workers = max(self.target, self.warm) if self.is_managed else self.warm + self.starting
+        # More than were asked for are not our doing: another replica's, or always on. Fewer, and not all have come.
+        asked = min(self.target, self.warm + len(self._wakes))
+        workers = asked if self.is_managed else self.warm + self.starting
         if self._billed_at is not None:
             # Who did not look for longer was stopped, or its machine slept; the idle time-out has ended the workers.
             self.billed_worker_seconds += workers * min(max(0.0, now - self._billed_at), _LONGEST_GAP_SECONDS)

@@ -1,0 +1,48 @@
+"""What a router thinks that its own workers cost: those that it asked for and got, whoever else has some."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.vllm_service.routing.catalogs import facts, router
+from vllm_service.routing.capacity import Endpoint
+from vllm_service.routing.profiles import EndpointProfile
+
+SECOND_USD = 0.0003
+
+
+def endpoint() -> Endpoint:
+    return Endpoint("own", EndpointProfile(), SECOND_USD, margin=0.9, miss_budget=0.006)
+
+
+def test_workers_of_another_replica_are_not_on_its_bill_and_do_not_keep_it_from_asking_for_its_own() -> None:
+    made, wanted = router(), []
+    for second in range(300):
+        made.observe_health("own", {"workers": {"idle": 3}}, float(second))
+        wanted.append(made.worker_targets(float(second))[0].workers)
+        if second == 60:
+            assert made.endpoints["own"].billed_usd(60.0) == 0.0
+        for number in range(10 if second > 60 else 0):
+            made.plan(facts(prompt_tokens=500), second + number / 20)
+    assert max(wanted[:61]) == 0
+    assert wanted[-1] >= 1
+
+
+def test_what_was_asked_for_is_billed_from_then_on() -> None:
+    own = endpoint()
+    own.set_target(2, 0.0)
+    own.observe({"workers": {"initializing": 2}}, 20.0)
+    own.observe({"workers": {"idle": 2}}, 40.0)
+    assert own.billed_usd(50.0) == pytest.approx(2 * 50.0 * SECOND_USD)
+
+
+def test_what_never_comes_is_not_billed_for_ever() -> None:
+    """A warm worker takes the warm-up job that was to raise the number: one of three is there."""
+    own = endpoint()
+    own.observe({"workers": {"idle": 1}}, 0.0)
+    own.set_target(3, 0.0)
+    for second in range(1, 1001):
+        own.observe({"workers": {"running": 1}}, float(second))
+    before = own.billed_usd(1000.0)
+    own.observe({"workers": {"running": 1}}, 1010.0)
+    assert own.billed_usd(1010.0) - before == pytest.approx(10.0 * SECOND_USD)
