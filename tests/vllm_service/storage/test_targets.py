@@ -6,8 +6,10 @@ import logging
 from collections.abc import AsyncIterator
 
 import pytest
+import redis.asyncio as redis
 
 from tests.servers import own_redis
+from tests.vllm_service.storage.two_gateways import PLACES, two_gateways
 from vllm_service.routing.coordination import Targets
 from vllm_service.storage.memory_coordination import MemoryTargets
 from vllm_service.storage.targets import RedisTargets
@@ -15,18 +17,19 @@ from vllm_service.storage.targets import RedisTargets
 HOUR = 3600.0
 
 
-@pytest.fixture(params=["memory", "redis"])
+def in_memory() -> Targets:
+    return MemoryTargets()
+
+
+def on_redis(client: redis.Redis) -> Targets:
+    return RedisTargets(client, patience_seconds=5)
+
+
+@pytest.fixture(params=PLACES)
 async def replicas(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Targets, Targets]]:
-    """Two gateways: in memory they are one."""
-    if request.param == "memory":
-        alone = MemoryTargets()
-        yield alone, alone
-        return
-    with own_redis() as server:
-        clients = server.client(), server.client()
-        yield RedisTargets(clients[0], patience_seconds=5), RedisTargets(clients[1], patience_seconds=5)
-        for client in clients:
-            await client.aclose()
+    """Of two gateways."""
+    async with two_gateways(request.param, in_memory, on_redis) as both:
+        yield both
 
 
 async def test_the_highest_that_any_replica_wants_counts(replicas: tuple[Targets, Targets]) -> None:

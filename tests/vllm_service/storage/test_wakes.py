@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import redis.asyncio as redis
 
 from tests.servers import own_redis
+from tests.vllm_service.storage.two_gateways import PLACES, two_gateways
 from vllm_service.routing.coordination import Wakes
 from vllm_service.storage.memory_coordination import MemoryWakes
 from vllm_service.storage.wakes import RedisWakes
@@ -15,18 +17,19 @@ from vllm_service.storage.wakes import RedisWakes
 HOUR = 3600.0
 
 
-@pytest.fixture(params=["memory", "redis"])
+def in_memory() -> Wakes:
+    return MemoryWakes()
+
+
+def on_redis(client: redis.Redis) -> Wakes:
+    return RedisWakes(client, patience_seconds=5)
+
+
+@pytest.fixture(params=PLACES)
 async def replicas(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Wakes, Wakes]]:
-    """Two gateways: in memory they are one."""
-    if request.param == "memory":
-        alone = MemoryWakes()
-        yield alone, alone
-        return
-    with own_redis() as server:
-        clients = server.client(), server.client()
-        yield RedisWakes(clients[0], patience_seconds=5), RedisWakes(clients[1], patience_seconds=5)
-        for client in clients:
-            await client.aclose()
+    """Of two gateways."""
+    async with two_gateways(request.param, in_memory, on_redis) as both:
+        yield both
 
 
 async def test_of_many_who_want_an_endpoint_woken_one_wakes_it(replicas: tuple[Wakes, Wakes]) -> None:
