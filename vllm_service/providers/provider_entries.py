@@ -21,7 +21,7 @@ RUNPOD_KEYS = ("endpoint_id", "api_url", "usd_per_second", "as_of", "expected", 
 # How an endpoint gets the workers that the router wants: the first is the default.
 WARM_UP_JOBS, WORKERS_MIN = SCALING = ("warm_up_jobs", "workers_min")
 # Where the router's estimates of an endpoint start, until it has measured: see docs/providers.md.
-EXPECTED_COUNTS = ("slots", "max_workers")
+EXPECTED_COUNTS = ("slots", "max_workers", "always_on_workers")
 EXPECTED_SECONDS = (
     *("prefill_tokens_per_second", "decode_seconds", "decode_seconds_per_batch"),
     *("cold_start_seconds", "idle_timeout_seconds", "overhead_seconds"),
@@ -120,6 +120,8 @@ def _workers_min(section: Section, url: str, expected: Mapping[str, float]) -> W
         return None
     if section.get("usd_per_second") is None:
         raise scaling.wrong("usd_per_second is missing; without a price the router never says how many workers")
+    if expected.get("always_on_workers"):
+        raise scaling.wrong("the gateway sets workersMin itself; take expected.always_on_workers out, or this")
     workers = 0 if base is None else _count_from_zero(base)
     if base is not None and workers > expected.get("max_workers", workers):
         raise base.wrong(f"more than expected.max_workers, which is {expected['max_workers']:g}")

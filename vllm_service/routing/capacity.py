@@ -55,7 +55,13 @@ class Endpoint:
     @property
     def serving(self) -> int:
         """Workers that take jobs: those seen warm, less those that were told to leave."""
-        return min(self.warm, self.target) if self.is_managed else self.warm
+        return min(self.warm, max(self.target, self.profile.always_on_workers)) if self.is_managed else self.warm
+
+    @property
+    def share_paid_for_it(self) -> float:
+        """Of the work that workers do: what those do that are paid because the router wants them."""
+        serving = self.serving
+        return max(0.0, 1.0 - self.profile.always_on_workers / serving) if serving else 1.0
 
     @property
     def prefill_tokens_per_second(self) -> float:
@@ -86,9 +92,11 @@ class Endpoint:
         self._bill(now)
         self.is_managed = True
         if workers < self.target:
-            self.billed_worker_seconds += (self.target - workers) * self._leaving_seconds()
-        if workers < self.warm:
-            self.warm = self._lowered_to = workers
+            leaving = self.target - max(workers, min(self.target, self.profile.always_on_workers))
+            self.billed_worker_seconds += leaving * self._leaving_seconds()
+        staying = max(workers, self.profile.always_on_workers)
+        if staying < self.warm:
+            self.warm = self._lowered_to = staying
             self._lowered_until = now + STATES_LATE_SECONDS
         self._wakes.extend([now] * (workers - max(self.target, self.warm)))
         del self._wakes[workers:]
@@ -203,7 +211,7 @@ class Endpoint:
 
     def _bill(self, now: float) -> None:
         # More than were asked for are not our doing: another replica's, or always on. Fewer, and not all have come.
-        asked = min(self.target, self.warm + len(self._wakes))
+        asked = max(0, min(self.target, self.warm + len(self._wakes)) - self.profile.always_on_workers)
         workers = asked if self.is_managed else self.warm + self.starting
         if self._billed_at is not None:
             # Who did not look for longer was stopped, or its machine slept; the idle time-out has ended the workers.

@@ -10,7 +10,7 @@ from vllm_service.routing.profiles import EndpointProfile, RouterSettings
 from vllm_service.routing.router import CostRouter
 from vllm_service.routing.strategies import DEFAULT, STRATEGIES
 
-_WHOLE = frozenset({"slots", "max_workers"})
+_WHOLE = frozenset({"slots", "max_workers", "always_on_workers"})
 _MOST_PLACES = 8
 WITHOUT_PRICES = "QUALITY"
 

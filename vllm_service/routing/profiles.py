@@ -13,7 +13,8 @@ class EndpointProfile:
 
     A token of one of `batch` answers takes `decode_seconds + decode_seconds_per_batch x batch`; a prompt that is being
     read takes `prefill_share` of the GPU from the answers. slots: requests in flight per worker. overhead_seconds: of
-    the platform, per request. idle_timeout_seconds: how long a worker is billed after its last job.
+    the platform, per request. idle_timeout_seconds: how long a worker is billed after its last job. always_on_workers:
+    RunPod's active workers, which are paid whether they work or not: they are used, and nobody is woken for them.
     """
 
     prefill_tokens_per_second: float = 8000.0
@@ -24,11 +25,15 @@ class EndpointProfile:
     cold_start_seconds: float = 30.0
     idle_timeout_seconds: float = 5.0
     max_workers: int = 10
+    always_on_workers: int = 0
     overhead_seconds: float = 0.15
 
     def __post_init__(self) -> None:
         positive = (self.prefill_tokens_per_second, self.decode_seconds, self.slots, self.max_workers)
-        others = (self.decode_seconds_per_batch, self.cold_start_seconds, self.idle_timeout_seconds)
+        others = (
+            *(self.decode_seconds_per_batch, self.cold_start_seconds, self.idle_timeout_seconds),
+            *(self.always_on_workers, self.max_workers - self.always_on_workers),
+        )
         if min(positive) <= 0 or min(others) < 0 or not 0 <= self.prefill_share < 1 or self.overhead_seconds < 0:
             raise ValueError(f"{self} cannot be: speeds, slots and max_workers are positive, times not negative")
 

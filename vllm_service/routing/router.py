@@ -109,7 +109,8 @@ class CostRouter:
             place.endpoint.sent(facts.prompt_tokens, now_seconds)
             completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
             hosted = route.hosted_picousd(facts.prompt_tokens, int(completion))
-            self.controllers[place.endpoint.name].took((hosted or 0) / PICOUSD_PER_USD)
+            saved_usd = (hosted or 0) / PICOUSD_PER_USD * place.endpoint.share_paid_for_it
+            self.controllers[place.endpoint.name].took(saved_usd)
 
     def first_token(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
         """See plan.Router. A whole answer comes with its last token: its first byte says nothing of speeds."""

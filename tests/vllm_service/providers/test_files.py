@@ -60,6 +60,7 @@ def test_an_endpoints_workers_min_follows_the_router_where_the_file_says_so(
         (["scaling: workersMin"], r"yaml:7: providers\.own\.scaling: .*expected one of warm_up_jobs, workers_min"),
         (["workers_min: 1"], r"yaml:7: providers\.own\.workers_min: only with scaling: workers_min; write that"),
         (["scaling: warm_up_jobs", "management_url: http://x"], r"yaml:8: .*management_url: only with scaling"),
+        (["scaling: workers_min", "expected: {always_on_workers: 1}"], r"yaml:7: .*scaling: .*always_on_workers out"),
         (["scaling: workers_min", "workers_min: 1.5"], r"yaml:8: .*workers_min: expected a whole number"),
         (["scaling: workers_min", "workers_min: -1"], r"yaml:8: .*workers_min: .*not negative"),
         (["scaling: workers_min", "workers_min: 3", "expected: {max_workers: 2}"], r"yaml:8: .*which is 2"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import pytest
 
 from tests.vllm_service.routing.catalogs import facts, router
+from vllm_service.domain.usage import Usage
 from vllm_service.routing.capacity import Endpoint
-from vllm_service.routing.profiles import EndpointProfile
+from vllm_service.routing.profiles import EndpointProfile, RouterSettings
 
 SECOND_USD = 0.0003
 
@@ -46,3 +49,37 @@ def test_what_never_comes_is_not_billed_for_ever() -> None:
     before = own.billed_usd(1000.0)
     own.observe({"workers": {"running": 1}}, 1010.0)
     assert own.billed_usd(1010.0) - before == pytest.approx(10.0 * SECOND_USD)
+
+
+def test_a_worker_that_is_always_on_is_used_at_once_and_is_not_on_the_bill() -> None:
+    profiles = MappingProxyType({"own": EndpointProfile(always_on_workers=1)})
+    made = router(warm=1, settings=RouterSettings(profiles=profiles, max_steps=4))
+    for second in range(30):
+        (target,) = made.worker_targets(float(second))
+        assert target.workers == 0
+        asked = facts()
+        step = made.plan(asked, float(second)).steps[0]
+        assert step.provider == "own"
+        made.started(step, asked, float(second))
+        made.finished(step, asked, Usage(1000, 50), second + 0.5)
+    assert made.endpoints["own"].billed_usd(30.0) == 0.0
+
+
+def test_what_is_asked_for_beyond_those_that_are_always_on_is_billed_and_leaves_alone() -> None:
+    own = Endpoint("own", EndpointProfile(always_on_workers=1), SECOND_USD, margin=0.9, miss_budget=0.006)
+    own.observe({"workers": {"idle": 1}}, 0.0)
+    own.set_target(3, 0.0)
+    own.observe({"workers": {"idle": 3}}, 40.0)
+    assert own.billed_usd(40.0) == pytest.approx(2 * 40.0 * SECOND_USD)
+    assert own.share_paid_for_it == pytest.approx(2 / 3)
+    own.set_target(0, 40.0)
+    assert own.serving == 1
+    own.observe({"workers": {"idle": 3}}, 41.0)  # seen late
+    assert own.serving == 1
+    idle_seconds = 2 * own.profile.idle_timeout_seconds
+    assert own.billed_usd(100.0) == pytest.approx((2 * 40.0 + idle_seconds) * SECOND_USD)
+
+
+def test_more_workers_that_are_always_on_than_there_may_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_workers"):
+        EndpointProfile(max_workers=1, always_on_workers=2)
