@@ -29,14 +29,16 @@ class Timeline:
     def gaps(self) -> Iterator[tuple[int, int | None]]:
         """Length of each stretch that nothing covers, and which interval ended last before it; None: none had.
 
-        One that ended before the stretch began was never on it.
+        One that ended before the stretch began, or as it began itself, was never on it.
         """
         covered_until: int = self._begin
         last: int | None = None
         for number, (start, stop) in enumerate(self._clipped):
+            if stop == start:
+                continue
             if start > covered_until:
                 yield start - covered_until, last
-            if stop > start and stop >= covered_until:
+            if stop >= covered_until:
                 covered_until, last = stop, number
         if self._end > covered_until:
             yield self._end - covered_until, last

@@ -97,6 +97,14 @@ def test_a_second_billed_for_no_time_at_all_is_a_cold_start() -> None:
     assert booking.cold_start_picousd == PRICE
 
 
+def test_a_request_of_no_duration_in_the_middle_of_a_silence_does_not_count_the_silence_twice() -> None:
+    billed = WorkerBill("w", "own", 0, 10, PRICE, ready_us=0)
+    first, none = RanRequest("first", "own", 0, 2), RanRequest("none", "own", 5, 5)
+    (booking,) = book([billed], [first, none])
+    assert booking.request_id == "first"
+    assert (booking.execution_picousd, booking.idle_picousd) == (PRICE * 2 // 10, PRICE * 8 // 10)
+
+
 def test_a_worker_that_stops_before_it_starts_is_refused() -> None:
     with pytest.raises(ValueError, match="stops before"):
         WorkerBill("w", "own", 1, 0, 1)
