@@ -55,7 +55,7 @@ class Endpoint:
     @property
     def serving(self) -> int:
         """Workers that take jobs: those seen warm, less those that were told to leave."""
-        return min(self.warm, max(self.target, self.profile.always_on_workers)) if self.is_managed else self.warm
+        return min(self.warm, self.target) if self.is_managed else self.warm
 
     @property
     def share_paid_for_it(self) -> float:
@@ -88,17 +88,15 @@ class Endpoint:
             self._wakes.clear()
 
     def set_target(self, workers: int, now: float) -> None:
-        """So many workers were asked for."""
+        """So many workers are wanted, with those that are always on."""
         self._bill(now)
         self.is_managed = True
         if workers < self.target:
-            leaving = self.target - max(workers, min(self.target, self.profile.always_on_workers))
-            self.billed_worker_seconds += leaving * self._leaving_seconds()
-        staying = max(workers, self.profile.always_on_workers)
-        if staying < self.warm:
-            self.warm = self._lowered_to = staying
+            self.billed_worker_seconds += (self.target - workers) * self._leaving_seconds()
+        if workers < self.warm:
+            self.warm = self._lowered_to = workers
             self._lowered_until = now + STATES_LATE_SECONDS
-        self._wakes.extend([now] * (workers - max(self.target, self.warm)))
+        self._wakes.extend([now] * (workers - max(self.target, self.warm, self.profile.always_on_workers)))
         del self._wakes[workers:]
         self.target = workers
         self._mirror(now)

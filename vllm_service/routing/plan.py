@@ -35,12 +35,13 @@ class WorkerTarget:
     """How many workers a per-second endpoint should have from now on, and why.
 
     More than there are: wake them (a cheap warm-up job, or workersMin). Fewer: let them end what they have and leave
-    (workersMax, or no more jobs and the idle time-out).
+    (workersMax, or no more jobs and the idle time-out). always_on: of them, there without being woken or kept.
     """
 
     provider: str
     workers: int
     reason: str
+    always_on: int = 0
 
 
 class Router(Protocol):

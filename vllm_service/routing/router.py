@@ -51,7 +51,9 @@ class CostRouter:
         self._may_try = may_try
         self.endpoints = make_endpoints(catalog, settings)
         self.controllers = {
-            name: WakeController(endpoint.profile.max_workers, endpoint.usd_per_second)
+            name: WakeController(
+                endpoint.profile.max_workers, endpoint.usd_per_second, endpoint.profile.always_on_workers
+            )
             for name, endpoint in self.endpoints.items()
         }
         routes: dict[int, Route] = {}
@@ -192,7 +194,8 @@ class CostRouter:
         )
         if wanted != endpoint.target or not endpoint.is_managed:
             endpoint.set_target(wanted, now)
-        return WorkerTarget(name, wanted, f"demand is worth {controller.load:.2f} workers")
+        reason = f"demand is worth {controller.load:.2f} workers"
+        return WorkerTarget(name, wanted, reason, profile.always_on_workers)
 
     def _route(self, facts: RequestFacts) -> Route:
         route = self._routes.get(facts.model)

@@ -79,6 +79,8 @@ class ShadowWorkers:
     def offer(self, request: Offered, speeds: Speeds) -> None:
         """Takes the request, if its first token and its end would be in time."""
         now, until = request.at_seconds, self._reads_until
+        if not until:
+            return
         begins = max(now, min(until))
         wait = begins - now + request.reading_seconds + speeds.overhead_seconds
         if wait > request.allowed_seconds:

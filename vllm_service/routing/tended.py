@@ -46,14 +46,14 @@ class Tended:
 
 def is_to_be_kept(target: WorkerTarget, health: EndpointHealth | None) -> bool:
     """Its workers idle, all of them, as far as is known; who works is not let go."""
-    if target.workers < 1 or health is None or not health.workers_warm:
+    if target.workers <= target.always_on or health is None or not health.workers_warm:
         return False
     return not (health.jobs_in_progress or health.jobs_queued or health.workers_running)
 
 
 def is_to_be_woken(target: WorkerTarget, health: EndpointHealth | None) -> bool:
     """Only from nothing: a warm-up job would be taken by a worker that is there already."""
-    if target.workers < 1 or health is None:
+    if target.workers <= target.always_on or health is None:
         return False
     return not (health.workers_warm or health.workers_initializing or health.jobs_queued)
 

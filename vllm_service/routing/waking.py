@@ -30,12 +30,17 @@ _SMOOTHING_SECONDS = 10.0
 
 
 class WakeController:
-    """For one endpoint. `demand` is called for each request, `decide` about once a second."""
+    """For one endpoint. `demand` is called for each request, `decide` about once a second.
 
-    def __init__(self, workers: int, usd_per_second: float) -> None:
-        self._usd_per_second = usd_per_second
+    most_workers: that there may be. always_on: of them, paid whatever is decided; the rest have to earn their keep with
+    what these would leave.
+    """
+
+    def __init__(self, most_workers: int, usd_per_second: float, always_on: int = 0) -> None:
+        workers = most_workers - always_on
+        self._usd_per_second, self._always_on = usd_per_second, always_on
         self._paper = PaperWorkers(workers, usd_per_second, memory_seconds=4 * 3600.0)
-        self._shadows = [ShadowWorkers(count) for count in range(1, workers + 1)]
+        self._shadows = [ShadowWorkers(count) for count in range(always_on, most_workers + 1)]
         self._rule = np.full(workers, FIRST_RULE)
         self._numbers = np.arange(workers)
         self._waiting: deque[Demand] = deque(maxlen=_MOST_WAITING)
@@ -51,7 +56,7 @@ class WakeController:
         self.load = 0.0
 
     def decide(self, now: float, cold_seconds: float, idle_seconds: float, speeds: Speeds, spent_usd: float) -> int:
-        """How many workers there should be."""
+        """How many workers there should be, with those that are always on. spent_usd: for the others, so far."""
         seconds = 1.0 if self._looked_at is None else now - self._looked_at
         if seconds <= 0.0:
             return self.wanted()
@@ -66,16 +71,16 @@ class WakeController:
 
     def wanted(self) -> int:
         """Workers that are on, counted from the first; a gap ends the count."""
-        return int(len(self._on) if self._on.all() else np.argmin(self._on))
+        return self._always_on + int(len(self._on) if self._on.all() else np.argmin(self._on))
 
     @property
     def is_quiet(self) -> bool:
         """Nothing is on and nothing speaks for a worker: until a request comes, a look each second changes nothing."""
-        coming_usd = float(self._unreleased.max()) / _SMOOTHING_SECONDS
+        coming_usd = float(self._unreleased.max(initial=0.0)) / _SMOOTHING_SECONDS
         return not (self._on.any() or self._evidence_usd.any() or coming_usd > self._usd_per_second)
 
     def took(self, usd: float) -> None:
-        """An own worker has taken a request that would have cost this much hosted."""
+        """A worker that was asked for has taken a request that would have cost this much hosted."""
         self._saved_usd += usd
 
     def _weigh(self, saved: Floats, seconds: float) -> None:
@@ -121,7 +126,7 @@ class WakeController:
         self._waiting.clear()
         self._offered_usd += sum(request.usd for request in offered)
         reading = 0.0
-        shadows = self._shadows[: int(3.0 * self.load) + 3]
+        shadows = self._shadows[: int(3.0 * self.load) + 4]
         for shadow in shadows:
             shadow.usd = 0.0
         for request in offered:
@@ -131,7 +136,7 @@ class WakeController:
         keep = math.exp(-seconds / _LOAD_SECONDS)
         self.load = max(self.load * keep + reading * (1.0 - keep) / seconds, self.load * keep)
         # Two shadows take different requests of a burst; what the one has more than the other is noise until averaged.
-        self._unreleased[: len(shadows)] += np.diff([0.0, *(shadow.usd for shadow in shadows)])
+        self._unreleased[: len(shadows) - 1] += np.diff([shadow.usd for shadow in shadows])
         released = self._unreleased * (1.0 - math.exp(-seconds / _SMOOTHING_SECONDS))
         self._unreleased -= released
         return np.array(falling(released.tolist()))

@@ -131,8 +131,8 @@ class CostPolicy:
         (target,) = self.router.worker_targets(now)
         if not self._closed:
             self.replay.endpoint.set_target(target.workers, now)
-        is_quiet = self.router.controllers[OWN].is_quiet and not target.workers
-        self._looking = (self.looks_always or not is_quiet) and not self._closed
+        going_on = self.looks_always or not self.router.controllers[OWN].is_quiet
+        self._looking = going_on and not self._closed
         if self._looking:
             self.replay.at(now + _LOOK_SECONDS, self._look)
 

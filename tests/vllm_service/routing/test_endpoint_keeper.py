@@ -55,9 +55,9 @@ class Platform:
 class Wants(ConfiguredOrder):
     """A router that wants so many workers, and keeps what it is told."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, always_on: int = 0) -> None:
         super().__init__(CATALOG)
-        self.workers = workers
+        self.workers, self.always_on = workers, always_on
         self.told: list[Mapping[str, object] | None] = []
 
     def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
@@ -65,7 +65,7 @@ class Wants(ConfiguredOrder):
         self.told.append(health)
 
     def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
-        return (WorkerTarget("own", self.workers, "demand"),)
+        return (WorkerTarget("own", self.workers, "demand", self.always_on),)
 
 
 @dataclass
@@ -214,6 +214,13 @@ async def test_a_worker_that_idles_is_kept_while_the_router_wants_it_by_one_repl
     world.router.workers, jobs = 0, len(world.platform.jobs)
     await world.rounds(*keepers, count=20)
     assert len(world.platform.jobs) == jobs
+
+
+@pytest.mark.parametrize("health", [{"workers": {"idle": 1}}, NOBODY])
+async def test_a_worker_that_is_always_on_needs_no_job_to_be_there(health: dict[str, object]) -> None:
+    world = World(Platform(health), Wants(1, always_on=1))
+    await world.rounds(world.keeper(), count=20)
+    assert world.platform.jobs == []
 
 
 async def test_reading_the_configuration_again_keeps_what_is_known() -> None:

@@ -56,7 +56,7 @@ def test_a_worker_that_is_always_on_is_used_at_once_and_is_not_on_the_bill() -> 
     made = router(warm=1, settings=RouterSettings(profiles=profiles, max_steps=4))
     for second in range(30):
         (target,) = made.worker_targets(float(second))
-        assert target.workers == 0
+        assert (target.workers, target.always_on) == (1, 1)
         asked = facts()
         step = made.plan(asked, float(second)).steps[0]
         assert step.provider == "own"
@@ -72,7 +72,7 @@ def test_what_is_asked_for_beyond_those_that_are_always_on_is_billed_and_leaves_
     own.observe({"workers": {"idle": 3}}, 40.0)
     assert own.billed_usd(40.0) == pytest.approx(2 * 40.0 * SECOND_USD)
     assert own.share_paid_for_it == pytest.approx(2 / 3)
-    own.set_target(0, 40.0)
+    own.set_target(1, 40.0)
     assert own.serving == 1
     own.observe({"workers": {"idle": 3}}, 41.0)  # seen late
     assert own.serving == 1

@@ -20,9 +20,9 @@ def demand(at: float, usd: float) -> Demand:
     return Demand(at, round(usd * 1e12), 800, 10.0, LatencyTarget())
 
 
-def targets(usd_per_second: float, seconds: int, silence: int = 0) -> list[int]:
+def targets(usd_per_second: float, seconds: int, silence: int = 0, always_on: int = 0) -> list[int]:
     """What is wanted each second of steady demand, a request a second, and then of silence."""
-    controller, wanted, spent = WakeController(10, SECOND_USD), [], 0.0
+    controller, wanted, spent = WakeController(10, SECOND_USD, always_on), [], 0.0
     for now in range(seconds + silence):
         if now < seconds:
             controller.demand(demand(now, usd_per_second))
@@ -41,6 +41,21 @@ def test_demand_that_is_worth_three_workers_wakes_one_that_can_serve_it() -> Non
     wanted = targets(3.0 * SECOND_USD, 600)
     assert wanted.index(1) < 90
     assert set(wanted[200:]) == {1}  # one can read it all: a second would save nothing
+
+
+@pytest.mark.parametrize("always_on", [1, 2, 10])
+def test_nobody_is_woken_for_what_workers_that_are_always_on_can_take(always_on: int) -> None:
+    assert set(targets(3.0 * SECOND_USD, 600, always_on=always_on)) == {always_on}
+
+
+def test_what_workers_that_are_always_on_leave_can_be_worth_another() -> None:
+    """Each second four requests, each of half a second's reading and promised within two seconds: two can take them."""
+    controller = WakeController(10, SECOND_USD, always_on=1)
+    for now in range(300):
+        for _ in range(4):
+            controller.demand(Demand(float(now), round(3e12 * SECOND_USD), 4000, 10.0, LatencyTarget()))
+        wanted = controller.decide(float(now), COLD, IDLE, SPEEDS, 0.0)
+    assert wanted == 2
 
 
 def test_a_worker_leaves_after_a_silence_that_costs_about_a_start() -> None:
