@@ -10,6 +10,7 @@ from tests.vllm_service.routing.catalogs import facts, router
 from vllm_service.domain.usage import Usage
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.profiles import EndpointProfile, RouterSettings
+from vllm_service.routing.waking import WakeController
 
 SECOND_USD = 0.0003
 
@@ -78,6 +79,30 @@ def test_what_is_asked_for_beyond_those_that_are_always_on_is_billed_and_leaves_
     assert own.serving == 1
     idle_seconds = 2 * own.profile.idle_timeout_seconds
     assert own.billed_usd(100.0) == pytest.approx((2 * 40.0 + idle_seconds) * SECOND_USD)
+
+
+class Heard(WakeController):
+    """Keeps what it is told that workers have saved."""
+
+    def __init__(self) -> None:
+        super().__init__(10, SECOND_USD)
+        self.saved_usd: list[float] = []
+
+    def took(self, usd: float) -> None:
+        self.saved_usd.append(usd)
+
+
+@pytest.mark.parametrize(("always_on", "share"), [(0, 1.0), (1, 0.5), (2, 0.0)])
+def test_only_what_workers_that_were_asked_for_have_saved_makes_up_for_losses(always_on: int, share: float) -> None:
+    profiles = MappingProxyType({"own": EndpointProfile(always_on_workers=always_on)})
+    made = router(warm=2, settings=RouterSettings(profiles=profiles, max_steps=4))
+    heard = made.controllers["own"] = Heard()
+    asked = facts()
+    plan = made.plan(asked, 0.0)
+    hosted = next(step.cost_picousd for step in plan.steps if step.provider == "cheap")
+    made.started(plan.steps[0], asked, 0.0)
+    assert hosted is not None
+    assert heard.saved_usd == [pytest.approx(share * hosted / 1e12)]
 
 
 def test_more_workers_that_are_always_on_than_there_may_be_are_refused() -> None:
