@@ -1,10 +1,10 @@
 """Rules of waking, played on paper against the real traffic: what each would have cost, worker by worker.
 
-A rule is two thresholds. Per worker k (the first, the second, ...), with `h` the hosted dollars that this worker would
-have saved and `c dt` what it would have cost since the last look:
+A rule is three thresholds. Per worker k (the first, the second, ...), with `h` the hosted dollars that this worker
+would have saved and `c dt` what it would have cost since the last look, and B = c (cold start + idle time-out):
 
-    up   = max(0, up + h - c dt)      while it is off: on at  up   >= wake  x B
-    down = max(0, down + c dt - h)    while it is on:  off at down >= leave x B     B = c (cold start + idle time-out)
+    up   = max(0, up + h - c dt)      while it is off: on at  up   >= wake x B, above 0 for age x cold start
+    down = max(0, down + c dt - h)    while it is on:  off at down >= leave x B
 """
 
 from __future__ import annotations
