@@ -104,10 +104,11 @@ def _sigterm_interrupts_loading(told_to_stop: threading.Event) -> Iterator[None]
 
     SystemExit, because loading blocks the event loop, and because where it does not, both asyncio's loop and uvloop let
     this one exception of a signal handler through. Code that is being imported may swallow it: then a timer ends it.
+    The signal handler writes nothing: in the middle of a line that is being written, a second one is an error, which
+    would take the place of SystemExit.
     """
 
     def interrupt(number: int, frame: object) -> None:
-        logger.info("told to stop while the engine was loading: no job was taken")
         told_to_stop.set()
         timer = threading.Timer(SWALLOWED_AFTER_SECONDS, _end_at_once)
         timer.daemon = True
@@ -119,6 +120,8 @@ def _sigterm_interrupts_loading(told_to_stop: threading.Event) -> Iterator[None]
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        if told_to_stop.is_set():
+            logger.info("told to stop while the engine was loading: no job was taken")
 
 
 def _end_at_once() -> None:

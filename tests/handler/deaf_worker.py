@@ -1,15 +1,20 @@
-"""A queue worker whose engine swallows the SIGTERM that comes while it loads, as code that is being imported may.
+"""A queue worker that is told to stop at a bad moment while its engine loads; says "took" should it ask for jobs.
 
-Run as `python -m tests.handler.deaf_worker comes-up|fails`; says "took" should it ask for jobs.
+Run as `python -m tests.handler.deaf_worker comes-up|fails|writes`: the engine swallows the SIGTERM, as code that is
+being imported may, and comes up or fails; or the SIGTERM comes in the middle of a line of the log.
 """
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import signal
 import sys
+from contextlib import redirect_stderr
 from typing import Any, cast
 
+from handler import logs
 from handler.queue_mode import serve
 from handler.runpod_sdk import SdkPlatform
 from handler.settings import WorkerSettings
@@ -33,6 +38,27 @@ class DeafEngine(FakeEngine):
                 raise ImportError("interrupted") from None
 
 
+class InterruptedWrite(io.RawIOBase):
+    """The file behind a stderr: the signal arrives when the first bytes have left."""
+
+    told = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object, /) -> int:
+        if not self.told:
+            self.told = True
+            signal.raise_signal(signal.SIGTERM)
+        return memoryview(data).nbytes  # type: ignore[arg-type]
+
+
+class WritingEngine(FakeEngine):
+    async def start(self) -> None:
+        logging.getLogger("handler").info("importing vLLM ...")
+        await super().start()
+
+
 class Overheard(FakePlatform):
     async def __aenter__(self) -> Overheard:
         return self
@@ -44,6 +70,17 @@ class Overheard(FakePlatform):
         return await super().take(count)
 
 
-if __name__ == "__main__":
+def work(engine: FakeEngine) -> int:
     settings = WorkerSettings(environment={})
-    sys.exit(serve(DeafEngine(), settings, make_platform=lambda metrics: cast("SdkPlatform", Overheard())))
+    return serve(engine, settings, make_platform=lambda metrics: cast("SdkPlatform", Overheard()))
+
+
+def work_while_a_line_is_written() -> int:
+    stream = io.TextIOWrapper(io.BufferedWriter(InterruptedWrite()), line_buffering=True)
+    with redirect_stderr(stream):
+        logs.set_up("INFO", as_json=False)
+        return work(WritingEngine())
+
+
+if __name__ == "__main__":
+    sys.exit(work_while_a_line_is_written() if sys.argv[1] == "writes" else work(DeafEngine()))
