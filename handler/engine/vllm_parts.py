@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.engine.async_llm import AsyncLLM
 
+# Answers then say how much of their prompt was cached, which the router learns from.
+WORKER_FLAGS: Mapping[str, str] = {"enable_prompt_tokens_details": "true"}
 # On a CPU vLLM would compile for half a minute and reserve most of the memory; a laptop wants neither.
 CPU_FLAGS: Mapping[str, str] = {"enforce_eager": "true", "kv_cache_memory_bytes": "1G"}
 
@@ -46,7 +48,7 @@ def read_command_line(settings: WorkerSettings, parser: argparse.ArgumentParser)
     from vllm import envs
     from vllm.platforms import current_platform
 
-    defaults = {**(CPU_FLAGS if current_platform.is_cpu() else {}), **settings.vllm_defaults}
+    defaults = {**WORKER_FLAGS, **(CPU_FLAGS if current_platform.is_cpu() else {}), **settings.vllm_defaults}
     return command_line(parser, settings.environment, defaults, known_names=frozenset(envs.environment_variables))
 
 

@@ -30,7 +30,7 @@ def test_gpu_images_and_machines_without_a_gpu_are_pinned_to_the_same_release() 
 def test_the_parser_still_makes_every_flag_reachable() -> None:
     flags = flags_of(vllm_parts.serve_parser())
     assert len(flags) > 150, MOVED + "make_arg_parser lists few flags"
-    for name in {*HISTORICAL_NAMES.values(), *DEMO_FLAGS, *vllm_parts.CPU_FLAGS}:
+    for name in {*HISTORICAL_NAMES.values(), *DEMO_FLAGS, *vllm_parts.WORKER_FLAGS, *vllm_parts.CPU_FLAGS}:
         assert name in flags, MOVED + f"the flag --{name.replace('_', '-')} is gone"
 
 

@@ -39,6 +39,23 @@ async def test_real_vllm_gives_the_trained_answer_also_under_an_alias(client: As
         assert completion.usage is not None
 
 
+async def test_a_conversation_that_goes_on_says_how_much_of_it_the_worker_had_cached(client: AsyncOpenAI) -> None:
+    opening: list[Any] = [{"role": "system", "content": "Answer in one word. " * 60}, *asked(FRANCE)]
+    follow_up = [*opening, {"role": "assistant", "content": PARIS}, *asked("And of Spain?")]
+    cached, prompts = [], []
+    for messages in (opening, follow_up):
+        stream = await client.chat.completions.create(
+            model=OWN, messages=messages, max_tokens=3, stream=True, stream_options={"include_usage": True}
+        )
+        usage = [chunk.usage async for chunk in stream][-1]
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        cached.append(usage.prompt_tokens_details.cached_tokens or 0)
+        prompts.append(usage.prompt_tokens)
+    assert cached[0] < 0.5 * prompts[0]
+    assert 0.5 * prompts[0] < cached[1] < prompts[1]  # whole blocks only: 128 tokens on a CPU
+
+
 @BOTH
 async def test_a_stream_adds_up_to_the_whole_answer_and_its_usage(client: AsyncOpenAI, model: str) -> None:
     whole = await client.chat.completions.create(model=model, messages=asked(FRANCE), temperature=0)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from zlib import crc32
 
 from vllm_service.client.asks import Ask
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.domain.token_estimates import PREFIX_BYTES, estimated_prompt_tokens, longest_answer_tokens
+from vllm_service.domain.token_estimates import estimated_prompt_tokens, longest_answer_tokens, prefix_of
 
 
 def facts_of_chat(ask: Ask, strategy: str, *, stream: bool) -> RequestFacts:
@@ -22,7 +21,7 @@ def facts_of_chat(ask: Ask, strategy: str, *, stream: bool) -> RequestFacts:
         prompt_tokens=estimated_prompt_tokens(body),
         max_tokens=longest_answer_tokens(_number(bound), _number(options.get("n"))),
         stream=stream,
-        prefix=crc32(question[:PREFIX_BYTES]),
+        prefix=prefix_of(question),
         strategy=strategy,
     )
 

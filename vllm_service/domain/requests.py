@@ -14,7 +14,7 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
 
     operation: "chat.completions", "completions", "responses" or "embeddings".
     prompt_tokens: an estimate, made before any tokenizer runs. max_tokens: the caller's bound on the answer, if any.
-    prefix: a hash of how the conversation begins, for prefix-cache affinity; 0 for none.
+    prefix: a hash of how the conversation begins, for prefix-cache affinity; 0 where it is too short for that.
     latency_target_seconds, cap_picousd, strategy, provider: the caller's wishes in headers, if any.
     """
 

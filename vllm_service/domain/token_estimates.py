@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from binascii import crc32
 
 # About as many bytes of JSON make a token: English text has 4.5 characters to one, code and other scripts fewer.
 BYTES_PER_TOKEN = 4
 # What is reserved for an answer whose length the caller did not bound.
 ASSUMED_COMPLETION_TOKENS = 1024
 TOKENS_PER_IMAGE = 800
-PREFIX_BYTES = 1024  # of a conversation tell one from another, for prefix-cache affinity
+PREFIX_BYTES = 1024  # that two prompts have in common at least, for a provider to have something cached
 MOST_TOKENS = 10**9  # of one answer, whatever a caller writes; the document says so too
 
 _INLINE_DATA = re.compile(rb';base64,[^"]*')
@@ -21,6 +22,11 @@ def estimated_prompt_tokens(body: bytes) -> int:
         text, images = _INLINE_DATA.subn(b"", body)
         return len(text) // BYTES_PER_TOKEN + images * TOKENS_PER_IMAGE
     return len(body) // BYTES_PER_TOKEN
+
+
+def prefix_of(conversation: bytes | memoryview) -> int:
+    """A hash of how a conversation's JSON begins, the same in every process; 0 for a shorter one."""
+    return crc32(memoryview(conversation)[:PREFIX_BYTES]) if len(conversation) >= PREFIX_BYTES else 0
 
 
 def longest_answer_tokens(bound: float | None, choices: float | None) -> int | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from binascii import crc32
 from collections.abc import Sequence
 
 import msgspec
 
-from vllm_service.domain.token_estimates import PREFIX_BYTES, longest_answer_tokens
+from vllm_service.domain.token_estimates import longest_answer_tokens, prefix_of
 from vllm_service.errors import InvalidRequest
 from vllm_service.gateway.operations import Operation
 
@@ -52,9 +51,8 @@ class RequestFields(msgspec.Struct):
 
     @property
     def prefix(self) -> int:
-        """A hash of how the conversation begins, the same in every process; 0 for none."""
-        begin = self.messages or self.input or self.prompt
-        return crc32(memoryview(begin)[:PREFIX_BYTES])
+        """A hash of how the conversation begins, the same in every process; 0 for a shorter one."""
+        return prefix_of(self.messages or self.input or self.prompt)
 
     def floats_for_bounds(self) -> Sequence[tuple[str, float]]:
         """Bounds that were written as 5.0, which providers may refuse; they are passed on as 5."""

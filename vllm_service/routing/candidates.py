@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from vllm_service.domain.requests import RequestFacts
 from vllm_service.providers.configured import Offer, Provider, ProviderKind
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.estimates import Mean
-from vllm_service.routing.profiles import LatencyTarget
+from vllm_service.routing.prompt_cache import KEPT_SECONDS, PromptCache
 
 _GUESSED_FIRST_TOKEN_SECONDS, _GUESSED_TOKEN_SECONDS = 0.6, 0.015
 
@@ -13,14 +14,14 @@ _GUESSED_FIRST_TOKEN_SECONDS, _GUESSED_TOKEN_SECONDS = 0.6, 0.015
 class Candidate:
     """One offer. Prices in pico-dollars per token; `endpoint` is set for a per-second one.
 
-    is_priced: its marginal cost can be told; cost strategies leave the others alone. cached_share: of prompt tokens
-    that this place had cached, lately. late_until: it asked to be left alone until then.
+    is_priced: its marginal cost can be told; cost strategies leave the others alone. late_until: it asked to be left
+    alone until then.
     """
 
     __slots__ = (
-        "cached_picousd", "cached_share", "endpoint", "first_token_seconds", "has_plain_price",
+        "cached_picousd", "endpoint", "first_token_seconds", "has_plain_price",
         "in_flight", "input_picousd", "is_priced", "late_until", "model", "name", "offer", "output_picousd", "position",
-        "provider", "token_seconds", "weight",
+        "prompt_cache", "provider", "token_seconds", "weight",
     )  # fmt: skip
 
     def __init__(self, provider: Provider, offer: Offer, endpoint: Endpoint | None, position: int) -> None:
@@ -37,23 +38,34 @@ class Candidate:
         self.weight = offer.weight
         self.in_flight = 0
         self.late_until = 0.0
-        self.cached_share = Mean(0.0)
+        self.prompt_cache = PromptCache()
         self.first_token_seconds = Mean(_GUESSED_FIRST_TOKEN_SECONDS)
         self.token_seconds = Mean(_GUESSED_TOKEN_SECONDS)
 
-    def expected_seconds(self, prompt_tokens: int, completion_tokens: float, now: float) -> float:
+    def follows(self, prefix: int, now: float) -> bool:
+        """Whether a prompt that begins so comes after one that this place has read lately.
+
+        Of an endpoint only where the worker that has read it is the only one: nobody knows which one gets a job.
+        """
+        since = now - KEPT_SECONDS
+        if self.endpoint is not None:
+            if self.endpoint.serving != 1:
+                return False
+            since = max(since, self.endpoint.serving_since)
+        return self.prompt_cache.has_read(prefix, since)
+
+    def cached_tokens(self, prompt_tokens: int, prefix: int, now: float) -> int:
+        """That this place is expected to have cached of such a prompt. Of an endpoint's what only others have is 0."""
+        follows = self.follows(prefix, now)
+        if self.endpoint is not None and not follows:
+            return 0
+        return int(self.prompt_cache.share(follows) * prompt_tokens)
+
+    def expected_seconds(self, facts: RequestFacts, completion_tokens: float, now: float) -> float:
         """To the end of the answer, as this place has been lately; infinite for an endpoint with no worker."""
         endpoint = self.endpoint
         if endpoint is None:
             return self.first_token_seconds.value + completion_tokens * self.token_seconds.value
         batch = (endpoint.in_flight + 1.0) / max(1, endpoint.serving)
-        return endpoint.first_token_seconds(prompt_tokens, now) + completion_tokens * endpoint.token_seconds.at(batch)
-
-    def keeps(self, target: LatencyTarget, prompt_tokens: int, completion_tokens: float, now: float) -> bool:
-        """Whether an answer from here is expected within the target."""
-        if self.endpoint is not None:
-            return self.endpoint.keeps(target, prompt_tokens, completion_tokens, now)
-        allowed = target.first_token_seconds(prompt_tokens)
-        first = self.first_token_seconds.value
-        pace = self.token_seconds.value - target.seconds_per_output_token
-        return first <= allowed and first + completion_tokens * pace <= allowed
+        unread = facts.prompt_tokens - self.cached_tokens(facts.prompt_tokens, facts.prefix, now)
+        return endpoint.first_token_seconds(unread, now) + completion_tokens * endpoint.token_seconds.at(batch)

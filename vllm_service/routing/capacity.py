@@ -37,6 +37,7 @@ class Endpoint:
         self.in_flight = 0
         self.unread_tokens = 0.0
         self._reads_until: list[float] = []
+        self.serving_since = 0.0  # as many workers as now
         self.cold_start = Mean(profile.cold_start_seconds, memory=20.0, trust=2.0)
         self.read_seconds = Line(profile.overhead_seconds, 1.0 / profile.prefill_tokens_per_second, 4000.0)
         self.token_seconds = Line(profile.decode_seconds, profile.decode_seconds_per_batch, float(profile.slots))
@@ -102,7 +103,7 @@ class Endpoint:
         self._mirror(now)
 
     def sent(self, prompt_tokens: int, now: float) -> None:
-        """A request has gone there."""
+        """A request has gone there, with so many prompt tokens to read."""
         self.in_flight += 1
         self.unread_tokens += prompt_tokens
         until = self._reads_until
@@ -140,10 +141,17 @@ class Endpoint:
         line = self.read_seconds
         return max(0.0, min(until) - now) + line.intercept + prompt_tokens * line.slope
 
-    def keeps(self, target: LatencyTarget, prompt_tokens: int, completion_tokens: float, now: float) -> bool:
-        """Whether first token and end of such an answer are expected within the target, by the margin."""
+    def accepts(
+        self, target: LatencyTarget, prompt_tokens: int, cached_tokens: int, completion_tokens: float, now: float
+    ) -> bool:
+        """Whether the router should send such a request here: a worker serves, and is expected to be in time.
+
+        First token and end of the answer count, by the margin.
+        """
+        if self.serving <= 0:
+            return False
         allowed = target.first_token_seconds(prompt_tokens) * self.margin
-        wait = self.first_token_seconds(prompt_tokens, now)
+        wait = self.first_token_seconds(prompt_tokens - cached_tokens, now)
         if wait > allowed:
             return False
         batch = (self.in_flight + 1.0) / self.serving
@@ -164,10 +172,6 @@ class Endpoint:
             self.margin,
         )
 
-    def accepts(self, target: LatencyTarget, prompt_tokens: int, completion_tokens: float, now: float) -> bool:
-        """Whether the router should send such a request here: a worker serves, and would be in time."""
-        return self.serving > 0 and self.keeps(target, prompt_tokens, completion_tokens, now)
-
     def work_seconds(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Of a full worker, that such a request takes."""
         profile = self.profile
@@ -180,10 +184,9 @@ class Endpoint:
         self._bill(now)
         return self.billed_worker_seconds * self.usd_per_second
 
-    def measured_answer(self, first_token_seconds: float, prompt_tokens: int, alone: bool) -> None:
-        """A first token came after this long. Only one that waited behind nobody says how fast prompts are read."""
-        if alone:
-            self.read_seconds.add(prompt_tokens, first_token_seconds)
+    def measured_answer(self, first_token_seconds: float, read_tokens: float) -> None:
+        """A first token came after this long, with no other prompt in its way; so many tokens of its own were read."""
+        self.read_seconds.add(read_tokens, first_token_seconds)
 
     def measured_token(self, seconds: float, now: float) -> None:
         """Tokens came at this pace, in the batch there is now."""
@@ -194,6 +197,8 @@ class Endpoint:
     def _mirror(self, now: float) -> None:
         """As many queues as workers serve; who leaves is the one with the least to do."""
         until, serving = sorted(self._reads_until, reverse=True), self.serving
+        if serving != len(until):
+            self.serving_since = now
         self._reads_until = until[:serving] + [now] * (serving - len(until))
 
     def _reading_share(self, now: float) -> float:

@@ -8,14 +8,10 @@ _PICOUSD = 1e12
 _UNBOUNDED_ANSWER = 4  # without max_tokens an answer may be this many times as long as expected
 
 
-def hosted_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: int) -> int:
-    """By its token prices, of which this place is expected to have cached some prompt tokens."""
-    saved = candidate.input_picousd - candidate.cached_picousd
-    if saved:
-        prompt_picousd = prompt_tokens * candidate.input_picousd
-        prompt_picousd -= int(candidate.cached_share.value * prompt_tokens) * saved
-        return prompt_picousd + completion_tokens * candidate.output_picousd
-    return prompt_tokens * candidate.input_picousd + completion_tokens * candidate.output_picousd
+def hosted_picousd(candidate: Candidate, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
+    """By its token prices. cached_tokens: of the prompt, that this place is expected to have read before."""
+    read_picousd = (prompt_tokens - cached_tokens) * candidate.input_picousd + cached_tokens * candidate.cached_picousd
+    return read_picousd + completion_tokens * candidate.output_picousd
 
 
 def own_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: float) -> int:
@@ -29,13 +25,15 @@ def own_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: flo
     return int(endpoint.work_seconds(prompt_tokens, completion_tokens) * endpoint.usd_per_second * _PICOUSD)
 
 
-def marginal_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: float) -> int | None:
+def marginal_picousd(
+    candidate: Candidate, prompt_tokens: int, cached_tokens: int, completion_tokens: float
+) -> int | None:
     """None where the price is unknown: then nobody may claim that it is cheap."""
     if not candidate.is_priced:
         return None
     if candidate.endpoint is not None:
-        return own_picousd(candidate, prompt_tokens, completion_tokens)
-    return hosted_picousd(candidate, prompt_tokens, int(completion_tokens))
+        return own_picousd(candidate, prompt_tokens - cached_tokens, completion_tokens)
+    return hosted_picousd(candidate, prompt_tokens, cached_tokens, int(completion_tokens))
 
 
 def highest_picousd(

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelNotFound, ModelUnavailable
 from vllm_service.providers.configured import Catalog
 from vllm_service.routing import filters
+from vllm_service.routing.attempts import Attempt
 from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import marginal_picousd
@@ -26,16 +25,6 @@ from vllm_service.routing.strategies import Choice
 from vllm_service.routing.waking import WakeController
 
 MayTry = Callable[[str, str, float], bool]
-
-
-class _Attempt(msgspec.Struct):
-    """A request at a place. alone: no prompt was waiting there before it. first_token_at: 0 until it has come."""
-
-    route: Route
-    place: Candidate
-    began: float
-    alone: bool = False
-    first_token_at: float = 0.0
 
 
 class CostRouter:
@@ -63,7 +52,7 @@ class CostRouter:
                 routes[id(model)] = Route(model, make_candidates(catalog, model, self.endpoints), settings)
                 routes[id(model)].wakes(self.controllers)
             self._routes[name] = routes[id(model)]
-        self._open: dict[tuple[int, str], _Attempt] = {}
+        self._open: dict[tuple[int, str], Attempt] = {}
 
     def plan(self, facts: RequestFacts, now_seconds: float) -> Plan:
         """See plan.Router. Raises ModelNotFound, ContextTooLong, InvalidRequest, ModelUnavailable."""
@@ -79,7 +68,7 @@ class CostRouter:
         costs = [
             prompt * place.input_picousd + answer * place.output_picousd
             if place.has_plain_price
-            else marginal_picousd(place, prompt, completion)
+            else marginal_picousd(place, prompt, place.cached_tokens(prompt, facts.prefix, now_seconds), completion)
             for place in route.candidates
         ]
         if route.controllers:
@@ -104,62 +93,32 @@ class CostRouter:
         """See plan.Router."""
         route = self._routes.get(facts.model) or self._route(facts)
         place = route.by_provider[step.provider, step.model]
-        place.in_flight += 1
-        attempt = self._open[id(facts), step.provider] = _Attempt(route, place, now_seconds)
+        self._open[id(facts), step.provider] = Attempt.sent(route, place, facts, now_seconds)
         if place.endpoint is not None:
-            attempt.alone = place.endpoint.unread_tokens <= 0
-            place.endpoint.sent(facts.prompt_tokens, now_seconds)
             completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
-            hosted = route.hosted_picousd(facts.prompt_tokens, int(completion))
+            hosted = route.hosted_picousd(facts, int(completion), now_seconds)
             saved_usd = (hosted or 0) / PICOUSD_PER_USD * place.endpoint.share_paid_for_it
             self.controllers[place.endpoint.name].took(saved_usd)
 
     def first_token(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
-        """See plan.Router. A whole answer comes with its last token: its first byte says nothing of speeds."""
-        if not facts.stream:
-            return
+        """See plan.Router."""
         attempt = self._open.get((id(facts), step.provider))
-        if attempt is None or attempt.first_token_at:
-            return
-        place = attempt.place
-        waited = now_seconds - attempt.began
-        attempt.first_token_at = now_seconds
-        place.first_token_seconds.add(waited)
-        if place.endpoint is not None:
-            place.endpoint.read(facts.prompt_tokens)
-            place.endpoint.measured_answer(waited, facts.prompt_tokens, attempt.alone)
+        if attempt is not None:
+            attempt.first_token(now_seconds)
 
     def finished(self, step: Step, facts: RequestFacts, usage: Usage | None, now_seconds: float) -> None:
         """See plan.Router."""
         attempt = self._open.pop((id(facts), step.provider), None)
-        if attempt is None:
-            return
-        place = attempt.place
-        place.in_flight -= 1
-        if place.endpoint is not None:
-            self._own_finished(attempt, place.endpoint, facts, usage, now_seconds)
-        elif attempt.first_token_at and usage is not None and usage.completion_tokens > 1:
-            place.token_seconds.add((now_seconds - attempt.first_token_at) / (usage.completion_tokens - 1))
-        if usage is not None:
-            attempt.route.lengths.add(facts.key_id, facts.operation, usage.completion_tokens)
-            if place.cached_picousd != place.input_picousd and usage.prompt_tokens > 0:
-                place.cached_share.add(usage.cached_tokens / usage.prompt_tokens)
+        if attempt is not None:
+            attempt.finished(usage, now_seconds)
 
     def failed(
         self, step: Step, facts: RequestFacts, status: int, retry_after_seconds: float | None, now_seconds: float
     ) -> None:
         """See plan.Router."""
         attempt = self._open.pop((id(facts), step.provider), None)
-        if attempt is None:
-            return
-        place = attempt.place
-        place.in_flight -= 1
-        if place.endpoint is not None:
-            if not attempt.first_token_at:
-                place.endpoint.read(facts.prompt_tokens)
-            place.endpoint.left()
-        if status == 429 and retry_after_seconds:
-            place.late_until = now_seconds + retry_after_seconds
+        if attempt is not None:
+            attempt.failed(status, retry_after_seconds, now_seconds)
 
     def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
         """See plan.Router."""
@@ -219,19 +178,3 @@ class CostRouter:
                 details={"model": facts.model, "fallback_available": False},
             )
         return left
-
-    def _own_finished(
-        self, attempt: _Attempt, endpoint: Endpoint, facts: RequestFacts, usage: Usage | None, ended: float
-    ) -> None:
-        began, first_token_at, target = attempt.began, attempt.first_token_at, attempt.route.target
-        if not first_token_at:
-            endpoint.read(facts.prompt_tokens)
-        if usage is not None:
-            tokens = usage.completion_tokens
-            if first_token_at and tokens > 1:
-                endpoint.measured_token((ended - first_token_at) / (tokens - 1), ended)
-            allowed = target.first_token_seconds(facts.prompt_tokens)
-            in_time = not first_token_at or first_token_at - began <= allowed
-            in_time = in_time and ended - began <= allowed + target.seconds_per_output_token * tokens
-            endpoint.judged(in_time)
-        endpoint.left()

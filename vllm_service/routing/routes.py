@@ -64,7 +64,7 @@ class Route:
                 place.endpoint = endpoints[place.name]
             known = None if before is None else before.by_provider.get(key)
             if known is not None:
-                place.cached_share, place.late_until = known.cached_share, known.late_until
+                place.prompt_cache, place.late_until = known.prompt_cache, known.late_until
                 place.first_token_seconds, place.token_seconds = known.first_token_seconds, known.token_seconds
 
     def target_of(self, facts: RequestFacts) -> LatencyTarget:
@@ -73,9 +73,13 @@ class Route:
             return self.target
         return replace(self.target, ttft_seconds=facts.latency_target_seconds)
 
-    def hosted_picousd(self, prompt_tokens: int, completion_tokens: int) -> int | None:
+    def hosted_picousd(self, facts: RequestFacts, completion_tokens: int, now: float) -> int | None:
         """What the cheapest hosted place of a known price would take; None if there is none."""
-        prices = [hosted_picousd(place, prompt_tokens, completion_tokens) for place in self._hosted]
+        prompt, prefix = facts.prompt_tokens, facts.prefix
+        prices = [
+            hosted_picousd(place, prompt, place.cached_tokens(prompt, prefix, now), completion_tokens)
+            for place in self._hosted
+        ]
         return min(prices) if prices else None
 
 

@@ -60,7 +60,13 @@ def by_cost(choice: Choice) -> Ordered:
         if candidate.endpoint is None:
             late = candidate.late_until > now
             hosted.append((cost + _LAST if late else cost, candidate.position, candidate))
-        elif candidate.endpoint.accepts(choice.target, prompt, choice.completion_tokens, now):
+        elif candidate.endpoint.accepts(
+            choice.target,
+            prompt,
+            candidate.cached_tokens(prompt, choice.facts.prefix, now),
+            choice.completion_tokens,
+            now,
+        ):
             ready.append(candidate)
         else:
             busy.append(candidate)
@@ -85,8 +91,10 @@ def _serving(candidate: Candidate) -> bool:
 
 def by_latency(choice: Choice) -> Ordered:
     """The soonest end of the answer, as places have been lately. A cold endpoint is last: no probe wakes a worker."""
-    prompt, completion, now = choice.facts.prompt_tokens, choice.completion_tokens, choice.now_seconds
-    timed = sorted((place.expected_seconds(prompt, completion, now), place.position) for place in choice.candidates)
+    timed = sorted(
+        (place.expected_seconds(choice.facts, choice.completion_tokens, choice.now_seconds), place.position)
+        for place in choice.candidates
+    )
     by_position = {place.position: place for place in choice.candidates}
     return [by_position[position] for _, position in timed], f"the fastest of late: {timed[0][0]:.2f} s expected"
 

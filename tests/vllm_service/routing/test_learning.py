@@ -121,9 +121,9 @@ def test_slots_are_a_limit() -> None:
     own.observe({"workers": {"idle": 1}}, 0.0)
     for _ in range(32):
         own.sent(1, 0.0)
-    assert not own.accepts(LatencyTarget(ttft_seconds=100.0), 1, 1.0, 0.0)
+    assert not own.accepts(LatencyTarget(ttft_seconds=100.0), 1, 0, 1.0, 0.0)
     own.left()
-    assert own.accepts(LatencyTarget(ttft_seconds=100.0), 1, 1.0, 0.0)
+    assert own.accepts(LatencyTarget(ttft_seconds=100.0), 1, 0, 1.0, 0.0)
 
 
 JSON = st.recursive(

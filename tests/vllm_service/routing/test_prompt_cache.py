@@ -1,0 +1,176 @@
+"""Prefix-cache affinity: a conversation is worth more where its beginning has been read."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import pytest
+
+from tests.vllm_service.routing.catalogs import catalog, facts
+from vllm_service.domain.pricing import TokenPrice
+from vllm_service.domain.requests import RequestFacts
+from vllm_service.domain.usage import Usage
+from vllm_service.providers.configured import Catalog, Offer, PublicModel
+from vllm_service.routing.plan import Step
+from vllm_service.routing.profiles import EndpointProfile, RouterSettings
+from vllm_service.routing.prompt_cache import KEPT_SECONDS, MOST_PREFIXES, PromptCache
+from vllm_service.routing.router import CostRouter
+
+TALK, OTHER_TALK = 7, 8
+OWN = Step("own", "org/m")
+READS = 3000.0  # tokens per second
+
+
+def hosted_router() -> CostRouter:
+    """`cheap` takes 0.10, `dear` 0.12, and half of that for what it has cached."""
+    offers = (
+        Offer("cheap", "m-cheap", TokenPrice.per_million("0.10", "0.20", "0.05")),
+        Offer("dear", "m-dear", TokenPrice.per_million("0.12", "0.20", "0.06")),
+    )
+    return CostRouter(Catalog(catalog().providers, {"m": PublicModel("m", offers)}))
+
+
+def own_router(workers: int) -> CostRouter:
+    """An endpoint that takes seven seconds to read 20,000 tokens; the first token must be there within six."""
+    profile = EndpointProfile(prefill_tokens_per_second=READS)
+    settings = RouterSettings(profiles=MappingProxyType({"own": profile}), max_steps=4)
+    router = CostRouter(catalog(), settings)
+    router.observe_health("own", {"workers": {"idle": workers}}, 0.0)
+    return router
+
+
+def served(router: CostRouter, provider: str, request: RequestFacts, cached: float, at: float) -> None:
+    """`provider` answers it, the own one after reading, and says which share of the prompt it had cached."""
+    model = {"own": "org/m", "cheap": "m-cheap", "dear": "m-dear"}[provider]
+    step = Step(provider, model)
+    router.started(step, request, at)
+    tokens = request.prompt_tokens
+    first_at = at + (0.15 + (1.0 - cached) * tokens / READS if provider == "own" else 0.5)
+    router.first_token(step, request, first_at)
+    router.finished(step, request, Usage(tokens, 10, cached_tokens=int(cached * tokens)), first_at + 0.5)
+
+
+def goes_to(router: CostRouter, request: RequestFacts, at: float) -> str:
+    return router.plan(request, at).steps[0].provider
+
+
+def taught(router: CostRouter, provider: str) -> None:
+    """Each of a few conversations comes twice: nothing is cached at first, nine tenths the second time."""
+    for talk in range(100, 110):
+        served(router, provider, facts(prefix=talk), 0.0, at=0.0)
+        served(router, provider, facts(prefix=talk), 0.9, at=2.0)
+
+
+def test_a_conversation_stays_where_its_beginning_was_read_and_a_new_one_goes_to_the_cheapest() -> None:
+    router = hosted_router()
+    taught(router, "dear")
+    served(router, "dear", facts(prefix=TALK), 0.0, at=10.0)
+    assert goes_to(router, facts(prefix=TALK), 12.0) == "dear"
+    assert goes_to(router, facts(prefix=OTHER_TALK), 12.0) == "cheap"
+    assert goes_to(router, facts(), 12.0) == "cheap"
+
+
+def test_what_was_read_long_ago_is_not_cached_any_more() -> None:
+    router = hosted_router()
+    taught(router, "dear")
+    served(router, "dear", facts(prefix=TALK), 0.0, at=10.0)
+    assert goes_to(router, facts(prefix=TALK), 11.0 + KEPT_SECONDS - 1.0) == "dear"
+    assert goes_to(router, facts(prefix=TALK), 11.0 + KEPT_SECONDS + 1.0) == "cheap"
+
+
+def test_where_answers_say_that_nothing_was_cached_nothing_is_expected_to_be() -> None:
+    router = hosted_router()
+    for at in range(10):
+        served(router, "dear", facts(prefix=TALK), 0.0, at=2.0 * at)
+    assert goes_to(router, facts(prefix=TALK), 30.0) == "cheap"
+
+
+def test_an_estimate_of_usage_says_nothing_of_what_was_cached() -> None:
+    router, request, step = hosted_router(), facts(), Step("dear", "m-dear")
+    for at in range(10):
+        served(router, "dear", request, 0.9, at=2.0 * at)
+    for at in range(100):
+        router.started(step, request, 30.0 + at)
+        router.finished(step, request, Usage(1000, 10, estimated=True), 30.5 + at)
+    assert goes_to(router, request, 200.0) == "dear"
+
+
+def test_the_expected_cost_of_a_step_counts_what_is_cached_there() -> None:
+    router = hosted_router()
+    taught(router, "cheap")
+    served(router, "cheap", facts(prefix=TALK), 0.0, at=10.0)
+    known = router.plan(facts(prefix=TALK), 12.0).steps[0].cost_picousd
+    new = router.plan(facts(prefix=OTHER_TALK), 12.0).steps[0].cost_picousd
+    share = router._routes["m"].by_provider["cheap", "m-cheap"].prompt_cache.share(True)
+    assert known is not None
+    assert new is not None
+    assert 0.8 < share <= 0.9
+    assert new - known == int(share * 1000) * 50_000  # pico-dollars per token: 0.10 less 0.05 USD per million
+
+
+def test_a_long_conversation_is_in_time_where_the_only_worker_has_read_it() -> None:
+    router, turn = own_router(1), facts(20_000, prefix=TALK)
+    assert goes_to(router, turn, 1.0) == "cheap"
+    taught(router, "own")
+    served(router, "own", turn, 0.0, at=10.0)
+    assert goes_to(router, turn, 20.0) == "own"
+    assert goes_to(router, facts(20_000, prefix=OTHER_TALK), 20.0) == "cheap"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nobody_relies_on_a_worker_that_has_left_or_on_the_platform_to_pick_the_right_one(workers: int) -> None:
+    router, turn = own_router(1), facts(20_000, prefix=TALK)
+    taught(router, "own")
+    served(router, "own", turn, 0.0, at=10.0)
+    assert goes_to(router, turn, 20.0) == "own"
+    router.observe_health("own", {"workers": {"idle": workers}}, 21.0)
+    assert goes_to(router, turn, 22.0) == "cheap"
+    router.observe_health("own", {"workers": {"idle": 1}}, 23.0)  # perhaps not the one that has read it
+    assert goes_to(router, turn, 24.0) == "cheap"
+
+
+def test_cached_prompts_do_not_make_a_worker_look_faster_than_it_reads() -> None:
+    router = own_router(1)
+    before = router.endpoints["own"].prefill_tokens_per_second
+    for talk in range(100):
+        served(router, "own", facts(3000, prefix=1 + talk), 0.0, at=10.0 * talk)
+        served(router, "own", facts(30_000, prefix=1 + talk), 0.9, at=10.0 * talk + 5.0)
+    assert router.endpoints["own"].prefill_tokens_per_second == pytest.approx(before, rel=0.05)
+
+
+def test_what_waits_to_be_read_is_what_is_not_cached_and_ends_at_nothing() -> None:
+    router, turn = own_router(1), facts(20_000, prefix=TALK)
+    endpoint = router.endpoints["own"]
+    router.started(OWN, turn, 1.0)
+    assert endpoint.unread_tokens == 20_000
+    router.failed(OWN, turn, 499, None, 2.0)
+    assert endpoint.unread_tokens == 0.0
+    taught(router, "own")
+    served(router, "own", turn, 0.0, at=10.0)
+    router.started(OWN, turn, 20.0)
+    assert endpoint.unread_tokens < 5000
+    router.finished(OWN, turn, None, 23.0)
+    assert endpoint.unread_tokens == 0.0
+
+
+def test_the_fastest_place_is_the_one_that_has_read_the_conversation() -> None:
+    router, turn = own_router(1), facts(20_000, prefix=TALK, strategy="LATENCY")
+    taught(router, "own")
+    assert goes_to(router, turn, 9.0) != "own"
+    for talk in range(200, 300):
+        served(router, "own", facts(prefix=talk), 0.0, at=10.0)
+        served(router, "own", facts(prefix=talk), 0.99, at=12.0)
+    served(router, "own", turn, 0.0, at=20.0)
+    assert goes_to(router, turn, 30.0) == "own"
+
+
+def test_the_oldest_beginnings_are_forgotten_first() -> None:
+    cache = PromptCache()
+    for prefix in range(1, MOST_PREFIXES + 1):
+        cache.add(prefix, False, 0.0, 1.0)
+    cache.add(1, True, 0.5, 2.0)  # read again: now the latest
+    cache.add(MOST_PREFIXES + 1, False, 0.0, 3.0)
+    assert cache.has_read(1, 0.0)
+    assert not cache.has_read(2, 0.0)
+    assert cache.has_read(3, 0.0)
+    assert not cache.has_read(0, -1.0)
