@@ -32,7 +32,7 @@ class Attempt(msgspec.Struct):
         attempt = cls(route, place, facts, now, place.follows(facts.prefix, now))
         place.in_flight += 1
         if place.endpoint is not None:
-            attempt.to_read = facts.prompt_tokens - place.cached_tokens(facts.prompt_tokens, facts.prefix, now)
+            attempt.to_read = facts.prompt_tokens - place.cached_tokens(facts, now)
             attempt.alone = place.endpoint.unread_tokens <= 0
             place.endpoint.sent(attempt.to_read, now)
         return attempt

@@ -14,12 +14,12 @@ _GUESSED_FIRST_TOKEN_SECONDS, _GUESSED_TOKEN_SECONDS = 0.6, 0.015
 class Candidate:
     """One offer. Prices in pico-dollars per token; `endpoint` is set for a per-second one.
 
-    is_priced: its marginal cost can be told; cost strategies leave the others alone. late_until: it asked to be left
-    alone until then.
+    is_priced: its marginal cost can be told; cost strategies leave the others alone. discount_picousd: on a cached
+    prompt token. late_until: it asked to be left alone until then.
     """
 
     __slots__ = (
-        "cached_picousd", "endpoint", "first_token_seconds", "has_plain_price",
+        "discount_picousd", "endpoint", "first_token_seconds", "has_plain_price",
         "in_flight", "input_picousd", "is_priced", "late_until", "model", "name", "offer", "output_picousd", "position",
         "prompt_cache", "provider", "token_seconds", "weight",
     )  # fmt: skip
@@ -33,8 +33,8 @@ class Candidate:
         self.input_picousd = price.input_picousd if price else 0
         self.output_picousd = price.output_picousd if price else 0
         cached = price.cached_input_picousd if price else None
-        self.cached_picousd = self.input_picousd if cached is None else cached
-        self.has_plain_price = endpoint is None and price is not None and self.cached_picousd == self.input_picousd
+        self.discount_picousd = 0 if cached is None else self.input_picousd - cached
+        self.has_plain_price = endpoint is None and price is not None and not self.discount_picousd
         self.weight = offer.weight
         self.in_flight = 0
         self.late_until = 0.0
@@ -47,19 +47,18 @@ class Candidate:
 
         Of an endpoint only where the worker that has read it is the only one: nobody knows which one gets a job.
         """
-        since = now - KEPT_SECONDS
-        if self.endpoint is not None:
-            if self.endpoint.serving != 1:
+        endpoint, since = self.endpoint, now - KEPT_SECONDS
+        if endpoint is not None:
+            if endpoint.serving != 1:
                 return False
-            since = max(since, self.endpoint.serving_since)
+            since = max(since, endpoint.serving_since)
         return self.prompt_cache.has_read(prefix, since)
 
-    def cached_tokens(self, prompt_tokens: int, prefix: int, now: float) -> int:
-        """That this place is expected to have cached of such a prompt. Of an endpoint's what only others have is 0."""
-        follows = self.follows(prefix, now)
-        if self.endpoint is not None and not follows:
+    def cached_tokens(self, facts: RequestFacts, now: float) -> int:
+        """Of an endpoint: prompt tokens that its worker is expected to have cached; 0 unless such a prompt was read."""
+        if not facts.prefix or not self.follows(facts.prefix, now):
             return 0
-        return int(self.prompt_cache.share(follows) * prompt_tokens)
+        return int(self.prompt_cache.share(facts.prefix, now - KEPT_SECONDS) * facts.prompt_tokens)
 
     def expected_seconds(self, facts: RequestFacts, completion_tokens: float, now: float) -> float:
         """To the end of the answer, as this place has been lately; infinite for an endpoint with no worker."""
@@ -67,5 +66,5 @@ class Candidate:
         if endpoint is None:
             return self.first_token_seconds.value + completion_tokens * self.token_seconds.value
         batch = (endpoint.in_flight + 1.0) / max(1, endpoint.serving)
-        unread = facts.prompt_tokens - self.cached_tokens(facts.prompt_tokens, facts.prefix, now)
+        unread = facts.prompt_tokens - self.cached_tokens(facts, now)
         return endpoint.first_token_seconds(unread, now) + completion_tokens * endpoint.token_seconds.at(batch)

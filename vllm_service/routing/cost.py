@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from vllm_service.domain.requests import RequestFacts
 from vllm_service.routing.candidates import Candidate
+from vllm_service.routing.prompt_cache import KEPT_SECONDS
 
 _PICOUSD = 1e12
 _UNBOUNDED_ANSWER = 4  # without max_tokens an answer may be this many times as long as expected
 
 
-def hosted_picousd(candidate: Candidate, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
-    """By its token prices. cached_tokens: of the prompt, that this place is expected to have read before."""
-    read_picousd = (prompt_tokens - cached_tokens) * candidate.input_picousd + cached_tokens * candidate.cached_picousd
-    return read_picousd + completion_tokens * candidate.output_picousd
+def hosted_picousd(candidate: Candidate, facts: RequestFacts, completion_tokens: int, now: float) -> int:
+    """By its token prices, of which this place is expected to have cached some prompt tokens."""
+    prompt = facts.prompt_tokens
+    picousd = prompt * candidate.input_picousd + completion_tokens * candidate.output_picousd
+    if candidate.discount_picousd:
+        cached_tokens = int(candidate.prompt_cache.share(facts.prefix, now - KEPT_SECONDS) * prompt)
+        picousd -= cached_tokens * candidate.discount_picousd
+    return picousd
 
 
 def own_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: float) -> int:
@@ -25,15 +31,13 @@ def own_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: flo
     return int(endpoint.work_seconds(prompt_tokens, completion_tokens) * endpoint.usd_per_second * _PICOUSD)
 
 
-def marginal_picousd(
-    candidate: Candidate, prompt_tokens: int, cached_tokens: int, completion_tokens: float
-) -> int | None:
+def marginal_picousd(candidate: Candidate, facts: RequestFacts, completion_tokens: float, now: float) -> int | None:
     """None where the price is unknown: then nobody may claim that it is cheap."""
     if not candidate.is_priced:
         return None
     if candidate.endpoint is not None:
-        return own_picousd(candidate, prompt_tokens - cached_tokens, completion_tokens)
-    return hosted_picousd(candidate, prompt_tokens, cached_tokens, int(completion_tokens))
+        return own_picousd(candidate, facts.prompt_tokens - candidate.cached_tokens(facts, now), completion_tokens)
+    return hosted_picousd(candidate, facts, int(completion_tokens), now)
 
 
 def highest_picousd(

@@ -24,10 +24,13 @@ class PromptCache:
         """Whether a prompt of this beginning was read here after `since`; never for 0, which is no beginning."""
         return self._read_at.get(prefix, since) > since
 
-    def share(self, follows: bool) -> float:
-        """Of such a prompt's tokens that are expected to be cached, from 0 to 1."""
+    def share(self, prefix: int, since: float) -> float:
+        """Of such a prompt's tokens that are expected to be cached, if what was read after `since` is; from 0 to 1."""
         others = self._others.value
-        return max(self._following.value, others) if follows else others
+        if self._read_at.get(prefix, since) > since:
+            following = self._following.value
+            return following if following > others else others
+        return others
 
     def add(self, prefix: int, follows: bool, share: float, now: float) -> None:
         """A prompt was read here, and this share of it had been cached. follows: as it was when the prompt was sent."""

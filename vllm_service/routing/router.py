@@ -68,7 +68,7 @@ class CostRouter:
         costs = [
             prompt * place.input_picousd + answer * place.output_picousd
             if place.has_plain_price
-            else marginal_picousd(place, prompt, place.cached_tokens(prompt, facts.prefix, now_seconds), completion)
+            else marginal_picousd(place, facts, completion, now_seconds)
             for place in route.candidates
         ]
         if route.controllers:

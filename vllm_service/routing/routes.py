@@ -75,11 +75,7 @@ class Route:
 
     def hosted_picousd(self, facts: RequestFacts, completion_tokens: int, now: float) -> int | None:
         """What the cheapest hosted place of a known price would take; None if there is none."""
-        prompt, prefix = facts.prompt_tokens, facts.prefix
-        prices = [
-            hosted_picousd(place, prompt, place.cached_tokens(prompt, prefix, now), completion_tokens)
-            for place in self._hosted
-        ]
+        prices = [hosted_picousd(place, facts, completion_tokens, now) for place in self._hosted]
         return min(prices) if prices else None
 
 

@@ -61,11 +61,7 @@ def by_cost(choice: Choice) -> Ordered:
             late = candidate.late_until > now
             hosted.append((cost + _LAST if late else cost, candidate.position, candidate))
         elif candidate.endpoint.accepts(
-            choice.target,
-            prompt,
-            candidate.cached_tokens(prompt, choice.facts.prefix, now),
-            choice.completion_tokens,
-            now,
+            choice.target, prompt, candidate.cached_tokens(choice.facts, now), choice.completion_tokens, now
         ):
             ready.append(candidate)
         else:

@@ -101,7 +101,7 @@ def test_the_expected_cost_of_a_step_counts_what_is_cached_there() -> None:
     served(router, "cheap", facts(prefix=TALK), 0.0, at=10.0)
     known = router.plan(facts(prefix=TALK), 12.0).steps[0].cost_picousd
     new = router.plan(facts(prefix=OTHER_TALK), 12.0).steps[0].cost_picousd
-    share = router._routes["m"].by_provider["cheap", "m-cheap"].prompt_cache.share(True)
+    share = router._routes["m"].by_provider["cheap", "m-cheap"].prompt_cache.share(TALK, 10.0)
     assert known is not None
     assert new is not None
     assert 0.8 < share <= 0.9
