@@ -45,6 +45,15 @@ def test_it_is_what_the_gateway_reads(messages: list[dict[str, Any]], options: d
     assert told.prefix == fields.prefix
 
 
+def test_turns_of_a_conversation_have_a_beginning_in_common_once_it_is_long_enough() -> None:
+    long: list[dict[str, Any]] = [{"role": "system", "content": "Be brief. " * 150}]
+    first = facts([*long, {"role": "user", "content": "Hi"}])
+    second = facts([*long, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
+    assert first.prefix == second.prefix != 0
+    assert facts([{"role": "system", "content": "Be long. " * 150}]).prefix not in (first.prefix, 0)
+    assert facts([{"role": "user", "content": "Hi"}]).prefix == 0
+
+
 def test_the_bytes_of_an_inlined_image_are_no_text() -> None:
     small, large = facts(image(20_000)).prompt_tokens, facts(image(2_000_000)).prompt_tokens
     assert small == large

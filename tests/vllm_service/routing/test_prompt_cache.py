@@ -78,6 +78,23 @@ def test_what_was_read_long_ago_is_not_cached_any_more() -> None:
     assert goes_to(router, facts(prefix=TALK), 11.0 + KEPT_SECONDS + 1.0) == "cheap"
 
 
+def test_a_prompt_that_follows_is_expected_to_be_cached_no_less_than_others() -> None:
+    router = hosted_router()
+    for at in range(50):
+        served(router, "dear", facts(), 0.9, at=2.0 * at)
+    served(router, "dear", facts(prefix=TALK), 0.9, at=110.0)
+    assert goes_to(router, facts(), 112.0) == "dear"
+    assert goes_to(router, facts(prefix=TALK), 112.0) == "dear"
+
+
+def test_a_configuration_that_is_read_again_forgets_no_conversation() -> None:
+    before, after = hosted_router(), hosted_router()
+    taught(before, "dear")
+    served(before, "dear", facts(prefix=TALK), 0.0, at=10.0)
+    after.take_over(before)
+    assert goes_to(after, facts(prefix=TALK), 12.0) == "dear"
+
+
 def test_where_answers_say_that_nothing_was_cached_nothing_is_expected_to_be() -> None:
     router = hosted_router()
     for at in range(10):
@@ -117,6 +134,24 @@ def test_a_long_conversation_is_in_time_where_the_only_worker_has_read_it() -> N
     assert goes_to(router, facts(20_000, prefix=OTHER_TALK), 20.0) == "cheap"
 
 
+def test_the_work_that_a_worker_is_spared_makes_its_turn_cheaper() -> None:
+    router, turn, other = own_router(1), facts(5000, prefix=TALK), facts(5000, prefix=OTHER_TALK)
+    taught(router, "own")
+    served(router, "own", turn, 0.0, at=10.0)
+    known, new = (router.plan(request, 20.0).steps[0] for request in (turn, other))
+    assert known.provider == new.provider == "own"
+    assert known.cost_picousd is not None
+    assert new.cost_picousd is not None
+    assert known.cost_picousd < new.cost_picousd / 2
+
+
+def test_of_two_workers_nobody_knows_which_one_has_read_it() -> None:
+    router, turn = own_router(2), facts(20_000, prefix=TALK)
+    taught(router, "own")
+    served(router, "own", turn, 0.0, at=10.0)
+    assert goes_to(router, turn, 20.0) == "cheap"
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nobody_relies_on_a_worker_that_has_left_or_on_the_platform_to_pick_the_right_one(workers: int) -> None:
     router, turn = own_router(1), facts(20_000, prefix=TALK)
@@ -138,6 +173,16 @@ def test_cached_prompts_do_not_make_a_worker_look_faster_than_it_reads() -> None
     assert router.endpoints["own"].prefill_tokens_per_second == pytest.approx(before, rel=0.05)
 
 
+def test_speed_is_learned_from_prompts_that_are_partly_cached() -> None:
+    router, request = own_router(1), facts(30_000, prefix=TALK)
+    served(router, "own", facts(10, prefix=TALK), 0.0, at=0.0)
+    for turn in range(1, 100):  # it reads half as fast as it was believed to
+        router.started(OWN, request, 10.0 * turn)
+        router.first_token(OWN, request, 10.0 * turn + 0.15 + 3000 / (READS / 2))
+        router.finished(OWN, request, Usage(30_000, 10, cached_tokens=27_000), 10.0 * turn + 3.0)
+    assert router.endpoints["own"].prefill_tokens_per_second < 0.7 * READS
+
+
 def test_what_waits_to_be_read_is_what_is_not_cached_and_ends_at_nothing() -> None:
     router, turn = own_router(1), facts(20_000, prefix=TALK)
     endpoint = router.endpoints["own"]
@@ -149,8 +194,10 @@ def test_what_waits_to_be_read_is_what_is_not_cached_and_ends_at_nothing() -> No
     served(router, "own", turn, 0.0, at=10.0)
     router.started(OWN, turn, 20.0)
     assert endpoint.unread_tokens < 5000
+    waiting = facts(1000)
+    router.started(OWN, waiting, 20.0)
     router.finished(OWN, turn, None, 23.0)
-    assert endpoint.unread_tokens == 0.0
+    assert endpoint.unread_tokens == 1000.0
 
 
 def test_the_fastest_place_is_the_one_that_has_read_the_conversation() -> None:
@@ -173,4 +220,9 @@ def test_the_oldest_beginnings_are_forgotten_first() -> None:
     assert cache.has_read(1, 0.0)
     assert not cache.has_read(2, 0.0)
     assert cache.has_read(3, 0.0)
-    assert not cache.has_read(0, -1.0)
+
+
+def test_prompts_that_are_too_short_for_a_beginning_follow_nothing() -> None:
+    cache = PromptCache()
+    cache.add(0, False, 0.0, 5.0)
+    assert not cache.has_read(0, 0.0)
