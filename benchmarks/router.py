@@ -22,6 +22,7 @@ from types import MappingProxyType
 
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.requests import RequestFacts
+from vllm_service.domain.usage import Usage
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.routing.router import CostRouter
 from vllm_service.simulation.compare import CLAIRVOYANT, NAMES, compare
@@ -94,22 +95,32 @@ def summary(runs: Sequence[Run]) -> dict[str, float | int]:
     }
 
 
-def decisions(count: int = 200_000) -> dict[str, float]:
-    """Microseconds of Router.plan with eight candidates, one of them an own endpoint with a warm worker."""
+def decisions(count: int = 200_000, *, conversations: bool = False) -> dict[str, float]:
+    """Microseconds of Router.plan with eight candidates, one of them an own endpoint with a warm worker.
+
+    conversations: every hosted place has a price for cached tokens, and each request goes on with a conversation.
+    """
     names = [f"hosted-{number}" for number in range(7)]
     providers = {name: Provider(name, ProviderKind.HOSTED, f"http://{name}/v1") for name in names}
     price = SecondPrice.per_second("0.00031")
     providers["own"] = Provider("own", ProviderKind.RUNPOD, "http://own/v1", second_price=price)
-    offers = [Offer(name, "m", TokenPrice.per_million(f"0.{n + 1}", f"0.{n + 2}")) for n, name in enumerate(names)]
+    cached = [f"0.0{n + 1}" if conversations else None for n in range(7)]
+    prices = [TokenPrice.per_million(f"0.{n + 1}", f"0.{n + 2}", cached[n]) for n in range(7)]
+    offers = [Offer(name, "m", price) for name, price in zip(names, prices, strict=True)]
     model = PublicModel("m", (Offer("own", "m"), *offers))
     router = CostRouter(Catalog(MappingProxyType(providers), MappingProxyType({"m": model})))
-    router.observe_health("own", {"workers": {"idle": 2}}, 0.0)
+    router.observe_health("own", {"workers": {"idle": 1 if conversations else 2}}, 0.0)
     taken = []
     for number in range(count):
-        facts = RequestFacts("m", "chat.completions", 100 + number % 5000, key_id="key", organisation="org")
+        prefix = 1 + number % 1000 if conversations else 0
+        facts = RequestFacts("m", "chat.completions", 100 + number % 5000, key_id="key", prefix=prefix)
         began = time.perf_counter_ns()
-        router.plan(facts, number / 1000)
+        plan = router.plan(facts, number / 1000)
         taken.append(time.perf_counter_ns() - began)
+        if conversations and number % 10 == 0:
+            step = plan.steps[number % len(plan.steps)]
+            router.started(step, facts, number / 1000)
+            router.finished(step, facts, Usage(1000, 10, cached_tokens=500), number / 1000)
         if number % 1000 == 0:
             router.worker_targets(number / 1000)
     quantiles = statistics.quantiles(taken, n=100)
@@ -139,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--decisions", action="store_true", help="only the time of a decision")
     options = parser.parse_args(arguments)
     if options.decisions:
-        sys.stdout.write(json.dumps(decisions()) + "\n")
+        taken = {"plain": decisions(), "conversations": decisions(conversations=True)}
+        sys.stdout.write(json.dumps(taken) + "\n")
         return 0
     traces, scenarios = sorted(options.traces.glob("*.csv*")), sorted(SCENARIOS.glob("*.yaml"))
     jobs = [(trace, scale, scenario) for trace in traces for scale in SCALES for scenario in scenarios]

@@ -47,12 +47,10 @@ class Candidate:
 
         Of an endpoint only where the worker that has read it is the only one: nobody knows which one gets a job.
         """
-        endpoint, since = self.endpoint, now - KEPT_SECONDS
-        if endpoint is not None:
-            if endpoint.serving != 1:
-                return False
-            since = max(since, endpoint.serving_since)
-        return self.prompt_cache.has_read(prefix, since)
+        endpoint, cache = self.endpoint, self.prompt_cache
+        if not cache.has_read(prefix, now - KEPT_SECONDS):
+            return False
+        return endpoint is None or (endpoint.serving == 1 and cache.has_read(prefix, endpoint.serving_since))
 
     def cached_tokens(self, facts: RequestFacts, now: float) -> int:
         """Of an endpoint: prompt tokens that its worker is expected to have cached; 0 unless such a prompt was read."""

@@ -10,16 +10,6 @@ _PICOUSD = 1e12
 _UNBOUNDED_ANSWER = 4  # without max_tokens an answer may be this many times as long as expected
 
 
-def hosted_picousd(candidate: Candidate, facts: RequestFacts, completion_tokens: int, now: float) -> int:
-    """By its token prices, of which this place is expected to have cached some prompt tokens."""
-    prompt = facts.prompt_tokens
-    picousd = prompt * candidate.input_picousd + completion_tokens * candidate.output_picousd
-    if candidate.discount_picousd:
-        cached_tokens = int(candidate.prompt_cache.share(facts.prefix, now - KEPT_SECONDS) * prompt)
-        picousd -= cached_tokens * candidate.discount_picousd
-    return picousd
-
-
 def own_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: float) -> int:
     """The seconds of a full worker that it takes, times the price of a second: what the request displaces there.
 
@@ -32,12 +22,20 @@ def own_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: flo
 
 
 def marginal_picousd(candidate: Candidate, facts: RequestFacts, completion_tokens: float, now: float) -> int | None:
-    """None where the price is unknown: then nobody may claim that it is cheap."""
+    """By work or by tokens, less what is expected to be cached there; None where the price is unknown.
+
+    Then nobody may claim that it is cheap.
+    """
     if not candidate.is_priced:
         return None
+    prompt = facts.prompt_tokens
     if candidate.endpoint is not None:
-        return own_picousd(candidate, facts.prompt_tokens - candidate.cached_tokens(facts, now), completion_tokens)
-    return hosted_picousd(candidate, facts, int(completion_tokens), now)
+        return own_picousd(candidate, prompt - candidate.cached_tokens(facts, now), completion_tokens)
+    picousd = prompt * candidate.input_picousd + int(completion_tokens) * candidate.output_picousd
+    if candidate.discount_picousd:
+        cached_tokens = int(candidate.prompt_cache.share(facts.prefix, now - KEPT_SECONDS) * prompt)
+        picousd -= cached_tokens * candidate.discount_picousd
+    return picousd
 
 
 def highest_picousd(

@@ -11,7 +11,7 @@ from vllm_service.errors import ConfigurationError, InvalidRequest
 from vllm_service.providers.configured import Catalog, ProviderKind, PublicModel
 from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import Endpoint
-from vllm_service.routing.cost import hosted_picousd
+from vllm_service.routing.cost import marginal_picousd
 from vllm_service.routing.estimates import AnswerLengths
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
 from vllm_service.routing.strategies import STRATEGIES, Strategy, Turns
@@ -49,7 +49,7 @@ class Route:
         self.lengths = AnswerLengths()
         self.turns = Turns()
         self.hosted_positions = [place.position for place in candidates if place.endpoint is None]
-        self._hosted = [place for place in candidates if place.endpoint is None and place.is_priced]
+        self._hosted = [place for place in candidates if place.endpoint is None]
 
     def wakes(self, controllers: Mapping[str, WakeController]) -> None:
         """Demand for this model is told to the controllers of its own endpoints."""
@@ -73,10 +73,10 @@ class Route:
             return self.target
         return replace(self.target, ttft_seconds=facts.latency_target_seconds)
 
-    def hosted_picousd(self, facts: RequestFacts, completion_tokens: int, now: float) -> int | None:
+    def hosted_picousd(self, facts: RequestFacts, completion_tokens: float, now: float) -> int | None:
         """What the cheapest hosted place of a known price would take; None if there is none."""
-        prices = [hosted_picousd(place, facts, completion_tokens, now) for place in self._hosted]
-        return min(prices) if prices else None
+        prices = [marginal_picousd(place, facts, completion_tokens, now) for place in self._hosted]
+        return min((price for price in prices if price is not None), default=None)
 
 
 def find_strategy(name: str) -> Strategy:
