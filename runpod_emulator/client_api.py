@@ -105,8 +105,7 @@ class ClientApi:
 
     async def billing(self, request: web.Request) -> web.StreamResponse:
         """The bill until now."""
-        clock_began_at = time.time() - self._endpoint.clock()
-        return web.json_response(self._endpoint.registry.bill(clock_began_at).to_json())
+        return web.json_response(self._endpoint.registry.bill(self._endpoint.clock_began_at).to_json())
 
     async def faults(self, request: web.Request) -> web.StreamResponse:
         """What goes wrong at present."""

@@ -27,6 +27,7 @@ class Endpoint:
     ) -> None:
         self.settings = settings
         self.clock = clock
+        self.clock_began_at = time.time() - clock()  # read once: a bill says the same whenever it is asked for
         self.changed = Signal()
         self.is_closing = False
         self.registry = WorkerRegistry(settings, clock, admits_strangers=not starts_workers)

@@ -70,6 +70,7 @@ def main() -> int:
     options = parser.parse_args()
     console = Console()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whom a shell starts in the background ignores Ctrl-C
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         return _serve(options.port, options.directory.absolute(), console, stack)
     console.print("stopped")

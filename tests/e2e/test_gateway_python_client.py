@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletionMessageFunctionToolCall
 
 from tests.e2e.emulated import API_KEY
 from tests.e2e.road import HOSTED, HOSTED_KEY, OWN, Road, opened_road
-from tests.e2e.test_openai_python_client import FRANCE, LONG_TOKENS, PARIS, WEATHER, Person, asked
+from tests.e2e.test_openai_python_client import FRANCE, LONG_TOKENS, PARIS, TOKENS, WEATHER, Person, asked
 
 BOTH = pytest.mark.parametrize("model", [OWN, HOSTED])
 
@@ -217,6 +217,7 @@ async def test_a_stream_that_is_cut_never_ends_as_if_it_were_whole(road: Road, c
 
 
 async def test_closing_a_stream_stops_the_engine_and_leaves_its_row(road: Road, client: AsyncOpenAI) -> None:
+    tokens = await road.endpoint.measure(TOKENS)
     stream = await client.chat.completions.create(
         model=OWN, messages=asked(FRANCE), max_tokens=LONG_TOKENS, stream=True, extra_body={"ignore_eos": True}
     )
@@ -224,6 +225,8 @@ async def test_closing_a_stream_stops_the_engine_and_leaves_its_row(road: Road, 
     async with aclosing(stream):
         await anext(stream)
     await road.endpoint.until_free()
+    await client.chat.completions.create(model=OWN, messages=asked(FRANCE))  # an engine at rest says nothing new
+    assert await road.endpoint.measure(TOKENS) < tokens + LONG_TOKENS / 2
     assert await road.endpoint.measure("vllm:num_requests_running") == 0
     async with asyncio.timeout(15):
         while not (rows := [row for row in await road.ledger() if row["request_id"] == request_id]):

@@ -189,6 +189,12 @@ async def test_a_worker_started_elsewhere_connects_and_leaves_on_sigterm() -> No
         assert (await client.get("/health")).json()["workers"]["ready"] == 0
 
 
+async def test_a_bill_that_is_read_again_tells_the_same_times(client: httpx.AsyncClient) -> None:
+    (await client.post("/runsync", json={"input": {"a": 1}})).raise_for_status()
+    bills = [(await client.get("/billing")).json()["workers"] for _ in range(5)]
+    assert [workers[0]["started_at"] for workers in bills] == [bills[0][0]["started_at"]] * 5
+
+
 async def test_the_command_line_prints_its_address_and_at_the_end_the_bill() -> None:
     worker = f"{ECHO_WORKER.arguments[0]} {ECHO_WORKER.arguments[1]}"
     process = await asyncio.create_subprocess_exec(
