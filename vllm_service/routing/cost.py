@@ -21,7 +21,7 @@ def own_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: flo
     return int(endpoint.work_seconds(prompt_tokens, completion_tokens) * endpoint.usd_per_second * _PICOUSD)
 
 
-def marginal_picousd(candidate: Candidate, facts: RequestFacts, completion_tokens: float, now: float) -> int | None:
+def marginal_picousd(candidate: Candidate, facts: RequestFacts, completion_tokens: int, now: float) -> int | None:
     """By work or by tokens, less what is expected to be cached there; None where the price is unknown.
 
     Then nobody may claim that it is cheap.
@@ -31,7 +31,7 @@ def marginal_picousd(candidate: Candidate, facts: RequestFacts, completion_token
     prompt = facts.prompt_tokens
     if candidate.endpoint is not None:
         return own_picousd(candidate, prompt - candidate.cached_tokens(facts, now), completion_tokens)
-    picousd = prompt * candidate.input_picousd + int(completion_tokens) * candidate.output_picousd
+    picousd = prompt * candidate.input_picousd + completion_tokens * candidate.output_picousd
     if candidate.discount_picousd:
         cached_tokens = int(candidate.prompt_cache.share(facts.prefix, now - KEPT_SECONDS) * prompt)
         picousd -= cached_tokens * candidate.discount_picousd

@@ -68,7 +68,7 @@ class CostRouter:
         costs = [
             prompt * place.input_picousd + answer * place.output_picousd
             if place.has_plain_price
-            else marginal_picousd(place, facts, completion, now_seconds)
+            else marginal_picousd(place, facts, answer, now_seconds)
             for place in route.candidates
         ]
         if route.controllers:
@@ -96,7 +96,7 @@ class CostRouter:
         self._open[id(facts), step.provider] = Attempt.sent(route, place, facts, now_seconds)
         if place.endpoint is not None:
             completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
-            hosted = route.hosted_picousd(facts, completion, now_seconds)
+            hosted = route.hosted_picousd(facts, int(completion), now_seconds)
             saved_usd = (hosted or 0) / PICOUSD_PER_USD * place.endpoint.share_paid_for_it
             self.controllers[place.endpoint.name].took(saved_usd)
 

@@ -73,7 +73,7 @@ class Route:
             return self.target
         return replace(self.target, ttft_seconds=facts.latency_target_seconds)
 
-    def hosted_picousd(self, facts: RequestFacts, completion_tokens: float, now: float) -> int | None:
+    def hosted_picousd(self, facts: RequestFacts, completion_tokens: int, now: float) -> int | None:
         """What the cheapest hosted place of a known price would take; None if there is none."""
         prices = [marginal_picousd(place, facts, completion_tokens, now) for place in self._hosted]
         return min((price for price in prices if price is not None), default=None)
