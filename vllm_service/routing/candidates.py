@@ -6,7 +6,7 @@ from vllm_service.domain.requests import RequestFacts
 from vllm_service.providers.configured import Offer, Provider, ProviderKind
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.estimates import Mean
-from vllm_service.routing.prompt_cache import KEPT_SECONDS, PromptCache
+from vllm_service.routing.prompt_cache import PromptCache
 
 _GUESSED_FIRST_TOKEN_SECONDS, _GUESSED_TOKEN_SECONDS = 0.6, 0.015
 
@@ -47,16 +47,16 @@ class Candidate:
 
         Of an endpoint only where the worker that has read it is the only one: nobody knows which one gets a job.
         """
-        endpoint, cache = self.endpoint, self.prompt_cache
-        if not cache.has_read(prefix, now - KEPT_SECONDS):
-            return False
-        return endpoint is None or (endpoint.serving == 1 and cache.has_read(prefix, endpoint.serving_since))
+        endpoint = self.endpoint
+        if endpoint is None:
+            return self.prompt_cache.has_read(prefix, now)
+        return endpoint.serving == 1 and self.prompt_cache.has_read(prefix, now, endpoint.serving_since)
 
     def cached_tokens(self, facts: RequestFacts, now: float) -> int:
         """Of an endpoint: prompt tokens that its worker is expected to have cached; 0 unless such a prompt was read."""
         if not facts.prefix or not self.follows(facts.prefix, now):
             return 0
-        return int(self.prompt_cache.share(facts.prefix, now - KEPT_SECONDS) * facts.prompt_tokens)
+        return self.prompt_cache.cached_tokens(facts, now)
 
     def expected_seconds(self, facts: RequestFacts, completion_tokens: float, now: float) -> float:
         """To the end of the answer, as this place has been lately; infinite for an endpoint with no worker."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.routing.candidates import Candidate
-from vllm_service.routing.prompt_cache import KEPT_SECONDS
 
 _PICOUSD = 1e12
 _UNBOUNDED_ANSWER = 4  # without max_tokens an answer may be this many times as long as expected
@@ -33,8 +32,7 @@ def marginal_picousd(candidate: Candidate, facts: RequestFacts, completion_token
         return own_picousd(candidate, prompt - candidate.cached_tokens(facts, now), completion_tokens)
     picousd = prompt * candidate.input_picousd + completion_tokens * candidate.output_picousd
     if candidate.discount_picousd:
-        cached_tokens = int(candidate.prompt_cache.share(facts.prefix, now - KEPT_SECONDS) * prompt)
-        picousd -= cached_tokens * candidate.discount_picousd
+        picousd -= candidate.prompt_cache.cached_tokens(facts, now) * candidate.discount_picousd
     return picousd
 
 

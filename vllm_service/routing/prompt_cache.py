@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vllm_service.domain.requests import RequestFacts
 from vllm_service.routing.estimates import Mean
 
 # Hosted providers keep a prefix for five minutes and more after its last use; they look for it by the first 256 tokens
@@ -20,17 +21,17 @@ class PromptCache:
         self._following = Mean(0.0)
         self._others = Mean(0.0)
 
-    def has_read(self, prefix: int, since: float) -> bool:
-        """Whether a prompt of this beginning was read here after `since`; never for 0, which is no beginning."""
-        return self._read_at.get(prefix, since) > since
+    def has_read(self, prefix: int, now: float, since: float = 0.0) -> bool:
+        """Whether a prompt of this beginning was read here lately, and after `since`; never for 0: no beginning."""
+        read_at = self._read_at.get(prefix)
+        return read_at is not None and read_at > now - KEPT_SECONDS and read_at > since
 
-    def share(self, prefix: int, since: float) -> float:
-        """Of such a prompt's tokens that are expected to be cached, if what was read after `since` is; from 0 to 1."""
-        others = self._others.value
-        if self._read_at.get(prefix, since) > since:
-            following = self._following.value
-            return following if following > others else others
-        return others
+    def cached_tokens(self, facts: RequestFacts, now: float) -> int:
+        """Of its prompt, that are expected to be cached here."""
+        share, read_at = self._others.value, self._read_at.get(facts.prefix)
+        if read_at is not None and read_at > now - KEPT_SECONDS and self._following.value > share:
+            share = self._following.value
+        return int(share * facts.prompt_tokens)
 
     def add(self, prefix: int, follows: bool, share: float, now: float) -> None:
         """A prompt was read here, and this share of it had been cached. follows: as it was when the prompt was sent."""

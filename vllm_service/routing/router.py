@@ -13,10 +13,10 @@ from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelNotFound, ModelUnavailable
 from vllm_service.providers.configured import Catalog
 from vllm_service.routing import filters
-from vllm_service.routing.attempts import Attempt
 from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import marginal_picousd
+from vllm_service.routing.learning import Attempt
 from vllm_service.routing.plan import Plan, Step, WorkerTarget
 from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.routes import Route, find_strategy, make_candidates, make_endpoints

@@ -1,4 +1,4 @@
-"""A request at a place, from being sent to its end: what the router learns from it."""
+"""What the router learns from a request at a place, from being sent to its end."""
 
 from __future__ import annotations
 
