@@ -10,7 +10,7 @@ import re
 import socket
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,24 +108,46 @@ async def demo_stack() -> AsyncIterator[Stack]:
 @asynccontextmanager
 async def emulated(variables: Mapping[str, str], post_latency_seconds: float) -> AsyncIterator[tuple[str, int]]:
     """An emulator with one worker; gives the URL of its chat route and the worker's metrics port."""
+    async with emulated_worker(variables, post_latency_seconds) as worker:
+        yield f"{worker.endpoint_url}/openai{CHAT}", worker.metrics_port
+
+
+@dataclass(frozen=True)
+class EmulatedWorker:
+    """A worker that waits for jobs behind an emulated endpoint. `pid` is the process that was started."""
+
+    endpoint_url: str
+    metrics_port: int
+    pid: int
+
+
+@asynccontextmanager
+async def emulated_worker(
+    variables: Mapping[str, str],
+    post_latency_seconds: float = 0.0,
+    *,
+    launcher: Sequence[str] = (),
+    directory: Path = ROOT,
+) -> AsyncIterator[EmulatedWorker]:
+    """An emulator of this checkout with one worker of the checkout in `directory`, started as `launcher` says."""
     port, metrics_port = free_port(), free_port()
     endpoint = f"http://127.0.0.1:{port}/v2/bench"
     options = ("--port", str(port), "--latency", str(post_latency_seconds))
     async with process("-m", "benchmarks.emulator_process", *options, wait_for=f"{endpoint}/health"):
         environment = worker_environment(EndpointSettings(endpoint_id="bench"), f"http://127.0.0.1:{port}", "worker-1")
         worker = environment | dict(variables) | {"METRICS_PORT": str(metrics_port), "LOG_LEVEL": "WARNING"}
-        async with process("handler.py", variables=worker):
+        async with process(*launcher, "handler.py", variables=worker, directory=directory) as pid:
             await until(lambda: json.loads(_get(f"{endpoint}/health"))["workers"]["idle"] > 0)
-            yield f"{endpoint}/openai{CHAT}", metrics_port
+            yield EmulatedWorker(endpoint, metrics_port, pid)
 
 
 @asynccontextmanager
 async def process(
-    *arguments: str, variables: Mapping[str, str] | None = None, wait_for: str = ""
+    *arguments: str, variables: Mapping[str, str] | None = None, wait_for: str = "", directory: Path = ROOT
 ) -> AsyncIterator[int]:
     """`python ...` until the context is left; `wait_for` is a URL that must answer 200 first."""
     started = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, cwd=ROOT, env=environment(variables or {}), stdout=asyncio.subprocess.DEVNULL
+        sys.executable, *arguments, cwd=directory, env=environment(variables or {}), stdout=asyncio.subprocess.DEVNULL
     )
     try:
         if wait_for:
