@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.worker_stack import environment, free_port, process
 
 MODEL = "small"
+STOP_SECONDS = 30
 ORGANISATION = "bench"
 NO_LIMITS = ("--tokens-per-day", "none", "--requests-per-day", "none", "--tokens-per-month", "none")
 ROUTER_CALLS = Path(__file__).with_name("router_calls.py").resolve()
@@ -106,19 +107,43 @@ async def gateway(
         yield Gateway(url, pid, secrets)
 
 
-async def router_calls(
-    tree: Path, upstream_url: str, directory: Path, *, calls: int, callers: int, launcher: Sequence[str] = ()
-) -> Mapping[str, Any]:
-    """What benchmarks/router_calls.py prints about the LLMRouter of a checkout."""
-    asking = await asyncio.create_subprocess_exec(
-        *(sys.executable, *launcher, str(ROUTER_CALLS), str(calls), str(callers)),
+class Router:
+    """A process with an LLMRouter of a checkout, that calls when it is told to (benchmarks/router_calls.py)."""
+
+    def __init__(self, started: asyncio.subprocess.Process) -> None:
+        self._process = started
+
+    async def calls(self, count: int) -> Mapping[str, Any]:
+        """Makes so many calls; what router_calls.py prints about them."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"%d\n" % count)
+        line = await self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the process with the LLMRouter has ended: see its errors above")
+        measured: Mapping[str, Any] = json.loads(line)
+        return measured
+
+
+@asynccontextmanager
+async def router(
+    tree: Path, upstream_url: str, directory: Path, *, callers: int, launcher: Sequence[str] = ()
+) -> AsyncIterator[Router]:
+    """An LLMRouter of a checkout in a process of its own. launcher: comes before the program."""
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, *launcher, str(ROUTER_CALLS), str(callers)),
         cwd=tree,
         env=environment(configure(directory, upstream_url) | {"PYTHONPATH": str(tree)}),
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        limit=2**24,  # a line holds the times of every call
     )
-    out, errors = await asking.communicate()
-    if asking.returncode:
-        raise RuntimeError(f"{tree}: LLMRouter was not measured:\n{errors.decode()[-2000:]}")
-    measured: Mapping[str, Any] = json.loads(out)
-    return measured
+    try:
+        yield Router(started)
+        assert started.stdin is not None
+        started.stdin.close()
+        async with asyncio.timeout(STOP_SECONDS):
+            await started.wait()
+    finally:
+        if started.returncode is None:
+            started.kill()

@@ -1,6 +1,7 @@
-"""`python router_calls.py CALLS CALLERS`: calls LLMRouter.generate, prints the CPU that it took and when each ran.
+"""`python router_calls.py CALLERS`: calls LLMRouter.generate as often as each line on stdin says, and measures.
 
-Started by path, with the checkout that is measured as PYTHONPATH: it uses the public name and CONFIG_DIR's files only.
+For each line it prints one with the CPU that the calls took and when each ran. It is started by path, with the checkout
+that is measured as PYTHONPATH: it uses the public name and CONFIG_DIR's files only.
 """
 
 from __future__ import annotations
@@ -16,23 +17,29 @@ WARM_UP_CALLS = 3
 PROMPT = "word " * 120
 
 
-async def measure(calls: int, callers: int) -> dict[str, object]:
+async def measure(router: LLMRouter, calls: int, callers: int) -> dict[str, object]:
     """CPU seconds of the calls, user and system; nanoseconds of the monotonic clock at the begin and end of each."""
     windows: list[tuple[int, int]] = []
+
+    async def ask(turns: int) -> None:
+        for _ in range(turns):
+            begun = time.monotonic_ns()
+            await router.generate(PROMPT)
+            windows.append((begun, time.monotonic_ns()))
+
+    before = time.process_time()
+    await asyncio.gather(*(ask(calls // callers) for _ in range(callers)))
+    return {"cpu_seconds": time.process_time() - before, "calls": len(windows), "windows": windows}
+
+
+async def main(callers: int) -> None:
+    """Until the end of stdin."""
     async with LLMRouter() as router:
-
-        async def ask(turns: int) -> None:
-            for _ in range(turns):
-                begun = time.monotonic_ns()
-                await router.generate(PROMPT)
-                windows.append((begun, time.monotonic_ns()))
-
-        await asyncio.gather(*(ask(WARM_UP_CALLS) for _ in range(callers)))
-        windows.clear()
-        before = time.process_time()
-        await asyncio.gather(*(ask(calls // callers) for _ in range(callers)))
-        return {"cpu_seconds": time.process_time() - before, "calls": len(windows), "windows": windows}
+        await measure(router, WARM_UP_CALLS * callers, callers)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            sys.stdout.write(json.dumps(await measure(router, int(line), callers)) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asyncio.run(measure(int(sys.argv[1]), int(sys.argv[2])))))
+    asyncio.run(main(int(sys.argv[1])))

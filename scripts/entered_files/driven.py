@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks.checkouts import MODEL, gateway, router_calls, upstream
+from benchmarks.checkouts import MODEL, gateway, router, upstream
 from benchmarks.paced_upstream import CHAT
 from benchmarks.paced_upstream import MODEL as PACED_MODEL
 from benchmarks.worker_stack import ROOT, emulated_worker, free_port, process
@@ -67,8 +67,8 @@ async def router_walk(tree: Path) -> Walk:
     """One call of LLMRouter.generate: from the call to its return."""
     with tempfile.TemporaryDirectory() as name:
         written, launcher = _launcher(tree / "vllm_service", Path(name))
-        async with upstream() as url:
-            measured = await router_calls(tree, url, Path(name), calls=REQUESTS, callers=1, launcher=launcher)
+        async with upstream() as url, router(tree, url, Path(name), callers=1, launcher=launcher) as asked:
+            measured = await asked.calls(REQUESTS)
         return walk_of(_read(written), measured["windows"], None)
 
 
