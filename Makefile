@@ -11,7 +11,7 @@ HADOLINT := build/hadolint-$(HADOLINT_VERSION)/bin/hadolint
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client bench-gateway test test-image lint-image check audit lock train-demo-model clean
+.PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client bench-gateway bench-against entered-files test test-image lint-image check audit lock train-demo-model clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -49,6 +49,13 @@ bench-client: setup  ## what a call of the client costs, against the openai SDK 
 
 bench-gateway: setup  ## what a request through the gateway costs, beside nginx, vllm-router and LiteLLM
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.gateway
+
+bench-against: setup  ## CPU of gateway, LLMRouter and worker beside another checkout's: make bench-against BASE=path
+	@test -n "$(BASE)" || { echo "another checkout of this repository is needed: make bench-against BASE=path"; exit 2; }
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.against $(BASE)
+
+entered-files: setup  ## how many files one request, one job and one call of LLMRouter enter
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m scripts.entered_files
 
 test: check  ## every check and every test
 	$(PY) -m pytest
