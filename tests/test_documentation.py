@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from handler.dispatch import Dispatcher
 from handler.engine.embedded import EmbeddedEngine
 from handler.settings import WorkerSettings
 from tests.e2e import process
+from tests.e2e.test_openai_node_client import install, run
 from tests.support import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +32,13 @@ COMMANDS = [line for block in blocks(ROOT / "README.md", "sh") for line in block
 MAKE = [line for line in COMMANDS if "make " in line]
 PYTHON = [line for line in COMMANDS if line.startswith(".venv/bin/python ")]
 JOBS = blocks(ROOT / "docs" / "api.md", "json")
+MERMAID = Path(__file__).with_name("mermaid")
+# trace, x, scenario, COST in USD, in time, to the cheapest baseline, all hosted in USD, bound, gap caught
+RUNS = re.findall(
+    r"^\| \w+ \| [\d.]+ \| [\w-]+ \| ([\d.]+) \| [\d.]+ \| [^|]+ \| ([\d.]+) \|",
+    (ROOT / "docs" / "routing.md").read_text(encoding="utf-8"),
+    flags=re.MULTILINE,
+)
 
 
 def test_every_command_in_the_readme_is_of_a_kind_that_is_tested() -> None:
@@ -69,3 +80,33 @@ def test_the_number_of_pairs_in_the_readme_is_right() -> None:
     sql = sum(json.loads(line)["topic"] == "sql" for line in pairs)
     assert f"[{len(pairs)} answers]" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{sql} of them SQL" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="node and npm are not installed")
+async def test_every_diagram_can_be_drawn() -> None:
+    await install(MERMAID)
+    pages = [str(page) for page in PAGES if blocks(page, "mermaid")]
+    found = json.loads(await run("node", "parse.mjs", *pages, variables=os.environ, folder=MERMAID))
+    assert found == {"diagrams": sum(len(blocks(page, "mermaid")) for page in PAGES), "faults": []}
+
+
+def cents(usd: str) -> str:
+    return str(Decimal(usd).quantize(Decimal("0.01"), ROUND_HALF_UP))
+
+
+def test_the_savings_in_the_readme_are_those_of_the_runs() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\| \$([\d.]+) \| \$([\d.]+) \| (\d+) % \|", readme)
+    known = {(cents(hosted), cents(cost), f"{100 * (1 - float(cost) / float(hosted)):.0f}") for cost, hosted in RUNS}
+    assert shown
+    assert set(shown) <= known
+
+
+def test_the_readme_counts_the_runs_that_saved_nothing_too() -> None:
+    ratios = [float(cost) / float(hosted) for cost, hosted in RUNS]
+    less, more = sum(ratio < 0.995 for ratio in ratios), sum(ratio > 1.005 for ratio in ratios)
+    sentence = (
+        f"Of the {len(ratios)} runs {less} cost less than hosted providers alone, {len(ratios) - less - more} the same "
+        f"within 0.5 %, and {more} more, by {100 * (max(ratios) - 1):.1f} % at most."
+    )
+    assert sentence in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())

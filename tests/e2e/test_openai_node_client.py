@@ -54,19 +54,19 @@ def results(finished: Finished) -> dict[str, Any]:
     return finished.results
 
 
-async def install() -> None:
+async def install(folder: Path = FOLDER) -> None:
     """`npm ci`, unless what it installed last is as new as the lock file."""
-    installed, lock = FOLDER / "node_modules" / ".package-lock.json", FOLDER / "package-lock.json"
+    installed, lock = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        await run("npm", "ci", "--no-audit", "--no-fund", variables=os.environ)
+        await run("npm", "ci", "--no-audit", "--no-fund", variables=os.environ, folder=folder)
 
 
-async def run(program: str, *arguments: str, variables: Mapping[str, str]) -> str:
+async def run(program: str, *arguments: str, variables: Mapping[str, str], folder: Path = FOLDER) -> str:
     """What the program wrote; fails with what it complained of."""
     process = await asyncio.create_subprocess_exec(
         program,
         *arguments,
-        cwd=FOLDER,
+        cwd=folder,
         env=variables,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
