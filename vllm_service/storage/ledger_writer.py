@@ -14,9 +14,9 @@ from vllm_service.domain.operations import LedgerState
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError, StorageUnavailable
 from vllm_service.storage.database import Database, Rows, RowsRefused, Statement, Value
-from vllm_service.storage.ledger_rows import mended, row_of
+from vllm_service.storage.ledger.columns import REQUESTS
+from vllm_service.storage.ledger.rows import mended, row_of
 from vllm_service.storage.ledger_writers import HEARTBEAT_SECONDS, SILENT_SECONDS, WriterEntry
-from vllm_service.storage.schema import REQUESTS
 
 log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64  # between two turns of the event loop: about 0.2 ms
