@@ -79,8 +79,10 @@ async def rows_of(backend: str, storage: Storage, times: int) -> AsyncIterator[R
 async def ledger(backend: str, storage: Storage, times: int) -> Row:
     """p50 and p99 of `record`; CPU of all that happens until the rows are durable."""
     record = RequestRecord(
-        "req-0123456789abcdef", time.time(), "k", "acme", "chat.completions", "llama", Outcome.COMPLETED, 200,
-        "runpod", "meta-llama/Llama-3.1-8B", Usage(100, 50), 1000, 2000, True, 0.1, 10.0, 100.0, 1,
+        request_id="req-0123456789abcdef", started_at=time.time(), key_id="k", organisation="acme",
+        operation="chat.completions", model="llama", outcome=Outcome.COMPLETED, status=200, provider="runpod",
+        upstream_model="meta-llama/Llama-3.1-8B", usage=Usage(100, 50), cost_picousd=1000, baseline_picousd=2000,
+        stream=True, queue_ms=0.1, ttft_ms=10.0, total_ms=100.0, attempts=1,
     )  # fmt: skip
     waits, cpu_before = [], time.process_time_ns()
     for number in range(times):

@@ -1,4 +1,4 @@
-"""Lines of the log, as text for people or as JSON for machines; and the access log, one line per request."""
+"""Lines of the log, as text for people or as JSON for machines. The access log is observability/access_log.py."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Any
 import msgspec
 
 from vllm_service.domain.moments import rfc3339
-from vllm_service.domain.money import PICOUSD_PER_USD
-from vllm_service.domain.requests import RequestRecord
 
 FIELDS = "fields"
-_access = logging.getLogger("vllm_service.access")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -62,48 +59,9 @@ def place_of(error: BaseException) -> str:
     return f"{type(error).__name__} at {places}"
 
 
-def log_request(row: RequestRecord) -> None:
-    """A recorder (gateway.py): a line at INFO for each request that has ended. No prompt, no answer, no key."""
-    if _access.isEnabledFor(logging.INFO):
-        _access.info("request", extra={FIELDS: fields_of(row)})
-
-
-def fields_of(row: RequestRecord) -> dict[str, Any]:
-    """What the access log says of a request: names, numbers, outcome. key_id names a key, it is not the key."""
-    usage, cost = row.usage, row.cost_picousd
-    return {
-        "request_id": row.request_id,
-        "started_at": rfc3339(row.started_at),
-        "organisation": row.organisation,
-        "key_id": row.key_id,
-        "operation": row.operation,
-        "model": row.model,
-        "stream": row.stream,
-        "status": row.status,
-        "outcome": row.outcome.value,
-        "error_code": row.error_code,
-        "provider": row.provider,
-        "upstream_model": row.upstream_model,
-        "attempts": row.attempts,
-        "prompt_tokens": None if usage is None else usage.prompt_tokens,
-        "cached_tokens": None if usage is None else usage.cached_tokens,
-        "completion_tokens": None if usage is None else usage.completion_tokens,
-        "estimated": None if usage is None else usage.estimated,
-        "cost_usd": None if cost is None else cost / PICOUSD_PER_USD,
-        "queue_ms": _rounded(row.queue_ms),
-        "ttft_ms": _rounded(row.ttft_ms),
-        "total_ms": _rounded(row.total_ms),
-        "route_reason": row.route_reason,
-    }
-
-
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
     fields: Mapping[str, Any] = getattr(record, FIELDS, {})
     return fields
-
-
-def _rounded(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else round(milliseconds, 3)
 
 
 def _word(value: object) -> str:

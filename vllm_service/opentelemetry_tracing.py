@@ -12,9 +12,9 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from vllm_service import __version__
-from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.routing.plan import Step
+from vllm_service.storage.ledger.rows import span_attributes
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer as OpenTelemetryTracer
@@ -92,27 +92,9 @@ class RequestSpan:
 
     def end(self, row: RequestRecord) -> None:
         """Whatever is known goes into attributes."""
-        span, usage = self._span, row.usage
+        span = self._span
         span.update_name(f"{row.operation} {row.model}".strip())
-        known: dict[str, AttributeValue | None] = {
-            "gen_ai.operation.name": row.operation,
-            "gen_ai.request.model": row.model or None,
-            "gen_ai.provider.name": row.provider,
-            "gen_ai.response.model": row.upstream_model,
-            "gen_ai.usage.input_tokens": None if usage is None else usage.prompt_tokens,
-            "gen_ai.usage.output_tokens": None if usage is None else usage.completion_tokens,
-            "vllm_service.usage_estimated": None if usage is None else usage.estimated,
-            "vllm_service.cost_usd": None if row.cost_picousd is None else row.cost_picousd / PICOUSD_PER_USD,
-            "vllm_service.request_id": row.request_id,
-            "vllm_service.organisation": row.organisation or None,
-            "vllm_service.outcome": row.outcome.value,
-            "vllm_service.attempts": row.attempts,
-            "vllm_service.stream": row.stream,
-            "vllm_service.ttft_ms": row.ttft_ms,
-            "http.response.status_code": row.status,
-            "error.type": row.error_code,
-        }
-        span.set_attributes({name: value for name, value in known.items() if value is not None})
+        span.set_attributes(span_attributes(row))
         if row.outcome is Outcome.FAILED:
             span.set_status(Status(StatusCode.ERROR))
         span.end()

@@ -19,8 +19,8 @@ from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.http_server import HttpServer
 from vllm_service.gateway.served_models import Configured
-from vllm_service.logs import log_request
 from vllm_service.measurements import Measurements
+from vllm_service.observability.access_log import log_request
 from vllm_service.process import announce, beside, bound, signals
 from vllm_service.processes import Place
 from vllm_service.providers.configured import Catalog

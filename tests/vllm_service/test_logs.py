@@ -19,7 +19,8 @@ from tests.e2e.gateway import command, configure, gateway, variables_of
 from tests.vllm_service.api.service import REQUEST
 from tests.vllm_service.canary import Canaries
 from vllm_service.domain.requests import Outcome
-from vllm_service.logs import FIELDS, JsonLines, TextLines, fields_of
+from vllm_service.logs import FIELDS, JsonLines, TextLines
+from vllm_service.storage.ledger.rows import logged
 
 
 def line(form: logging.Formatter, message: str = "request", /, *arguments: object, **more: Any) -> str:
@@ -29,7 +30,7 @@ def line(form: logging.Formatter, message: str = "request", /, *arguments: objec
 
 
 def test_a_line_of_json_holds_the_fields_of_the_row() -> None:
-    said = json.loads(line(JsonLines(), fields=fields_of(REQUEST)))
+    said = json.loads(line(JsonLines(), fields=logged(REQUEST)))
     assert (said["level"], said["logger"], said["message"]) == ("INFO", "some.logger", "request")
     assert (said["request_id"], said["model"], said["outcome"], said["status"]) == ("req_1", "llama", "completed", 200)
     assert (said["prompt_tokens"], said["completion_tokens"], said["estimated"]) == (10, 20, False)
@@ -39,7 +40,7 @@ def test_a_line_of_json_holds_the_fields_of_the_row() -> None:
 
 def test_a_line_of_text_leaves_out_what_is_not_known_and_quotes_spaces() -> None:
     row = replace(REQUEST, usage=None, cost_picousd=None, route_reason="in order")
-    said = line(TextLines(), **{FIELDS: fields_of(row)})
+    said = line(TextLines(), **{FIELDS: logged(row)})
     assert " INFO some.logger: request request_id=req_1 " in said
     assert 'route_reason="in order"' in said
     assert "prompt_tokens" not in said
@@ -49,7 +50,7 @@ def test_a_line_of_text_leaves_out_what_is_not_known_and_quotes_spaces() -> None
 def test_a_value_cannot_forge_a_line() -> None:
     row = replace(REQUEST, provider='a"\nINFO forged', route_reason="x\r\ny")
     for form in (JsonLines(), TextLines()):
-        assert len(line(form, **{FIELDS: fields_of(row)}).splitlines()) == 1
+        assert len(line(form, **{FIELDS: logged(row)}).splitlines()) == 1
 
 
 def test_other_messages_and_tracebacks_take_the_same_form() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from vllm_service.api.parts import ServiceState
-from vllm_service.domain.operations import Circuit, ProviderCircuit
+from vllm_service.domain.operations import Circuit, LedgerState, ProviderCircuit
 from vllm_service.providers.configured import Catalog, PublicModel
 
 _WORST_FIRST = (Circuit.OPEN, Circuit.HALF_OPEN, Circuit.CLOSED)
@@ -42,13 +42,24 @@ def judge(state: ServiceState, catalog: Catalog) -> Verdict:
     if models and len(left) == len(models):
         return Verdict("unhealthy", ("every provider of every model is failing",))
     reasons = [f"nobody serves {name} now" for name in left]
-    if ledger is not None and ledger.is_failing:
-        reasons.append("rows of the ledger cannot be written and wait")
+    if ledger is not None:
+        reasons.extend(_of_ledger(ledger))
     if not models:
         reasons.append("no model is configured")
     if state.is_draining():
         reasons.append("the gateway is stopping")
     return Verdict("degraded", tuple(reasons)) if reasons else Verdict("healthy")
+
+
+def _of_ledger(ledger: LedgerState) -> Iterator[str]:
+    """A refusal rings until it is mended, and where rows were lost until the process is restarted."""
+    if ledger.refusal is not None:
+        yield (
+            f"the database refuses rows of the ledger: {ledger.refused or 0} are lost, {ledger.queued} wait. "
+            f"{ledger.refusal}"
+        )
+    elif ledger.is_failing:
+        yield "rows of the ledger cannot be written and wait"
 
 
 def available(model: PublicModel, breakers: Mapping[str, ProviderCircuit]) -> list[str]:

@@ -82,6 +82,17 @@ PARTS: tuple[Family, ...] = (
         "Batches that could not be written at once",
         _of_ledger(lambda w: w.failed_writes),
     ),
+    counter("vllm_ledger_dropped_rows_total", "Rows that are lost", _of_ledger(lambda w: w.dropped)),
+    counter(
+        "vllm_ledger_refused_rows_total",
+        "Of the lost rows, those that the database would not take",
+        _of_ledger(lambda w: w.refused),
+    ),
+    gauge(
+        "vllm_ledger_refusing",
+        "1 while the database knows no table or column for rows, and once rows were refused for good",
+        _of_ledger(lambda w: w.refusal is not None),
+    ),
     gauge("vllm_ledger_up", "0 while rows cannot be written", _of_ledger(lambda w: not w.is_failing)),
     gauge("vllm_quota_up", "0 while limits cannot be checked", _of_quotas(lambda q: not q.is_failing)),
     gauge("vllm_quota_open_reservations", "Neither settled nor released", _of_quotas(lambda q: q.open_reservations)),

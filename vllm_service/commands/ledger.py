@@ -68,8 +68,8 @@ async def _summary(reader: LedgerReader, options: argparse.Namespace) -> int:
         table.add_row(*_words(options.by, totals), *_figures(totals))
     console = wide_console()
     console.print(table)
-    for writer in await reader.lost_writers():
-        console.print(f"Beware: {writer}.", style="yellow", markup=False)
+    for warning in (*await reader.lost_writers(), *await reader.refusals()):
+        console.print(f"Beware: {warning}.", style="yellow", markup=False)
     return 0
 
 

@@ -43,13 +43,20 @@ class CacheState:
 
 @dataclass(frozen=True, slots=True)
 class LedgerState:
-    """The ledger's writer: rows that wait, rows that are durable, writes that failed, and whether the last one did."""
+    """The ledger's writer: rows that wait, rows that are durable, writes that failed, and whether the last one did.
+
+    dropped: rows that are lost; refused: those of them that the database would not take. refusal: why it refuses rows
+    now, or has refused some for good; None where all is well.
+    """
 
     queued: int
     written: int | None = None
     failed_writes: int | None = None
     is_failing: bool = False
     oldest_queued_seconds: float | None = None
+    dropped: int | None = None
+    refused: int | None = None
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,10 @@ class Outcome(StrEnum):
     CACHED = "cached"
 
 
-class RequestRecord(msgspec.Struct, frozen=True, gc=False):
+class RequestRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One row of the ledger. Times are seconds since 1970 (UTC) or milliseconds of a phase; None is not measured.
+
+    storage/ledger/columns.py says what becomes of each field: a new one goes there too.
 
     cost_picousd: what the provider charges; baseline_picousd: what the configured baseline model would have.
     error_code: ours (`MODEL_503`), for requests that did not complete.

@@ -165,31 +165,35 @@ class Call:
         return self.id_line if parent is None else self.id_line + trace_headers(parent, self.headers.get(b"tracestate"))
 
     def record(self, now: float) -> RequestRecord:
-        """Its row in the ledger. By position: with names it takes a microsecond longer."""
+        """Returns its row in the ledger. now: of time.monotonic."""
         key: ApiKey | None = getattr(self, "key", None)
         facts: RequestFacts | None = getattr(self, "facts", None)
         step, started, sent, first = self.step, self.started, self.sent, self.first_byte
-        return RequestRecord(
-            self.request_id,
-            self.started_at,
-            key.id if key else "",
-            key.organisation if key else "",
-            self.operation.name,
-            facts.model if facts else "",
-            self.outcome,
-            self.status,
-            step.provider if step else None,
-            step.model if step else None,
-            self.usage,
-            self.cost_picousd,
-            self.baseline_picousd,
-            facts.stream if facts else False,
-            None if sent is None else (sent - started) * 1000,
-            None if first is None else (first - started) * 1000,
-            (now - started) * 1000,
-            self.attempts,
-            self.error_code,
-            self.reason,
+        # In two steps: beyond 15 names CPython 3.11 makes a dictionary of a call's arguments, 0.5 us more.
+        asked = RequestRecord(
+            request_id=self.request_id,
+            started_at=self.started_at,
+            key_id=key.id if key else "",
+            organisation=key.organisation if key else "",
+            operation=self.operation.name,
+            model=facts.model if facts else "",
+            stream=facts.stream if facts else False,
+            outcome=self.outcome,
+            status=self.status,
+            error_code=self.error_code,
+        )
+        return replace(
+            asked,
+            provider=step.provider if step else None,
+            upstream_model=step.model if step else None,
+            usage=self.usage,
+            cost_picousd=self.cost_picousd,
+            baseline_picousd=self.baseline_picousd,
+            queue_ms=None if sent is None else (sent - started) * 1000,
+            ttft_ms=None if first is None else (first - started) * 1000,
+            total_ms=(now - started) * 1000,
+            attempts=self.attempts,
+            route_reason=self.reason,
         )
 
     def record_of(self, loss: Loss, now: float) -> RequestRecord:

@@ -1,7 +1,8 @@
 """The seam to a SQL database: statements in, tuples out. The SQL above it is written once, for SQLite and Postgres.
 
 Placeholders are `$1, $2`; booleans are 0 and 1; times are integer microseconds since 1970. Implementations raise
-StorageUnavailable when the database is away or cannot do it now, RowsRefused when the values themselves are at fault.
+StorageUnavailable when the database is away or cannot do it now, SchemaRefused when it lacks a table or a column, and
+RowsRefused when the values themselves are at fault.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vllm_service.errors import ServiceError
+from vllm_service.errors import ServiceError, StorageUnavailable
 
 Value = str | int | float | None
 
@@ -21,13 +22,16 @@ class RowsRefused(ServiceError):
     code = "ROWS_REFUSED_500"
 
 
+class SchemaRefused(StorageUnavailable):
+    """The database is there and does not know what a statement names; waiting alone does not help."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """`type` is a Postgres type that SQLite reads as the affinity it should: BIGINT, TEXT, DOUBLE PRECISION."""
 
     name: str
     type: str
-    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from vllm_service.domain.moments import utc_seconds
 from vllm_service.domain.money import picousd
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import ConfigurationError
+from vllm_service.storage.ledger.columns import COLUMNS, MOMENT
+from vllm_service.storage.ledger.rows import built
 
 Row = Mapping[str, str | None]
+# What a record cannot be without, where the export has no such column.
+_ABSENT: Mapping[str, Any] = {
+    **dict.fromkeys(("request_id", "key_id", "organisation", "operation", "model"), ""),
+    "outcome": Outcome.COMPLETED,
+    "status": 0,
+}
 
 
 class CsvLedger:
@@ -45,32 +52,18 @@ class CsvLedger:
 
 
 def _record(row: Row) -> RequestRecord:
-    return RequestRecord(
-        request_id=row.get("request_id") or "",
-        started_at=_started_at(row),
-        key_id=row.get("key_id") or "",
-        organisation=row.get("organisation") or "",
-        operation=row.get("operation") or "",
-        model=row.get("model") or "",
-        outcome=Outcome(row.get("outcome") or "completed"),
-        status=int(row.get("status") or 0),
-        provider=row.get("provider") or None,
-        cost_picousd=_cost(row),
-        total_ms=float(total) if (total := row.get("total_ms")) else None,
-    )
+    known = {column.field: column.kind.from_text(text) for column in COLUMNS if (text := row.get(column.export_name))}
+    known |= {"started_at": _started_at(row), "cost_picousd": _cost(row)}
+    return built({**_ABSENT, **known})
 
 
 def _started_at(row: Row) -> float:
     """Seconds since 1970, from `started_at_us`, or `started_at` as a number or RFC 3339."""
     if microseconds := row.get("started_at_us"):
         return int(microseconds) / 1_000_000
-    text = row.get("started_at")
-    if not text:
-        raise ValueError("it has neither started_at nor started_at_us")
-    try:
-        return float(text)
-    except ValueError:
-        return utc_seconds(text)
+    if text := row.get("started_at"):
+        return float(MOMENT.from_text(text))
+    raise ValueError("it has neither started_at nor started_at_us")
 
 
 def _cost(row: Row) -> int | None:

@@ -9,9 +9,9 @@ from enum import StrEnum
 from vllm_service.domain.quotas import SECONDS_PER_DAY
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.storage.database import Database, Value
-from vllm_service.storage.ledger_rows import record_of
-from vllm_service.storage.ledger_writers import LostWriter, lost_writers
-from vllm_service.storage.schema import REQUESTS
+from vllm_service.storage.ledger.columns import REQUESTS
+from vllm_service.storage.ledger.rows import record_of
+from vllm_service.storage.ledger_writers import LostWriter, Refusal, lost_writers, refusals
 
 _US = 1_000_000
 _PAGE_ROWS = 5_000
@@ -123,6 +123,10 @@ class LedgerReader:
     async def lost_writers(self) -> list[LostWriter]:
         """Processes that ended without writing their last second."""
         return await lost_writers(self._database)
+
+    async def refusals(self) -> list[Refusal]:
+        """Processes of which the database refused rows."""
+        return await refusals(self._database)
 
 
 def _where(window: Window) -> tuple[str, tuple[Value, ...]]:

@@ -13,10 +13,11 @@ from itertools import islice
 from vllm_service.domain.operations import LedgerState
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError, StorageUnavailable
-from vllm_service.storage.database import Database, Rows, RowsRefused, Statement, Value
-from vllm_service.storage.ledger_rows import mended, row_of
+from vllm_service.storage.database import Database, Rows, RowsRefused, SchemaRefused, Statement, Value
+from vllm_service.storage.ledger.alarm import LedgerAlarm
+from vllm_service.storage.ledger.columns import REQUESTS
+from vllm_service.storage.ledger.rows import mended, row_of
 from vllm_service.storage.ledger_writers import HEARTBEAT_SECONDS, SILENT_SECONDS, WriterEntry
-from vllm_service.storage.schema import REQUESTS
 
 log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64  # between two turns of the event loop: about 0.2 ms
@@ -42,8 +43,9 @@ class LedgerPace:
 class LedgerWriter:
     """Implements protocol.Ledger, for one event loop. Opened by `open`.
 
-    A batch is one transaction. While the database is away rows wait, at most `max_waiting_rows`; beyond that new ones
-    are dropped and counted. A row that the database will never take is mended, else dropped and counted.
+    A batch is one transaction. While the database is away, or does not know a column, rows wait, at most
+    `max_waiting_rows`; beyond that new ones are dropped and counted. A row that the database will never take is
+    mended, else dropped and counted. What the database refuses is an alarm: see LedgerAlarm.
     """
 
     def __init__(self, database: Database, entry: WriterEntry, pace: LedgerPace) -> None:
@@ -53,7 +55,7 @@ class LedgerWriter:
         self._waiting: deque[RequestRecord] = deque()
         self._sequence = 0
         self._written_rows = 0
-        self._dropped_rows = 0
+        self._alarm = LedgerAlarm()
         self._failed_writes = 0
         self._is_failing = False
         self._something_waits = asyncio.Event()
@@ -73,7 +75,7 @@ class LedgerWriter:
     @property
     def dropped_rows(self) -> int:
         """See protocol.Ledger."""
-        return self._dropped_rows
+        return self._alarm.dropped_rows
 
     @property
     def waiting_rows(self) -> int:
@@ -89,12 +91,21 @@ class LedgerWriter:
         """For health and metrics."""
         waiting = self._waiting
         oldest = time.time() - _ended_at(waiting[0]) if waiting else None
-        return LedgerState(len(waiting), self._written_rows, self._failed_writes, self._is_failing, oldest)
+        return LedgerState(
+            queued=len(waiting),
+            written=self._written_rows,
+            failed_writes=self._failed_writes,
+            is_failing=self._is_failing,
+            oldest_queued_seconds=oldest,
+            dropped=self._alarm.dropped_rows,
+            refused=self._alarm.refused_rows,
+            refusal=self._alarm.reason,
+        )
 
     def record(self, record: RequestRecord) -> None:
         """See protocol.Ledger."""
         if len(self._waiting) >= self._pace.max_waiting_rows or self._task.done():
-            self._drop(1, "it has ended" if self._task.done() else "the queue is full")
+            self._alarm.dropped(1, "it has ended" if self._task.done() else "the queue is full")
             return
         self._waiting.append(record)
         self._something_waits.set()
@@ -106,7 +117,7 @@ class LedgerWriter:
         try:
             await asyncio.wait_for(self._task, self._pace.close_seconds)
         except TimeoutError:
-            self._drop(len(self._waiting), "the database was away at the end")
+            self._alarm.dropped(len(self._waiting), "the database was away at the end")
             self._waiting.clear()
 
     async def _run(self) -> None:
@@ -120,7 +131,7 @@ class LedgerWriter:
             if self._waiting:
                 self._something_waits.set()
             await self._heartbeat()
-        await self._retried(self._entry.heard(self._written_rows, self._dropped_rows), self._entry.signed_off())
+        await self._retried(self._heard(), self._entry.signed_off())
 
     async def _until_due(self) -> None:
         """A row waits and others had time to join it, or a heartbeat is due, or the end has come."""
@@ -149,14 +160,13 @@ class LedgerWriter:
         try:
             return [row_of(record, self._entry.id, sequence)]
         except Exception as error:
-            self._drop(1, f"no row can be made of it ({type(error).__name__})")
+            self._alarm.refused(1, f"no row can be made of it ({type(error).__name__})")
             return []
 
     async def _write_rows(self, rows: Sequence[Row]) -> None:
         """All rows that the database takes; the others are found by halving."""
-        heard = self._entry.heard(self._written_rows + len(rows), self._dropped_rows)
         try:
-            await self._retried(Rows(REQUESTS, rows), heard)
+            await self._retried(Rows(REQUESTS, rows), self._heard(len(rows)))
             self._written_rows += len(rows)
         except RowsRefused as error:
             if len(rows) > 1:
@@ -165,7 +175,7 @@ class LedgerWriter:
             elif (row := mended(rows[0])) != rows[0]:
                 await self._write_rows([row])
             else:
-                self._drop(1, error.message)
+                self._alarm.refused(1, error.message)
 
     async def _retried(self, *steps: Statement | Rows) -> None:
         """Until it is durable; RowsRefused."""
@@ -174,7 +184,9 @@ class LedgerWriter:
             try:
                 await self._database.write(*steps)
             except StorageUnavailable as error:
-                if not delay:
+                if isinstance(error, SchemaRefused):
+                    self._alarm.schema_refused(error.message, len(self._waiting))
+                elif not delay:
                     log.warning("the ledger waits, with %d rows: %s", len(self._waiting), error.message)
                 self._failed_writes += 1
                 self._is_failing = True
@@ -182,6 +194,7 @@ class LedgerWriter:
                 await asyncio.sleep(delay)
             else:
                 self._is_failing = False
+                self._alarm.schema_taken()
                 if delay:
                     log.warning("the ledger writes again, with %d rows waiting", len(self._waiting))
                 return
@@ -192,16 +205,18 @@ class LedgerWriter:
             return
         self._next_heartbeat = now + self._pace.heartbeat_seconds
         try:
-            await self._database.write(self._entry.heard(self._written_rows, self._dropped_rows))
+            await self._database.write(self._heard())
             await self._entry.report_lost(self._pace.silent_seconds)
+            self._alarm.schema_taken()
+        except SchemaRefused as error:
+            self._alarm.schema_refused(error.message, len(self._waiting))
         except ServiceError as error:
             log.warning("the ledger's writer could not say that it lives: %s", error.message)
 
-    def _drop(self, rows: int, reason: str) -> None:
-        """Counted always; told at the first row and at every thousandth, or a full disk would fill with its own log."""
-        before, self._dropped_rows = self._dropped_rows, self._dropped_rows + rows
-        if rows and before // 1000 != (before + rows + 999) // 1000:
-            log.error("the ledger dropped rows, %d since the start: %s", self._dropped_rows, reason)
+    def _heard(self, being_written: int = 0) -> Statement:
+        """A sign of life, with the counts as they are once these rows are durable."""
+        alarm = self._alarm
+        return self._entry.heard(self._written_rows + being_written, alarm.dropped_rows, alarm.refused_rows)
 
 
 def _ended_at(record: RequestRecord) -> float:

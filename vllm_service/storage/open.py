@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from vllm_service.storage.redis_quotas import RedisQuotas, WhenRedisIsAway
 from vllm_service.storage.redis_responses import RedisResponses
 from vllm_service.storage.retention import Retention
 from vllm_service.storage.saved_quotas import QuotaSaver, load
-from vllm_service.storage.schema import SCHEMA
+from vllm_service.storage.sql.migrations import Migration, shipped
 from vllm_service.storage.sqlite_database import SqliteDatabase
 
 if TYPE_CHECKING:
@@ -66,13 +66,20 @@ class _Shared(NamedTuple):
     cache_state: Callable[[], CacheState]
 
 
-async def open_database(database_url: str | None, data_dir: Path) -> Database:
-    """Postgres by URL, else a file in `data_dir`; with all tables. StorageUnavailable."""
+async def open_database(
+    database_url: str | None, data_dir: Path, migrations: Sequence[Migration] | None = None
+) -> Database:
+    """Opens Postgres by URL, else a file in `data_dir`, at the newest version of the schema.
+
+    migrations: this program's by default. StorageUnavailable; ConfigurationError for a database that is newer than
+    this program, or whose tables are not as any version leaves them.
+    """
+    steps = shipped() if migrations is None else migrations
     if database_url:
         from vllm_service.storage.postgres_database import PostgresDatabase  # noqa: PLC0415  # 5 MB without need of it
 
-        return await PostgresDatabase.open(database_url, SCHEMA)
-    return await SqliteDatabase.open(data_dir / DATABASE_FILE, SCHEMA)
+        return await PostgresDatabase.open(database_url, steps)
+    return await SqliteDatabase.open(data_dir / DATABASE_FILE, steps)
 
 
 @asynccontextmanager

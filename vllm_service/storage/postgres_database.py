@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import asyncpg
 
 from vllm_service.errors import StorageUnavailable
-from vllm_service.storage.database import Rows, RowsRefused, Statement, Table, Value
+from vllm_service.storage.database import Rows, RowsRefused, SchemaRefused, Statement, Table, Value
+from vllm_service.storage.sql.migrations import Migration
+from vllm_service.storage.sql.upgrade import PATIENCE_SECONDS, POSTGRES, Steps, upgrade
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 COMMAND_TIMEOUT_SECONDS = 30.0
 POOL_SIZE = 4
-# Replicas that start together take turns: two `CREATE TABLE IF NOT EXISTS` at a time can fail in Postgres.
-_SCHEMA_LOCK = "SELECT pg_advisory_xact_lock(8090001)"
 
 
 class PostgresDatabase:
@@ -26,8 +27,11 @@ class PostgresDatabase:
         self._pool = pool
 
     @classmethod
-    async def open(cls, url: str, schema: Sequence[str]) -> PostgresDatabase:
-        """Connects, and makes the tables where they are missing. StorageUnavailable."""
+    async def open(cls, url: str, migrations: Sequence[Migration]) -> PostgresDatabase:
+        """Connects, and brings the tables to the newest version.
+
+        StorageUnavailable; ConfigurationError (see upgrade) where the database cannot be used.
+        """
         async with _translated():
             pool = await asyncpg.create_pool(
                 url,
@@ -38,9 +42,8 @@ class PostgresDatabase:
             )
         database = cls(pool)
         try:
-            identity = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
-            statements = [Statement(statement.replace("{id}", identity)) for statement in schema]
-            await database.write(Statement(_SCHEMA_LOCK), *statements)
+            async with _translated(), pool.acquire() as connection:
+                await _run(connection, upgrade(POSTGRES, migrations))
         except BaseException:
             await database.close()
             raise
@@ -68,6 +71,19 @@ class PostgresDatabase:
             self._pool.terminate()
 
 
+async def _run(connection: Any, steps: Steps) -> None:
+    """A transaction that `steps` leaves open is undone when the pool gets the connection back."""
+    with contextlib.suppress(StopIteration):
+        step = next(steps)
+        while True:
+            try:
+                rows = await connection.fetch(step.sql, *step.values, timeout=PATIENCE_SECONDS)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                steps.throw(error)
+            else:
+                step = steps.send([tuple(row) for row in rows])
+
+
 @asynccontextmanager
 async def _translated() -> AsyncIterator[None]:
     """The driver's errors as ours. Their texts stay out: Postgres quotes values in them."""
@@ -75,6 +91,9 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError) as error:
         raise RowsRefused(f"Postgres refused the values ({type(error).__name__}).") from None
+    except asyncpg.SyntaxOrAccessError as error:
+        name = type(error).__name__
+        raise SchemaRefused(f"Postgres does not know a table or a column, or does not allow it ({name}).") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
         raise StorageUnavailable(
             f"Postgres cannot do this now ({type(error).__name__}).", retry_after_seconds=1.0

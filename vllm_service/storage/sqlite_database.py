@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vllm_service.errors import StorageUnavailable
-from vllm_service.storage.database import Rows, RowsRefused, Statement, Table, Value
+from vllm_service.storage.database import Rows, RowsRefused, SchemaRefused, Statement, Table, Value
+from vllm_service.storage.sql.migrations import Migration
+from vllm_service.storage.sql.upgrade import PATIENCE_SECONDS, SQLITE, Steps, upgrade
 
 Result = TypeVar("Result")
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -28,6 +30,8 @@ _REFUSED = (
     OverflowError,
     UnicodeEncodeError,
 )
+# A statement that names what is not there; primary result codes.
+_UNKNOWN = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
 
 
 class SqliteDatabase:
@@ -38,11 +42,14 @@ class SqliteDatabase:
         self._thread = thread
 
     @classmethod
-    async def open(cls, path: Path, schema: Sequence[str]) -> SqliteDatabase:
-        """Makes the file, readable by its owner only, and the tables where they are missing. StorageUnavailable."""
+    async def open(cls, path: Path, migrations: Sequence[Migration]) -> SqliteDatabase:
+        """Makes the file, readable by its owner only, and brings its tables to the newest version.
+
+        StorageUnavailable; ConfigurationError (see upgrade) where the file cannot be used.
+        """
         thread = ThreadPoolExecutor(1, thread_name_prefix=f"sqlite-{path.stem}")
         try:
-            connection = await _on(thread, lambda: _connect(path, schema))
+            connection = await _on(thread, lambda: _connect(path, migrations))
         except BaseException:
             thread.shutdown()
             raise
@@ -81,24 +88,37 @@ async def _on(thread: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
         raise RowsRefused(f"SQLite refused the values ({type(error).__name__}).") from None
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", type(error).__name__)
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNKNOWN:
+            raise SchemaRefused(f"SQLite does not know a table or a column ({name}).") from error
         raise StorageUnavailable(f"SQLite cannot do this now ({name}).", retry_after_seconds=1.0) from error
 
 
-def _connect(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
+def _connect(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     _make(path)
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in schema:
-            connection.execute(statement.replace("{id}", "INTEGER PRIMARY KEY AUTOINCREMENT"))
-        connection.execute("COMMIT")
+        connection.execute(f"PRAGMA busy_timeout = {PATIENCE_SECONDS * 1000}")
+        _run(connection, upgrade(SQLITE, migrations))
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _run(connection: sqlite3.Connection, steps: Steps) -> None:
+    with contextlib.suppress(StopIteration):
+        step = next(steps)
+        while True:
+            try:
+                rows = connection.execute(_dialect(step.sql), step.values).fetchall()
+            except sqlite3.Error as error:
+                steps.throw(error)
+            else:
+                step = steps.send(rows)
 
 
 def _make(path: Path) -> None:

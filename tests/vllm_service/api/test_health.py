@@ -25,6 +25,7 @@ CLOSED = ProviderCircuit(Circuit.CLOSED, failures=0, openings=0)
         ({"breakers": lambda: {"hosted": CLOSED, "runpod": OPEN}}, 503, "degraded", 200),
         ({"breakers": lambda: {"hosted": OPEN, "runpod": OPEN}}, 500, "unhealthy", 503),
         ({"ledger": lambda: LedgerState(queued=9, is_failing=True)}, 503, "degraded", 200),
+        ({"ledger": lambda: LedgerState(queued=9, dropped=1, refused=1, refusal="no column")}, 503, "degraded", 200),
         ({"quotas": lambda: QuotaState(is_failing=True)}, 500, "unhealthy", 503),
     ],
 )

@@ -30,7 +30,7 @@ FULL = state(
     breakers=lambda: {"hosted": ProviderCircuit(Circuit.OPEN, 5, 2)},
     workers=lambda: {"runpod": WorkerState(1, 2, 3, 4, 5, 6, 7)},
     cache=lambda: CacheState(3, 1, 2, 1000, 0),
-    ledger=lambda: LedgerState(4, 100, 0, oldest_queued_seconds=0.1),
+    ledger=lambda: LedgerState(4, 100, 0, oldest_queued_seconds=0.1, dropped=3, refused=2, refusal="no column"),
     quotas=lambda: QuotaState(2, 0),
     in_flight=lambda: 7,
     place=lambda: PlaceState(2, 4, 1),

@@ -129,7 +129,15 @@ async def keep(directory: Path, *records: RequestRecord) -> None:
 
 def sent(name: str, started: float, cost_picousd: int, provider: str = "own", total_ms: float = 0) -> RequestRecord:
     return RequestRecord(
-        *(name, started, "k", "o", "chat", "m", Outcome.COMPLETED, 200, provider),
+        request_id=name,
+        started_at=started,
+        key_id="k",
+        organisation="o",
+        operation="chat",
+        model="m",
+        outcome=Outcome.COMPLETED,
+        status=200,
+        provider=provider,
         cost_picousd=cost_picousd,
         total_ms=total_ms,
     )

@@ -16,7 +16,10 @@ MONDAY = 20_000 * DAY_US  # 2024-10-04, days since 1970
 
 def row(seconds: float, cost: int | None) -> RequestRecord:
     started = MONDAY / 1e6 + seconds
-    return RequestRecord("r", started, "k", "o", "chat", "m", Outcome.COMPLETED, 200, "own", cost_picousd=cost)
+    return RequestRecord(
+        request_id="r", started_at=started, key_id="k", organisation="o", operation="chat", model="m",
+        outcome=Outcome.COMPLETED, status=200, provider="own", cost_picousd=cost,
+    )  # fmt: skip
 
 
 def per_day(bill: Iterable[BilledAmount], rows: Iterable[RequestRecord]) -> list[DayLine]:

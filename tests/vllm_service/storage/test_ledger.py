@@ -42,7 +42,10 @@ async def write(database: Database, *records: RequestRecord) -> LedgerWriter:
 
 
 async def test_what_is_recorded_comes_back_as_it_was(database: Database) -> None:
-    bare = RequestRecord("b", NOW, "k", "acme", "embeddings", "m", Outcome.REJECTED, 429, error_code="RATE_LIMIT_429")
+    bare = RequestRecord(
+        request_id="b", started_at=NOW, key_id="k", organisation="acme", operation="embeddings", model="m",
+        outcome=Outcome.REJECTED, status=429, error_code="RATE_LIMIT_429",
+    )  # fmt: skip
     estimated = structs.replace(RECORD, usage=Usage(1, 2, estimated=True), outcome=Outcome.CANCELLED)
     await write(database, RECORD, bare, estimated)
     assert await written(database) == [RECORD, bare, estimated]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.runpod_emulator.support import until
 from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError
 from vllm_service.storage.database import Database
 from vllm_service.storage.ledger_csv import CsvLedger
@@ -17,19 +18,37 @@ from vllm_service.storage.ledger_writer import LedgerWriter
 
 RECORDS = [
     RequestRecord(
-        "a",
-        1_793_620_800.123456,
-        "key",
-        'an "organisation", with a comma',
-        "chat.completions",
-        "llama",
-        Outcome.COMPLETED,
-        200,
-        "own",
+        request_id="a",
+        started_at=1_793_620_800.123456,
+        key_id="key",
+        organisation='an "organisation", with a comma',
+        operation="chat.completions",
+        model="llama",
+        outcome=Outcome.COMPLETED,
+        status=200,
+        provider="own",
+        upstream_model="llama-3.1",
+        usage=Usage(10, 5, 3, 2, estimated=True),
         cost_picousd=2**60 + 1,
+        baseline_picousd=0,
+        stream=True,
+        queue_ms=0.5,
+        ttft_ms=12.25,
         total_ms=1234.5,
+        attempts=2,
+        route_reason="cheapest: own, warm",
     ),
-    RequestRecord("b", 1_793_620_801.0, "key", "o", "embeddings", "m", Outcome.REJECTED, 429),
+    RequestRecord(
+        request_id="b",
+        started_at=1_793_620_801.0,
+        key_id="key",
+        organisation="o",
+        operation="embeddings",
+        model="m",
+        outcome=Outcome.REJECTED,
+        status=429,
+        error_code="RATE_LIMIT_429",
+    ),
 ]
 
 

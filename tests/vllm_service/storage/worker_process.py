@@ -63,7 +63,8 @@ async def record(storage: Storage, count: int) -> None:
     for number in range(count):
         storage.ledger.record(
             RequestRecord(
-                str(number), time.time(), "k", "acme", "chat.completions", "m", Outcome.COMPLETED, 200,
+                request_id=str(number), started_at=time.time(), key_id="k", organisation="acme",
+                operation="chat.completions", model="m", outcome=Outcome.COMPLETED, status=200,
                 usage=Usage(1, 1), cost_picousd=1,
             )
         )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The record of every request: its columns, and what is made of them."""

@@ -1,0 +1,1 @@
+"""What is common to the SQL databases: the changes of their schema, numbered."""
