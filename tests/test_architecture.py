@@ -142,7 +142,7 @@ def test_no_package_registry_is_named() -> None:
     """Where packages come from is pip's configuration; only PyTorch's own index of CPU builds is named."""
     hosts = ("pypi" + ".org", "pythonhosted" + ".org", "registry.npmjs" + ".org")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    texts = [ROOT / name for name in listed.splitlines() if not name.endswith(".safetensors")]
+    texts = [ROOT / name for name in listed.splitlines() if not name.endswith((".gz", ".npz", ".safetensors"))]
     named = [
         relative(path) for path in texts if ".venv" not in path.parts for host in hosts if host in path.read_text()
     ]

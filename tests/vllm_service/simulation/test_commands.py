@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from vllm_service.__main__ import main
+from vllm_service.data import FOLDER, Kind
 from vllm_service.errors import ConfigurationError
 from vllm_service.simulation.scenario import load_scenario
 from vllm_service.simulation.trace import load_trace
 
-SCENARIOS = Path(__file__).resolve().parents[3] / "scenarios"
+SCENARIOS = FOLDER / Kind.SCENARIO
 KEYS = {"policy", "usd", "usd_per_million_tokens", "within_target_pct", "worker_hours", "starts"}
 
 
