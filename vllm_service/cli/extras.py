@@ -5,7 +5,19 @@ from __future__ import annotations
 # extra -> the libraries that are imported somewhere below vllm_service/, by the names they are imported by.
 LIBRARIES = {
     "client": ("genai_prices", "httpx2", "msgspec", "numpy", "openai", "pydantic", "rich", "shtab", "tenacity", "yaml"),
-    "service": ("asyncpg", "fastapi", "httptools", "jinja2", "psutil", "pyarrow", "redis", "tokenizers", "uvloop"),
+    "service": (
+        "asyncpg",
+        "fastapi",
+        "httptools",
+        "jinja2",
+        "prometheus_client",
+        "psutil",
+        "pyarrow",
+        "redis",
+        "starlette",
+        "tokenizers",
+        "uvloop",
+    ),
     "plots": ("matplotlib",),
     "tracing": ("opentelemetry",),
 }

@@ -39,6 +39,12 @@ def test_simulate_prints_every_policy_as_one_document(short: Path, capsys: pytes
     assert [set(policy) for policy in document["policies"]] == [KEYS] * 8
 
 
+def test_shipped_traces_and_scenarios_are_known_by_their_names(capsys: pytest.CaptureFixture[str]) -> None:
+    named = simulated(capsys, "--trace", "diurnal", "--scenario", "70b-h200", "--policies", "all_hosted")
+    paths = ("--trace", str(FOLDER / Kind.TRACE / "diurnal.csv.gz"), "--scenario", str(SCENARIOS / "70b-h200.yaml"))
+    assert simulated(capsys, *paths, "--policies", "all_hosted") == named
+
+
 def test_scale_and_policies_are_followed_and_a_seed_repeats(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--trace", str(short), "--scenario", str(SCENARIOS / "70b-h200.yaml"), "--policies", "all_own,cost")
     first = simulated(capsys, *arguments, "--scale", "10", "--seed", "4")
