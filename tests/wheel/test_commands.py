@@ -119,3 +119,17 @@ async def test_importing_the_package_imports_nothing_else(client_alone: Installe
     )
     ended = await client_alone.run(tmp_path, "python", "-c", code)
     assert ended.stdout.splitlines() == ["['vllm_service', 'vllm_service.version']", "[]", "RunPodVLLMService"]
+
+
+async def test_the_router_in_process_reads_its_files_with_the_clients_extra(
+    client_alone: Installed, directory: Path
+) -> None:
+    code = (
+        "import asyncio, vllm_service\n"
+        "async def main():\n"
+        "    async with vllm_service.LLMRouter() as router:\n"
+        "        print(router.explain('Hello', model='m').plan.steps[0].provider)\n"
+        "asyncio.run(main())\n"
+    )
+    ended = await client_alone.run(directory, "python", "-W", "error", "-c", code, GROQ_API_KEY="a-key")
+    assert (ended.stdout, ended.stderr) == ("hosted\n", "")
