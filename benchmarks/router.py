@@ -1,6 +1,6 @@
-"""The router against every shipped trace, scale and scenario, and how long a decision takes.
+"""The router against every trace, scale and scenario, and how long a decision takes.
 
-    python -m benchmarks.router [--json] [--jobs 1] [--only TEXT] [--traces FOLDER]
+    python -m benchmarks.router [--json] [--jobs 1] [--only TEXT] [--trace NAME|FILE|FOLDER]
     python -m benchmarks.router --decisions
 
 The sweep checks the bars of docs/routing.md ("What it has to keep"); its figures are simulations.
@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from benchmarks.settings import add_traces, traces_of
+from vllm_service.data import Kind, shipped
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
@@ -30,7 +32,6 @@ from vllm_service.simulation.scenario import load_scenario
 from vllm_service.simulation.trace import load_trace
 
 SCALES = (0.1, 1.0, 10.0)
-SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
 LEAST_GAP = 0.15
 
 
@@ -67,7 +68,7 @@ def one(job: tuple[Path, float, Path]) -> Run:
     cheapest = min((r for r in baselines if r.within_target_pct >= floor), key=lambda result: result.usd)
     gap = hosted.usd - bound.usd
     return Run(
-        trace=_name(trace_path),
+        trace=name_of(trace_path),
         scale=scale,
         scenario=scenario.name,
         cost_usd=cost.usd,
@@ -127,7 +128,8 @@ def decisions(count: int = 200_000, *, conversations: bool = False) -> dict[str,
     return {"median_us": statistics.median(taken) / 1e3, "p99_us": quantiles[98] / 1e3}
 
 
-def _name(trace: Path) -> str:
+def name_of(trace: Path) -> str:
+    """Returns the file's name without its suffixes."""
     return trace.name.removesuffix(".gz").removesuffix(".csv")
 
 
@@ -143,7 +145,7 @@ def _line(run: Run) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every bar holds, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.router", description=__doc__)
-    parser.add_argument("--traces", type=Path, default=Path("/work/shared/traces"))
+    add_traces(parser)
     parser.add_argument("--only", default="", help="runs whose name holds this")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", action="store_true")
@@ -153,20 +155,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         taken = {"plain": decisions(), "conversations": decisions(conversations=True)}
         sys.stdout.write(json.dumps(taken) + "\n")
         return 0
-    traces, scenarios = sorted(options.traces.glob("*.csv*")), sorted(SCENARIOS.glob("*.yaml"))
-    jobs = [(trace, scale, scenario) for trace in traces for scale in SCALES for scenario in scenarios]
-    jobs = [job for job in jobs if options.only in f"{_name(job[0])} x{job[1]:g} {job[2].stem}"]
+    scenarios = shipped(Kind.SCENARIO).values()
+    files = traces_of(parser, options)
+    jobs = [(trace, scale, scenario) for trace in files for scale in SCALES for scenario in scenarios]
+    jobs = [job for job in jobs if options.only in f"{name_of(job[0])} x{job[1]:g} {job[2].stem}"]
     if not jobs:
-        parser.error(f"no run's name holds {options.only!r}, or no trace is in {options.traces}")
+        parser.error(f"no run's name holds {options.only!r}")
     runs = []
     with ProcessPoolExecutor(options.jobs) as pool:
         for run in pool.map(one, jobs):
             runs.append(run)
             sys.stderr.write(_line(run) + "\n")
-    found = summary(runs)
-    sys.stdout.write(json.dumps({"runs": [asdict(run) for run in runs], **found} if options.json else found) + "\n")
-    held = found["keep_floor"] == len(runs) and found["highest_ratio"] <= 1.10 and found["caught_mean"] >= 0.6
-    return 0 if held and found["ratio_at_most_1.02"] >= 0.9 * len(runs) else 1
+    bars = summary(runs)
+    sys.stdout.write(json.dumps({"runs": [asdict(run) for run in runs], **bars} if options.json else bars) + "\n")
+    held = bars["keep_floor"] == len(runs) and bars["highest_ratio"] <= 1.10 and bars["caught_mean"] >= 0.6
+    return 0 if held and bars["ratio_at_most_1.02"] >= 0.9 * len(runs) else 1
 
 
 if __name__ == "__main__":

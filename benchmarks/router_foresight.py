@@ -1,6 +1,6 @@
 """What is left to win: COST's choice of requests, but with workers that come and go as if every arrival were known.
 
-    python -m benchmarks.router_foresight [--json] [--only TEXT] [--traces FOLDER]
+    python -m benchmarks.router_foresight [--json] [--only TEXT] [--trace NAME|FILE|FOLDER]
 
 One worker, two, ... are first kept warm all the time, to see what each would have saved when. From this a dynamic
 programme says when each of them should have lived (as simulation/lives.py does for the bound), and that schedule is
@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.router import LEAST_GAP, SCALES, SCENARIOS
+from benchmarks.router import LEAST_GAP, SCALES, name_of
+from benchmarks.settings import add_traces, traces_of
+from vllm_service.data import Kind, shipped
 from vllm_service.routing.paper_workers import NEVER, PaperWorkers
 from vllm_service.simulation.clairvoyant import clairvoyant
 from vllm_service.simulation.cost_policy import OWN, CostPolicy
@@ -137,7 +139,7 @@ def one(trace_path: Path, scale: float, scenario_path: Path) -> dict[str, object
     saved = _saved(trace, scenario, hosted.usd_by_request)
     foreseen, gap = foresight(trace, scenario, saved), hosted.usd - bound
     return {
-        "run": f"{trace_path.name.removesuffix('.csv.gz')} x{scale:g} {scenario.name}",
+        "run": f"{name_of(trace_path)} x{scale:g} {scenario.name}",
         "usd": foreseen.usd,
         "within_target_pct": foreseen.within_target_pct,
         "caught": (hosted.usd - foreseen.usd) / gap,
@@ -148,15 +150,15 @@ def one(trace_path: Path, scale: float, scenario_path: Path) -> dict[str, object
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a row per run with a gap (dollars, in time, caught, by the best rule on paper), and the means."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.router_foresight", description=__doc__)
-    parser.add_argument("--traces", type=Path, default=Path("/work/shared/traces"))
+    add_traces(parser)
     parser.add_argument("--only", default="", help="runs whose name holds this")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     rows = []
-    for path in sorted(options.traces.glob("*.csv*")):
+    for path in traces_of(parser, options):
         for scale in SCALES:
-            for scenario in sorted(SCENARIOS.glob("*.yaml")):
-                named = options.only in f"{path.name.removesuffix('.csv.gz')} x{scale:g} {scenario.stem}"
+            for scenario in shipped(Kind.SCENARIO).values():
+                named = options.only in f"{name_of(path)} x{scale:g} {scenario.stem}"
                 if named and (row := one(path, scale, scenario)) is not None:
                     rows.append(row)
                     sys.stderr.write(

@@ -13,7 +13,7 @@ from typing import Any
 
 from handler.errors import EngineError, StreamBroken
 
-# RunPod takes at most 1 MB per posted chunk (FACTS.md, 2026-11); the rest is room for the JSON around the text.
+# RunPod takes at most 1 MB per posted chunk (as of 2026-11); the rest is room for the JSON around the text.
 MAX_POST_BYTES = 990_000
 
 

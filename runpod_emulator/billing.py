@@ -1,7 +1,7 @@
 """The meter: what each worker did with its seconds, and what they cost. Exact: microseconds are integers, USD Decimal.
 
 RunPod bills per worker from start to full stop, rounded up to a second: cold start, running and idle; not what an
-unhealthy worker does (FACTS.md, 2026-11).
+unhealthy worker does (RunPod's documentation, 2026-11).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What an emulated endpoint is like, and what its workers find in their environment. Alone in reading the environment.
 
-Limits, prices and defaults are RunPod's as of 2026-11 (source: FACTS.md). They change: each is a field, so that a
+Limits, prices and defaults are RunPod's as of 2026-11 (its documentation). They change: each is a field, so that a
 caller can pass another value; a test passes small ones.
 """
 

@@ -1,4 +1,4 @@
-"""DESIGN.md's rules on who imports whom and who reads the environment, so that the layout stays true."""
+"""The rules on who imports whom and who reads the environment, so that the layout stays true."""
 
 from __future__ import annotations
 

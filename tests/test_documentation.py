@@ -69,6 +69,50 @@ async def test_an_example_job_is_answered(text: str, engine: EmbeddedEngine, set
     assert await Worker(Dispatcher(engine, settings)).outputs(json.loads(text)["input"])
 
 
+def tracked() -> list[Path]:
+    """Every text file that git knows, or would: new ones are read before they are committed."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    binary = (".gz", ".npz", ".png", ".safetensors")
+    return [ROOT / name for name in listed if not name.endswith(binary) and (ROOT / name).is_file()]
+
+
+OUTSIDE = re.compile(
+    r"(?<![\w.])/(?:work|mnt|opt|home|Users)/"  # a folder of somebody's machine
+    r"|\.\./shared\b|(?<![\w/.-])shared/"  # beside the checkout
+    r"|(?<![\w/])(?:API|DESIGN|FACTS|STYLE)\.md\b"  # what this was planned by
+)
+
+
+def test_no_file_names_one_outside_the_repository() -> None:
+    own = Path(__file__).resolve()
+    lines = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in tracked()
+        if path != own
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if OUTSIDE.search(line)
+    ]
+    assert lines == []
+
+
+def test_every_page_that_is_named_exists() -> None:
+    """In code, comments and pages, by its path from the root."""
+    named = {
+        (path.relative_to(ROOT).as_posix(), page)
+        for path in tracked()
+        for page in re.findall(r"(?<![\w/.-])docs/[\w-]+\.md\b", path.read_text(encoding="utf-8"))
+    }
+    assert [(path, page) for path, page in sorted(named) if not (ROOT / page).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_link_leads_out_of_the_repository(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    local = [(page.parent / target).resolve() for target in targets if "://" not in target]
+    assert [path for path in local if not path.is_relative_to(ROOT)] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from vllm_service.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from vllm_service.client.compare import CostComparison, Offering, compare_costs
     from vllm_service.client.errors import BatchFailed, JobCancelled, StreamBroken
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from vllm_service.domain.usage import Usage
     from vllm_service.errors import ServiceError
     from vllm_service.providers.runpod_health import EndpointHealth
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Answer",

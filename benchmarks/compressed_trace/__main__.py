@@ -1,9 +1,9 @@
-"""A real trace, compressed, against a gateway process, real vLLM workers and hosted providers; and simulated.
+"""A trace, compressed, against a gateway process, real vLLM workers and hosted providers; and simulated.
 
-    python -m benchmarks.compressed_trace [--minutes 10] [--trace FILE] [--json] [--plot FILE.png]
+    python -m benchmarks.compressed_trace [--minutes 10] [--trace NAME|FILE] [--json] [--plot FILE.png]
 
-Takes two to three minutes more than the trace. Exits 1 if a bar of issue 6 is missed: no request lost, the ledger
-within 1 % of the bills, the simulated dollars within 10 % of the measured ones.
+Takes two to three minutes more than the trace. Exits 1 if a bar of docs/routing.md is missed: no request lost, the
+ledger within 1 % of the bills, the simulated dollars within 10 % of the measured ones.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from benchmarks.compressed_trace.run import Run, compared, played
 from benchmarks.compressed_trace.stage import ROOT
 from benchmarks.compressed_trace.traffic import Cut, cut
 from benchmarks.compressed_trace.verdict import print_table, to_json, verdict, write_requests
+from benchmarks.settings import add_traces, traces_of
 from vllm_service.simulation.trace import Trace, load_trace
-
-TRACE = Path("/work/shared/traces/azure2023_code.csv.gz")
 
 
 async def run(trace: Trace, directory: Path) -> Run:
@@ -50,14 +49,14 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--trace", type=Path, default=TRACE, help="CSV[.gz]: arrival_s, prompt_tokens, ...")
+    add_traces(parser)
     parser.add_argument("--begin", type=float, default=Cut.begin_seconds, help="seconds into the trace (150)")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
     parser.add_argument(
         "--directory", type=Path, default=ROOT / "build" / "compressed_trace", help="logs, ledger, plot"
     )
     options = parser.parse_args()
-    trace = cut(load_trace(options.trace), options.minutes, Cut(begin_seconds=options.begin))
+    trace = cut(load_trace(traces_of(parser, options)[0]), options.minutes, Cut(begin_seconds=options.begin))
     directory = options.directory.absolute()
     if (directory / "data").exists():
         parser.error(f"{directory} holds the ledger of an earlier run: move it away, or give another --directory")

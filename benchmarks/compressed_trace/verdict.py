@@ -1,4 +1,4 @@
-"""What came of a run, side by side, and whether it keeps the bars of issue 6."""
+"""What came of a run, side by side, and whether it keeps the bars of docs/routing.md."""
 
 from __future__ import annotations
 

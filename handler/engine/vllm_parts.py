@@ -115,7 +115,7 @@ def start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM
 def _fork_engine_core(config: VllmConfig) -> None:
     """Forks the engine core from this process, which has imported everything, instead of spawning two that import anew.
 
-    Start-up 9 s instead of 23 s on two cores (FACTS.md). Safe on a CPU, where nothing has run in this process that a
+    Start-up 9 s instead of 23 s on two cores (2026-11). Safe on a CPU, where nothing has run in this process that a
     fork would tear apart; on CUDA vLLM forks by itself while CUDA is not initialised here.
     """
     export({"VLLM_WORKER_MULTIPROC_METHOD": "fork"}, overwrite=True)

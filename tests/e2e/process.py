@@ -42,12 +42,12 @@ def environment(**variables: str) -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ} | {"HF_HUB_OFFLINE": "1"} | variables
 
 
-async def start(*arguments: str, variables: Mapping[str, str]) -> asyncio.subprocess.Process:
-    """Starts `python ...` with its output piped."""
+async def start(*arguments: str, variables: Mapping[str, str], directory: Path = ROOT) -> asyncio.subprocess.Process:
+    """Starts `python ...` in the directory, with its output piped."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
-        cwd=ROOT,
+        cwd=directory,
         env=environment(**variables),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -57,7 +57,12 @@ async def start(*arguments: str, variables: Mapping[str, str]) -> asyncio.subpro
 
 async def run(*arguments: str, **variables: str) -> Finished:
     """Runs `python ...` to its end."""
-    process = await start(*arguments, variables=variables)
+    return await run_in(ROOT, *arguments, **variables)
+
+
+async def run_in(directory: Path, *arguments: str, **variables: str) -> Finished:
+    """Runs `python ...` in the directory to its end."""
+    process = await start(*arguments, variables=variables, directory=directory)
     async with asyncio.timeout(START_SECONDS):
         stdout, stderr = await process.communicate()
     return Finished(process.returncode or 0, stdout.decode(), stderr.decode())

@@ -44,9 +44,9 @@ class Measurement:
         return cls(answer.provider, answer.model, answer.latency_ms, tokens)
 
 
-# The example of the documents that this project began with (../shared/API.md, 2026-11): their prices and latencies, not
-# ours, kept so that their comparison can be made again. They write $200 and $1,000 a month; 10 M tokens at $0.02 per
-# million are $0.20.
+# The example of the documents that this project began with (2026-11): their prices and latencies, not ours, kept so
+# that their comparison can be made again. They write $200 and $1,000 a month; 10 M tokens at $0.02 per million are
+# $0.20.
 _SOURCE = "the documents' example, 2026-11; not measured here"
 DOCUMENTED_EXAMPLE = (
     Offering("RunPod", "Llama-3.1-8B", TokenPrice.per_million("0.02", "0.02"), 1200.0, None, _SOURCE),

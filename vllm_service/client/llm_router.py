@@ -171,7 +171,7 @@ def configured() -> Catalog:
     settings = ServiceSettings.from_environment()
     if not settings.providers_path.exists():
         return own_endpoint(ClientSettings.resolve())
-    from vllm_service.providers.files import load  # noqa: PLC0415  reads YAML, which the client's extra lacks
+    from vllm_service.providers.files import load  # noqa: PLC0415  only who has files pays for YAML
 
     return load(settings)
 

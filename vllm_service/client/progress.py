@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vllm_service.errors import ConfigurationError
-
 Progress = Callable[[int, int], None]  # done, total
 
 
 @contextmanager
 def progress_of(wish: bool | Progress, description: str) -> Iterator[Progress]:
-    """What to call with (done, total). True draws a bar. Raises ConfigurationError if rich is not installed."""
+    """Yields what to call with (done, total). True draws a bar."""
     if callable(wish):
         yield wish
     elif wish:
@@ -24,11 +22,10 @@ def progress_of(wish: bool | Progress, description: str) -> Iterator[Progress]:
 
 @contextmanager
 def _bar(description: str) -> Iterator[Progress]:
-    try:
-        from rich.console import Console  # noqa: PLC0415  not a part of the client's extra
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-    except ImportError:
-        raise ConfigurationError("progress=True draws with rich: pip install rich, or pass a function") from None
+    # Imported only for a bar: a backend that draws none does not pay for it.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=None)

@@ -1,4 +1,4 @@
-"""`python -m vllm_service check`: is the configuration valid, who answers, which models and prices are there?"""
+"""Validates the configuration: is it right, which providers answer, which models and prices are there?"""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ import asyncio
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from vllm_service.cli.command import Command
 from vllm_service.providers.check import TIMEOUT_SECONDS, Report, check
 from vllm_service.providers.files import Loaded, read
 from vllm_service.providers.task_entries import PREFIX, tasks_of
 from vllm_service.settings import ServiceSettings
 
 
-def run(arguments: Sequence[str], settings: ServiceSettings | None = None) -> int:
+def run(options: argparse.Namespace, settings: ServiceSettings | None = None) -> int:
     """0 when at least one provider answers, 1 when none does. Raises ConfigurationError for files that are wrong."""
-    parser = argparse.ArgumentParser(prog="python -m vllm_service check", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="the same as JSON")
-    parser.add_argument("--offline", action="store_true", help="read the files only, ask nobody")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="SECONDS", help="(default: 5)")
-    options = parser.parse_args(arguments)
     loaded = read(settings or ServiceSettings.from_environment())
     reports = [] if options.offline else asyncio.run(check(loaded.catalog, options.timeout))
     if options.json:
@@ -32,6 +27,12 @@ def run(arguments: Sequence[str], settings: ServiceSettings | None = None) -> in
     else:
         show(loaded, reports, Console())
     return 0 if options.offline or any(report.reachable for report in reports) else 1
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    parser.add_argument("--offline", action="store_true", help="read the files only, send nothing")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="SECONDS", help="(default: 5)")
 
 
 def to_json(loaded: Loaded, reports: list[Report]) -> dict[str, object]:
@@ -74,3 +75,10 @@ def _row(report: Report) -> tuple[str, str, str, str, str]:
     prices = [f"{len(report.prices_known)} known"] if report.prices_known else []
     prices += [f"unknown: {name}" for name in report.prices_unknown]
     return report.provider, reachable, latency, "\n".join(models) or "-", "\n".join(prices) or "-"
+
+
+COMMAND = Command(
+    "Validates the configuration: is it right, which providers answer, which models and prices are there?",
+    _add_arguments,
+    run,
+)

@@ -1,4 +1,4 @@
-"""`python -m vllm_service compare`: the providers' costs as a table, or as JSON."""
+"""What a month of your tokens costs at each provider, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from vllm_service.cli.command import Command
 from vllm_service.client.compare import (
     DOCUMENTED_EXAMPLE,
     CostComparison,
@@ -36,9 +37,8 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 MILLION = 10**6
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Prints the comparison; 1 if it cannot be made, 2 for arguments that are wrong."""
-    options = _parser().parse_args(arguments)
+def run(options: argparse.Namespace) -> int:
+    """Prints the comparison; 1 if it cannot be made."""
     try:
         offerings = DOCUMENTED_EXAMPLE if options.example else _offerings(options.model)
         if not options.measured:
@@ -81,8 +81,7 @@ def _completion_tokens(record: RequestRecord) -> int | None:
     return None if record.usage is None else record.usage.completion_tokens
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vllm_service compare", description=__doc__)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--example", action="store_true", help="the documents' figures instead of your configuration")
     parser.add_argument("--model", help="one model of models.yaml (default: all)")
     parser.add_argument(
@@ -97,7 +96,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--measured", action="store_true", help="with latency and tokens/s of the ledger's last week")
     parser.add_argument("--json", action="store_true")
     add_location(parser)
-    return parser
 
 
 def _offerings(model: str | None) -> Sequence[Offering]:
@@ -144,3 +142,6 @@ def _cells(row: CostRow) -> list[str]:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+COMMAND = Command("What a month of your tokens costs at each provider, as a table or as JSON.", _add_arguments, run)

@@ -1,12 +1,12 @@
-"""`python -m vllm_service explain`: the plan for a described request, by your own configuration or by a scenario."""
+"""The plan for a described request, by your own configuration or by a scenario."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
+from vllm_service.cli.command import Command
+from vllm_service.data import Kind, path_of
 from vllm_service.domain.money import picousd, to_usd
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.errors import ServiceError
@@ -20,9 +20,8 @@ from vllm_service.simulation.cost_policy import MODEL, catalog_of, settings_of
 from vllm_service.simulation.scenario import load_scenario
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Prints the plan and why; 1 with the error that a caller would get. No provider is asked anything."""
-    options = _parser().parse_args(arguments)
     try:
         sys.stdout.write("\n".join(_lines(_plan(options))) + "\n")
     except ServiceError as error:
@@ -31,22 +30,16 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m vllm_service explain",
-        description="Where a request would go, what each place would cost, and why: by providers.yaml and models.yaml, "
-        "with nothing learned yet, or by a scenario's estimates.",
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="a public name or alias of models.yaml")
-    source.add_argument("--scenario", type=Path, help="scenarios/NAME.yaml, or your own")
+    source.add_argument("--scenario", metavar="NAME|FILE", help="a shipped one (`examples list`), or your own")
     parser.add_argument("--prompt-tokens", type=int, default=1000)
     parser.add_argument("--max-tokens", type=int)
     parser.add_argument("--warm", type=int, default=0, help="own workers that are warm, of each endpoint (0)")
     parser.add_argument("--strategy", help="the model's, else COST")
     parser.add_argument("--cap-usd", type=_picousd, metavar="USD", help="the most that the request may cost")
     parser.add_argument("--tag", action="append", default=[], help="such as region:eu or needs:vision; may be repeated")
-    return parser
 
 
 def _picousd(text: str) -> int:
@@ -74,8 +67,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     return router.plan(facts, 0.0)
 
 
-def _scenario(path: Path) -> tuple[CostRouter, Catalog, str]:
-    scenario = load_scenario(path)
+def _scenario(name: str) -> tuple[CostRouter, Catalog, str]:
+    scenario = load_scenario(path_of(Kind.SCENARIO, name))
     catalog = catalog_of(scenario)
     return CostRouter(catalog, settings_of(scenario)), catalog, MODEL
 
@@ -93,3 +86,11 @@ def _lines(plan: Plan) -> list[str]:
         cost = "price unknown" if step.cost_picousd is None else f"{to_usd(step.cost_picousd):.8f} USD"
         lines.append(f"{number}. {step.provider} ({step.model}): {cost}")
     return lines
+
+
+COMMAND = Command(
+    "Where a request would go, what each place would cost, and why: by providers.yaml and models.yaml, "
+    "with nothing learned yet, or by a scenario's estimates.",
+    _add_arguments,
+    run,
+)

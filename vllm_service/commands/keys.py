@@ -1,16 +1,16 @@
-"""`python -m vllm_service keys create|list|revoke|limits`: callers' keys and the limits of their organisations."""
+"""`keys create|list|revoke|limits`: callers' keys and the limits of their organisations."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
 from rich.table import Table
 
+from vllm_service.cli.command import Command
 from vllm_service.commands.storage_options import add_location, wide_console, with_database
 from vllm_service.domain.keys import REQUESTS_PER_MINUTE, OrganisationLimits, Tier
 from vllm_service.domain.money import picousd, to_usd
@@ -21,9 +21,8 @@ from vllm_service.storage.key_store import KeyStore
 _COUNTS = ("tokens_per_day", "requests_per_day", "tokens_per_month")
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """0, or 1 for a key that does not exist or a database that does not answer."""
-    options = _parser().parse_args(arguments)
 
     async def work(database: Database, settings: ServiceSettings) -> int:
         return await _COMMANDS[options.command](KeyStore(database, settings.key_pepper.encode()), options)
@@ -31,8 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     return with_database(options, work)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vllm_service keys", description=__doc__)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     create = commands.add_parser("create", help="make a key; its secret is printed once, to standard output")
     create.add_argument("organisation")
@@ -51,7 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     limits.add_argument("--usd-per-month", type=_dollars, metavar="USD|none")
     for command in (create, listing, revoke, limits):
         add_location(command)
-    return parser
 
 
 async def _create(keys: KeyStore, options: argparse.Namespace) -> int:
@@ -140,3 +137,4 @@ def _moment(microseconds: int | None) -> str:
 
 
 _COMMANDS = {"create": _create, "list": _list, "revoke": _revoke, "limits": _limits}
+COMMAND = Command("Callers' keys and the limits of their organisations.", _add_arguments, run)

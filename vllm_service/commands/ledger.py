@@ -1,4 +1,4 @@
-"""`python -m vllm_service ledger export|summary|prune`: the record of every request."""
+"""`ledger export|summary|prune`: the record of every request."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from vllm_service.cli.command import Command
+from vllm_service.cli.exit_codes import WRONG_ARGUMENTS
 from vllm_service.commands.storage_options import add_location, wide_console, with_database
 from vllm_service.domain.moments import utc_seconds
 from vllm_service.domain.money import to_usd
@@ -21,12 +23,11 @@ from vllm_service.storage.ledger_export import FORMATS
 from vllm_service.storage.ledger_reader import GroupBy, LedgerReader, Totals, Window
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """0, or 1 for a database that does not answer; 2 for arguments that are wrong."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
     if options.command == "export" and options.format == "parquet" and options.output is None:
-        parser.error("Parquet is binary: say where it goes with --output FILE")
+        sys.stderr.write("Parquet is binary: say where it goes with --output FILE\n")
+        return WRONG_ARGUMENTS
 
     async def work(database: Database, settings: ServiceSettings) -> int:
         if options.command == "prune" and options.older_than_days is None:
@@ -36,8 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     return with_database(options, work)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vllm_service ledger", description=__doc__)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="every row, one line each; columns as in docs/ledger.md")
     export.add_argument("--format", choices=sorted(FORMATS), default="csv")
@@ -51,7 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--older-than-days", type=float, help="LEDGER_RETENTION_DAYS by default")
     for command in (export, summary, prune):
         add_location(command)
-    return parser
 
 
 async def _export(reader: LedgerReader, options: argparse.Namespace) -> int:
@@ -96,7 +95,7 @@ def _figures(totals: Totals) -> list[str]:
 async def _prune(reader: LedgerReader, options: argparse.Namespace) -> int:
     if options.older_than_days is None:
         sys.stderr.write("Say how old: --older-than-days N, or LEDGER_RETENTION_DAYS.\n")
-        return 2
+        return WRONG_ARGUMENTS
     deleted = await reader.prune(time.time() - options.older_than_days * SECONDS_PER_DAY)
     sys.stderr.write(f"{deleted:,} rows deleted\n")
     return 0
@@ -124,3 +123,4 @@ _SUMMARY = (
     "unpriced",
 )
 _COMMANDS = {"export": _export, "summary": _summary, "prune": _prune}
+COMMAND = Command("The record of every request.", _add_arguments, run)

@@ -1,4 +1,4 @@
-"""`python -m vllm_service reconcile --bill FILE|URL`: does the ledger agree with the bill, day by day?"""
+"""`reconcile --bill FILE|URL`: does the ledger agree with the bill, day by day?"""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
+from vllm_service.cli.command import Command
 from vllm_service.commands.storage_options import add_location, with_database
 from vllm_service.domain.accounting import Booking
 from vllm_service.domain.moments import utc_seconds
@@ -31,14 +32,12 @@ from vllm_service.storage.ledger_csv import CsvLedger
 from vllm_service.storage.ledger_reader import LedgerReader, Window
 
 KEY_VARIABLE = "RUNPOD_API_KEY"
-LONGEST_REQUEST_SECONDS = (
-    SECONDS_PER_DAY  # a job waits and runs for a day at most, unless its TTL is set (FACTS.md, 2026-11)
-)
+# RunPod lets a job wait and run for a day at most, unless its TTL is set (as of 2026-11).
+LONGEST_REQUEST_SECONDS = SECONDS_PER_DAY
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """0; 1 when the totals differ by more than --tolerance. Raises ConfigurationError."""
-    options = _parser().parse_args(arguments)
     key = ServiceSettings.from_environment().environment.get(KEY_VARIABLE)
     bill = parse_bill(read_bill(options.bill, key), now_us=time.time_ns() // 1000, endpoint=options.endpoint)
 
@@ -89,8 +88,7 @@ def _report(compared: Reconciliation, bill: Bill, options: argparse.Namespace) -
     return int(options.tolerance is not None and (off is None or abs(off) > options.tolerance))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vllm_service reconcile", description=__doc__)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bill",
         required=True,
@@ -112,7 +110,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="put what was billed into the ledger, in place of what its rows were expected to cost; may be repeated",
     )
-    return parser
 
 
 def _window(bill: Bill, since: date | None, until: date | None) -> Window:
@@ -193,3 +190,6 @@ def _cells(line: DayLine) -> tuple[str, ...]:
         *("?" if amount is None else f"{to_usd(amount):.6f}" for amount in money),
         "?" if percentage is None else f"{percentage:+.2f}",
     )
+
+
+COMMAND = Command("Does the ledger agree with the bill, day by day?", _add_arguments, run)

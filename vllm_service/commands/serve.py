@@ -1,42 +1,26 @@
-"""`python -m vllm_service serve`: the gateway. Configured by the environment and two files, see docs/configure.md."""
+"""`serve`: the gateway. Configured by the environment and two files, see docs/configure.md."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 
-import uvloop
-
-from vllm_service import logs
-from vllm_service.process import announce, bound
-from vllm_service.processes import Place, Supervisor
-from vllm_service.providers.files import load
-from vllm_service.routing.from_catalog import make_router
-from vllm_service.service import run_service
-from vllm_service.settings import ServiceSettings
+from vllm_service.cli.command import Command
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Serves until SIGTERM; the first line on stdout is the base URL."""
-    parser = argparse.ArgumentParser(prog="python -m vllm_service serve", description=__doc__)
-    parser.parse_args(arguments)
-    settings = ServiceSettings.from_environment()
-    logs.configure(settings.log_level, settings.log_format)
-    router = partial(make_router, default_strategy=settings.default_strategy)
-    serve = partial(run_service, settings, partial(load, settings), router)
-    return uvloop.run(serve()) if settings.workers == 1 else _serve_in_several(settings, serve)
+    # The server needs the service extra; who only asks for help, or completes a command line, may be without.
+    from vllm_service.commands.serving import serve  # noqa: PLC0415
+
+    return serve()
 
 
-def _serve_in_several(settings: ServiceSettings, serve: Callable[[Place], Coroutine[None, None, int]]) -> int:
-    """The files are read here first: what is wrong with them is said once, and nothing is started."""
-    load(settings)
-    listening = bound(settings.host, settings.port)
-    supervisor = Supervisor(
-        workers=settings.workers,
-        listening=listening,
-        serve=lambda place: uvloop.run(serve(place)),
-        announce=partial(announce, listening),
-        grace_seconds=settings.grace_seconds,
-    )
-    return supervisor.run()
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The environment configures the gateway: there are none."""
+
+
+COMMAND = Command(
+    "The gateway, until SIGTERM. Configured by the environment and two files, see docs/configure.md.",
+    _add_arguments,
+    run,
+)

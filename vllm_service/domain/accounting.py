@@ -1,6 +1,6 @@
 """Who pays for a worker: its bill, booked to the requests that caused it, exact to the pico-dollar.
 
-RunPod bills a worker from its start to its stop (FACTS.md, 2026-11). Its bill is cut by what the time was spent on:
+RunPod bills a worker from its start to its stop (as of 2026-11). Its bill is cut by what the time was spent on:
 
 - cold start, from its start until it was ready: paid by those that had it woken; where nobody is named, by the requests
   of the endpoint that were waiting when it started; else by the first that it served.

@@ -1,4 +1,4 @@
-"""cost_info and performance_info (shared/API.md), spliced into an answer's bytes; what was not measured is null."""
+"""Splices cost_info and performance_info (docs/gateway-api.md) into an answer; what was not measured is null."""
 
 from __future__ import annotations
 

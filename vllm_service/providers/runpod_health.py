@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class EndpointHealth:
-    """How many jobs and workers are in which state, by RunPod's names of the states (FACTS.md, 2026-11).
+    """How many jobs and workers are in which state, by RunPod's names of the states (as of 2026-11).
 
     RunPod counted them some seconds ago. A state that it leaves out is not there: its property is None, unknown.
     """

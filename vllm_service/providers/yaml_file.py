@@ -140,14 +140,16 @@ def read_yaml(path: Path) -> Value:
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as error:
-        hint = "Copy deploy/*.example.yaml and edit them, or set CONFIG_DIR."
+        hint = "`python -m vllm_service examples write` makes both files to begin with; or set CONFIG_DIR."
         raise ConfigurationError(f"{path}: {error.strerror or error}. {hint}", param=str(path)) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = f":{mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
         problem = getattr(error, "problem", None) or "not UTF-8 text"
         raise ConfigurationError(f"{path}{line}: not YAML: {problem}", param=str(path)) from None
     if node is None:
-        raise ConfigurationError(f"{path}: the file is empty; see deploy/*.example.yaml", param=str(path))
+        raise ConfigurationError(
+            f"{path}: the file is empty; `python -m vllm_service examples write` writes a whole one", param=str(path)
+        )
     return Value(node, path, "")
 
 

@@ -53,7 +53,7 @@ class Breakers:
         return {place: breaker.state(now) for place, breaker in self.by_place.items()}
 
     def details(self, steps: Iterable[Step], now: float, utc_seconds: float) -> dict[str, Any]:
-        """API.md's `circuit_breaker {...}` of the place among these that recovers first.
+        """Returns the `circuit_breaker` object of an error, for the place among these that recovers first.
 
         utc_seconds: the same moment as `now`, in seconds since 1970. fallback: another of the places lets requests by.
         """

@@ -1,4 +1,4 @@
-"""The own endpoint: its queue, its workers' starts and stops, and the bill, as RunPod does it (FACTS.md, 2026-11).
+"""The own endpoint: its queue, its workers' starts and stops, and the bill, as RunPod does it (as of 2026-11).
 
 Two ways of scaling: the platform's (`by_queue_delay`, between `least` and `most` workers), or exactly as many workers
 as a policy asks for (`set_target`), which is what the platform's workersMin = workersMax does. A worker that is let go

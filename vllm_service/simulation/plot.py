@@ -28,7 +28,7 @@ _COLOURS = {
 
 
 def draw(path: Path, trace: Trace, scenario: Scenario, results: Sequence[Result], title: str) -> None:
-    """Writes a PNG (or what the suffix says). ImportError without matplotlib (`pip install vllm-service[plots]`)."""
+    """Writes a PNG (or what the suffix says). ModuleNotFoundError without matplotlib (the extra `plots`)."""
     import matplotlib as mpl  # noqa: PLC0415  # an optional dependency
 
     mpl.use("Agg")

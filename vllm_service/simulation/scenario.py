@@ -68,7 +68,7 @@ def load_scenario(path: Path) -> Scenario:
     try:
         return parse_scenario(document)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ConfigurationError(f"The scenario {path} is not valid: {error!r}; see scenarios/8b-4090.yaml") from error
+        raise ConfigurationError(f"The scenario {path} is not valid: {error!r}; see `examples show 8b-4090`") from error
 
 
 def parse_scenario(document: Mapping[str, Any]) -> Scenario:

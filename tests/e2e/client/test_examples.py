@@ -228,7 +228,7 @@ async def test_the_pages_examples_run(endpoint: Endpoint, block: str, tmp_path: 
     code = block if whole else FRAGMENT.format(question=FRANCE, code=textwrap.indent(block, " " * 8))
     (tmp_path / "example.py").write_text(code)
     there = own_variables(endpoint) | {"PYTHONPATH": str(process.ROOT), "CONFIG_DIR": str(tmp_path)}
-    ended = await process.run("-W", "error", str(tmp_path / "example.py"), **there)
+    ended = await process.run_in(tmp_path, "-W", "error", str(tmp_path / "example.py"), **there)
     assert ended.code == 0, ended.stderr
     assert PARIS in ended.stdout or not whole
 
@@ -243,7 +243,7 @@ def own_variables(endpoint: Endpoint) -> dict[str, str]:
     }
 
 
-API_MD = """
+INTERFACE_EXAMPLES = """
 import asyncio
 from vllm_service import LLMRouter, RoutingStrategy, RunPodVLLMService
 
@@ -271,6 +271,6 @@ asyncio.run(main())
 
 async def test_the_client_examples_of_the_interface_run_as_written(endpoint: Endpoint) -> None:
     """Nothing but RUNPOD_* is set."""
-    code = API_MD.format(question=FRANCE)
+    code = INTERFACE_EXAMPLES.format(question=FRANCE)
     ended = await process.run("-X", "dev", "-W", "error", "-c", code, **own_variables(endpoint))
     assert (ended.stdout.splitlines(), ended.complaints) == ([PARIS] * 8, [])

@@ -14,7 +14,6 @@ from tests.vllm_service.storage.test_ledger import RECORD
 from vllm_service import Answer, Offering, TokenPrice, Usage, compare_costs, errors
 from vllm_service.__main__ import main
 from vllm_service.client.compare import DOCUMENTED_EXAMPLE, offerings_of, with_measurements
-from vllm_service.commands.compare import run
 from vllm_service.domain.money import picousd
 from vllm_service.providers.configured import Catalog, Offer, PublicModel
 from vllm_service.storage.open import open_storage
@@ -78,7 +77,7 @@ def test_the_command_prints_the_documents_example(capsys: pytest.CaptureFixture[
 
 
 def test_the_command_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["--example", "--json", "--monthly-tokens", "100M", "--output-share", "0.25"]) == 0
+    assert main(["compare", "--example", "--json", "--monthly-tokens", "100M", "--output-share", "0.25"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["monthly_tokens"] == {"input": 75_000_000, "output": 25_000_000}
     assert document["baseline"] == "Cerebras"
@@ -113,6 +112,6 @@ async def test_the_command_compares_what_is_configured_and_was_measured(tmp_path
 
 def test_wrong_tokens_are_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        run(["--monthly-tokens", "many"])
+        main(["compare", "--monthly-tokens", "many"])
     assert caught.value.code == 2
     assert "10M" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from aiohttp import web
 from runpod_emulator import Emulator, EndpointSettings, HostedFaults, HostedModel, HostedSettings
 from tests.vllm_service.providers.support import Configured
 from vllm_service.__main__ import main
+from vllm_service.cli.parser import parse
 from vllm_service.commands import check as command
 from vllm_service.providers.check import Report, check
 from vllm_service.providers.files import load
@@ -102,14 +103,14 @@ def test_nobody_reachable_is_a_failure(configured: Configured, capsys: pytest.Ca
         "providers: {mine: {base_url: 'http://127.0.0.1:1/v1'}}",
         "models: {m: {offers: [{provider: mine, model: small}]}}",
     )
-    assert command.run(["--json"], configured.settings()) == 1
+    assert command.run(parse(["check", "--json"]), configured.settings()) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["models"] == ["m"]
     assert document["providers"][0]["reachable"] is False
     assert len(document["warnings"]) == 1
-    assert command.run([], configured.settings()) == 1
+    assert command.run(parse(["check"]), configured.settings()) == 1
     assert "no answer" in capsys.readouterr().out
-    assert command.run(["--offline"], configured.settings()) == 0
+    assert command.run(parse(["check", "--offline"]), configured.settings()) == 0
 
 
 def test_wrong_arguments_exit_with_two(capsys: pytest.CaptureFixture[str]) -> None:

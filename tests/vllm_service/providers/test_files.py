@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.vllm_service.providers.support import KEYS, MODELS, PROVIDERS, Configured
+from vllm_service.data import Kind, shipped
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.errors import ConfigurationError
 from vllm_service.providers.configured import OnDisconnect, ProviderKind, WorkersMin
@@ -215,17 +216,9 @@ def test_secrets_are_in_no_representation(configured: Configured) -> None:
 
 
 def test_the_examples_are_valid_and_hold_no_unknown_price() -> None:
-    text = (ROOT / "deploy" / "providers.example.yaml").read_text(encoding="utf-8")
-    loaded = read(
-        ServiceSettings.from_environment(
-            dict.fromkeys(re.findall(r"api_key_env: (\w+)", text), "a-key")
-            | {
-                "CONFIG_DIR": str(ROOT / "deploy"),
-                "PROVIDERS_FILE": "providers.example.yaml",
-                "MODELS_FILE": "models.example.yaml",
-            }
-        )
-    )
+    providers = shipped(Kind.EXAMPLE)["providers"]
+    keys = dict.fromkeys(re.findall(r"api_key_env: (\w+)", providers.read_text(encoding="utf-8")), "a-key")
+    loaded = read(ServiceSettings.from_environment(keys | {"CONFIG_DIR": str(providers.parent)}))
     assert loaded.warnings == ()
     assert loaded.catalog.models["gpt-3.5-turbo"].name == "llama-3.1-8b"
 

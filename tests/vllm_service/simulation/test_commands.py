@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from vllm_service.__main__ import main
+from vllm_service.data import FOLDER, Kind
 from vllm_service.errors import ConfigurationError
 from vllm_service.simulation.scenario import load_scenario
 from vllm_service.simulation.trace import load_trace
 
-SCENARIOS = Path(__file__).resolve().parents[3] / "scenarios"
+SCENARIOS = FOLDER / Kind.SCENARIO
 KEYS = {"policy", "usd", "usd_per_million_tokens", "within_target_pct", "worker_hours", "starts"}
 
 
@@ -36,6 +37,12 @@ def test_simulate_prints_every_policy_as_one_document(short: Path, capsys: pytes
     document = simulated(capsys, "--trace", str(short), "--scenario", str(SCENARIOS / "8b-4090.yaml"))
     assert list(document) == ["policies"]
     assert [set(policy) for policy in document["policies"]] == [KEYS] * 8
+
+
+def test_shipped_traces_and_scenarios_are_known_by_their_names(capsys: pytest.CaptureFixture[str]) -> None:
+    named = simulated(capsys, "--trace", "diurnal", "--scenario", "70b-h200", "--policies", "all_hosted")
+    paths = ("--trace", str(FOLDER / Kind.TRACE / "diurnal.csv.gz"), "--scenario", str(SCENARIOS / "70b-h200.yaml"))
+    assert simulated(capsys, *paths, "--policies", "all_hosted") == named
 
 
 def test_scale_and_policies_are_followed_and_a_seed_repeats(short: Path, capsys: pytest.CaptureFixture[str]) -> None:

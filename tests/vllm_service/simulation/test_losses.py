@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
+from vllm_service.data import FOLDER, Kind
 from vllm_service.simulation.compare import compare
 from vllm_service.simulation.scenario import load_scenario
 from vllm_service.simulation.trace import Trace
 
-SCENARIOS = Path(__file__).parents[3] / "scenarios"
+SCENARIOS = FOLDER / Kind.SCENARIO
 
 
 def arrivals(*parts: tuple[float, float, int]) -> Trace:

@@ -1,0 +1,1 @@
+"""The wheel, built from this tree and installed into environments of its own."""

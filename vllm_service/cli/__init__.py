@@ -1,0 +1,1 @@
+"""The command line: the verbs, how they are parsed, and what they need."""
