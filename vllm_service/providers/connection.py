@@ -40,7 +40,7 @@ class Connection(Writer):
         self._waiter: asyncio.Future[StreamOrWhole] | None = None
         self._head_bytes = 0
         self._has_ended = self._keeps_alive = False
-        self.quiet_since = self.ends_at = 0.0
+        self.quiet_since = self.ends_at = self.first_byte_seconds = 0.0
         self.is_paused = False
 
     @property
@@ -63,7 +63,9 @@ class Connection(Writer):
         """Whether the provider has begun to answer."""
         return self._answer is not None
 
-    def ask(self, request: bytes, total_seconds: float, *, is_alone: bool) -> asyncio.Future[StreamOrWhole]:
+    def ask(
+        self, request: bytes, first_byte_seconds: float, total_seconds: float, *, is_alone: bool
+    ) -> asyncio.Future[StreamOrWhole]:
         """Sends a request. The future has its answer when it is whole, or of a stream when its first event is there.
 
         is_alone: no other connection carries one, so it need not wait for the end of the turn. Raises CutShort when it
@@ -72,6 +74,7 @@ class Connection(Writer):
         self._head_bytes = 0
         self.quiet_since = now = self._loop.time()
         self.ends_at = now + total_seconds
+        self.first_byte_seconds = first_byte_seconds
         transport = self._transport
         if transport is None or transport.is_closing():
             raise CutShort("the connection has been closed")
