@@ -32,6 +32,7 @@ from vllm_service.resilience.attempts import Attempt, TriedRequest, first_answer
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.routing.deadlines import HEADER, Deadline
 from vllm_service.routing.deadlines import deadline as deadline_of
+from vllm_service.routing.plan import Plan
 from vllm_service.storage.protocol import Keys, Quotas, Reservation, ResponseCache
 
 _log = logging.getLogger(__name__)
@@ -123,7 +124,14 @@ class Gateway:
         cached_under = None if self._responses is None else await self._replay(call, self._responses)
         if call.outcome is Outcome.CACHED:
             return
-        attempt = await _first_answer(call, deadline)
+        plan = call.configured.router.plan(call.facts, call.started)
+        call.reason = plan.reason
+        request = _to_be_tried(call, plan, deadline)
+        try:
+            attempt = await first_answer(plan, ProviderRequest(call), request)
+        finally:
+            call.reason, call.losers = request.reason, request.losers
+        _answers(call, attempt)
         try:
             if attempt.answer.is_stream:
                 response = await relay_events(call, attempt, keeps=cached_under is not None)
@@ -183,13 +191,11 @@ class Gateway:
         return reservation.settle(call.usage.total_tokens, spent)
 
 
-async def _first_answer(call: Call, deadline: Deadline) -> Attempt[Answer]:
-    """What came of it stands in the call, also when none answers."""
+def _to_be_tried(call: Call, plan: Plan, deadline: Deadline) -> TriedRequest:
+    """Two answers may cost more than a cap allows: such a request is not hedged."""
     configured, policy, facts = call.configured, call.policy, call.facts
-    plan = configured.router.plan(facts, call.started)
-    call.reason = plan.reason
     hedging = policy.hedging
-    request = TriedRequest(
+    return TriedRequest(
         policy,
         configured.router,
         configured.catalog.providers,
@@ -197,18 +203,16 @@ async def _first_answer(call: Call, deadline: Deadline) -> Attempt[Answer]:
         facts,
         deadline,
         plan.reason,
-        # Two answers may cost more than a cap allows.
         hedging is not None and facts.cap_picousd is None and hedging.wanted_by(call.headers),
         call.trace,
     )
-    try:
-        attempt = await first_answer(plan, ProviderRequest(call), request)
-    finally:
-        call.reason, call.losers = request.reason, request.losers
+
+
+def _answers(call: Call, attempt: Attempt[Answer]) -> None:
+    """The attempt that answers is the one that the call's row is about."""
     call.first_byte = attempt.first_byte_at
     if call.step is not attempt.step:  # a hedge was quicker
-        call.went_to(attempt, configured.catalog.providers[attempt.step.provider].on_disconnect)
-    return attempt
+        call.went_to(attempt, call.configured.catalog.providers[attempt.step.provider].on_disconnect)
 
 
 def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None:

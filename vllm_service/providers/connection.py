@@ -59,6 +59,11 @@ class Connection(Writer):
         return self._head_bytes == 0 and self._loop.time() - self.quiet_since <= STALE_SECONDS
 
     @property
+    def _has_head(self) -> bool:
+        """Whether the head of an answer is there: its status is read with the last of it."""
+        return self._answer is not None and self._answer.status != 0
+
+    @property
     def is_answering(self) -> bool:
         """Whether the provider has begun to answer."""
         return self._answer is not None
@@ -129,7 +134,8 @@ class Connection(Writer):
     def data_received(self, data: bytes) -> None:
         """Feeds the parser; whatever is not the answer to a request ends the connection."""
         self.quiet_since = self._loop.time()
-        if self._answer is None:
+        answer = self._answer
+        if answer is None or not answer.status:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -140,7 +146,7 @@ class Connection(Writer):
         else:
             if self._has_ended:
                 self._complete()
-            elif self._answer is None and self._head_bytes > LONGEST_HEAD_BYTES:
+            elif self._head_bytes > LONGEST_HEAD_BYTES and not self._has_head:
                 self.fail(CutShort(f"the answer's head is longer than {LONGEST_HEAD_BYTES} bytes"))
 
     def _deliver(self) -> None:

@@ -148,6 +148,7 @@ class TriedRequest(msgspec.Struct, eq=False):
     deadline: Deadline
     #: Why it goes where it goes: the plan's reason, and what happened on the way.
     reason: str
+    #: Whether it may be sent twice at once; only where the policy hedges.
     is_hedged: bool = False
     trace: AttemptTrace | None = None
     #: Hedges that lost, and what they cost.
@@ -168,13 +169,12 @@ async def first_answer(plan: Plan, send: Send[Answer], request: TriedRequest) ->
     """
     policy = request.policy
     schedule = RetrySchedule(plan.steps, policy.retries, request.deadline)
-    driver = _Driver(send, request, schedule)
     while (due := schedule.next(policy.clock())) is not None:
         if request.error is not None and not send.is_wanted:
             raise asyncio.CancelledError
-        is_hedged = due.number == 1 and request.is_hedged and policy.hedging is not None
+        attempted = _raced if request.is_hedged and due.number == 1 else _attempted
         try:
-            attempt = await (driver.race(due) if is_hedged else driver.attempt(due))
+            attempt = await attempted(due, send, request, schedule)
         except NotAnswered as failed:
             if failed.failure.is_final:
                 raise failed.error from None
@@ -184,75 +184,74 @@ async def first_answer(plan: Plan, send: Send[Answer], request: TriedRequest) ->
     raise _given_up(plan, request, schedule)
 
 
-class _Driver(Generic[Answer]):
-    """The attempts of one request, one at a time or two in a race."""
+async def _attempted(
+    due: ScheduledAttempt,
+    send: Send[Answer],
+    request: TriedRequest,
+    schedule: RetrySchedule,
+    is_hedge: bool = False,
+) -> Attempt[Answer] | None:
+    """Waits, passes the breaker, sends. None: the breaker refused, nothing was sent. Raises NotAnswered."""
+    if due.wait_seconds > 0:
+        await asyncio.sleep(due.wait_seconds)
+    step, policy = due.step, request.policy
+    shared = policy.shared
+    provider = request.providers.get(step.provider)
+    admission = None if provider is None else shared.admit_at_once(step) or await shared.admit(step)
+    if provider is None or admission is None:
+        schedule.skip(step)
+        request.reason = f"{request.reason}; {step.provider} is left alone"
+        return None
+    now = policy.clock()
+    observer = request.router.started(step, request.facts, now)
+    attempt: Attempt[Answer] = Attempt(step, now, is_hedge, observer, admission, policy, request.trace)
+    try:
+        attempt.began(await send(attempt, _patience(provider, request, now, is_last=due.is_last)))
+    except NotAnswered as not_answered:
+        attempt.failed(not_answered.failure)
+        schedule.failed(step, not_answered.failure, policy.clock())
+        request.error = not_answered.error
+        raise
+    except BaseException:  # the caller has left, or our own code failed: not the provider's fault
+        attempt.abandoned()
+        raise
+    return attempt
 
-    __slots__ = ("_request", "_schedule", "_send")
 
-    def __init__(self, send: Send[Answer], request: TriedRequest, schedule: RetrySchedule) -> None:
-        self._send = send
-        self._request = request
-        self._schedule = schedule
+def _patience(provider: Provider, request: TriedRequest, now: float, *, is_last: bool) -> Patience:
+    """Raises errors.GatewayTimeout when no time is left.
 
-    async def attempt(self, due: ScheduledAttempt, *, is_hedge: bool = False) -> Attempt[Answer] | None:
-        """Waits, passes the breaker, sends. None: the breaker refused, nothing was sent. Raises NotAnswered."""
-        if due.wait_seconds > 0:
-            await asyncio.sleep(due.wait_seconds)
-        request, step = self._request, due.step
-        policy, shared = request.policy, request.policy.shared
-        provider = request.providers.get(step.provider)
-        admission = None if provider is None else shared.admit_at_once(step) or await shared.admit(step)
-        if provider is None or admission is None:
-            self._schedule.skip(step)
-            request.reason = f"{request.reason}; {step.provider} is left alone"
-            return None
-        now = policy.clock()
-        observer = request.router.started(step, request.facts, now)
-        attempt: Attempt[Answer] = Attempt(step, now, is_hedge, observer, admission, policy, request.trace)
-        try:
-            attempt.began(await self._send(attempt, self._patience(provider, due, now)))
-        except NotAnswered as not_answered:
-            attempt.failed(not_answered.failure)
-            self._schedule.failed(step, not_answered.failure, policy.clock())
-            request.error = not_answered.error
-            raise
-        except BaseException:  # the caller has left, or our own code failed: not the provider's fault
-            attempt.abandoned()
-            raise
-        return attempt
+    A whole answer's first byte comes with its last: the provider's time to a first byte is for streams.
+    """
+    first_byte = provider.first_byte_timeout_seconds if request.facts.stream else math.inf
+    return request.deadline.limits(provider.connect_timeout_seconds, first_byte, now, is_last=is_last)
 
-    def _patience(self, provider: Provider, due: ScheduledAttempt, now: float) -> Patience:
-        """Raises errors.GatewayTimeout when no time is left.
 
-        A whole answer's first byte comes with its last: the provider's time to a first byte is for streams.
-        """
-        request = self._request
-        first_byte = provider.first_byte_timeout_seconds if request.facts.stream else math.inf
-        return request.deadline.limits(provider.connect_timeout_seconds, first_byte, now, is_last=due.is_last)
-
-    async def race(self, due: ScheduledAttempt) -> Attempt[Answer] | None:
-        """The first attempt, and a second one where it is slow to begin. As `attempt` otherwise."""
-        request, hedging = self._request, self._request.policy.hedging
-        assert hedging is not None
-        racer = _Racer(self, request, self._send, self._schedule, due)
-        try:
-            won = await hedged(
-                racer,
-                due.step,
-                lambda: self._schedule.peek(request.policy.clock()),
-                hedging.delay_seconds(due.step),
-                hedging.budget,
-                failed=_noted_already,
-            )
-        except _Refused:
-            return None
-        except asyncio.CancelledError:  # the request's own row is about the first
-            request.losers = [loser for loser in racer.losers if loser.step is not due.step]
-            raise
-        request.losers = racer.losers
-        if won.step is not due.step:
-            request.reason = f"{request.reason}; hedged: {due.step.provider} was slow to begin"
-        return won.answer
+async def _raced(
+    due: ScheduledAttempt, send: Send[Answer], request: TriedRequest, schedule: RetrySchedule
+) -> Attempt[Answer] | None:
+    """The first attempt, and a second one where it is slow to begin. As `_attempted` otherwise."""
+    hedging = request.policy.hedging
+    assert hedging is not None
+    racer = _Racer(due, send, request, schedule)
+    try:
+        won = await hedged(
+            racer,
+            due.step,
+            lambda: schedule.peek(request.policy.clock()),
+            hedging.delay_seconds(due.step),
+            hedging.budget,
+            failed=_noted_already,
+        )
+    except _Refused:
+        return None
+    except asyncio.CancelledError:  # the request's own row is about the first
+        request.losers = [loser for loser in racer.losers if loser.step is not due.step]
+        raise
+    request.losers = racer.losers
+    if won.step is not due.step:
+        request.reason = f"{request.reason}; hedged: {due.step.provider} was slow to begin"
+    return won.answer
 
 
 class _Refused(Exception):
@@ -263,16 +262,11 @@ class _Racer(Generic[Answer]):
     """A hedging.Racer over attempts."""
 
     def __init__(
-        self,
-        driver: _Driver[Answer],
-        request: TriedRequest,
-        send: Send[Answer],
-        schedule: RetrySchedule,
-        first: ScheduledAttempt,
+        self, first: ScheduledAttempt, send: Send[Answer], request: TriedRequest, schedule: RetrySchedule
     ) -> None:
         self.losers: list[HedgeLoser] = []
-        self._driver, self._request, self._send = driver, request, send
-        self._schedule, self._first = schedule, first
+        self._first, self._send = first, send
+        self._request, self._schedule = request, schedule
 
     async def attempt(self, step: Step) -> Attempt[Answer]:
         """Raises NotAnswered, or _Refused."""
@@ -280,7 +274,7 @@ class _Racer(Generic[Answer]):
         if is_hedge:
             self._schedule.hedge(step)
             due = ScheduledAttempt(step, self._schedule.attempts, 0.0, is_last=True)
-        attempt = await self._driver.attempt(due, is_hedge=is_hedge)
+        attempt = await _attempted(due, self._send, self._request, self._schedule, is_hedge)
         if attempt is None:
             raise _Refused
         return attempt
