@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -50,16 +50,15 @@ class RoutedCall:
 
     async def answer(self) -> Answer:
         """The whole answer."""
-        send = _ConnectionRequest(self._places, self._ask, _whole, _nothing_to_leave)
+        send = _WholeRequest(self._places, self._ask)
         attempt = await self._first(send)
         answer = attempt.answer
-        attempt.usage = answer.usage
         self._succeeded(attempt, answer.usage)
         return replace(answer, attempts=send.attempts, route_reason=self._request.reason)
 
     async def begin(self) -> Begun:
         """The answer once its first text is there; the provider is not left from then on."""
-        send = _ConnectionRequest(self._places, self._ask, begin, _leave_stream)
+        send = _StreamRequest(self._places, self._ask)
         attempt = await self._first(send)
         provider = self._places.catalog.providers[attempt.step.provider]
         pieces = _RoutedPieces(attempt, self._deadline, provider.idle_timeout_seconds, self._places, self._succeeded)
@@ -85,19 +84,11 @@ class _ConnectionRequest(Generic[Sent]):
 
     is_wanted = True
 
-    def __init__(
-        self,
-        places: Places,
-        ask: Ask,
-        send: Callable[[Connection, Ask], Awaitable[Sent]],
-        leave: Callable[[Sent], Awaitable[None]],
-    ) -> None:
+    def __init__(self, places: Places, ask: Ask) -> None:
         self.attempts = 0
         self.provider = ""
         self._places = places
         self._ask = ask
-        self._send = send
-        self._leave = leave
 
     async def __call__(self, attempt: Attempt[Sent], patience: Patience) -> Sent:
         """See attempts.Send."""
@@ -106,27 +97,33 @@ class _ConnectionRequest(Generic[Sent]):
         connection, seconds = self._places.connection(self.provider), patience.first_byte_seconds
         try:
             async with asyncio.timeout(seconds):
-                return await self._send(connection, self._ask.to(attempt.step.model))
+                return await self._send(connection, self._ask.to(attempt.step.model), attempt)
         except TimeoutError:
             raise timed_out(f"no answer within {seconds:g} s", self._ask.model) from None
         except ServiceError as error:
             raise not_answered(error, self._ask.model) from error
 
+    async def _send(self, connection: Connection, ask: Ask, attempt: Attempt[Sent]) -> Sent:
+        """Raises ServiceError."""
+        raise NotImplementedError
+
     async def leave(self, answer: Sent) -> None:
-        """See attempts.Send."""
-        await self._leave(answer)
+        """See attempts.Send. A whole answer holds no connection."""
 
 
-async def _whole(connection: Connection, ask: Ask) -> Answer:
-    return await connection.answer(ask, ONE_ATTEMPT)
+class _WholeRequest(_ConnectionRequest[Answer]):
+    async def _send(self, connection: Connection, ask: Ask, attempt: Attempt[Answer]) -> Answer:
+        answer = await connection.answer(ask, ONE_ATTEMPT)
+        attempt.usage = answer.usage
+        return answer
 
 
-async def _nothing_to_leave(_: Answer) -> None:
-    """A whole answer holds no connection."""
+class _StreamRequest(_ConnectionRequest[OpenedAnswer]):
+    async def _send(self, connection: Connection, ask: Ask, attempt: Attempt[OpenedAnswer]) -> OpenedAnswer:
+        return await begin(connection, ask)
 
-
-async def _leave_stream(answer: OpenedAnswer) -> None:
-    await answer[0].close()
+    async def leave(self, answer: OpenedAnswer) -> None:
+        await answer[0].close()
 
 
 class _RoutedPieces:

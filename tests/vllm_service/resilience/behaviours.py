@@ -231,7 +231,7 @@ def of_broken_streams() -> Iterator[Case]:
             verdict=broken("so", code),
             requests=(1, 0),
             streams=STREAM,
-            setting=Setting(idle_seconds=0.2),
+            setting=Setting(idle_seconds=0.4) if name == "falls silent" else Setting(),
         )
     yield Case(
         name="a stream that lasts longer than the request may",
@@ -239,13 +239,13 @@ def of_broken_streams() -> Iterator[Case]:
         verdict=broken("so", "GATEWAY_TIMEOUT_504"),
         requests=(1, 0),
         streams=STREAM,
-        setting=Setting(deadline_seconds=0.4),
+        setting=Setting(deadline_seconds=1.0),
     )
 
 
 def of_time() -> Iterator[Case]:
-    soon = Setting(deadline_seconds=0.4)
-    yield Case(name="silence, alone", scripts=_of(HANGS), verdict=fails(*GATEWAY_TIMEOUT), requests=(1,), setting=soon)
+    soon, once = Setting(deadline_seconds=1.0), Setting(deadline_seconds=0.5, attempts_per_place=1)
+    yield Case(name="silence, alone", scripts=_of(HANGS), verdict=fails(*GATEWAY_TIMEOUT), requests=(1,), setting=once)
     yield Case(
         name="silence leaves the next one time",
         scripts=_of(HANGS, SOUND),
@@ -257,8 +257,8 @@ def of_time() -> Iterator[Case]:
         name="silence everywhere",
         scripts=_of(HANGS, HANGS),
         verdict=fails(*GATEWAY_TIMEOUT, 2),
-        requests=(2, 2),
-        setting=soon,
+        requests=(1, 1),
+        setting=once,
     )
     yield Case(
         name="a head, then silence",
@@ -274,7 +274,7 @@ def of_time() -> Iterator[Case]:
         verdict=answered(2, 2),
         requests=(1, 1),
         streams=STREAM,
-        setting=Setting(idle_seconds=0.2, first_byte_seconds=0.2),
+        setting=Setting(idle_seconds=0.4, first_byte_seconds=0.4),
     )
     yield Case(
         name="a stream whose first byte comes later than its provider may take",
@@ -282,7 +282,7 @@ def of_time() -> Iterator[Case]:
         verdict=answered(2, 2),
         requests=(1, 1),
         streams=STREAM,
-        setting=Setting(first_byte_seconds=0.2),
+        setting=Setting(first_byte_seconds=0.4),
     )
     yield Case(
         name="a whole answer may take longer than a first byte",
@@ -415,7 +415,7 @@ def of_callers_who_leave() -> Iterator[Case]:
     )
     yield Case(
         name="a caller who leaves while the answer is read to its end",
-        scripts=_of(lambda request: SOUND(request).after(0.1)),
+        scripts=_of(lambda request: SOUND(request).after(0.3)),
         verdict=LEFT,
         requests=(1,),
         setting=drained,
@@ -424,7 +424,7 @@ def of_callers_who_leave() -> Iterator[Case]:
     )
     yield Case(
         name="a caller who has left is not failed over for",
-        scripts=_of(refused(500).after(0.1), SOUND),
+        scripts=_of(refused(500).after(0.3), SOUND),
         verdict=LEFT,
         requests=(1, 0),
         setting=drained,

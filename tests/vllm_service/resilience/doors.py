@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import httpx
@@ -60,6 +60,7 @@ class Setting:
     hedge_after_seconds: float | None = None
     offers_of_one: int = 0
     on_disconnect: OnDisconnect = OnDisconnect.STOP
+    attempts_per_place: int = 2
 
 
 class Door(Protocol):
@@ -127,7 +128,8 @@ def policy_of(setting: Setting) -> ResiliencePolicy:
         hedging.budget.earn(10**12)
     seconds = setting.deadline_seconds
     deadlines = DeadlineSettings(default_seconds=seconds, longest_seconds=seconds)
-    return ResiliencePolicy.of(setting.breakers, None, QUICK, deadlines, hedging)
+    retries = replace(QUICK, attempts_per_place=setting.attempts_per_place)
+    return ResiliencePolicy.of(setting.breakers, None, retries, deadlines, hedging)
 
 
 def refused_url() -> str:
@@ -233,7 +235,7 @@ async def router_door(scripts: Callable[[], Replies], setting: Setting) -> Async
             router=router,
             breakers=policy.breakers,
             gatekeeper=policy.shared,
-            retries=QUICK,
+            retries=policy.retries,
             hedging=policy.hedging,
             timeout_seconds=setting.deadline_seconds,
         )
