@@ -120,8 +120,8 @@ def decisions(count: int = 200_000, *, conversations: bool = False) -> dict[str,
         taken.append(time.perf_counter_ns() - began)
         if conversations and number % 10 == 0:
             step = plan.steps[number % len(plan.steps)]
-            router.started(step, facts, number / 1000)
-            router.finished(step, facts, Usage(1000, 10, cached_tokens=500), number / 1000)
+            attempt = router.started(step, facts, number / 1000)
+            attempt.succeeded(Usage(1000, 10, cached_tokens=500), number / 1000)
         if number % 1000 == 0:
             router.worker_targets(number / 1000)
     quantiles = statistics.quantiles(taken, n=100)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_service.errors import ConfigurationError
-from vllm_service.gateway.failing_over import FailingOver
-from vllm_service.gateway.hedging import Hedging
 from vllm_service.gateway.limits import ConnectionLimits
+from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.deadlines import DeadlineSettings
 from vllm_service.routing.fallback import RetrySettings
-from vllm_service.routing.hedging import HedgeSettings
+from vllm_service.routing.hedging import HedgeSettings, Hedging
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.open import Storage
 
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
     from vllm_service.opentelemetry_tracing import Tracing
 
 
-def failing_over_of(settings: ServiceSettings, storage: Storage) -> FailingOver:
+def policy_of(settings: ServiceSettings, storage: Storage) -> ResiliencePolicy:
     """Breakers (shared through the storage), attempts, deadlines, hedging."""
     seconds = settings.request_timeout_seconds
     shut = settings.breaker_open_seconds
     hedges = HedgeSettings(percent=settings.hedge_percent, delay_seconds=settings.hedge_delay_seconds)
-    return FailingOver.of(
+    return ResiliencePolicy.of(
         BreakerSettings(
             consecutive_failures=settings.breaker_failures, open_seconds=shut, longest_open_seconds=max(300.0, shut)
         ),

@@ -14,7 +14,7 @@ from vllm_service.app import Service, rest_of
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError
-from vllm_service.from_settings import connection_limits, failing_over_of, tracing_to
+from vllm_service.from_settings import connection_limits, policy_of, tracing_to
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.http_server import HttpServer
@@ -81,7 +81,7 @@ class _Running:
         self._stop = asyncio.Event()
         self._is_stale = False
         self._reloading: asyncio.Task[None] | None = None
-        self._failing_over = failing_over = failing_over_of(settings, storage)
+        self._policy = policy = policy_of(settings, storage)
         self._keeper = EndpointKeeper(
             ControlHttp(self._upstream),
             storage.wakes if settings.wake_endpoints else None,
@@ -100,7 +100,7 @@ class _Running:
             anonymous=LOCAL_KEY,
             addresses=ClientAddresses(settings.trusted_proxies),
             responses=storage.responses if settings.response_cache else None,
-            failing_over=failing_over,
+            policy=policy,
             record_loss=storage.ledger.record,
             tracer=self._tracing,
         )
@@ -119,7 +119,7 @@ class _Running:
         """What /health and /metrics ask for when they are asked."""
         place = self._place
         return ServiceState(
-            breakers=BreakerReport(self._failing_over.breakers).by_provider,
+            breakers=BreakerReport(self._policy.breakers).by_provider,
             workers=self._keeper.workers,
             cache=storage.cache_state if self._settings.response_cache else lambda: None,
             ledger=storage.ledger.state,
@@ -150,7 +150,7 @@ class _Running:
             announce(listening) if place is None else place.ready()
             await self._service.load()
             _spare_the_collector()
-            async with beside(self._failing_over.shared.run, partial(self._keeper.run, self._now_configured)):
+            async with beside(self._policy.shared.run, partial(self._keeper.run, self._now_configured)):
                 await self._stop.wait()
                 has_ended = await self._server.stop(settings.grace_seconds)
             await self._keeper.leave()

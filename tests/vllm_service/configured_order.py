@@ -13,6 +13,22 @@ from vllm_service.routing.plan import Plan, Step, WorkerTarget
 REASON = "configured order"
 
 
+class LearnsNothing:
+    """An AttemptObserver (plan.py)."""
+
+    def first_token(self, now_seconds: float) -> None:
+        """See plan.AttemptObserver."""
+
+    def succeeded(self, usage: Usage | None, now_seconds: float) -> None:
+        """See plan.AttemptObserver."""
+
+    def failed(self, status: int, retry_after_seconds: float | None, now_seconds: float) -> None:
+        """See plan.AttemptObserver."""
+
+    def abandoned(self, now_seconds: float) -> None:
+        """See plan.AttemptObserver."""
+
+
 class ConfiguredOrder:
     """A Router (plan.py) that learns nothing; a provider that the caller names in a header is the only one tried."""
 
@@ -36,19 +52,9 @@ class ConfiguredOrder:
             raise ModelUnavailable(message, details={"model": facts.model})
         return Plan(steps, "the caller named the provider")
 
-    def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
+    def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> LearnsNothing:
         """See plan.Router."""
-
-    def first_token(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
-        """See plan.Router."""
-
-    def finished(self, step: Step, facts: RequestFacts, usage: Usage | None, now_seconds: float) -> None:
-        """See plan.Router."""
-
-    def failed(
-        self, step: Step, facts: RequestFacts, status: int, retry_after_seconds: float | None, now_seconds: float
-    ) -> None:
-        """See plan.Router."""
+        return LearnsNothing()
 
     def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
         """See plan.Router."""

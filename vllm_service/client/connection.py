@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
@@ -55,6 +56,7 @@ class Connection:
         async def attempt(number: int) -> Answer:
             with self.raising_ours():
                 response = await self.sdk.post(ask.route, cast_to=httpx2.Response, body=ask.body)
+                _is_answer(response)
                 whole = read_whole(_json(response))
             return Answer(
                 text=whole.text,
@@ -74,9 +76,13 @@ class Connection:
     async def open_stream(self, ask: Ask) -> AsyncStream[object]:
         """The chunks of an answer, as JSON, for as long as it is read. Raises ServiceError."""
         with self.raising_ours():
-            return await self.sdk.post(
+            stream = await self.sdk.post(
                 ask.route, cast_to=object, body=ask.stream_body, stream=True, stream_cls=AsyncStream[object]
             )
+            if stream.response.status_code != HTTPStatus.OK:
+                await stream.close()
+            _is_answer(stream.response)
+            return stream
 
     async def control(self, method: str, url: str, body: Json | None = None) -> Any:
         """One call of a JSON API beside the OpenAI route. Raises ServiceError."""
@@ -102,8 +108,9 @@ class Connection:
             raise placed(ours, self.endpoint) from None
         except openai.OpenAIError as error:
             raise from_sdk(error, self.endpoint, begun=begun) from error
-        except httpx2.HTTPError as error:  # while the body of an error was read
-            raise placed(Unreachable(f"the connection failed: {type(error).__name__}"), self.endpoint) from error
+        except httpx2.HTTPError as error:  # while a body was read
+            kind = StreamBroken if begun else Unreachable
+            raise placed(kind(f"the connection failed: {type(error).__name__}"), self.endpoint) from error
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -116,6 +123,12 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _is_answer(response: httpx2.Response) -> None:
+    """Raises UpstreamFailed for a status that promises no answer, such as 202."""
+    if response.status_code != HTTPStatus.OK:
+        raise UpstreamFailed(f"the status of the answer is {response.status_code}, not 200")
 
 
 def _json(response: httpx2.Response) -> Any:

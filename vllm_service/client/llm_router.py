@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from vllm_service.client.asks import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Ask, Message
 from vllm_service.client.endpoint_watch import EndpointWatch
-from vllm_service.client.places import Clock, Gatekeeper, LocalBreakers, Places, own_endpoint
+from vllm_service.client.places import Places, own_endpoint
 from vllm_service.client.request_facts import facts_of_chat
 from vllm_service.client.results import Answer
 from vllm_service.client.routed_call import RoutedCall
@@ -19,12 +19,16 @@ from vllm_service.client.strategies import RoutingStrategy
 from vllm_service.client.streams import TextStream
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.providers.configured import Catalog
+from vllm_service.resilience.policy import Clock, ResiliencePolicy
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.breakers import Breakers
+from vllm_service.routing.deadlines import DeadlineSettings
 from vllm_service.routing.fallback import RetrySettings
+from vllm_service.routing.hedging import Hedging
 from vllm_service.routing.plan import Plan, Router
 from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.router import CostRouter
+from vllm_service.routing.shared_breakers import SharedBreakers
 from vllm_service.settings import ServiceSettings
 
 
@@ -43,6 +47,7 @@ class LLMRouter:
     providers: what may be asked; by default what providers.yaml and models.yaml say, else the endpoint that RUNPOD_*
     names. default_model: one of its models; by default the first. router, breakers: by default ones of this process.
     gatekeeper: routing.shared_breakers.SharedBreakers over those breakers, to share them through Redis.
+    hedging: `Hedging(is_on=True)` sends a request to a second provider when the first is slow to begin.
     Prompts are sent as one message of a user: every provider takes that. Close it, or use `async with`.
     Raises ConfigurationError; every call raises ServiceError.
     """
@@ -55,23 +60,26 @@ class LLMRouter:
         default_model: str | None = None,
         router: Router | None = None,
         breakers: Breakers | None = None,
-        gatekeeper: Gatekeeper | None = None,
+        gatekeeper: SharedBreakers | None = None,
         retries: RetrySettings | None = None,
+        hedging: Hedging | None = None,
         timeout_seconds: float = 600.0,
         clock: Clock = time.monotonic,
     ) -> None:
         self.strategy = RoutingStrategy(strategy)
         catalog = configured() if providers is None else providers
         self.default_model = default_model or next(iter(catalog.models))
-        local = LocalBreakers(breakers or Breakers(BreakerSettings()), clock)
-        self._retries = retries or RetrySettings()
-        self._places = Places(
-            catalog,
-            router or default_router(catalog, self.strategy, local),
-            gatekeeper or local,
-            timeout_seconds,
+        settings = BreakerSettings()
+        breakers = breakers or Breakers(settings)
+        policy = ResiliencePolicy(
+            breakers,
+            gatekeeper or SharedBreakers(breakers, None, clock, probe_seconds=settings.probe_seconds),
+            retries or RetrySettings(),
+            DeadlineSettings(default_seconds=timeout_seconds, longest_seconds=timeout_seconds),
+            hedging,
             clock,
         )
+        self._places = Places(catalog, router or default_router(catalog, self.strategy, breakers), policy)
         self._watch = EndpointWatch(self._places)
 
     async def generate(
@@ -160,7 +168,7 @@ class LLMRouter:
 
     def _call(self, ask: Ask, *, stream: bool) -> RoutedCall:
         self._watch.look()
-        return RoutedCall(self._places, ask, self._facts(ask, stream=stream), self._retries)
+        return RoutedCall(self._places, ask, self._facts(ask, stream=stream))
 
     def _facts(self, ask: Ask, *, stream: bool) -> RequestFacts:
         return facts_of_chat(ask, self.strategy.value, stream=stream)
@@ -176,10 +184,10 @@ def configured() -> Catalog:
     return load(settings)
 
 
-def default_router(catalog: Catalog, strategy: RoutingStrategy, breakers: LocalBreakers) -> Router:
+def default_router(catalog: Catalog, strategy: RoutingStrategy, breakers: Breakers) -> Router:
     """The gateway's, of this process alone, which leaves out places whose breaker is open."""
     settings = RouterSettings(default_strategy=strategy.value)
-    return CostRouter(catalog, settings, may_try=breakers.allows)
+    return CostRouter(catalog, settings, may_try=breakers.may_try)
 
 
 def _said(prompt: str) -> list[Message]:

@@ -10,14 +10,14 @@ from vllm_service.domain.requests import Outcome
 from vllm_service.domain.token_estimates import BYTES_PER_TOKEN
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError, UpstreamFailed
-from vllm_service.gateway import outcomes
-from vllm_service.gateway.call import Call, Sent
+from vllm_service.gateway.call import Call
 from vllm_service.gateway.error_answers import error_event
 from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.provider_errors import fault_error
 from vllm_service.gateway.said import Said
-from vllm_service.providers.protocol import ProviderFault
-from vllm_service.routing.failures import NO_ANSWER
+from vllm_service.providers.protocol import Answer, ProviderFault
+from vllm_service.resilience.attempts import Attempt
+from vllm_service.routing.failures import Failure, Kind
 from vllm_service.storage.protocol import CachedResponse
 
 _JSON = b"content-type: application/json\r\n"
@@ -25,25 +25,25 @@ _EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-contro
 _ENVELOPE_BYTES = 350  # of a whole answer besides its text: id, times, names, finish reason
 
 
-def send_whole(call: Call, sent: Sent, *, keeps: bool) -> CachedResponse | None:
+def send_whole(call: Call, attempt: Attempt[Answer], *, keeps: bool) -> CachedResponse | None:
     """The provider's answer, annotated. keeps: it is returned as it came, as it may be given again."""
-    document, now = sent.answer.body, time.monotonic()
-    if sent.usage is None and call.model.tokenizer is not None:
+    document, now = attempt.answer.body, time.monotonic()
+    if attempt.usage is None and call.model.tokenizer is not None:
         call.said = Said.whole(document)
-    call.count(sent.usage or _by_length(call, max(0, len(document) - _ENVELOPE_BYTES)))
+    call.count(attempt.usage or _by_length(call, max(0, len(document) - _ENVELOPE_BYTES)))
     if call.caller.has_left:
         call.outcome, call.status = Outcome.CANCELLED, 499
     call.answer(200, call.answer_headers(_JSON), call.annotated(document, now))
-    outcomes.succeeded(call, sent, sent.usage, now)
+    attempt.succeeded(attempt.usage)
     return CachedResponse(document, False, call.usage) if keeps else None
 
 
-async def relay_events(call: Call, sent: Sent, *, keeps: bool) -> CachedResponse | None:
+async def relay_events(call: Call, attempt: Attempt[Answer], *, keeps: bool) -> CachedResponse | None:
     """Returns when the stream has ended, well or with an explicit error; cancelled when the caller leaves.
 
     keeps: what was streamed is returned if it is complete, as it may be given again.
     """
-    answer, caller = sent.answer, call.caller
+    answer, caller = attempt.answer, call.caller
     relay = EventRelay(call.operation, caller.send, partial(_finish, call))
     kept: list[bytes] = []
     receive = _keeping(relay.receive, kept) if keeps else relay.receive
@@ -60,18 +60,18 @@ async def relay_events(call: Call, sent: Sent, *, keeps: bool) -> CachedResponse
     except BaseException:  # the caller has left, or the gateway itself failed: what came is counted either way
         answer.close()
         call.count(relay.usage or _by_events(call, relay))
-        outcomes.left(call, sent)
+        attempt.abandoned()
         raise
     call.count(relay.usage or _by_events(call, relay))
     if caller.has_left:
         call.outcome, call.status = Outcome.CANCELLED, 499
     if relay.is_complete:
         call.end()
-        outcomes.succeeded(call, sent, relay.usage, time.monotonic())
+        attempt.succeeded(relay.usage)
         return CachedResponse(b"".join(kept), True, call.usage) if keeps else None
     error = error or UpstreamFailed(f"The provider of {call.facts.model!r} ended the stream before its end.")
     _break(call, error)
-    outcomes.failed(call, sent, NO_ANSWER, None)
+    attempt.failed(Failure(Kind.CUT, content_started=True))
     return None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -13,7 +12,6 @@ from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.gateway.annotations import cost_info, performance_info, place_info, spliced
-from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import RequestFields
@@ -21,37 +19,12 @@ from vllm_service.gateway.said import Said
 from vllm_service.gateway.served_models import Configured, ServedModel
 from vllm_service.gateway.trace_context import trace_headers
 from vllm_service.gateway.tracing import RequestSpan
+from vllm_service.providers.configured import OnDisconnect
 from vllm_service.providers.protocol import Answer, Upstream
-from vllm_service.routing.circuit_breaker import Admission
+from vllm_service.resilience.attempts import Attempt, HedgeLoser
+from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.routing.plan import Step
 from vllm_service.storage.protocol import Reservation
-
-
-class Sent:
-    """The request at one place. Times are of time.monotonic; usage: of a whole answer, as its provider counted it.
-
-    stays: the answer is read to its end also when the caller leaves.
-    """
-
-    answer: Answer
-
-    __slots__ = ("admission", "answer", "at", "first_byte", "stays", "step", "usage")
-
-    def __init__(self, step: Step, admission: Admission, at: float, stays: bool) -> None:
-        self.step = step
-        self.admission = admission
-        self.at = at
-        self.stays = stays
-        self.first_byte: float | None = None
-        self.usage: Usage | None = None
-
-
-class Loss(NamedTuple):
-    """What a request cost at a place that did not answer; an estimate, unless its whole answer was there."""
-
-    step: Step
-    usage: Usage
-    cost_picousd: int | None
 
 
 class Call:
@@ -67,7 +40,7 @@ class Call:
     reason: str | None = None
     step: Step | None = None
     attempts = 0
-    losses: Sequence[Loss] = ()
+    losers: Sequence[HedgeLoser] = ()
     sent: float | None = None
     first_byte: float | None = None
     said: Said | None = None
@@ -88,7 +61,7 @@ class Call:
         request_id: str,
         *,
         configured: Configured,
-        failing_over: FailingOver,
+        policy: ResiliencePolicy,
         upstream: Upstream,
     ) -> None:
         self.operation = operation
@@ -98,15 +71,15 @@ class Call:
         self.request_id = request_id
         self.id_line = b"x-request-id: %b\r\n" % request_id.encode()
         self.configured = configured
-        self.failing_over = failing_over
+        self.policy = policy
         self.upstream = upstream
         self.started_at = time.time()  # since 1970
         self.started = time.monotonic()
 
-    def went_to(self, sent: Sent) -> None:
-        """The place that answers, as far as is known now; a caller who leaves stops what it does, or does not."""
-        self.step, self.sent, self.first_byte = sent.step, sent.at, sent.first_byte
-        self.caller.stays = sent.stays
+    def went_to(self, attempt: Attempt[Answer], on_disconnect: OnDisconnect) -> None:
+        """The attempt that answers, as far as is known now. A caller who leaves ends it, or it is read to its end."""
+        self.step, self.sent, self.first_byte = attempt.step, attempt.started_at, attempt.first_byte_at
+        self.caller.stays = on_disconnect is OnDisconnect.DRAIN
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """See Caller; the connection is free for its next request."""
@@ -196,9 +169,9 @@ class Call:
             route_reason=self.reason,
         )
 
-    def record_of(self, loss: Loss, now: float) -> RequestRecord:
+    def record_of(self, loser: HedgeLoser, now: float) -> RequestRecord:
         """A row of its own for a hedge that lost: id and a suffix, cancelled, what it cost; docs/ledger.md."""
-        step, usage, cost = loss
+        step, usage, cost = loser
         return replace(
             self.record(now),
             request_id=f"{self.request_id}/hedge",

@@ -15,22 +15,24 @@ from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError, Unauthorized
 from vllm_service.gateway import wishes
 from vllm_service.gateway.answers import relay_events, replay, send_whole
-from vllm_service.gateway.attempts import first_answer
 from vllm_service.gateway.cached_answers import cache_key
 from vllm_service.gateway.call import Call
 from vllm_service.gateway.client_address import ClientAddresses
 from vllm_service.gateway.error_answers import error_body, error_headers
-from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.incoming import Caller, Incoming
 from vllm_service.gateway.operations import Operation
+from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
 from vllm_service.gateway.served_models import Configured
 from vllm_service.gateway.token_counting import TokenCounting
 from vllm_service.gateway.tracing import Tracer
 from vllm_service.logs import place_of
-from vllm_service.providers.protocol import Upstream
-from vllm_service.routing.deadlines import HEADER
+from vllm_service.providers.protocol import Answer, Upstream
+from vllm_service.resilience.attempts import Attempt, TriedRequest, first_answer
+from vllm_service.resilience.policy import ResiliencePolicy
+from vllm_service.routing.deadlines import HEADER, Deadline
 from vllm_service.routing.deadlines import deadline as deadline_of
+from vllm_service.routing.plan import Plan
 from vllm_service.storage.protocol import Keys, Quotas, Reservation, ResponseCache
 
 _log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class Gateway:
         anonymous: ApiKey | None = None,
         addresses: ClientAddresses | None = None,
         responses: ResponseCache | None = None,
-        failing_over: FailingOver | None = None,
+        policy: ResiliencePolicy | None = None,
         tracer: Tracer | None = None,
         record_loss: Callable[[RequestRecord], None] | None = None,
         wall_clock: Callable[[], float] | None = None,
@@ -69,7 +71,7 @@ class Gateway:
         self._anonymous = anonymous
         self._addresses = addresses or ClientAddresses()
         self._responses = responses
-        self._failing_over = failing_over or FailingOver.of()
+        self._policy = policy or ResiliencePolicy.of()
         self._record_loss = record_loss or self._recorders[0]
         self._ids = RequestIds()
         self._counting = TokenCounting()
@@ -85,7 +87,7 @@ class Gateway:
             caller,
             self._ids.of(headers.get(b"x-request-id")),
             configured=self.configured,
-            failing_over=self._failing_over,
+            policy=self._policy,
             upstream=self._upstream,
         )
         if self._wall_clock is not None:
@@ -114,24 +116,29 @@ class Gateway:
         call.annotates = key.annotate and headers.get(b"x-annotate") != b"off"
         call.fields = fields = read(call.request.body)
         call.model = call.configured.model(fields.model)
-        call.facts = facts = _facts(call)
+        call.facts = _facts(call)
         asked = headers.get(DEADLINE)
         wished = None if asked is None else asked.decode("latin-1")
-        deadline = deadline_of(wished, self._failing_over.deadlines, call.started)
+        deadline = deadline_of(wished, self._policy.deadlines, call.started)
         call.reservation = await self._reserve(call)
         cached_under = None if self._responses is None else await self._replay(call, self._responses)
         if call.outcome is Outcome.CACHED:
             return
-        plan = call.configured.router.plan(facts, call.started)
+        plan = call.configured.router.plan(call.facts, call.started)
         call.reason = plan.reason
-        sent = await first_answer(call, plan, deadline)
-        call.first_byte = sent.first_byte
-        if call.step is not sent.step:  # of two that were asked, not the last
-            call.went_to(sent)
-        if sent.answer.is_stream:
-            response = await relay_events(call, sent, keeps=cached_under is not None)
-        else:
-            response = send_whole(call, sent, keeps=cached_under is not None)
+        request = _to_be_tried(call, plan, deadline)
+        try:
+            attempt = await first_answer(plan, ProviderRequest(call), request)
+        finally:
+            call.reason, call.losers = request.reason, request.losers
+        _answers(call, attempt)
+        try:
+            if attempt.answer.is_stream:
+                response = await relay_events(call, attempt, keeps=cached_under is not None)
+            else:
+                response = send_whole(call, attempt, keeps=cached_under is not None)
+        finally:
+            attempt.abandoned()  # unless it has ended by itself
         if cached_under is not None and response is not None and self._responses is not None:
             await self._responses.put(key.organisation, cached_under, response)
 
@@ -167,8 +174,8 @@ class Gateway:
         recorders = self._recorders if call.trace is None else (*self._recorders, call.trace.end)
         for record in recorders:  # the ledger is the first
             _record(record, row)
-        for loss in call.losses:
-            _record(self._record_loss, call.record_of(loss, time.monotonic()))
+        for loser in call.losers:
+            _record(self._record_loss, call.record_of(loser, time.monotonic()))
 
     def _settled(self, call: Call, reservation: Reservation) -> Awaitable[None]:
         """Also what a hedge lost was spent. What answers cost is what hedges may be paid from."""
@@ -176,12 +183,36 @@ class Gateway:
             return reservation.settle(0, 0)
         if call.usage is None:
             return reservation.release()
-        hedging, spent = self._failing_over.hedging, call.cost_picousd or 0
+        hedging, spent = self._policy.hedging, call.cost_picousd or 0
         if hedging is not None:
             hedging.budget.earn(spent)
-        if call.losses:
-            spent += sum(loss.cost_picousd or 0 for loss in call.losses)
+        if call.losers:
+            spent += sum(loser.cost_picousd or 0 for loser in call.losers)
         return reservation.settle(call.usage.total_tokens, spent)
+
+
+def _to_be_tried(call: Call, plan: Plan, deadline: Deadline) -> TriedRequest:
+    """Two answers may cost more than a cap allows: such a request is not hedged."""
+    configured, policy, facts = call.configured, call.policy, call.facts
+    hedging = policy.hedging
+    return TriedRequest(
+        policy,
+        configured.router,
+        configured.catalog.providers,
+        call.model.prices,
+        facts,
+        deadline,
+        plan.reason,
+        hedging is not None and facts.cap_picousd is None and hedging.wanted_by(call.headers),
+        call.trace,
+    )
+
+
+def _answers(call: Call, attempt: Attempt[Answer]) -> None:
+    """The attempt that answers is the one that the call's row is about."""
+    call.first_byte = attempt.first_byte_at
+    if call.step is not attempt.step:  # a hedge was quicker
+        call.went_to(attempt, call.configured.catalog.providers[attempt.step.provider].on_disconnect)
 
 
 def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None:

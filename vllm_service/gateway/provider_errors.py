@@ -1,4 +1,4 @@
-"""Providers' errors in our codes: which are the caller's own, which another place may do better, and what is told."""
+"""Providers' errors in our codes, for gateway and client: which are the caller's own, and which the provider's."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vllm_service.errors import (
     UpstreamError,
     UpstreamFailed,
 )
-from vllm_service.providers.protocol import Answer, NotReached, ProviderFault, TimedOut
-from vllm_service.routing.failures import retry_after_seconds
+from vllm_service.providers.protocol import NotReached, ProviderFault, TimedOut
+from vllm_service.routing.failures import Failure, Kind, NotAnswered, retry_after_seconds
 
 _CONTEXT = ("context_length", "context length", "maximum context", "max_model_len", "too long", "reduce the length")
 _LONGEST_MESSAGE = 2000
@@ -47,34 +47,45 @@ def retry_after_of(headers: Mapping[bytes, bytes]) -> float | None:
     return None if sent is None else retry_after_seconds(sent.decode("latin-1"), time.time())
 
 
-def callers_error(answer: Answer) -> ServiceError:
+def refused(status: int, headers: Mapping[bytes, bytes], body: bytes, model: str) -> NotAnswered:
+    """An attempt that was answered with a status of 400 or more. headers: names in lower case."""
+    wait = retry_after_of(headers)
+    failure = Failure(Kind.STATUS, status, retry_after_seconds=wait)
+    return NotAnswered(
+        failure, callers_error(status, body) if failure.is_final else providers_error(status, wait, model)
+    )
+
+
+def callers_error(status: int, body: bytes) -> ServiceError:
     """A provider's 4xx that is the caller's own, in our codes."""
-    said = _said(answer.body)
-    message = (said.message or f"The provider refused the request with status {answer.status}.")[:_LONGEST_MESSAGE]
-    details = {"upstream_status": answer.status, "upstream_code": said.code, "upstream_type": said.type}
-    if answer.status == 413 or (answer.status in (400, 422) and _is_about_context(said)):
+    said = _said(body)
+    message = (said.message or f"The provider refused the request with status {status}.")[:_LONGEST_MESSAGE]
+    details = {"upstream_status": status, "upstream_code": said.code, "upstream_type": said.type}
+    if status == 413 or (status in (400, 422) and _is_about_context(said)):
         return ContextTooLong(message, param=said.param, details=details)
-    if answer.status == 400:
+    if status == 400:
         return InvalidRequest(message, param=said.param, details=details)
-    return UpstreamError(answer.status, message, code=f"UPSTREAM_{answer.status}", param=said.param, details=details)
+    return UpstreamError(status, message, code=f"UPSTREAM_{status}", param=said.param, details=details)
 
 
-def providers_error(answer: Answer, model: str) -> ServiceError:
-    """A provider's answer that nobody else could better: what the caller is told."""
-    details = {"model": model, "upstream_status": answer.status}
-    wait = retry_after_of(answer.headers)
-    if answer.status == 429:
+def providers_error(status: int, wait: float | None, model: str) -> ServiceError:
+    """A status that is the provider's fault, as the caller gets it where no other provider does better.
+
+    wait: its Retry-After in seconds.
+    """
+    details: dict[str, object] = {"model": model, "upstream_status": status}
+    if status == 429:
         message = f"Every provider of {model!r} is at its rate limit."
         return RateLimited(message, details=details, retry_after_seconds=1.0 if wait is None else wait)
-    if answer.status == 404:
+    if status == 404:
         return NotFound(f"The providers of {model!r} do not offer this operation, or not this model.", details=details)
-    if answer.status == 503:
+    if status == 503:
         message = f"The providers of {model!r} are not ready."
         details |= {"estimated_ready_time": wait, "fallback_available": False}
         return ModelUnavailable(message, details=details, retry_after_seconds=wait)
-    if answer.status in (408, 504):
+    if status in (408, 504):
         return GatewayTimeout(f"The providers of {model!r} did not answer in time.", details=details)
-    return UpstreamFailed(f"The providers of {model!r} failed; the last with status {answer.status}.", details=details)
+    return UpstreamFailed(f"The providers of {model!r} failed; the last with status {status}.", details=details)
 
 
 def fault_error(fault: ProviderFault, model: str) -> ServiceError:

@@ -48,7 +48,7 @@ class Provider:
     control_url: RunPod's `/v2/ENDPOINT`, where `/health` and `/run` are; None for hosted providers.
     workers_min: set where that number follows the router; None where workers are woken by warm-up jobs.
     second_price: RunPod's, per worker. expected: where the router's estimates of an endpoint start, by the names of
-    routing.profiles.EndpointProfile. timeouts in seconds: to connect, to the first byte, between bytes.
+    routing.profiles.EndpointProfile. timeouts in seconds: to connect, to a stream's first byte, between bytes.
     """
 
     name: str

@@ -40,7 +40,7 @@ class Connection(Writer):
         self._waiter: asyncio.Future[StreamOrWhole] | None = None
         self._head_bytes = 0
         self._has_ended = self._keeps_alive = False
-        self.quiet_since = self.ends_at = 0.0
+        self.quiet_since = self.ends_at = self.first_byte_seconds = 0.0
         self.is_paused = False
 
     @property
@@ -59,11 +59,18 @@ class Connection(Writer):
         return self._head_bytes == 0 and self._loop.time() - self.quiet_since <= STALE_SECONDS
 
     @property
+    def _has_head(self) -> bool:
+        """Whether the head of an answer is there: its status is read with the last of it."""
+        return self._answer is not None and self._answer.status != 0
+
+    @property
     def is_answering(self) -> bool:
         """Whether the provider has begun to answer."""
         return self._answer is not None
 
-    def ask(self, request: bytes, total_seconds: float, *, is_alone: bool) -> asyncio.Future[StreamOrWhole]:
+    def ask(
+        self, request: bytes, first_byte_seconds: float, total_seconds: float, *, is_alone: bool
+    ) -> asyncio.Future[StreamOrWhole]:
         """Sends a request. The future has its answer when it is whole, or of a stream when its first event is there.
 
         is_alone: no other connection carries one, so it need not wait for the end of the turn. Raises CutShort when it
@@ -72,6 +79,7 @@ class Connection(Writer):
         self._head_bytes = 0
         self.quiet_since = now = self._loop.time()
         self.ends_at = now + total_seconds
+        self.first_byte_seconds = first_byte_seconds
         transport = self._transport
         if transport is None or transport.is_closing():
             raise CutShort("the connection has been closed")
@@ -126,7 +134,8 @@ class Connection(Writer):
     def data_received(self, data: bytes) -> None:
         """Feeds the parser; whatever is not the answer to a request ends the connection."""
         self.quiet_since = self._loop.time()
-        if self._answer is None:
+        answer = self._answer
+        if answer is None or not answer.status:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -137,7 +146,7 @@ class Connection(Writer):
         else:
             if self._has_ended:
                 self._complete()
-            elif self._answer is None and self._head_bytes > LONGEST_HEAD_BYTES:
+            elif self._head_bytes > LONGEST_HEAD_BYTES and not self._has_head:
                 self.fail(CutShort(f"the answer's head is longer than {LONGEST_HEAD_BYTES} bytes"))
 
     def _deliver(self) -> None:

@@ -109,13 +109,15 @@ class _Pool:
         request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
         connection = self._idle.pop() if self._idle else None
         is_kept = connection is not None
+        own = self._provider.first_byte_timeout_seconds
+        first_byte = own if patience is ENDLESS else patience.first_byte_seconds
         while True:
             if connection is None:
                 connection = await self._connect(patience.connect_seconds)
             waiter = None
             try:
                 is_alone = len(self._all) - len(self._idle) <= 1
-                waiter = connection.ask(request, patience.total_seconds, is_alone=is_alone)
+                waiter = connection.ask(request, first_byte, patience.total_seconds, is_alone=is_alone)
                 return await waiter
             except CutShort:
                 if not is_kept or self._is_closing or not connection.was_stale:
@@ -148,7 +150,7 @@ class _Pool:
         if connection.is_answering:
             longest, what = provider.idle_timeout_seconds, "silent for {:g} s within the answer"
         else:
-            longest, what = provider.first_byte_timeout_seconds, "no answer within {:g} s"
+            longest, what = connection.first_byte_seconds, "no answer within {:g} s"
         return TimedOut(what.format(longest)) if quiet > longest else None
 
     def close(self) -> None:

@@ -63,7 +63,10 @@ class Answer(Protocol):
 
 
 class Patience(msgspec.Struct, frozen=True, gc=False):
-    """Seconds that one sending may take, where that is less than the provider may: see routing/deadlines.py."""
+    """Seconds that one sending may take, instead of what the provider is configured with: see routing/deadlines.py.
+
+    The time to connect counts only where it is less.
+    """
 
     connect_seconds: float = math.inf
     first_byte_seconds: float = math.inf

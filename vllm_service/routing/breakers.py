@@ -44,6 +44,10 @@ class Breakers:
         """Whether a request would be let by; for the router's plans, takes nothing."""
         return self.of(step.provider, step.model).allows(now)
 
+    def may_try(self, provider: str, model: str, now: float) -> bool:
+        """The same by names: a CostRouter's `may_try`."""
+        return self.of(provider, model).allows(now)
+
     def apply(self, change: BreakerChange, now: float) -> None:
         """What another replica saw."""
         self.of(change.provider, change.model).apply(change, now)

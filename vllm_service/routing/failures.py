@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
+from vllm_service.errors import ServiceError
+
 LEFT_BY_CALLER = 499
 NO_ANSWER = 0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
@@ -14,6 +16,15 @@ OUR_ACCOUNT = frozenset({401, 402})
 # May be this place's alone: a model or a route that it does not have, a permission, a conflict. It says nothing of how
 # well the place is, so it never trips a breaker; but another place may know better.
 ONLY_HERE = frozenset({403, 404, 405, 409, 421, 425})
+
+
+class NotAnswered(Exception):
+    """One attempt has failed. `error` is the caller's if nothing else is tried, or nothing else does better."""
+
+    def __init__(self, failure: Failure, error: ServiceError) -> None:
+        super().__init__()
+        self.failure = failure
+        self.error = error
 
 
 class Blame(StrEnum):

@@ -1,12 +1,8 @@
-"""The course of one request through the places of its plan: what is tried next, when, and when to give up.
+"""The retry schedule of one request over the places of its plan: what is tried next, when, and when to give up.
 
 Every place is tried once, in the plan's order, one right after the other. Only then those that may get over it are
 tried again, after a pause that grows and is never shorter than their Retry-After. Nothing else retries: not the HTTP
-client, not the SDK; so attempts never multiply. The gateway drives it:
-
-    while (attempt := course.next(now)) is not None:
-        ...wait for attempt.wait_seconds, send; when it fails: course.failed(attempt, failure, now)
-    raise course.error(now)
+client, not the SDK; so attempts never multiply. Only resilience/attempts.py drives it.
 """
 
 from __future__ import annotations
@@ -18,7 +14,6 @@ import msgspec
 from tenacity import RetryCallState, Retrying, wait_exponential_jitter
 
 from vllm_service.errors import (
-    CircuitOpen,
     GatewayTimeout,
     ModelUnavailable,
     RateLimited,
@@ -28,8 +23,6 @@ from vllm_service.errors import (
 from vllm_service.routing.deadlines import Deadline
 from vllm_service.routing.failures import ONLY_HERE, OUR_ACCOUNT, Blame, Failure, Kind, blame
 from vllm_service.routing.plan import Step
-
-ALL_LEFT_ALONE = "Every provider of this model has been failing and is left alone for now."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +47,7 @@ class RetrySettings:
             raise ValueError("retries: waits are not negative")
 
 
-class Attempt(msgspec.Struct, frozen=True, gc=False):
+class ScheduledAttempt(msgspec.Struct, frozen=True, gc=False):
     """One sending of the request. number: from 1, over all places. wait_seconds: before it is sent."""
 
     step: Step
@@ -71,7 +64,7 @@ class _Place(msgspec.Struct):
     is_out: bool = False
 
 
-class Course(msgspec.Struct):
+class RetrySchedule(msgspec.Struct):
     """Of one request. Times are seconds of a monotonic clock. attempts: how many were sent."""
 
     _steps: Sequence[Step]
@@ -96,13 +89,13 @@ class Course(msgspec.Struct):
             self._tried[0].tries = self.attempts
         return self._tried
 
-    def next(self, now: float) -> Attempt | None:
+    def next(self, now: float) -> ScheduledAttempt | None:
         """What to try now, or after its `wait_seconds`; None: it is over, by success, failure or time."""
         if self._is_over or not self._steps:
             return None
         if self._tried is None and not self.attempts:
             self.attempts = 1
-            return Attempt(self._steps[0], 1, 0.0, len(self._steps) == 1 or self._settings.attempts == 1)
+            return ScheduledAttempt(self._steps[0], 1, 0.0, len(self._steps) == 1 or self._settings.attempts == 1)
         place = None if self.attempts >= self._settings.attempts else self._choose(now)
         if place is None:
             self._is_over = True
@@ -111,7 +104,7 @@ class Course(msgspec.Struct):
         place.tries += 1
         can_go_on = self.attempts < self._settings.attempts
         others = can_go_on and any(other is not place and self._may_be_tried(other, now) for other in self._places)
-        return Attempt(place.step, self.attempts, max(0.0, place.not_before - now), is_last=not others)
+        return ScheduledAttempt(place.step, self.attempts, max(0.0, place.not_before - now), is_last=not others)
 
     def peek(self, now: float) -> Step | None:
         """The place that would be tried next, at once, and is a different one: where a hedge could go."""
@@ -148,20 +141,24 @@ class Course(msgspec.Struct):
         """The answer's content has begun: nothing else is tried."""
         self._is_over = self.is_answered = True
 
-    def error(self, now: float) -> ServiceError:
-        """What the caller is told when every attempt has failed. A final failure is passed on instead.
+    def error(self, now: float, last: ServiceError) -> ServiceError:
+        """What the caller gets when every attempt has failed. `last`: the error of the attempt that failed last.
 
-        CircuitOpen when nothing was sent at all: Breakers.details tells the rest.
+        Its own words say most, unless time is over, or every provider throttles; and a 429 of one of several says
+        nothing about the others.
         """
         kinds = [failure for _, failure in self.failures]
-        if not kinds:
-            return CircuitOpen(ALL_LEFT_ALONE)
+        if all(failure.told_status in ONLY_HERE | OUR_ACCOUNT for failure in kinds):
+            return last
         if self._deadline.left(now) <= 0 or all(failure.kind is Kind.TIMEOUT for failure in kinds):
             return GatewayTimeout(f"No provider answered in time; {len(kinds)} attempts were made.")
         waits = [failure.retry_after_seconds for failure in kinds if failure.retry_after_seconds is not None]
         soonest = min(waits, default=None)
         if all(blame(failure.told_status) is Blame.THROTTLED for failure in kinds):
-            return RateLimited("Every provider of this model is at its limit.", retry_after_seconds=soonest)
+            wait = 1.0 if soonest is None else soonest
+            return RateLimited("Every provider of this model is at its limit.", retry_after_seconds=wait)
+        if not isinstance(last, RateLimited):
+            return last
         if any(failure.kind in (Kind.GARBAGE, Kind.CUT) for failure in kinds):
             return UpstreamFailed(f"No provider gave a whole answer; {len(kinds)} attempts were made.")
         return ModelUnavailable(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from vllm_service.routing.plan import Step
 
 Answer = TypeVar("Answer")
 Sleep = Callable[[float], Awaitable[None]]
+HEADER = b"x-hedge"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,42 @@ class FirstBytes:
         return self._p95
 
 
+@dataclass
+class Hedging:
+    """How slow each place is to begin, and what may be spent on a second request. is_on: where nothing was asked for.
+
+    The budget starts empty: it is earned.
+    """
+
+    settings: HedgeSettings = field(default_factory=HedgeSettings)
+    is_on: bool = False
+
+    def __post_init__(self) -> None:
+        self.budget = HedgeBudget(self.settings)
+        self._first_bytes: dict[tuple[str, str], FirstBytes] = {}
+
+    def wanted_by(self, headers: Mapping[bytes, bytes]) -> bool:
+        """`x-hedge: on` or `off`, else as configured."""
+        sent = headers.get(HEADER)
+        return self.is_on if sent is None else sent == b"on"
+
+    def delay_seconds(self, step: Step) -> float | None:
+        """When the second request is sent; None: never, too little is known of the first place."""
+        if self.settings.delay_seconds is not None:
+            return self.settings.delay_seconds
+        known = self._first_bytes.get((step.provider, step.model))
+        return None if known is None else known.p95()
+
+    def began(self, step: Step, seconds: float) -> None:
+        """An answer's first byte came after so long."""
+        known = self._first_bytes.get((step.provider, step.model))
+        if known is None:
+            known = self._first_bytes[step.provider, step.model] = FirstBytes(self.settings)
+        known.add(seconds)
+
+
 class Racer(Protocol[Answer]):
-    """What the gateway gives the race. Neither may swallow its cancellation."""
+    """What the driver gives the race. Neither may swallow its cancellation."""
 
     async def attempt(self, step: Step) -> Answer:
         """Returns with the first byte of content; raises when the place fails. Cleans up when it is cancelled."""

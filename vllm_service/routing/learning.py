@@ -11,8 +11,10 @@ from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.routes import Route
 
 
-class Attempt(msgspec.Struct):
-    """first_token_at: 0 until it has come. follows: the place has lately read a prompt that begins as this one.
+class ObservedAttempt(msgspec.Struct):
+    """A plan.AttemptObserver. Two of them may be open at one offer, or at two offers of one provider: a hedge.
+
+    first_token_at: 0 until it has come. follows: the place has lately read a prompt that begins as this one.
 
     Of an endpoint, to_read: prompt tokens that it is expected to have to read; alone: no prompt was waiting there.
     """
@@ -25,9 +27,10 @@ class Attempt(msgspec.Struct):
     to_read: int = 0
     alone: bool = False
     first_token_at: float = 0.0
+    is_over: bool = False
 
     @classmethod
-    def sent(cls, route: Route, place: Candidate, facts: RequestFacts, now: float) -> Attempt:
+    def sent(cls, route: Route, place: Candidate, facts: RequestFacts, now: float) -> ObservedAttempt:
         """The request has been sent to this place."""
         attempt = cls(route, place, facts, now, place.follows(facts.prefix, now))
         place.in_flight += 1
@@ -38,8 +41,8 @@ class Attempt(msgspec.Struct):
         return attempt
 
     def first_token(self, now: float) -> None:
-        """See plan.Router. A whole answer comes with its last token: its first byte says nothing of speeds."""
-        if self.first_token_at or not self.facts.stream:
+        """See plan.AttemptObserver. A whole answer comes with its last token: its first byte says nothing of speeds."""
+        if self.first_token_at or self.is_over or not self.facts.stream:
             return
         place = self.place
         waited = now - self.began
@@ -50,8 +53,11 @@ class Attempt(msgspec.Struct):
             if self.alone and not self.follows:
                 place.endpoint.measured_answer(waited, self.facts.prompt_tokens)
 
-    def finished(self, usage: Usage | None, now: float) -> None:
-        """See plan.Router."""
+    def succeeded(self, usage: Usage | None, now: float) -> None:
+        """See plan.AttemptObserver."""
+        if self.is_over:
+            return
+        self.is_over = True
         place, facts = self.place, self.facts
         place.in_flight -= 1
         if place.endpoint is not None:
@@ -64,15 +70,24 @@ class Attempt(msgspec.Struct):
                 place.prompt_cache.add(facts.prefix, self.follows, usage.cached_tokens / usage.prompt_tokens, now)
 
     def failed(self, status: int, retry_after_seconds: float | None, now: float) -> None:
-        """See plan.Router."""
+        """See plan.AttemptObserver."""
+        if self.is_over:
+            return
+        self.abandoned(now)
+        if status == 429 and retry_after_seconds:
+            self.place.late_until = now + retry_after_seconds
+
+    def abandoned(self, now: float) -> None:
+        """See plan.AttemptObserver."""
+        if self.is_over:
+            return
+        self.is_over = True
         place = self.place
         place.in_flight -= 1
         if place.endpoint is not None:
             if not self.first_token_at:
                 place.endpoint.read(self.to_read)
             place.endpoint.left()
-        if status == 429 and retry_after_seconds:
-            place.late_until = now + retry_after_seconds
 
     def _own_finished(self, endpoint: Endpoint, usage: Usage | None, ended: float) -> None:
         began, first_token_at, target = self.began, self.first_token_at, self.route.target

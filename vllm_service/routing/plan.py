@@ -44,6 +44,29 @@ class WorkerTarget:
     always_on: int = 0
 
 
+class AttemptObserver(Protocol):
+    """What a router learns from one attempt: `first_token`, then one of the three exits; later calls do nothing.
+
+    Times are seconds of the clock that the router was given.
+    """
+
+    def first_token(self, now_seconds: float) -> None:
+        """The first byte of content has come back."""
+        ...
+
+    def succeeded(self, usage: Usage | None, now_seconds: float) -> None:
+        """The answer is complete; usage None when nothing counted it."""
+        ...
+
+    def failed(self, status: int, retry_after_seconds: float | None, now_seconds: float) -> None:
+        """The provider failed: HTTP's status, or 0 where no answer came."""
+        ...
+
+    def abandoned(self, now_seconds: float) -> None:
+        """The attempt was left before its end, which says nothing about the provider."""
+        ...
+
+
 class Router(Protocol):
     """Decides and learns; takes time as an input and does no I/O. Times are seconds of one monotonic clock."""
 
@@ -51,22 +74,8 @@ class Router(Protocol):
         """Raises errors.ModelNotFound if nobody serves it, errors.ModelUnavailable when none may be tried."""
         ...
 
-    def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
-        """The request has been sent to this place."""
-        ...
-
-    def first_token(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
-        """The first byte of content has come back."""
-        ...
-
-    def finished(self, step: Step, facts: RequestFacts, usage: Usage | None, now_seconds: float) -> None:
-        """The answer is complete; usage None when nobody counted it."""
-        ...
-
-    def failed(
-        self, step: Step, facts: RequestFacts, status: int, retry_after_seconds: float | None, now_seconds: float
-    ) -> None:
-        """This place failed (status as HTTP, 0 when no answer came) or was left before its end (status 499)."""
+    def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> AttemptObserver:
+        """The request is sent there; what becomes of it goes to the observer, which holds all that it needs."""
         ...
 
     def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:

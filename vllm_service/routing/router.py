@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping
 
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelNotFound, ModelUnavailable
 from vllm_service.providers.configured import Catalog
 from vllm_service.routing import filters
 from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import marginal_picousd
-from vllm_service.routing.learning import Attempt
+from vllm_service.routing.learning import ObservedAttempt
 from vllm_service.routing.plan import Plan, Step, WorkerTarget
 from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.routes import Route, find_strategy, make_candidates, make_endpoints
@@ -52,7 +51,6 @@ class CostRouter:
                 routes[id(model)] = Route(model, make_candidates(catalog, model, self.endpoints), settings)
                 routes[id(model)].wakes(self.controllers)
             self._routes[name] = routes[id(model)]
-        self._open: dict[tuple[int, str], Attempt] = {}
 
     def plan(self, facts: RequestFacts, now_seconds: float) -> Plan:
         """See plan.Router. Raises ModelNotFound, ContextTooLong, InvalidRequest, ModelUnavailable."""
@@ -89,36 +87,17 @@ class CostRouter:
         steps = [Step(place.name, place.model, costs[place.position]) for place in ordered[: self._settings.max_steps]]
         return Plan(tuple(steps), reason)
 
-    def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
+    def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> ObservedAttempt:
         """See plan.Router."""
         route = self._routes.get(facts.model) or self._route(facts)
         place = route.by_provider[step.provider, step.model]
-        self._open[id(facts), step.provider] = Attempt.sent(route, place, facts, now_seconds)
+        attempt = ObservedAttempt.sent(route, place, facts, now_seconds)
         if place.endpoint is not None:
             completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
             hosted = route.hosted_picousd(facts, int(completion), now_seconds)
             saved_usd = (hosted or 0) / PICOUSD_PER_USD * place.endpoint.share_paid_for_it
             self.controllers[place.endpoint.name].took(saved_usd)
-
-    def first_token(self, step: Step, facts: RequestFacts, now_seconds: float) -> None:
-        """See plan.Router."""
-        attempt = self._open.get((id(facts), step.provider))
-        if attempt is not None:
-            attempt.first_token(now_seconds)
-
-    def finished(self, step: Step, facts: RequestFacts, usage: Usage | None, now_seconds: float) -> None:
-        """See plan.Router."""
-        attempt = self._open.pop((id(facts), step.provider), None)
-        if attempt is not None:
-            attempt.finished(usage, now_seconds)
-
-    def failed(
-        self, step: Step, facts: RequestFacts, status: int, retry_after_seconds: float | None, now_seconds: float
-    ) -> None:
-        """See plan.Router."""
-        attempt = self._open.pop((id(facts), step.provider), None)
-        if attempt is not None:
-            attempt.failed(status, retry_after_seconds, now_seconds)
+        return attempt
 
     def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
         """See plan.Router."""
@@ -171,10 +150,5 @@ class CostRouter:
         if self._may_try is None:
             return candidates
         may_try = self._may_try
-        left = [place for place in candidates if may_try(place.provider.name, place.offer.model, now)]
-        if not left:
-            raise ModelUnavailable(
-                f"Every provider of {facts.model} has been failing.",
-                details={"model": facts.model, "fallback_available": False},
-            )
-        return left
+        # Where every breaker is open the plan names them all: the breakers refuse at sending, and say until when.
+        return [place for place in candidates if may_try(place.provider.name, place.offer.model, now)] or candidates

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.routing.breakers import Breakers
@@ -17,13 +18,14 @@ Errand = Callable[[], Awaitable[None]]
 
 
 class SharedBreakers:
-    """What the gateway asks before it sends a request, and tells afterwards. `run` must run beside it.
+    """Lets each attempt by, or not, and takes its result. `run` must run beside it, unless there is no store.
 
     A request to a place that is well waits for nothing; only a probe asks the store first. clock: seconds, monotonic.
+    store None: no other replica.
     """
 
     def __init__(
-        self, breakers: Breakers, store: BreakerStore, clock: Callable[[], float], *, probe_seconds: float
+        self, breakers: Breakers, store: BreakerStore | None, clock: Callable[[], float], *, probe_seconds: float
     ) -> None:
         self._breakers = breakers
         self._store = store
@@ -33,7 +35,8 @@ class SharedBreakers:
         self._numbers = itertools.count()
         self._replica = uuid.uuid4().hex
         self._errands: asyncio.Queue[Errand] = asyncio.Queue()
-        breakers.listen(self._tell_others)
+        if store is not None:
+            breakers.listen(partial(self._tell_others, store))
 
     def admit_at_once(self, step: Step) -> Admission | None:
         """Leave to send to a place that is well; None: `admit` knows."""
@@ -43,7 +46,7 @@ class SharedBreakers:
     async def admit(self, step: Step) -> Admission | None:
         """Leave to send a request to this place, or None. Every admission ends in one of the calls below."""
         admission = self._breakers.admit(step, self._clock())
-        if admission is None or not admission.is_probe:
+        if admission is None or not admission.is_probe or self._store is None:
             return admission
         token = f"{self._replica}:{next(self._numbers)}"
         self._probes[step.provider, step.model] = admission, token
@@ -80,7 +83,9 @@ class SharedBreakers:
         self._release_probe(step, admission)
 
     async def run(self) -> None:
-        """Tells and hears, until it is cancelled."""
+        """Tells and hears, until it is cancelled. Returns at once where there is no store."""
+        if self._store is None:
+            return
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._store.follow(lambda change: self._breakers.apply(change, self._clock())))
             tasks.create_task(self._run_errands())
@@ -90,17 +95,18 @@ class SharedBreakers:
             errand = await self._errands.get()
             await errand()
 
-    def _tell_others(self, change: BreakerChange) -> None:
+    def _tell_others(self, store: BreakerStore, change: BreakerChange) -> None:
         is_progress = change.after is not BreakerState.HALF_OPEN or change.successes > 0
         rested = change.before is BreakerState.RESTING and change.after is BreakerState.CLOSED
         if not change.from_elsewhere and is_progress and not rested:
             _, token = self._probes.pop((change.provider, change.model), (None, ""))
-            self._errands.put_nowait(lambda: self._store.publish(change, token))
+            self._errands.put_nowait(lambda: store.publish(change, token))
 
     def _release_probe(self, step: Step, admission: Admission) -> None:
         """Unless what became of the probe has been published, which ends it as well."""
         place = step.provider, step.model
         probe, token = self._probes.get(place, (None, ""))
-        if admission is probe:
+        store = self._store
+        if admission is probe and store is not None:
             del self._probes[place]
-            self._errands.put_nowait(lambda: self._store.release_probe(*place, token))
+            self._errands.put_nowait(lambda: store.release_probe(*place, token))

@@ -8,7 +8,7 @@ from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
-from vllm_service.routing.plan import Step
+from vllm_service.routing.plan import AttemptObserver, Step
 from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.router import CostRouter
 from vllm_service.simulation.endpoint import Endpoint
@@ -54,7 +54,7 @@ class CostPolicy:
         self.replay = replay
         self.router = CostRouter(catalog_of(replay.scenario), self.settings(replay.scenario))
         self._numbers = {place.name: number for number, place in enumerate(replay.scenario.hosted)}
-        self._facts: dict[int, tuple[RequestFacts, Step]] = {}
+        self._attempts: dict[int, AttemptObserver] = {}  # of those that the own endpoint has
         self._looking = self._closed = False
         endpoint = Endpoint(replay.scenario.own, replay.draws)
         endpoint.on_change = self._worker_states_changed
@@ -85,15 +85,13 @@ class CostPolicy:
 
     def first_token(self, request: int, now: float) -> None:
         """Told to the router when the caller sees it."""
-        facts, step = self._facts[request]
         overhead = self.replay.scenario.own.profile.overhead_seconds
-        self.router.first_token(step, facts, now + overhead)
+        self._attempts[request].first_token(now + overhead)
 
     def ended(self, request: int, now: float) -> None:
         """Told to the router."""
-        facts, step = self._facts.pop(request)
-        usage = Usage(facts.prompt_tokens, int(self.replay.completions[request]))
-        self.router.finished(step, facts, usage, now + self.replay.scenario.own.profile.overhead_seconds)
+        overhead = self.replay.scenario.own.profile.overhead_seconds
+        self._attempts.pop(request).succeeded(self._usage_of(request), now + overhead)
 
     def close(self, now: float) -> None:
         """The last workers leave."""
@@ -103,8 +101,7 @@ class CostPolicy:
     def _send(self, request: int, facts: RequestFacts, steps: tuple[Step, ...], now: float) -> None:
         first = steps[0]
         if first.provider == OWN:
-            self._facts[request] = (facts, first)
-            self.router.started(first, facts, now)
+            self._attempts[request] = self.router.started(first, facts, now)
             self.replay.send_own(request)
             return
         order = tuple(self._numbers[step.provider] for step in steps if step.provider != OWN)
@@ -112,19 +109,20 @@ class CostPolicy:
         self.replay.book_hosted(request, answer)
         if answer.rejections:
             refused = next(step for step in steps if step.provider != OWN)
-            self.router.started(refused, facts, now)
-            self.router.failed(refused, facts, 429, None, now)
+            self.router.started(refused, facts, now).failed(429, None, now)
         used = next(step for step in steps if self._numbers.get(step.provider) == answer.provider)
-        self.router.started(used, facts, now)
-        self.replay.at(answer.first_token_at, self._hosted_first_token, used, facts, answer)
-        self.replay.at(answer.ends_at, self._hosted_ended, request, used, facts)
+        attempt = self.router.started(used, facts, now)
+        self.replay.at(answer.first_token_at, self._hosted_first_token, attempt, answer)
+        self.replay.at(answer.ends_at, self._hosted_ended, request, attempt)
 
-    def _hosted_first_token(self, step: Step, facts: RequestFacts, answer: HostedAnswer) -> None:
-        self.router.first_token(step, facts, answer.first_token_at)
+    def _hosted_first_token(self, attempt: AttemptObserver, answer: HostedAnswer) -> None:
+        attempt.first_token(answer.first_token_at)
 
-    def _hosted_ended(self, request: int, step: Step, facts: RequestFacts) -> None:
-        usage = Usage(facts.prompt_tokens, int(self.replay.completions[request]))
-        self.router.finished(step, facts, usage, self.replay.now)
+    def _hosted_ended(self, request: int, attempt: AttemptObserver) -> None:
+        attempt.succeeded(self._usage_of(request), self.replay.now)
+
+    def _usage_of(self, request: int) -> Usage:
+        return Usage(int(self.replay.prompts[request]), int(self.replay.completions[request]))
 
     def _look(self) -> None:
         now = self.replay.now

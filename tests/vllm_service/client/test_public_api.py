@@ -66,7 +66,8 @@ METHODS = {
 
 ROUTER_METHODS = {
     "__init__": "strategy=<RoutingStrategy.BALANCED: 'BALANCED'>, providers=None, *, default_model=None, router=None, "
-    "breakers=None, gatekeeper=None, retries=None, timeout_seconds=600.0, clock=<built-in function monotonic>",
+    "breakers=None, gatekeeper=None, retries=None, hedging=None, timeout_seconds=600.0, "
+    "clock=<built-in function monotonic>",
     "generate": f"prompt, {ASKED}, **options",
     "complete": f"prompt, {ASKED}, **options",
     "chat": f"messages, {ASKED}, **options",

@@ -19,7 +19,6 @@ from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import RateLimited
-from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.http_server import HttpServer
 from vllm_service.gateway.limits import ConnectionLimits
@@ -27,8 +26,10 @@ from vllm_service.gateway.served_models import Configured
 from vllm_service.gateway.tracing import Tracer
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.providers.connections import Connections
+from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.routing.fallback import RetrySettings
 from vllm_service.routing.from_catalog import make_router
+from vllm_service.routing.plan import Router
 from vllm_service.storage.protocol import Quotas, ResponseCache
 
 SECRET = "sk-of-the-caller"
@@ -142,8 +143,9 @@ async def running(
     limits: ConnectionLimits | None = None,
     responses: ResponseCache | None = None,
     tracer: Tracer | None = None,
-    failing_over: FailingOver | None = None,
+    policy: ResiliencePolicy | None = None,
     router_costs: bool = False,
+    router: Router | None = None,
     quotas: Quotas | None = None,
     wall_clock: Callable[[], float] | None = None,
     recorders: Sequence[Callable[[RequestRecord], None]] = (),
@@ -151,15 +153,16 @@ async def running(
     """A gateway in this process. quotas None: without limits. recorders: told of each row before the books are."""
     books = Books()
     upstream = Connections()
+    default = make_router(catalog, "QUALITY") if router_costs else ConfiguredOrder(catalog)
     gateway = Gateway(
-        configured=Configured(catalog, make_router(catalog, "QUALITY") if router_costs else ConfiguredOrder(catalog)),
+        configured=Configured(catalog, router or default),
         upstream=upstream,
         quotas=quotas or books,
         recorders=[*recorders, books.record],
         keys=books,
         responses=responses,
         tracer=tracer,
-        failing_over=failing_over or FailingOver.of(retries=QUICK),
+        policy=policy or ResiliencePolicy.of(retries=QUICK),
         record_loss=books.record,
         wall_clock=wall_clock,
     )

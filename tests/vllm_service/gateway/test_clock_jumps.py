@@ -15,7 +15,7 @@ from tests.vllm_service.gateway.running import QUICK, SECRET, Running, catalog_o
 from tests.vllm_service.gateway.test_failing_over import answers, post
 from tests.vllm_service.upstream import Asked, ScriptedUpstream, completion
 from vllm_service.domain.keys import ApiKey, OrganisationLimits
-from vllm_service.gateway.failing_over import FailingOver
+from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.breakers import Breakers
 from vllm_service.routing.shared_breakers import SharedBreakers
@@ -95,8 +95,8 @@ async def failing_first(clock: Clock, settings: BreakerSettings) -> AsyncIterato
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(ScriptedUpstream(fails))
         second = await stack.enter_async_context(ScriptedUpstream(answers))
-        over = FailingOver(breakers, shared, retries=QUICK)
-        yield await stack.enter_async_context(running(catalog_of(first.url, second.url), failing_over=over)), first
+        over = ResiliencePolicy(breakers, shared, retries=QUICK)
+        yield await stack.enter_async_context(running(catalog_of(first.url, second.url), policy=over)), first
 
 
 async def well(asked: Asked) -> None:

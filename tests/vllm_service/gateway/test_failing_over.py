@@ -17,7 +17,7 @@ from tests.vllm_service.gateway.asking import HEADERS
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, running
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event, events
 from vllm_service.domain.requests import Outcome
-from vllm_service.gateway.failing_over import FailingOver
+from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.routing.breaker_settings import BreakerSettings
 
 FAILURES = 3
@@ -95,7 +95,7 @@ async def test_who_cannot_be_reached_is_passed_over() -> None:
 
 
 async def test_a_place_that_keeps_failing_is_left_alone_and_the_reason_says_so() -> None:
-    async with gateway_of(fails, answers, failing_over=FailingOver.of(SHUT, retries=QUICK)) as (gateway, (broken, _)):
+    async with gateway_of(fails, answers, policy=ResiliencePolicy.of(SHUT, retries=QUICK)) as (gateway, (broken, _)):
         responses = [await post(gateway) for _ in range(FAILURES + 4)]
     assert {response.status_code for response in responses} == {200}
     assert len(broken.asked) == FAILURES
@@ -104,7 +104,7 @@ async def test_a_place_that_keeps_failing_is_left_alone_and_the_reason_says_so()
 
 
 async def test_when_every_place_is_left_alone_the_caller_is_told_until_when() -> None:
-    async with gateway_of(fails, failing_over=FailingOver.of(SHUT, retries=QUICK)) as (gateway, (broken,)):
+    async with gateway_of(fails, policy=ResiliencePolicy.of(SHUT, retries=QUICK)) as (gateway, (broken,)):
         while len(broken.asked) < FAILURES:
             assert (await post(gateway)).status_code == 502
         response = await post(gateway)
@@ -132,7 +132,7 @@ async def test_the_callers_own_mistake_is_asked_once() -> None:
     async def refuses(asked: Asked) -> None:
         await asked.json({"error": {"message": "no such tool", "param": "tools"}}, 400)
 
-    async with gateway_of(refuses, answers, failing_over=FailingOver.of(SHUT, retries=QUICK)) as (gateway, upstreams):
+    async with gateway_of(refuses, answers, policy=ResiliencePolicy.of(SHUT, retries=QUICK)) as (gateway, upstreams):
         for _ in range(FAILURES + 1):
             assert (await post(gateway)).status_code == 400
     assert [len(upstream.asked) for upstream in upstreams] == [FAILURES + 1, 0]
@@ -183,9 +183,9 @@ async def test_a_stream_cut_anywhere_is_answered_once_or_broken_off() -> None:
             await asked.chunk(whole[:position])
         asked.cut()
 
-    patient = FailingOver.of(BreakerSettings(consecutive_failures=10**6, minimum_requests=10**6), retries=QUICK)
+    patient = ResiliencePolicy.of(BreakerSettings(consecutive_failures=10**6, minimum_requests=10**6), retries=QUICK)
     begun_at = whole.index(first) + len(first)
-    async with gateway_of(script, answers, failing_over=patient) as (gateway, _):
+    async with gateway_of(script, answers, policy=patient) as (gateway, _):
         for position in range(0, len(whole), 3):
             content = (await post(gateway, stream=True)).content
             if position < begun_at:
@@ -209,7 +209,7 @@ async def test_one_probe_goes_out_when_a_place_may_be_well_again() -> None:
         await is_released.wait()
         await asked.json(completion("first"))
 
-    async with gateway_of(recovers, answers, failing_over=FailingOver.of(settings, retries=QUICK)) as (gateway, both):
+    async with gateway_of(recovers, answers, policy=ResiliencePolicy.of(settings, retries=QUICK)) as (gateway, both):
         flapping = both[0]
         await post(gateway)
         probe = asyncio.create_task(_until_probed(gateway, has_come))

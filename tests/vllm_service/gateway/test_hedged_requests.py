@@ -14,17 +14,16 @@ from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, runni
 from tests.vllm_service.gateway.test_failing_over import BODY, Script, answers, gateway_of, hangs, post
 from tests.vllm_service.upstream import Asked, ScriptedUpstream, chunk, completion, event
 from vllm_service.domain.requests import Outcome
-from vllm_service.gateway.failing_over import FailingOver
-from vllm_service.gateway.hedging import Hedging
 from vllm_service.providers.configured import Catalog, OnDisconnect
-from vllm_service.routing.hedging import HedgeSettings
+from vllm_service.resilience.policy import ResiliencePolicy
+from vllm_service.routing.hedging import HedgeSettings, Hedging
 
 
 async def test_a_second_place_is_asked_when_the_first_is_slow_and_the_loser_is_booked() -> None:
     hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0.01))
     hedging.budget.earn(10**12)
-    over = FailingOver.of(retries=QUICK, hedging=hedging)
-    async with gateway_of(hangs, answers, failing_over=over, router_costs=True) as (gateway, (slow, _)):
+    over = ResiliencePolicy.of(retries=QUICK, hedging=hedging)
+    async with gateway_of(hangs, answers, policy=over, router_costs=True) as (gateway, (slow, _)):
         response = await post(gateway, {"x-hedge": "on"})
         await asyncio.wait_for(slow.left.wait(), 10)
         row, loss = await gateway.books.row(0), await gateway.books.row(1)
@@ -51,8 +50,8 @@ async def test_nobody_is_hedged_who_did_not_ask_or_has_a_cap(headers: dict[str, 
 
     hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0.001))
     hedging.budget.earn(10**12)
-    over = FailingOver.of(retries=QUICK, hedging=hedging)
-    async with gateway_of(waits, answers, failing_over=over, router_costs=True) as (gateway, (first, second)):
+    over = ResiliencePolicy.of(retries=QUICK, hedging=hedging)
+    async with gateway_of(waits, answers, policy=over, router_costs=True) as (gateway, (first, second)):
         call = asyncio.create_task(post(gateway, headers))
         while not first.asked:
             await asyncio.sleep(0)
@@ -70,13 +69,13 @@ async def hedged_at_once(
     """Both places are asked, the second after the delay. when_left: the places' on_disconnect."""
     hedging = Hedging(HedgeSettings(percent=100, delay_seconds=delay_seconds))
     hedging.budget.earn(10**12)
-    over = FailingOver.of(retries=QUICK, hedging=hedging)
+    over = ResiliencePolicy.of(retries=QUICK, hedging=hedging)
     async with ScriptedUpstream(first) as one, ScriptedUpstream(second) as two:
         catalog = catalog_of(one.url, two.url)
         for name, wished in zip(catalog.providers, when_left, strict=False):
             changed = replace(catalog.providers[name], on_disconnect=wished)
             catalog = Catalog({**catalog.providers, name: changed}, catalog.models)
-        async with running(catalog, failing_over=over, router_costs=True) as gateway:
+        async with running(catalog, policy=over, router_costs=True) as gateway:
             yield gateway, [one, two]
 
 

@@ -17,10 +17,10 @@ from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gatew
 from tests.vllm_service.upstream import ScriptedUpstream
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import StorageUnavailable
-from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.gateway.http_server import HttpServer
 from vllm_service.gateway.served_models import Configured
 from vllm_service.providers.configured import Catalog, Offer, PublicModel
+from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.storage.protocol import CachedResponse
 
@@ -168,7 +168,7 @@ async def test_a_fault_while_a_request_is_read_is_not_told_as_the_callers(caplog
 async def test_a_request_that_cannot_be_written_takes_no_probe() -> None:
     """Half a surrogate is no name that JSON could hold."""
     unwritable = "\ud800"
-    over = FailingOver.of(BreakerSettings(consecutive_failures=1, open_seconds=0.001), retries=QUICK)
+    over = ResiliencePolicy.of(BreakerSettings(consecutive_failures=1, open_seconds=0.001), retries=QUICK)
     breaker = over.breakers.of("provider-1", unwritable)
     now = time.monotonic()
     admission = breaker.admit(now)
@@ -177,7 +177,7 @@ async def test_a_request_that_cannot_be_written_takes_no_probe() -> None:
     async with ScriptedUpstream(answers) as upstream:
         providers = catalog_of(upstream.url).providers
         catalog = Catalog(providers, {"small": PublicModel("small", (Offer("provider-1", unwritable),))})
-        async with running(catalog, failing_over=over) as gateway:
+        async with running(catalog, policy=over) as gateway:
             with pytest.raises(openai.InternalServerError):
                 await gateway.client.chat.completions.create(model="small", messages=MESSAGES)
     assert breaker.allows(time.monotonic())

@@ -16,8 +16,8 @@ from tests.vllm_service.gateway.test_failing_over import BODY, answers, post
 from tests.vllm_service.upstream import Asked, ScriptedUpstream, completion
 from vllm_service.domain.keys import ApiKey, OrganisationLimits
 from vllm_service.domain.pricing import TokenPrice
-from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.providers.configured import Catalog
+from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.storage.memory_quotas import MemoryQuotas
 
@@ -77,12 +77,12 @@ async def test_a_place_that_flaps_gets_one_probe_at_a_time_and_fails_nobody() ->
         consecutive_failures=FAILURES, open_seconds=0.01, longest_open_seconds=0.02, successes_to_close=2
     )
     flapping, responses = Place(), list[httpx.Response]()
-    over = FailingOver.of(settings, retries=QUICK)
+    over = ResiliencePolicy.of(settings, retries=QUICK)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(flapping.upstream)
         sound = await stack.enter_async_context(ScriptedUpstream(answers))
         catalog = catalog_of(flapping.upstream.url, sound.url)
-        gateway = await stack.enter_async_context(running(catalog, failing_over=over))
+        gateway = await stack.enter_async_context(running(catalog, policy=over))
         for _ in range(4):
             flapping.is_down, asked = True, flapping.asked
             responses += [await post(gateway) for _ in range(FAILURES)]

@@ -14,8 +14,8 @@ from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gatew
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, event, events
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
-from vllm_service.gateway.failing_over import FailingOver
 from vllm_service.providers.configured import OnDisconnect
+from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.routing.breaker_settings import BreakerSettings
 
 WHOLE = b"".join(events("Hel", "lo \u4e16\u754c"))
@@ -42,8 +42,8 @@ async def test_a_stream_cut_at_any_byte_never_ends_as_a_clean_one(end: str) -> N
         asked.cut()
 
     done_at = len(WHOLE) - 1
-    patient = FailingOver.of(BreakerSettings(consecutive_failures=10**6, minimum_requests=10**6), retries=QUICK)
-    async with gateway_to(ScriptedUpstream(script), failing_over=patient) as gateway:
+    patient = ResiliencePolicy.of(BreakerSettings(consecutive_failures=10**6, minimum_requests=10**6), retries=QUICK)
+    async with gateway_to(ScriptedUpstream(script), policy=patient) as gateway:
         for number, position in enumerate(range(len(WHOLE))):
             response = await gateway.http.post(
                 f"{gateway.url}/chat/completions", json={"model": "small", "stream": True}, headers=HEADERS
@@ -199,7 +199,9 @@ async def test_a_provider_that_falls_silent_is_given_up() -> None:
     soon = {"first_byte_timeout_seconds": 0.3, "idle_timeout_seconds": 0.3}
     async with upstream, running(catalog_of(upstream.url, **soon)) as gateway:
         with pytest.raises(openai.InternalServerError) as raised:
-            await gateway.client.chat.completions.create(model="small", messages=MESSAGES)
+            await gateway.client.chat.completions.create(
+                model="small", messages=MESSAGES, extra_headers={"x-request-timeout-ms": "300"}
+            )
         assert (raised.value.status_code, raised.value.code) == (504, "GATEWAY_TIMEOUT_504")
         assert b"GATEWAY_TIMEOUT_504" in await streamed(gateway)
         assert (await gateway.books.row(1)).error_code == "GATEWAY_TIMEOUT_504"

@@ -19,9 +19,9 @@ def second(made: CostRouter, now: float, *, is_busy: bool) -> int:
     for number in range(10 if is_busy else 0):
         at, asked = now + number / 20, facts(prompt_tokens=500)
         step = made.plan(asked, at).steps[0]
-        made.started(step, asked, at)
-        made.first_token(step, asked, at + 0.02)
-        made.finished(step, asked, Usage(500, 200), at + 0.04)
+        attempt = made.started(step, asked, at)
+        attempt.first_token(at + 0.02)
+        attempt.succeeded(Usage(500, 200), at + 0.04)
     return target.workers
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.errors import CircuitOpen, GatewayTimeout, ModelUnavailable, RateLimited, ServiceError, UpstreamFailed
+from vllm_service.errors import GatewayTimeout, ModelUnavailable, RateLimited, ServiceError, UpstreamFailed
 from vllm_service.routing.deadlines import Deadline
 from vllm_service.routing.failures import Failure, Kind
-from vllm_service.routing.fallback import Attempt, Course, RetrySettings
+from vllm_service.routing.fallback import RetrySchedule, RetrySettings, ScheduledAttempt
 from vllm_service.routing.plan import Step
 
 A, B, C = (Step(name, "m") for name in "abc")
@@ -17,13 +17,14 @@ DOWN = Failure(Kind.CONNECT)
 SETTINGS = RetrySettings(
     attempts=5, attempts_per_place=2, first_wait_seconds=1, jitter_seconds=0, longest_wait_seconds=8
 )
+LAST = ServiceError("in the last provider's words")
 
 
-def course(*steps: Step, settings: RetrySettings = SETTINGS, seconds: float = 100.0) -> Course:
-    return Course(steps, settings, Deadline(0.0, seconds))
+def course(*steps: Step, settings: RetrySettings = SETTINGS, seconds: float = 100.0) -> RetrySchedule:
+    return RetrySchedule(steps, settings, Deadline(0.0, seconds))
 
 
-def tried(course: Course, *failures: Failure) -> list[tuple[str, float]]:
+def tried(course: RetrySchedule, *failures: Failure) -> list[tuple[str, float]]:
     """Place and second of each attempt; the last failure goes on for ever."""
     now, places = 0.0, []
     while (attempt := course.next(now)) is not None:
@@ -105,34 +106,36 @@ def test_a_hedge_counts_as_an_attempt_and_takes_the_place_out_of_its_turn() -> N
 def test_an_attempt_knows_whether_it_is_the_last() -> None:
     steps = course(A, B, settings=RetrySettings(attempts=3, attempts_per_place=1))
     first = steps.next(0.0)
-    assert first == Attempt(A, 1, 0.0, is_last=False)
+    assert first == ScheduledAttempt(A, 1, 0.0, is_last=False)
     steps.failed(A, DOWN, 0.0)
-    assert steps.next(0.0) == Attempt(B, 2, 0.0, is_last=True)
+    assert steps.next(0.0) == ScheduledAttempt(B, 2, 0.0, is_last=True)
 
 
 @pytest.mark.parametrize(
     ("failures", "expected"),
     [
-        ((), CircuitOpen),
         ((Failure(Kind.TIMEOUT), Failure(Kind.TIMEOUT)), GatewayTimeout),
         ((Failure(Kind.STATUS, 429, retry_after_seconds=30), Failure(Kind.STATUS, 429)), RateLimited),
-        ((Failure(Kind.GARBAGE), DOWN), UpstreamFailed),
-        ((DOWN, Failure(Kind.STATUS, 500)), ModelUnavailable),
+        ((Failure(Kind.GARBAGE), Failure(Kind.STATUS, 429)), UpstreamFailed),
+        ((DOWN, Failure(Kind.STATUS, 429)), ModelUnavailable),
+        ((Failure(Kind.STATUS, 429), Failure(Kind.STATUS, 500)), ServiceError),
+        ((Failure(Kind.STATUS, 401), Failure(Kind.STATUS, 404)), ServiceError),
     ],
 )
-def test_the_caller_is_told_what_most_tells(failures: tuple[Failure, ...], expected: type[ServiceError]) -> None:
+def test_the_error_is_the_one_that_says_most(failures: tuple[Failure, ...], expected: type[ServiceError]) -> None:
     ended = course(A, B)
-    for step, failure in zip((A, B), failures, strict=False):
+    for step, failure in zip((A, B), failures, strict=True):
         ended.next(0.0)
         ended.failed(step, failure, 0.0)
-    assert type(ended.error(0.0)) is expected
+    last = RateLimited("") if failures[-1].status == 429 else LAST
+    assert type(ended.error(0.0, last)) is expected
 
 
 def test_the_shortest_wait_is_passed_on_when_all_are_at_their_limit() -> None:
     ended = course(A, B)
     for step, seconds in ((A, 30.0), (B, 12.0)):
         ended.failed(step, Failure(Kind.STATUS, 429, retry_after_seconds=seconds), 0.0)
-    assert ended.error(0.0).retry_after_seconds == 12
+    assert ended.error(0.0, LAST).retry_after_seconds == 12
 
 
 FAILURES = st.builds(
@@ -155,7 +158,7 @@ def test_never_more_attempts_than_configured_and_none_after_the_deadline(
 ) -> None:
     settings = RetrySettings(attempts=attempts, attempts_per_place=per_place)
     steps = [Step(str(number), "m") for number in range(places)]
-    made = tried(Course(steps, settings, Deadline(0.0, seconds)), *failures)
+    made = tried(RetrySchedule(steps, settings, Deadline(0.0, seconds)), *failures)
     names = [name for name, _ in made]
     assert len(made) <= attempts
     assert all(names.count(name) <= per_place for name in names)

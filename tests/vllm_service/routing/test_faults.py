@@ -15,7 +15,7 @@ from vllm_service.routing.breakers import Breakers
 from vllm_service.routing.circuit_breaker import Admission
 from vllm_service.routing.deadlines import Deadline
 from vllm_service.routing.failures import Failure, Kind
-from vllm_service.routing.fallback import Attempt, Course, RetrySettings
+from vllm_service.routing.fallback import RetrySchedule, RetrySettings, ScheduledAttempt
 from vllm_service.routing.plan import Step
 
 OWN, HOSTED = Step("own", "m"), Step("hosted", "m")
@@ -63,7 +63,7 @@ class World:
 
     def _request(self) -> Iterator[float]:
         """Yields how long it waits; what the gateway does around each attempt."""
-        course = Course((OWN, HOSTED), RetrySettings(), Deadline(self.now, 60))
+        course = RetrySchedule((OWN, HOSTED), RetrySettings(), Deadline(self.now, 60))
         while (attempt := course.next(self.now)) is not None:
             yield attempt.wait_seconds
             admission = self.breakers.admit(attempt.step, self.now)
@@ -74,7 +74,7 @@ class World:
         if not course.is_answered:
             self.lost.append(self.now)
 
-    def _attempt(self, course: Course, attempt: Attempt, admission: Admission) -> Iterator[float]:
+    def _attempt(self, course: RetrySchedule, attempt: ScheduledAttempt, admission: Admission) -> Iterator[float]:
         place = attempt.step.provider
         self.sent.append((self.now, place))
         seconds, failure = (self.own if place == "own" else self.hosted)(self.now)

@@ -59,8 +59,8 @@ def test_a_provider_that_caches_prompts_becomes_cheaper() -> None:
     for number in range(20):
         request = facts(1000 + number)
         step = made.plan(request, 0.0).steps[1]
-        made.started(step, request, 0.0)
-        made.finished(step, request, Usage(1000, 10, cached_tokens=900), 1.0)
+        attempt = made.started(step, request, 0.0)
+        attempt.succeeded(Usage(1000, 10, cached_tokens=900), 1.0)
         if step.provider != "dear":
             break
     assert made.plan(facts(), 0.0).steps[0].provider == "dear"
@@ -69,8 +69,8 @@ def test_a_provider_that_caches_prompts_becomes_cheaper() -> None:
 def test_retry_after_sends_requests_elsewhere_until_then() -> None:
     made, request = router(), facts()
     step = made.plan(request, 0.0).steps[0]
-    made.started(step, request, 0.0)
-    made.failed(step, request, 429, 30.0, 1.0)
+    attempt = made.started(step, request, 0.0)
+    attempt.failed(429, 30.0, 1.0)
     assert made.plan(request, 2.0).steps[0].provider == "dear"
     assert made.plan(request, 31.5).steps[0].provider == "cheap"
 
@@ -150,9 +150,9 @@ def test_whole_answers_say_nothing_of_how_fast_prompts_are_read_and_tokens_come(
     for second in range(50):
         request = facts(1000, stream=False)
         step = Step("own", "org/m")
-        made.started(step, request, second * 100.0)
-        made.first_token(step, request, second * 100.0 + 9.0)
-        made.finished(step, request, Usage(1000, 100), second * 100.0 + 9.0)
+        attempt = made.started(step, request, second * 100.0)
+        attempt.first_token(second * 100.0 + 9.0)
+        attempt.succeeded(Usage(1000, 100), second * 100.0 + 9.0)
     assert (own.read_seconds.at(1000), own.token_seconds.at(1)) == before
     assert own.in_flight == 0
     assert own.unread_tokens == 0

@@ -61,8 +61,8 @@ def test_a_worker_that_is_always_on_is_used_at_once_and_is_not_on_the_bill() -> 
         asked = facts()
         step = made.plan(asked, float(second)).steps[0]
         assert step.provider == "own"
-        made.started(step, asked, float(second))
-        made.finished(step, asked, Usage(1000, 50), second + 0.5)
+        attempt = made.started(step, asked, float(second))
+        attempt.succeeded(Usage(1000, 50), second + 0.5)
     assert made.endpoints["own"].billed_usd(30.0) == 0.0
 
 

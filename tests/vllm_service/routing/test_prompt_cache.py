@@ -43,11 +43,11 @@ def served(router: CostRouter, provider: str, request: RequestFacts, cached: flo
     """`provider` answers it, the own one after reading, and says which share of the prompt it had cached."""
     model = {"own": "org/m", "cheap": "m-cheap", "dear": "m-dear"}[provider]
     step = Step(provider, model)
-    router.started(step, request, at)
+    attempt = router.started(step, request, at)
     tokens = request.prompt_tokens
     first_at = at + (0.15 + (1.0 - cached) * tokens / READS if provider == "own" else 0.5)
-    router.first_token(step, request, first_at)
-    router.finished(step, request, Usage(tokens, 10, cached_tokens=int(cached * tokens)), first_at + 0.5)
+    attempt.first_token(first_at)
+    attempt.succeeded(Usage(tokens, 10, cached_tokens=int(cached * tokens)), first_at + 0.5)
 
 
 def goes_to(router: CostRouter, request: RequestFacts, at: float) -> str:
@@ -107,8 +107,8 @@ def test_an_estimate_of_usage_says_nothing_of_what_was_cached() -> None:
     for at in range(10):
         served(router, "dear", request, 0.9, at=2.0 * at)
     for at in range(100):
-        router.started(step, request, 30.0 + at)
-        router.finished(step, request, Usage(1000, 10, estimated=True), 30.5 + at)
+        attempt = router.started(step, request, 30.0 + at)
+        attempt.succeeded(Usage(1000, 10, estimated=True), 30.5 + at)
     assert goes_to(router, request, 200.0) == "dear"
 
 
@@ -175,26 +175,26 @@ def test_speed_is_learned_from_prompts_that_are_partly_cached() -> None:
     router, request = own_router(1), facts(30_000, prefix=TALK)
     served(router, "own", facts(10, prefix=TALK), 0.0, at=0.0)
     for turn in range(1, 100):  # it reads half as fast as it was believed to
-        router.started(OWN, request, 10.0 * turn)
-        router.first_token(OWN, request, 10.0 * turn + 0.15 + 3000 / (READS / 2))
-        router.finished(OWN, request, Usage(30_000, 10, cached_tokens=27_000), 10.0 * turn + 3.0)
+        attempt = router.started(OWN, request, 10.0 * turn)
+        attempt.first_token(10.0 * turn + 0.15 + 3000 / (READS / 2))
+        attempt.succeeded(Usage(30_000, 10, cached_tokens=27_000), 10.0 * turn + 3.0)
     assert router.endpoints["own"].prefill_tokens_per_second < 0.7 * READS
 
 
 def test_what_waits_to_be_read_is_what_is_not_cached_and_ends_at_nothing() -> None:
     router, turn = own_router(1), facts(20_000, prefix=TALK)
     endpoint = router.endpoints["own"]
-    router.started(OWN, turn, 1.0)
+    attempt = router.started(OWN, turn, 1.0)
     assert endpoint.unread_tokens == 20_000
-    router.failed(OWN, turn, 499, None, 2.0)
+    attempt.abandoned(2.0)
     assert endpoint.unread_tokens == 0.0
     taught(router, "own")
     served(router, "own", turn, 0.0, at=10.0)
-    router.started(OWN, turn, 20.0)
+    attempt = router.started(OWN, turn, 20.0)
     assert endpoint.unread_tokens < 5000
     waiting = facts(1000)
     router.started(OWN, waiting, 20.0)
-    router.finished(OWN, turn, None, 23.0)
+    attempt.succeeded(None, 23.0)
     assert endpoint.unread_tokens == 1000.0
 
 

@@ -22,9 +22,9 @@ def taught() -> CostRouter:
     for number in range(50):
         asked, at = facts(), float(number)
         step = made.plan(asked, at).steps[0]
-        made.started(step, asked, at)
-        made.first_token(step, asked, at + 0.2)
-        made.finished(step, asked, Usage(1000, 7), at + 0.4)
+        attempt = made.started(step, asked, at)
+        attempt.first_token(at + 0.2)
+        attempt.succeeded(Usage(1000, 7), at + 0.4)
     return made
 
 
@@ -33,11 +33,11 @@ def test_what_was_learned_is_kept_and_requests_under_way_still_count() -> None:
     asked = facts()
     step = before.plan(asked, 60.0).steps[0]
     assert step.provider == "own"
-    before.started(step, asked, 60.0)
+    attempt = before.started(step, asked, 60.0)
     after.take_over(before)
     endpoint = after.endpoints["own"]
     assert (endpoint.target, endpoint.warm, endpoint.in_flight, endpoint.cold_start.value) == (1, 1, 1, 99.0)
-    before.finished(step, asked, Usage(1000, 7), 61.0)
+    attempt.succeeded(Usage(1000, 7), 61.0)
     assert endpoint.in_flight == 0
     asked = facts()
     plan = after.plan(asked, 62.0)

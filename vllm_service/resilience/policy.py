@@ -1,34 +1,38 @@
-"""What attempts are driven by: breakers, how often to try again, how long a request may take, and hedging."""
+"""The policy of all attempts: breakers, how often to try again, how long a request may take, and hedging."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vllm_service.errors import CircuitOpen
-from vllm_service.gateway.hedging import Hedging
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.breakers import Breakers
 from vllm_service.routing.coordination import BreakerStore
 from vllm_service.routing.deadlines import DeadlineSettings
-from vllm_service.routing.fallback import ALL_LEFT_ALONE, RetrySettings
+from vllm_service.routing.fallback import RetrySettings
+from vllm_service.routing.hedging import Hedging
 from vllm_service.routing.plan import Plan
 from vllm_service.routing.shared_breakers import SharedBreakers
-from vllm_service.storage.memory_coordination import MemoryBreakers
+
+ALL_LEFT_ALONE = "Every provider of this model has been failing and is left alone for now."
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class FailingOver:
-    """Outlives reloads of the configuration: a provider that fails still fails when a file was read again.
-
-    shared: the same breakers, asked and told; in step with other replicas while `shared.run()` runs.
-    """
+class ResiliencePolicy:
+    """Outlives reloads of the configuration: a provider that fails still fails when a file was read again."""
 
     breakers: Breakers
+    #: The same breakers, as attempts pass them; in step with other replicas while `shared.run()` runs.
     shared: SharedBreakers
     retries: RetrySettings = field(default_factory=RetrySettings)
     deadlines: DeadlineSettings = field(default_factory=DeadlineSettings)
+    #: None: no request is hedged, whatever it asks for.
     hedging: Hedging | None = None
+    #: Seconds, monotonic; the router and the breakers are given the same.
+    clock: Clock = time.monotonic
 
     @classmethod
     def of(
@@ -38,17 +42,15 @@ class FailingOver:
         retries: RetrySettings | None = None,
         deadlines: DeadlineSettings | None = None,
         hedging: Hedging | None = None,
-    ) -> FailingOver:
-        """store None: no other replica. hedging None: nobody may ask for it."""
+    ) -> ResiliencePolicy:
+        """Makes the breakers too. store None: there is no other replica."""
         settings = settings or BreakerSettings()
         breakers = Breakers(settings)
-        shared = SharedBreakers(
-            breakers, store or MemoryBreakers(), time.monotonic, probe_seconds=settings.probe_seconds
-        )
+        shared = SharedBreakers(breakers, store, time.monotonic, probe_seconds=settings.probe_seconds)
         return cls(breakers, shared, retries or RetrySettings(), deadlines or DeadlineSettings(), hedging)
 
     def all_left_alone(self, plan: Plan, model: str, now: float) -> CircuitOpen:
-        """When no place of a plan may be tried; the caller may come back when the first of them may."""
+        """The error where no step of a plan may be tried; the caller may come back when the first of them may."""
         details = self.breakers.details(plan.steps, now, time.time())
         waits = [self.breakers.of(step.provider, step.model).seconds_shut(now) for step in plan.steps]
         return CircuitOpen(

@@ -1,0 +1,1 @@
+"""How attempts go: one driver, breakers, retries, deadlines, hedging. It knows no server and no client."""
