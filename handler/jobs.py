@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from handler.engine.paths import is_allowed, is_plain
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput
-from handler.paths import is_allowed, is_plain
 
 COMPLETIONS = "/v1/completions"
 CHAT_COMPLETIONS = "/v1/chat/completions"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from handler.errors import ConfigurationError
-from handler.start_settings import RUNPOD_VOLUME, StartSettings, switch
+from handler.start.settings import RUNPOD_VOLUME, StartSettings, switch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_MODEL_DIR = REPOSITORY / "demo_model"

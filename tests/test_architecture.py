@@ -17,7 +17,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 250, 50
 # Who alone may import a library: paths, or folders, relative to the repository.
 ONLY_HERE = {
     "vllm": ("handler/engine/vllm_parts.py",),
-    "runpod": ("handler/runpod_sdk.py",),
+    "runpod": ("handler/queue/runpod_sdk.py",),
     "fastapi": ("vllm_service/api/", "vllm_service/app.py", "runpod_emulator/", "handler/engine/vllm_parts.py"),
     "huggingface_hub": ("handler/model_cache/hub.py", "handler/model_cache/hub_errors.py"),
     "sqlite3": ("vllm_service/storage/",),
@@ -28,8 +28,8 @@ ONLY_HERE = {
 }
 # Within a package: what lives here imports nothing of what is named there.
 FORBIDDEN = {
-    "handler/engine/": ("handler.dispatch", "handler.queue_mode", "handler.jobs", "handler.streaming"),
-    "handler/model_cache/": ("handler.engine", "handler.settings", "handler.dispatch", "handler.queue_mode"),
+    "handler/engine/": ("handler.dispatch", "handler.queue", "handler.jobs", "handler.streaming"),
+    "handler/model_cache/": ("handler.engine", "handler.settings", "handler.dispatch", "handler.queue"),
     "handler/streaming.py": ("handler.engine", "handler.settings"),
     "handler/errors.py": ("handler",),
     "vllm_service/domain/": ("vllm_service.providers", "vllm_service.routing", "vllm_service.storage"),

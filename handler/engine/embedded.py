@@ -9,9 +9,6 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from handler import read_ahead
-from handler.cold_start import Timeline
-from handler.compile_cache import Compilations
 from handler.engine import asgi, vllm_parts
 from handler.engine.loading import in_thread
 from handler.engine.models import EngineModels
@@ -20,6 +17,9 @@ from handler.engine.protocol import EngineRequest, EngineResponse
 from handler.engine.steps import EngineSteps
 from handler.errors import EngineUnavailable
 from handler.settings import WorkerSettings
+from handler.start import read_ahead
+from handler.start.compile_cache import Compilations
+from handler.start.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 

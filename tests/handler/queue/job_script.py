@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from handler.errors import EngineUnavailable, InvalidInput
-from handler.job_loop import JobLoop, Pauses
 from handler.metrics import WorkerMetrics
 from handler.outputs import EventText, Output
-from tests.handler.fake_platform import FakePlatform
+from handler.queue.job_loop import JobLoop, Pauses
+from tests.handler.queue.fake_platform import FakePlatform
 
 QUICK = Pauses(retry=0.001, longest_retry=0.004, deliver=0.5, grace=5.0, last_look=0.001)
 

@@ -1,7 +1,7 @@
 """A queue worker that is told to stop at a bad moment while its engine loads; says "took" should it ask for jobs.
 
-Run as `python -m tests.handler.deaf_worker comes-up|fails|writes`: the engine swallows the SIGTERM, as code that is
-being imported may, and comes up or fails; or the SIGTERM comes in the middle of a line of the log.
+Run as `python -m tests.handler.queue.deaf_worker comes-up|fails|writes`: the engine swallows the SIGTERM, as code that
+is being imported may, and comes up or fails; or the SIGTERM comes in the middle of a line of the log.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from contextlib import redirect_stderr
 from typing import Any, cast
 
 from handler import logs
-from handler.queue_mode import serve
-from handler.runpod_sdk import SdkPlatform
+from handler.queue.mode import serve
+from handler.queue.runpod_sdk import SdkPlatform
 from handler.settings import WorkerSettings
-from tests.handler.fake_platform import FakePlatform
+from tests.handler.queue.fake_platform import FakePlatform
 from tests.support import FakeEngine
 
 

@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from handler.metrics import Outcome, WorkerMetrics
-from tests.handler.fake_platform import FakePlatform
-from tests.handler.job_script import Script, running
+from tests.handler.queue.fake_platform import FakePlatform
+from tests.handler.queue.job_script import Script, running
 
 FIRST, LONG = "data: 1\n\n", f"data: {'x' * 1000}\n\n"
 

@@ -8,9 +8,9 @@ import json
 import pytest
 
 from handler.errors import EngineUnavailable
-from handler.job_loop import JobLoop, Pauses
-from tests.handler.fake_platform import FakePlatform
-from tests.handler.job_script import QUICK, Script, running
+from handler.queue.job_loop import JobLoop, Pauses
+from tests.handler.queue.fake_platform import FakePlatform
+from tests.handler.queue.job_script import QUICK, Script, running
 
 
 async def test_a_plain_job_is_answered_once() -> None:

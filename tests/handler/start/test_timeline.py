@@ -11,9 +11,9 @@ from decimal import Decimal
 
 import pytest
 
-from handler.cold_start import Timeline, process_age_seconds
 from handler.errors import ConfigurationError
-from handler.start_settings import StartSettings
+from handler.start.settings import StartSettings
+from handler.start.timeline import Timeline, process_age_seconds
 
 
 def test_each_phase_has_its_begin_its_seconds_and_its_dollars() -> None:
@@ -49,7 +49,7 @@ def test_the_report_is_one_line_and_one_json_record(caplog: pytest.LogCaptureFix
     timeline = Timeline(Decimal("0.001"))
     with timeline.phase("load", "loading the model"):
         pass
-    with caplog.at_level(logging.INFO, logger="handler.cold_start"):
+    with caplog.at_level(logging.INFO, logger="handler.start.timeline"):
         record = timeline.report()
     line, document = caplog.messages[-2:]
     assert line.startswith("ready after ")
@@ -60,7 +60,7 @@ def test_the_report_is_one_line_and_one_json_record(caplog: pytest.LogCaptureFix
 
 def test_the_age_of_a_process_counts_from_before_its_interpreter_was_ready() -> None:
     began = time.monotonic()
-    code = "import time; time.sleep(0.3); from handler.cold_start import process_age_seconds as age; print(age())"
+    code = "import time; time.sleep(0.3); from handler.start.timeline import process_age_seconds as age; print(age())"
     age = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert 0.3 <= age <= time.monotonic() - began + 0.02
     assert process_age_seconds() > 0

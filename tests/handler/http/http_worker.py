@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from handler import http_mode
 from handler.engine.protocol import Engine, EngineRequest, EngineResponse
+from handler.http import mode
 from handler.settings import ALLOWED_PATHS
 from tests.support import FakeEngine
 
@@ -94,7 +94,7 @@ class Running:
 async def worker(engine: Engine, *, two_ports: bool = False, drain_seconds: float = 5) -> AsyncIterator[Running]:
     """Serves `engine` on free ports; at the end sends SIGTERM if the worker still runs."""
     ports: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-    serving = http_mode.serve(
+    serving = mode.serve(
         engine,
         host="127.0.0.1",
         port=0,

@@ -12,7 +12,7 @@ from benchmarks.paced_upstream import PacedUpstream
 from handler.engine.protocol import EngineRequest
 from handler.engine.remote import RemoteEngine
 from handler.errors import EngineUnavailable, StreamBroken
-from tests.handler.http_worker import CHAT, SSE, FailingEngine, Held, worker
+from tests.handler.http.http_worker import CHAT, SSE, FailingEngine, Held, worker
 from tests.support import FakeEngine, event_data
 
 

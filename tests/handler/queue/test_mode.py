@@ -12,8 +12,8 @@ import pytest
 from handler.dispatch import Dispatcher
 from handler.errors import EngineUnavailable
 from handler.metrics import WorkerMetrics
-from handler.queue_mode import EngineGate, job_outputs, serve
-from handler.runpod_sdk import Handler, SdkMoved, SdkPlatform
+from handler.queue.mode import EngineGate, job_outputs, serve
+from handler.queue.runpod_sdk import Handler, SdkMoved, SdkPlatform
 from handler.settings import WorkerSettings
 from tests.e2e import process
 from tests.support import FakeEngine
@@ -66,10 +66,10 @@ def test_an_sdk_that_has_moved_falls_back_to_its_own_loop_with_a_warning(caplog:
 
 @pytest.mark.parametrize("engine", ["comes-up", "fails"])
 async def test_a_worker_whose_engine_swallowed_the_sigterm_takes_no_jobs_and_ends_with_0(engine: str) -> None:
-    ended = await process.run("-m", "tests.handler.deaf_worker", engine)
+    ended = await process.run("-m", "tests.handler.queue.deaf_worker", engine)
     assert (ended.code, ended.stdout) == (0, "swallowed\n"), ended.stderr
 
 
 async def test_a_sigterm_in_the_middle_of_a_line_of_the_log_is_not_lost() -> None:
-    ended = await process.run("-m", "tests.handler.deaf_worker", "writes")
+    ended = await process.run("-m", "tests.handler.queue.deaf_worker", "writes")
     assert (ended.code, ended.stdout) == (0, ""), ended.stderr

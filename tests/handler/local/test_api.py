@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from handler import local_api
 from handler.engine.protocol import EngineRequest
-from handler.local_api import LocalApi
+from handler.local.api import KEPT_JOBS, LocalApi
 from handler.settings import WorkerSettings
 from tests.support import FakeEngine
 
@@ -80,7 +79,7 @@ async def test_an_unknown_job_is_a_404() -> None:
 async def test_the_oldest_jobs_are_forgotten() -> None:
     async with client(FakeEngine()) as api:
         first = (await api.post("/runsync", json=JOB)).json()["id"]
-        for _ in range(local_api.KEPT_JOBS):
+        for _ in range(KEPT_JOBS):
             await api.post("/run", json=JOB)
         assert (await api.get(f"/status/{first}")).status_code == 404
 

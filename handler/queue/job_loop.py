@@ -17,7 +17,7 @@ from handler.errors import EngineUnavailable, StreamBroken, WorkerError
 from handler.logs import current_job
 from handler.metrics import Outcome, WorkerMetrics
 from handler.outputs import EventText, Output, final_output, keeps_stream
-from handler.platform import Answerer, Job, Platform, PostRejected
+from handler.queue.platform import Answerer, Job, Platform, PostRejected
 
 logger = logging.getLogger(__name__)
 

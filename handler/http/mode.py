@@ -19,7 +19,7 @@ import uvicorn
 from handler.engine.asgi import Message
 from handler.engine.protocol import Engine, EngineRequest, EngineResponse
 from handler.errors import WorkerError
-from handler.readiness import (
+from handler.http.readiness import (
     ClientGone,
     MethodNotAllowed,
     Readiness,
@@ -30,7 +30,7 @@ from handler.readiness import (
     headers_of,
     read_body,
 )
-from handler.signals import stop_signals
+from handler.start.signals import stop_signals
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from handler.errors import EngineUnavailable, InvalidInput
-from handler.job_loop import JobLoop, Pauses
 from handler.outputs import EventText, Output
-from tests.handler.fake_platform import FakePlatform
+from handler.queue.job_loop import JobLoop, Pauses
+from tests.handler.queue.fake_platform import FakePlatform
 
 PAUSES = Pauses(retry=0.0001, longest_retry=0.0001, deliver=1.0, grace=1.0, last_look=0.0001)
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from handler.post_connections import NeverSent, PostConnections
+from handler.queue.post_connections import NeverSent, PostConnections
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 

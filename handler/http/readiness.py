@@ -11,9 +11,9 @@ from typing import Any
 
 from handler import watchdog
 from handler.engine.asgi import Message
+from handler.engine.paths import is_allowed, is_plain
 from handler.engine.protocol import Engine
 from handler.errors import EngineUnavailable, InvalidInput, WorkerError
-from handler.paths import is_allowed, is_plain
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.paced_upstream import PacedUpstream
-from handler import http_mode
 from handler.errors import ConfigurationError
+from handler.http import mode
 from handler.settings import ALLOWED_PATHS
-from tests.handler.http_worker import CHAT, SSE, Held, SlowEngine, worker
+from tests.handler.http.http_worker import CHAT, SSE, Held, SlowEngine, worker
 from tests.support import FakeEngine
 
 
@@ -101,7 +101,7 @@ async def test_a_port_that_is_taken_ends_the_worker_with_code_1() -> None:
     engine = FakeEngine()
     async with PacedUpstream() as other:
         port = int(other.url.rpartition(":")[2])
-        exit_code = await http_mode.serve(
+        exit_code = await mode.serve(
             engine,
             host="127.0.0.1",
             port=port,

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, defaultdict
 from typing import Any
 
-from handler.platform import PostRejected
+from handler.queue.platform import PostRejected
 
 Job = dict[str, Any]
 

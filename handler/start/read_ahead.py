@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler.cold_start import Timeline
-from handler.start_settings import StartSettings
+from handler.start.settings import StartSettings
+from handler.start.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 

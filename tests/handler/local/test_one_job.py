@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from handler import local_run
 from handler.errors import EngineUnavailable, InvalidInput
+from handler.local import one_job
 from handler.settings import WorkerSettings
 from tests.support import FakeEngine
 
@@ -20,7 +20,7 @@ JOB = {"input": {"prompt": "Hi"}}
 def test_a_job_is_read_from_json_text_or_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "job.json"
     file.write_text(json.dumps(JOB))
-    assert local_run.load_job(json.dumps(JOB)) == local_run.load_job(str(file)) == JOB
+    assert one_job.load_job(json.dumps(JOB)) == one_job.load_job(str(file)) == JOB
 
 
 @pytest.mark.parametrize(
@@ -35,41 +35,41 @@ def test_a_job_is_read_from_json_text_or_from_a_file(tmp_path: Path) -> None:
 )
 def test_an_unreadable_test_input_says_what_is_wrong(test_input: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        local_run.load_job(test_input)
+        one_job.load_job(test_input)
 
 
 def test_a_file_that_is_no_utf8_says_so(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(InvalidInput, match="cannot read"):
-        local_run.load_job(str(tmp_path / "job.json"))
+        one_job.load_job(str(tmp_path / "job.json"))
 
 
 async def test_a_plain_job_prints_its_document_and_succeeds() -> None:
     engine = FakeEngine(pieces=[b'{"choices": [{"text": " Hello"}]}'])
-    document = await local_run.run_job(engine, SETTINGS, JOB)
+    document = await one_job.run_job(engine, SETTINGS, JOB)
     assert document == {"output": {"choices": [{"text": " Hello"}]}}
     assert engine.stopped
-    assert local_run.print_document(document, io.StringIO()) == 0
+    assert one_job.print_document(document, io.StringIO()) == 0
     answer = io.StringIO()
-    local_run.print_answer(document, answer)
+    one_job.print_answer(document, answer)
     assert answer.getvalue() == "\nThe answer: Hello\n"
 
 
 async def test_a_streaming_job_prints_the_list_of_its_pieces() -> None:
     engine = FakeEngine(pieces=[b"data: 1\n\n"], content_type="text/event-stream")
-    assert await local_run.run_job(engine, SETTINGS, JOB) == {"output": ["data: 1\n\n"]}
+    assert await one_job.run_job(engine, SETTINGS, JOB) == {"output": ["data: 1\n\n"]}
 
 
 async def test_a_failed_job_prints_its_error_and_fails() -> None:
     engine = FakeEngine(pieces=[b'{"error": {"message": "gone", "code": 404}}'], status=404)
-    document = await local_run.run_job(engine, SETTINGS, JOB)
+    document = await one_job.run_job(engine, SETTINGS, JOB)
     assert document["status"] == 404
     stream = io.StringIO()
-    assert local_run.print_document(document, stream) == 1
+    assert one_job.print_document(document, stream) == 1
     assert json.loads(stream.getvalue()) == document
 
 
 async def test_an_engine_that_does_not_start_is_a_failed_job_too() -> None:
     engine = FakeEngine(start_error=EngineUnavailable("no memory"))
-    document = await local_run.run_job(engine, SETTINGS, JOB)
+    document = await one_job.run_job(engine, SETTINGS, JOB)
     assert (document["status"], engine.stopped) == (503, True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.compile_cache import DIRECTORIES, Compilations, CompileCache, cache_key, gpu_facts
+from handler.start.compile_cache import DIRECTORIES, Compilations, CompileCache, cache_key, gpu_facts
 
 INDUCTOR, VLLM = "inductor/ab/kernel.so", "vllm/torch_compile_cache/hash/graph.py"
 

@@ -22,8 +22,8 @@ import aiohttp
 from yarl import URL
 
 from handler.metrics import WorkerMetrics
-from handler.platform import Job, PostRejected
-from handler.post_connections import NeverSent, PostConnections
+from handler.queue.platform import Job, PostRejected
+from handler.queue.post_connections import NeverSent, PostConnections
 from handler.settings import export
 
 logger = logging.getLogger(__name__)

@@ -16,16 +16,17 @@ from typing import Any
 
 import uvloop
 
-from handler import runpod_sdk, watchdog
+from handler import watchdog
 from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
 from handler.errors import WorkerError
-from handler.job_loop import JobLoop, Pauses
 from handler.metrics import WorkerMetrics
 from handler.outputs import Output
-from handler.platform import Platform
+from handler.queue import runpod_sdk
+from handler.queue.job_loop import JobLoop, Pauses
+from handler.queue.platform import Platform
 from handler.settings import WorkerSettings
-from handler.signals import stop_signals
+from handler.start.signals import stop_signals
 
 logger = logging.getLogger(__name__)
 
