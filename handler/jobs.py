@@ -16,12 +16,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from handler.engine.paths import is_allowed, is_plain
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput
 
 COMPLETIONS = "/v1/completions"
 CHAT_COMPLETIONS = "/v1/chat/completions"
+LONGEST_PATH = 1024
+# No scheme, host, percent escape or backslash can be written in these characters; dots and slashes are looked at below.
+PATH_CHARACTERS = re.compile(r"/[A-Za-z0-9._~/-]*")
 QUERY = re.compile(r"[A-Za-z0-9=&._~-]{0,1024}")
 
 Json = dict[str, Any]
@@ -170,6 +172,18 @@ def _check_path(path: str, allowed_paths: Collection[str]) -> None:
         )
     if not is_allowed(plain, allowed_paths):
         raise InvalidInput(f"route: not one of the allowed paths: {', '.join(allowed_paths)}", param="route")
+
+
+def is_plain(path: str) -> bool:
+    """A path, without query, that means what it says: no host, no escapes, no empty and no dot segments."""
+    segments = path.split("/")
+    odd_segments = "" in segments[1:-1] or {".", ".."} & set(segments)
+    return len(path) <= LONGEST_PATH and bool(PATH_CHARACTERS.fullmatch(path)) and not odd_segments
+
+
+def is_allowed(path: str, allowed: Collection[str]) -> bool:
+    """Whether the path is one of the allowed ones, or lies below one of them."""
+    return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in allowed)
 
 
 def _check_parameters(parameters: Json, known: Collection[str]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from handler.errors import ConfigurationError
-from handler.start.settings import RUNPOD_VOLUME, StartSettings, switch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_MODEL_DIR = REPOSITORY / "demo_model"
@@ -42,7 +42,9 @@ ALLOWED_PATHS = (
 MODEL_NAMES = ("MODEL_NAME", "MODEL", "VLLM_MODEL")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
-# Where RunPod mounts a network volume, and, on it or not, the models that it caches on its hosts (FACTS, 2026-11).
+TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+# Where RunPod mounts a network volume, and, on it or not, the models that it caches on its hosts.
+RUNPOD_VOLUME = Path("/runpod-volume")
 RUNPOD_HOST_CACHE = RUNPOD_VOLUME / "huggingface-cache" / "hub"
 
 
@@ -85,13 +87,37 @@ class ModelSettings:
             baked_dir=Path(given.get("BAKED_MODELS_DIR", cls.baked_dir)),
             host_cache_dir=Path(given.get("HOST_CACHE_DIR", cls.host_cache_dir)),
             hub_cache_dir=Path(given.get("HF_HUB_CACHE", hub_home / "hub")).expanduser(),
-            managed=switch(given, "MODEL_CACHE", cls.managed),
-            verify=switch(given, "VERIFY_MODEL", cls.verify),
-            offline=switch(given, "HF_HUB_OFFLINE", cls.offline),
+            managed=_switch(given, "MODEL_CACHE", cls.managed),
+            verify=_switch(given, "VERIFY_MODEL", cls.verify),
+            offline=_switch(given, "HF_HUB_OFFLINE", cls.offline),
             endpoint=given.get("HF_ENDPOINT"),
             token=given.get("HF_TOKEN") or given.get("HUGGING_FACE_HUB_TOKEN"),
             name=next((given[name] for name in MODEL_NAMES if name in given), None),
             revision=given.get("REVISION") or given.get("MODEL_REVISION"),
+        )
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """usd_per_second: what the GPU costs, for the cost of a start; None leaves its dollars unknown.
+
+    read_ahead: read the weights into the page cache while vLLM is imported.
+    compile_cache_dir: where compilations are kept for the next start; None compiles anew each time.
+    """
+
+    usd_per_second: Decimal | None = None
+    read_ahead: bool = True
+    compile_cache_dir: Path | None = None
+
+    @classmethod
+    def read(cls, given: Mapping[str, str]) -> StartSettings:
+        """From the variables that are set; raises ConfigurationError naming the wrong one."""
+        default_dir = RUNPOD_VOLUME / "compile-cache" if os.access(RUNPOD_VOLUME, os.W_OK) else None
+        cache_dir = given.get("COMPILE_CACHE_DIR")
+        return cls(
+            usd_per_second=_usd(given, "GPU_USD_PER_SECOND"),
+            read_ahead=_switch(given, "READ_AHEAD", cls.read_ahead),
+            compile_cache_dir=Path(cache_dir).expanduser() if cache_dir else default_dir,
         )
 
 
@@ -230,3 +256,23 @@ def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < seconds < float("inf"):
         raise ConfigurationError(f"{name}={given[name]!r}: expected a number of seconds above zero", param=name)
     return seconds
+
+
+def _switch(given: Mapping[str, str], name: str, default: bool) -> bool:
+    """A variable that is true or false; raises ConfigurationError."""
+    word = given.get(name, str(default)).lower()
+    if word not in TRUE_WORDS + FALSE_WORDS:
+        raise ConfigurationError(f"{name}={given[name]!r}: expected true or false", param=name)
+    return word in TRUE_WORDS
+
+
+def _usd(given: Mapping[str, str], name: str) -> Decimal | None:
+    if name not in given:
+        return None
+    try:
+        usd = Decimal(given[name])
+    except InvalidOperation:
+        usd = Decimal(-1)
+    if not usd.is_finite() or usd < 0:
+        raise ConfigurationError(f"{name}={given[name]!r}: expected dollars, such as 0.00031", param=name)
+    return usd

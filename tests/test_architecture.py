@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = [name for name in ("handler", "vllm_service", "runpod_emulator") if (ROOT / name).is_dir()]
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-LONGEST_FILE, LONGEST_FUNCTION = 250, 50
+LONGEST_FILE, LONGEST_FUNCTION = 350, 50
 
 # Who alone may import a library: paths, or folders, relative to the repository.
 ONLY_HERE = {

@@ -7,13 +7,12 @@ vLLM takes seconds, and a wrong setting should not wait for it.
 from __future__ import annotations
 
 import argparse
+import os
+import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from handler.engine import asgi
 from handler.engine.arguments import CommandLine, blame, command_line
-from handler.engine.overlap import after_the_next_fork
-from handler.engine.steps import EngineSteps
 from handler.errors import ConfigurationError, EngineUnavailable
 from handler.settings import WorkerSettings, export
 
@@ -27,7 +26,11 @@ WORKER_FLAGS: Mapping[str, str] = {"enable_prompt_tokens_details": "true"}
 # On a CPU vLLM would compile for half a minute and reserve most of the memory; a laptop wants neither.
 CPU_FLAGS: Mapping[str, str] = {"enforce_eager": "true", "kv_cache_memory_bytes": "1G"}
 
+# Requests also wait for a step or two while others are prefilled; only with a full cache is that a lack of room.
+FULL_SHARE = 0.8
 STOP_SECONDS = 5.0
+
+Header = tuple[bytes, bytes]
 
 
 def serve_parser() -> argparse.ArgumentParser:
@@ -64,6 +67,36 @@ def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> ar
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"vLLM refuses its flags: {error}") from error
     return arguments
+
+
+class SchedulerStats(Protocol):
+    """The part of vLLM's statistics of one step that is read here."""
+
+    num_running_reqs: int
+    num_waiting_reqs: int
+    kv_cache_usage: float
+
+
+class EngineSteps:
+    """Counts the steps of every engine core, and remembers how the last one of each left its KV cache."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._full: dict[int, int | None] = {0: None}  # by engine core: requests that fit, None where more would
+
+    def record(self, stats: SchedulerStats | None, engine_index: int) -> None:
+        """One step is over; without `stats` it says nothing about the cache."""
+        self.count += 1
+        if stats is not None:
+            is_full = stats.num_waiting_reqs > 0 and stats.kv_cache_usage >= FULL_SHARE
+            self._full[engine_index] = stats.num_running_reqs if is_full else None
+
+    def capacity(self, max_num_seqs: int) -> int:
+        """Requests that run now rather than wait: `max_num_seqs` for each core, or what fits into a full cache.
+
+        Never 0: an idle engine makes no step that could say that there is room again.
+        """
+        return max(1, sum(max_num_seqs if fits is None else fits for fits in self._full.values()))
 
 
 def _step_logger(steps: EngineSteps) -> Callable[[VllmConfig, int], Any]:
@@ -112,6 +145,20 @@ def start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM
         raise EngineUnavailable(f"the engine did not start: {error}") from error
 
 
+def after_the_next_fork(work: Callable[[], None]) -> None:
+    """Runs `work` in a thread of this process once it has forked: before, the child could inherit a lock for ever held.
+
+    A process that spawns instead never runs it: `work` must be something that would be done later anyway.
+    """
+    pending = [work]
+
+    def start() -> None:
+        if pending:
+            threading.Thread(target=pending.pop(), name="beside-the-engine-core", daemon=True).start()
+
+    os.register_at_fork(after_in_parent=start)
+
+
 def _fork_engine_core(config: VllmConfig) -> None:
     """Forks the engine core from this process, which has imported everything, instead of spawning two that import anew.
 
@@ -153,7 +200,7 @@ async def build_api(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
     return app
 
 
-def credentials(arguments: argparse.Namespace) -> list[asgi.Header]:
+def credentials(arguments: argparse.Namespace) -> list[Header]:
     """Whoever set a key for vLLM's server meant its port; calls from inside this process carry it along."""
     from vllm import envs
 

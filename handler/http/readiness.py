@@ -1,27 +1,17 @@
-"""Whether a request may go to the engine: how far the worker is in its life, and the method, path and size asked."""
+"""How far the worker is in its life, and whether a request may go to the engine just now."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable
 from enum import Enum
-from typing import Any
 
 from handler import watchdog
-from handler.engine.asgi import Message
-from handler.engine.paths import is_allowed, is_plain
 from handler.engine.protocol import Engine
-from handler.errors import EngineUnavailable, InvalidInput, WorkerError
+from handler.errors import EngineUnavailable, WorkerError
 
 logger = logging.getLogger(__name__)
-
-METHODS = ("GET", "POST", "DELETE")
-QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")
-Header = tuple[bytes, bytes]
-RETRY_AFTER: Header = (b"retry-after", b"5")
-CLOSE: Header = (b"connection", b"close")
 
 
 class State(Enum):
@@ -94,72 +84,3 @@ class WorkerDraining(EngineUnavailable):
     """The worker finishes what it has, and takes nothing new."""
 
     code = "worker_draining"
-
-
-class ClientGone(Exception):
-    """The client has left: there is nobody to answer."""
-
-
-class PathNotFound(InvalidInput):
-    """Not a path that this worker serves."""
-
-    status = 404
-    code = "path_not_found"
-
-
-class MethodNotAllowed(InvalidInput):
-    """The engine's API has no such method."""
-
-    status = 405
-    code = "method_not_allowed"
-
-
-class BodyTooLarge(InvalidInput):
-    """More than RunPod itself lets through."""
-
-    status = 413
-    code = "body_too_large"
-
-
-def headers_of(error: WorkerError) -> list[Header]:
-    """The headers that go with an error's document."""
-    if isinstance(error, WorkerDraining):
-        return [RETRY_AFTER, CLOSE]
-    if isinstance(error, EngineLoading):
-        return [RETRY_AFTER]
-    return [(b"allow", ", ".join(METHODS).encode())] if isinstance(error, MethodNotAllowed) else []
-
-
-def engine_path(scope: Mapping[str, Any], allowed_paths: Collection[str]) -> str:
-    """Path and query as they were written; raises PathNotFound or MethodNotAllowed."""
-    path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
-    if not is_plain(path) or not is_allowed(path, allowed_paths) or not QUERY.fullmatch(query):
-        raise PathNotFound("path: this worker serves no such path", param="path")
-    if scope["method"] not in METHODS:
-        raise MethodNotAllowed(f"method: expected {', '.join(METHODS)}", param="method")
-    return f"{path}?{query}" if query else path
-
-
-def content_type(scope: Mapping[str, Any]) -> str:
-    """As the client wrote it for a form with files; anything else is JSON to the engine, whatever a client calls it."""
-    written: str = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
-    return written if written.startswith("multipart/") else "application/json"
-
-
-async def read_body(scope: Mapping[str, Any], receive: Callable[[], Awaitable[Message]], max_bytes: int) -> bytes:
-    """The whole body; raises BodyTooLarge before it is all here, or ClientGone."""
-    headers = dict(scope["headers"])
-    too_large = BodyTooLarge(f"body: at most {max_bytes} bytes are taken", param="body")
-    if int(headers.get(b"content-length", b"0")) > max_bytes:
-        raise too_large
-    body = bytearray()
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > max_bytes:
-            raise too_large
-    return bytes(body)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import multiprocessing
-import os
-import signal
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
@@ -26,11 +22,9 @@ from handler.queue import runpod_sdk
 from handler.queue.job_loop import JobLoop, Pauses
 from handler.queue.platform import Platform
 from handler.settings import WorkerSettings
-from handler.start.signals import stop_signals
+from handler.start.signals import sigterm_interrupts_loading, stop_signals
 
 logger = logging.getLogger(__name__)
-
-SWALLOWED_AFTER_SECONDS = 10.0  # an orderly end while loading takes two at most
 
 
 def serve(
@@ -58,7 +52,7 @@ async def _serve(
     told_to_stop = threading.Event()
     async with platform:
         try:
-            with _sigterm_interrupts_loading(told_to_stop):
+            with sigterm_interrupts_loading(told_to_stop):
                 await engine.start()
             if told_to_stop.is_set():  # swallowed, and the engine came up all the same
                 return 0
@@ -97,38 +91,6 @@ async def _end_with_the_engine(engine: Engine, loop: JobLoop, stall_seconds: flo
     error = await watchdog.failure(engine, lambda: loop.jobs_in_progress > 0, stall_seconds)
     logger.error("%s: failing %d jobs as retryable and ending the worker", error.message, loop.jobs_in_progress)
     loop.shut_down(error)
-
-
-@contextmanager
-def _sigterm_interrupts_loading(told_to_stop: threading.Event) -> Iterator[None]:
-    """Ends the process with exit code 0: no job was taken yet.
-
-    SystemExit, because loading blocks the event loop, and because where it does not, both asyncio's loop and uvloop let
-    this one exception of a signal handler through. Code that is being imported may swallow it: then a timer ends it.
-    The signal handler writes nothing: in the middle of a line that is being written, a second one is an error, which
-    would take the place of SystemExit.
-    """
-
-    def interrupt(number: int, frame: object) -> None:
-        told_to_stop.set()
-        timer = threading.Timer(SWALLOWED_AFTER_SECONDS, _end_at_once)
-        timer.daemon = True
-        timer.start()
-        raise SystemExit(0)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        if told_to_stop.is_set():
-            logger.info("told to stop while the engine was loading: no job was taken")
-
-
-def _end_at_once() -> None:
-    for child in multiprocessing.active_children():
-        child.kill()
-    os._exit(0)
 
 
 def _serve_with_sdk_loop(engine: Engine, settings: WorkerSettings, sdk_loop: runpod_sdk.SdkLoop) -> int:

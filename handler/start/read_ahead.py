@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler.start.settings import StartSettings
+from handler.settings import StartSettings
 from handler.start.timeline import Timeline
 
 logger = logging.getLogger(__name__)

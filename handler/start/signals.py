@@ -1,13 +1,20 @@
-"""SIGTERM and SIGINT, handled in the event loop: a handler of `signal` could interrupt anything."""
+"""SIGTERM and SIGINT: handled in the event loop while the worker serves, and as an interruption while it loads."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+logger = logging.getLogger(__name__)
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SWALLOWED_AFTER_SECONDS = 10.0  # an orderly end while loading takes two at most
 
 
 @contextmanager
@@ -21,3 +28,35 @@ def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number in STOP_SIGNALS:
             events.remove_signal_handler(number)
+
+
+@contextmanager
+def sigterm_interrupts_loading(told_to_stop: threading.Event) -> Iterator[None]:
+    """Ends the process with exit code 0: no job was taken yet.
+
+    SystemExit, because loading blocks the event loop, and because where it does not, both asyncio's loop and uvloop let
+    this one exception of a signal handler through. Code that is being imported may swallow it: then a timer ends it.
+    The signal handler writes nothing: in the middle of a line that is being written, a second one is an error, which
+    would take the place of SystemExit.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        told_to_stop.set()
+        timer = threading.Timer(SWALLOWED_AFTER_SECONDS, _end_at_once)
+        timer.daemon = True
+        timer.start()
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if told_to_stop.is_set():
+            logger.info("told to stop while the engine was loading: no job was taken")
+
+
+def _end_at_once() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(0)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from handler.model_cache import foreign, manifest
+from handler.model_cache import manifest
 from handler.model_cache.layout import RepositoryDirectory
-from handler.model_cache.locate import ModelRequest, Place, locate
+from handler.model_cache.locate import ModelRequest, Place, is_whole_without_manifest, locate
 from handler.model_cache.manifest import MANIFEST_NAME, Manifest, ModelFile
 from handler.model_cache.progress import LogNowAndThen, Meter
 from handler.model_cache.selection import select
@@ -124,20 +124,20 @@ def test_the_first_place_that_is_whole_wins(tmp_path: Path) -> None:
 def test_without_a_manifest_a_model_counts_as_whole_only_when_nothing_is_missing_or_torn(tmp_path: Path) -> None:
     snapshot = hub_cache(tmp_path)
     blobs = tmp_path / "models--org--demo/blobs"
-    assert foreign.is_whole(snapshot)
+    assert is_whole_without_manifest(snapshot)
     unfinished = blobs / "x.incomplete"
     unfinished.touch()
-    assert not foreign.is_whole(snapshot)
+    assert not is_whole_without_manifest(snapshot)
     unfinished.unlink()
     index = snapshot / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"w": "model.safetensors", "v": "model-2.safetensors"}}))
-    assert not foreign.is_whole(snapshot)
+    assert not is_whole_without_manifest(snapshot)
     index.unlink()
     (blobs / "model.safetensors").write_bytes(safetensors(1000, 1)[:-1])
-    assert not foreign.is_whole(snapshot)
+    assert not is_whole_without_manifest(snapshot)
     (blobs / "model.safetensors").unlink()
-    assert not foreign.is_whole(snapshot)
-    assert not foreign.is_whole(tmp_path / "none")
+    assert not is_whole_without_manifest(snapshot)
+    assert not is_whole_without_manifest(tmp_path / "none")
 
 
 def test_in_our_own_cache_nothing_counts_without_a_manifest(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from handler.settings import StartSettings
 from handler.start import read_ahead
 from handler.start.read_ahead import PIECE_BYTES, Piece, ReadAhead, free_bytes, is_cached, pieces_of, weight_files
-from handler.start.settings import StartSettings
 from handler.start.timeline import Timeline
 
 MEMINFO = "MemTotal:       100000 kB\nMemAvailable:    10000 kB\n"

@@ -12,7 +12,7 @@ from decimal import Decimal
 import pytest
 
 from handler.errors import ConfigurationError
-from handler.start.settings import StartSettings
+from handler.settings import StartSettings
 from handler.start.timeline import Timeline, process_age_seconds
 
 

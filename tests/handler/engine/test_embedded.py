@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from handler.engine import asgi
+from handler.engine.embedded import call_app
 from handler.engine.protocol import EngineRequest
 from handler.errors import StreamBroken
 
@@ -33,7 +33,7 @@ async def echo(request: Request) -> JSONResponse:
 async def test_the_app_sees_the_request_and_its_answer_comes_back() -> None:
     app = Starlette(routes=[Route("/echo/{rest}", echo, methods=["POST"])])
     request = EngineRequest("POST", "/echo/x?a=1", b"hello", "text/x")
-    async with asgi.call(app, request, [(b"authorization", b"Bearer k")]) as response:
+    async with call_app(app, request, [(b"authorization", b"Bearer k")]) as response:
         body = await response.read()
     assert (response.status, response.content_type, response.is_stream) == (201, "application/json", False)
     assert body == b'{"method":"POST","path":"/echo/x","query":"a=1","key":"Bearer k","type":"text/x","body":"hello"}'
@@ -50,7 +50,7 @@ async def test_pieces_arrive_while_the_app_still_works() -> None:
 
         return StreamingResponse(pieces(), media_type="text/event-stream")
 
-    async with asgi.call(Starlette(routes=[Route("/", stream)]), EngineRequest("GET", "/")) as response:
+    async with call_app(Starlette(routes=[Route("/", stream)]), EngineRequest("GET", "/")) as response:
         assert response.is_stream
         body = aiter(response.body)
         assert await anext(body) == b"first"
@@ -71,7 +71,7 @@ async def test_leaving_early_closes_the_apps_stream() -> None:
 
         return StreamingResponse(pieces())
 
-    async with asgi.call(Starlette(routes=[Route("/", stream)]), EngineRequest("GET", "/")) as response:
+    async with call_app(Starlette(routes=[Route("/", stream)]), EngineRequest("GET", "/")) as response:
         assert await anext(aiter(response.body)) == b"x"
     assert closed.is_set()
 
@@ -86,7 +86,7 @@ async def test_leaving_while_a_plain_answer_is_awaited_tells_the_app_of_the_disc
         seen.append((await receive())["type"])
 
     async def ask() -> None:
-        async with asgi.call(app, EngineRequest("GET", "/")):
+        async with call_app(app, EngineRequest("GET", "/")):
             raise AssertionError("there is no answer")
 
     asking = asyncio.create_task(ask())
@@ -108,7 +108,7 @@ async def test_an_app_that_ignores_the_disconnect_is_cancelled() -> None:
             cancelled.set()
             raise
 
-    async with asgi.call(app, EngineRequest("GET", "/"), wind_up_seconds=0.01) as response:
+    async with call_app(app, EngineRequest("GET", "/"), wind_up_seconds=0.01) as response:
         assert response.status == 200
     assert cancelled.is_set()
 
@@ -126,9 +126,9 @@ async def test_an_error_before_the_answer_is_raised_and_one_inside_it_breaks_the
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     with pytest.raises(KeyError):
-        async with asgi.call(fails_at_once, EngineRequest("GET", "/")):
+        async with call_app(fails_at_once, EngineRequest("GET", "/")):
             pass
     for app in (fails_later, stops_short):
-        async with asgi.call(app, EngineRequest("GET", "/")) as response:
+        async with call_app(app, EngineRequest("GET", "/")) as response:
             with pytest.raises(StreamBroken):
                 await response.read()

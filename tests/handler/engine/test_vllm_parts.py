@@ -1,12 +1,14 @@
-"""Capacity from the engine's steps: max_num_seqs, unless the KV cache is full and requests wait for it."""
+"""Capacity follows the engine's steps, and work beside a forked process begins after the fork."""
 
 from __future__ import annotations
 
+import multiprocessing
+import threading
 from dataclasses import dataclass
 
 import pytest
 
-from handler.engine.steps import EngineSteps
+from handler.engine.vllm_parts import EngineSteps, after_the_next_fork
 
 
 @dataclass
@@ -42,3 +44,22 @@ def test_each_engine_core_has_its_own_cache() -> None:
     assert steps.capacity(8) == 16
     steps.record(Stats(5, 2, 1.0), 1)
     assert steps.capacity(8) == 13
+
+
+def test_the_work_begins_with_the_first_fork_and_only_in_the_parent() -> None:
+    done: list[str] = []
+    began = threading.Event()
+
+    def work() -> None:
+        done.append(threading.current_thread().name)
+        began.set()
+
+    after_the_next_fork(work)
+    assert done == []
+    for _ in range(2):
+        child = multiprocessing.get_context("fork").Process(target=lambda: None)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+    assert began.wait(5)
+    assert done == ["beside-the-engine-core"]

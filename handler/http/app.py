@@ -1,0 +1,215 @@
+"""The ASGI app of HTTP mode: the health check, and every allowed path to the engine as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from typing import Any
+
+from handler.engine.protocol import Engine, EngineRequest, EngineResponse
+from handler.errors import InvalidInput, WorkerError
+from handler.http.readiness import EngineLoading, Readiness, WorkerDraining
+from handler.jobs import is_allowed, is_plain
+
+logger = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+METHODS = ("GET", "POST", "DELETE")
+QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")
+RETRY_AFTER: Header = (b"retry-after", b"5")
+CLOSE: Header = (b"connection", b"close")
+
+
+class HttpApp:
+    """Answers with one engine; `running` holds the requests that are in it, as tasks that may be cancelled."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        readiness: Readiness,
+        *,
+        allowed_paths: Collection[str],
+        max_body_bytes: int,
+        ping_path: str = "/ping",
+    ) -> None:
+        self.running: set[asyncio.Task[None]] = set()
+        self._engine = engine
+        self._readiness = readiness
+        self._allowed_paths = allowed_paths
+        self._max_body_bytes = max_body_bytes
+        self._ping_path = ping_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The health check, and the engine."""
+        if scope["path"] == self._ping_path:
+            await self._ping(scope, send)
+            return
+        answer = _Answer(send)
+        try:
+            await self._answer(scope, receive, answer)
+        except ClientGone:
+            return
+        except WorkerError as error:
+            await answer.fail(error)
+        except Exception as error:
+            # The message of a foreign error may quote the prompt: only its type leaves the worker.
+            logger.error("request failed: %s", type(error).__name__, exc_info=logger.isEnabledFor(logging.DEBUG))
+            await answer.fail(WorkerError(f"internal error of the worker: {type(error).__name__}"))
+
+    async def _ping(self, scope: Scope, send: Send) -> None:
+        if scope["method"] not in ("GET", "HEAD"):
+            await _Answer(send).fail(MethodNotAllowed("method: expected GET", param="method"))
+            return
+        status = await self._readiness.ping()
+        headers = [] if status == 204 else [(b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body"})
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        path = engine_path(scope, self._allowed_paths)
+        body = await read_body(scope, receive, self._max_body_bytes)
+        await self._readiness.check()
+        request = EngineRequest(scope["method"], path, body or None, content_type(scope))
+        running = asyncio.create_task(self._forward(request, answer))
+        self.running.add(running)
+        running.add_done_callback(self.running.discard)
+        gone = asyncio.create_task(_disconnect(receive))
+        try:
+            await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            aborted = gone.done() and not running.done()
+            running.cancel()
+            gone.cancel()
+            results = await asyncio.gather(running, gone, return_exceptions=True)
+        if aborted:
+            raise ClientGone
+        if isinstance(results[0], asyncio.CancelledError):  # the time to drain is over
+            raise WorkerDraining("this worker was shut down before the answer was complete")
+        if results[0] is not None:
+            raise results[0]
+
+    async def _forward(self, request: EngineRequest, answer: _Answer) -> None:
+        async with self._engine.send(request) as response:
+            await answer.begin(response)
+            async for piece in response.body:
+                await answer.write(piece)
+        await answer.end()
+
+
+class _Answer:
+    """What has been sent to one client so far, which decides how a failure can still be told."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._response: EngineResponse | None = None
+        self._between_events = True
+
+    async def begin(self, response: EngineResponse) -> None:
+        self._response = response
+        content_type = response.content_type.encode("latin-1")
+        headers = [(b"content-type", content_type)] if content_type else []
+        await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
+
+    async def write(self, piece: bytes) -> None:
+        self._between_events = piece.endswith(b"\n\n")
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body"})
+
+    async def fail(self, error: WorkerError) -> None:
+        """Its document with its status; in the middle of a stream an error event; else the connection is cut.
+
+        An app that returns without completing its answer makes uvicorn cut the connection: the client sees an
+        answer that is not whole, never one that looks complete.
+        """
+        document = error.to_json_text().encode()
+        if self._response is None:
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(document)).encode())]
+            headers += headers_of(error)
+            await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": document})
+        elif self._response.is_stream and self._between_events:
+            await self.write(b"data: " + document + b"\n\n")
+            await self.end()
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class ClientGone(Exception):
+    """The client has left: there is nobody to answer."""
+
+
+class PathNotFound(InvalidInput):
+    """Not a path that this worker serves."""
+
+    status = 404
+    code = "path_not_found"
+
+
+class MethodNotAllowed(InvalidInput):
+    """The engine's API has no such method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(InvalidInput):
+    """More than RunPod itself lets through."""
+
+    status = 413
+    code = "body_too_large"
+
+
+def headers_of(error: WorkerError) -> list[Header]:
+    """The headers that go with an error's document."""
+    if isinstance(error, WorkerDraining):
+        return [RETRY_AFTER, CLOSE]
+    if isinstance(error, EngineLoading):
+        return [RETRY_AFTER]
+    return [(b"allow", ", ".join(METHODS).encode())] if isinstance(error, MethodNotAllowed) else []
+
+
+def engine_path(scope: Mapping[str, Any], allowed_paths: Collection[str]) -> str:
+    """Path and query as they were written; raises PathNotFound or MethodNotAllowed."""
+    path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+    if not is_plain(path) or not is_allowed(path, allowed_paths) or not QUERY.fullmatch(query):
+        raise PathNotFound("path: this worker serves no such path", param="path")
+    if scope["method"] not in METHODS:
+        raise MethodNotAllowed(f"method: expected {', '.join(METHODS)}", param="method")
+    return f"{path}?{query}" if query else path
+
+
+def content_type(scope: Mapping[str, Any]) -> str:
+    """As the client wrote it for a form with files; anything else is JSON to the engine, whatever a client calls it."""
+    written: str = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+    return written if written.startswith("multipart/") else "application/json"
+
+
+async def read_body(scope: Mapping[str, Any], receive: Callable[[], Awaitable[Message]], max_bytes: int) -> bytes:
+    """The whole body; raises BodyTooLarge before it is all here, or ClientGone."""
+    headers = dict(scope["headers"])
+    too_large = BodyTooLarge(f"body: at most {max_bytes} bytes are taken", param="body")
+    if int(headers.get(b"content-length", b"0")) > max_bytes:
+        raise too_large
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > max_bytes:
+            raise too_large
+    return bytes(body)
