@@ -7,11 +7,12 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from handler import jobs
-from handler.engine.protocol import Engine, EngineResponse
+from handler.engine.protocol import Document, Engine, Stream
 from handler.errors import EngineError, StreamBroken, WorkerError
-from handler.outputs import EventText, Output
+from handler.outputs import Output, StreamPiece, WholeAnswer
 from handler.settings import WorkerSettings
 from handler.streaming import Pace, checked, coalesce, error_event, whole_events
 
@@ -36,12 +37,12 @@ class Dispatcher:
         try:
             async with aclosing(self._answers(job_input)) as answers:
                 async for output in answers:
-                    streaming = isinstance(output, EventText)
+                    streaming = isinstance(output, StreamPiece)
                     yield output
         except Exception as fault:
             error = await self._as_worker_error(fault)
             if streaming and not isinstance(fault, EngineError):  # vLLM's own error has come as an event already
-                yield EventText(error_event(error.to_json()))
+                yield StreamPiece(error_event(error.to_json()))
             raise error from fault
 
     async def _as_worker_error(self, fault: Exception) -> WorkerError:
@@ -65,22 +66,25 @@ class Dispatcher:
             max_bytes=self._settings.max_input_bytes,
             request_fields=self._engine.request_fields,
         )
-        async with self._engine.send(request) as response:
-            if response.status >= 400:
-                raise EngineError.from_response(response.status, await response.read())
-            if not response.is_stream:
-                yield _document(response, await response.read())
-                return
-            async with aclosing(coalesce(checked(whole_events(response.body)), pace=self._pace)) as pieces:
-                async for piece in pieces:
-                    yield EventText(piece)
+        async with self._engine.send(request) as answer:
+            match answer:
+                case Stream():
+                    events = checked(whole_events(answer.pieces))
+                    async with aclosing(coalesce(events, pace=self._pace)) as pieces:
+                        async for piece in pieces:
+                            yield StreamPiece(piece)
+                case Document():
+                    body = await answer.read()
+                    if answer.status >= 400:
+                        raise EngineError.from_response(answer.status, body)
+                    yield WholeAnswer(_as_json(body, answer.content_type))
 
 
-def _document(response: EngineResponse, body: bytes) -> Output:
+def _as_json(body: bytes, content_type: str) -> Any:
     """JSON as it is, text as a string, anything else as base64 with its type."""
-    if response.content_type.startswith("application/json"):
+    if content_type.startswith("application/json"):
         return json.loads(body)
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError:
-        return {"content_type": response.content_type, "base64": base64.b64encode(body).decode("ascii")}
+        return {"content_type": content_type, "base64": base64.b64encode(body).decode("ascii")}

@@ -1,17 +1,38 @@
-"""What a job's outputs are: one JSON document, or pieces of a stream; and what its final result holds of them. Pure."""
+"""What a job answers with: pieces of a stream, or one whole answer; and what its final result holds of them. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
-class EventText(str):
-    """The text of one or more whole server-sent events."""
+@dataclass(frozen=True, slots=True)
+class StreamPiece:
+    """A part of a stream, posted as soon as it is there."""
 
-    __slots__ = ()
+    #: One or more whole server-sent events.
+    text: str
 
 
-Output = Any  # a JSON document, or EventText
+@dataclass(frozen=True, slots=True)
+class WholeAnswer:
+    """The only output of a job that does not stream."""
+
+    #: JSON.
+    document: Any
+
+
+Output = StreamPiece | WholeAnswer
+
+
+def value_of(output: Output) -> Any:
+    """Returns what RunPod is given of an output."""
+    match output:
+        case StreamPiece(text):
+            return text
+        case WholeAnswer(document):
+            return document
 
 
 def keeps_stream(job_input: object) -> bool:
@@ -22,11 +43,14 @@ def keeps_stream(job_input: object) -> bool:
     return not (isinstance(job_input, dict) and "openai_route" in job_input)
 
 
-def final_output(job_input: object, kept: list[Output], *, is_stream: bool) -> Any:
+def final_output(job_input: object, kept: Sequence[Output]) -> Any:
     """What the end of a job carries: the pieces of a stream that were kept, or the plain answer.
 
     A plain answer on an OpenAI route is a list of one, as RunPod's proxy knows it from the official worker.
     """
-    if is_stream or not keeps_stream(job_input):
-        return kept
-    return next(iter(kept), None)
+    match kept:
+        case [WholeAnswer(document)] if keeps_stream(job_input):
+            return document
+        case [] if keeps_stream(job_input):
+            return None
+    return [value_of(output) for output in kept]

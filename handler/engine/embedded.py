@@ -10,8 +10,8 @@ from typing import Any
 
 from handler.engine import vllm_parts
 from handler.engine.loading import Loading
-from handler.engine.models import EngineModels
-from handler.engine.protocol import EngineRequest, EngineResponse
+from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels
+from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Stream
 from handler.engine.vllm_parts import EngineSteps, Header
 from handler.errors import EngineUnavailable, StreamBroken
 from handler.settings import WorkerSettings
@@ -57,18 +57,19 @@ class EmbeddedEngine:
         keeping = asyncio.create_task(asyncio.to_thread(self._compilations.keep))
         self._resources.push_async_callback(asyncio.wait, {keeping})
 
-    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineResponse]:
+    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[Answer]:
         """Calls vLLM's app in this process."""
         return self._send(request)
 
     @asynccontextmanager
-    async def _send(self, request: EngineRequest) -> AsyncIterator[EngineResponse]:
+    async def _send(self, request: EngineRequest) -> AsyncIterator[Answer]:
         if self._app is None:
             raise EngineUnavailable("the engine has not started")
         await self.check_health()
-        request = await self._models.with_local_adapter(request)
-        async with call_app(self._app, request, self._headers) as response:
-            yield response
+        if request.path.partition("?")[0] == LOAD_ADAPTER_PATH:
+            request = await self._models.with_local_adapter(request)
+        async with call_app(self._app, request, self._headers) as answer:
+            yield answer
 
     def request_fields(self, path: str) -> Collection[str]:
         """Read off the request model of vLLM's own route."""
@@ -113,7 +114,7 @@ async def call_app(
     headers: Iterable[Header] = (),
     *,
     wind_up_seconds: float = WIND_UP_SECONDS,
-) -> AsyncIterator[EngineResponse]:
+) -> AsyncIterator[Answer]:
     """Runs `app` for one request. Leaving the context before the body ended tells the app that its client is gone.
 
     Raises whatever the app raises before it answers; StreamBroken if it fails or falls silent after that.
@@ -122,7 +123,8 @@ async def call_app(
     task = asyncio.create_task(_run(app, _scope(request, headers), exchange))
     try:
         status, content_type = await exchange.head
-        yield EngineResponse(status, content_type, exchange.body())
+        is_stream = status < 400 and content_type.startswith(EVENT_STREAM)
+        yield (Stream if is_stream else Document)(status, content_type, exchange.body())
     finally:
         exchange.gone.set()
         await _finish(task, wind_up_seconds)
@@ -131,7 +133,7 @@ async def call_app(
 async def _run(app: AsgiApp, scope: MutableMapping[str, Any], exchange: _Exchange) -> None:
     try:
         await app(scope, exchange.receive, exchange.send)
-        exchange.end(StreamBroken("the engine ended its answer without completing it"))
+        exchange.end(None)
     except Exception as error:
         exchange.end(error)
 
@@ -179,15 +181,19 @@ class _Exchange:
             self._complete = True
             self._pieces.put_nowait(None)
 
-    def end(self, error: Exception) -> None:
-        """The app has returned: passes on `error`, unless its answer was complete or nobody waits for it."""
-        if self.gone.is_set():
+    def end(self, error: Exception | None) -> None:
+        """Ends the answer when the app has returned or raised `error`, unless it is complete or unwanted."""
+        if self.gone.is_set() or (self._complete and self.head.done()):
             return
+        if error is None:
+            error = StreamBroken("the engine ended its answer without completing it")
         if not self.head.done():
             self.head.set_exception(error)
-        elif not self._complete:
-            broken = StreamBroken(f"the engine failed in the middle of its answer: {type(error).__name__}")
-            self._pieces.put_nowait(error if isinstance(error, StreamBroken) else broken)
+        elif isinstance(error, StreamBroken):
+            self._pieces.put_nowait(error)
+        else:
+            name = type(error).__name__
+            self._pieces.put_nowait(StreamBroken(f"the engine failed in the middle of its answer: {name}"))
 
     async def body(self) -> AsyncIterator[bytes]:
         while (piece := await self._pieces.get()) is not None:

@@ -79,11 +79,11 @@ class EngineModels:
         return dataclasses.replace(adapter, path=self._cache.prepare(ModelRequest(adapter.path)).path)
 
     async def with_local_adapter(self, request: EngineRequest) -> EngineRequest:
-        """A request to load an adapter, with its directory in the place of its name; any other as it is.
+        """A request to LOAD_ADAPTER_PATH, with the adapter's directory in the place of its name where there is one.
 
         Raises InvalidInput for an adapter that cannot be had, ModelUnavailable when the hub fails.
         """
-        if not self._managed or request.path.partition("?")[0] != LOAD_ADAPTER_PATH:
+        if not self._managed:
             return request
         try:
             body = json.loads(request.body or b"")

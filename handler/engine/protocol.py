@@ -18,22 +18,33 @@ class EngineRequest:
     content_type: str = "application/json"
 
 
-@dataclass(frozen=True)
-class EngineResponse:
-    """The head of the answer, and its body in pieces as they are made: cut anywhere, also inside a character."""
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer in server-sent events, which come while they are made. Its status is never an error's."""
 
     status: int
     content_type: str
-    body: AsyncIterator[bytes]
+    #: Cut anywhere, also inside an event or a character.
+    pieces: AsyncIterator[bytes]
 
-    @property
-    def is_stream(self) -> bool:
-        """True for server-sent events."""
-        return self.content_type.startswith("text/event-stream")
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """An answer that means something only as a whole; also every refusal."""
+
+    status: int
+    content_type: str
+    #: Cut anywhere.
+    pieces: AsyncIterator[bytes]
 
     async def read(self) -> bytes:
-        """The whole body."""
-        return b"".join([piece async for piece in self.body])
+        """Returns the whole body."""
+        return b"".join([piece async for piece in self.pieces])
+
+
+Answer = Stream | Document
+#: How the content type of a `Stream` begins.
+EVENT_STREAM = "text/event-stream"
 
 
 class Engine(Protocol):
@@ -42,7 +53,7 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Returns when requests can be served; raises ConfigurationError or EngineUnavailable."""
 
-    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineResponse]:
+    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[Answer]:
         """The answer to one request. Leaving the context early aborts the request in the engine."""
 
     def request_fields(self, path: str) -> Collection[str]:

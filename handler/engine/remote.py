@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import aiohttp
 from yarl import URL
 
-from handler.engine.protocol import EngineRequest, EngineResponse
+from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Stream
 from handler.errors import ConfigurationError, EngineUnavailable, StreamBroken
 
 logger = logging.getLogger(__name__)
@@ -76,12 +76,12 @@ class RemoteEngine:
             await self.stop()
             raise
 
-    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineResponse]:
+    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[Answer]:
         """Leaving early closes the connection, which is how an HTTP server learns to abort."""
         return self._send(request)
 
     @asynccontextmanager
-    async def _send(self, request: EngineRequest) -> AsyncIterator[EngineResponse]:
+    async def _send(self, request: EngineRequest) -> AsyncIterator[Answer]:
         if self._session is None:
             raise EngineUnavailable("the engine has not started")
         try:
@@ -97,7 +97,9 @@ class RemoteEngine:
         self._down_since = None
         try:
             body = _Body(response.content.readany, self._url)
-            yield EngineResponse(response.status, response.headers.get("content-type", ""), body)
+            content_type = response.headers.get("content-type", "")
+            is_stream = response.status < 400 and content_type.startswith(EVENT_STREAM)
+            yield (Stream if is_stream else Document)(response.status, content_type, body)
         finally:
             response.close()  # after the end of the body it has given its connection back already
 

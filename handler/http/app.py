@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
-from handler.engine.protocol import Engine, EngineRequest, EngineResponse
+from handler.engine.protocol import Answer, Engine, EngineRequest, Stream
 from handler.errors import InvalidInput, WorkerError
 from handler.http.readiness import EngineLoading, Readiness, WorkerDraining
 from handler.jobs import is_allowed, is_plain
@@ -51,33 +51,33 @@ class HttpApp:
         if scope["path"] == self._ping_path:
             await self._ping(scope, send)
             return
-        answer = _Answer(send)
+        reply = _Reply(send)
         try:
-            await self._answer(scope, receive, answer)
+            await self._answer(scope, receive, reply)
         except ClientGone:
             return
         except WorkerError as error:
-            await answer.fail(error)
+            await reply.fail(error)
         except Exception as error:
             # The message of a foreign error may quote the prompt: only its type leaves the worker.
             logger.error("request failed: %s", type(error).__name__, exc_info=logger.isEnabledFor(logging.DEBUG))
-            await answer.fail(WorkerError(f"internal error of the worker: {type(error).__name__}"))
+            await reply.fail(WorkerError(f"internal error of the worker: {type(error).__name__}"))
 
     async def _ping(self, scope: Scope, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):
-            await _Answer(send).fail(MethodNotAllowed("method: expected GET", param="method"))
+            await _Reply(send).fail(MethodNotAllowed("method: expected GET", param="method"))
             return
         status = await self._readiness.ping()
         headers = [] if status == 204 else [(b"content-length", b"0")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body"})
 
-    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, reply: _Reply) -> None:
         path = engine_path(scope, self._allowed_paths)
         body = await read_body(scope, receive, self._max_body_bytes)
         await self._readiness.check()
         request = EngineRequest(scope["method"], path, body or None, content_type(scope))
-        running = asyncio.create_task(self._forward(request, answer))
+        running = asyncio.create_task(self._forward(request, reply))
         self.running.add(running)
         running.add_done_callback(self.running.discard)
         gone = asyncio.create_task(_disconnect(receive))
@@ -95,24 +95,24 @@ class HttpApp:
         if results[0] is not None:
             raise results[0]
 
-    async def _forward(self, request: EngineRequest, answer: _Answer) -> None:
+    async def _forward(self, request: EngineRequest, reply: _Reply) -> None:
         async with self._engine.send(request) as response:
-            await answer.begin(response)
-            async for piece in response.body:
-                await answer.write(piece)
-        await answer.end()
+            await reply.begin(response)
+            async for piece in response.pieces:
+                await reply.write(piece)
+        await reply.end()
 
 
-class _Answer:
+class _Reply:
     """What has been sent to one client so far, which decides how a failure can still be told."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._response: EngineResponse | None = None
+        self._begun: Answer | None = None
         self._between_events = True
 
-    async def begin(self, response: EngineResponse) -> None:
-        self._response = response
+    async def begin(self, response: Answer) -> None:
+        self._begun = response
         content_type = response.content_type.encode("latin-1")
         headers = [(b"content-type", content_type)] if content_type else []
         await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
@@ -131,14 +131,15 @@ class _Answer:
         answer that is not whole, never one that looks complete.
         """
         document = error.to_json_text().encode()
-        if self._response is None:
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(document)).encode())]
-            headers += headers_of(error)
-            await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
-            await self._send({"type": "http.response.body", "body": document})
-        elif self._response.is_stream and self._between_events:
-            await self.write(b"data: " + document + b"\n\n")
-            await self.end()
+        match self._begun:
+            case None:
+                headers = [(b"content-type", b"application/json"), (b"content-length", str(len(document)).encode())]
+                headers += headers_of(error)
+                await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
+                await self._send({"type": "http.response.body", "body": document})
+            case Stream() if self._between_events:
+                await self.write(b"data: " + document + b"\n\n")
+                await self.end()
 
 
 async def _disconnect(receive: Receive) -> None:

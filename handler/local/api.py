@@ -24,7 +24,7 @@ from starlette.routing import Route
 from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
 from handler.errors import InvalidInput, WorkerError
-from handler.outputs import EventText, Output, final_output
+from handler.outputs import Output, final_output, value_of
 from handler.settings import WorkerSettings
 
 KEPT_JOBS = 1000  # finished or not; the oldest are forgotten first
@@ -55,13 +55,16 @@ class LocalJob:
             return document | {"error": self.error.to_json_text()}
         if self.status != "COMPLETED":
             return document
-        is_stream = bool(self.outputs) and isinstance(self.outputs[0], EventText)
-        return document | {"output": final_output(self.input, self.outputs, is_stream=is_stream)}
+        return document | {"output": final_output(self.input, self.outputs)}
 
     def unread(self) -> dict[str, Any]:
         """What `/stream` answers: the outputs since the last time it was asked."""
         chunks, self.read = self.outputs[self.read :], len(self.outputs)
-        document: dict[str, Any] = {"id": self.id, "status": self.status, "stream": [{"output": c} for c in chunks]}
+        document: dict[str, Any] = {
+            "id": self.id,
+            "status": self.status,
+            "stream": [{"output": value_of(chunk)} for chunk in chunks],
+        }
         return document | ({"error": self.error.to_json_text()} if self.error else {})
 
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
 from handler.errors import InvalidInput, WorkerError
-from handler.outputs import EventText
+from handler.outputs import WholeAnswer, value_of
 from handler.settings import WorkerSettings
 
 DEFAULT_TEST_INPUT = "test_input.json"
@@ -42,7 +42,10 @@ async def run_job(engine: Engine, settings: WorkerSettings, job: dict[str, Any])
         return error.to_json()
     finally:
         await engine.stop()
-    return {"output": outputs if isinstance(outputs[0], EventText) else outputs[0]}
+    match outputs:
+        case [WholeAnswer(document)]:
+            return {"output": document}
+    return {"output": [value_of(piece) for piece in outputs]}
 
 
 def print_document(document: dict[str, Any], stream: TextIO) -> int:

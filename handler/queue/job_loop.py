@@ -16,7 +16,7 @@ from typing import Any
 from handler.errors import EngineUnavailable, StreamBroken, WorkerError
 from handler.logs import current_job
 from handler.metrics import Outcome, WorkerMetrics
-from handler.outputs import EventText, Output, final_output, keeps_stream
+from handler.outputs import Output, StreamPiece, WholeAnswer, final_output, keeps_stream
 from handler.queue.platform import Answerer, Job, Platform, PostRejected
 
 logger = logging.getLogger(__name__)
@@ -159,21 +159,22 @@ class JobLoop:
     async def _answer(self, job: Job) -> dict[str, Any]:
         job_input = job.get("input")
         kept: list[Output] = []
-        is_stream = False
         taken_at: float | None = time.perf_counter()
         async with contextlib.aclosing(self._answerer.outputs(job_input)) as outputs:
             async for output in outputs:
                 if taken_at is not None:
                     self._metrics.first_output(time.perf_counter() - taken_at)
                     taken_at = None
-                is_stream = isinstance(output, EventText)
-                if is_stream:
-                    await self._post_piece(job, output)
-                if not is_stream or keeps_stream(job_input):
-                    kept.append(output)
-        return {"output": final_output(job_input, kept, is_stream=is_stream)}
+                match output:
+                    case StreamPiece(text):
+                        await self._post_piece(job, text)
+                        if keeps_stream(job_input):
+                            kept.append(output)
+                    case WholeAnswer():
+                        kept.append(output)
+        return {"output": final_output(job_input, kept)}
 
-    async def _post_piece(self, job: Job, piece: EventText) -> None:
+    async def _post_piece(self, job: Job, piece: str) -> None:
         """A piece that cannot be delivered would leave a silent gap in the answer: the job fails instead."""
         try:
             await self._platform.post_stream(job, piece)

@@ -17,7 +17,7 @@ from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
 from handler.errors import WorkerError
 from handler.metrics import WorkerMetrics
-from handler.outputs import Output
+from handler.outputs import value_of
 from handler.queue import runpod_sdk
 from handler.queue.job_loop import JobLoop, Pauses
 from handler.queue.platform import Platform
@@ -96,7 +96,7 @@ async def _end_with_the_engine(engine: Engine, loop: JobLoop, stall_seconds: flo
 def _serve_with_sdk_loop(engine: Engine, settings: WorkerSettings, sdk_loop: runpod_sdk.SdkLoop) -> int:
     dispatcher = Dispatcher(engine, settings)
 
-    async def handle(job: dict[str, Any]) -> AsyncGenerator[Output, None]:
+    async def handle(job: dict[str, Any]) -> AsyncGenerator[Any, None]:
         async for output in job_outputs(dispatcher, job):
             yield output
 
@@ -104,11 +104,11 @@ def _serve_with_sdk_loop(engine: Engine, settings: WorkerSettings, sdk_loop: run
     return 0
 
 
-async def job_outputs(dispatcher: Dispatcher, job: dict[str, Any]) -> AsyncGenerator[Output, None]:
+async def job_outputs(dispatcher: Dispatcher, job: dict[str, Any]) -> AsyncGenerator[Any, None]:
     """The handler as the SDK's loop wants it: a yielded `{"error": text}` is what makes it report the job as FAILED."""
     try:
         async for output in dispatcher.outputs(job.get("input")):
-            yield output
+            yield value_of(output)
     except WorkerError as error:
         yield {"error": error.to_json_text()}
 

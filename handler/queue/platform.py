@@ -23,7 +23,7 @@ class Platform(Protocol):
     async def stop_signals(self) -> list[str]:
         """Waits for the ids of jobs that are to be stopped."""
 
-    async def post_stream(self, job: Job, output: Any) -> None:
+    async def post_stream(self, job: Job, text: str) -> None:
         """Delivers a piece of a stream; raises PostRejected, or anything else for a passing fault."""
 
     async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:

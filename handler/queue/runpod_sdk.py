@@ -126,12 +126,12 @@ class SdkPlatform:
         """The heartbeat no longer names the job."""
         self._in_progress.remove(job["id"])
 
-    async def post_stream(self, job: Job, output: Any) -> None:
+    async def post_stream(self, job: Job, text: str) -> None:
         """Posts a piece of a stream; raises ConnectionError or TimeoutError where it may or may not have arrived.
 
         RunPod cannot tell a repeated piece from a new one: only a piece that never left is posted again.
         """
-        body = _json_bytes({"output": output})
+        body = _json_bytes({"output": text})
         for pause_seconds in CONNECT_PAUSES_SECONDS:
             try:
                 await self._post(self._stream_url, job, body, is_stream=False)
@@ -140,7 +140,7 @@ class SdkPlatform:
                 await asyncio.sleep(pause_seconds)
         else:
             await self._post(self._stream_url, job, body, is_stream=False)
-        self._metrics.posted("stream", len(body), len(output.encode()) if isinstance(output, str) else 0)
+        self._metrics.posted("stream", len(body), len(text.encode()))
 
     async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
         """Posts the end of a job; raises ConnectionError or TimeoutError. Posted twice, RunPod keeps the first."""

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from handler.engine.embedded import call_app
-from handler.engine.protocol import EngineRequest
+from handler.engine.protocol import Document, EngineRequest, Stream
 from handler.errors import StreamBroken
 
 
@@ -34,8 +34,9 @@ async def test_the_app_sees_the_request_and_its_answer_comes_back() -> None:
     app = Starlette(routes=[Route("/echo/{rest}", echo, methods=["POST"])])
     request = EngineRequest("POST", "/echo/x?a=1", b"hello", "text/x")
     async with call_app(app, request, [(b"authorization", b"Bearer k")]) as response:
+        assert isinstance(response, Document)
         body = await response.read()
-    assert (response.status, response.content_type, response.is_stream) == (201, "application/json", False)
+    assert (response.status, response.content_type) == (201, "application/json")
     assert body == b'{"method":"POST","path":"/echo/x","query":"a=1","key":"Bearer k","type":"text/x","body":"hello"}'
 
 
@@ -51,8 +52,8 @@ async def test_pieces_arrive_while_the_app_still_works() -> None:
         return StreamingResponse(pieces(), media_type="text/event-stream")
 
     async with call_app(Starlette(routes=[Route("/", stream)]), EngineRequest("GET", "/")) as response:
-        assert response.is_stream
-        body = aiter(response.body)
+        assert isinstance(response, Stream)
+        body = aiter(response.pieces)
         assert await anext(body) == b"first"
         go_on.set()
         assert await anext(body) == b"second"
@@ -72,7 +73,7 @@ async def test_leaving_early_closes_the_apps_stream() -> None:
         return StreamingResponse(pieces())
 
     async with call_app(Starlette(routes=[Route("/", stream)]), EngineRequest("GET", "/")) as response:
-        assert await anext(aiter(response.body)) == b"x"
+        assert await anext(aiter(response.pieces)) == b"x"
     assert closed.is_set()
 
 
@@ -119,7 +120,7 @@ async def test_an_error_before_the_answer_is_raised_and_one_inside_it_breaks_the
 
     async def fails_later(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        await send({"type": "http.response.pieces", "body": b"part", "more_body": True})
         raise KeyError("x")
 
     async def stops_short(scope: Any, receive: Any, send: Any) -> None:
@@ -130,5 +131,28 @@ async def test_an_error_before_the_answer_is_raised_and_one_inside_it_breaks_the
             pass
     for app in (fails_later, stops_short):
         async with call_app(app, EngineRequest("GET", "/")) as response:
+            assert isinstance(response, Document)
             with pytest.raises(StreamBroken):
                 await response.read()
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type", "expected"),
+    [
+        (200, "text/event-stream; charset=utf-8", Stream),
+        (200, "application/json", Document),
+        (200, "", Document),
+        (500, "text/event-stream", Document),
+    ],
+)
+async def test_an_answer_is_a_stream_where_it_sends_events_and_is_no_refusal(
+    status: int, content_type: str, expected: type
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", content_type.encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n"})
+
+    async with call_app(app, EngineRequest("GET", "/")) as answer:
+        assert type(answer) is expected
+        assert [piece async for piece in answer.pieces] == [b"data: 1\n\n"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from handler.engine.protocol import Engine, EngineRequest, EngineResponse
+from handler.engine.protocol import Answer, Engine, EngineRequest
 from handler.http import mode
 from handler.settings import ALLOWED_PATHS
 from tests.support import FakeEngine
@@ -38,7 +38,7 @@ class FailingEngine(FakeEngine):
     error: Exception | None = None
 
     @asynccontextmanager
-    async def send(self, request: EngineRequest) -> AsyncIterator[EngineResponse]:
+    async def send(self, request: EngineRequest) -> AsyncIterator[Answer]:
         if self.error:
             raise self.error
         async with super().send(request) as response:

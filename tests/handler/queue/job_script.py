@@ -9,7 +9,7 @@ from typing import Any
 
 from handler.errors import EngineUnavailable, InvalidInput
 from handler.metrics import WorkerMetrics
-from handler.outputs import EventText, Output
+from handler.outputs import Output, StreamPiece, WholeAnswer
 from handler.queue.job_loop import JobLoop, Pauses
 from tests.handler.queue.fake_platform import FakePlatform
 
@@ -34,14 +34,14 @@ class Script:
             if job_input.get("fail"):
                 raise InvalidInput("wrong", param="x")
             for piece in job_input.get("pieces", ()):
-                yield EventText(piece)
+                yield StreamPiece(piece)
                 await _turns(job_input.get("turns", 0))
                 if job_input.get("hang"):
                     await asyncio.Event().wait()
             if job_input.get("break"):
                 raise EngineUnavailable("the engine has died")
             if "pieces" not in job_input:
-                yield {"said": job_input}
+                yield WholeAnswer({"said": job_input})
         finally:
             self.running -= 1
             self.closed.append(job_input.get("name", ""))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from handler.errors import EngineUnavailable, InvalidInput
-from handler.outputs import EventText, Output
+from handler.outputs import Output, StreamPiece
 from handler.queue.job_loop import JobLoop, Pauses
 from tests.handler.queue.fake_platform import FakePlatform
 
@@ -34,7 +34,7 @@ class Puppet:
             while True:
                 order = await self.orders[name].get()
                 if order == "piece":
-                    yield EventText("data: 1\n\n")
+                    yield StreamPiece("data: 1\n\n")
                 elif order == "fail":
                     raise InvalidInput("wrong")
                 else:
