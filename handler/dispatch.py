@@ -10,8 +10,9 @@ from contextlib import aclosing
 from typing import Any
 
 from handler import jobs
-from handler.engine.protocol import Document, Engine, Stream
+from handler.engine.protocol import Document, Engine, EngineRequest, Stream
 from handler.errors import EngineError, StreamBroken, WorkerError
+from handler.jobs import ParsedJob
 from handler.outputs import Output, StreamPiece, WholeAnswer
 from handler.settings import WorkerSettings
 from handler.streaming import Pace, checked, coalesce, error_event, whole_events
@@ -27,7 +28,21 @@ class Dispatcher:
         self._settings = settings
         self._pace = Pace()
 
-    async def outputs(self, job_input: object) -> AsyncGenerator[Output, None]:
+    def parse(self, job_input: object) -> ParsedJob:
+        """Returns what the job asks for; raises WorkerError."""
+        try:
+            return jobs.parse(
+                job_input,
+                allowed_paths=self._settings.allowed_paths,
+                max_bytes=self._settings.max_input_bytes,
+                request_fields=self._engine.request_fields,
+            )
+        except WorkerError:
+            raise
+        except Exception as fault:
+            raise _internal_error(fault) from fault
+
+    async def outputs(self, job: ParsedJob) -> AsyncGenerator[Output, None]:
         """The job's outputs: one JSON document, or pieces of whole events as they come.
 
         Raises WorkerError; a stream that has begun ends with an event that says so first. Closing the iterator early
@@ -35,7 +50,7 @@ class Dispatcher:
         """
         streaming = False
         try:
-            async with aclosing(self._answers(job_input)) as answers:
+            async with aclosing(self._answers(job.request)) as answers:
                 async for output in answers:
                     streaming = isinstance(output, StreamPiece)
                     yield output
@@ -55,17 +70,9 @@ class Dispatcher:
             return gone
         if isinstance(fault, WorkerError):
             return fault
-        # The message of a foreign error may quote the prompt: only its type leaves the worker.
-        logger.error("job failed: %s", type(fault).__name__, exc_info=logger.isEnabledFor(logging.DEBUG))
-        return WorkerError(f"internal error of the worker: {type(fault).__name__}")
+        return _internal_error(fault)
 
-    async def _answers(self, job_input: object) -> AsyncGenerator[Output, None]:
-        request = jobs.parse(
-            job_input,
-            allowed_paths=self._settings.allowed_paths,
-            max_bytes=self._settings.max_input_bytes,
-            request_fields=self._engine.request_fields,
-        )
+    async def _answers(self, request: EngineRequest) -> AsyncGenerator[Output, None]:
         async with self._engine.send(request) as answer:
             match answer:
                 case Stream():
@@ -78,6 +85,12 @@ class Dispatcher:
                     if answer.status >= 400:
                         raise EngineError.from_response(answer.status, body)
                     yield WholeAnswer(_as_json(body, answer.content_type))
+
+
+def _internal_error(fault: Exception) -> WorkerError:
+    """Logs the fault. Its message may quote the prompt: only its type leaves the worker."""
+    logger.error("job failed: %s", type(fault).__name__, exc_info=logger.isEnabledFor(logging.DEBUG))
+    return WorkerError(f"internal error of the worker: {type(fault).__name__}")
 
 
 def _as_json(body: bytes, content_type: str) -> Any:

@@ -11,13 +11,15 @@ import difflib
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Collection
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput
+from handler.outputs import Output, WholeAnswer
 
 COMPLETIONS = "/v1/completions"
 CHAT_COMPLETIONS = "/v1/chat/completions"
@@ -33,15 +35,30 @@ RequestFields = Callable[[str], Collection[str]]
 class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    #: Whether the end of a streaming job repeats its pieces, as readers of /status expect.
+    repeats_stream: ClassVar[bool] = True
+
     @abstractmethod
     def request(self, request_fields: RequestFields) -> EngineRequest:
         """The engine request that this form stands for."""
+
+    def final_output(self, kept: Sequence[Output]) -> Any:
+        """Returns what the end of the job carries: the plain answer, or the pieces of a stream that were kept."""
+        match kept:
+            case []:
+                return None
+            case [WholeAnswer(document)]:
+                return document
+        return [output.value for output in kept]
 
 
 class OpenAIRoute(_Form):
     """What RunPod's OpenAI proxy makes of a call. The envelope is the platform's: its further fields are let by."""
 
     model_config = ConfigDict(extra="ignore")
+
+    # They were delivered to whoever asked.
+    repeats_stream: ClassVar[bool] = False
 
     openai_route: str
     openai_input: Json | None = None
@@ -51,6 +68,10 @@ class OpenAIRoute(_Form):
         if self.openai_input or self.openai_route.endswith("/cancel"):
             return _post(self.openai_route, self.openai_input or {}, "openai_input")
         return EngineRequest("GET", self.openai_route)
+
+    def final_output(self, kept: Sequence[Output]) -> Any:
+        """Returns a list always, of one for a plain answer: RunPod's proxy knows it so from the official worker."""
+        return [output.value for output in kept]
 
 
 class GenericRoute(_Form):
@@ -110,7 +131,18 @@ class Native(_Form):
         return COMPLETIONS, {"prompt": self.prompt if self.prompts is None else self.prompts}
 
 
-FORMS: dict[str, type[_Form]] = {
+Form = OpenAIRoute | GenericRoute | Native
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedJob:
+    """A job whose form is known, which decides how its outputs are reported."""
+
+    form: Form
+    request: EngineRequest
+
+
+FORMS: dict[str, type[Form]] = {
     "openai_route": OpenAIRoute,
     "openai_input": OpenAIRoute,
     "route": GenericRoute,
@@ -123,21 +155,22 @@ OWN_FIELDS = frozenset({"prompt", "messages", "model", "stream"})  # of Native, 
 
 def parse(
     job_input: object, *, allowed_paths: Collection[str], max_bytes: int, request_fields: RequestFields
-) -> EngineRequest:
-    """The engine request that `job_input` asks for; raises InvalidInput naming the field and what was expected.
+) -> ParsedJob:
+    """Returns what `job_input` asks for; raises InvalidInput naming the field and what was expected.
 
     request_fields: the fields that the engine's API takes at a path; empty where it cannot tell.
     """
     if not isinstance(job_input, dict):
         raise InvalidInput(f"input: expected an object, got {_type_name(job_input)}", param="input")
-    form = next((form for name, form in FORMS.items() if name in job_input), None)
-    if form is None:
+    kind = next((kind for name, kind in FORMS.items() if name in job_input), None)
+    if kind is None:
         raise InvalidInput(
             "input: expected openai_route with openai_input, route with body, or one of prompt, prompts and messages",
             param="input",
         )
     try:
-        request = form.model_validate(job_input).request(request_fields)
+        form = kind.model_validate(job_input)
+        request = form.request(request_fields)
     except ValidationError as error:
         raise _invalid(error) from None
     except RecursionError:
@@ -145,7 +178,7 @@ def parse(
     _check_path(request.path, allowed_paths)
     if len(request.body or b"") > max_bytes:
         raise InvalidInput(f"input: {len(request.body or b'')} bytes; at most {max_bytes} are taken", param="input")
-    return request
+    return ParsedJob(form, request)
 
 
 def _post(path: str, body: Json, name: str, method: str = "POST") -> EngineRequest:

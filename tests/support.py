@@ -11,7 +11,6 @@ from typing import Any
 from handler.dispatch import Dispatcher
 from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Stream
 from handler.errors import EngineUnavailable
-from handler.outputs import value_of
 
 Json = dict[str, Any]
 
@@ -24,7 +23,7 @@ class Worker:
 
     async def outputs(self, job_input: object) -> list[Any]:
         """What RunPod is given of all outputs of a job; raises WorkerError."""
-        return [value_of(output) async for output in self.dispatcher.outputs(job_input)]
+        return [output.value async for output in self.dispatcher.outputs(self.dispatcher.parse(job_input))]
 
     async def result(self, job_input: object) -> Any:
         """The one document that a plain job answers with."""

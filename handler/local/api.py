@@ -24,7 +24,7 @@ from starlette.routing import Route
 from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
 from handler.errors import InvalidInput, WorkerError
-from handler.outputs import Output, final_output, value_of
+from handler.outputs import Output
 from handler.settings import WorkerSettings
 
 KEPT_JOBS = 1000  # finished or not; the oldest are forgotten first
@@ -35,8 +35,8 @@ class LocalJob:
     """One job and what has become of it; `read` counts the outputs that /stream has handed out."""
 
     id: str
-    input: object
     outputs: list[Output] = field(default_factory=list)
+    final_output: Any = None
     error: WorkerError | None = None
     task: asyncio.Task[None] | None = None
     read: int = 0
@@ -55,7 +55,7 @@ class LocalJob:
             return document | {"error": self.error.to_json_text()}
         if self.status != "COMPLETED":
             return document
-        return document | {"output": final_output(self.input, self.outputs)}
+        return document | {"output": self.final_output}
 
     def unread(self) -> dict[str, Any]:
         """What `/stream` answers: the outputs since the last time it was asked."""
@@ -63,7 +63,7 @@ class LocalJob:
         document: dict[str, Any] = {
             "id": self.id,
             "status": self.status,
-            "stream": [{"output": value_of(chunk)} for chunk in chunks],
+            "stream": [{"output": chunk.value} for chunk in chunks],
         }
         return document | ({"error": self.error.to_json_text()} if self.error else {})
 
@@ -113,17 +113,19 @@ class LocalApi:
         return JSONResponse(self._find(request).unread())
 
     def _submit(self, job_input: object) -> LocalJob:
-        job = LocalJob(id=f"local-{uuid.uuid4()}", input=job_input)
-        job.task = asyncio.create_task(self._answer(job))
+        job = LocalJob(id=f"local-{uuid.uuid4()}")
+        job.task = asyncio.create_task(self._answer(job, job_input))
         self._jobs[job.id] = job
         while len(self._jobs) > KEPT_JOBS:
             self._jobs.popitem(last=False)
         return job
 
-    async def _answer(self, job: LocalJob) -> None:
+    async def _answer(self, job: LocalJob, job_input: object) -> None:
         try:
-            async for output in self._dispatcher.outputs(job.input):
+            parsed = self._dispatcher.parse(job_input)
+            async for output in self._dispatcher.outputs(parsed):
                 job.outputs.append(output)
+            job.final_output = parsed.form.final_output(job.outputs)
         except WorkerError as error:
             job.error = error
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
 from handler.errors import InvalidInput, WorkerError
-from handler.outputs import WholeAnswer, value_of
+from handler.outputs import WholeAnswer
 from handler.settings import WorkerSettings
 
 DEFAULT_TEST_INPUT = "test_input.json"
@@ -37,7 +37,8 @@ async def run_job(engine: Engine, settings: WorkerSettings, job: dict[str, Any])
     """`{"output": ...}` (a list of event pieces for a stream), or the error's own document; stops the engine."""
     try:
         await engine.start()
-        outputs = [output async for output in Dispatcher(engine, settings).outputs(job["input"])]
+        dispatcher = Dispatcher(engine, settings)
+        outputs = [output async for output in dispatcher.outputs(dispatcher.parse(job["input"]))]
     except WorkerError as error:
         return error.to_json()
     finally:
@@ -45,7 +46,7 @@ async def run_job(engine: Engine, settings: WorkerSettings, job: dict[str, Any])
     match outputs:
         case [WholeAnswer(document)]:
             return {"output": document}
-    return {"output": [value_of(piece) for piece in outputs]}
+    return {"output": [piece.value for piece in outputs]}
 
 
 def print_document(document: dict[str, Any], stream: TextIO) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from handler.errors import EngineUnavailable, StreamBroken, WorkerError
 from handler.logs import current_job
 from handler.metrics import Outcome, WorkerMetrics
-from handler.outputs import Output, StreamPiece, WholeAnswer, final_output, keeps_stream
+from handler.outputs import Output, StreamPiece, WholeAnswer
 from handler.queue.platform import Answerer, Job, Platform, PostRejected
 
 logger = logging.getLogger(__name__)
@@ -157,10 +157,10 @@ class JobLoop:
             return {"error": WorkerError(f"internal error of the worker: {type(error).__name__}").to_json_text()}
 
     async def _answer(self, job: Job) -> dict[str, Any]:
-        job_input = job.get("input")
         kept: list[Output] = []
         taken_at: float | None = time.perf_counter()
-        async with contextlib.aclosing(self._answerer.outputs(job_input)) as outputs:
+        parsed = self._answerer.parse(job.get("input"))
+        async with contextlib.aclosing(self._answerer.outputs(parsed)) as outputs:
             async for output in outputs:
                 if taken_at is not None:
                     self._metrics.first_output(time.perf_counter() - taken_at)
@@ -168,11 +168,11 @@ class JobLoop:
                 match output:
                     case StreamPiece(text):
                         await self._post_piece(job, text)
-                        if keeps_stream(job_input):
+                        if parsed.form.repeats_stream:
                             kept.append(output)
                     case WholeAnswer():
                         kept.append(output)
-        return {"output": final_output(job_input, kept)}
+        return {"output": parsed.form.final_output(kept)}
 
     async def _post_piece(self, job: Job, piece: str) -> None:
         """A piece that cannot be delivered would leave a silent gap in the answer: the job fails instead."""

@@ -17,7 +17,6 @@ from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
 from handler.errors import WorkerError
 from handler.metrics import WorkerMetrics
-from handler.outputs import value_of
 from handler.queue import runpod_sdk
 from handler.queue.job_loop import JobLoop, Pauses
 from handler.queue.platform import Platform
@@ -107,8 +106,8 @@ def _serve_with_sdk_loop(engine: Engine, settings: WorkerSettings, sdk_loop: run
 async def job_outputs(dispatcher: Dispatcher, job: dict[str, Any]) -> AsyncGenerator[Any, None]:
     """The handler as the SDK's loop wants it: a yielded `{"error": text}` is what makes it report the job as FAILED."""
     try:
-        async for output in dispatcher.outputs(job.get("input")):
-            yield value_of(output)
+        async for output in dispatcher.outputs(dispatcher.parse(job.get("input"))):
+            yield output.value
     except WorkerError as error:
         yield {"error": error.to_json_text()}
 

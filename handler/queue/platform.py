@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
+from handler.jobs import ParsedJob
 from handler.outputs import Output
 
 Job = dict[str, Any]
@@ -39,5 +40,8 @@ class Platform(Protocol):
 class Answerer(Protocol):
     """What turns a job's input into its outputs: `dispatch.Dispatcher`."""
 
-    def outputs(self, job_input: object) -> AsyncGenerator[Output, None]:
+    def parse(self, job_input: object) -> ParsedJob:
+        """Returns what the job asks for; raises WorkerError."""
+
+    def outputs(self, job: ParsedJob) -> AsyncGenerator[Output, None]:
         """Raises WorkerError; closing it early aborts the request in the engine."""

@@ -7,7 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from handler.engine.protocol import EngineRequest
 from handler.errors import EngineUnavailable, InvalidInput
+from handler.jobs import GenericRoute, OpenAIRoute, ParsedJob
 from handler.metrics import WorkerMetrics
 from handler.outputs import Output, StreamPiece, WholeAnswer
 from handler.queue.job_loop import JobLoop, Pauses
@@ -25,7 +27,16 @@ class Script:
         self.running = 0
         self.most_running = 0
 
-    async def outputs(self, job_input: Any) -> AsyncGenerator[Output, None]:
+    def parse(self, job_input: Any) -> ParsedJob:
+        """An OpenAI route where the input names one; any other input is the body of a generic route."""
+        route = job_input.get("openai_route")
+        form = (
+            OpenAIRoute(openai_route=route, openai_input=job_input) if route else GenericRoute(route="", body=job_input)
+        )
+        return ParsedJob(form, EngineRequest("POST", "/"))
+
+    async def outputs(self, job: ParsedJob) -> AsyncGenerator[Output, None]:
+        job_input = script_of(job)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -45,6 +56,14 @@ class Script:
         finally:
             self.running -= 1
             self.closed.append(job_input.get("name", ""))
+
+
+def script_of(job: ParsedJob) -> dict[str, Any]:
+    """Returns the input as it was."""
+    match job.form:
+        case OpenAIRoute(openai_input=script) | GenericRoute(body=script):
+            return script or {}
+    raise AssertionError(job)
 
 
 @asynccontextmanager

@@ -10,7 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from handler.engine.protocol import EngineRequest
 from handler.errors import EngineUnavailable, InvalidInput
+from handler.jobs import GenericRoute, ParsedJob
 from handler.outputs import Output, StreamPiece
 from handler.queue.job_loop import JobLoop, Pauses
 from tests.handler.queue.fake_platform import FakePlatform
@@ -25,8 +27,12 @@ class Puppet:
         self.orders: dict[str, asyncio.Queue[str]] = {}
         self.running: set[str] = set()
 
-    async def outputs(self, job_input: Any) -> AsyncGenerator[Output, None]:
-        name = job_input["name"]
+    def parse(self, job_input: Any) -> ParsedJob:
+        return ParsedJob(GenericRoute(route=job_input["name"]), EngineRequest("GET", "/"))
+
+    async def outputs(self, job: ParsedJob) -> AsyncGenerator[Output, None]:
+        assert isinstance(job.form, GenericRoute)
+        name = job.form.route
         assert name not in self.running, "a job runs twice at the same time"
         self.running.add(name)
         self.orders[name] = asyncio.Queue()
