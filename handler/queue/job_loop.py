@@ -1,6 +1,6 @@
-"""The job loop: takes jobs, runs them, posts their outputs, stops them; event-driven, in the engine's own event loop.
+"""The job loop: takes jobs, runs them, posts their outputs, stops them. It runs in the engine's own event loop.
 
-Knows RunPod only as a `Platform` and the engine only as an `Answerer`, so that a test can be either.
+It sees RunPod only as a `Platform` and the engine only as an `Answerer`, so that a test can replace either.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pauses:
-    """Seconds. `retry`: after a failed poll or post, doubled each time up to `longest_retry`.
+    """The pauses and limits of the job loop, in seconds."""
 
-    `deliver`: for how long the end of a job is offered again before it is given up. `grace`: for how long running jobs
-    may go on after a shutdown began. `last_look`: for how long a poll under way may still bring jobs then.
-    `look_again`: between two looks at the capacity while all slots are taken.
-    """
-
+    #: After a failed poll or post, doubled each time up to `longest_retry`.
     retry: float = 0.2
     longest_retry: float = 5.0
+    #: For how long the end of a job is offered again before it is given up.
     deliver: float = 120.0
+    #: For how long running jobs may go on after a shutdown began.
     grace: float = 30.0
+    #: For how long a poll under way may still bring jobs after a shutdown began.
     last_look: float = 0.05
+    #: Between two looks at the capacity while all slots are taken.
     look_again: float = 0.1
 
 
 class JobLoop:
-    """Runs as many jobs at the same time as `capacity` says just then. `run` returns when a shutdown is complete."""
+    """Runs jobs, at any time as many as `capacity` allows just then."""
 
     def __init__(
         self,
@@ -56,32 +56,34 @@ class JobLoop:
         self._pauses = pauses or Pauses()
         self._metrics = metrics or WorkerMetrics()
         self._running: dict[str, asyncio.Task[None]] = {}
+        #: Jobs whose end is being posted. A shutdown no longer cancels them.
         self._delivering: set[str] = set()
-        self._streamed: set[str] = set()  # a piece of their answer is at the platform
+        #: Jobs of which a piece is at the platform: their end must be posted as that of a stream.
+        self._streamed: set[str] = set()
         self._slot_freed = asyncio.Event()
         self._shutdown = asyncio.Event()
         self._engine_error: WorkerError | None = None
 
     @property
     def jobs_in_progress(self) -> int:
-        """Jobs taken and not yet answered."""
+        """The number of jobs taken and not yet answered."""
         return len(self._running)
 
     def shut_down(self, error: WorkerError | None = None) -> None:
-        """Takes no more jobs. Running ones may finish, or, with an `error` of the engine, all fail with it at once."""
+        """Stops the taking of jobs. Running ones may finish; with an `error` of the engine all fail with it at once."""
         self._engine_error = self._engine_error or error
         self._shutdown.set()
 
     async def run(self) -> None:
-        """Takes and runs jobs until `shut_down`, then winds up; every job that was taken gets its end posted.
+        """Takes and runs jobs until `shut_down`, then winds up. Every job that was taken gets its end posted.
 
-        Raises what stopped the taking, where that was a fault of ours: a worker that takes nothing must not stay.
+        Raises what stopped the taking, where that was a fault of the worker: one that takes no jobs must not stay.
         """
         async with _background(self._obey_stop_signals()):
             try:
                 async with _background(self._take_jobs()) as taking, _background(self._shutdown.wait()) as shutdown:
                     await asyncio.wait({taking, shutdown}, return_when=asyncio.FIRST_COMPLETED)
-                    # A job that is already on its way here is better run than left to the platform to miss.
+                    # A job that is already on its way here is better run than missed by the platform.
                     await asyncio.wait({taking}, timeout=self._pauses.last_look)
             finally:
                 await self._wind_up()
@@ -109,12 +111,13 @@ class JobLoop:
         return free
 
     def _start(self, job: Job) -> None:
-        """A second delivery of a job that runs here is not run twice; what is no job at all cannot even be answered."""
+        """Starts a job in a task of its own."""
+        # Without an id there is no address for an answer, not even for an error.
         job_id = job.get("id") if isinstance(job, dict) else None
         if not isinstance(job_id, str) or not job_id:
             logger.error("the platform delivered something that is no job with an id: ignored")
             return
-        if job_id in self._running:
+        if job_id in self._running:  # a second delivery must not run it twice
             logger.warning("job %s was delivered again while it runs: ignored", job_id)
             return
         self._platform.started(job)
@@ -131,7 +134,7 @@ class JobLoop:
         self._slot_freed.set()
 
     async def _run_job(self, job: Job) -> None:
-        """Posts a job's outputs as they come, and its end; a job that is stopped posts nothing more."""
+        """Posts a job's outputs as they come, and its end. A job that is stopped posts nothing more."""
         current_job.set(job["id"])
         start = time.perf_counter()
         outcome: Outcome = "stopped"
@@ -143,7 +146,7 @@ class JobLoop:
             self._metrics.job_ended(outcome, time.perf_counter() - start)
 
     async def _result(self, job: Job) -> dict[str, Any]:
-        """How a job ended; raises CancelledError for one that the platform stopped."""
+        """Returns the end of a job; raises CancelledError for one that the platform stopped."""
         try:
             return await self._answer(job)
         except asyncio.CancelledError:
@@ -175,7 +178,8 @@ class JobLoop:
         return {"output": parsed.form.final_output(kept)}
 
     async def _post_piece(self, job: Job, piece: str) -> None:
-        """A piece that cannot be delivered would leave a silent gap in the answer: the job fails instead."""
+        """Posts a piece of a stream; raises WorkerError where it cannot be delivered."""
+        # A piece that is left out would be a silent gap in the answer, so the job fails instead.
         try:
             await self._platform.post_stream(job, piece)
             self._streamed.add(job["id"])
@@ -187,9 +191,9 @@ class JobLoop:
             raise StreamBroken(f"a piece of the stream could not be delivered: {type(error).__name__}") from error
 
     async def _deliver(self, job: Job, result: dict[str, Any]) -> Outcome:
-        """Posts the end of a job in spite of failing posts, for as long as `Pauses.deliver` says; what became of it.
+        """Posts the end of a job, again and again for as long as `Pauses.deliver`; returns the outcome.
 
-        An output that the platform rejects is replaced by an error that says so; a rejected error is given up.
+        An output that the platform rejects is replaced by an error with the reason. A rejected error is given up.
         """
         is_stream = job["id"] in self._streamed
         clock = asyncio.get_running_loop().time
@@ -227,7 +231,10 @@ class JobLoop:
                 await asyncio.sleep(self._pauses.retry)  # a poll that returns at once must not spin
 
     async def _wind_up(self) -> None:
-        """Running jobs finish within the grace period, or fail as retryable; with a dead engine, at once."""
+        """Lets running jobs finish within the grace period; the rest fail as retryable.
+
+        With a dead engine all fail at once.
+        """
         if self._running and self._engine_error is None:
             await asyncio.wait(self._running.values(), timeout=self._pauses.grace)
         self._engine_error = self._engine_error or EngineUnavailable("the worker is shutting down")

@@ -1,4 +1,4 @@
-"""The worker on a RunPod queue endpoint: engine, job loop and watchdog together, from start to exit code."""
+"""The worker on a RunPod queue endpoint: engine, job loop and watchdog together, from the start to the exit code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def serve(
     make_platform: Callable[[WorkerMetrics], runpod_sdk.SdkPlatform] = runpod_sdk.SdkPlatform,
     sdk_loop: runpod_sdk.SdkLoop = runpod_sdk.serve_with_sdk_loop,
 ) -> int:
-    """Runs until the platform stops the worker or the engine fails. Exit code 0 only after an orderly shutdown."""
+    """Runs until the platform stops the worker or the engine fails.
+
+    Returns the exit code, which is 0 only after an orderly shutdown.
+    """
     runpod_sdk.configure(settings.log_level)
     metrics = metrics or WorkerMetrics()
     try:
@@ -68,9 +71,10 @@ async def _serve(
 
 
 async def run(engine: Engine, settings: WorkerSettings, platform: Platform, metrics: WorkerMetrics) -> int:
-    """Serves with a started engine; 1 when it failed meanwhile, so that RunPod replaces the worker."""
+    """Serves with a started engine; returns 1 when the engine failed, so that RunPod replaces the worker."""
     gc.collect()
-    gc.freeze()  # what was imported stays: a full collection would walk all of it, in the middle of some stream
+    # What was imported stays. Without this a full collection would walk all of it in the middle of a stream.
+    gc.freeze()
     logger.info("ready: taking up to %d jobs at a time", _capacity(engine, settings))
     pauses = Pauses(grace=settings.grace_seconds)
     loop = JobLoop(platform, Dispatcher(engine, settings), partial(_capacity, engine, settings), pauses, metrics)
@@ -104,7 +108,10 @@ def _serve_with_sdk_loop(engine: Engine, settings: WorkerSettings, sdk_loop: run
 
 
 async def job_outputs(dispatcher: Dispatcher, job: dict[str, Any]) -> AsyncGenerator[Any, None]:
-    """The handler as the SDK's loop wants it: a yielded `{"error": text}` is what makes it report the job as FAILED."""
+    """Yields outputs as the SDK's loop takes them.
+
+    A yielded `{"error": text}` makes the SDK report the job as FAILED.
+    """
     try:
         async for output in dispatcher.outputs(dispatcher.parse(job.get("input"))):
             yield output.value
@@ -113,7 +120,7 @@ async def job_outputs(dispatcher: Dispatcher, job: dict[str, Any]) -> AsyncGener
 
 
 class EngineGate:
-    """The SDK's `concurrency_modifier`: no job is taken before the engine is ready, then as many as it has room for."""
+    """The SDK's `concurrency_modifier`: no job before the engine is ready, then as many as it has room for."""
 
     def __init__(self, engine: Engine, settings: WorkerSettings) -> None:
         self._engine = engine
@@ -121,7 +128,10 @@ class EngineGate:
         self._start: asyncio.Task[None] | None = None
 
     def concurrency(self, current: int) -> int:
-        """Called by the SDK before it asks for jobs. A failed start ends the process, so that RunPod replaces it."""
+        """Returns how many jobs the SDK may run.
+
+        A failed start ends the process, so that RunPod replaces the worker.
+        """
         del current
         if self._start is None:
             self._start = asyncio.get_running_loop().create_task(self._engine.start())

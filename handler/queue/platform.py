@@ -12,17 +12,17 @@ Job = dict[str, Any]
 
 
 class PostRejected(Exception):
-    """The platform will never take this post: it is too large, or the job is no longer this worker's."""
+    """The platform refuses this post for good: it is too large, or the job is no longer this worker's."""
 
 
 class Platform(Protocol):
     """RunPod's worker API."""
 
     async def take(self, count: int) -> list[Job]:
-        """Waits for jobs, at most `count`; may return none. Cancelling it gives the wait up."""
+        """Waits for jobs and returns at most `count`, or none. Cancelling it gives the wait up."""
 
     async def stop_signals(self) -> list[str]:
-        """Waits for the ids of jobs that are to be stopped."""
+        """Waits for the ids of jobs that are to be stopped, and returns them."""
 
     async def post_stream(self, job: Job, text: str) -> None:
         """Delivers a piece of a stream; raises PostRejected, or anything else for a passing fault."""
@@ -31,17 +31,17 @@ class Platform(Protocol):
         """Delivers the end of a job; raises PostRejected, or anything else for a passing fault."""
 
     def started(self, job: Job) -> None:
-        """The worker has the job: heartbeats name it."""
+        """Notes that the worker has the job: heartbeats name it."""
 
     def finished(self, job: Job) -> None:
-        """The worker has the job no longer."""
+        """Notes that the worker has the job no longer."""
 
 
 class Answerer(Protocol):
-    """What turns a job's input into its outputs: `dispatch.Dispatcher`."""
+    """Turns a job's input into its outputs: `dispatch.Dispatcher`."""
 
     def parse(self, job_input: object) -> ParsedJob:
-        """Returns what the job asks for; raises WorkerError."""
+        """Returns the job in its parsed form; raises WorkerError."""
 
     def outputs(self, job: ParsedJob) -> AsyncGenerator[Output, None]:
-        """Raises WorkerError; closing it early aborts the request in the engine."""
+        """Yields the job's outputs; raises WorkerError. Closing it early aborts the request in the engine."""

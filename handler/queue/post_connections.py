@@ -1,6 +1,6 @@
-"""POSTs over kept HTTP/1.1 connections, with as little work per post as an event of a stream deserves.
+"""POSTs over kept HTTP/1.1 connections, with as little work per post as possible.
 
-A general client spends 0.2 ms of CPU per post on options, cookies, redirects and timers that a worker never uses; with
+A general client spends 0.2 ms of CPU per post on options, cookies, redirects and timers that a worker never uses. With
 64 streams that is a third of a core (docs/benchmarks.md).
 """
 
@@ -14,21 +14,21 @@ from urllib.parse import urlsplit
 
 import httptools
 
-# A server closes what is idle: RunPod's after an unknown time, aiohttp's client gives up after 15 s as well.
+# Servers close idle connections, RunPod's after an unknown time. aiohttp's client uses 15 s as well.
 KEEP_ALIVE_SECONDS = 15.0
 CONNECT_SECONDS = 30.0
 ANSWER_SECONDS = 600.0  # as the runpod SDK allows
 
 
 class NeverSent(ConnectionError):
-    """No connection could be made: the post may be sent again without being there twice."""
+    """No connection could be made, so the post may be sent again without arriving twice."""
 
 
 class PostConnections:
-    """Posts to one host; each connection carries one post at a time, and there are as many as posts under way."""
+    """Posts to one host. Each connection carries one post at a time; there are as many as posts under way."""
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        """`url`: any URL of the host. `headers`: for every post."""
+        """Prepares posts to the host of `url`, each with `headers`."""
         parts = urlsplit(url)
         self._host = parts.hostname or ""
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -38,7 +38,9 @@ class PostConnections:
         self._idle: list[_Connection] = []
 
     async def post(self, target: str, body: bytes, headers: str = "") -> int:
-        """The answer's status; its body is read and dropped. `target`: path and query. `headers`: whole lines.
+        """Returns the status of the answer; its body is read and dropped.
+
+        target: path and query. headers: whole lines.
 
         Raises NeverSent, or another ConnectionError or TimeoutError where the post may or may not have arrived.
         """
@@ -50,12 +52,12 @@ class PostConnections:
         return status
 
     def close(self) -> None:
-        """Closes what is idle; a post under way closes its own."""
+        """Closes the idle connections. A post under way closes its own."""
         while self._idle:
             self._idle.pop().close()
 
     def _idle_connection(self) -> _Connection | None:
-        """The one that was used last, so that those not needed grow old."""
+        """Returns the connection used last, so that surplus ones grow old."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable:
@@ -70,7 +72,7 @@ class PostConnections:
                 _, connection = await events.create_connection(
                     lambda: _Connection(events), self._host, self._port, ssl=self._tls
                 )
-        except OSError as error:  # TimeoutError is one too
+        except OSError as error:  # includes TimeoutError
             raise NeverSent(f"no connection to {self._host}:{self._port}: {type(error).__name__}") from error
         if not connection.is_open:
             raise NeverSent(f"{self._host}:{self._port} hung up at once")
@@ -78,7 +80,7 @@ class PostConnections:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, and the answer to the post that it carries."""
+    """One connection and the answer to the post that it carries."""
 
     def __init__(self, events: asyncio.AbstractEventLoop) -> None:
         self._events = events
@@ -114,7 +116,7 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is no subclass. Both loops set TCP_NODELAY.
+        # A cast, because uvloop's transport is no subclass. Both loops set TCP_NODELAY.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:

@@ -1,7 +1,7 @@
-"""The parts of the runpod SDK that the job loop stands on. The only module that imports runpod.
+"""The parts of the runpod SDK that the job loop stands on. This is the only module that imports runpod.
 
-tests/contract/test_runpod_contract.py holds the pinned SDK to what is used here. Where a part is missing, `SdkPlatform`
-raises SdkMoved, and the worker falls back to the SDK's own loop (`serve_with_sdk_loop`).
+tests/contract/test_runpod_contract.py checks the pinned SDK for them. Where a part is missing, `SdkPlatform` raises
+SdkMoved, and the worker falls back to the SDK's own loop (`serve_with_sdk_loop`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Job], AsyncGenerator[Any, None]]
 SdkLoop = Callable[[Handler, Callable[[int], int]], None]
 
-# At its own default, DEBUG, the SDK writes every chunk of every answer to the log: nothing here maps to it.
+# At DEBUG, its default, the SDK writes every chunk of every answer to the log, so no level here maps to it.
 SDK_LOG_LEVELS = {"DEBUG": "INFO", "INFO": "WARN", "WARNING": "WARN", "ERROR": "ERROR"}
 # vLLM checks the GPU itself; the SDK's check would open CUDA in this process, which then could not be forked any more.
 SDK_ENVIRONMENT = {"RUNPOD_SKIP_GPU_CHECK": "true"}
@@ -45,12 +45,12 @@ class SdkMoved(ImportError):
 
 
 def configure(log_level: str) -> None:
-    """Must run before runpod is first imported: it reads its log level then."""
+    """Sets the SDK's log level. It must run before runpod is first imported, which reads the level then."""
     export({"RUNPOD_DEBUG_LEVEL": SDK_LOG_LEVELS[log_level]} | SDK_ENVIRONMENT)
 
 
 class SdkPlatform:
-    """RunPod as the job loop sees it. An async context: the HTTP session and the heartbeat live inside."""
+    """The `Platform` of a RunPod worker. An async context: the HTTP session and the heartbeat live inside."""
 
     def __init__(self, metrics: WorkerMetrics) -> None:
         self._metrics = metrics
@@ -104,32 +104,33 @@ class SdkPlatform:
             atexit.unregister(self._heartbeat.kill)
 
     async def take(self, count: int) -> list[Job]:
-        """Waits for jobs, at most `count`; an empty list when there were none. Raises OSError and the like."""
+        """Waits for jobs and returns at most `count`, or none. Raises OSError and the like."""
         try:
             jobs: list[Job] | None = await self._get_job(self._session, count)
         except self._too_many_requests as error:
-            raise RateLimited("RunPod asks the worker to take jobs more slowly") from error
+            raise RateLimited("RunPod answered with HTTP 429: the worker takes jobs too fast") from error
         return jobs or []
 
     async def stop_signals(self) -> list[str]:
-        """Waits for the ids of jobs that are to be stopped. Where there is no stop channel, waits for ever."""
+        """Waits for the ids of jobs that are to be stopped; for ever where there is no stop channel."""
         if not self._has_stop_channel:
             await asyncio.get_running_loop().create_future()
         signals: list[str] = await self._get_stop_signals(self._session)
         return signals
 
     def started(self, job: Job) -> None:
-        """From now on the heartbeat says that this worker has the job."""
+        """Makes the heartbeat name the job as this worker's."""
         self._in_progress.add(job["id"])
 
     def finished(self, job: Job) -> None:
-        """The heartbeat no longer names the job."""
+        """Takes the job out of the heartbeat."""
         self._in_progress.remove(job["id"])
 
     async def post_stream(self, job: Job, text: str) -> None:
-        """Posts a piece of a stream; raises ConnectionError or TimeoutError where it may or may not have arrived.
+        """Posts a piece of a stream.
 
-        RunPod cannot tell a repeated piece from a new one: only a piece that never left is posted again.
+        Raises ConnectionError or TimeoutError where the piece may or may not have arrived. Only a piece that never left
+        is posted again: RunPod would deliver a repeated one as new.
         """
         body = _json_bytes({"output": text})
         for pause_seconds in CONNECT_PAUSES_SECONDS:
@@ -143,13 +144,14 @@ class SdkPlatform:
         self._metrics.posted("stream", len(body), len(text.encode()))
 
     async def post_result(self, job: Job, result: dict[str, Any], *, is_stream: bool) -> None:
-        """Posts the end of a job; raises ConnectionError or TimeoutError. Posted twice, RunPod keeps the first."""
+        """Posts the end of a job; raises ConnectionError or TimeoutError. Of two posts RunPod keeps the first."""
         body = _json_bytes(result)
         await self._post(self._done_url, job, body, is_stream=is_stream)
         self._metrics.posted("result", len(body))
 
     async def _post(self, url: str, job: Job, body: bytes, *, is_stream: bool) -> None:
-        """Not by the SDK's client, which takes most of the worker's CPU, and whose X-Request-ID all jobs share."""
+        """Posts a body; raises PostRejected, ConnectionError or TimeoutError."""
+        # The SDK's client takes most of the worker's CPU, and all jobs share its X-Request-ID.
         job_id = quote(job["id"], safe="")
         target = self._targets[url].replace("$ID", job_id) + f"&isStream={'true' if is_stream else 'false'}"
         status = await self._posts[url].post(target, body, f"X-Request-ID: {job_id}\r\n")
@@ -162,7 +164,7 @@ def _json_bytes(document: object) -> bytes:
 
 
 def _refusal(status: int, body: bytes) -> PostRejected | None:
-    """What a status means that no further try would change; None for one that may pass."""
+    """Returns an error for a status that no further try would change, None for one that may pass."""
     if status < 400 or status >= 500 or status in PASSING_STATUSES:
         return None
     return PostRejected(f"HTTP {status} for {len(body)} bytes")
@@ -173,7 +175,8 @@ class RateLimited(OSError):
 
 
 def _ping_while_the_worker_lives(ping_loop: Callable[[Any], None], mirror: Any) -> None:
-    """The SDK's heartbeat process outlives a killed worker and keeps its jobs alive; this one dies with it (prctl)."""
+    """Runs the SDK's heartbeat so that it ends with the worker."""
+    # Without this a killed worker's heartbeat would live on and keep the worker's jobs from being given to another.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a worker that drains still has jobs to vouch for
     signal.signal(signal.SIGINT, signal.SIG_IGN)
