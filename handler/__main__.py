@@ -24,14 +24,14 @@ EXIT_CONFIGURATION = 2
 DEFAULT_HTTP_PORT = 8000
 MODEL_COMMANDS = ("download", "verify", "prune")
 
-# vLLM talks to stdout, and reports its usage to its makers, unless told otherwise before it is imported.
+# By default vLLM logs to stdout and reports its usage to its makers. Both are read when it is imported.
 VLLM_ENVIRONMENT = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_NO_USAGE_STATS": "1"}
-# For runs that a person watches: our own lines say how far it has come.
+# For runs that a person watches. The worker's own log lines show the progress.
 QUIET_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the worker; returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration."""
+    """Runs the worker and returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration."""
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] and given[0] in MODEL_COMMANDS:
         return _manage_models(given)
@@ -173,7 +173,7 @@ def _serve_queue(settings: WorkerSettings) -> int:
 
 def _announce(settings: WorkerSettings) -> None:
     if settings.serves_demo_model:
-        logger.info("MODEL_NAME is not set: serving the bundled demo model, which knows a few hundred answers by heart")
+        logger.info("MODEL_NAME is not set: serving the bundled demo model, which was trained on a few hundred answers")
 
 
 if __name__ == "__main__":

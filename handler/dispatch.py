@@ -1,4 +1,4 @@
-"""The handler itself: a job's input -> engine -> outputs. Everything that goes wrong leaves as a WorkerError."""
+"""Answers jobs: parses the input, sends the request to the engine, yields outputs. Every failure is a WorkerError."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Dispatcher:
         self._pace = Pace()
 
     def parse(self, job_input: object) -> ParsedJob:
-        """Returns what the job asks for; raises WorkerError."""
+        """Returns the job in its parsed form; raises WorkerError."""
         try:
             return jobs.parse(
                 job_input,
@@ -43,9 +43,9 @@ class Dispatcher:
             raise _internal_error(fault) from fault
 
     async def outputs(self, job: ParsedJob) -> AsyncGenerator[Output, None]:
-        """The job's outputs: one JSON document, or pieces of whole events as they come.
+        """Yields the job's outputs: one whole answer, or pieces of whole events as they come.
 
-        Raises WorkerError; a stream that has begun ends with an event that says so first. Closing the iterator early
+        Raises WorkerError. A stream that has begun ends with an error event before that. Closing the iterator early
         aborts the request in the engine.
         """
         streaming = False
@@ -61,7 +61,7 @@ class Dispatcher:
             raise error from fault
 
     async def _as_worker_error(self, fault: Exception) -> WorkerError:
-        """What the caller is told: that the engine is gone, where it is, rather than what its end looked like."""
+        """Returns the error to report: that the engine is gone, where it is, rather than what its end looked like."""
         if isinstance(fault, WorkerError) and not (isinstance(fault, EngineError | StreamBroken) and fault.retryable):
             return fault
         try:
@@ -88,13 +88,14 @@ class Dispatcher:
 
 
 def _internal_error(fault: Exception) -> WorkerError:
-    """Logs the fault. Its message may quote the prompt: only its type leaves the worker."""
+    """Logs a fault of the worker and returns the error to report."""
+    # The message of a foreign error may quote the prompt, so only its type is reported.
     logger.error("job failed: %s", type(fault).__name__, exc_info=logger.isEnabledFor(logging.DEBUG))
     return WorkerError(f"internal error of the worker: {type(fault).__name__}")
 
 
 def _as_json(body: bytes, content_type: str) -> Any:
-    """JSON as it is, text as a string, anything else as base64 with its type."""
+    """Returns JSON as it is, text as a string, anything else as base64 with its type."""
     if content_type.startswith("application/json"):
         return json.loads(body)
     try:

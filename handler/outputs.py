@@ -1,4 +1,4 @@
-"""What a job answers with: pieces of a stream, or one whole answer. `value` is what RunPod is given, as JSON."""
+"""The outputs of a job: pieces of a stream, or one whole answer. `value` is what RunPod is given, as JSON."""
 
 from __future__ import annotations
 
