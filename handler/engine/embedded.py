@@ -23,7 +23,7 @@ AsgiApp = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
 
-# How long an app that was told of the disconnect may take to end by itself.
+# How long an app may take to end by itself after the disconnect.
 WIND_UP_SECONDS = 1.0
 
 
@@ -33,7 +33,10 @@ class EmbeddedEngine:
     def __init__(
         self, settings: WorkerSettings, *, load_in_thread: bool = False, timeline: Timeline | None = None
     ) -> None:
-        """`load_in_thread` keeps the event loop free while the model loads, for a worker that must answer pings."""
+        """Prepares the engine; `start` loads it.
+
+        load_in_thread: keep the event loop free while the model loads, for a worker that must answer pings.
+        """
         self._timeline = timeline or Timeline(settings.start.usd_per_second)
         self._load_in_thread = load_in_thread
         self._resources = AsyncExitStack()
@@ -66,13 +69,14 @@ class EmbeddedEngine:
         if self._app is None:
             raise EngineUnavailable("the engine has not started")
         await self.check_health()
+        # Any other request stays out of the model cache.
         if request.path.partition("?")[0] == LOAD_ADAPTER_PATH:
             request = await self._models.with_local_adapter(request)
         async with call_app(self._app, request, self._headers) as answer:
             yield answer
 
     def request_fields(self, path: str) -> Collection[str]:
-        """Read off the request model of vLLM's own route."""
+        """Returns the fields of the request model of vLLM's own route."""
         for route in self._app.routes if self._app else ():
             body = getattr(route, "body_field", None)
             if getattr(route, "path", None) == path and body is not None:
@@ -81,14 +85,14 @@ class EmbeddedEngine:
 
     @property
     def capacity(self) -> int:
-        """`max_num_seqs`, the number of sequences that vLLM batches at most, or fewer while its KV cache is full."""
+        """The most sequences that vLLM batches (`max_num_seqs`), or fewer while its KV cache is full."""
         if self._llm is None:
             raise EngineUnavailable("the engine has not started")
         return self._steps.capacity(self._llm.vllm_config.scheduler_config.max_num_seqs)
 
     @property
     def progress(self) -> int | None:
-        """Counts the steps whose outputs have come back from the engine core."""
+        """The number of steps whose outputs have come back from the engine core."""
         return self._steps.count
 
     async def check_health(self) -> None:
@@ -115,9 +119,9 @@ async def call_app(
     *,
     wind_up_seconds: float = WIND_UP_SECONDS,
 ) -> AsyncIterator[Answer]:
-    """Runs `app` for one request. Leaving the context before the body ended tells the app that its client is gone.
+    """Runs `app` for one request. Leaving the context before the body ended disconnects the app's client.
 
-    Raises whatever the app raises before it answers; StreamBroken if it fails or falls silent after that.
+    Raises whatever the app raises before it answers, and StreamBroken if it fails or falls silent after that.
     """
     exchange = _Exchange(request)
     task = asyncio.create_task(_run(app, _scope(request, headers), exchange))
@@ -139,7 +143,7 @@ async def _run(app: AsgiApp, scope: MutableMapping[str, Any], exchange: _Exchang
 
 
 async def _finish(task: asyncio.Task[None], wind_up_seconds: float) -> None:
-    """Lets an app that was told of the disconnect wind up, so that vLLM aborts the request; then cancels it."""
+    """Lets a disconnected app wind up, so that vLLM aborts the request; then cancels it."""
     done, _ = await asyncio.wait({task}, timeout=wind_up_seconds)
     if not done:
         task.cancel()
@@ -150,9 +154,9 @@ async def _finish(task: asyncio.Task[None], wind_up_seconds: float) -> None:
 class _Exchange:
     """The two ends of one request: what the app receives, and what it sends.
 
-    `send` never waits, so an app that streams is always caught inside its own generator when the caller leaves: there a
-    cancellation aborts vLLM's request at once, while a generator abandoned at a `yield` would live until the garbage
-    collector finds it. What piles up for a slow reader is bounded by the answer's own length (max_tokens).
+    `send` never waits, so a streaming app is always inside its own generator when the caller leaves. There a
+    cancellation aborts vLLM's request at once. A generator abandoned at a `yield` would live until it is garbage-
+    collected. The pieces that pile up for a slow reader are bounded by the length of the answer (max_tokens).
     """
 
     def __init__(self, request: EngineRequest) -> None:
@@ -172,7 +176,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = dict(message.get("headers", ()))
-            if not self.head.done():  # it is cancelled when the caller left before the answer
+            if not self.head.done():  # it is cancelled where the caller left before the answer
                 self.head.set_result((message["status"], headers.get(b"content-type", b"").decode("latin-1")))
             return
         if piece := message.get("body", b""):
@@ -206,7 +210,7 @@ def _scope(request: EngineRequest, headers: Iterable[Header]) -> MutableMapping[
     path, _, query = request.path.partition("?")
     return {
         "type": "http",
-        # 2.3, so that Starlette watches for the disconnect while it streams; from 2.4 on it waits for a send to fail.
+        # With 2.3 Starlette watches for the disconnect while it streams; from 2.4 on it waits for a send to fail.
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
         "method": request.method,

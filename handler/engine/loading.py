@@ -1,4 +1,4 @@
-"""Loads vLLM: imports it, brings the model to the disk, starts the engine core; and what makes that shorter."""
+"""Loads vLLM: imports it, brings the model to the disk, starts the engine core. Also holds what makes that shorter."""
 
 from __future__ import annotations
 
@@ -68,21 +68,25 @@ class Loading:
 
 
 async def in_thread(load: Callable[[], Loaded], undo: Callable[[Loaded], None]) -> Loaded:
-    """What `load` returns. A thread cannot be cancelled: if the caller is, this waits for it and takes it back."""
+    """Returns what `load` returns.
+
+    If the caller is cancelled, waits for the thread, which cannot be, and undoes its work.
+    """
     loading = asyncio.ensure_future(asyncio.to_thread(load))
     try:
         return await asyncio.shield(loading)
     except asyncio.CancelledError:
-        with contextlib.suppress(Exception):  # it failed by itself: there is nothing to take back
+        with contextlib.suppress(Exception):  # a load that failed by itself leaves nothing to undo
             undo(await loading)
         raise
 
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Importing vLLM makes millions of objects that stay: looking for garbage among them took a quarter of the time.
+    """Pauses garbage collection while vLLM is imported, and freezes what was imported.
 
-    What was imported is frozen at the end, so that neither this process nor a forked one walks through it again.
+    Importing makes millions of objects that stay; looking for garbage among them took a quarter of the time. Frozen,
+    they are not walked again, neither in this process nor in a forked one.
     """
     gc.disable()
     try:
