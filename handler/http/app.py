@@ -28,7 +28,7 @@ CLOSE: Header = (b"connection", b"close")
 
 
 class HttpApp:
-    """Answers with one engine; `running` holds the requests that are in it, as tasks that may be cancelled."""
+    """Answers with one engine. `running` holds the tasks of the requests that are in it, which may be cancelled."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class HttpApp:
         self._ping_path = ping_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The health check, and the engine."""
+        """Answers the health check, and passes everything else to the engine."""
         if scope["path"] == self._ping_path:
             await self._ping(scope, send)
             return
@@ -104,7 +104,7 @@ class HttpApp:
 
 
 class _Reply:
-    """What has been sent to one client so far, which decides how a failure can still be told."""
+    """The answer to one client. What has been sent so far decides how a failure can still be reported."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -125,10 +125,10 @@ class _Reply:
         await self._send({"type": "http.response.body"})
 
     async def fail(self, error: WorkerError) -> None:
-        """Its document with its status; in the middle of a stream an error event; else the connection is cut.
+        """Sends the error as a document with its status, or inside a stream as an event, or cuts the connection.
 
-        An app that returns without completing its answer makes uvicorn cut the connection: the client sees an
-        answer that is not whole, never one that looks complete.
+        An app that returns without completing its answer makes uvicorn cut the connection: the client sees an answer
+        that is not whole, never one that looks complete.
         """
         document = error.to_json_text().encode()
         match self._begun:
@@ -148,11 +148,11 @@ async def _disconnect(receive: Receive) -> None:
 
 
 class ClientGone(Exception):
-    """The client has left: there is nobody to answer."""
+    """The client has left, so there is nothing to answer."""
 
 
 class PathNotFound(InvalidInput):
-    """Not a path that this worker serves."""
+    """The worker serves no such path."""
 
     status = 404
     code = "path_not_found"
@@ -166,14 +166,14 @@ class MethodNotAllowed(InvalidInput):
 
 
 class BodyTooLarge(InvalidInput):
-    """More than RunPod itself lets through."""
+    """The body is larger than RunPod itself lets through."""
 
     status = 413
     code = "body_too_large"
 
 
 def headers_of(error: WorkerError) -> list[Header]:
-    """The headers that go with an error's document."""
+    """Returns the headers that go with an error's document."""
     if isinstance(error, WorkerDraining):
         return [RETRY_AFTER, CLOSE]
     if isinstance(error, EngineLoading):
@@ -182,7 +182,7 @@ def headers_of(error: WorkerError) -> list[Header]:
 
 
 def engine_path(scope: Mapping[str, Any], allowed_paths: Collection[str]) -> str:
-    """Path and query as they were written; raises PathNotFound or MethodNotAllowed."""
+    """Returns path and query as they were written; raises PathNotFound or MethodNotAllowed."""
     path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
     if not is_plain(path) or not is_allowed(path, allowed_paths) or not QUERY.fullmatch(query):
         raise PathNotFound("path: this worker serves no such path", param="path")
@@ -192,13 +192,13 @@ def engine_path(scope: Mapping[str, Any], allowed_paths: Collection[str]) -> str
 
 
 def content_type(scope: Mapping[str, Any]) -> str:
-    """As the client wrote it for a form with files; anything else is JSON to the engine, whatever a client calls it."""
+    """Returns the content type that the engine is given: the client's for a form with files, else JSON."""
     written: str = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
     return written if written.startswith("multipart/") else "application/json"
 
 
 async def read_body(scope: Mapping[str, Any], receive: Callable[[], Awaitable[Message]], max_bytes: int) -> bytes:
-    """The whole body; raises BodyTooLarge before it is all here, or ClientGone."""
+    """Returns the whole body; raises BodyTooLarge as soon as it is too long, or ClientGone."""
     headers = dict(scope["headers"])
     too_large = BodyTooLarge(f"body: at most {max_bytes} bytes are taken", param="body")
     if int(headers.get(b"content-length", b"0")) > max_bytes:

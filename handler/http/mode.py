@@ -1,7 +1,7 @@
 """The worker as a RunPod load-balancing endpoint: the engine's own API over HTTP, with no queue in between.
 
-`GET /ping` says 204 while the engine loads, 200 when it serves, 503 when it drains or has died. Every allowed path goes
-to the engine as it is; SIGTERM or SIGINT lets running requests finish, then ends the process with exit code 0.
+`GET /ping` answers 204 while the engine loads, 200 when it serves, 503 when it drains or has died. Every allowed path
+goes to the engine as it is. SIGTERM or SIGINT lets running requests finish, then ends the process with exit code 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from handler.start.signals import stop_signals
 logger = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
-# What slow readers get to take the rest of their answers off the socket.
+# How long slow readers have to take the rest of their answers off the socket.
 LINGER_SECONDS = 2
 
 
@@ -68,7 +68,7 @@ async def serve(
 
 
 async def _drain(app: HttpApp, readiness: Readiness, seconds: float) -> None:
-    """New requests are turned away from here on; running ones have `seconds` to finish, then they are aborted."""
+    """Refuses new requests from here on. Running ones have `seconds` to finish, then they are aborted."""
     readiness.state = State.DRAINING
     if app.running:
         logger.info("draining: %d requests have %g s to finish", len(app.running), seconds)
@@ -82,7 +82,7 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own idea of signals."""
+    """uvicorn without its own handling of signals."""
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return nullcontext()
@@ -90,7 +90,7 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def _servers(apps: Sequence[HttpApp], listeners: Sequence[socket.socket]) -> AsyncIterator[None]:
-    """Serves each app on its listener; at the end closes idle connections, and waits briefly for busy ones."""
+    """Serves each app on its listener. At the end it closes idle connections and waits briefly for busy ones."""
     servers = [_Server(_config(app)) for app, _ in zip(apps, listeners, strict=False)]
     pairs = zip(servers, listeners, strict=True)
     tasks = [asyncio.create_task(server.serve(sockets=[listener])) for server, listener in pairs]

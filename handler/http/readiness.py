@@ -1,4 +1,4 @@
-"""How far the worker is in its life, and whether a request may go to the engine just now."""
+"""The life of the worker in HTTP mode, and whether a request may go to the engine just now."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class State(Enum):
-    """How far the worker is in its life."""
+    """The phases of the worker's life."""
 
     LOADING = "loading"
     READY = "ready"
@@ -30,7 +30,10 @@ class Readiness:
         self._engine = engine
 
     async def check(self) -> None:
-        """Raises EngineLoading at first, WorkerDraining at the end, and EngineUnavailable when the engine has died."""
+        """Returns when the engine can serve.
+
+        Raises EngineLoading at first, WorkerDraining at the end, and EngineUnavailable when the engine has died.
+        """
         if self.state is State.LOADING:
             raise EngineLoading("the engine is still loading")
         if self.state is State.DRAINING:
@@ -38,7 +41,7 @@ class Readiness:
         await self._engine.check_health()
 
     async def ping(self) -> int:
-        """RunPod's health check: 200 healthy, 204 initialising, anything else unhealthy."""
+        """Returns the status of RunPod's health check: 200 healthy, 204 initialising, anything else unhealthy."""
         try:
             await self.check()
         except EngineLoading:
@@ -48,7 +51,7 @@ class Readiness:
         return 200
 
     async def live(self, busy: Callable[[], bool], stall_seconds: float) -> None:
-        """Starts the engine; returns, with the reason in the log, when it did not start, has died, or stands still."""
+        """Starts the engine. Returns, with the reason in the log, when it did not start, has died, or stands still."""
         try:
             await self._engine.start()
         except WorkerError as error:
@@ -62,7 +65,7 @@ class Readiness:
         logger.error("the worker ends: %s", failure.message)
 
     async def live_until(self, stop: asyncio.Event, busy: Callable[[], bool], stall_seconds: float) -> bool:
-        """`live` until the worker is told to stop; True when the engine has failed before that."""
+        """Runs `live` until `stop` is set; returns True when the engine has failed before that."""
         life = asyncio.create_task(self.live(busy, stall_seconds))
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -81,6 +84,6 @@ class EngineLoading(EngineUnavailable):
 
 
 class WorkerDraining(EngineUnavailable):
-    """The worker finishes what it has, and takes nothing new."""
+    """The worker finishes what it has and takes nothing new."""
 
     code = "worker_draining"
