@@ -1,7 +1,7 @@
-"""`python handler.py --rp_serve_api`: the SDK's development API, on our own engine loop.
+"""`python handler.py --rp_serve_api`: the SDK's development API on the worker's own engine.
 
-The routes are the SDK's (`/run`, `/runsync`, `/status/{id}`, `/stream/{id}`), but a failed job is reported as FAILED
-and a stream can be read while it grows; the SDK's own server does neither.
+The routes are the SDK's (`/run`, `/runsync`, `/status/{id}`, `/stream/{id}`). Unlike the SDK's server it reports a
+failed job as FAILED and lets a stream be read while it grows.
 """
 
 from __future__ import annotations
@@ -27,29 +27,31 @@ from handler.errors import InvalidInput, WorkerError
 from handler.outputs import Output
 from handler.settings import WorkerSettings
 
-KEPT_JOBS = 1000  # finished or not; the oldest are forgotten first
+# Finished or not; the oldest are forgotten first.
+KEPT_JOBS = 1000
 
 
 @dataclass
 class LocalJob:
-    """One job and what has become of it; `read` counts the outputs that /stream has handed out."""
+    """One job and its outputs so far."""
 
     id: str
     outputs: list[Output] = field(default_factory=list)
     final_output: Any = None
     error: WorkerError | None = None
     task: asyncio.Task[None] | None = None
+    #: How many outputs /stream has handed out.
     read: int = 0
 
     @property
     def status(self) -> str:
-        """RunPod's word for it."""
+        """RunPod's name of the job's state."""
         if self.error:
             return "FAILED"
         return "COMPLETED" if self.task and self.task.done() else "IN_PROGRESS"
 
     def report(self) -> dict[str, Any]:
-        """What `/status` answers."""
+        """Returns the answer to `/status`."""
         document: dict[str, Any] = {"id": self.id, "status": self.status}
         if self.error:
             return document | {"error": self.error.to_json_text()}
@@ -58,7 +60,7 @@ class LocalJob:
         return document | {"output": self.final_output}
 
     def unread(self) -> dict[str, Any]:
-        """What `/stream` answers: the outputs since the last time it was asked."""
+        """Returns the answer to `/stream`: the outputs since the call before."""
         chunks, self.read = self.outputs[self.read :], len(self.outputs)
         document: dict[str, Any] = {
             "id": self.id,
@@ -69,7 +71,7 @@ class LocalJob:
 
 
 class LocalApi:
-    """Jobs in memory, answered by one engine."""
+    """Keeps jobs in memory and answers them with one engine."""
 
     def __init__(self, engine: Engine, settings: WorkerSettings) -> None:
         self._engine = engine
@@ -77,7 +79,7 @@ class LocalApi:
         self._jobs: OrderedDict[str, LocalJob] = OrderedDict()
 
     def app(self) -> Starlette:
-        """The API as an ASGI app; the engine lives as long as it does."""
+        """Returns the API as an ASGI app, which starts the engine and stops it."""
         routes = [
             Route("/run", self._run, methods=["POST"]),
             Route("/runsync", self._runsync, methods=["POST"]),
@@ -137,7 +139,7 @@ class LocalApi:
 
 
 class JobNotFound(InvalidInput):
-    """The job was never here, or was forgotten since."""
+    """The job was never here, or has been forgotten since."""
 
     status = 404
     code = "job_not_found"

@@ -1,4 +1,4 @@
-"""`python -m handler config`: which vLLM flags would be used, and which variable each one comes from."""
+"""`python -m handler config`: the vLLM flags that would be used, and the variable that each one comes from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from handler.settings import WorkerSettings
 
 
 def report(command: CommandLine, settings: WorkerSettings, stream: TextIO, *, as_json: bool) -> None:
-    """Writes the report; values whose flag's name says that they are secret are masked."""
+    """Writes the report. Values of flags whose names mark them as secret are masked."""
     worker = {
         "max_concurrency": settings.max_concurrency,
         "allowed_paths": list(settings.allowed_paths),
@@ -43,7 +43,7 @@ def report(command: CommandLine, settings: WorkerSettings, stream: TextIO, *, as
 
 
 def mask_extra(arguments: tuple[str, ...]) -> list[str]:
-    """The extra arguments with the values of secret options masked, also where the value stands by itself."""
+    """Returns the extra arguments with the values of secret options masked, also where such a value stands alone."""
     masked: list[str] = []
     secret_follows = False
     for argument in arguments:

@@ -20,7 +20,7 @@ DEFAULT_TEST_INPUT = "test_input.json"
 
 
 def load_job(test_input: str) -> dict[str, Any]:
-    """A job from JSON text, or from the file of that name; raises InvalidInput saying what is wrong with it."""
+    """Returns a job from JSON text, or from the file of that name; raises InvalidInput with what is wrong."""
     text = test_input if test_input.lstrip().startswith(("{", "[")) else _read(Path(test_input))
     try:
         job = json.loads(text)
@@ -34,7 +34,7 @@ def load_job(test_input: str) -> dict[str, Any]:
 
 
 async def run_job(engine: Engine, settings: WorkerSettings, job: dict[str, Any]) -> dict[str, Any]:
-    """`{"output": ...}` (a list of event pieces for a stream), or the error's own document; stops the engine."""
+    """Returns `{"output": ...}`, a list of pieces for a stream, or the error's own document. Stops the engine."""
     try:
         await engine.start()
         dispatcher = Dispatcher(engine, settings)
@@ -50,14 +50,14 @@ async def run_job(engine: Engine, settings: WorkerSettings, job: dict[str, Any])
 
 
 def print_document(document: dict[str, Any], stream: TextIO) -> int:
-    """Writes the document; the exit code is 0 only for a job that succeeded."""
+    """Writes the document; returns the exit code, which is 0 only for a job that succeeded."""
     stream.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
     stream.flush()
     return 1 if "error" in document else 0
 
 
 def print_answer(document: dict[str, Any], stream: TextIO) -> None:
-    """The text of a chat or a completion by itself, for a person; nothing for other documents."""
+    """Writes the text of a chat or a completion by itself, for a person; nothing for other documents."""
     match document:
         case {"output": {"choices": [{"message": {"content": str(answer)}}, *_]}}:
             stream.write(f"\nThe answer: {answer}\n")
@@ -67,7 +67,7 @@ def print_answer(document: dict[str, Any], stream: TextIO) -> None:
 
 @contextmanager
 def stdout_for_the_result() -> Iterator[TextIO]:
-    """Gives the real stdout away for the result; whatever else writes to file descriptor 1 lands on stderr."""
+    """Gives the real stdout to the result. Everything else that is written to file descriptor 1 lands on stderr."""
     sys.stdout.flush()
     result_descriptor = os.dup(1)
     os.dup2(2, 1)
