@@ -1,1 +1,1 @@
-"""What belongs to a start and an end of the process: its settings, its timeline, what makes it shorter, signals."""
+"""The start and the end of the process: the timeline, what makes a start shorter, the signals."""

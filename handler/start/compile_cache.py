@@ -1,7 +1,7 @@
-"""What vLLM compiles at its first start, kept on the volume for the next: torch.compile, Triton, FlashInfer, CUDA.
+"""Keeps what vLLM compiles at its first start on the volume for the next: torch.compile, Triton, FlashInfer, CUDA.
 
-Compilers write thousands of small files, not always atomically, and several workers at once. So each worker compiles on
-its own disk; the volume holds one archive per key, replaced by an atomic rename: a reader sees a whole one or none.
+Compilers write thousands of small files, not always atomically, and several workers do at once. So each worker compiles
+on its own disk. The volume holds one archive per key, replaced by an atomic rename: a reader sees a whole one or none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DIRECTORIES = {
     "FLASHINFER_WORKSPACE_BASE": "flashinfer",
     "CUDA_CACHE_PATH": "cuda",
 }
-# The same on every worker: compilers write their own path into what they make.
+# The same path on every worker, because compilers write their own path into what they make.
 LOCAL_ROOT = Path(tempfile.gettempdir()) / "vllm-worker-compile-cache"
 # vLLM keeps more than compilations under its cache root: downloads of modules and plots have no place on the volume.
 KEPT_OF_VLLM = ("torch_compile_cache",)
@@ -46,11 +46,14 @@ class CompileCache:
     local: Path
 
     def environment(self) -> dict[str, str]:
-        """Tells the compilers to work under `local`; must be set before they are imported."""
+        """Returns the variables that make the compilers work under `local`.
+
+        They must be set before the compilers are imported.
+        """
         return {name: str(self.local / directory) for name, directory in DIRECTORIES.items()}
 
     def restore(self) -> int:
-        """Unpacks the archive, if there is one; how many files that gave. A broken archive counts as none."""
+        """Unpacks the archive, if there is one; returns how many files it held. A broken archive counts as none."""
         try:
             with tarfile.open(self.archive) as archive:
                 self.local.mkdir(parents=True, exist_ok=True)
@@ -95,7 +98,7 @@ class CompileCache:
 
 
 class Compilations:
-    """The compile cache of one start: restored before the engine starts, kept for the next one afterwards."""
+    """The compile cache of one start: restored before the engine starts, kept for the next start afterwards."""
 
     def __init__(
         self,
@@ -103,7 +106,10 @@ class Compilations:
         local_root: Path = LOCAL_ROOT,
         tell_compilers: Callable[[Mapping[str, str]], None] = export,
     ) -> None:
-        """`volume_dir`: where archives are kept; None does nothing at all. `tell_compilers` sets their variables."""
+        """Prepares the cache.
+
+        volume_dir: where archives are kept; None turns the cache off. tell_compilers: sets the compilers' variables.
+        """
         self._volume_dir = volume_dir
         self._tell_compilers = tell_compilers
         self._local_root = local_root
@@ -111,7 +117,10 @@ class Compilations:
         self._restored_files = 0
 
     def restore(self, config_hash: str) -> None:
-        """`config_hash`: vLLM's own digest of everything in its configuration that changes what is compiled."""
+        """Unpacks what an earlier start has compiled for the same configuration.
+
+        config_hash: vLLM's own digest of everything in its configuration that changes what is compiled.
+        """
         if self._volume_dir is None:
             return
         key = cache_key(
@@ -123,19 +132,19 @@ class Compilations:
         logger.info("%d compiled files came from %s", self._restored_files, self._cache.archive)
 
     def keep(self) -> None:
-        """Publishes what was compiled since; not needed before the worker is ready."""
+        """Publishes what was compiled since. It is not needed before the worker is ready."""
         if self._cache and self._cache.publish(self._restored_files):
             logger.info("what was compiled is kept in %s", self._cache.archive)
 
 
 def cache_key(facts: Mapping[str, object]) -> str:
-    """A directory name for everything that what is compiled depends on; readable first, then a digest of all."""
+    """Returns a directory name for all that compilations depend on: the vLLM release, then a digest of everything."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return f"vllm-{facts.get('vllm', 'unknown')}-{digest}"
 
 
 def gpu_facts(proc: Path = Path("/proc/driver/nvidia")) -> dict[str, str]:
-    """The GPUs' names and the driver's version, without opening CUDA in this process; empty where there is none."""
+    """Returns the GPUs' names and the driver's version, without opening CUDA in this process; nothing without a GPU."""
     try:
         version = (proc / "version").read_text(encoding="utf-8").splitlines()[0]
         reports = sorted((proc / "gpus").glob("*/information"))
@@ -151,7 +160,7 @@ def gpu_facts(proc: Path = Path("/proc/driver/nvidia")) -> dict[str, str]:
 
 
 def _version(*packages: str) -> str:
-    """Of the first that is installed: vLLM for CPUs is a package of another name."""
+    """Returns the version of the first package that is installed. vLLM for CPUs is a package of another name."""
     for package in packages:
         with contextlib.suppress(PackageNotFoundError):
             return version(package)

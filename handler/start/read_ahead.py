@@ -1,7 +1,7 @@
 """Reads weight files into the kernel's page cache while vLLM is still being imported, so that loading finds them there.
 
-A network volume gives one reader a fraction of its bandwidth: several read at once, in the order in which vLLM will.
-Bounded by the memory that is free, so that nothing is pushed out that was wanted; stops at once when told to.
+A network volume gives one reader a fraction of its bandwidth, so several read at once, in the order of vLLM's loading.
+The amount is bounded by free memory, so that nothing useful is pushed out of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 READERS = 8
 PIECE_BYTES = 16 << 20
-# What vLLM's own buffers and the importing take meanwhile.
+# The share of free memory for vLLM's own buffers and the importing.
 KEPT_FREE_SHARE = 0.2
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
@@ -40,10 +40,10 @@ class Piece:
 
 
 class ReadAhead:
-    """Reads the weights under a directory in the background, from the moment it is made until `stop`."""
+    """Reads the weights under a directory in the background, from its creation until `stop`."""
 
     def __init__(self, model_dir: Path, budget_bytes: int, readers: int = READERS) -> None:
-        """Reads at most `budget_bytes`. What cannot be read is left to vLLM, which will say why."""
+        """Starts to read at most `budget_bytes`. A file that cannot be read is left to vLLM, which reports why."""
         self.bytes_read = 0
         self.seconds = 0.0
         self._stopped = threading.Event()
@@ -54,7 +54,7 @@ class ReadAhead:
         self._work = [self._pool.submit(self._read_pieces) for _ in range(readers)]
 
     def stop(self) -> None:
-        """Returns when nobody reads any more."""
+        """Stops the reading, and returns when every reader has ended."""
         self._stopped.set()
         self.finish()
 
@@ -96,7 +96,7 @@ def reading(model_dir: Path | None, settings: StartSettings, timeline: Timeline)
 
 
 def weight_files(model_dir: Path) -> list[Path]:
-    """The weights, in the order of their names, which is the order of their shards."""
+    """Returns the weights in the order of their names, which is the order of their shards."""
     for pattern in WEIGHTS:  # vLLM loads one kind, safetensors first
         if files := sorted(model_dir.glob(pattern)):
             return files
@@ -104,7 +104,7 @@ def weight_files(model_dir: Path) -> list[Path]:
 
 
 def pieces_of(files: Iterable[Path], budget_bytes: int) -> Iterator[Piece]:
-    """The files cut into pieces, as far as the budget goes."""
+    """Yields the files cut into pieces, as far as the budget goes."""
     for path in files:
         with contextlib.suppress(OSError):
             size = path.stat().st_size
@@ -116,7 +116,7 @@ def pieces_of(files: Iterable[Path], budget_bytes: int) -> Iterator[Piece]:
 
 
 def free_bytes(meminfo: str, cgroup_max: str | None = None, cgroup_current: str | None = None) -> int:
-    """What may be read ahead: of the memory that the machine, or the container, has to spare, all but a fifth.
+    """Returns how much may be read ahead: all but a fifth of the memory that the machine or the container has to spare.
 
     meminfo: /proc/meminfo. cgroup_max, cgroup_current: the container's memory.max and memory.current (cgroups v2).
     """
@@ -128,7 +128,7 @@ def free_bytes(meminfo: str, cgroup_max: str | None = None, cgroup_current: str 
 
 
 def memory_budget_bytes() -> int:
-    """`free_bytes` of this machine; 0 where it does not say."""
+    """Returns `free_bytes` of this machine; 0 where it is unknown."""
     try:
         cgroup = [Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current")]
         limits = [path.read_text(encoding="utf-8") if path.exists() else None for path in cgroup]
@@ -138,7 +138,7 @@ def memory_budget_bytes() -> int:
 
 
 def _read(piece: Piece, buffer: bytearray) -> int:
-    """Bytes that were not in the page cache yet, by the first of them."""
+    """Reads a piece; returns how many bytes were not in the page cache yet, judged by its ends."""
     if is_cached(piece):
         return 0
     descriptor = os.open(piece.path, os.O_RDONLY)
@@ -156,16 +156,17 @@ def _read(piece: Piece, buffer: bytearray) -> int:
 
 
 def is_cached(piece: Piece) -> bool:
-    """Whether the piece begins and ends in the page cache: RWF_NOWAIT reads nothing that would have to be fetched."""
+    """Returns whether the piece begins and ends in the page cache."""
     descriptor = os.open(piece.path, os.O_RDONLY)
     try:
+        # RWF_NOWAIT reads nothing that would have to be fetched.
         byte = bytearray(1)
         ends = (piece.offset, piece.offset + piece.size - 1)
         return all(os.preadv(descriptor, [byte], offset, os.RWF_NOWAIT) == 1 for offset in ends)
     except BlockingIOError:  # it would have to be fetched
         return False
     except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:  # the file system cannot tell
+        if error.errno == errno.EOPNOTSUPP:  # unknown on this file system
             return False
         raise
     finally:

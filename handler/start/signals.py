@@ -14,12 +14,13 @@ from contextlib import contextmanager
 logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SWALLOWED_AFTER_SECONDS = 10.0  # an orderly end while loading takes two at most
+# An orderly end while loading takes two seconds at most.
+SWALLOWED_AFTER_SECONDS = 10.0
 
 
 @contextmanager
 def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Either signal calls `stop` while the context lasts."""
+    """Calls `stop` on either signal while the context lasts."""
     events = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
         events.add_signal_handler(number, stop)
@@ -32,15 +33,16 @@ def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def sigterm_interrupts_loading(told_to_stop: threading.Event) -> Iterator[None]:
-    """Ends the process with exit code 0: no job was taken yet.
+    """Ends the process with exit code 0 on SIGTERM while the context lasts: no job was taken yet.
 
-    SystemExit, because loading blocks the event loop, and because where it does not, both asyncio's loop and uvloop let
-    this one exception of a signal handler through. Code that is being imported may swallow it: then a timer ends it.
-    The signal handler writes nothing: in the middle of a line that is being written, a second one is an error, which
-    would take the place of SystemExit.
+    It raises SystemExit, because loading blocks the event loop. Where it does not, both asyncio's loop and uvloop let
+    this one exception of a signal handler through. Code that is being imported may swallow it; then a timer ends the
+    process.
     """
 
     def interrupt(number: int, frame: object) -> None:
+        # Nothing is logged here: in the middle of a line that is being written a second write is an error, which would
+        # take the place of SystemExit.
         told_to_stop.set()
         timer = threading.Timer(SWALLOWED_AFTER_SECONDS, _end_at_once)
         timer.daemon = True
@@ -53,7 +55,7 @@ def sigterm_interrupts_loading(told_to_stop: threading.Event) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
         if told_to_stop.is_set():
-            logger.info("told to stop while the engine was loading: no job was taken")
+            logger.info("SIGTERM came while the engine was loading: no job was taken")
 
 
 def _end_at_once() -> None:

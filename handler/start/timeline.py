@@ -1,4 +1,4 @@
-"""The timeline of a start: what each phase took and cost, from the process's start until the engine is ready."""
+"""The timeline of a start: seconds and cost of each phase, from the start of the process until the engine is ready."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ NANO_USD = Decimal("0.000000001")
 
 @dataclass(frozen=True)
 class Phase:
-    """`begin_seconds` counts from the process's start. Phases overlap: their seconds may add up to more than it."""
+    """One phase of a start. Phases overlap, so their seconds may add up to more than the start took."""
 
     name: str
+    #: Since the start of the process.
     begin_seconds: float
     seconds: float
 
 
 @dataclass
 class Timeline:
-    """The phases of one start, as they end.
+    """The phases of one start, as they end."""
 
-    usd_per_second: what the GPU costs (GPU_USD_PER_SECOND); dollars are null without it. `observe` is told each phase.
-    """
-
+    #: The price of the GPU (GPU_USD_PER_SECOND). Without it dollars are null.
     usd_per_second: Decimal | None = None
+    #: Called with each phase at its end.
     observe: ObservePhase | None = None
     began_at: float = field(default_factory=lambda: time.monotonic() - process_age_seconds())
     phases: list[Phase] = field(default_factory=list)
 
     @contextmanager
     def phase(self, name: str, title: str = "") -> Iterator[None]:
-        """One phase, from any thread; with a title it is announced in the log. A phase that fails is not counted."""
+        """Times one phase, from any thread. With a title it is announced in the log.
+
+        A phase that fails is not counted.
+        """
         begin = time.monotonic()
         if title:
             logger.info("%s ...", title)
@@ -53,13 +56,13 @@ class Timeline:
         self.add(name, begin, seconds)
 
     def add(self, name: str, begin: float, seconds: float) -> None:
-        """A phase that is over; `begin` as `time.monotonic` says."""
+        """Adds a phase that is over; `begin` as `time.monotonic` gives it."""
         self.phases.append(Phase(name, begin - self.began_at, seconds))
         if self.observe:
             self.observe(name, seconds)
 
     def report(self) -> dict[str, Any]:
-        """Logs the start as one line and as one JSON record, which it returns."""
+        """Logs the start as one line and as one JSON record, and returns the record."""
         record = self.record(time.monotonic() - self.began_at)
         usd = f", ${record['usd']}" if record["usd"] else ""
         parts = ", ".join(f"{phase['name']} {phase['seconds']:.1f}" for phase in record["phases"])
@@ -68,7 +71,10 @@ class Timeline:
         return record
 
     def record(self, seconds: float) -> dict[str, Any]:
-        """`{seconds, usd, phases: [{name, begin_seconds, seconds, usd}]}`; dollars as exact decimal strings or null."""
+        """Returns `{seconds, usd, phases: [{name, begin_seconds, seconds, usd}]}`.
+
+        Dollars are exact decimal strings, or null where the price is unknown.
+        """
         return {
             "seconds": round(seconds, 3),
             "usd": self._usd(seconds),
@@ -90,6 +96,7 @@ class Timeline:
 
 
 def process_age_seconds() -> float:
-    """Since the kernel started this process (proc(5): field 22 of stat, in clock ticks since boot)."""
+    """Returns the seconds since the kernel started this process."""
+    # proc(5): field 22 is the start in clock ticks since boot. The name in field 2 may hold spaces and brackets.
     fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
