@@ -1,4 +1,4 @@
-"""`python -m handler download | verify | prune`: look after the models on a volume by hand, with a progress bar."""
+"""`python -m handler download | verify | prune`: looks after the models on a volume by hand, with a progress bar."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ EXIT_BROKEN = 1
 
 
 def run(arguments: Sequence[str], cache: ModelCache, name: str | None, revision: str | None) -> int:
-    """Runs one of the commands; name and revision are the environment's. 1 when `verify` finds something."""
+    """Runs one of the commands; returns the exit code, which is 1 when `verify` finds something.
+
+    name, revision: the model of the environment, for `download` without a name.
+    """
     options = _parse(arguments)
     if options.directory:
         root = Path(options.directory)
@@ -140,7 +143,8 @@ def _confirm() -> bool:
 
 
 def _remove(directory: RepositoryDirectory, path: Path, cache: ModelCache) -> None:
-    """Holds every lease of the repository meanwhile, so that no download is torn away from a worker that lives."""
+    """Removes a directory while it holds every lease of its repository."""
+    # With the leases held, no download is torn away from a live worker.
     held = [_take(leases, cache) for leases in sorted((directory.path / ".leases").glob("*"))]
     try:
         if not all(held):
@@ -157,7 +161,7 @@ def _remove(directory: RepositoryDirectory, path: Path, cache: ModelCache) -> No
 
 
 def _take(leases: Path, cache: ModelCache) -> Callable[[], None] | None:
-    """Watches as long as a worker may be silent; None when its heart beats."""
+    """Returns the release of a lease, or None when its holder is alive. Watches as long as a worker may be silent."""
     watcher = Watcher(leases, cache.pace)
     end = time.monotonic() + cache.pace.stale_seconds + 5 * cache.pace.poll_seconds
     while time.monotonic() < end:
@@ -182,10 +186,10 @@ def _bar() -> Iterator[Report]:
         task = bars.add_task("asking the hub", total=None)
 
         def report(progress: Progress) -> None:
-            who = "" if progress.here else " (another worker)"
+            elsewhere = "" if progress.here else " (another worker)"
             bars.update(
                 task,
-                description=progress.model + who,
+                description=progress.model + elsewhere,
                 total=progress.total_bytes or None,
                 completed=progress.done_bytes,
             )

@@ -21,39 +21,37 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """A model or an adapter, as the user names it, and which of its files vLLM will ask for.
-
-    with_code: its Python files too. mistral_format: Mistral's own weights, where it has both.
-    """
+    """A model or an adapter, as the user names it, and which of its files vLLM will ask for."""
 
     name: str
     revision: str = DEFAULT_REVISION
+    #: Its Python files too.
     with_code: bool = False
+    #: Mistral's own weights, where it has both.
     mistral_format: bool = True
 
 
 @dataclass(frozen=True)
 class Place:
-    """A directory that models may be in: `root/models--org--name/snapshots/...` or, in an image, `root/org/name`.
-
-    own: this worker downloads there, so that whatever has no manifest is not finished.
-    """
+    """A directory that models may be in: `root/models--org--name/snapshots/...` or, in an image, `root/org/name`."""
 
     title: str
     root: Path
+    #: This worker downloads there, so whatever has no manifest is not finished.
     own: bool = False
 
 
 @dataclass(frozen=True)
 class Located:
-    """A whole model on a disk; `place` is the title of where it was found."""
+    """A whole model on a disk."""
 
     path: Path
+    #: The title of the place where it was found.
     place: str
 
 
 def local_path(name: str) -> Located | None:
-    """The directory or file of that name; None for a hub name. Raises ModelRefused for a path that is not there."""
+    """Returns the file or directory of that name, None for a hub name; raises ModelRefused for a path to nothing."""
     path = Path(name).expanduser()
     if path.exists():
         return Located(path, "a local path")
@@ -66,12 +64,12 @@ def local_path(name: str) -> Located | None:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether it can be a repository's name; URLs and other loaders' names are left to vLLM."""
+    """Returns whether it can be a repository's name. URLs and other loaders' names are left to vLLM."""
     return bool(HUB_NAME.fullmatch(name))
 
 
 def locate(request: ModelRequest, places: tuple[Place, ...]) -> Located | None:
-    """The first place that has the whole model. Never asks the hub."""
+    """Returns the model in the first place that has it whole, or None. It never uses the hub."""
     for place in places:
         if path := next(_whole(request, place), None):
             return Located(path, place.title)
@@ -110,7 +108,11 @@ def _only_child(directory: Path) -> list[Path]:
 
 
 def is_whole_without_manifest(directory: Path) -> bool:
-    """A configuration, every shard that an index names, and no safetensors file shorter than its own header says."""
+    """Returns whether a model that others put here looks whole.
+
+    It needs a configuration, every shard that an index names, and no safetensors file shorter than its own header
+    claims.
+    """
     if not any((directory / name).is_file() for name in CONFIGURATIONS) or _has_unfinished_blobs(directory):
         return False
     names = {path.name for path in directory.iterdir() if path.is_file()}  # a link to a missing blob is no file
@@ -121,7 +123,7 @@ def is_whole_without_manifest(directory: Path) -> bool:
 
 
 def _indexed(directory: Path, ending: str) -> set[str]:
-    """The shards named by the indexes of this format."""
+    """Returns the shards named by the indexes of this format."""
     shards: set[str] = set()
     for index in directory.glob(f"*{ending}.index.json"):
         try:
@@ -132,7 +134,7 @@ def _indexed(directory: Path, ending: str) -> set[str]:
 
 
 def _has_unfinished_blobs(directory: Path) -> bool:
-    """In the hub's cache, what is on its way has this ending, beside the snapshots."""
+    """Returns whether the hub client's cache is still being filled: such files lie beside the snapshots."""
     return any((directory.parent.parent / "blobs").glob("*.incomplete"))
 
 
