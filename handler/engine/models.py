@@ -15,7 +15,7 @@ from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput, ModelRefused
 from handler.model_cache.hub import Hub
 from handler.model_cache.layout import DEFAULT_REVISION
-from handler.model_cache.locate import ModelRequest, Place, local_path, locate
+from handler.model_cache.locate import ModelDirectory, ModelRequest, local_path, locate
 from handler.model_cache.prepare import ModelCache
 from handler.settings import ModelSettings, export
 
@@ -31,14 +31,14 @@ OTHER_REPOSITORIES = ("tokenizer", "speculative_config", "hf_config_path")
 
 def model_cache(settings: ModelSettings) -> ModelCache:
     """Returns the cache that the settings describe."""
-    places = [
-        Place("the image", settings.baked_dir),
-        Place("RunPod's host cache", settings.host_cache_dir),
-        *([Place("the hub client's cache", settings.hub_cache_dir)] if settings.hub_cache_dir else []),
-        Place("the volume", settings.cache_dir, own=True),
+    directories = [
+        ModelDirectory("the image", settings.baked_dir),
+        ModelDirectory("RunPod's host cache", settings.host_cache_dir),
+        *([ModelDirectory("the hub client's cache", settings.hub_cache_dir)] if settings.hub_cache_dir else []),
+        ModelDirectory("the volume", settings.cache_dir, own=True),
     ]
     hub = Hub(settings.endpoint, settings.token, offline=settings.offline)
-    return ModelCache(tuple(places), hub, verify=settings.verify)
+    return ModelCache(tuple(directories), hub, verify=settings.verify)
 
 
 class EngineModels:
@@ -55,7 +55,7 @@ class EngineModels:
         if not name or not self._managed:
             return None
         with contextlib.suppress(ModelRefused):  # `localise` raises it again
-            found = local_path(name) or locate(ModelRequest(name, self._revision), self._cache.places)
+            found = local_path(name) or locate(ModelRequest(name, self._revision), self._cache.directories)
             return found.path if found else None
         return None
 

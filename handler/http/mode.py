@@ -59,7 +59,7 @@ async def serve(
         try:
             async with _servers([app, health], listeners):
                 if on_listening:
-                    on_listening(*(listeners[place].getsockname()[1] for place in (0, -1)))
+                    on_listening(*(listeners[index].getsockname()[1] for index in (0, -1)))
                 failed = await readiness.live_until(stop, lambda: bool(app.running), stall_seconds)
                 await _drain(app, readiness, 0 if failed else drain_seconds)
         finally:

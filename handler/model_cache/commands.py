@@ -26,7 +26,7 @@ from handler.errors import ConfigurationError, ModelRefused
 from handler.model_cache import manifest, verification
 from handler.model_cache.layout import DEFAULT_REVISION, RepositoryDirectory, repositories
 from handler.model_cache.lease import Watcher
-from handler.model_cache.locate import ModelRequest, Place
+from handler.model_cache.locate import ModelDirectory, ModelRequest
 from handler.model_cache.manifest import Manifest
 from handler.model_cache.prepare import ModelCache
 from handler.model_cache.progress import GIB, Meter, Progress, Report
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str], cache: ModelCache, name: str | None, revision:
     options = _parse(arguments)
     if options.directory:
         root = Path(options.directory)
-        cache = replace(cache, places=(Place("the given directory", root, own=True),))
+        cache = replace(cache, directories=(ModelDirectory("the given directory", root, own=True),))
     if options.command == "download":
         return _download(cache, _requests(options, name, revision))
     if options.command == "verify":
@@ -75,7 +75,7 @@ def _requests(options: argparse.Namespace, name: str | None, revision: str | Non
 
 
 def _download(cache: ModelCache, requests: Sequence[ModelRequest]) -> int:
-    own = replace(cache, places=tuple(place for place in cache.places if place.own))
+    own = replace(cache, directories=tuple(directory for directory in cache.directories if directory.own))
     for request in requests:
         with _bar() as report:
             prepared = own.prepare(request, report)

@@ -32,7 +32,7 @@ class ModelRequest:
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelDirectory:
     """A directory that models may be in: `root/models--org--name/snapshots/...` or, in an image, `root/org/name`."""
 
     title: str
@@ -46,8 +46,8 @@ class Located:
     """A whole model on a disk."""
 
     path: Path
-    #: The title of the place where it was found.
-    place: str
+    #: The title of the directory where it was found.
+    source: str
 
 
 def local_path(name: str) -> Located | None:
@@ -68,19 +68,19 @@ def is_hub_name(name: str) -> bool:
     return bool(HUB_NAME.fullmatch(name))
 
 
-def locate(request: ModelRequest, places: tuple[Place, ...]) -> Located | None:
-    """Returns the model in the first place that has it whole, or None. It never uses the hub."""
-    for place in places:
-        if path := next(_whole(request, place), None):
-            return Located(path, place.title)
+def locate(request: ModelRequest, directories: tuple[ModelDirectory, ...]) -> Located | None:
+    """Returns the model in the first directory that has it whole, or None. It never uses the hub."""
+    for directory in directories:
+        if path := next(_whole(request, directory), None):
+            return Located(path, directory.title)
     return None
 
 
-def _whole(request: ModelRequest, place: Place) -> Iterator[Path]:
-    for path in _candidates(request, place):
+def _whole(request: ModelRequest, directory: ModelDirectory) -> Iterator[Path]:
+    for path in _candidates(request, directory):
         record = manifest.read_record(path)
         if record is None:
-            if not place.own and is_whole_without_manifest(path):
+            if not directory.own and is_whole_without_manifest(path):
                 yield path
         elif record.is_whole(path) and record.serves(
             with_code=request.with_code, mistral_format=request.mistral_format
@@ -88,15 +88,15 @@ def _whole(request: ModelRequest, place: Place) -> Iterator[Path]:
             yield path
 
 
-def _candidates(request: ModelRequest, place: Place) -> Iterator[Path]:
-    repository = RepositoryDirectory.of(place.root, request.name)
+def _candidates(request: ModelRequest, directory: ModelDirectory) -> Iterator[Path]:
+    repository = RepositoryDirectory.of(directory.root, request.name)
     yield from repository.candidates(request.revision)
-    if place.own:
+    if directory.own:
         return
     if request.revision == DEFAULT_REVISION and not repository.ref(DEFAULT_REVISION).exists():
         # RunPod's cache may bring its one snapshot without saying which revision it is.
         yield from _only_child(repository.snapshots)
-    yield place.root / request.name
+    yield directory.root / request.name
 
 
 def _only_child(directory: Path) -> list[Path]:

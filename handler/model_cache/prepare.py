@@ -16,7 +16,7 @@ from handler.model_cache.download import Download, Patience
 from handler.model_cache.hub import Hub, HubFile, Revision
 from handler.model_cache.layout import RepositoryDirectory
 from handler.model_cache.lease import Lease, LeaseLost, Pace, Watcher
-from handler.model_cache.locate import Located, ModelRequest, Place, is_hub_name, local_path, locate
+from handler.model_cache.locate import Located, ModelDirectory, ModelRequest, is_hub_name, local_path, locate
 from handler.model_cache.manifest import Manifest, ModelFile
 from handler.model_cache.progress import LogNowAndThen, Meter, Progress, Report
 from handler.model_cache.selection import select
@@ -40,9 +40,9 @@ class PreparedModel:
 
 @dataclass(frozen=True)
 class ModelCache:
-    """The places to look in, and the one to download to, which is the last of them."""
+    """The directories to look in, and the one to download to, which is the last of them."""
 
-    places: tuple[Place, ...]
+    directories: tuple[ModelDirectory, ...]
     hub: Hub
     #: Read and compare all files before they are used, and fetch broken ones anew.
     verify: bool = False
@@ -53,7 +53,7 @@ class ModelCache:
     @property
     def root(self) -> Path:
         """The directory of downloads."""
-        return self.places[-1].root
+        return self.directories[-1].root
 
     def prepare(self, request: ModelRequest, report: Report | None = None) -> PreparedModel:
         """Returns when the model is whole on the disk; uses the hub only when it is not.
@@ -61,15 +61,15 @@ class ModelCache:
         Raises ModelRefused (no such model or revision, no access, no space) or ModelUnavailable (hub and disks failed).
         """
         if found := local_path(request.name):
-            return PreparedModel(request.name, request.name, found.place)
+            return PreparedModel(request.name, request.name, found.source)
         if not is_hub_name(request.name):
             return PreparedModel(request.name, request.name, "a name that is left to vLLM")
         if not manifest.is_inside(request.revision):
             raise ModelRefused(f"MODEL_REVISION={request.revision!r} is no revision", param="MODEL_REVISION")
         preparation = _Preparation(self, request, report or LogNowAndThen())
         found = preparation.run()
-        logger.info("%s (%s) is in %s: %s", request.name, request.revision, found.place, found.path)
-        return PreparedModel(str(found.path), request.name, found.place)
+        logger.info("%s (%s) is in %s: %s", request.name, request.revision, found.source, found.path)
+        return PreparedModel(str(found.path), request.name, found.source)
 
 
 class _Preparation:
@@ -77,19 +77,19 @@ class _Preparation:
         self._cache, self._request, self._report = cache, request, report
         self._repository = RepositoryDirectory.of(cache.root, request.name)
         self._leases = self._repository.leases(request.revision)
-        self._places = cache.places
+        self._directories = cache.directories
         self._broken: list[ModelFile] = []
         self._lost_directories = 0
 
     def run(self) -> Located:
-        while found := locate(self._request, self._places):
+        while found := locate(self._request, self._directories):
             self._broken = self._find_broken(found) if self._cache.verify else []
             if not self._broken:
                 return found
             if found.path.is_relative_to(self._repository.path):
                 break
-            # This worker cannot mend what is in the image or RunPod's cache, so the place is passed over.
-            self._places = tuple(place for place in self._places if place.title != found.place)
+            # This worker cannot mend what is in the image or RunPod's cache, so the directory is passed over.
+            self._directories = tuple(directory for directory in self._directories if directory.title != found.source)
             self._broken = []
         try:
             self._repository.path.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ class _Preparation:
 
     def _ready(self) -> Located | None:
         """Returns the model, once it is whole and nothing of it is known to be broken."""
-        found = locate(self._request, self._places)
+        found = locate(self._request, self._directories)
         if found and self._broken:
             self._broken = verification.still_broken(found.path, self._broken)
         return None if self._broken else found
@@ -206,7 +206,7 @@ class _Preparation:
         if self._broken:
             broken = ", ".join(file.path for file in self._broken)
             return f"{request.name} has broken files ({broken}) and they cannot be fetched: {error.message}"
-        looked = "; ".join(f"{place.title} ({place.root})" for place in self._cache.places)
+        looked = "; ".join(f"{directory.title} ({directory.root})" for directory in self._cache.directories)
         return (
             f"{request.name} ({request.revision}) is not here whole and cannot be downloaded. Tried, in order: a local "
             f"path of that name; {looked}; {self._cache.hub.host}: {error.message}"

@@ -94,7 +94,7 @@ class CompileCache:
     def _files(self) -> list[Path]:
         kept = [self.local / "vllm" / name for name in KEPT_OF_VLLM]
         kept += [self.local / name for name in DIRECTORIES.values() if name != "vllm"]
-        return sorted(path for place in kept for path in place.rglob("*") if path.is_file())
+        return sorted(path for directory in kept for path in directory.rglob("*") if path.is_file())
 
 
 class Compilations:
