@@ -8,14 +8,15 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from handler import config_report, local_run, logs
-from handler.cold_start import Timeline
+from handler import logs
 from handler.engine.embedded import EmbeddedEngine
 from handler.engine.protocol import Engine
 from handler.engine.remote import RemoteEngine
 from handler.engine.vllm_parts import read_command_line, serve_parser
 from handler.errors import ConfigurationError, WorkerError
+from handler.local import config_report, one_job
 from handler.settings import LOG_LEVELS, ModelSettings, WorkerSettings, export
+from handler.start.timeline import Timeline
 
 logger = logging.getLogger("handler")
 
@@ -23,14 +24,14 @@ EXIT_CONFIGURATION = 2
 DEFAULT_HTTP_PORT = 8000
 MODEL_COMMANDS = ("download", "verify", "prune")
 
-# vLLM talks to stdout, and reports its usage to its makers, unless told otherwise before it is imported.
+# By default vLLM logs to stdout and reports its usage to its makers. Both are read when it is imported.
 VLLM_ENVIRONMENT = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_NO_USAGE_STATS": "1"}
-# For runs that a person watches: our own lines say how far it has come.
+# For runs that a person watches. The worker's own log lines show the progress.
 QUIET_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the worker; returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration."""
+    """Runs the worker and returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration."""
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] and given[0] in MODEL_COMMANDS:
         return _manage_models(given)
@@ -58,9 +59,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--test_input",
         nargs="?",
-        const=local_run.DEFAULT_TEST_INPUT,
+        const=one_job.DEFAULT_TEST_INPUT,
         metavar="JSON|FILE",
-        help=f"run one job and exit; without a value, the one in {local_run.DEFAULT_TEST_INPUT}",
+        help=f"run one job and exit; without a value, the one in {one_job.DEFAULT_TEST_INPUT}",
     )
     parser.add_argument("--http", action="store_true", help="serve HTTP on PORT, as on a load-balancing endpoint")
     parser.add_argument("--rp_serve_api", action="store_true", help="serve /run, /runsync, /status and /stream locally")
@@ -80,7 +81,7 @@ def _run(options: argparse.Namespace, settings: WorkerSettings) -> int:
     if options.http or settings.serves_http:
         return _serve_http(settings)
     if options.test_input is not None or not settings.takes_jobs:
-        return _run_test_job(settings, options.test_input or local_run.DEFAULT_TEST_INPUT)
+        return _run_test_job(settings, options.test_input or one_job.DEFAULT_TEST_INPUT)
     return _serve_queue(settings)
 
 
@@ -99,7 +100,7 @@ def _manage_models(arguments: Sequence[str]) -> int:
 
 def _print_config(settings: WorkerSettings, *, as_json: bool) -> int:
     export(QUIET_ENVIRONMENT)
-    with local_run.stdout_for_the_result() as stream:
+    with one_job.stdout_for_the_result() as stream:
         command = read_command_line(settings, serve_parser())
         config_report.report(command, settings, stream, as_json=as_json)
     return 0
@@ -108,30 +109,30 @@ def _print_config(settings: WorkerSettings, *, as_json: bool) -> int:
 def _run_test_job(settings: WorkerSettings, test_input: str) -> int:
     export(QUIET_ENVIRONMENT)
     _announce(settings)
-    with local_run.stdout_for_the_result() as stream:
+    with one_job.stdout_for_the_result() as stream:
         try:
-            job = local_run.load_job(test_input)
-            document = asyncio.run(local_run.run_job(_engine(settings), settings, job))
+            job = one_job.load_job(test_input)
+            document = asyncio.run(one_job.run_job(_engine(settings), settings, job))
         except WorkerError as error:
             document = error.to_json()
-        exit_code = local_run.print_document(document, stream)
-    local_run.print_answer(document, sys.stderr)
+        exit_code = one_job.print_document(document, stream)
+    one_job.print_answer(document, sys.stderr)
     return exit_code
 
 
 def _serve_locally(settings: WorkerSettings, host: str, port: int) -> int:
-    from handler import local_api
+    from handler.local import api
 
     _announce(settings)
-    local_api.serve(_engine(settings), settings, host, port)
+    api.serve(_engine(settings), settings, host, port)
     return 0
 
 
 def _serve_http(settings: WorkerSettings) -> int:
-    from handler import http_mode
+    from handler.http import mode
 
     port = DEFAULT_HTTP_PORT if settings.port is None else settings.port
-    serving = http_mode.serve(
+    serving = mode.serve(
         _engine(settings, load_in_thread=True),
         host="0.0.0.0",  # noqa: S104 - the platform's load balancer comes from outside the container
         port=port,
@@ -152,9 +153,10 @@ def _engine(settings: WorkerSettings, *, load_in_thread: bool = False, timeline:
 
 
 def _serve_queue(settings: WorkerSettings) -> int:
-    from handler import metrics, queue_mode
+    from handler import metrics
     from handler.metrics import WorkerMetrics
-    from handler.runpod_sdk import SdkPlatform
+    from handler.queue import mode
+    from handler.queue.runpod_sdk import SdkPlatform
 
     if settings.metrics_port is not None:
         metrics.serve(settings.metrics_port)
@@ -166,12 +168,12 @@ def _serve_queue(settings: WorkerSettings) -> int:
             return SdkPlatform(metrics)
 
     engine = _engine(settings, timeline=timeline)
-    return queue_mode.serve(engine, settings, metrics=counters, make_platform=import_sdk)
+    return mode.serve(engine, settings, metrics=counters, make_platform=import_sdk)
 
 
 def _announce(settings: WorkerSettings) -> None:
     if settings.serves_demo_model:
-        logger.info("MODEL_NAME is not set: serving the bundled demo model, which knows a few hundred answers by heart")
+        logger.info("MODEL_NAME is not set: serving the bundled demo model, which was trained on a few hundred answers")
 
 
 if __name__ == "__main__":

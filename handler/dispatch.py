@@ -1,4 +1,4 @@
-"""The handler itself: a job's input -> engine -> outputs. Everything that goes wrong leaves as a WorkerError."""
+"""Answers jobs: parses the input, sends the request to the engine, yields outputs. Every failure is a WorkerError."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from handler import jobs
-from handler.engine.protocol import Engine, EngineResponse
+from handler.engine.protocol import Document, Engine, EngineRequest, Stream
 from handler.errors import EngineError, StreamBroken, WorkerError
-from handler.outputs import EventText, Output
+from handler.jobs import ParsedJob
+from handler.outputs import Output, StreamPiece, WholeAnswer
 from handler.settings import WorkerSettings
 from handler.streaming import Pace, checked, coalesce, error_event, whole_events
 
@@ -26,26 +28,40 @@ class Dispatcher:
         self._settings = settings
         self._pace = Pace()
 
-    async def outputs(self, job_input: object) -> AsyncGenerator[Output, None]:
-        """The job's outputs: one JSON document, or pieces of whole events as they come.
+    def parse(self, job_input: object) -> ParsedJob:
+        """Returns the job in its parsed form; raises WorkerError."""
+        try:
+            return jobs.parse(
+                job_input,
+                allowed_paths=self._settings.allowed_paths,
+                max_bytes=self._settings.max_input_bytes,
+                request_fields=self._engine.request_fields,
+            )
+        except WorkerError:
+            raise
+        except Exception as fault:
+            raise _internal_error(fault) from fault
 
-        Raises WorkerError; a stream that has begun ends with an event that says so first. Closing the iterator early
+    async def outputs(self, job: ParsedJob) -> AsyncGenerator[Output, None]:
+        """Yields the job's outputs: one whole answer, or pieces of whole events as they come.
+
+        Raises WorkerError. A stream that has begun ends with an error event before that. Closing the iterator early
         aborts the request in the engine.
         """
         streaming = False
         try:
-            async with aclosing(self._answers(job_input)) as answers:
+            async with aclosing(self._answers(job.request)) as answers:
                 async for output in answers:
-                    streaming = isinstance(output, EventText)
+                    streaming = isinstance(output, StreamPiece)
                     yield output
         except Exception as fault:
             error = await self._as_worker_error(fault)
             if streaming and not isinstance(fault, EngineError):  # vLLM's own error has come as an event already
-                yield EventText(error_event(error.to_json()))
+                yield StreamPiece(error_event(error.to_json()))
             raise error from fault
 
     async def _as_worker_error(self, fault: Exception) -> WorkerError:
-        """What the caller is told: that the engine is gone, where it is, rather than what its end looked like."""
+        """Returns the error to report: that the engine is gone, where it is, rather than what its end looked like."""
         if isinstance(fault, WorkerError) and not (isinstance(fault, EngineError | StreamBroken) and fault.retryable):
             return fault
         try:
@@ -54,33 +70,35 @@ class Dispatcher:
             return gone
         if isinstance(fault, WorkerError):
             return fault
-        # The message of a foreign error may quote the prompt: only its type leaves the worker.
-        logger.error("job failed: %s", type(fault).__name__, exc_info=logger.isEnabledFor(logging.DEBUG))
-        return WorkerError(f"internal error of the worker: {type(fault).__name__}")
+        return _internal_error(fault)
 
-    async def _answers(self, job_input: object) -> AsyncGenerator[Output, None]:
-        request = jobs.parse(
-            job_input,
-            allowed_paths=self._settings.allowed_paths,
-            max_bytes=self._settings.max_input_bytes,
-            request_fields=self._engine.request_fields,
-        )
-        async with self._engine.send(request) as response:
-            if response.status >= 400:
-                raise EngineError.from_response(response.status, await response.read())
-            if not response.is_stream:
-                yield _document(response, await response.read())
-                return
-            async with aclosing(coalesce(checked(whole_events(response.body)), pace=self._pace)) as pieces:
-                async for piece in pieces:
-                    yield EventText(piece)
+    async def _answers(self, request: EngineRequest) -> AsyncGenerator[Output, None]:
+        async with self._engine.send(request) as answer:
+            match answer:
+                case Stream():
+                    events = checked(whole_events(answer.pieces))
+                    async with aclosing(coalesce(events, pace=self._pace)) as pieces:
+                        async for piece in pieces:
+                            yield StreamPiece(piece)
+                case Document():
+                    body = await answer.read()
+                    if answer.status >= 400:
+                        raise EngineError.from_response(answer.status, body)
+                    yield WholeAnswer(_as_json(body, answer.content_type))
 
 
-def _document(response: EngineResponse, body: bytes) -> Output:
-    """JSON as it is, text as a string, anything else as base64 with its type."""
-    if response.content_type.startswith("application/json"):
+def _internal_error(fault: Exception) -> WorkerError:
+    """Logs a fault of the worker and returns the error to report."""
+    # The message of a foreign error may quote the prompt, so only its type is reported.
+    logger.error("job failed: %s", type(fault).__name__, exc_info=logger.isEnabledFor(logging.DEBUG))
+    return WorkerError(f"internal error of the worker: {type(fault).__name__}")
+
+
+def _as_json(body: bytes, content_type: str) -> Any:
+    """Returns JSON as it is, text as a string, anything else as base64 with its type."""
+    if content_type.startswith("application/json"):
         return json.loads(body)
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError:
-        return {"content_type": response.content_type, "base64": base64.b64encode(body).decode("ascii")}
+        return {"content_type": content_type, "base64": base64.b64encode(body).decode("ascii")}

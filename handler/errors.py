@@ -1,13 +1,13 @@
-"""What can go wrong in the worker. Each error carries its HTTP status, its public code, and whether a retry helps.
+"""Everything that can go wrong in the worker, each with its HTTP status, public code, and whether a retry helps.
 
 WorkerError
-├── ConfigurationError    500  the environment asks for something that cannot be; found at start-up
-│   └── ModelRefused      500  the hub does not give the model away, or there is no such model; a retry does not help
-├── InvalidInput          400  the job's input is not one the worker understands
+├── ConfigurationError    500  the environment asks for something impossible; found at the start
+│   └── ModelRefused      500  the model does not exist or is not accessible; a retry does not help
+├── InvalidInput          400  the job's input has none of the known forms
 ├── EngineError           any  vLLM answered with an error: its status and body, unchanged
 ├── StreamBroken          502  the engine's stream ended in the middle of an event
 ├── EngineUnavailable     503  the engine is not running, or died
-└── ModelUnavailable      503  the model's files are in no place that was looked at, and cannot be fetched now
+└── ModelUnavailable      503  the model is on no disk and cannot be fetched now
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class WorkerError(Exception):
-    """The root of the tree. `message` is meant for the caller of the job and holds no secret and no prompt text."""
+    """The root of the tree. `message` goes to the caller of the job and holds no secret and no prompt text."""
 
     status = 500
     code = "worker_error"
@@ -30,13 +30,16 @@ class WorkerError(Exception):
         self.param = param
 
     def to_json(self) -> dict[str, Any]:
-        """`{"error": {"message", "type", "code", "param"}, "status", "retryable"}`: vLLM's form, and two facts more."""
+        """Returns vLLM's form of an error and two facts more.
+
+        `{"error": {"message", "type", "code", "param"}, "status", "retryable"}`
+        """
         kind = HTTPStatus(self.status).phrase.replace(" ", "") + "Error"
         error = {"message": self.message, "type": kind, "code": self.code, "param": self.param}
         return {"error": error, "status": self.status, "retryable": self.retryable}
 
     def to_json_text(self) -> str:
-        """`to_json` as the one string that a failed RunPod job carries."""
+        """Returns `to_json` as the one string that a failed RunPod job carries."""
         return json.dumps(self.to_json(), ensure_ascii=False)
 
 
@@ -47,7 +50,7 @@ class ConfigurationError(WorkerError):
 
 
 class ModelRefused(ConfigurationError):
-    """The model cannot be had as it is asked for: no such name or revision, no access, no room on the disk."""
+    """The model cannot be had as configured: no such name or revision, no access, no room on the disk."""
 
     code = "model_refused"
 
@@ -83,7 +86,7 @@ class EngineError(WorkerError):
         return cls(status, error)
 
     def to_json(self) -> dict[str, Any]:
-        """vLLM's own error object, with the four fields that every caller may count on."""
+        """Returns vLLM's own error object, completed to the four fields that every caller may count on."""
         kind = HTTPStatus(self.status).phrase.replace(" ", "") + "Error"
         error = {"message": self.message, "type": kind, "code": self.status, "param": None} | self.body
         return {"error": error, "status": self.status, "retryable": self.retryable}
@@ -106,7 +109,7 @@ class EngineUnavailable(WorkerError):
 
 
 class ModelUnavailable(WorkerError):
-    """The model is not on any disk, and the hub does not answer or sends what is broken; later it may."""
+    """The model is on no disk, and the hub does not answer or sends broken files. A later try may succeed."""
 
     status = 503
     code = "model_unavailable"

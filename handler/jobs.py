@@ -1,8 +1,10 @@
-"""A job's input -> the request it makes to the engine. Three forms: OpenAI route, generic route, native.
+"""Parses a job's input into the request that it makes to the engine. There are three forms:
 
-{"openai_route": "/v1/chat/completions", "openai_input": {...}}     what RunPod's /openai/v1/* proxy sends
+{"openai_route": "/v1/chat/completions", "openai_input": {...}}     from RunPod's /openai/v1/* proxy
 {"route": "/tokenize", "method": "POST", "body": {...}}             any allowed path of the engine
-{"prompt" | "prompts" | "messages": ..., "sampling_params": {...}}  no OpenAI client needed
+{"prompt" | "prompts" | "messages": ..., "sampling_params": {...}}  needs no OpenAI client
+
+The form is known from here on and travels with the job, because it also decides what the end of the job carries.
 """
 
 from __future__ import annotations
@@ -11,17 +13,21 @@ import difflib
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Collection
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput
-from handler.paths import is_allowed, is_plain
+from handler.outputs import Output, WholeAnswer
 
 COMPLETIONS = "/v1/completions"
 CHAT_COMPLETIONS = "/v1/chat/completions"
+LONGEST_PATH = 1024
+# These characters cannot write a scheme, host, percent escape or backslash. `is_plain` checks dots and slashes.
+PATH_CHARACTERS = re.compile(r"/[A-Za-z0-9._~/-]*")
 QUERY = re.compile(r"[A-Za-z0-9=&._~-]{0,1024}")
 
 Json = dict[str, Any]
@@ -31,35 +37,55 @@ RequestFields = Callable[[str], Collection[str]]
 class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    #: Whether the end of a streaming job repeats its pieces, as readers of /status expect.
+    repeats_stream: ClassVar[bool] = True
+
     @abstractmethod
     def request(self, request_fields: RequestFields) -> EngineRequest:
-        """The engine request that this form stands for."""
+        """Returns the engine request that this form stands for."""
+
+    def final_output(self, kept: Sequence[Output]) -> Any:
+        """Returns what the end of the job carries: the plain answer, or the pieces of a stream that were kept."""
+        match kept:
+            case []:
+                return None
+            case [WholeAnswer(document)]:
+                return document
+        return [output.value for output in kept]
 
 
 class OpenAIRoute(_Form):
-    """What RunPod's OpenAI proxy makes of a call. The envelope is the platform's: its further fields are let by."""
+    """A call as RunPod's OpenAI proxy passes it on. The envelope is RunPod's, so its further fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
+
+    # The reader of /stream has them already, and readers of /status do not expect them.
+    repeats_stream: ClassVar[bool] = False
 
     openai_route: str
     openai_input: Json | None = None
 
     def request(self, request_fields: RequestFields) -> EngineRequest:
-        """The proxy passes no method on: what has a body is a POST, and so is a cancellation."""
+        """Returns a POST for an input with a body and for a cancellation, else a GET."""
+        # The proxy does not pass the method on.
         if self.openai_input or self.openai_route.endswith("/cancel"):
             return _post(self.openai_route, self.openai_input or {}, "openai_input")
         return EngineRequest("GET", self.openai_route)
 
+    def final_output(self, kept: Sequence[Output]) -> Any:
+        """Returns a list in every case, as RunPod's proxy expects. A plain answer is its only item."""
+        return [output.value for output in kept]
+
 
 class GenericRoute(_Form):
-    """Any allowed path of the engine; the method defaults to POST where there is a body, to GET where there is none."""
+    """Any allowed path of the engine. The method defaults to POST with a body and to GET without one."""
 
     route: str
     method: Literal["GET", "POST", "DELETE"] | None = None
     body: Json | None = None
 
     def request(self, request_fields: RequestFields) -> EngineRequest:
-        """As written."""
+        """Returns the request as written."""
         if self.body is None:
             return EngineRequest(self.method or "GET", self.route)
         if self.method == "GET":
@@ -68,7 +94,7 @@ class GenericRoute(_Form):
 
 
 class Native(_Form):
-    """A prompt, several prompts as one batch, or a conversation; the answer is vLLM's own completion object."""
+    """A prompt, several prompts as one batch, or a conversation. The answer is vLLM's own completion object."""
 
     prompt: Annotated[str, Field(min_length=1)] | None = None
     prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
@@ -90,7 +116,7 @@ class Native(_Form):
         return self
 
     def request(self, request_fields: RequestFields) -> EngineRequest:
-        """A completion, or a chat where there are messages or a chat template is to be applied."""
+        """Returns a completion, or a chat where there are messages or a chat template is to be applied."""
         path, question = self._question()
         _check_parameters(self.sampling_params, request_fields(path))
         body = self.sampling_params | question | {"stream": self.stream}
@@ -108,7 +134,18 @@ class Native(_Form):
         return COMPLETIONS, {"prompt": self.prompt if self.prompts is None else self.prompts}
 
 
-FORMS: dict[str, type[_Form]] = {
+Form = OpenAIRoute | GenericRoute | Native
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedJob:
+    """A job's form and the request that it makes to the engine."""
+
+    form: Form
+    request: EngineRequest
+
+
+FORMS: dict[str, type[Form]] = {
     "openai_route": OpenAIRoute,
     "openai_input": OpenAIRoute,
     "route": GenericRoute,
@@ -116,26 +153,28 @@ FORMS: dict[str, type[_Form]] = {
     "prompts": Native,
     "messages": Native,
 }
-OWN_FIELDS = frozenset({"prompt", "messages", "model", "stream"})  # of Native, so not for sampling_params
+# Fields of the request that Native fills itself, so sampling_params must not hold them.
+OWN_FIELDS = frozenset({"prompt", "messages", "model", "stream"})
 
 
 def parse(
     job_input: object, *, allowed_paths: Collection[str], max_bytes: int, request_fields: RequestFields
-) -> EngineRequest:
-    """The engine request that `job_input` asks for; raises InvalidInput naming the field and what was expected.
+) -> ParsedJob:
+    """Returns what `job_input` asks for; raises InvalidInput naming the field and what was expected.
 
-    request_fields: the fields that the engine's API takes at a path; empty where it cannot tell.
+    request_fields: returns the fields that the engine's API takes at a path; nothing where they are unknown.
     """
     if not isinstance(job_input, dict):
         raise InvalidInput(f"input: expected an object, got {_type_name(job_input)}", param="input")
-    form = next((form for name, form in FORMS.items() if name in job_input), None)
-    if form is None:
+    kind = next((kind for name, kind in FORMS.items() if name in job_input), None)
+    if kind is None:
         raise InvalidInput(
             "input: expected openai_route with openai_input, route with body, or one of prompt, prompts and messages",
             param="input",
         )
     try:
-        request = form.model_validate(job_input).request(request_fields)
+        form = kind.model_validate(job_input)
+        request = form.request(request_fields)
     except ValidationError as error:
         raise _invalid(error) from None
     except RecursionError:
@@ -143,11 +182,11 @@ def parse(
     _check_path(request.path, allowed_paths)
     if len(request.body or b"") > max_bytes:
         raise InvalidInput(f"input: {len(request.body or b'')} bytes; at most {max_bytes} are taken", param="input")
-    return request
+    return ParsedJob(form, request)
 
 
 def _post(path: str, body: Json, name: str, method: str = "POST") -> EngineRequest:
-    """Refuses what JSON or HTTP cannot carry, and a `stream` that only looks like a boolean."""
+    """Returns a request with a JSON body; refuses what JSON or HTTP cannot carry, and a `stream` that is no boolean."""
     stream = body.get("stream")
     if not isinstance(stream, bool | None):
         raise InvalidInput(f"{name}.stream: expected true or false, got {_type_name(stream)}", param=f"{name}.stream")
@@ -172,8 +211,23 @@ def _check_path(path: str, allowed_paths: Collection[str]) -> None:
         raise InvalidInput(f"route: not one of the allowed paths: {', '.join(allowed_paths)}", param="route")
 
 
+def is_plain(path: str) -> bool:
+    """Returns whether a path, without its query, holds no host, no escapes, no empty and no dot segments."""
+    segments = path.split("/")
+    odd_segments = "" in segments[1:-1] or {".", ".."} & set(segments)
+    return len(path) <= LONGEST_PATH and bool(PATH_CHARACTERS.fullmatch(path)) and not odd_segments
+
+
+def is_allowed(path: str, allowed: Collection[str]) -> bool:
+    """Returns whether the path is one of the allowed ones, or lies below one of them."""
+    return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in allowed)
+
+
 def _check_parameters(parameters: Json, known: Collection[str]) -> None:
-    """vLLM lets unknown fields pass with a line in its log; a misspelt `max_token` would silently do nothing."""
+    """Refuses parameters that this vLLM does not have.
+
+    vLLM itself only logs unknown fields: a misspelt `max_token` would silently do nothing.
+    """
     for name in parameters:
         field = f"sampling_params.{name}"
         if name in OWN_FIELDS:
@@ -185,7 +239,7 @@ def _check_parameters(parameters: Json, known: Collection[str]) -> None:
 
 
 def _invalid(error: ValidationError) -> InvalidInput:
-    """The first thing that is wrong, with its field; never the value, which may be somebody's prompt."""
+    """Returns an error with the first wrong field. It never holds the value, which may be a prompt."""
     first = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "input"
     got = (

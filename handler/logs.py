@@ -1,4 +1,4 @@
-"""The worker's log: one line each, as text for a person or as JSON for a machine, with the job it is about."""
+"""The worker's log: one line per record, as text for a person or as JSON for a machine, with the id of its job."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
 
 
 class JsonFormatter(logging.Formatter):
-    """`{"time", "level", "logger", "message", "job"}`; the message is ours and holds no prompt."""
+    """Writes `{"time", "level", "logger", "message", "job"}`. Messages are the worker's own and hold no prompt."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One JSON object on one line; an exception's traceback is a field of it."""
+        """Returns one JSON object on one line; an exception's traceback is a field of it."""
         document: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname,
@@ -32,19 +32,20 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for a person."""
+    """Writes a line for a person."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The usual line, with the job in front of the message."""
+        """Returns the usual line with the job's id at its end."""
         line = super().format(record)
         return f"{line} [job {job}]" if (job := current_job.get()) else line
 
 
 def set_up(level: str, *, as_json: bool) -> None:
-    """Logs to stderr; other libraries speak from WARNING on."""
+    """Sends the log to stderr; other libraries log from WARNING on."""
     text = TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     output = logging.StreamHandler(sys.stderr)
     output.setFormatter(JsonFormatter() if as_json else text)
     logging.basicConfig(handlers=[output])
     logging.getLogger("handler").setLevel(level.upper())
-    warnings.filterwarnings("ignore", category=FutureWarning)  # vLLM's and PyTorch's own affairs
+    # vLLM and PyTorch warn about one another; a user of the worker can change neither.
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,4 +1,4 @@
-"""The worker's own Prometheus metrics, beside vLLM's: jobs, posts, bytes, and what each phase of the start took."""
+"""The worker's Prometheus metrics beside vLLM's: jobs, posts, bytes, and the seconds of each phase of the start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ JOB_SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 60
 
 
 class WorkerMetrics:
-    """Counts what it is told. Labels have a handful of values each: no job, model or prompt is ever one."""
+    """Counts jobs, posts and phases. Labels have a handful of values each; a job, model or prompt is never one."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = CollectorRegistry() if registry is None else registry
@@ -34,32 +34,32 @@ class WorkerMetrics:
         )
 
     def job_started(self) -> None:
-        """A job was taken."""
+        """Counts a job that was taken."""
         self._running.inc()
 
     def first_output(self, seconds: float) -> None:
-        """A job has waited so long in this worker. How long in RunPod's queue before, the worker is not told."""
+        """Records how long a job waited in this worker. RunPod does not pass on how long it was queued before."""
         self._wait_seconds.observe(seconds)
 
     def job_ended(self, outcome: Outcome, seconds: float) -> None:
-        """A job's end was posted, or the platform stopped it."""
+        """Counts a job whose end was posted, or that the platform stopped."""
         self._running.dec()
         self._jobs.labels(outcome).inc()
         self._job_seconds.observe(seconds)
 
     def posted(self, kind: Literal["stream", "result"], size_bytes: int, payload_bytes: int = 0) -> None:
-        """A post was delivered; `payload_bytes` of it are server-sent events."""
+        """Counts a delivered post; `payload_bytes` of it are server-sent events."""
         self._posts.labels(kind).inc()
         self._bytes.labels(kind).inc(size_bytes)
         self._payload.inc(payload_bytes)
 
     def phase_took(self, phase: str, seconds: float) -> None:
-        """A phase of the start is over."""
+        """Records the seconds of a phase of the start."""
         self._phases.labels(phase).set(seconds)
 
 
 def process_registry() -> CollectorRegistry:
-    """The registry in which vLLM keeps its metrics."""
+    """Returns the registry in which vLLM keeps its metrics."""
     return REGISTRY
 
 

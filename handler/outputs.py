@@ -1,32 +1,25 @@
-"""What a job's outputs are: one JSON document, or pieces of a stream; and what its final result holds of them. Pure."""
+"""The outputs of a job: pieces of a stream, or one whole answer. `value` is what RunPod is given, as JSON."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 
-class EventText(str):
-    """The text of one or more whole server-sent events."""
+@dataclass(frozen=True, slots=True)
+class StreamPiece:
+    """A part of a stream, posted as soon as it is there."""
 
-    __slots__ = ()
-
-
-Output = Any  # a JSON document, or EventText
-
-
-def keeps_stream(job_input: object) -> bool:
-    """Whether the end of a streaming job repeats its pieces, as readers of /status expect.
-
-    On an OpenAI route they were delivered to whoever asked, and are not sent a second time.
-    """
-    return not (isinstance(job_input, dict) and "openai_route" in job_input)
+    #: One or more whole server-sent events.
+    value: str
 
 
-def final_output(job_input: object, kept: list[Output], *, is_stream: bool) -> Any:
-    """What the end of a job carries: the pieces of a stream that were kept, or the plain answer.
+@dataclass(frozen=True, slots=True)
+class WholeAnswer:
+    """The only output of a job that does not stream."""
 
-    A plain answer on an OpenAI route is a list of one, as RunPod's proxy knows it from the official worker.
-    """
-    if is_stream or not keeps_stream(job_input):
-        return kept
-    return next(iter(kept), None)
+    #: Any JSON document.
+    value: Any
+
+
+Output = StreamPiece | WholeAnswer

@@ -1,14 +1,14 @@
-"""WorkerSettings: everything the worker reads from its environment, read here and nowhere else, validated once."""
+"""Everything the worker reads from its environment, read here only and validated once."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from handler.errors import ConfigurationError
-from handler.start_settings import RUNPOD_VOLUME, StartSettings, switch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_MODEL_DIR = REPOSITORY / "demo_model"
@@ -42,40 +42,42 @@ ALLOWED_PATHS = (
 MODEL_NAMES = ("MODEL_NAME", "MODEL", "VLLM_MODEL")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
-# Where RunPod mounts a network volume, and, on it or not, the models that it caches on its hosts (FACTS, 2026-11).
+TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+# Where RunPod mounts a network volume, and, on it or not, the models that it caches on its hosts.
+RUNPOD_VOLUME = Path("/runpod-volume")
 RUNPOD_HOST_CACHE = RUNPOD_VOLUME / "huggingface-cache" / "hub"
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Where models are looked for, and how they are fetched.
+    """Where models are looked for, and how they are fetched."""
 
-    managed: False leaves everything to vLLM, which then downloads by itself.
-    verify: read all files at the start, and fetch anew what is broken.
-    hub_cache_dir: the hub client's own cache on this machine; read, never written.
-    name, revision: what the commands download unless told otherwise; the worker itself asks vLLM's parser.
-    """
-
+    #: Where this worker downloads to.
     cache_dir: Path
+    #: Where an image brings its models.
     baked_dir: Path = Path("/models")
     host_cache_dir: Path = RUNPOD_HOST_CACHE
+    #: The hub client's own cache on this machine; read, never written.
     hub_cache_dir: Path | None = None
+    #: False leaves everything to vLLM, which then downloads by itself.
     managed: bool = True
+    #: Read all files at the start, and fetch broken ones anew.
     verify: bool = False
     offline: bool = False
     endpoint: str | None = None
     token: str | None = field(default=None, repr=False)
+    #: The model that the commands download by default. The worker itself takes it from vLLM's parser.
     name: str | None = None
     revision: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ModelSettings:
-        """For commands that need no worker; raises ConfigurationError. Empty values count as not set."""
+        """Reads the settings for commands that need no worker; raises ConfigurationError."""
         return cls.read({name: value.strip() for name, value in environment.items() if value.strip()})
 
     @classmethod
     def read(cls, given: Mapping[str, str]) -> ModelSettings:
-        """From the variables that are set; raises ConfigurationError naming the wrong one."""
+        """Reads the variables that are set; raises ConfigurationError naming the wrong one."""
         hub_home = Path(given.get("HF_HOME", "~/.cache/huggingface")).expanduser()
         own = (
             RUNPOD_VOLUME / "model-cache" if os.access(RUNPOD_VOLUME, os.W_OK) else Path("~/.cache/vllm-worker/models")
@@ -85,9 +87,9 @@ class ModelSettings:
             baked_dir=Path(given.get("BAKED_MODELS_DIR", cls.baked_dir)),
             host_cache_dir=Path(given.get("HOST_CACHE_DIR", cls.host_cache_dir)),
             hub_cache_dir=Path(given.get("HF_HUB_CACHE", hub_home / "hub")).expanduser(),
-            managed=switch(given, "MODEL_CACHE", cls.managed),
-            verify=switch(given, "VERIFY_MODEL", cls.verify),
-            offline=switch(given, "HF_HUB_OFFLINE", cls.offline),
+            managed=_switch(given, "MODEL_CACHE", cls.managed),
+            verify=_switch(given, "VERIFY_MODEL", cls.verify),
+            offline=_switch(given, "HF_HUB_OFFLINE", cls.offline),
             endpoint=given.get("HF_ENDPOINT"),
             token=given.get("HF_TOKEN") or given.get("HUGGING_FACE_HUB_TOKEN"),
             name=next((given[name] for name in MODEL_NAMES if name in given), None),
@@ -96,34 +98,54 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class StartSettings:
+    """Settings of the start: the price of a second, and what makes the start shorter."""
+
+    #: The price of the GPU; None leaves the dollars of a start unknown.
+    usd_per_second: Decimal | None = None
+    #: Read the weights into the page cache while vLLM is imported.
+    read_ahead: bool = True
+    #: Where compilations are kept for the next start; None compiles anew each time.
+    compile_cache_dir: Path | None = None
+
+    @classmethod
+    def read(cls, given: Mapping[str, str]) -> StartSettings:
+        """Reads the variables that are set; raises ConfigurationError naming the wrong one."""
+        default_dir = RUNPOD_VOLUME / "compile-cache" if os.access(RUNPOD_VOLUME, os.W_OK) else None
+        cache_dir = given.get("COMPILE_CACHE_DIR")
+        return cls(
+            usd_per_second=_usd(given, "GPU_USD_PER_SECOND"),
+            read_ahead=_switch(given, "READ_AHEAD", cls.read_ahead),
+            compile_cache_dir=Path(cache_dir).expanduser() if cache_dir else default_dir,
+        )
+
+
+@dataclass(frozen=True)
 class WorkerSettings:
-    """The worker's configuration.
+    """The worker's configuration."""
 
-    max_concurrency: jobs at the same time; None leaves it to the engine's capacity.
-    allowed_paths: prefixes of the engine paths that jobs may ask for.
-    max_input_bytes: the largest job input, as JSON; RunPod's own limit for /runsync is 20 MB (FACTS, 2026-11).
-    grace_seconds: how long running jobs may go on after SIGTERM, before they fail as retryable.
-    stall_seconds: an engine that makes no progress for this long while requests run counts as dead.
-    metrics_port: where to serve Prometheus metrics; None serves none.
-    vllm_base_url: an OpenAI-compatible server that already runs, to be used instead of an embedded vLLM.
-    port, health_port: set on a load-balancing endpoint: the worker serves HTTP there instead of taking jobs.
-    max_body_bytes: the largest HTTP request; RunPod's own limit for load-balancing endpoints is 30 MB (FACTS, 2026-11).
-    models: where the model's files come from. start: what its start costs, and what makes it shorter.
-    environment: the variables as they were, for vLLM's flags (`engine.arguments`).
-    """
-
+    #: The variables as they were, from which `engine.arguments` makes vLLM's flags.
     environment: Mapping[str, str] = field(repr=False)
+    #: Jobs at the same time; None leaves the limit to the engine's capacity.
     max_concurrency: int | None = None
+    #: Prefixes of the engine paths that jobs may ask for.
     allowed_paths: tuple[str, ...] = ALLOWED_PATHS
+    #: The largest job input, as JSON. RunPod's own limit for /runsync is 20 MB (docs/runpod.md).
     max_input_bytes: int = 20_000_000
     log_level: str = "INFO"
+    #: How long running jobs may go on after SIGTERM, before they fail as retryable.
     grace_seconds: float = 30.0
+    #: An engine that makes no progress for this long while requests run counts as dead.
     stall_seconds: float = 120.0
+    #: Where to serve Prometheus metrics; None serves none.
     metrics_port: int | None = None
+    #: An OpenAI-compatible server that already runs, to be used instead of an embedded vLLM.
     vllm_base_url: str | None = None
     vllm_api_key: str | None = field(default=None, repr=False)
+    #: Set on a load-balancing endpoint, where the worker serves HTTP instead of taking jobs.
     port: int | None = None
     health_port: int | None = None
+    #: The largest HTTP request. RunPod's own limit for load-balancing endpoints is 30 MB (docs/runpod.md).
     max_body_bytes: int = 30_000_000
     models: ModelSettings = field(default_factory=lambda: ModelSettings.read({}))
     start: StartSettings = field(default_factory=StartSettings)
@@ -169,7 +191,7 @@ class WorkerSettings:
 
     @property
     def runs_under_runpod(self) -> bool:
-        """True on the platform: it tells every worker where to get its jobs."""
+        """True on the platform, which sets these variables in every worker."""
         return bool(self.environment.get("RUNPOD_WEBHOOK_GET_JOB") or self.environment.get("RUNPOD_ENDPOINT_ID"))
 
     @property
@@ -179,7 +201,7 @@ class WorkerSettings:
 
     @property
     def logs_json(self) -> bool:
-        """JSON where machines read the log, text where a person does; LOG_FORMAT=json or text decides otherwise."""
+        """True on the platform, where machines read the log; LOG_FORMAT=json or text decides otherwise."""
         return self.environment.get("LOG_FORMAT", "json" if self.runs_under_runpod else "text").lower() == "json"
 
     @property
@@ -197,17 +219,17 @@ class WorkerSettings:
 
     @property
     def may_fork(self) -> bool:
-        """False where the user asked vLLM to spawn its processes."""
+        """False where the user has set vLLM to spawn its processes."""
         return self.environment.get("VLLM_WORKER_MULTIPROC_METHOD", "fork") == "fork"
 
     @property
     def vllm_defaults(self) -> Mapping[str, str]:
-        """The vLLM flags that apply where the environment says nothing."""
+        """The vLLM flags for which the environment has no value."""
         return DEMO_FLAGS if self.serves_demo_model else {}
 
 
 def export(variables: Mapping[str, str], *, overwrite: bool = False) -> None:
-    """Sets variables for libraries that can be configured in no other way; what the user set stays, unless told."""
+    """Sets variables for libraries that have no other configuration. The user's values win, except with `overwrite`."""
     for name, value in variables.items():
         if overwrite or not os.environ.get(name):
             os.environ[name] = value
@@ -230,3 +252,23 @@ def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < seconds < float("inf"):
         raise ConfigurationError(f"{name}={given[name]!r}: expected a number of seconds above zero", param=name)
     return seconds
+
+
+def _switch(given: Mapping[str, str], name: str, default: bool) -> bool:
+    """Returns the value of a variable that is true or false; raises ConfigurationError."""
+    word = given.get(name, str(default)).lower()
+    if word not in TRUE_WORDS + FALSE_WORDS:
+        raise ConfigurationError(f"{name}={given[name]!r}: expected true or false", param=name)
+    return word in TRUE_WORDS
+
+
+def _usd(given: Mapping[str, str], name: str) -> Decimal | None:
+    if name not in given:
+        return None
+    try:
+        usd = Decimal(given[name])
+    except InvalidOperation:
+        usd = Decimal(-1)
+    if not usd.is_finite() or usd < 0:
+        raise ConfigurationError(f"{name}={given[name]!r}: expected dollars, such as 0.00031", param=name)
+    return usd

@@ -1,4 +1,4 @@
-"""Server-sent events for RunPod's stream: always whole, and joined while the one before is being posted. Pure."""
+"""Server-sent events for RunPod's stream: kept whole, and joined while the post before is under way. Pure."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 
 from handler.errors import EngineError, StreamBroken
 
-# RunPod takes at most 1 MB per posted chunk (as of 2026-11); the rest is room for the JSON around the text.
+# RunPod takes at most 1 MB per posted chunk (docs/runpod.md). The rest is room for the JSON around the text.
 MAX_POST_BYTES = 990_000
 
 
 async def whole_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """The events in a stream of bytes that may be cut anywhere, each with its closing empty line.
+    """Yields the events in a stream of bytes that may be cut anywhere, each with its closing empty line.
 
-    An event ends at an ASCII newline, so a character of several bytes is never split. Raises StreamBroken when the
-    bytes end inside an event.
+    Raises StreamBroken when the bytes end inside an event.
     """
     rest = b""
     async for piece in pieces:
+        # An event ends at an ASCII newline, so a cut at its end never splits a character of several bytes.
         *events, rest = (rest + piece).replace(b"\r\n", b"\n").split(b"\n\n")
         for event in events:
             if event.strip():
@@ -34,7 +34,7 @@ async def whole_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
 
 
 async def checked(events: AsyncIterator[str]) -> AsyncIterator[str]:
-    """Passes every event on; after one that reports an error, raises it as EngineError."""
+    """Passes every event on; raises EngineError after one that reports an error."""
     async for event in events:
         yield event
         if error := reported_error(event):
@@ -42,7 +42,7 @@ async def checked(events: AsyncIterator[str]) -> AsyncIterator[str]:
 
 
 def reported_error(event: str) -> EngineError | None:
-    """The error in an event of any of vLLM's APIs (OpenAI chat and completions, responses, Anthropic messages)."""
+    """Returns the error that an event reports, in any of vLLM's APIs (chat, completions, responses, messages)."""
     if '"error"' not in event:
         return None
     data = "\n".join(line[5:].strip() for line in event.splitlines() if line.startswith("data:"))
@@ -60,12 +60,12 @@ def reported_error(event: str) -> EngineError | None:
 
 
 def error_event(document: dict[str, Any]) -> str:
-    """The event that tells a reader of the stream what it ends with, in vLLM's own form."""
+    """Returns the event that ends a failed stream, in vLLM's own form."""
     return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
 
 
 def _failed_response(document: dict[str, Any]) -> object:
-    """The error of a `response.failed` or a bare `error` event."""
+    """Returns the error of a `response.failed` or a bare `error` event."""
     if document.get("type") == "response.failed":
         return document.get("response", {}).get("error")
     return document if document.get("type") == "error" else None
@@ -73,34 +73,35 @@ def _failed_response(document: dict[str, Any]) -> object:
 
 @dataclass
 class Pace:
-    """How often the streams of one worker may post. Shared by all of them; `coalesce` counts itself in and out.
+    """How often the streams of one worker may post. All streams share it; `coalesce` counts itself in and out.
 
-    The first `burst` pieces of a stream, the role and the first token, leave without delay. Each further one waits
-    `shortest_interval_seconds` after the one before, for company: at 100 tokens a second a post then holds four events.
-    With many streams it waits longer, so that all together, bursts aside, post at most `posts_per_second`: a post costs
-    about 0.2 ms of CPU here and on the way (docs/benchmarks.md), and 125 posts per second and core leave the rest to
-    tokens.
+    The first `burst` pieces of a stream, the role and the first token, leave without delay. Each further piece waits
+    `shortest_interval_seconds` after the one before. At 100 tokens a second a post then holds four events. With many
+    streams the pause grows, so that all together, bursts aside, post at most `posts_per_second`.
     """
 
     burst: int = 2
     shortest_interval_seconds: float = 0.040
+    #: Of all streams. A post costs about 0.2 ms of CPU here and on the way (docs/benchmarks.md): 125 a second and core
+    #: leave the rest to tokens.
     posts_per_second: float = field(default_factory=lambda: 125.0 * min(len(os.sched_getaffinity(0)), 8))
+    #: How many streams there are now.
     streams: int = 0
 
     @property
     def interval_seconds(self) -> float:
-        """Between two posts of one stream, now."""
+        """The pause between two posts of one stream, as things stand now."""
         return max(self.shortest_interval_seconds, self.streams / self.posts_per_second)
 
 
 async def coalesce(
     events: AsyncIterator[str], max_bytes: int = MAX_POST_BYTES, pace: Pace | None = None
 ) -> AsyncGenerator[str, None]:
-    """The first event at once, then, each time the consumer asks, all that has arrived since, in one piece.
+    """Yields the first event at once, then, at each request, everything that has arrived since in one piece.
 
-    A consumer that awaits a post per piece so has one post in flight, and as few as the network allows. A piece holds
-    whole events and at most `max_bytes` bytes as a JSON string, unless a single event is larger. An error of `events`
-    is raised after everything before it was handed out.
+    A consumer that awaits a post per piece has one post in flight at a time, and as few as the network allows. A piece
+    holds whole events, at most `max_bytes` bytes as a JSON string; a single larger event is a piece by itself. An error
+    of `events` is raised after everything before it was handed out.
     """
     pace = pace or Pace()
     buffer = _Buffer(pace)
@@ -113,21 +114,21 @@ async def coalesce(
     finally:
         pace.streams -= 1
         pump.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):  # raised above already, or of no interest any more
+        # Its error was raised above, or the consumer has left.
+        with contextlib.suppress(asyncio.CancelledError, Exception):
             await pump
 
 
 def posted_size(event: str) -> int:
-    """Bytes of the event inside a JSON string, where quotes, backslashes and line ends take one more.
-
-    Counted rather than encoded, which the post does anyway: JSON, which an event is, holds no other control character.
-    """
+    """Returns the bytes of the event inside a JSON string."""
+    # Counted rather than encoded, which the post does anyway. In JSON text a quote, a backslash and a line end take one
+    # byte more; an event, which is JSON itself, holds no other control character.
     utf8_bytes = len(event) if event.isascii() else len(event.encode())
     return utf8_bytes + event.count('"') + event.count("\\") + event.count("\n")
 
 
 class _Buffer:
-    """Events that have arrived and wait to be taken."""
+    """Holds events that have arrived and were not taken yet."""
 
     def __init__(self, pace: Pace) -> None:
         self._events: deque[tuple[str, int]] = deque()
@@ -149,7 +150,7 @@ class _Buffer:
             self._wake()
 
     async def take(self, max_bytes: int) -> str:
-        """At least one event, as many as fit; an empty string when there will be no more."""
+        """Returns at least one event, as many as fit; an empty string when there will be no more."""
         await self._turn()
         taken: list[str] = []
         room = max_bytes

@@ -1,4 +1,4 @@
-"""Notices an engine that has died, or makes no progress while requests run: a worker without an engine must end."""
+"""Notices an engine that has died, or that makes no progress while requests run: a worker without one must end."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ CHECK_SECONDS = 0.25
 
 @dataclass
 class StallDetector:
-    """Pure: is told the time, the engine's progress and whether requests run; says when it stood still too long."""
+    """Decides when an engine has stood still for too long. Pure: it is given the time and the engine's progress."""
 
     limit_seconds: float
     _last_progress: int | None = None
     _since: float | None = None
 
     def is_stalled(self, now: float, progress: int | None, *, busy: bool) -> bool:
-        """True once `progress` has not changed for `limit_seconds` of being busy; never where it is unknown."""
+        """Returns True once `progress` has not changed during `limit_seconds` of being busy.
+
+        It never does where the progress is unknown.
+        """
         if progress is None or not busy or progress != self._last_progress:
             self._last_progress, self._since = progress, now
             return False
@@ -29,7 +32,7 @@ class StallDetector:
 
 
 async def failure(engine: Engine, busy: Callable[[], bool], stall_seconds: float) -> WorkerError:
-    """Returns when the engine has failed, with the error that its requests are to end with."""
+    """Waits until the engine has failed, and returns the error that its requests are to end with."""
     detector = StallDetector(stall_seconds)
     clock = asyncio.get_running_loop().time
     while True:

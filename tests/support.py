@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handler.dispatch import Dispatcher
-from handler.engine.protocol import EngineRequest, EngineResponse
+from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Stream
 from handler.errors import EngineUnavailable
-from handler.outputs import Output
 
 Json = dict[str, Any]
 
@@ -22,9 +21,9 @@ class Worker:
 
     dispatcher: Dispatcher
 
-    async def outputs(self, job_input: object) -> list[Output]:
-        """All outputs of a job; raises WorkerError."""
-        return [output async for output in self.dispatcher.outputs(job_input)]
+    async def outputs(self, job_input: object) -> list[Any]:
+        """What RunPod is given of all outputs of a job; raises WorkerError."""
+        return [output.value async for output in self.dispatcher.outputs(self.dispatcher.parse(job_input))]
 
     async def result(self, job_input: object) -> Any:
         """The one document that a plain job answers with."""
@@ -77,11 +76,12 @@ class FakeEngine:
         self.started = True
 
     @asynccontextmanager
-    async def send(self, request: EngineRequest) -> AsyncIterator[EngineResponse]:
+    async def send(self, request: EngineRequest) -> AsyncIterator[Answer]:
         self.requests.append(request)
         body = _Body(self.answer(request) if self.answer else _each(self.pieces))
         try:
-            yield EngineResponse(self.status, self.content_type, body)
+            is_stream = self.status < 400 and self.content_type.startswith(EVENT_STREAM)
+            yield (Stream if is_stream else Document)(self.status, self.content_type, body)
         finally:
             self.left_early += not body.ended
 

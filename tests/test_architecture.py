@@ -17,7 +17,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 350, 50
 # Who alone may import a library: paths, or folders, relative to the repository.
 ONLY_HERE = {
     "vllm": ("handler/engine/vllm_parts.py",),
-    "runpod": ("handler/runpod_sdk.py",),
+    "runpod": ("handler/queue/runpod_sdk.py",),
     "fastapi": ("vllm_service/api/", "vllm_service/app.py", "runpod_emulator/", "handler/engine/vllm_parts.py"),
     "huggingface_hub": ("handler/model_cache/hub.py", "handler/model_cache/hub_errors.py"),
     "sqlite3": ("vllm_service/storage/",),
@@ -26,12 +26,22 @@ ONLY_HERE = {
     "aiosqlite": ("vllm_service/storage/",),
     "redis": ("vllm_service/storage/",),
 }
-# Within a package: what lives here imports nothing of what is named there.
+# The rooms of a package, a folder or a module each, from the roof down. A room imports only from rows below its own.
+ROOMS = {
+    "handler": (
+        ("__main__",),
+        ("http", "local", "queue"),
+        ("dispatch", "watchdog"),
+        ("jobs", "streaming"),
+        ("engine",),
+        ("start",),
+        ("model_cache", "settings", "outputs", "metrics", "logs"),
+        ("errors",),
+    ),
+}
+# Within a package, beside its rooms: what lives here imports nothing of what is named there.
 FORBIDDEN = {
-    "handler/engine/": ("handler.dispatch", "handler.queue_mode", "handler.jobs", "handler.streaming"),
-    "handler/model_cache/": ("handler.engine", "handler.settings", "handler.dispatch", "handler.queue_mode"),
     "handler/streaming.py": ("handler.engine", "handler.settings"),
-    "handler/errors.py": ("handler",),
     "vllm_service/domain/": ("vllm_service.providers", "vllm_service.routing", "vllm_service.storage"),
     "vllm_service/providers/": ("vllm_service.routing", "vllm_service.storage", "vllm_service.api"),
     "vllm_service/routing/": (
@@ -96,6 +106,81 @@ def test_layers_import_downwards_only(path: Path) -> None:
         if relative(path).startswith(place) and is_part_of(module, name)
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_every_room_has_its_row(package: str) -> None:
+    there = {room_of(module) for module in modules_of(package)} - {""}
+    assert sorted(room for row in ROOMS[package] for room in row) == sorted(there)
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_a_room_imports_only_from_the_rows_below_its_own(package: str) -> None:
+    row_of = {room: number for number, row in enumerate(ROOMS[package]) for room in row}
+    wrong = [
+        f"{module} imports {imported}"
+        for module, all_imported in imports_within(package).items()
+        for imported in sorted(all_imported)
+        if room_of(module) and room_of(imported) not in ("", room_of(module))
+        if row_of[room_of(imported)] <= row_of[room_of(module)]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_files_import_one_another_in_a_circle(package: str) -> None:
+    assert circle(imports_within(package)) == []
+
+
+def modules_of(package: str) -> dict[str, Path]:
+    """Every module by its full name; a package's `__init__` by the package's."""
+    paths = [path for path in SOURCES if relative(path).startswith(f"{package}/")]
+    return {relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in paths}
+
+
+def room_of(module: str) -> str:
+    """The folder or module below the package; an empty string for the package itself."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def imports_within(package: str) -> dict[str, set[str]]:
+    """Which modules of the package each of its modules imports, inside functions and for type checking too."""
+    modules = modules_of(package)
+    return {
+        module: {imported for imported, _ in imports(tree_of(path)) if imported in modules} - {module}
+        for module, path in modules.items()
+    }
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """One circle of modules, its first again at its end; empty where there is none."""
+    finished: set[str] = set()
+    trail: list[str] = []
+
+    def visit(module: str) -> list[str]:
+        if module in trail:
+            return [*trail[trail.index(module) :], module]
+        if module in finished:
+            return []
+        trail.append(module)
+        found = next((found for imported in sorted(graph[module]) if (found := visit(imported))), [])
+        trail.pop()
+        finished.add(module)
+        return found
+
+    return next((found for module in sorted(graph) if (found := visit(module))), [])
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        ({}, []),
+        ({"a": {"b", "c"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, ["b", "c", "b"]),
+    ],
+)
+def test_a_circle_is_found(graph: dict[str, set[str]], expected: list[str]) -> None:
+    assert circle(graph) == expected
 
 
 @pytest.mark.parametrize("library", ["vllm", "runpod"])

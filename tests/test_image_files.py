@@ -131,7 +131,7 @@ def test_tests_json_has_the_documented_fields_and_jobs_that_the_worker_takes() -
     for test in TESTS["tests"]:
         assert_fields(test, TEST_FIELDS)
         assert test["timeout"] >= 1000, "milliseconds"
-        request = jobs.parse(
+        parsed = jobs.parse(
             test["input"], allowed_paths=ALLOWED_PATHS, max_bytes=20_000_000, request_fields=lambda path: ()
         )
-        assert request.path.startswith("/v1/")
+        assert parsed.request.path.startswith("/v1/")

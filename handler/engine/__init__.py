@@ -1,1 +1,1 @@
-"""The engine behind the worker: what it must offer, and vLLM embedded in this process offering it."""
+"""The engine behind the worker: its protocol, vLLM embedded in this process, and a server that already runs."""

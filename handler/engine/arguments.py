@@ -1,6 +1,6 @@
-"""Environment -> vLLM's own command line, by introspection of its parser: every flag has its UPPER_SNAKE name.
+"""Makes vLLM's command line from the environment. Every flag of its parser can be set by its UPPER_SNAKE name.
 
-Pure: works on any `argparse` parser and any mapping; `embedded` brings vLLM's.
+Pure: works on any `argparse` parser and any mapping; `vllm_parts` brings vLLM's.
 """
 
 from __future__ import annotations
@@ -28,39 +28,43 @@ PREFIX = "VLLM_"
 SECRET = re.compile(r"(^|_)(token|key|secret|password)$", re.IGNORECASE)
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 FALSE_WORDS = frozenset({"0", "false", "no", "off"})
-# How alike a name must be to a flag's before it counts as a slip: with vLLM's prefix it was surely meant for us.
+# How alike a name must be to a flag's before it counts as a slip. The prefix makes a slip more likely.
 LIKENESS, LIKENESS_PREFIXED = 0.84, 0.7
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One flag's value, as text, and the name of the variable (or `default`) that it came from."""
+    """One flag's value."""
 
     flag: str
+    #: As text.
     value: str
+    #: The variable that it came from, or `default`.
     source: str
 
     def masked(self) -> str:
-        """The value, unless the flag's name says that it is a secret."""
+        """Returns the value, or asterisks where the flag's name marks it as a secret."""
         return "********" if SECRET.search(self.flag) else self.value
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What the environment asks of vLLM: its settings, the extra arguments as written, and what looked like a slip."""
+    """vLLM's command line as the environment describes it."""
 
     settings: tuple[Setting, ...]
+    #: The extra arguments as written.
     extra: tuple[str, ...]
+    #: About names that look like slips.
     warnings: tuple[str, ...]
 
     def argv(self, parser: argparse.ArgumentParser) -> list[str]:
-        """The arguments for `parser`; raises ConfigurationError naming the variable whose value cannot be written."""
+        """Returns the arguments for `parser`; raises ConfigurationError naming a variable that cannot be written."""
         flags = flags_of(parser)
         return [token for setting in self.settings for token in _tokens(flags[setting.flag], setting)] + [*self.extra]
 
 
 def flags_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Every long option by its snake_case name, help and version apart."""
+    """Returns every long option by its snake_case name, except help and version."""
     found: dict[str, argparse.Action] = {}
     for action in parser._actions:
         long_options = [option for option in action.option_strings if option.startswith("--")]
@@ -77,9 +81,9 @@ def command_line(
 ) -> CommandLine:
     """Reads `environment` against the flags of `parser`.
 
-    A flag's own name wins over its historical name, that over its name with the prefix `VLLM_`, that over `defaults`;
-    VLLM_EXTRA_ARGS comes last on the command line and wins over all. `known_names` are variables that belong to
-    somebody else although they look like flags (vLLM's own). An empty value counts as not set.
+    Of several names of a flag the strongest wins: its own, its historical name, its name with the prefix `VLLM_`, then
+    `defaults`. VLLM_EXTRA_ARGS comes last on the command line and wins over all. `known_names` are vLLM's own variables
+    that look like flags. An empty value counts as not set.
     """
     flags = flags_of(parser)
     names = _names(flags, known_names)
@@ -100,7 +104,7 @@ def command_line(
 
 
 def _names(flags: Iterable[str], known_names: Collection[str]) -> dict[str, str]:
-    """Variable name -> flag, the strongest name of each flag first."""
+    """Returns the flag of each variable name, the strongest name of a flag first."""
     flags = list(flags)
     own = {flag.upper(): flag for flag in flags}
     historical = {name: flag for name, flag in HISTORICAL_NAMES.items() if flag in flags}
@@ -116,7 +120,7 @@ def _extra(given: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _slips(given: Iterable[str], names: Mapping[str, str], known_names: Collection[str]) -> Iterator[str]:
-    """A line for each variable that nobody reads and that is nearly the name of a flag."""
+    """Yields a warning for each variable that is not read and is nearly the name of a flag."""
     for name in given:
         if name in names or name in known_names or name == EXTRA_ARGS_NAME:
             continue
@@ -151,7 +155,7 @@ def _switch(action: argparse.Action, option: str, setting: Setting) -> list[str]
 
 
 def _items(setting: Setting) -> list[str]:
-    """A list is written as a JSON list, as one JSON object, or as words (quoted like a shell's) split at spaces."""
+    """Returns the items of a list, written as a JSON list, as one JSON object, or as words quoted like a shell's."""
     try:
         document = json.loads(setting.value)
     except json.JSONDecodeError:
@@ -164,7 +168,7 @@ def _items(setting: Setting) -> list[str]:
 
 
 def blame(command: CommandLine, parser: argparse.ArgumentParser, error: argparse.ArgumentError) -> str:
-    """The variable whose value the parser refused, and why."""
+    """Returns the variable whose value the parser refused, and why."""
     flags = flags_of(parser)
     for setting in command.settings:
         if error.argument_name and any(

@@ -1,27 +1,30 @@
-"""vLLM in this process: its own OpenAI app, built once and called as ASGI."""
+"""vLLM in this process: its own OpenAI app, built once and called as ASGI, without socket or HTTP parsing."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Collection
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, MutableMapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from handler import read_ahead
-from handler.cold_start import Timeline
-from handler.compile_cache import Compilations
-from handler.engine import asgi, vllm_parts
-from handler.engine.loading import in_thread
-from handler.engine.models import EngineModels
-from handler.engine.overlap import collection_paused
-from handler.engine.protocol import EngineRequest, EngineResponse
-from handler.engine.steps import EngineSteps
-from handler.errors import EngineUnavailable
+from handler.engine import vllm_parts
+from handler.engine.loading import Loading
+from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels
+from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Stream
+from handler.engine.vllm_parts import EngineSteps, Header
+from handler.errors import EngineUnavailable, StreamBroken
 from handler.settings import WorkerSettings
+from handler.start.compile_cache import Compilations
+from handler.start.timeline import Timeline
 
-logger = logging.getLogger(__name__)
+Message = MutableMapping[str, Any]
+AsgiApp = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
+
+# How long an app may take to end by itself after the disconnect.
+WIND_UP_SECONDS = 1.0
 
 
 class EmbeddedEngine:
@@ -30,24 +33,24 @@ class EmbeddedEngine:
     def __init__(
         self, settings: WorkerSettings, *, load_in_thread: bool = False, timeline: Timeline | None = None
     ) -> None:
-        """`load_in_thread` keeps the event loop free while the model loads, for a worker that must answer pings."""
+        """Prepares the engine; `start` loads it.
+
+        load_in_thread: keep the event loop free while the model loads, for a worker that must answer pings.
+        """
         self._timeline = timeline or Timeline(settings.start.usd_per_second)
         self._load_in_thread = load_in_thread
-        self._settings = settings
         self._resources = AsyncExitStack()
         self._app: Any = None  # vLLM's FastAPI app
         self._llm: Any = None  # vLLM's AsyncLLM
-        self._headers: list[asgi.Header] = []
+        self._headers: list[Header] = []
         self._steps = EngineSteps()
         self._models = EngineModels(settings.models)
         self._compilations = Compilations(settings.start.compile_cache_dir)
+        self._loading = Loading(settings, self._models, self._compilations, self._steps, self._timeline)
 
     async def start(self) -> None:
         """Imports vLLM, loads the model, builds the app; logs what each phase took."""
-        if self._load_in_thread:
-            arguments, self._llm = await in_thread(self._load, undo=lambda loaded: vllm_parts.stop_llm(loaded[1]))
-        else:
-            arguments, self._llm = self._load()
+        arguments, self._llm = await self._loading.run(in_a_thread=self._load_in_thread)
         self._resources.callback(vllm_parts.stop_llm, self._llm)
         with self._timeline.phase("api", "building the API"):
             self._app = await vllm_parts.build_api(arguments, self._llm)
@@ -57,43 +60,23 @@ class EmbeddedEngine:
         keeping = asyncio.create_task(asyncio.to_thread(self._compilations.keep))
         self._resources.push_async_callback(asyncio.wait, {keeping})
 
-    def _load(self) -> tuple[argparse.Namespace, Any]:
-        with read_ahead.reading(self._models.path_on_disk(), self._settings.start, self._timeline):
-            return self._import_and_load()
-
-    def _import_and_load(self) -> tuple[argparse.Namespace, Any]:
-        with self._timeline.phase("import", "importing vLLM"), collection_paused():
-            parser = vllm_parts.serve_parser()
-            vllm_parts.import_engine()
-        command = vllm_parts.read_command_line(self._settings, parser)
-        for warning in command.warnings:
-            logger.warning(warning)
-        arguments = vllm_parts.parse_arguments(command, parser)
-        with self._timeline.phase("model", f"finding {arguments.model}"):
-            self._models.localise(arguments)
-        with self._timeline.phase("configure", "preparing the configuration"):
-            config = vllm_parts.engine_config(arguments)
-        if not config.model_config.enforce_eager:
-            with self._timeline.phase("compile_cache"):
-                self._compilations.restore(config.compute_hash())
-        with self._timeline.phase("load", f"loading {arguments.model} and starting the engine"):
-            return arguments, vllm_parts.start_llm(config, self._steps, fork=self._settings.may_fork)
-
-    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineResponse]:
+    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[Answer]:
         """Calls vLLM's app in this process."""
         return self._send(request)
 
     @asynccontextmanager
-    async def _send(self, request: EngineRequest) -> AsyncIterator[EngineResponse]:
+    async def _send(self, request: EngineRequest) -> AsyncIterator[Answer]:
         if self._app is None:
             raise EngineUnavailable("the engine has not started")
         await self.check_health()
-        request = await self._models.with_local_adapter(request)
-        async with asgi.call(self._app, request, self._headers) as response:
-            yield response
+        # Any other request stays out of the model cache.
+        if request.path.partition("?")[0] == LOAD_ADAPTER_PATH:
+            request = await self._models.with_local_adapter(request)
+        async with call_app(self._app, request, self._headers) as answer:
+            yield answer
 
     def request_fields(self, path: str) -> Collection[str]:
-        """Read off the request model of vLLM's own route."""
+        """Returns the fields of the request model of vLLM's own route."""
         for route in self._app.routes if self._app else ():
             body = getattr(route, "body_field", None)
             if getattr(route, "path", None) == path and body is not None:
@@ -102,14 +85,14 @@ class EmbeddedEngine:
 
     @property
     def capacity(self) -> int:
-        """`max_num_seqs`, the number of sequences that vLLM batches at most, or fewer while its KV cache is full."""
+        """The most sequences that vLLM batches (`max_num_seqs`), or fewer while its KV cache is full."""
         if self._llm is None:
             raise EngineUnavailable("the engine has not started")
         return self._steps.capacity(self._llm.vllm_config.scheduler_config.max_num_seqs)
 
     @property
     def progress(self) -> int | None:
-        """Counts the steps whose outputs have come back from the engine core."""
+        """The number of steps whose outputs have come back from the engine core."""
         return self._steps.count
 
     async def check_health(self) -> None:
@@ -126,3 +109,118 @@ class EmbeddedEngine:
 def _model_fields(body: Any) -> Collection[str]:
     model = getattr(body, "type_", None) or getattr(body.field_info, "annotation", None)
     return frozenset(getattr(model, "model_fields", ()))
+
+
+@asynccontextmanager
+async def call_app(
+    app: AsgiApp,
+    request: EngineRequest,
+    headers: Iterable[Header] = (),
+    *,
+    wind_up_seconds: float = WIND_UP_SECONDS,
+) -> AsyncIterator[Answer]:
+    """Runs `app` for one request. Leaving the context before the body ended disconnects the app's client.
+
+    Raises whatever the app raises before it answers, and StreamBroken if it fails or falls silent after that.
+    """
+    exchange = _Exchange(request)
+    task = asyncio.create_task(_run(app, _scope(request, headers), exchange))
+    try:
+        status, content_type = await exchange.head
+        is_stream = status < 400 and content_type.startswith(EVENT_STREAM)
+        yield (Stream if is_stream else Document)(status, content_type, exchange.body())
+    finally:
+        exchange.gone.set()
+        await _finish(task, wind_up_seconds)
+
+
+async def _run(app: AsgiApp, scope: MutableMapping[str, Any], exchange: _Exchange) -> None:
+    try:
+        await app(scope, exchange.receive, exchange.send)
+        exchange.end(None)
+    except Exception as error:
+        exchange.end(error)
+
+
+async def _finish(task: asyncio.Task[None], wind_up_seconds: float) -> None:
+    """Lets a disconnected app wind up, so that vLLM aborts the request; then cancels it."""
+    done, _ = await asyncio.wait({task}, timeout=wind_up_seconds)
+    if not done:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+class _Exchange:
+    """The two ends of one request: what the app receives, and what it sends.
+
+    `send` never waits, so a streaming app is always inside its own generator when the caller leaves. There a
+    cancellation aborts vLLM's request at once. A generator abandoned at a `yield` would live until it is garbage-
+    collected. The pieces that pile up for a slow reader are bounded by the length of the answer (max_tokens).
+    """
+
+    def __init__(self, request: EngineRequest) -> None:
+        self.gone = asyncio.Event()
+        self.head: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self._request_body: bytes | None = request.body or b""
+        self._pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+        self._complete = False
+
+    async def receive(self) -> Message:
+        body, self._request_body = self._request_body, None
+        if body is not None:
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = dict(message.get("headers", ()))
+            if not self.head.done():  # it is cancelled where the caller left before the answer
+                self.head.set_result((message["status"], headers.get(b"content-type", b"").decode("latin-1")))
+            return
+        if piece := message.get("body", b""):
+            self._pieces.put_nowait(bytes(piece))
+        if not message.get("more_body", False):
+            self._complete = True
+            self._pieces.put_nowait(None)
+
+    def end(self, error: Exception | None) -> None:
+        """Ends the answer when the app has returned or raised `error`, unless it is complete or unwanted."""
+        if self.gone.is_set() or (self._complete and self.head.done()):
+            return
+        if error is None:
+            error = StreamBroken("the engine ended its answer without completing it")
+        if not self.head.done():
+            self.head.set_exception(error)
+        elif isinstance(error, StreamBroken):
+            self._pieces.put_nowait(error)
+        else:
+            name = type(error).__name__
+            self._pieces.put_nowait(StreamBroken(f"the engine failed in the middle of its answer: {name}"))
+
+    async def body(self) -> AsyncIterator[bytes]:
+        while (piece := await self._pieces.get()) is not None:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+
+def _scope(request: EngineRequest, headers: Iterable[Header]) -> MutableMapping[str, Any]:
+    path, _, query = request.path.partition("?")
+    return {
+        "type": "http",
+        # With 2.3 Starlette watches for the disconnect while it streams; from 2.4 on it waits for a send to fail.
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [(b"host", b"worker"), (b"content-type", request.content_type.encode("latin-1")), *headers],
+        "client": ("127.0.0.1", 0),
+        "server": ("worker", 80),
+        "state": {},
+    }

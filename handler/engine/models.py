@@ -1,4 +1,4 @@
-"""vLLM's flags with every model and adapter that the hub has replaced by a directory on this disk."""
+"""Replaces every model and adapter that vLLM's flags name by a directory on this disk."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput, ModelRefused
 from handler.model_cache.hub import Hub
 from handler.model_cache.layout import DEFAULT_REVISION
-from handler.model_cache.locate import ModelRequest, Place, local_path, locate
+from handler.model_cache.locate import ModelDirectory, ModelRequest, local_path, locate
 from handler.model_cache.prepare import ModelCache
 from handler.settings import ModelSettings, export
 
 LOAD_ADAPTER_PATH = "/v1/load_lora_adapter"
-# Formats whose files the cache knows how to choose; with another (dummy, gguf, tensorizer, ...) vLLM fetches its own.
+# Formats whose files the cache can choose. With another (dummy, gguf, tensorizer, ...) vLLM fetches its own.
 LOAD_FORMATS = frozenset(
     {"auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "mistral", "bitsandbytes", "runai_streamer"}
 )
@@ -30,19 +30,19 @@ OTHER_REPOSITORIES = ("tokenizer", "speculative_config", "hf_config_path")
 
 
 def model_cache(settings: ModelSettings) -> ModelCache:
-    """The cache as the settings describe it."""
-    places = [
-        Place("the image", settings.baked_dir),
-        Place("RunPod's host cache", settings.host_cache_dir),
-        *([Place("the hub client's cache", settings.hub_cache_dir)] if settings.hub_cache_dir else []),
-        Place("the volume", settings.cache_dir, own=True),
+    """Returns the cache that the settings describe."""
+    directories = [
+        ModelDirectory("the image", settings.baked_dir),
+        ModelDirectory("RunPod's host cache", settings.host_cache_dir),
+        *([ModelDirectory("the hub client's cache", settings.hub_cache_dir)] if settings.hub_cache_dir else []),
+        ModelDirectory("the volume", settings.cache_dir, own=True),
     ]
     hub = Hub(settings.endpoint, settings.token, offline=settings.offline)
-    return ModelCache(tuple(places), hub, verify=settings.verify)
+    return ModelCache(tuple(directories), hub, verify=settings.verify)
 
 
 class EngineModels:
-    """Brings to the disk what the engine is told to serve."""
+    """Brings the models and adapters of the engine to the disk."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self._managed = settings.managed
@@ -50,46 +50,50 @@ class EngineModels:
         self._cache = model_cache(settings)
 
     def path_on_disk(self) -> Path | None:
-        """Where the model that the settings name is, if it is here already: known before vLLM has parsed its flags."""
+        """Returns where the model of the settings is, if it is here already. Known before vLLM has parsed its flags."""
         name = self._name
         if not name or not self._managed:
             return None
-        with contextlib.suppress(ModelRefused):  # `localise` will say so
-            found = local_path(name) or locate(ModelRequest(name, self._revision), self._cache.places)
+        with contextlib.suppress(ModelRefused):  # `localise` raises it again
+            found = local_path(name) or locate(ModelRequest(name, self._revision), self._cache.directories)
             return found.path if found else None
         return None
 
     def localise(self, arguments: argparse.Namespace) -> None:
-        """Replaces names by paths, and keeps the names that callers use; raises ModelRefused or ModelUnavailable."""
+        """Replaces names by paths in vLLM's flags and keeps the names that callers use.
+
+        Raises ModelRefused or ModelUnavailable.
+        """
         if not self._managed or arguments.load_format not in LOAD_FORMATS:
             return
-        asked = arguments.model
+        named = arguments.model
         prepared = self._cache.prepare(model_request(arguments))
-        if prepared.path != asked:
+        if prepared.path != named:
             arguments.model, arguments.revision = prepared.path, None
             arguments.served_model_name = arguments.served_model_name or [prepared.served_name]
-            if arguments.tokenizer == asked:
+            if arguments.tokenizer == named:
                 arguments.tokenizer, arguments.tokenizer_revision = None, None
         arguments.lora_modules = [self._local_adapter(adapter) for adapter in arguments.lora_modules or ()] or None
         if not any(getattr(arguments, name, None) for name in OTHER_REPOSITORIES):
-            # For vLLM's child processes; this one has read it before, and fetches adapters while it serves.
+            # For vLLM's child processes. This one has read the variable before, and fetches adapters while it serves.
             export({"HF_HUB_OFFLINE": "1"})
 
     def _local_adapter(self, adapter: Any) -> Any:
         return dataclasses.replace(adapter, path=self._cache.prepare(ModelRequest(adapter.path)).path)
 
     async def with_local_adapter(self, request: EngineRequest) -> EngineRequest:
-        """A request to load an adapter, with its directory in the place of its name; any other as it is.
+        """Returns a request to LOAD_ADAPTER_PATH with the adapter's directory in the place of its name.
 
-        Raises InvalidInput for an adapter that cannot be had, ModelUnavailable when the hub fails.
+        A body that names no adapter stays as it is. Raises InvalidInput for an adapter that cannot be had, and
+        ModelUnavailable when the hub fails.
         """
-        if not self._managed or request.path.partition("?")[0] != LOAD_ADAPTER_PATH:
+        if not self._managed:
             return request
         try:
             body = json.loads(request.body or b"")
             name = body["lora_path"]
         except (ValueError, KeyError, TypeError):
-            return request  # vLLM says what is wrong with it
+            return request  # vLLM answers with what is wrong
         if not isinstance(name, str):
             return request
         try:
@@ -100,7 +104,7 @@ class EngineModels:
 
 
 def model_request(arguments: argparse.Namespace) -> ModelRequest:
-    """The model that vLLM's flags name."""
+    """Returns the model that vLLM's flags name."""
     return ModelRequest(
         arguments.model,
         arguments.revision or DEFAULT_REVISION,

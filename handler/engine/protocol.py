@@ -1,4 +1,4 @@
-"""What the worker asks of an engine. Implemented by `embedded.EmbeddedEngine`; small enough to fake in a test."""
+"""The seam between the worker and its engine: requests, answers, and what an engine offers. Small enough to fake."""
 
 from __future__ import annotations
 
@@ -10,30 +10,42 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """One HTTP request to the engine's API; `path` begins with a slash and may end in a query, never in a host."""
+    """One HTTP request to the engine's API."""
 
     method: str
+    #: Begins with a slash and may end in a query, never in a host.
     path: str
     body: bytes | None = None
     content_type: str = "application/json"
 
 
-@dataclass(frozen=True)
-class EngineResponse:
-    """The head of the answer, and its body in pieces as they are made: cut anywhere, also inside a character."""
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer in server-sent events, which come while they are made. Its status is never an error's."""
 
     status: int
     content_type: str
-    body: AsyncIterator[bytes]
+    #: Cut anywhere, also inside an event or a character.
+    pieces: AsyncIterator[bytes]
 
-    @property
-    def is_stream(self) -> bool:
-        """True for server-sent events."""
-        return self.content_type.startswith("text/event-stream")
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """An answer that means something only as a whole; also every refusal."""
+
+    status: int
+    content_type: str
+    #: Cut anywhere.
+    pieces: AsyncIterator[bytes]
 
     async def read(self) -> bytes:
-        """The whole body."""
-        return b"".join([piece async for piece in self.body])
+        """Returns the whole body."""
+        return b"".join([piece async for piece in self.pieces])
+
+
+Answer = Stream | Document
+#: How the content type of a `Stream` begins.
+EVENT_STREAM = "text/event-stream"
 
 
 class Engine(Protocol):
@@ -42,19 +54,19 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Returns when requests can be served; raises ConfigurationError or EngineUnavailable."""
 
-    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineResponse]:
-        """The answer to one request. Leaving the context early aborts the request in the engine."""
+    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[Answer]:
+        """Returns the answer to one request, as a context. Leaving it early aborts the request in the engine."""
 
     def request_fields(self, path: str) -> Collection[str]:
-        """The body fields that the API takes at `path`; empty where it cannot tell."""
+        """Returns the body fields that the API takes at `path`; nothing where they are unknown."""
 
     @property
     def capacity(self) -> int:
-        """How many requests it can run at the same time, as things stand now; at least 1."""
+        """How many requests the engine can run at the same time, as things stand now; at least 1."""
 
     @property
     def progress(self) -> int | None:
-        """A number that changes whenever the engine has done work; None where it cannot tell."""
+        """A number that changes whenever the engine has done work; None where that is unknown."""
 
     async def check_health(self) -> None:
         """Raises EngineUnavailable when the engine cannot serve."""

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server that already runs, over HTTP. Nothing is parsed here: bytes in, bytes out."""
+"""An engine that already runs: an OpenAI-compatible server over HTTP. Its bytes are passed on without parsing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import aiohttp
 from yarl import URL
 
-from handler.engine.protocol import EngineRequest, EngineResponse
+from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Stream
 from handler.errors import ConfigurationError, EngineUnavailable, StreamBroken
 
 logger = logging.getLogger(__name__)
@@ -27,13 +27,13 @@ KEEP_ALIVE_SECONDS = 4.0
 
 
 class RemoteEngine:
-    """An `Engine`: the server at `base_url`, which other people start and stop.
+    """An `Engine`: the server at `base_url`, which is started and stopped elsewhere.
 
-    base_url: with or without a closing `/v1`, since the paths of requests carry it; user:password in it is used.
-    capacity: how many requests to send at the same time; the server's own limit cannot be asked for.
+    base_url: with or without a closing `/v1`, since the paths of requests carry it. A user:password in it is used.
+    capacity: how many requests to send at the same time; the server does not publish its own limit.
     start_timeout: how long `start` waits for the server's first answer, in seconds.
-    patience: how many seconds the server may be out of reach before it counts as dead; a restart or one lost
-    connection fails the requests that meet it, and no more.
+    patience: how many seconds the server may be out of reach before it counts as dead. A restart or one lost connection
+    fails only the requests that meet it.
     """
 
     DEFAULT_CAPACITY = 256
@@ -58,7 +58,7 @@ class RemoteEngine:
 
     async def start(self) -> None:
         """Waits until the server answers; raises EngineUnavailable if it does not within `start_timeout`."""
-        # TCP_NODELAY is set by aiohttp itself. No limit of its own: the job loop decides how many run.
+        # aiohttp sets TCP_NODELAY itself. No limit here: the job loop decides how many requests run.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
@@ -76,12 +76,12 @@ class RemoteEngine:
             await self.stop()
             raise
 
-    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[EngineResponse]:
-        """Leaving early closes the connection, which is how an HTTP server learns to abort."""
+    def send(self, request: EngineRequest) -> AbstractAsyncContextManager[Answer]:
+        """Sends the request. Leaving early closes the connection, on which the server aborts."""
         return self._send(request)
 
     @asynccontextmanager
-    async def _send(self, request: EngineRequest) -> AsyncIterator[EngineResponse]:
+    async def _send(self, request: EngineRequest) -> AsyncIterator[Answer]:
         if self._session is None:
             raise EngineUnavailable("the engine has not started")
         try:
@@ -97,27 +97,32 @@ class RemoteEngine:
         self._down_since = None
         try:
             body = _Body(response.content.readany, self._url)
-            yield EngineResponse(response.status, response.headers.get("content-type", ""), body)
+            content_type = response.headers.get("content-type", "")
+            is_stream = response.status < 400 and content_type.startswith(EVENT_STREAM)
+            yield (Stream if is_stream else Document)(response.status, content_type, body)
         finally:
             response.close()  # after the end of the body it has given its connection back already
 
     def request_fields(self, path: str) -> Collection[str]:
-        """Unknown: the server checks them itself."""
+        """Returns nothing: the fields are unknown here, and the server checks them itself."""
         del path
         return ()
 
     @property
     def capacity(self) -> int:
-        """As configured."""
+        """The configured number of requests at the same time."""
         return self._capacity
 
     @property
     def progress(self) -> int | None:
-        """Unknown: a request that is answered whole says nothing until its end."""
+        """None: a server gives no sign of progress before the end of an answer that does not stream."""
         return None
 
     async def check_health(self) -> None:
-        """The last known state, without asking: raises EngineUnavailable once the server is away for `patience`."""
+        """Raises EngineUnavailable once the server is away for `patience`.
+
+        Uses the last known state and sends nothing.
+        """
         if self._session is None:
             raise EngineUnavailable("the engine has not started")
         if self._down_since is not None and _now() - self._down_since >= self._patience:
@@ -138,7 +143,7 @@ class RemoteEngine:
         return URL(f"{self._url}{path}", encoded=True)
 
     def _failed(self, error: BaseException) -> EngineUnavailable:
-        """Remembers the fault, and looks in the background for its end: no request has to try."""
+        """Remembers the fault and watches for its end in the background, so that no request has to try."""
         self._fault = f"{self._url} cannot be reached: {type(error).__name__}"
         if self._down_since is None:
             self._down_since = _now()
@@ -160,7 +165,7 @@ class RemoteEngine:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _answers(self, session: aiohttp.ClientSession) -> bool:
-        """True when /v1/models or /health says 200; raises ConfigurationError where our key is refused."""
+        """Returns whether /v1/models or /health answers 200; raises ConfigurationError where the API key is refused."""
         for path in ("/v1/models", "/health"):
             try:
                 async with asyncio.timeout(PROBE_SECONDS), session.get(self._target(path)) as response:
@@ -175,7 +180,7 @@ class RemoteEngine:
 
 
 class _Body:
-    """The pieces as the socket gives them; a thinner iterator than aiohttp's with a generator around it."""
+    """The pieces as the socket gives them. Thinner than aiohttp's iterator with a generator around it."""
 
     __slots__ = ("_read", "_url")
 
@@ -201,7 +206,7 @@ def _now() -> float:
 
 
 def _split(base_url: str, api_key: str | None) -> tuple[str, dict[str, str]]:
-    """The URL without credentials and without `/v1`, and the headers that every request carries."""
+    """Returns the URL without credentials and without `/v1`, and the headers that every request carries."""
     try:
         url = URL(base_url)
     except ValueError:

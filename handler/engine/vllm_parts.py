@@ -1,19 +1,18 @@
-"""Everything that is used of vLLM, and the only module that imports it; tests/contract holds what is used.
+"""Everything that is used of vLLM, in the only module that imports it; tests/contract checks what is used.
 
-Its parser, `AsyncEngineArgs`, `AsyncLLM`, `build_app` and `init_app_state`. Imports are inside functions: importing
-vLLM takes seconds, and a wrong setting should not wait for it.
+These are its parser, `AsyncEngineArgs`, `AsyncLLM`, `build_app` and `init_app_state`. Imports are inside functions:
+importing vLLM takes seconds, and a wrong setting should be reported before that.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from handler.engine import asgi
 from handler.engine.arguments import CommandLine, blame, command_line
-from handler.engine.overlap import after_the_next_fork
-from handler.engine.steps import EngineSteps
 from handler.errors import ConfigurationError, EngineUnavailable
 from handler.settings import WorkerSettings, export
 
@@ -22,16 +21,20 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.engine.async_llm import AsyncLLM
 
-# Answers then say how much of their prompt was cached, which the router learns from.
+# With it answers report how much of their prompt was cached, which the router uses for its estimates.
 WORKER_FLAGS: Mapping[str, str] = {"enable_prompt_tokens_details": "true"}
-# On a CPU vLLM would compile for half a minute and reserve most of the memory; a laptop wants neither.
+# On a CPU vLLM would compile for half a minute and reserve most of the memory, which suits no laptop.
 CPU_FLAGS: Mapping[str, str] = {"enforce_eager": "true", "kv_cache_memory_bytes": "1G"}
 
+# Requests also wait for a step or two while others are prefilled; only with a full cache is that a lack of room.
+FULL_SHARE = 0.8
 STOP_SECONDS = 5.0
+
+Header = tuple[bytes, bytes]
 
 
 def serve_parser() -> argparse.ArgumentParser:
-    """vLLM's own parser of `vllm serve`, made to raise instead of to print its usage and exit."""
+    """Returns vLLM's own parser of `vllm serve`, made to raise instead of printing its usage and exiting."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -44,7 +47,7 @@ def serve_parser() -> argparse.ArgumentParser:
 
 
 def read_command_line(settings: WorkerSettings, parser: argparse.ArgumentParser) -> CommandLine:
-    """The vLLM flags that the worker's environment asks for."""
+    """Returns the vLLM flags that the worker's environment sets."""
     from vllm import envs
     from vllm.platforms import current_platform
 
@@ -53,7 +56,7 @@ def read_command_line(settings: WorkerSettings, parser: argparse.ArgumentParser)
 
 
 def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The parsed and validated flags; raises ConfigurationError naming the variable that is to blame."""
+    """Returns the parsed and validated flags; raises ConfigurationError naming the variable to blame."""
     from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
 
     try:
@@ -66,8 +69,42 @@ def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> ar
     return arguments
 
 
+class SchedulerStats(Protocol):
+    """The part of vLLM's statistics of one step that is read here."""
+
+    num_running_reqs: int
+    num_waiting_reqs: int
+    kv_cache_usage: float
+
+
+class EngineSteps:
+    """Counts the steps of every engine core, and remembers how the last step of each left its KV cache."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        #: By engine core: how many requests fit, None where more would.
+        self._full: dict[int, int | None] = {0: None}
+
+    def record(self, stats: SchedulerStats | None, engine_index: int) -> None:
+        """Counts a step. Without `stats` the state of the cache stays as it was."""
+        self.count += 1
+        if stats is not None:
+            is_full = stats.num_waiting_reqs > 0 and stats.kv_cache_usage >= FULL_SHARE
+            self._full[engine_index] = stats.num_running_reqs if is_full else None
+
+    def capacity(self, max_num_seqs: int) -> int:
+        """Returns how many requests would run now rather than wait: `max_num_seqs` per core, or what fits a full cache.
+
+        Never 0: an idle engine makes no step that could report room again.
+        """
+        return max(1, sum(max_num_seqs if fits is None else fits for fits in self._full.values()))
+
+
 def _step_logger(steps: EngineSteps) -> Callable[[VllmConfig, int], Any]:
-    """Tells `steps` of vLLM's engine steps, as one of its statistics loggers, of which it makes one per engine core."""
+    """Returns one of vLLM's statistics loggers that records its engine's steps in `steps`.
+
+    vLLM makes one per engine core.
+    """
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     class StepLogger(StatLoggerBase):  # type: ignore[misc]
@@ -85,7 +122,7 @@ def _step_logger(steps: EngineSteps) -> Callable[[VllmConfig, int], Any]:
 
 
 def engine_config(arguments: argparse.Namespace) -> VllmConfig:
-    """vLLM's configuration of the engine; raises ConfigurationError."""
+    """Returns vLLM's configuration of the engine; raises ConfigurationError."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
 
@@ -96,7 +133,7 @@ def engine_config(arguments: argparse.Namespace) -> VllmConfig:
 
 
 def start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM:
-    """Loads the model and starts the engine core, which tells `steps` of its work; raises EngineUnavailable."""
+    """Loads the model and starts the engine core, which records its work in `steps`; raises EngineUnavailable."""
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -112,18 +149,34 @@ def start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM
         raise EngineUnavailable(f"the engine did not start: {error}") from error
 
 
-def _fork_engine_core(config: VllmConfig) -> None:
-    """Forks the engine core from this process, which has imported everything, instead of spawning two that import anew.
+def after_the_next_fork(work: Callable[[], None]) -> None:
+    """Runs `work` in a thread of this process once it has forked.
 
-    Start-up 9 s instead of 23 s on two cores (2026-11). Safe on a CPU, where nothing has run in this process that a
-    fork would tear apart; on CUDA vLLM forks by itself while CUDA is not initialised here.
+    A thread before that could leave the child a held lock.
+
+    A process that spawns instead never runs it: `work` must be something that would be done later anyway.
+    """
+    pending = [work]
+
+    def start() -> None:
+        if pending:
+            threading.Thread(target=pending.pop(), name="beside-the-engine-core", daemon=True).start()
+
+    os.register_at_fork(after_in_parent=start)
+
+
+def _fork_engine_core(config: VllmConfig) -> None:
+    """Makes vLLM fork the engine core from this process instead of spawning two processes that import everything anew.
+
+    The start takes 9 s instead of 23 s on two cores (2026-11). On a CPU that is safe, because nothing has
+    run in this process that a fork would tear apart. On CUDA vLLM forks by itself while CUDA is not initialised here.
     """
     export({"VLLM_WORKER_MULTIPROC_METHOD": "fork"}, overwrite=True)
     config.parallel_config.distributed_executor_backend = "uni"
 
 
 def import_engine() -> None:
-    """What the engine core and its worker need: a forked core then has it."""
+    """Imports what the engine core and its worker need, so that a forked core has it."""
     from vllm.platforms import current_platform
     from vllm.v1.engine import async_llm, core  # noqa: F401
 
@@ -132,18 +185,18 @@ def import_engine() -> None:
 
 
 def _import_api() -> None:
-    """What `build_api` needs; done while the engine core loads the model in a process of its own."""
+    """Imports what `build_api` needs, while the engine core loads the model in a process of its own."""
     from vllm.entrypoints.launchers import app  # noqa: F401
     from vllm.entrypoints.launchers.api_server import app_state, routers  # noqa: F401
 
 
 def stop_llm(llm: AsyncLLM) -> None:
-    """vLLM's own default gives its processes no time at all and kills them, with warnings."""
+    """Ends the engine's processes. vLLM's own default gives them no time and kills them, with warnings."""
     llm.shutdown(timeout=max(STOP_SECONDS, llm.vllm_config.shutdown_timeout))
 
 
 async def build_api(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
-    """vLLM's own OpenAI app for the engine."""
+    """Returns vLLM's own OpenAI app for the engine."""
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
 
@@ -153,8 +206,8 @@ async def build_api(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
     return app
 
 
-def credentials(arguments: argparse.Namespace) -> list[asgi.Header]:
-    """Whoever set a key for vLLM's server meant its port; calls from inside this process carry it along."""
+def credentials(arguments: argparse.Namespace) -> list[Header]:
+    """Returns the header with the API key of vLLM's server, if it has one, for calls from inside this process."""
     from vllm import envs
 
     key = next(iter(arguments.api_key or [envs.VLLM_API_KEY]), None)

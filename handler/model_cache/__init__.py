@@ -1,1 +1,4 @@
-"""Model files on disks that workers share: found where they are, else downloaded once, verified, published whole."""
+"""Model files on disks that workers share.
+
+A model is found where it is, else downloaded once, verified, published whole.
+"""

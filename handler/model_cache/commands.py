@@ -1,4 +1,4 @@
-"""`python -m handler download | verify | prune`: look after the models on a volume by hand, with a progress bar."""
+"""`python -m handler download | verify | prune`: looks after the models on a volume by hand, with a progress bar."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from handler.errors import ConfigurationError, ModelRefused
 from handler.model_cache import manifest, verification
 from handler.model_cache.layout import DEFAULT_REVISION, RepositoryDirectory, repositories
 from handler.model_cache.lease import Watcher
-from handler.model_cache.locate import ModelRequest, Place
+from handler.model_cache.locate import ModelDirectory, ModelRequest
 from handler.model_cache.manifest import Manifest
 from handler.model_cache.prepare import ModelCache
 from handler.model_cache.progress import GIB, Meter, Progress, Report
@@ -36,11 +36,14 @@ EXIT_BROKEN = 1
 
 
 def run(arguments: Sequence[str], cache: ModelCache, name: str | None, revision: str | None) -> int:
-    """Runs one of the commands; name and revision are the environment's. 1 when `verify` finds something."""
+    """Runs one of the commands; returns the exit code, which is 1 when `verify` finds something.
+
+    name, revision: the model of the environment, for `download` without a name.
+    """
     options = _parse(arguments)
     if options.directory:
         root = Path(options.directory)
-        cache = replace(cache, places=(Place("the given directory", root, own=True),))
+        cache = replace(cache, directories=(ModelDirectory("the given directory", root, own=True),))
     if options.command == "download":
         return _download(cache, _requests(options, name, revision))
     if options.command == "verify":
@@ -72,7 +75,7 @@ def _requests(options: argparse.Namespace, name: str | None, revision: str | Non
 
 
 def _download(cache: ModelCache, requests: Sequence[ModelRequest]) -> int:
-    own = replace(cache, places=tuple(place for place in cache.places if place.own))
+    own = replace(cache, directories=tuple(directory for directory in cache.directories if directory.own))
     for request in requests:
         with _bar() as report:
             prepared = own.prepare(request, report)
@@ -140,7 +143,8 @@ def _confirm() -> bool:
 
 
 def _remove(directory: RepositoryDirectory, path: Path, cache: ModelCache) -> None:
-    """Holds every lease of the repository meanwhile, so that no download is torn away from a worker that lives."""
+    """Removes a directory while it holds every lease of its repository."""
+    # With the leases held, no download is torn away from a live worker.
     held = [_take(leases, cache) for leases in sorted((directory.path / ".leases").glob("*"))]
     try:
         if not all(held):
@@ -157,7 +161,7 @@ def _remove(directory: RepositoryDirectory, path: Path, cache: ModelCache) -> No
 
 
 def _take(leases: Path, cache: ModelCache) -> Callable[[], None] | None:
-    """Watches as long as a worker may be silent; None when its heart beats."""
+    """Returns the release of a lease, or None when its holder is alive. Watches as long as a worker may be silent."""
     watcher = Watcher(leases, cache.pace)
     end = time.monotonic() + cache.pace.stale_seconds + 5 * cache.pace.poll_seconds
     while time.monotonic() < end:
@@ -182,10 +186,10 @@ def _bar() -> Iterator[Report]:
         task = bars.add_task("asking the hub", total=None)
 
         def report(progress: Progress) -> None:
-            who = "" if progress.here else " (another worker)"
+            elsewhere = "" if progress.here else " (another worker)"
             bars.update(
                 task,
-                description=progress.model + who,
+                description=progress.model + elsewhere,
                 total=progress.total_bytes or None,
                 completed=progress.done_bytes,
             )

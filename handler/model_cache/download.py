@@ -23,50 +23,52 @@ from handler.model_cache.staging import Staging
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 8
-# A file system wants some room beside the files: 1 %, and 16 MiB for a small model.
+# A file system needs some room beside the files: 1 %, and 16 MiB for a small model.
 SPARE_SHARE, SPARE_BYTES = 0.01, 16 << 20
 
 
 class Corrupt(Exception):
-    """What came does not have the hash that the hub announced."""
+    """A file's content does not have the hash that the hub announced."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How often a hub that stumbles is asked again: the pauses for its list of files, and for one file, in seconds.
+    """How often a stumbling hub is tried again."""
 
-    stall_seconds: how long nothing may come before the attempt ends.
-    """
-
+    #: The pauses before further tries to list the files of a revision.
     ask_again_seconds: tuple[float, ...] = (1, 2, 4)
+    #: The pauses before further tries to fetch one file.
     retry_seconds: tuple[float, ...] = (1, 2, 4, 8, 16)
+    #: How long nothing may come before the attempt ends.
     stall_seconds: float = 300.0
 
 
 @dataclass
 class Download:
-    """One attempt. `lost` is set when another worker has taken over."""
+    """One attempt to download a revision."""
 
     hub: Hub
     revision: Revision
     staging: Staging
     meter: Meter
+    #: Set when another worker has taken over.
     lost: threading.Event
     patience: Patience = field(default_factory=Patience)
 
     def fetch(self, files: Sequence[HubFile], report: Callable[[], None]) -> list[ModelFile]:
         """Brings the files into the staging directory, verified.
 
-        Raises LeaseLost, ModelRefused or ModelUnavailable; what has come by then stays for the next attempt.
+        Raises LeaseLost, ModelRefused or ModelUnavailable. What has come by then stays for the next attempt.
         """
         self._require_space(files)
         self.staging.make_directories(file.path for file in files)
         wanted: queue.SimpleQueue[HubFile] = queue.SimpleQueue()
+        # The largest first, so that no long download is left alone at the end.
         for file in sorted(files, key=lambda file: file.size_bytes, reverse=True):
             wanted.put(file)
         results: queue.SimpleQueue[ModelFile | Exception] = queue.SimpleQueue()
         for _ in range(min(CONNECTIONS, len(files))):
-            # Daemons: SIGTERM ends the worker at once, also while a connection stalls.
+            # Daemon threads, so that SIGTERM ends the worker at once, also while a connection stalls.
             threading.Thread(target=self._work, args=(wanted, results), name="model-download", daemon=True).start()
         try:
             return [self._next(results, report) for _ in files]
@@ -118,7 +120,7 @@ class Download:
         return ModelFile(file.path, file.size_bytes, target.digest.sha256)
 
     def _fill(self, target: _Target, file: HubFile) -> None:
-        """Tries until the content is right; raises the last failure when patience is at its end."""
+        """Tries until the content is right; raises the last failure when its pauses are used up."""
         pauses = iter(self.patience.retry_seconds)
         while True:
             try:
@@ -139,7 +141,7 @@ class Download:
                 raise
 
     def _require_space(self, files: Sequence[HubFile]) -> None:
-        """Raises ModelRefused when the files do not fit. A volume with a quota may say so only while it is written."""
+        """Raises ModelRefused when the files do not fit. A quota may show only while the volume is written."""
         needed = sum(file.size_bytes for file in files)
         spare = max(int(needed * SPARE_SHARE), SPARE_BYTES)
         free = shutil.disk_usage(self.staging.path).free
@@ -153,7 +155,7 @@ class Download:
 
 
 class _Target:
-    """A file that hashes and counts what is written, and takes nothing more once the lease is lost."""
+    """A file that hashes and counts what is written, and accepts nothing more once the lease is lost."""
 
     def __init__(self, raw: BinaryIO, file: HubFile, meter: Meter, lost: threading.Event) -> None:
         self._raw, self._file, self._meter, self._lost = raw, file, meter, lost
@@ -189,7 +191,7 @@ class _Target:
         return self._raw.seek(position)
 
     def truncate(self) -> int:
-        """Only to the start: the client goes back there when a server knows no Range."""
+        """Empties the file. The hub client goes back to the start where a server does not support Range."""
         self._meter.received(-self.digest.seen_bytes)
         self.digest = Digest(self._file.size_bytes)
         return self._raw.truncate(0)

@@ -1,6 +1,6 @@
-"""The hub: which files a revision has, and their bytes. Only `hub` and `hub_errors` import huggingface_hub.
+"""The hub: lists the files of a revision and fetches them. Only `hub` and `hub_errors` import huggingface_hub.
 
-Files come by plain HTTP with Range, so that a download goes on where a crash left it; `hf_hub_download` starts anew,
+Files come by plain HTTP with Range, so that a download goes on where a crash left it. `hf_hub_download` starts anew,
 because it names its temporary files after the process.
 """
 
@@ -25,7 +25,7 @@ METADATA_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file as the hub describes it: SHA-256 where it is stored as a large file, else git's hash of its blob."""
+    """A file as the hub describes it. A large file has a SHA-256, a small one git's hash of its blob."""
 
     path: str
     size_bytes: int
@@ -35,7 +35,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Revision:
-    """What a revision is at the moment: a commit, and its files."""
+    """What a revision stands for at the moment: a commit and its files."""
 
     repository: str
     name: str
@@ -44,13 +44,13 @@ class Revision:
 
 
 class Sink(Protocol):
-    """Where bytes go: as much of a binary file as the client's download uses."""
+    """Takes bytes: as much of a binary file as the client's download uses."""
 
     def write(self, block: bytes, /) -> int:
-        """Appends."""
+        """Appends the block."""
 
     def tell(self) -> int:
-        """The bytes so far."""
+        """Returns the number of bytes so far."""
 
     def seek(self, position: int, /) -> int:
         """Goes back, to write anew."""
@@ -61,7 +61,10 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Hub:
-    """An endpoint and who asks there. The token is sent to the endpoint alone, and is never part of a message."""
+    """An endpoint and the credentials for it.
+
+    The token is sent to the endpoint alone and is never part of a message.
+    """
 
     endpoint: str | None = None
     token: str | None = field(default=None, repr=False)
@@ -69,14 +72,14 @@ class Hub:
 
     @property
     def host(self) -> str:
-        """For messages: without a user name or password that the URL may hold."""
+        """The host for messages, without a user name or password that the URL may hold."""
         parts = urlsplit(self.endpoint or "https://huggingface.co")
         return parts.hostname + (f":{parts.port}" if parts.port else "") if parts.hostname else "the hub"
 
     def revision(self, repository: str, revision: str) -> Revision:
-        """The commit and files of a branch, tag or commit; raises ModelRefused or ModelUnavailable."""
+        """Returns the commit and files of a branch, tag or commit; raises ModelRefused or ModelUnavailable."""
         if self.offline:
-            raise ModelUnavailable("HF_HUB_OFFLINE is set, so the hub was not asked")
+            raise ModelUnavailable("HF_HUB_OFFLINE is set, so the hub was not contacted")
         with hub_errors.translated(self._asked(repository, revision)):
             found = (
                 _client()
@@ -107,7 +110,8 @@ class Hub:
 
     @property
     def _credentials(self) -> str | bool:
-        return self.token or False  # False: also not the one that somebody left on this machine
+        # False also keeps the client from using a token that a login has left on this machine.
+        return self.token or False
 
 
 def _described(sibling: Any) -> HubFile:

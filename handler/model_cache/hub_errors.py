@@ -1,4 +1,7 @@
-"""The hub client's exceptions as the worker's own errors, each with its remedy. No message holds a token."""
+"""Translates the hub client's exceptions into the worker's own errors, each with its remedy.
+
+No message holds a token.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from handler.errors import ModelRefused, ModelUnavailable, WorkerError
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked of which host."""
+    """A request to the hub, as far as messages name it."""
 
     host: str
     repository: str
@@ -31,7 +34,7 @@ def translated(asked: Asked) -> Iterator[None]:
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise _refusal(asked, error) or _answer(asked, error) from error
     except errors.OfflineModeIsEnabled as error:
-        raise ModelUnavailable("HF_HUB_OFFLINE is set, so the hub was not asked") from error
+        raise ModelUnavailable("HF_HUB_OFFLINE is set, so the hub was not contacted") from error
     except (http_error, ConnectionError, TimeoutError) as error:
         raise ModelUnavailable(f"{asked.host} does not answer: {type(error).__name__}") from error
     except OSError as error:
@@ -41,7 +44,7 @@ def translated(asked: Asked) -> Iterator[None]:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the disk, or its quota, is used up."""
+    """Returns whether the disk, or its quota, is used up."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -1,9 +1,9 @@
 """Where a repository lies below a cache's root. The names are those of the hub's own cache, so its tools can read it.
 
 models--org--name/snapshots/<commit>/    a whole model: the files and, last, the manifest
-                  refs/<revision>        the commit that a branch or tag meant when it was downloaded
+                  refs/<revision>        the commit that a branch or tag stood for when it was downloaded
                   .staging/<revision>/   downloads under way, or left by a crash, one directory for each attempt
-                  .leases/<revision>/    who downloads (`lease`)
+                  .leases/<revision>/    which worker downloads (`lease`)
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ class RepositoryDirectory:
 
     @classmethod
     def of(cls, root: Path, repository: str) -> RepositoryDirectory:
-        """The directory that is there, in whatever case its name was written, or the one to be made."""
+        """Returns the directory that is there, in whatever case its name was written, or the one to be made."""
         name = "models--" + repository.replace("/", "--")
         return cls(root / (_as_written(root, name) or name))
 
     @property
     def snapshots(self) -> Path:
-        """Holds one directory for each commit."""
+        """The folder of all commits, one directory each."""
         return self.path / "snapshots"
 
     def snapshot(self, commit: str) -> Path:
-        """The files of one commit."""
+        """Returns the directory with the files of one commit."""
         return self.snapshots / commit
 
     def ref(self, revision: str) -> Path:
-        """The file that says which commit a branch or tag is."""
+        """Returns the file that holds the commit of a branch or tag."""
         return self.path / "refs" / revision
 
     def staging(self, revision: str) -> Path:
-        """Holds the attempts at a revision."""
+        """Returns the folder of the attempts at a revision."""
         return self.path / ".staging" / quote(revision, safe="")
 
     def leases(self, revision: str) -> Path:
-        """Holds the leases of a revision."""
+        """Returns the folder of the leases of a revision."""
         return self.path / ".leases" / quote(revision, safe="")
 
     def candidates(self, revision: str) -> Iterator[Path]:
-        """The snapshots that may be this revision, the likeliest first."""
+        """Yields the snapshots that may be this revision, the likeliest first."""
         if COMMIT.fullmatch(revision):
             yield self.snapshot(revision)
             return
@@ -66,7 +66,7 @@ class RepositoryDirectory:
                 yield snapshot
 
     def records(self) -> Iterator[tuple[Path, Manifest]]:
-        """The snapshots with a manifest."""
+        """Yields the snapshots with a manifest."""
         for snapshot in _children(self.snapshots):
             if record := manifest.read_record(snapshot):
                 yield snapshot, record
@@ -80,7 +80,7 @@ class RepositoryDirectory:
 
 
 def repositories(root: Path) -> Iterator[tuple[str, RepositoryDirectory]]:
-    """Every repository below a cache's root, by its name."""
+    """Yields every repository below a cache's root, with its name."""
     for path in _children(root):
         if path.name.startswith("models--"):
             yield path.name.removeprefix("models--").replace("--", "/", 1), RepositoryDirectory(path)

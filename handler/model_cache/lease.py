@@ -1,12 +1,12 @@
-"""Of all workers that share a volume one downloads. Needs no lock daemon, no equal clocks, and nobody to clean up.
+"""The lease by which one of all workers on a volume downloads. It needs no lock daemon, equal clocks or cleaning up.
 
 A lease is a file named by its number, which never changes once it is there: 000001, 000002, ... The highest number
-holds. Taking it means to create the next number, which the file system lets exactly one worker do; so of many who
-find the same holder dead one follows, and a holder who was paused and wakes up sees a higher number than its own.
-Each holder beats its heart in a file of its own. A watcher judges it by its own clock: a heart stands still when
-what it wrote has not changed while the watcher watched. Modification times of other machines are never looked at.
+holds. To take the lease is to create the next number, which the file system allows exactly one worker. So of many that
+find the same holder dead one follows, and a holder that was paused and wakes up sees a higher number than its own. Each
+holder writes a heartbeat to a file of its own. A watcher judges it by its own clock: a heart has stopped when what it
+wrote has not changed while the watcher watched. Modification times of other machines are never used.
 
-Should two workers hold each other for dead, both download, each into its own directory, and publish the same verified
+Where two workers take each other for dead, both download, each into its own directory, and publish the same verified
 files (`staging`): the lease saves traffic, it does not guard the content.
 """
 
@@ -34,19 +34,21 @@ NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, err
 
 @dataclass(frozen=True)
 class Pace:
-    """How often a heart beats, how long it may stand still, and how often a watcher looks; in seconds."""
+    """The pace of heartbeats and of watching, in seconds."""
 
     heartbeat_seconds: float = 2.0
+    #: How long a heart may stand still.
     stale_seconds: float = 20.0
+    #: How often a watcher looks.
     poll_seconds: float = 0.5
 
 
 class LeaseLost(Exception):
-    """A higher number is there: somebody held this worker for dead."""
+    """A higher number is there: another worker took this one for dead."""
 
 
 class Lease:
-    """Held from its making until `release`, unless somebody takes the next number."""
+    """A lease of this worker, until `release` or until another worker takes the next number."""
 
     def __init__(self, directory: Path, number: int, attempt: str) -> None:
         self.number, self.attempt = number, attempt
@@ -60,7 +62,7 @@ class Lease:
             raise LeaseLost(f"another worker has taken over from attempt {self.attempt}")
 
     def beat(self, news: dict[str, Any] | None = None, *, released: bool = False) -> None:
-        """Tells the watchers that the holder lives, and what there is to tell."""
+        """Writes a heartbeat, with news for the watchers."""
         with self._writing:
             self._beats += 1
             text = json.dumps({"beats": self._beats, "released": released, "news": news or {}})
@@ -70,7 +72,7 @@ class Lease:
             temporary.replace(path)
 
     def release(self) -> None:
-        """Lets the next one take it at once, and sweeps up after the predecessors."""
+        """Frees the lease at once for the next worker, and removes what the predecessors have left."""
         self.beat(released=True)
         kept = {_name(self.number), f"{self.attempt}.beat"}
         for path in self._directory.iterdir():
@@ -83,7 +85,7 @@ class Lease:
 
 @contextmanager
 def beating(lease: Lease, pace: Pace, news: Callable[[], dict[str, Any]]) -> Iterator[threading.Event]:
-    """Beats until the block ends, then releases. Gives an event that is set once the lease is lost."""
+    """Beats until the block ends, then releases. The event that it gives is set once the lease is lost."""
     lost, ended = threading.Event(), threading.Event()
 
     def beat() -> None:
@@ -109,7 +111,7 @@ def beating(lease: Lease, pace: Pace, news: Callable[[], dict[str, Any]]) -> Ite
 
 
 class Watcher:
-    """Watches a directory of leases and takes one as soon as nobody alive holds it."""
+    """Watches a directory of leases and takes one as soon as no live worker holds it."""
 
     def __init__(self, directory: Path, pace: Pace, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory, self._pace, self._clock = directory, pace, clock
@@ -119,7 +121,7 @@ class Watcher:
         self.news: dict[str, Any] = {}
 
     def try_take(self) -> Lease | None:
-        """The lease, or None while another's heart beats; then `news` is what its holder told last."""
+        """Returns the lease, or None while another's heart beats; then `news` holds what its holder wrote last."""
         number = highest(self._directory)
         beat = _read(self._directory / f"{_attempt(self._directory, number)}.beat") if number else {}
         if not number or beat.get("released"):
@@ -136,7 +138,7 @@ class Watcher:
 
 
 def highest(directory: Path) -> int:
-    """The number of the lease that holds, whether or not its holder lives; 0 where there was never one."""
+    """Returns the number of the lease that holds, dead or alive; 0 where there was never one."""
     try:
         return max((int(path.name) for path in directory.iterdir() if path.name.isdigit()), default=0)
     except FileNotFoundError:
@@ -144,11 +146,11 @@ def highest(directory: Path) -> int:
 
 
 def _create(directory: Path, number: int) -> Lease | None:
-    """Exactly one worker creates a number: the others get None."""
+    """Creates a number, which exactly one worker can do; returns None for the others."""
     directory.mkdir(parents=True, exist_ok=True)
     attempt = uuid.uuid4().hex
     lease = Lease(directory, number, attempt)
-    lease.beat()  # first, so that nobody finds a lease without a heart
+    lease.beat()  # first, so that no watcher finds a lease without a heart
     content = json.dumps({"attempt": attempt, "host": socket.gethostname(), "process": os.getpid()})
     if _create_exclusively(directory / _name(number), content, attempt):
         return lease
@@ -157,7 +159,8 @@ def _create(directory: Path, number: int) -> Lease | None:
 
 
 def _create_exclusively(path: Path, content: str, attempt: str) -> bool:
-    """By a hard link, which is atomic on network file systems too and brings its content along; else by O_EXCL."""
+    """Returns whether this worker created the file."""
+    # A hard link is atomic on network file systems too and brings its content along; the second best is O_EXCL.
     temporary = path.with_name(f"{attempt}.new")
     temporary.write_text(content, encoding="utf-8")
     try:
@@ -174,7 +177,7 @@ def _create_exclusively(path: Path, content: str, attempt: str) -> bool:
 
 
 def create_without_links(path: Path, content: str) -> bool:
-    """For file systems that know no hard links. Whoever reads in between finds an empty lease, and waits."""
+    """Creates the file on a file system without hard links. A reader in between finds an empty lease, and waits."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(content)
@@ -192,7 +195,7 @@ def _name(number: int) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Lenient: whatever cannot be read is no news."""
+    """Returns a JSON object; an empty one for whatever cannot be read."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

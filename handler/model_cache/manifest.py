@@ -1,4 +1,7 @@
-"""A model's manifest: which files it consists of, with size and SHA-256. Written last, so that it means "whole"."""
+"""A model's manifest: its files with size and SHA-256.
+
+It is written last, so its presence means that the model is whole.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ VERSION = 1
 class ModelFile:
     """A file of the model; `path` is relative to the model's directory and never leaves it."""
 
+    #: Relative to the model's directory, which it never leaves.
     path: str
     size_bytes: int
     sha256: str
@@ -23,45 +27,43 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was downloaded: the revision as it was asked for, the commit it meant, and the files.
-
-    with_code, mistral_format: what was chosen where the repository offers a choice (`selection.Selection`).
-    """
+    """What was downloaded: the revision as requested, the commit that it stood for, and the files."""
 
     repository: str
     revision: str
     commit: str
     files: tuple[ModelFile, ...]
+    #: What was chosen where the repository offers a choice (`selection.Selection`).
     with_code: bool = False
     mistral_format: bool | None = None
 
     @property
     def size_bytes(self) -> int:
-        """Of all files together."""
+        """The bytes of all files together."""
         return sum(file.size_bytes for file in self.files)
 
     def is_whole(self, directory: Path) -> bool:
-        """Every file is there in its size. Reads no content: a flipped bit is found by `verification`."""
+        """Returns whether every file is there in its size. Reads no content: `verification` finds a flipped bit."""
         return all(has_size(directory / file.path, file.size_bytes) for file in self.files)
 
     def serves(self, *, with_code: bool, mistral_format: bool) -> bool:
-        """Whether these are the files that such a choice asks for."""
+        """Returns whether these are the files that such a choice needs."""
         return (self.with_code or not with_code) and self.mistral_format in (None, mistral_format)
 
     def write(self, directory: Path) -> None:
-        """Writes it atomically, and returns when it is on the disk."""
+        """Writes the manifest atomically, and returns when it is on the disk."""
         document = {"version": VERSION} | asdict(self)
         write_atomically(directory / MANIFEST_NAME, json.dumps(document, indent=1) + "\n")
 
 
 def read(directory: Path) -> Manifest | None:
-    """The manifest of a model that is whole; None when missing, torn, of another version, or files short."""
+    """Returns the manifest of a model that is whole; None when it is missing or torn, or when files are short."""
     manifest = read_record(directory)
     return manifest if manifest is not None and manifest.is_whole(directory) else None
 
 
 def read_record(directory: Path) -> Manifest | None:
-    """The manifest as it was written, whether or not the files are still there."""
+    """Returns the manifest as it was written, whether or not the files are still there."""
     try:
         document = json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
         if document.pop("version") != VERSION:
@@ -74,13 +76,13 @@ def read_record(directory: Path) -> Manifest | None:
 
 
 def is_inside(path: str) -> bool:
-    """Whether a relative path stays in the directory that it is relative to."""
+    """Returns whether a relative path stays in the directory that it is relative to."""
     parts = PurePosixPath(path)
     return bool(parts.parts) and not parts.is_absolute() and ".." not in parts.parts
 
 
 def has_size(path: Path, size_bytes: int) -> bool:
-    """Whether there is a file, or a link to one, of this size."""
+    """Returns whether there is a file, or a link to one, of this size."""
     try:
         return path.stat().st_size == size_bytes
     except OSError:
@@ -102,11 +104,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Makes renames in it last. Some network file systems refuse to, and need not be asked."""
+    """Makes renames in the directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:
+    except OSError:  # some network file systems refuse, and do not need it
         pass
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Brings a model to the disk before the engine starts: finds it, waits for whoever downloads it, or does so."""
+"""Brings a model to the disk before the engine starts: finds it, waits for another worker's download, or downloads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from handler.model_cache.download import Download, Patience
 from handler.model_cache.hub import Hub, HubFile, Revision
 from handler.model_cache.layout import RepositoryDirectory
 from handler.model_cache.lease import Lease, LeaseLost, Pace, Watcher
-from handler.model_cache.locate import Located, ModelRequest, Place, is_hub_name, local_path, locate
+from handler.model_cache.locate import Located, ModelDirectory, ModelRequest, is_hub_name, local_path, locate
 from handler.model_cache.manifest import Manifest, ModelFile
 from handler.model_cache.progress import LogNowAndThen, Meter, Progress, Report
 from handler.model_cache.selection import select
@@ -29,22 +29,22 @@ MAX_LOST_DIRECTORIES = 3
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """A model that is whole on this disk: what to give vLLM as its path, and under which name to serve it."""
+    """A model that is whole on this disk."""
 
+    #: What vLLM is given as the model.
     path: str
+    #: The name to serve it under.
     served_name: str
     source: str
 
 
 @dataclass(frozen=True)
 class ModelCache:
-    """The places to look in, and the one to download to, which is the last of them.
+    """The directories to look in, and the one to download to, which is the last of them."""
 
-    verify: read and compare all files before they are used, and fetch anew what is broken.
-    """
-
-    places: tuple[Place, ...]
+    directories: tuple[ModelDirectory, ...]
     hub: Hub
+    #: Read and compare all files before they are used, and fetch broken ones anew.
     verify: bool = False
     pace: Pace = field(default_factory=Pace)
     patience: Patience = field(default_factory=Patience)
@@ -52,24 +52,24 @@ class ModelCache:
 
     @property
     def root(self) -> Path:
-        """Where downloads go."""
-        return self.places[-1].root
+        """The directory of downloads."""
+        return self.directories[-1].root
 
     def prepare(self, request: ModelRequest, report: Report | None = None) -> PreparedModel:
-        """Returns when the model is whole on the disk; asks the hub only when it is not.
+        """Returns when the model is whole on the disk; uses the hub only when it is not.
 
         Raises ModelRefused (no such model or revision, no access, no space) or ModelUnavailable (hub and disks failed).
         """
         if found := local_path(request.name):
-            return PreparedModel(request.name, request.name, found.place)
+            return PreparedModel(request.name, request.name, found.source)
         if not is_hub_name(request.name):
             return PreparedModel(request.name, request.name, "a name that is left to vLLM")
         if not manifest.is_inside(request.revision):
             raise ModelRefused(f"MODEL_REVISION={request.revision!r} is no revision", param="MODEL_REVISION")
         preparation = _Preparation(self, request, report or LogNowAndThen())
         found = preparation.run()
-        logger.info("%s (%s) is in %s: %s", request.name, request.revision, found.place, found.path)
-        return PreparedModel(str(found.path), request.name, found.place)
+        logger.info("%s (%s) is in %s: %s", request.name, request.revision, found.source, found.path)
+        return PreparedModel(str(found.path), request.name, found.source)
 
 
 class _Preparation:
@@ -77,19 +77,19 @@ class _Preparation:
         self._cache, self._request, self._report = cache, request, report
         self._repository = RepositoryDirectory.of(cache.root, request.name)
         self._leases = self._repository.leases(request.revision)
-        self._places = cache.places
+        self._directories = cache.directories
         self._broken: list[ModelFile] = []
         self._lost_directories = 0
 
     def run(self) -> Located:
-        while found := locate(self._request, self._places):
+        while found := locate(self._request, self._directories):
             self._broken = self._find_broken(found) if self._cache.verify else []
             if not self._broken:
                 return found
             if found.path.is_relative_to(self._repository.path):
                 break
-            # What is in the image or RunPod's cache is not ours to mend: it is passed over.
-            self._places = tuple(place for place in self._places if place.title != found.place)
+            # This worker cannot mend what is in the image or RunPod's cache, so the directory is passed over.
+            self._directories = tuple(directory for directory in self._directories if directory.title != found.source)
             self._broken = []
         try:
             self._repository.path.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,8 @@ class _Preparation:
         except LeaseLost as error:
             logger.warning("%s; following it", error)
         except FileNotFoundError:
-            self._lost_directories += 1  # a predecessor that was only paused may take it, and then sees that it is late
+            # A predecessor that was only paused may take the directory back, and then sees that it is late.
+            self._lost_directories += 1
             if self._lost_directories > MAX_LOST_DIRECTORIES:
                 raise
             logger.warning("another worker has taken over what this one had downloaded; looking again")
@@ -145,7 +146,7 @@ class _Preparation:
         self._report(meter.progress())
 
     def _ask(self) -> Revision:
-        """The revision's files; a hub that stumbles is asked again a few times."""
+        """Returns the revision's files. A hub that stumbles is tried again a few times."""
         for pause_seconds in self._cache.patience.ask_again_seconds:
             try:
                 return self._cache.hub.revision(self._request.name, self._request.revision)
@@ -157,7 +158,7 @@ class _Preparation:
         return self._cache.hub.revision(self._request.name, self._request.revision)
 
     def _split(self, plan: _Plan, staging: Staging) -> tuple[list[HubFile], list[ModelFile]]:
-        """What is to be fetched, and what an earlier attempt, or a model that needs mending, already has."""
+        """Returns what is to be fetched, and what an earlier attempt, or a model that needs mending, already has."""
         snapshot = self._repository.snapshot(plan.commit)
         record = manifest.read_record(snapshot)
         kept = {file.path: file for file in (record.files if record else ()) if file not in self._broken}
@@ -177,8 +178,8 @@ class _Preparation:
         return wanted, there
 
     def _ready(self) -> Located | None:
-        """The model, once it is whole and nothing of it is known to be broken."""
-        found = locate(self._request, self._places)
+        """Returns the model, once it is whole and nothing of it is known to be broken."""
+        found = locate(self._request, self._directories)
         if found and self._broken:
             self._broken = verification.still_broken(found.path, self._broken)
         return None if self._broken else found
@@ -197,15 +198,15 @@ class _Preparation:
         try:
             self._report(Progress(**(news | {"here": False})))
         except TypeError:
-            logger.debug("the worker that downloads has told nothing yet")
+            logger.debug("the worker that downloads has written no news yet")
 
     def _tried(self, error: ModelUnavailable) -> str:
-        """What was looked at, in order, and what came of it."""
+        """Returns the message of a failure: what was looked at, in order, and the outcome."""
         request = self._request
         if self._broken:
             broken = ", ".join(file.path for file in self._broken)
             return f"{request.name} has broken files ({broken}) and they cannot be fetched: {error.message}"
-        looked = "; ".join(f"{place.title} ({place.root})" for place in self._cache.places)
+        looked = "; ".join(f"{directory.title} ({directory.root})" for directory in self._cache.directories)
         return (
             f"{request.name} ({request.revision}) is not here whole and cannot be downloaded. Tried, in order: a local "
             f"path of that name; {looked}; {self._cache.hub.host}: {error.message}"
@@ -227,7 +228,7 @@ class _Plan:
 
 
 def _plan(revision: Revision, request: ModelRequest, record: Manifest | None) -> _Plan:
-    """The files that are asked for, and those that an earlier, other choice has already brought here."""
+    """Returns the files that are needed, and those that an earlier, other choice has already brought here."""
     paths = [file.path for file in revision.files]
     with_code = request.with_code or (record is not None and record.with_code)
     choice = select(paths, with_code=with_code, mistral_format=request.mistral_format)

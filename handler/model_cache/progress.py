@@ -1,4 +1,4 @@
-"""How far a download is: bytes, rate and the time left; and the log line that says so now and then."""
+"""The progress of a download: bytes, rate and the time left; and the line that is logged now and then."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ LOG_EVERY_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Progress:
-    """done_bytes of total_bytes are here; the rate is that of this attempt, since it began."""
+    """A snapshot of a download."""
 
     model: str
     done_bytes: int
     total_bytes: int
+    #: Of this attempt, since it began.
     bytes_per_second: float
+    #: False for a download of another worker.
     here: bool = True
 
     @property
     def seconds_left(self) -> float | None:
-        """At the rate so far; None while there is no rate."""
+        """The time left at the rate so far; None while there is no rate."""
         return (self.total_bytes - self.done_bytes) / self.bytes_per_second if self.bytes_per_second > 0 else None
 
     def __str__(self) -> str:
-        """For a person."""
+        """Returns the line for a person."""
         share = 100 * self.done_bytes / self.total_bytes if self.total_bytes else 100.0
         left = "" if self.seconds_left is None else f", {self.seconds_left:.0f} s left"
-        who = "downloading" if self.here else "another worker downloads"
+        doing = "downloading" if self.here else "another worker downloads"
         size = f"{self.done_bytes / GIB:.2f} of {self.total_bytes / GIB:.2f} GiB ({share:.0f} %)"
-        return f"{who} {self.model}: {size}, {self.bytes_per_second / 1e6:.1f} MB/s{left}"
+        return f"{doing} {self.model}: {size}, {self.bytes_per_second / 1e6:.1f} MB/s{left}"
 
 
 Report = Callable[[Progress], None]
@@ -51,18 +53,18 @@ class Meter:
         self._lock = threading.Lock()
 
     def found(self, size_bytes: int) -> None:
-        """Counts what was there before: it is done, and says nothing about the rate."""
+        """Counts bytes that were there before: they are done, and have no part in the rate."""
         with self._lock:
             self._done_bytes += size_bytes
 
     def received(self, size_bytes: int) -> None:
-        """Counts what came from the hub; a negative number takes back what has to come again."""
+        """Counts bytes from the hub. A negative number takes back what has to come again."""
         with self._lock:
             self._done_bytes += size_bytes
             self._received_bytes += size_bytes
 
     def progress(self) -> Progress:
-        """Where it stands."""
+        """Returns a snapshot."""
         with self._lock:
             seconds = self._clock() - self._start
             rate = self._received_bytes / seconds if seconds > 0 else 0.0
@@ -77,7 +79,7 @@ class LogNowAndThen:
         self._last: float | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """Called as often as one likes."""
+        """Logs the progress unless it was logged a short time ago."""
         now = self._clock()
         if self._last is None or now - self._last >= self._every_seconds:
             self._last = now

@@ -1,4 +1,4 @@
-"""Which files of a repository vLLM needs. Pure."""
+"""Chooses the files of a repository that vLLM needs. Pure."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ OTHER_FRAMEWORKS = frozenset({"original", "onnx", "openvino", "metal", "coreml",
 
 @dataclass(frozen=True)
 class Selection:
-    """The files to have. A choice that the repository does not offer counts as made: either answer gives these files.
+    """The files to have.
 
-    with_code: nothing is missing for `--trust-remote-code`.
-    mistral_format: which of two sets of weights they are; None where there is only one.
+    A choice that the repository does not offer counts as made: either answer gives these files.
     """
 
     paths: tuple[str, ...]
+    #: Nothing is missing for `--trust-remote-code`.
     with_code: bool
+    #: Which of two sets of weights they are; None where there is only one.
     mistral_format: bool | None
 
 
 def select(paths: Iterable[str], *, with_code: bool = False, mistral_format: bool = True) -> Selection:
-    """The weights in one format, safetensors first, and the small files around them.
+    """Returns the weights in one format, safetensors first, and the small files around them.
 
     mistral_format: prefer Mistral's own weights where both are there, as vLLM's `--load-format auto` does.
     """
@@ -65,6 +66,6 @@ def _holds_weights(path: str) -> bool:
 
 
 def _indexes_others(path: str, weights: Collection[str]) -> bool:
-    """The list of shards of a format that is not taken, which would make vLLM look for them."""
+    """Returns whether a file lists the shards of a format that is not taken: vLLM would look for them."""
     index = re.fullmatch(r"(.*)(\.safetensors|\.bin)\.index\.json", path)
     return bool(index and weights and not any(w.startswith(index[1]) and w.endswith(index[2]) for w in weights))

@@ -1,7 +1,7 @@
-"""An attempt's own directory: files under way, files that are verified, and the step that publishes them.
+"""An attempt's own directory: files under way, verified files, and the step that publishes them.
 
-Nobody else writes here. A successor takes a dead attempt's directory over by renaming it, so a holder who was only
-paused finds its paths gone; whatever it still writes through open files goes to a file that the successor only reads.
+No other worker writes here. A successor takes a dead attempt's directory over by renaming it, so a holder that was only
+paused finds its paths gone. What it still writes through open files goes to files that the successor only reads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Staging:
 
     @classmethod
     def open(cls, repository: RepositoryDirectory, revision: str, commit: str, attempt: str) -> Staging:
-        """Makes it, out of what an earlier attempt at the same commit has left; drops attempts at other commits."""
+        """Makes the directory from what an earlier attempt at the same commit has left; drops other attempts."""
         parent = repository.staging(revision)
         parent.mkdir(parents=True, exist_ok=True)
         path = parent / f"{commit}.{attempt}"
@@ -41,25 +41,25 @@ class Staging:
         return cls(path)
 
     def make_directories(self, names: Iterable[str]) -> None:
-        """Those that files lie in, below this one; this one itself must be there."""
+        """Makes the folders of the files. The directory itself must be there."""
         for parent in sorted({ancestor for name in names for ancestor in PurePosixPath(name).parents}):
             if parent != PurePosixPath():
                 (self.path / parent).mkdir(exist_ok=True)
 
     def done(self, name: str, size_bytes: int) -> bool:
-        """Whether the file is here and verified: only verified files ever get their own name."""
+        """Returns whether the file is here and verified: only verified files ever get their own name."""
         return has_size(self.path / name, size_bytes)
 
     def partial(self, name: str) -> Path:
-        """Where this attempt writes a file."""
+        """Returns where this attempt writes a file."""
         return self.path / (name + PARTIAL)
 
     def left_over(self, name: str) -> Path:
-        """What an earlier attempt has left of a file: to be read, never to be written to."""
+        """Returns what an earlier attempt has left of a file: to be read, never to be written to."""
         return self.path / (name + LEFT_OVER)
 
     def sha256(self, name: str) -> str:
-        """Of a verified file whose hash the hub did not give."""
+        """Returns the hash of a verified file whose hash the hub did not give."""
         return sha256_of(self.path / name)
 
     def keep(self, name: str) -> None:
@@ -68,7 +68,10 @@ class Staging:
         self.left_over(name).unlink(missing_ok=True)
 
     def publish(self, repository: RepositoryDirectory, manifest: Manifest) -> Path:
-        """The whole model at its place, by one rename. Where a broken one stands, its files are replaced one by one."""
+        """Moves the whole model to its place by one rename.
+
+        Where a broken one stands, its files are replaced one by one.
+        """
         manifest.write(self.path)  # fails when a successor has taken the directory
         target = repository.snapshot(manifest.commit)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,7 @@ class Staging:
         return target
 
     def _rename_to(self, target: Path) -> bool:
-        """False where something stands already."""
+        """Returns False where something stands already."""
         try:
             self.path.rename(target)
         except OSError as error:
@@ -103,7 +106,7 @@ class Staging:
 
 
 def size_on_disk(directory: Path) -> int:
-    """The bytes of all files below a directory that may be vanishing."""
+    """Returns the bytes of all files below a directory, some of which may be vanishing."""
     total = 0
     for folder, _, names in os.walk(directory):
         for name in names:

@@ -1,4 +1,4 @@
-"""Reads every file of a model and compares it with the manifest's hashes: finds what a size does not show."""
+"""Reads every file of a model and compares it with the manifest's hashes, which finds what a size does not show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READERS = 4
 
 
 def broken_files(directory: Path, manifest: Manifest, meter: Meter) -> list[ModelFile]:
-    """The files that are missing, of another size, or of another content; empty for a good model."""
+    """Returns the files that are missing, of another size, or of another content; nothing for a good model."""
     files: queue.SimpleQueue[ModelFile] = queue.SimpleQueue()
     for file in manifest.files:
         files.put(file)
@@ -39,13 +39,13 @@ def broken_files(directory: Path, manifest: Manifest, meter: Meter) -> list[Mode
 
 
 def still_broken(directory: Path, files: Sequence[ModelFile]) -> list[ModelFile]:
-    """Those that nobody has mended meanwhile."""
+    """Returns those that have not been mended meanwhile."""
     meter = Meter("", 0)
     return [file for file in files if not is_good(directory, file, meter)]
 
 
 def is_good(directory: Path, file: ModelFile, meter: Meter) -> bool:
-    """Whether the file has its content."""
+    """Returns whether the file has its content."""
     path = directory / file.path
     try:
         return has_size(path, file.size_bytes) and sha256_of(path, meter.received) == file.sha256

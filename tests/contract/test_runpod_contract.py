@@ -7,11 +7,11 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-from handler import runpod_sdk
 from handler.metrics import WorkerMetrics
+from handler.queue import runpod_sdk
 
 ROOT = Path(__file__).resolve().parents[2]
-MOVED = "the runpod SDK has moved what handler/runpod_sdk.py uses: "
+MOVED = "the runpod SDK has moved what handler/queue/runpod_sdk.py uses: "
 
 
 def test_the_installed_sdk_is_the_pinned_one() -> None:

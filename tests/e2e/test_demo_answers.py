@@ -151,7 +151,7 @@ async def test_a_model_that_makes_no_embeddings_says_so_in_its_own_words(worker:
 
 async def test_closing_a_stream_early_aborts_the_request_in_the_engine(worker: Worker) -> None:
     body = chat_body("Count to thirty in digits.", stream=True, max_tokens=2000, ignore_eos=True)
-    outputs = worker.dispatcher.outputs({"openai_route": CHAT, "openai_input": body})
+    outputs = worker.dispatcher.outputs(worker.dispatcher.parse({"openai_route": CHAT, "openai_input": body}))
     await anext(outputs)
     await outputs.aclose()
     async with asyncio.timeout(1):

@@ -11,6 +11,7 @@ import pytest
 from handler.dispatch import Dispatcher
 from handler.engine.protocol import EngineRequest
 from handler.errors import EngineError, InvalidInput, StreamBroken, WorkerError
+from handler.outputs import StreamPiece
 from handler.settings import WorkerSettings
 from tests.support import FakeEngine, Worker
 
@@ -75,8 +76,9 @@ async def test_an_error_in_a_stream_is_sent_as_an_event_first_and_then_fails_the
     outputs: list[str] = []
 
     async def run() -> None:
-        async for output in Dispatcher(engine, WorkerSettings(environment={})).outputs(CHAT):
-            outputs.append(output)
+        dispatcher = Dispatcher(engine, WorkerSettings(environment={}))
+        async for output in dispatcher.outputs(dispatcher.parse(CHAT)):
+            outputs.append(output.value)
 
     with pytest.raises(EngineError, match="boom"):
         await run()
@@ -95,8 +97,9 @@ async def test_closing_the_outputs_early_leaves_the_request_in_the_engine_early(
         await asyncio.Event().wait()
 
     engine = FakeEngine(answer=endless, content_type="text/event-stream")
-    outputs = Dispatcher(engine, WorkerSettings(environment={})).outputs(CHAT)
-    assert await anext(outputs) == "data: 1\n\n"
+    dispatcher = Dispatcher(engine, WorkerSettings(environment={}))
+    outputs = dispatcher.outputs(dispatcher.parse(CHAT))
+    assert await anext(outputs) == StreamPiece("data: 1\n\n")
     await outputs.aclose()
     assert engine.left_early == 1
 

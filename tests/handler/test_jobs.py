@@ -10,12 +10,16 @@ import pytest
 from handler import jobs
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput
+from handler.jobs import Form, GenericRoute, Native, OpenAIRoute
+from handler.outputs import Output, StreamPiece, WholeAnswer
 from handler.settings import ALLOWED_PATHS
 from tests.malformed import MALFORMED, Malformed
 
 
 def parse(job_input: object, fields: frozenset[str] = frozenset(), max_bytes: int = 1_000_000) -> EngineRequest:
-    return jobs.parse(job_input, allowed_paths=ALLOWED_PATHS, max_bytes=max_bytes, request_fields=lambda path: fields)
+    return jobs.parse(
+        job_input, allowed_paths=ALLOWED_PATHS, max_bytes=max_bytes, request_fields=lambda path: fields
+    ).request
 
 
 def body_of(request: EngineRequest) -> dict[str, Any]:
@@ -104,3 +108,29 @@ def test_a_malformed_input_is_refused_with_its_field_and_without_its_content(cas
     assert error.to_json()["status"] == 400
     assert error.to_json()["error"]["param"]
     assert "SECRET-PROMPT" not in error.to_json_text()
+
+
+PIECES = [StreamPiece("data: 1\n\n"), StreamPiece("data: [DONE]\n\n")]
+TEXTS = [piece.value for piece in PIECES]
+OPENAI = OpenAIRoute(openai_route="/v1/models")
+
+
+@pytest.mark.parametrize(
+    ("form", "outputs", "final"),
+    [
+        (OPENAI, [WholeAnswer({"a": 1})], [{"a": 1}]),
+        (OPENAI, PIECES, TEXTS),
+        (OPENAI, [], []),
+        (Native(prompt="Hi"), [WholeAnswer({"a": 1})], {"a": 1}),
+        (Native(prompt="Hi"), PIECES, TEXTS),
+        (Native(prompt="Hi"), [], None),
+        (GenericRoute(route="/health"), [WholeAnswer("")], ""),
+    ],
+)
+def test_the_form_of_a_job_decides_what_its_end_carries(form: Form, outputs: list[Output], final: object) -> None:
+    assert form.final_output(outputs) == final
+
+
+def test_only_readers_of_an_openai_stream_are_not_given_it_twice() -> None:
+    repeating = [form.__name__ for form in set(jobs.FORMS.values()) if form.repeats_stream]
+    assert sorted(repeating) == ["GenericRoute", "Native"]

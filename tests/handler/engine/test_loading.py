@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 
 import pytest
 
-from handler.engine.loading import in_thread
+from handler.engine.loading import collection_paused, in_thread
 
 
 async def test_the_result_and_the_error_come_through() -> None:
@@ -31,3 +32,18 @@ async def test_a_load_that_is_cancelled_is_waited_for_and_taken_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await loading
     assert undone == ["engine"]
+
+
+def test_collection_comes_back_also_after_a_failure() -> None:
+    enabled: list[bool] = []
+
+    def fail() -> None:
+        with collection_paused():
+            enabled.append(gc.isenabled())
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    assert enabled == [False]
+    assert gc.isenabled()
+    gc.unfreeze()

@@ -82,8 +82,8 @@ def test_what_is_local_or_left_to_vllm_stays_as_it_is(tmp_path: Path, flags: dic
     assert not (tmp_path / "cache").exists()
 
 
-def load(body: object, path: str = LOAD_ADAPTER_PATH) -> EngineRequest:
-    return EngineRequest("POST", path, json.dumps(body).encode())
+def load(body: object) -> EngineRequest:
+    return EngineRequest("POST", LOAD_ADAPTER_PATH, json.dumps(body).encode())
 
 
 async def test_an_adapter_loaded_while_serving_is_fetched_and_given_by_its_directory(
@@ -107,11 +107,10 @@ async def test_an_adapter_that_cannot_be_had_is_the_callers_error(hub: HubServer
 @pytest.mark.parametrize(
     "request_",
     [
-        load({"lora_path": "a/b"}, "/v1/models"),
         load([]),
         load({"lora_path": 5}),
         EngineRequest("POST", LOAD_ADAPTER_PATH),
     ],
 )
-async def test_other_requests_and_odd_ones_pass_unchanged(tmp_path: Path, request_: EngineRequest) -> None:
+async def test_a_request_without_an_adapters_name_passes_unchanged(tmp_path: Path, request_: EngineRequest) -> None:
     assert await models(tmp_path, "http://127.0.0.1:9").with_local_adapter(request_) is request_

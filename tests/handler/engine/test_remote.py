@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from benchmarks.paced_upstream import PacedUpstream
-from handler.engine.protocol import EngineRequest
+from handler.engine.protocol import Document, EngineRequest, Stream
 from handler.engine.remote import RemoteEngine
 from handler.errors import ConfigurationError, EngineUnavailable, StreamBroken
 from tests.support import event_data
@@ -81,6 +81,7 @@ async def test_the_base_url_may_end_in_v1(suffix: str) -> None:
     async with PacedUpstream() as upstream, running(upstream.url + suffix) as engine:
         async with engine.send(MODELS) as response:
             assert (response.status, response.content_type) == (200, "application/json")
+            assert isinstance(response, Document)
             assert json.loads(await response.read())["data"][0]["id"] == "paced"
         await engine.check_health()
         assert engine.capacity == 256
@@ -93,8 +94,8 @@ async def test_a_stream_arrives_piece_by_piece() -> None:
         running(upstream.url) as engine,
         engine.send(completion(stream=True)) as response,
     ):
-        assert response.is_stream
-        pieces = [piece async for piece in response.body]
+        assert isinstance(response, Stream)
+        pieces = [piece async for piece in response.pieces]
     assert len(pieces) > 1
     assert len(list(event_data(b"".join(pieces).decode()))) == 5
 
@@ -103,14 +104,14 @@ async def test_connections_are_kept_for_the_next_request() -> None:
     async with PacedUpstream(tokens=2, interval_seconds=0) as upstream, running(upstream.url) as engine:
         for _ in range(5):
             async with engine.send(completion(stream=True)) as response:
-                await response.read()
+                assert [piece async for piece in response.pieces]
         assert len(upstream.connections) == 1
 
 
 async def test_leaving_a_stream_early_aborts_it_upstream() -> None:
     async with PacedUpstream(tokens=1000) as upstream, running(upstream.url) as engine:
         async with engine.send(completion(stream=True)) as response:
-            assert await anext(aiter(response.body))
+            assert await anext(aiter(response.pieces))
         await upstream.until(lambda stats: stats.aborted == 1)
 
 
@@ -135,6 +136,7 @@ async def test_an_error_of_the_server_is_an_answer() -> None:
         engine.send(completion(stream=False)) as response,
     ):
         assert response.status == 404
+        assert isinstance(response, Document)
         assert b"no such model" in await response.read()
 
 
@@ -145,6 +147,7 @@ async def test_an_answer_that_is_cut_is_a_broken_stream() -> None:
         running(url) as engine,
         engine.send(completion(stream=False)) as response,
     ):
+        assert isinstance(response, Document)
         with pytest.raises(StreamBroken, match="broke off"):
             await response.read()
 

@@ -16,7 +16,7 @@ from handler.model_cache.download import Patience
 from handler.model_cache.hub import Hub
 from handler.model_cache.layout import RepositoryDirectory
 from handler.model_cache.lease import Pace
-from handler.model_cache.locate import Place
+from handler.model_cache.locate import ModelDirectory
 from handler.model_cache.prepare import ModelCache
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -56,8 +56,8 @@ def needed(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 def cache(root: Path, url: str, *, verify: bool = False, token: str | None = None, pace: Pace = PACE) -> ModelCache:
     """A worker's cache on a volume."""
-    places = (Place("the volume", root, own=True),)
-    return ModelCache(places, Hub(url, token), verify=verify, pace=pace, patience=PATIENCE)
+    directories = (ModelDirectory("the volume", root, own=True),)
+    return ModelCache(directories, Hub(url, token), verify=verify, pace=pace, patience=PATIENCE)
 
 
 def contents(directory: Path) -> dict[str, bytes]:

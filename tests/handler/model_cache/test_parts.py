@@ -1,4 +1,4 @@
-"""The parts of the cache by themselves: which files, which manifest, which places, whose staging directory."""
+"""The parts of the cache by themselves: which files, which manifest, which directories, whose staging directory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from handler.model_cache import foreign, manifest
+from handler.model_cache import manifest
 from handler.model_cache.layout import RepositoryDirectory
-from handler.model_cache.locate import ModelRequest, Place, locate
+from handler.model_cache.locate import ModelDirectory, ModelRequest, is_whole_without_manifest, locate
 from handler.model_cache.manifest import MANIFEST_NAME, Manifest, ModelFile
 from handler.model_cache.progress import LogNowAndThen, Meter
 from handler.model_cache.selection import select
@@ -98,51 +98,51 @@ def test_a_model_in_runpods_cache_is_found_in_any_case_with_or_without_its_ref(
     tmp_path: Path, name: str, ref: bool
 ) -> None:
     snapshot = hub_cache(tmp_path, name, ref=ref)
-    places = (Place("host", tmp_path),)
+    directories = (ModelDirectory("host", tmp_path),)
     for asked in (ModelRequest("org/demo"), ModelRequest("Org/Demo"), ModelRequest("org/demo", COMMIT)):
-        found = locate(asked, places)
+        found = locate(asked, directories)
         assert found is not None
         assert found.path.samefile(snapshot)
-    assert locate(ModelRequest("org/demo", "b" * 40), places) is None
-    assert locate(ModelRequest("org/demo2"), places) is None
+    assert locate(ModelRequest("org/demo", "b" * 40), directories) is None
+    assert locate(ModelRequest("org/demo2"), directories) is None
 
 
 def test_the_first_place_that_is_whole_wins(tmp_path: Path) -> None:
     hub_cache(tmp_path / "host")
     written(tmp_path / "volume/models--org--demo/snapshots" / COMMIT)
-    image, host = Place("image", tmp_path / "image"), Place("host", tmp_path / "host")
-    volume = Place("volume", tmp_path / "volume", own=True)
+    image, host = ModelDirectory("image", tmp_path / "image"), ModelDirectory("host", tmp_path / "host")
+    volume = ModelDirectory("volume", tmp_path / "volume", own=True)
     request = ModelRequest(NAME)
-    assert [found and found.place for found in [locate(request, (image, host, volume))]] == ["host"]
-    assert [found and found.place for found in [locate(request, (image, volume, host))]] == ["volume"]
+    assert [found and found.source for found in [locate(request, (image, host, volume))]] == ["host"]
+    assert [found and found.source for found in [locate(request, (image, volume, host))]] == ["volume"]
     (tmp_path / "image/org/demo").mkdir(parents=True)
     (tmp_path / "image/org/demo/config.json").write_text("{}")
     (tmp_path / "image/org/demo/model.safetensors").write_bytes(safetensors(10, 1))
-    assert [found and found.place for found in [locate(request, (image, host, volume))]] == ["image"]
+    assert [found and found.source for found in [locate(request, (image, host, volume))]] == ["image"]
 
 
 def test_without_a_manifest_a_model_counts_as_whole_only_when_nothing_is_missing_or_torn(tmp_path: Path) -> None:
     snapshot = hub_cache(tmp_path)
     blobs = tmp_path / "models--org--demo/blobs"
-    assert foreign.is_whole(snapshot)
+    assert is_whole_without_manifest(snapshot)
     unfinished = blobs / "x.incomplete"
     unfinished.touch()
-    assert not foreign.is_whole(snapshot)
+    assert not is_whole_without_manifest(snapshot)
     unfinished.unlink()
     index = snapshot / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"w": "model.safetensors", "v": "model-2.safetensors"}}))
-    assert not foreign.is_whole(snapshot)
+    assert not is_whole_without_manifest(snapshot)
     index.unlink()
     (blobs / "model.safetensors").write_bytes(safetensors(1000, 1)[:-1])
-    assert not foreign.is_whole(snapshot)
+    assert not is_whole_without_manifest(snapshot)
     (blobs / "model.safetensors").unlink()
-    assert not foreign.is_whole(snapshot)
-    assert not foreign.is_whole(tmp_path / "none")
+    assert not is_whole_without_manifest(snapshot)
+    assert not is_whole_without_manifest(tmp_path / "none")
 
 
 def test_in_our_own_cache_nothing_counts_without_a_manifest(tmp_path: Path) -> None:
     hub_cache(tmp_path)
-    assert locate(ModelRequest(NAME), (Place("volume", tmp_path, own=True),)) is None
+    assert locate(ModelRequest(NAME), (ModelDirectory("volume", tmp_path, own=True),)) is None
 
 
 def staged(repository: RepositoryDirectory, attempt: str) -> tuple[Staging, Manifest]:

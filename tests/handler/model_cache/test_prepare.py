@@ -11,7 +11,7 @@ import pytest
 from handler.errors import ModelRefused, ModelUnavailable
 from handler.model_cache.hub import Hub
 from handler.model_cache.layout import RepositoryDirectory
-from handler.model_cache.locate import ModelRequest, Place
+from handler.model_cache.locate import ModelDirectory, ModelRequest
 from handler.model_cache.prepare import ModelCache
 from handler.model_cache.progress import Progress
 from tests.handler.model_cache import support
@@ -100,8 +100,8 @@ def test_a_hub_that_does_not_recover_is_named_and_nothing_is_published(
 
 
 def test_without_a_hub_one_error_says_what_was_tried_in_order(tmp_path: Path) -> None:
-    places = (Place("the image", tmp_path / "a"), Place("the volume", tmp_path / "b", own=True))
-    model_cache = ModelCache(places, Hub(NO_HUB), pace=support.PACE, patience=support.PATIENCE)
+    directories = (ModelDirectory("the image", tmp_path / "a"), ModelDirectory("the volume", tmp_path / "b", own=True))
+    model_cache = ModelCache(directories, Hub(NO_HUB), pace=support.PACE, patience=support.PATIENCE)
     with pytest.raises(ModelUnavailable) as caught:
         prepared(model_cache)
     message = caught.value.message
@@ -223,8 +223,11 @@ def test_a_broken_file_and_no_hub_is_an_error_that_names_the_file(hub: HubServer
 def test_a_broken_model_in_the_image_is_passed_over(hub: HubServer, tmp_path: Path) -> None:
     with hub.running():
         baked = prepared(cache(tmp_path / "image", hub.url))
-        places = (Place("the image", tmp_path / "image"), Place("the volume", tmp_path / "volume", own=True))
-        model_cache = replace(cache(tmp_path, hub.url, verify=True), places=places)
+        directories = (
+            ModelDirectory("the image", tmp_path / "image"),
+            ModelDirectory("the volume", tmp_path / "volume", own=True),
+        )
+        model_cache = replace(cache(tmp_path, hub.url, verify=True), directories=directories)
         assert prepared(model_cache) == baked
         _harm(baked / SHARD, "flip")
         path = prepared(model_cache)

@@ -1,0 +1,143 @@
+"""The worker on a RunPod queue endpoint: engine, job loop and watchdog together, from the start to the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import Any
+
+import uvloop
+
+from handler import watchdog
+from handler.dispatch import Dispatcher
+from handler.engine.protocol import Engine
+from handler.errors import WorkerError
+from handler.metrics import WorkerMetrics
+from handler.queue import runpod_sdk
+from handler.queue.job_loop import JobLoop, Pauses
+from handler.queue.platform import Platform
+from handler.settings import WorkerSettings
+from handler.start.signals import sigterm_interrupts_loading, stop_signals
+
+logger = logging.getLogger(__name__)
+
+
+def serve(
+    engine: Engine,
+    settings: WorkerSettings,
+    *,
+    metrics: WorkerMetrics | None = None,
+    make_platform: Callable[[WorkerMetrics], runpod_sdk.SdkPlatform] = runpod_sdk.SdkPlatform,
+    sdk_loop: runpod_sdk.SdkLoop = runpod_sdk.serve_with_sdk_loop,
+) -> int:
+    """Runs until the platform stops the worker or the engine fails.
+
+    Returns the exit code, which is 0 only after an orderly shutdown.
+    """
+    runpod_sdk.configure(settings.log_level)
+    metrics = metrics or WorkerMetrics()
+    try:
+        platform = make_platform(metrics)
+    except runpod_sdk.SdkMoved as error:
+        logger.warning("%s; falling back to the SDK's own loop, which is slower and loses cancellations", error)
+        return _serve_with_sdk_loop(engine, settings, sdk_loop)
+    return uvloop.run(_serve(engine, settings, platform, metrics))
+
+
+async def _serve(
+    engine: Engine, settings: WorkerSettings, platform: runpod_sdk.SdkPlatform, metrics: WorkerMetrics
+) -> int:
+    told_to_stop = threading.Event()
+    async with platform:
+        try:
+            with sigterm_interrupts_loading(told_to_stop):
+                await engine.start()
+            if told_to_stop.is_set():  # swallowed, and the engine came up all the same
+                return 0
+            return await run(engine, settings, platform, metrics)
+        except Exception as error:
+            if told_to_stop.is_set():  # an import has made an error of its own of the interruption
+                return 0
+            if not isinstance(error, WorkerError):
+                raise
+            logger.error("the worker cannot start: %s", error.message)
+            return 1
+        finally:
+            await engine.stop()
+
+
+async def run(engine: Engine, settings: WorkerSettings, platform: Platform, metrics: WorkerMetrics) -> int:
+    """Serves with a started engine; returns 1 when the engine failed, so that RunPod replaces the worker."""
+    gc.collect()
+    # What was imported stays. Without this a full collection would walk all of it in the middle of a stream.
+    gc.freeze()
+    logger.info("ready: taking up to %d jobs at a time", _capacity(engine, settings))
+    pauses = Pauses(grace=settings.grace_seconds)
+    loop = JobLoop(platform, Dispatcher(engine, settings), partial(_capacity, engine, settings), pauses, metrics)
+    with stop_signals(loop.shut_down):
+        watching = asyncio.create_task(_end_with_the_engine(engine, loop, settings.stall_seconds))
+        await loop.run()
+    engine_failed = watching.done()
+    watching.cancel()
+    return 1 if engine_failed else 0
+
+
+def _capacity(engine: Engine, settings: WorkerSettings) -> int:
+    return settings.max_concurrency or engine.capacity
+
+
+async def _end_with_the_engine(engine: Engine, loop: JobLoop, stall_seconds: float) -> None:
+    error = await watchdog.failure(engine, lambda: loop.jobs_in_progress > 0, stall_seconds)
+    logger.error("%s: failing %d jobs as retryable and ending the worker", error.message, loop.jobs_in_progress)
+    loop.shut_down(error)
+
+
+def _serve_with_sdk_loop(engine: Engine, settings: WorkerSettings, sdk_loop: runpod_sdk.SdkLoop) -> int:
+    dispatcher = Dispatcher(engine, settings)
+
+    async def handle(job: dict[str, Any]) -> AsyncGenerator[Any, None]:
+        async for output in job_outputs(dispatcher, job):
+            yield output
+
+    sdk_loop(handle, EngineGate(engine, settings).concurrency)
+    return 0
+
+
+async def job_outputs(dispatcher: Dispatcher, job: dict[str, Any]) -> AsyncGenerator[Any, None]:
+    """Yields outputs as the SDK's loop takes them.
+
+    A yielded `{"error": text}` makes the SDK report the job as FAILED.
+    """
+    try:
+        async for output in dispatcher.outputs(dispatcher.parse(job.get("input"))):
+            yield output.value
+    except WorkerError as error:
+        yield {"error": error.to_json_text()}
+
+
+class EngineGate:
+    """The SDK's `concurrency_modifier`: no job before the engine is ready, then as many as it has room for."""
+
+    def __init__(self, engine: Engine, settings: WorkerSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._start: asyncio.Task[None] | None = None
+
+    def concurrency(self, current: int) -> int:
+        """Returns how many jobs the SDK may run.
+
+        A failed start ends the process, so that RunPod replaces the worker.
+        """
+        del current
+        if self._start is None:
+            self._start = asyncio.get_running_loop().create_task(self._engine.start())
+        if not self._start.done():
+            return 0
+        if error := self._start.exception():
+            logger.error("the worker cannot start: %s", error)
+            raise SystemExit(1)
+        return _capacity(self._engine, self._settings)
