@@ -130,6 +130,20 @@ def test_any_split_of_the_bytes_gives_the_same(
     assert Passed().receive(split).all == Passed().receive([stream]).all
 
 
+@pytest.mark.parametrize(
+    ("operation", "stream"),
+    [(CHAT, HELLO + QUOTED + USAGE + DONE), (CHAT, windows(HELLO + BOTH + DONE)), (RESPONSES, HELLO + COMPLETED)],
+    ids=["chat", "chat with line breaks of Windows", "a response"],
+)
+def test_a_stream_cut_at_any_byte_is_not_complete_and_shows_whole_events(operation: Operation, stream: bytes) -> None:
+    whole = b"".join(Passed(operation).receive([stream]).pieces)
+    for at in range(len(stream)):
+        passed = Passed(operation).receive([stream[:at]])
+        assert not passed.relay.is_complete
+        assert whole.startswith(b"".join(passed.pieces))
+    assert Passed(operation).receive([stream]).relay.is_complete
+
+
 @given(st.lists(st.binary(max_size=12) | st.sampled_from([b"\n", b"\r\n", b"\n\n", b"data: "]), max_size=12))
 def test_whatever_comes_what_has_passed_is_a_beginning_of_it_and_ends_with_an_event(pieces: list[bytes]) -> None:
     passed = b"".join(Passed().receive(pieces).pieces)
