@@ -6,29 +6,28 @@ therefore exact, and 64 bits hold nine million dollars.
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from typing import overload
 
 PICOUSD_PER_USD = 10**12
-_PER_MILLION = Decimal(PICOUSD_PER_USD // 10**6)
+_PER_MILLION = PICOUSD_PER_USD // 10**6
+# Python's own context rounds silently to 28 digits; this one signals instead.
+_EXACT = Context(prec=50, Emax=50, traps=[InvalidOperation, Overflow, Inexact])
 
 
 def picousd_per_token(usd_per_million_tokens: Decimal | str | int) -> int:
     """Pico-dollars per token. ValueError: negative, not a number, or finer than $0.000001 per million tokens."""
-    return _whole(usd_per_million_tokens, "USD per million tokens")
+    return _price(usd_per_million_tokens, "USD per million tokens")
 
 
 def picousd_per_microsecond(usd_per_second: Decimal | str | int) -> int:
     """Pico-dollars per microsecond. ValueError: negative, not a number, or finer than $0.000001 per second."""
-    return _whole(usd_per_second, "USD per second")
+    return _price(usd_per_second, "USD per second")
 
 
 def picousd(usd: Decimal | str | int) -> int:
-    """Whole pico-dollars. ValueError: finer than one pico-dollar."""
-    amount = Decimal(usd) * PICOUSD_PER_USD
-    if amount != amount.to_integral_value():
-        raise ValueError(f"{usd} USD is finer than 1e-12 USD")
-    return int(amount)
+    """Whole pico-dollars. ValueError: not a number, or finer than one pico-dollar."""
+    return _whole(usd, PICOUSD_PER_USD, "USD", "1e-12 USD")
 
 
 @overload
@@ -44,10 +43,25 @@ def to_usd(amount_picousd: int | None) -> float | None:
     return None if amount_picousd is None else float(Decimal(amount_picousd) / PICOUSD_PER_USD)
 
 
-def _whole(price: Decimal | str | int, unit: str) -> int:
-    amount = Decimal(price) * _PER_MILLION
-    if not amount.is_finite() or amount < 0:
+def _price(price: Decimal | str | int, unit: str) -> int:
+    amount = _whole(price, _PER_MILLION, unit, "0.000001")
+    if amount < 0:
         raise ValueError(f"{price} is not a price in {unit}")
-    if amount != amount.to_integral_value():
-        raise ValueError(f"{price} {unit} is finer than 0.000001")
-    return int(amount)
+    return amount
+
+
+def _whole(number: Decimal | str | int, factor: int, unit: str, finest: str) -> int:
+    """Returns number x factor. Raises ValueError unless it is a whole number."""
+    try:
+        product = _EXACT.multiply(Decimal(number), factor)
+    except Overflow:
+        raise ValueError(f"{number} {unit} is more than can be counted") from None
+    except Inexact:
+        raise ValueError(f"{number} {unit} is finer than {finest}") from None
+    except InvalidOperation:
+        raise ValueError(f"{str(number)!r} is not a number of {unit}") from None
+    if not product.is_finite():
+        raise ValueError(f"{number} is not a number of {unit}")
+    if product != product.to_integral_value():
+        raise ValueError(f"{number} {unit} is finer than {finest}")
+    return int(product)

@@ -49,6 +49,8 @@ class Tally:
 
         errors: the records' error codes, or what stands for them where they are none of ours.
         """
+        if not records:
+            return
         outcomes, statuses, attempts, streams = zip(*map(_HOW, records), strict=True)
         self.by_outcome.update(outcomes)
         self.by_status.update(statuses)
@@ -79,7 +81,7 @@ class Tally:
         self.queue_ms += sum(queued)
         self.queued += len(queued)
         if target_ms is not None:
-            met = sum(map(target_ms.__ge__, timed))
+            met = sum([total_ms <= target_ms for total_ms in timed])
             self.targets_met += met
             self.targets_missed += len(timed) - met
         for record in records:

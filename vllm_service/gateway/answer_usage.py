@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from vllm_service.domain.token_estimates import MOST_TOKENS
 from vllm_service.domain.usage import Usage
 
 
@@ -70,7 +71,10 @@ def _read(document: bytes) -> _Answer:
 
 
 def _usage_of(answer: _Answer) -> Usage | None:
-    """In our words. Details that contradict the totals are cut to them."""
+    """In our words. Details that contradict the totals are cut to them. None for more than any answer can have.
+
+    Such a number would use up an organisation's month, and no database would take its row.
+    """
     usage = answer.usage
     if usage is None:
         usage = None if answer.response is None else answer.response.usage
@@ -78,6 +82,8 @@ def _usage_of(answer: _Answer) -> Usage | None:
             return None
     prompt = usage.prompt_tokens or usage.input_tokens or 0
     completion = usage.completion_tokens or usage.output_tokens or 0
+    if prompt > MOST_TOKENS or completion > MOST_TOKENS:
+        return None
     read = usage.prompt_tokens_details or usage.input_tokens_details
     written = usage.completion_tokens_details or usage.output_tokens_details
     if prompt < 0 or completion < 0 or read or written:

@@ -24,10 +24,10 @@ def cache_key(call: Call) -> bytes | None:
         return None
     try:
         members = msgspec.json.decode(call.request.body)
-    except msgspec.DecodeError:  # such as a number that is too large, in a member that nobody has looked at
+        for name in _ASIDE:
+            members.pop(name, None)
+        members["model"], members["stream"] = call.model.name, call.fields.stream is True
+        canonical = msgspec.json.encode([call.operation.name, members], order="sorted")
+    except (msgspec.DecodeError, RecursionError):  # too large a number, or too deep, in a member that was only skipped
         return None
-    for name in _ASIDE:
-        members.pop(name, None)
-    members["model"], members["stream"] = call.model.name, call.fields.stream is True
-    canonical = msgspec.json.encode([call.operation.name, members], order="sorted")
     return hashlib.sha256(canonical).digest()

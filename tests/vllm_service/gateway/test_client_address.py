@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllm_service.gateway.client_address import ClientAddresses
 
@@ -74,3 +76,55 @@ def test_a_proxy_of_ipv4_is_trusted_on_a_socket_of_ipv6() -> None:
 
 def test_a_unix_socket_has_no_address() -> None:
     assert of("", "198.51.100.1") is None
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("2001:0db8:0:0::7", "2001:db8::7"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("", None),
+        ("a:socket", None),
+    ],
+)
+def test_a_connections_own_address_has_one_spelling(peer: str, address: str | None) -> None:
+    assert of(peer, addresses=ClientAddresses()) == address
+
+
+@pytest.mark.parametrize("forwarded", ["", ",", " , ,, "])
+def test_an_empty_list_says_nothing(forwarded: str) -> None:
+    assert of("10.0.0.1", forwarded) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("written", "address"),
+    [
+        ("\t198.51.100.1 ", "198.51.100.1"),
+        ("198.51.100.1:0", "198.51.100.1"),
+        ("198.51.100.1:99999", "198.51.100.1"),
+        ("198.51.100.1:", "10.0.0.1"),
+        ("198.51.100.1:999999", "10.0.0.1"),
+        ("198.51.100.01", "10.0.0.1"),  # octal to some
+        ("[2001:db8::1]:", "10.0.0.1"),
+        ("[198.51.100.1]", "198.51.100.1"),
+        ("[::ffff:198.51.100.1]:80", "198.51.100.1"),
+        ("2001:db8::1" + " " * 60, "2001:db8::1"),
+        ("0" * 65, "10.0.0.1"),
+    ],
+)
+def test_an_address_with_a_port_or_in_brackets(written: str, address: str) -> None:
+    assert of("10.0.0.1", written) == address
+
+
+def test_other_headers_are_not_looked_at() -> None:
+    headers = [(b"x-real-ip", b"6.6.6.6"), (b"x-forwarded-for", b"198.51.100.1"), (b"forwarded", b"for=6.6.6.6")]
+    assert PROXIES.of("10.0.0.1", headers) == "198.51.100.1"
+
+
+@given(st.lists(st.binary(max_size=60), max_size=4))
+def test_whatever_a_proxy_writes_the_client_is_an_address(values: list[bytes]) -> None:
+    address = PROXIES.of("10.0.0.1", [(b"x-forwarded-for", value) for value in values])
+    assert address is not None
+    ip_address(address)

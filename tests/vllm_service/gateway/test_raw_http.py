@@ -145,10 +145,8 @@ async def test_connections_beyond_the_limit_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"3", b"[" * 100_000, b'{"a":' * 5000,
-             b"null", b"{", b'{"model":', b"\xff\xfe", b'{"model":"\xff"}', b'{"model":null}',
-             b'{"model":"small","model":"unknown"}', b'{"model":"' + b"a" * 9000 + b'"}']
-)  # fmt: skip
+    "body", [b"", b"[" * 100_000, b'{"model":"small","model":"unknown"}', b'{"model":"' + b"a" * 9000 + b'"}']
+)  # test_request_body.py has many more
 async def test_bodies_that_are_no_request_are_the_callers_mistake(body: bytes) -> None:
     async with gateway_to(ScriptedUpstream(answers)) as gateway:
         received = await gateway.raw(post(body, LAST))

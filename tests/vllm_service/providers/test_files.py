@@ -154,6 +154,7 @@ def test_disabled_providers_need_no_key_and_take_their_offers_with_them(configur
         ("  groq:", "  own:", r"providers\.yaml:7: providers\.own: stands here twice"),
         ("0.00031", "cheap", r"providers\.yaml:5: providers\.own\.usd_per_second: expected a number"),
         ("0.00031", "0.0000000001", r"providers\.yaml:5: .*finer than"),
+        ("0.00031", "1e9999999", r"providers\.yaml:5: .*more than can be counted"),
         ("0.025", "0.00000001", r"providers\.yaml:12: providers\.mine\.prices\.small: .*finer than"),
         ("output: 0.2, as_of: 2026-11-21", "output: 0.2", r"providers\.mine\.prices\.small: as_of is missing"),
         ("output: 0.2, as_of: 2026-11-21", "output: 0.2, as_of: today", r"expected a date"),

@@ -81,3 +81,11 @@ def test_dollars_are_read_where_there_are_no_pico_dollars(tmp_path: Path) -> Non
     path.write_text("started_at_us,cost_usd,provider\n1793620800000001,0.000000000007,own\n")
     (record,) = CsvLedger(path)
     assert (record.cost_picousd, record.started_at) == (7, 1_793_620_800.000001)
+
+
+@pytest.mark.parametrize("amount", ["Infinity", "NaN", "1e9999999", "a dollar", "0.0000000000001"])
+def test_an_amount_that_is_none_is_named_with_its_line(tmp_path: Path, amount: str) -> None:
+    path = tmp_path / "export.csv"
+    path.write_text(f"started_at_us,cost_usd\n1793620800000001,0.1\n1793620800000001,{amount}\n")
+    with pytest.raises(ConfigurationError, match=r"export\.csv: line 3 is no row of the ledger"):
+        list(CsvLedger(path))

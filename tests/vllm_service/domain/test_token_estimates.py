@@ -1,0 +1,90 @@
+"""How many tokens a request is before any tokenizer runs."""
+
+from __future__ import annotations
+
+from binascii import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_service.domain.token_estimates import (
+    MOST_TOKENS,
+    PREFIX_BYTES,
+    TOKENS_PER_IMAGE,
+    estimated_prompt_tokens,
+    longest_answer_tokens,
+    prefix_of,
+)
+
+IMAGE = b'"data:image/png;base64,%b"'
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        pytest.param(b"", 0, id="nothing"),
+        pytest.param(b"abc", 0, id="less than a token"),
+        pytest.param(b"abcd", 1, id="four bytes are a token"),
+        pytest.param(b"x" * 40_003, 10_000, id="a long text"),
+        # The text that stays is `"data:image/png"`, 16 bytes.
+        pytest.param(IMAGE % (b"A" * 10_000), 4 + TOKENS_PER_IMAGE, id="an image"),
+        pytest.param(IMAGE % (b"A" * 10_000) * 3, 12 + 3 * TOKENS_PER_IMAGE, id="three images"),
+        pytest.param(b"x" * 400 + IMAGE % (b"A" * 9_000), 104 + TOKENS_PER_IMAGE, id="text and an image"),
+        pytest.param(IMAGE % b"" + b"x" * 8184, 4 + 2046 + TOKENS_PER_IMAGE, id="an empty image in a long text"),
+        # Cut in the middle of its data: what follows is the image's to the end.
+        pytest.param(b";base64," + b"A" * 9_000, TOKENS_PER_IMAGE, id="an image that does not end"),
+        pytest.param(b"x" * 10_000 + b";base64", 2_501, id="a word that is no image"),
+    ],
+)
+def test_a_prompt_is_estimated_by_its_length_and_its_images(body: bytes, tokens: int) -> None:
+    assert estimated_prompt_tokens(body) == tokens
+
+
+@pytest.mark.parametrize(("length", "images"), [(8192, 0), (8193, 1)])
+def test_only_a_body_above_8_kib_is_searched_for_images(length: int, images: int) -> None:
+    body = (IMAGE % b"A").ljust(length, b"x")
+    text = length - images * len(b";base64,A")
+    assert estimated_prompt_tokens(body) == text // 4 + images * TOKENS_PER_IMAGE
+
+
+@pytest.mark.parametrize(
+    ("bound", "choices", "tokens"),
+    [
+        pytest.param(None, None, None, id="no bound"),
+        pytest.param(None, 3, None, id="no bound for three choices"),
+        pytest.param(0, None, None, id="a bound of 0 is none"),
+        pytest.param(-1, 2, None, id="a negative bound is none"),
+        pytest.param(float("nan"), None, None, id="a bound that is no number is none"),
+        pytest.param(1, None, 1, id="one token"),
+        pytest.param(100, 1, 100, id="one choice"),
+        pytest.param(100, 3, 300, id="three choices"),
+        pytest.param(100, 0, 100, id="0 choices are one"),
+        pytest.param(100, -5, 100, id="negative choices are one"),
+        pytest.param(100, 0.5, 100, id="half a choice is one"),
+        pytest.param(5.0, 2.0, 10, id="written as floats"),
+        pytest.param(MOST_TOKENS, 1, MOST_TOKENS, id="the most"),
+        pytest.param(MOST_TOKENS + 1, None, MOST_TOKENS, id="more than the most"),
+        pytest.param(10**40, 10**40, MOST_TOKENS, id="beyond 64 bits"),
+        pytest.param(1e300, 1e300, MOST_TOKENS, id="floats whose product is beyond all floats"),
+    ],
+)
+def test_the_longest_answer(bound: float | None, choices: float | None, tokens: int | None) -> None:
+    longest = longest_answer_tokens(bound, choices)
+    assert (longest, type(longest)) == (tokens, type(tokens))
+
+
+def test_a_short_conversation_has_no_prefix() -> None:
+    assert (prefix_of(b""), prefix_of(b"x" * (PREFIX_BYTES - 1))) == (0, 0)
+
+
+def test_a_prefix_is_the_same_in_every_process() -> None:
+    assert prefix_of(b"x" * PREFIX_BYTES) == crc32(b"x" * PREFIX_BYTES) != 0
+
+
+@given(st.binary(max_size=3000), st.binary(max_size=50))
+def test_only_how_a_conversation_begins_decides_its_prefix(conversation: bytes, more: bytes) -> None:
+    long = conversation.ljust(PREFIX_BYTES, b"x")
+    assert prefix_of(long + more) == prefix_of(long[:PREFIX_BYTES]) == prefix_of(memoryview(long))
+    other = bytes([long[0] ^ 1]) + long[1:]
+    assert prefix_of(other) != prefix_of(long)

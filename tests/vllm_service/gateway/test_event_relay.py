@@ -1,0 +1,173 @@
+"""Server-sent events on their way: whole ones only, the same however the network cut them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_service.domain.usage import Usage
+from vllm_service.gateway.event_relay import LONGEST_EVENT_BYTES, EventRelay
+from vllm_service.gateway.operations import CHAT, COMPLETIONS, RESPONSES, Operation
+from vllm_service.providers.protocol import CutShort
+
+HELLO = 'data: {"choices":[{"delta":{"content":"Grüße, 東京 🚀"}}]}\n\n'.encode()
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":3}}\n\n'
+BOTH = b'data: {"choices":[{"index":0}],"usage":{"prompt_tokens":10,"completion_tokens":3}}\n\n'
+NULL = b'data: {"choices":[{"index":0}],"usage":null}\n\n'
+DONE = b"data: [DONE]\n\n"
+COMPLETED = (
+    b"event: response.completed\n"
+    b'data: {"type":"response.completed","response":{"usage":{"input_tokens":7,"output_tokens":2}}}\n\n'
+)
+FAILED = b"event: response.failed\ndata: {}\n\n"
+QUOTED = b'data: {"text":"\\"usage\\": {\\"prompt_tokens\\": 99} data: [DONE]\\n\\n"}\n\n'
+COMMENT = b": waiting\n\n"
+SEEN = b": seen\n\n"  # what is put behind an event that carries usage
+
+
+class Passed:
+    """What came out of a relay."""
+
+    def __init__(self, operation: Operation = CHAT) -> None:
+        self.pieces: list[bytes] = []
+        self.finished: list[tuple[bytes, Usage, bool]] = []
+        self.relay = EventRelay(operation, self.pieces.append, self._finish)
+
+    def _finish(self, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
+        self.finished.append((event, usage, is_only_usage))
+        return b"" if is_only_usage else event + SEEN
+
+    def receive(self, pieces: Iterable[bytes]) -> Passed:
+        for piece in pieces:
+            self.relay.receive(piece)
+        return self
+
+    @property
+    def all(self) -> tuple[bytes, list[tuple[bytes, Usage, bool]], Usage | None, bool, int]:
+        """Everything that can be told of it, the pieces' borders apart."""
+        relay = self.relay
+        return b"".join(self.pieces), self.finished, relay.usage, relay.is_complete, relay.events
+
+
+def windows(event: bytes) -> bytes:
+    return event.replace(b"\n", b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("operation", "stream", "shown", "told"),  # told: the usage, whether it is complete, events
+    [
+        pytest.param(CHAT, b"", b"", (None, False, 0), id="nothing"),
+        pytest.param(CHAT, HELLO + DONE, HELLO + DONE, (None, True, 2), id="text"),
+        pytest.param(COMPLETIONS, HELLO + DONE, HELLO + DONE, (None, True, 2), id="completions end so too"),
+        pytest.param(CHAT, HELLO, HELLO, (None, False, 1), id="without its end"),
+        pytest.param(CHAT, HELLO + DONE[:-1], HELLO, (None, False, 1), id="its end cut by a byte"),
+        pytest.param(CHAT, HELLO + HELLO[:40], HELLO, (None, False, 1), id="cut within an event"),
+        pytest.param(CHAT, USAGE + DONE, DONE, (Usage(10, 3), True, 2), id="the usage chunk may be hidden"),
+        pytest.param(CHAT, BOTH + DONE, BOTH + SEEN + DONE, (Usage(10, 3), True, 2), id="usage beside a choice"),
+        pytest.param(CHAT, NULL + DONE, NULL + DONE, (None, True, 2), id="null usage"),
+        pytest.param(CHAT, QUOTED, QUOTED, (None, False, 2), id="a text that speaks of usage and of the end"),
+        pytest.param(CHAT, COMMENT + HELLO, COMMENT + HELLO, (None, False, 1), id="a comment"),
+        pytest.param(CHAT, b"data:[DONE]\n\n", b"data:[DONE]\n\n", (None, True, 1), id="no space before the end"),
+        pytest.param(CHAT, windows(HELLO + DONE), windows(HELLO + DONE), (None, True, 2), id="line breaks of Windows"),
+        pytest.param(
+            CHAT, windows(BOTH), windows(BOTH) + SEEN, (Usage(10, 3), False, 1), id="usage with line breaks of Windows"
+        ),
+        pytest.param(
+            CHAT, windows(HELLO) + BOTH, windows(HELLO) + BOTH + SEEN, (Usage(10, 3), False, 2), id="both line breaks"
+        ),
+        pytest.param(
+            CHAT, b"id: 7\n" + BOTH, b"id: 7\n" + BOTH + SEEN, (Usage(10, 3), False, 1), id="an id before its data"
+        ),
+        pytest.param(
+            CHAT,
+            BOTH.replace(b"10", b"1") + BOTH,
+            BOTH.replace(b"10", b"1") + SEEN + BOTH + SEEN,
+            (Usage(10, 3), False, 2),
+            id="usage so far in each event: the last counts",
+        ),
+        pytest.param(
+            CHAT, b'data: {"usage":{"a":\n\n', b'data: {"usage":{"a":\n\n', (None, False, 1), id="an event, no JSON"
+        ),
+        pytest.param(
+            CHAT,
+            b'data: {"usage":{"prompt_tokens":"10"}}\n\n',
+            b'data: {"usage":{"prompt_tokens":"10"}}\n\n',
+            (None, False, 1),
+            id="usage of another shape",
+        ),
+        pytest.param(CHAT, b"\xff\xfe\n\n", b"\xff\xfe\n\n", (None, False, 0), id="no UTF-8"),
+        pytest.param(RESPONSES, COMPLETED, COMPLETED + SEEN, (Usage(7, 2), True, 1), id="a response"),
+        pytest.param(RESPONSES, COMPLETED[:-1], b"", (None, False, 0), id="a response cut by a byte"),
+        pytest.param(RESPONSES, FAILED, FAILED, (None, True, 1), id="a response that failed is complete"),
+    ],
+)
+def test_what_passes_and_what_is_read_in_passing(
+    operation: Operation, stream: bytes, shown: bytes, told: tuple[Usage | None, bool, int]
+) -> None:
+    for split in ([stream], [stream[at : at + 1] for at in range(len(stream))]):
+        passed = Passed(operation).receive(split)
+        assert b"".join(passed.pieces) == shown
+        assert (passed.relay.usage, passed.relay.is_complete, passed.relay.events) == told
+
+
+@given(
+    st.lists(st.sampled_from([HELLO, USAGE, BOTH, NULL, QUOTED, COMMENT, DONE, b"retry: 3\n\n"]), max_size=8),
+    st.sampled_from([bytes, windows]),
+    st.lists(st.integers(0, 2000), max_size=12),
+    st.integers(0, 60),
+)
+def test_any_split_of_the_bytes_gives_the_same(
+    parts: list[bytes], written: Callable[[bytes], bytes], cuts: list[int], missing: int
+) -> None:
+    stream = written(b"".join(parts))
+    stream = stream[: max(0, len(stream) - missing)]
+    places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    split = [stream[start:stop] for start, stop in pairwise(places)]
+    assert Passed().receive(split).all == Passed().receive([stream]).all
+
+
+@pytest.mark.parametrize(
+    ("operation", "stream"),
+    [(CHAT, HELLO + QUOTED + USAGE + DONE), (CHAT, windows(HELLO + BOTH + DONE)), (RESPONSES, HELLO + COMPLETED)],
+    ids=["chat", "chat with line breaks of Windows", "a response"],
+)
+def test_a_stream_cut_at_any_byte_is_not_complete_and_shows_whole_events(operation: Operation, stream: bytes) -> None:
+    whole = b"".join(Passed(operation).receive([stream]).pieces)
+    for at in range(len(stream)):
+        passed = Passed(operation).receive([stream[:at]])
+        assert not passed.relay.is_complete
+        assert whole.startswith(b"".join(passed.pieces))
+    assert Passed(operation).receive([stream]).relay.is_complete
+
+
+@given(st.lists(st.binary(max_size=12) | st.sampled_from([b"\n", b"\r\n", b"\n\n", b"data: "]), max_size=12))
+def test_whatever_comes_what_has_passed_is_a_beginning_of_it_and_ends_with_an_event(pieces: list[bytes]) -> None:
+    passed = b"".join(Passed().receive(pieces).pieces)
+    assert b"".join(pieces).startswith(passed)
+    assert passed == b"" or passed.endswith((b"\n\n", b"\r\n\r\n"))
+
+
+def test_a_piece_without_an_event_sends_nothing() -> None:
+    passed = Passed().receive([b"data: {", b"}", b"\n"])
+    assert passed.pieces == []
+    assert passed.receive([b"\n"]).pieces == [b"data: {}\n\n"]
+
+
+def test_a_hidden_event_sends_nothing_and_not_an_empty_piece() -> None:
+    assert Passed().receive([USAGE]).pieces == []
+
+
+def test_an_event_of_the_longest_length_is_held_and_a_byte_more_is_cut_short() -> None:
+    passed = Passed().receive([b"x" * LONGEST_EVENT_BYTES])
+    with pytest.raises(CutShort, match=str(LONGEST_EVENT_BYTES)):
+        passed.receive([b"x"])
+    assert passed.pieces == []
+
+
+def test_a_long_event_that_ends_passes() -> None:
+    event = b"data: " + b"x" * LONGEST_EVENT_BYTES + b"\n\n"
+    assert Passed().receive([HELLO + event]).pieces == [HELLO + event]
