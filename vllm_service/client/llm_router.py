@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from vllm_service.client.settings import ClientSettings
 from vllm_service.client.strategies import RoutingStrategy
 from vllm_service.client.streams import TextStream
 from vllm_service.domain.requests import RequestFacts
+from vllm_service.errors import ConfigurationError
 from vllm_service.providers.configured import Catalog
 from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.routing.breakers import Breakers
@@ -25,7 +27,7 @@ from vllm_service.routing.fallback import RetrySettings
 from vllm_service.routing.plan import Plan, Router
 from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.router import CostRouter
-from vllm_service.settings import ServiceSettings
+from vllm_service.settings import CatalogSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +168,15 @@ class LLMRouter:
         return facts_of_chat(ask, self.strategy.value, stream=stream)
 
 
-def configured() -> Catalog:
-    """What providers.yaml and models.yaml say, where there are any; else the endpoint of RUNPOD_*."""
-    settings = ServiceSettings.from_environment()
-    if not settings.providers_path.exists():
-        return own_endpoint(ClientSettings.resolve())
+def configured(environment: Mapping[str, str] | None = None) -> Catalog:
+    """Returns what providers.yaml and models.yaml say, where there are any; else the endpoint of RUNPOD_*.
+
+    environment: the process's, unless another is given. Nothing else in it is read: it belongs to the application.
+    Raises ConfigurationError.
+    """
+    settings = CatalogSettings.from_environment(environment)
+    if not _exists(settings.providers_path):
+        return own_endpoint(ClientSettings.resolve(environment=environment))
     from vllm_service.providers.files import load  # noqa: PLC0415  reads YAML, which the client's extra lacks
 
     return load(settings)
@@ -184,3 +190,11 @@ def default_router(catalog: Catalog, strategy: RoutingStrategy, breakers: LocalB
 
 def _said(prompt: str) -> list[Message]:
     return [{"role": "user", "content": prompt}]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        reason = f"{path}: cannot be looked for ({error.strerror}). Change CONFIG_DIR or PROVIDERS_FILE"
+        raise ConfigurationError(reason, param="PROVIDERS_FILE") from None
