@@ -11,6 +11,7 @@ from typing import NamedTuple
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.routing.profiles import LatencyTarget
 
+MOST_WAITING = 100_000  # requests between two looks; more are forgotten
 _MEMORY_SECONDS = 10.0
 
 

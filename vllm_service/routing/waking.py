@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from vllm_service.domain.falling import falling
 from vllm_service.routing.paper_workers import FIRST_RULE, NEVER, OFF, PaperWorkers
-from vllm_service.routing.shadow import Demand, ShadowWorkers, Speeds
+from vllm_service.routing.shadow import MOST_WAITING, Demand, ShadowWorkers, Speeds
 
 Floats = NDArray[np.float64]
 
 RED_SHARE, _PAYING_RED_SHARE = 0.01, 0.018
-_MOST_WAITING = 100_000
 _LOAD_SECONDS = 20.0
 _BETTER = 1.0
 _EVIDENT, _EVIDENT_AGE, _LOSSES_WEIGH = 2.0, 0.5, 2.0
@@ -33,17 +32,24 @@ class WakeController:
     """For one endpoint. `demand` is called for each request, `decide` about once a second.
 
     most_workers: that there may be. always_on: of them, paid whatever is decided; the rest have to earn their keep with
-    what these would leave.
+    what these would leave. waiting: the demand so far, where somebody else has noted it down and goes on doing so.
     """
 
-    def __init__(self, most_workers: int, usd_per_second: float, always_on: int = 0) -> None:
+    def __init__(
+        self,
+        most_workers: int,
+        usd_per_second: float,
+        always_on: int = 0,
+        *,
+        waiting: deque[Demand] | None = None,
+    ) -> None:
         workers = most_workers - always_on
         self._usd_per_second, self._always_on = usd_per_second, always_on
         self._paper = PaperWorkers(workers, usd_per_second, memory_seconds=4 * 3600.0)
         self._shadows = [ShadowWorkers(count) for count in range(always_on, most_workers + 1)]
         self._rule = np.full(workers, FIRST_RULE)
         self._numbers = np.arange(workers)
-        self._waiting: deque[Demand] = deque(maxlen=_MOST_WAITING)
+        self._waiting: deque[Demand] = deque(maxlen=MOST_WAITING) if waiting is None else waiting
         self.demand = self._waiting.append  # called for each request that could be served here
         self._looked_at: float | None = None
         self._on = np.zeros(workers, bool)

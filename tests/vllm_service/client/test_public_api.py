@@ -143,7 +143,7 @@ BEYOND_THE_EXTRA = SERVERS | {"numpy", "rich", "yaml", "genai_prices", "psutil",
     [
         ("ServiceError", BEYOND_THE_EXTRA),
         ("RunPodVLLMService, RunPodVLLMServiceSync, compare_costs", BEYOND_THE_EXTRA),
-        ("LLMRouter, RoutingStrategy", BEYOND_THE_EXTRA - {"numpy"}),  # the router's bounds on waking are numpy's
+        ("LLMRouter, RoutingStrategy", BEYOND_THE_EXTRA),
     ],
 )
 def test_importing_the_client_loads_nothing_of_a_server(names: str, unwanted: set[str]) -> None:
