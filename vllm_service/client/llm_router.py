@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from vllm_service.client.asks import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Ask, Message
+from vllm_service.client.asks import DEFAULT_MAX_TOKENS, Ask
 from vllm_service.client.endpoint_watch import EndpointWatch
+from vllm_service.client.generation import TextCalls
 from vllm_service.client.places import Clock, Gatekeeper, LocalBreakers, Places, own_endpoint
 from vllm_service.client.request_facts import facts_of_chat
 from vllm_service.client.results import Answer
@@ -39,7 +40,7 @@ class Explanation:
     plan: Plan
 
 
-class LLMRouter:
+class LLMRouter(TextCalls):
     """Sends each request where its strategy says, and on to the next place when one fails before it has answered.
 
     providers: what may be asked; by default what providers.yaml and models.yaml say, else the endpoint that RUNPOD_*
@@ -64,7 +65,7 @@ class LLMRouter:
     ) -> None:
         self.strategy = RoutingStrategy(strategy)
         catalog = configured() if providers is None else providers
-        self.default_model = default_model or next(iter(catalog.models))
+        super().__init__(default_model or next(iter(catalog.models)))
         local = LocalBreakers(breakers or Breakers(BreakerSettings()), clock)
         self._retries = retries or RetrySettings()
         self._places = Places(
@@ -76,74 +77,11 @@ class LLMRouter:
         )
         self._watch = EndpointWatch(self._places)
 
-    async def generate(
-        self,
-        /,
-        prompt: str,
-        model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        **options: Any,
-    ) -> str:
-        """The text of the answer to a prompt."""
-        return (await self.complete(prompt, model, max_tokens, temperature, **options)).text
-
-    async def complete(
-        self,
-        /,
-        prompt: str,
-        model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        **options: Any,
-    ) -> Answer:
-        """As `generate`, with provider, tokens, cost, times and why it went there."""
-        return await self.chat(_said(prompt), model, max_tokens, temperature, **options)
-
-    async def chat(
-        self,
-        /,
-        messages: Iterable[Message],
-        model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        **options: Any,
-    ) -> Answer:
-        """The answer to a conversation."""
-        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
-        return await self._call(Ask.chat(messages, model or self.default_model, fields), stream=False).answer()
-
-    def stream(
-        self,
-        /,
-        prompt: str,
-        model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        **options: Any,
-    ) -> TextStream:
-        """As `generate`, in pieces."""
-        return self.stream_chat(_said(prompt), model, max_tokens, temperature, **options)
-
-    def stream_chat(
-        self,
-        /,
-        messages: Iterable[Message],
-        model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        **options: Any,
-    ) -> TextStream:
-        """As `chat`, in pieces. From its first text on it stays at the place that began it."""
-        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
-        ask = Ask.chat(messages, model or self.default_model, fields)
-        return TextStream(lambda: self._call(ask, stream=True).begin())
-
     def explain(
         self, /, prompt: str, model: str | None = None, max_tokens: int = DEFAULT_MAX_TOKENS, **options: Any
     ) -> Explanation:
         """Where `generate` would send this now. Asks nobody; strategies that take turns count it as one."""
-        ask = Ask.chat(_said(prompt), model or self.default_model, {"max_tokens": max_tokens, **options})
+        ask = self._ask_of(prompt, model or self.default_model, {"max_tokens": max_tokens, **options})
         plan = self._places.router.plan(self._facts(ask, stream=False), self._places.clock())
         return Explanation(ask.model, self.strategy, plan)
 
@@ -159,6 +97,17 @@ class LLMRouter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _answer(self, ask: Ask) -> Answer:
+        return await self._call(ask, stream=False).answer()
+
+    def _stream(self, ask: Ask) -> TextStream:
+        """From its first text on it stays at the place that began it."""
+        return TextStream(lambda: self._call(ask, stream=True).begin())
+
+    def _ask_of(self, prompt: str, model: str, fields: Mapping[str, Any]) -> Ask:
+        """As one message of a user: every provider takes that."""
+        return Ask.chat([{"role": "user", "content": prompt}], model, fields)
 
     def _call(self, ask: Ask, *, stream: bool) -> RoutedCall:
         self._watch.look()
@@ -186,10 +135,6 @@ def default_router(catalog: Catalog, strategy: RoutingStrategy, breakers: LocalB
     """The gateway's, of this process alone, which leaves out places whose breaker is open."""
     settings = RouterSettings(default_strategy=strategy.value)
     return CostRouter(catalog, settings, may_try=breakers.allows)
-
-
-def _said(prompt: str) -> list[Message]:
-    return [{"role": "user", "content": prompt}]
 
 
 def _exists(path: Path) -> bool:

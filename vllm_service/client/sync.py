@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 from vllm_service.client.loop_thread import LoopThread
 from vllm_service.client.results import Answer
 from vllm_service.client.service import RunPodVLLMService
+from vllm_service.client.signatures import constructing
 from vllm_service.client.streams import TextStream
 
 P = ParamSpec("P")
@@ -89,8 +90,9 @@ def _iterated(
 class RunPodVLLMServiceSync:
     """RunPodVLLMService without `await`; takes what it takes. Close it, or use `with`; a script's end closes it too."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self.service = RunPodVLLMService(*args, **options)
+    @constructing(RunPodVLLMService)
+    def __init__(self, service: RunPodVLLMService) -> None:
+        self.service = service
         self.loop = LoopThread(self.service.close)
         self._finalizer = weakref.finalize(self, self.loop.stop)
 
