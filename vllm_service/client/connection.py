@@ -19,16 +19,21 @@ from openai import AsyncOpenAI, AsyncStream
 
 from vllm_service.client.asks import Ask, Json, read_whole
 from vllm_service.client.errors import StreamBroken, Unreachable, from_sdk, placed, request_id
+from vllm_service.client.per_loop import PerLoop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import ServiceError, UpstreamFailed
+from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
 
 
 class Connection:
-    """Keeps connections open until it is closed. `prices` by model; a model that is not in it has no known cost."""
+    """Keeps connections open until it is closed, or their event loop ends; each loop has its own.
+
+    prices: by model; a model that is not in it has no known cost. http_client: used in one loop, the first.
+    owner: named in errors. Raises ConfigurationError for a base_url that is none.
+    """
 
     def __init__(
         self,
@@ -40,13 +45,18 @@ class Connection:
         timeout_seconds: float,
         prices: Mapping[str, TokenPrice] | None = None,
         http_client: httpx2.AsyncClient | None = None,
+        owner: str = "RunPodVLLMService",
     ) -> None:
         self.provider = provider
         self.endpoint = endpoint
         self._prices = dict(prices or {})
-        self.sdk = AsyncOpenAI(
-            base_url=base_url, api_key=api_key, timeout=timeout_seconds, max_retries=0, http_client=http_client
-        )
+        opened = _Opened(_url(base_url), api_key, timeout_seconds, http_client)
+        self._sdks = PerLoop(owner, opened.new, AsyncOpenAI.close)
+
+    @property
+    def sdk(self) -> AsyncOpenAI:
+        """Of the running loop. Raises ConfigurationError where none can be used, InvalidRequest after `close`."""
+        return self._sdks.get()
 
     async def answer(self, ask: Ask, policy: RetryPolicy) -> Answer:
         """The whole answer. Raises ServiceError."""
@@ -107,7 +117,7 @@ class Connection:
 
     async def close(self) -> None:
         """Closes every connection."""
-        await self.sdk.close()
+        await self._sdks.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,6 +126,50 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class _Opened:
+    """Makes the SDK's client for a loop."""
+
+    def __init__(
+        self, base_url: httpx2.URL, api_key: str, timeout_seconds: float, http_client: httpx2.AsyncClient | None
+    ) -> None:
+        self._base_url = base_url
+        self._api_key = api_key
+        self._timeout_seconds = timeout_seconds
+        self._http_client = http_client
+        self._is_taken = False
+
+    def new(self) -> AsyncOpenAI:
+        """Raises ConfigurationError if another loop has the http_client that was given."""
+        if self._http_client is not None and self._is_taken:
+            raise ConfigurationError(
+                "http_client: its connections belong to the event loop in which it was first used. Make a client in "
+                "each loop, or leave http_client out",
+                param="http_client",
+            )
+        self._is_taken = True
+        sdk = AsyncOpenAI(
+            base_url=self._base_url,
+            api_key=self._api_key,
+            timeout=self._timeout_seconds,
+            max_retries=0,
+            http_client=self._http_client,
+        )
+        # Of OPENAI_ORG_ID, OPENAI_PROJECT_ID, OPENAI_ADMIN_KEY and OPENAI_CUSTOM_HEADERS: they are meant for OpenAI.
+        sdk.organization = sdk.project = sdk.admin_api_key = None
+        sdk._custom_headers = {}
+        return sdk
+
+
+def _url(text: str) -> httpx2.URL:
+    try:
+        url = httpx2.URL(text)
+    except (httpx2.InvalidURL, TypeError, ValueError) as error:
+        raise ConfigurationError(f"base_url: not a URL ({error})", param="base_url") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigurationError("base_url: expected a URL such as https://host/v1", param="base_url")
+    return url
 
 
 def _json(response: httpx2.Response) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from vllm_service.client.asks import DEFAULT_MAX_TOKENS, Ask
 from vllm_service.client.endpoint_watch import EndpointWatch
 from vllm_service.client.generation import TextCalls
+from vllm_service.client.per_loop import OneLoop
 from vllm_service.client.places import Clock, Gatekeeper, LocalBreakers, Places, own_endpoint
 from vllm_service.client.request_facts import facts_of_chat
 from vllm_service.client.results import Answer
@@ -76,6 +77,7 @@ class LLMRouter(TextCalls):
             clock,
         )
         self._watch = EndpointWatch(self._places)
+        self._loop = OneLoop("LLMRouter")
 
     def explain(
         self, /, prompt: str, model: str | None = None, max_tokens: int = DEFAULT_MAX_TOKENS, **options: Any
@@ -110,6 +112,7 @@ class LLMRouter(TextCalls):
         return Ask.chat([{"role": "user", "content": prompt}], model, fields)
 
     def _call(self, ask: Ask, *, stream: bool) -> RoutedCall:
+        self._loop.enter()
         self._watch.look()
         return RoutedCall(self._places, ask, self._facts(ask, stream=stream), self._retries)
 

@@ -103,6 +103,7 @@ class Places:
             base_url=provider.base_url,
             api_key=provider.api_key or NO_KEY,
             timeout_seconds=self.timeout_seconds,
+            owner="LLMRouter",
             prices={offer.model: offer.price for offer in offers if offer.provider == provider.name and offer.price},
         )
 

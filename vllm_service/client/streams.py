@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from types import AsyncGeneratorType, TracebackType
+from typing import Protocol, Self, cast
 
 from openai import AsyncStream
 
 from vllm_service.client.asks import Ask, read_piece
 from vllm_service.client.connection import Connection
 from vllm_service.client.errors import Unreachable, request_id
+from vllm_service.client.per_loop import running_loop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import InvalidRequest, UpstreamFailed
+from vllm_service.errors import ConfigurationError, InvalidRequest, UpstreamFailed
 
 END = object()
 
@@ -64,6 +66,8 @@ class Begun:
 class TextStream(AsyncIterator[str]):
     """Pieces of text. The request is made when the first is asked for; closing or dropping it cancels the request.
 
+    It is read in the event loop in which it was begun, by one task at a time; elsewhere it raises ServiceError.
+
     Transient errors are tried again until the first piece of text has come, never after it; then a stream that
     ends early raises errors.StreamBroken.
     """
@@ -71,7 +75,8 @@ class TextStream(AsyncIterator[str]):
     def __init__(self, begin: Callable[[], Awaitable[Begun]]) -> None:
         self._begin = begin
         self._answer: Answer | None = None
-        self._texts = self._read()
+        self._texts = cast("AsyncGeneratorType[str, None]", self._read())
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def answer(self) -> Answer:
@@ -84,10 +89,14 @@ class TextStream(AsyncIterator[str]):
         return self
 
     async def __anext__(self) -> str:
+        self._enter()
         return await anext(self._texts)
 
     async def aclose(self) -> None:
         """Leaves the stream; the provider stops generating."""
+        if self._loop is not None and self._loop.is_closed():  # its end has closed the stream
+            return
+        self._enter()
         await self._texts.aclose()
 
     async def __aenter__(self) -> Self:
@@ -97,6 +106,17 @@ class TextStream(AsyncIterator[str]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def _enter(self) -> None:
+        loop = running_loop("TextStream")
+        if self._texts.ag_running:
+            raise InvalidRequest("the stream is being read already: one task at a time can read it")
+        if self._answer is None and self._loop is not None and self._loop is not loop:
+            raise ConfigurationError(
+                "the stream was begun in another event loop, or before a fork: read it to its end where it was begun, "
+                "or use RunPodVLLMServiceSync, whose streams any thread can read"
+            )
+        self._loop = self._loop or loop
 
     async def _read(self) -> AsyncGenerator[str]:
         started = time.perf_counter()

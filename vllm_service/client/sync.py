@@ -13,6 +13,7 @@ from vllm_service.client.results import Answer
 from vllm_service.client.service import RunPodVLLMService
 from vllm_service.client.signatures import constructing
 from vllm_service.client.streams import TextStream
+from vllm_service.errors import InvalidRequest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,6 +49,8 @@ class SyncIterator(Iterator[T], Generic[T]):
         self.close()
 
     async def _next(self) -> tuple[bool, Any]:
+        if getattr(self._source, "ag_running", False):
+            raise InvalidRequest("the stream is being read already: one thread at a time can read it")
         async for item in self._source:
             return True, item
         return False, None

@@ -29,6 +29,12 @@ FOREIGN = {
     "HEDGE": "maybe",
     "ATTEMPTS": "-1",
     "CONFIG_DIR": "/etc/of-the-application",
+    "OPENAI_API_KEY": "sk-of-openai",
+    "OPENAI_ADMIN_KEY": "sk-of-the-admin",
+    "OPENAI_ORG_ID": "org-of-the-application",
+    "OPENAI_PROJECT_ID": "project-of-the-application",
+    "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer sk-other\nX-Application: secret",
+    "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
 }
 OWN = {"RUNPOD_VLLM_ENDPOINT_ID": "ep", "RUNPOD_API_KEY": "k", "RUNPOD_DEFAULT_MODEL": "org/m"}
 PROVIDERS = "providers:\n  hosted: {base_url: 'https://hosted.example/v1', api_key_env: HOSTED_KEY}\n"
@@ -84,3 +90,5 @@ async def test_a_router_in_a_real_application_answers(tmp_path: Path) -> None:
     assert printed == "own\n"
     (request,) = server.requests
     assert (request.path, request.body["model"]) == ("/v2/ep/openai/v1/chat/completions", "org/m")
+    assert request.headers["authorization"] == "Bearer k"
+    assert [name for name in request.headers if name.startswith(("openai", "x-app"))] == []
