@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
 import openai
 from openai import AsyncOpenAI, AsyncStream
+from openai._streaming import ServerSentEvent
 
 from vllm_service.client.asks import Ask, Json, read_whole
+from vllm_service.client.cost_info import MEMBER, read_annotation
 from vllm_service.client.errors import StreamBroken, Unreachable, from_sdk, placed, request_id
 from vllm_service.client.per_loop import PerLoop
 from vllm_service.client.results import Answer
@@ -31,7 +34,8 @@ from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
 class Connection:
     """Keeps connections open until it is closed, or their event loop ends; each loop has its own.
 
-    prices: by model; a model that is not in it has no known cost. http_client: used in one loop, the first.
+    prices: by model; a model that is not in it has no known cost. reads_annotations: where the server is our gateway,
+    cost and provider are those that it names. http_client: used in one loop, the first.
     owner: named in errors. Raises ConfigurationError for a base_url that is none.
     """
 
@@ -46,10 +50,12 @@ class Connection:
         prices: Mapping[str, TokenPrice] | None = None,
         http_client: httpx2.AsyncClient | None = None,
         owner: str = "RunPodVLLMService",
+        reads_annotations: bool = False,
     ) -> None:
         self.provider = provider
         self.endpoint = endpoint
         self._prices = dict(prices or {})
+        self._reads_annotations = reads_annotations
         opened = _Opened(_url(base_url), api_key, timeout_seconds, http_client)
         self._sdks = PerLoop(owner, opened.new, AsyncOpenAI.close)
 
@@ -66,7 +72,7 @@ class Connection:
             with self.raising_ours():
                 response = await self.sdk.post(ask.route, cast_to=httpx2.Response, body=ask.body)
                 whole = read_whole(_json(response))
-            return Answer(
+            answer = Answer(
                 text=whole.text,
                 model=ask.model,
                 provider=self.provider,
@@ -78,14 +84,29 @@ class Connection:
                 attempts=number,
                 message=whole.message,
             )
+            return self.annotated(answer, response.content)
 
         return await retrying(attempt, policy)
 
-    async def open_stream(self, ask: Ask) -> AsyncStream[object]:
+    def annotated(self, answer: Answer, document: bytes | str | None) -> Answer:
+        """The answer, with what the gateway says of it in the document that it came in, if it is a gateway's."""
+        said = read_annotation(document) if self._reads_annotations else None
+        if said is None:
+            return answer
+        is_known = said.cost_picousd is not None
+        return replace(
+            answer,
+            provider=said.provider or answer.provider,
+            cost_picousd=said.cost_picousd if is_known else answer.cost_picousd,
+            cost_is_estimate=is_known and said.is_estimate,
+            route_reason=answer.route_reason or said.route_reason,
+        )
+
+    async def open_stream(self, ask: Ask) -> EventStream:
         """The chunks of an answer, as JSON, for as long as it is read. Raises ServiceError."""
         with self.raising_ours():
             return await self.sdk.post(
-                ask.route, cast_to=object, body=ask.stream_body, stream=True, stream_cls=AsyncStream[object]
+                ask.route, cast_to=object, body=ask.stream_body, stream=True, stream_cls=EventStream
             )
 
     async def control(self, method: str, url: str, body: Json | None = None) -> Any:
@@ -126,6 +147,21 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class EventStream(AsyncStream[object]):
+    """The SDK's chunks, as JSON. annotated: the text of the last event with the gateway's cost_info.
+
+    The text, since the SDK has made floats of its numbers.
+    """
+
+    annotated: str | None = None
+
+    async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
+        async for event in super()._iter_events():
+            if MEMBER in event.data:
+                self.annotated = event.data
+            yield event
 
 
 class _Opened:

@@ -80,6 +80,7 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
             timeout_seconds=timeout_seconds,
             prices=prices,
             http_client=http_client,
+            reads_annotations=True,
         )
         EndpointCalls.__init__(self, connection, settings.default_model, policy)
         gate = RateGate(queue_limits, queue_window_seconds)

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from types import AsyncGeneratorType, TracebackType
 from typing import Protocol, Self, cast
 
-from openai import AsyncStream
-
 from vllm_service.client.asks import Ask, read_piece
-from vllm_service.client.connection import Connection
+from vllm_service.client.connection import Connection, EventStream
 from vllm_service.client.errors import Unreachable, request_id
 from vllm_service.client.per_loop import running_loop
 from vllm_service.client.results import Answer
@@ -53,7 +51,10 @@ class Pieces(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer whose first text is there, or which was empty; who gives it, and how many requests that took."""
+    """An answer whose first text is there, or which was empty; who gives it, and how many requests that took.
+
+    opened: where the gateway's annotations are read from.
+    """
 
     pieces: Pieces
     first: str | None
@@ -61,6 +62,7 @@ class Begun:
     model: str
     attempts: int
     route_reason: str | None = None
+    opened: OpenedStream | None = None
 
 
 class TextStream(AsyncIterator[str]):
@@ -132,7 +134,7 @@ class TextStream(AsyncIterator[str]):
                 text = await pieces.next_text()
         finally:
             await pieces.close()
-        self._answer = Answer(
+        answer = Answer(
             text="".join(said),
             model=begun.model,
             provider=begun.connection.provider,
@@ -145,6 +147,7 @@ class TextStream(AsyncIterator[str]):
             attempts=begun.attempts,
             route_reason=begun.route_reason,
         )
+        self._answer = answer if begun.opened is None else begun.opened.annotated(answer)
 
 
 def stream_of(connection: Connection, ask: Ask, policy: RetryPolicy) -> TextStream:
@@ -152,7 +155,7 @@ def stream_of(connection: Connection, ask: Ask, policy: RetryPolicy) -> TextStre
 
     async def attempt(number: int) -> Begun:
         pieces, first = await begin(connection, ask)
-        return Begun(pieces, first, connection, ask.model, number)
+        return Begun(pieces, first, connection, ask.model, number, opened=pieces)
 
     return TextStream(lambda: retrying(attempt, policy))
 
@@ -170,7 +173,7 @@ async def begin(connection: Connection, ask: Ask) -> tuple[OpenedStream, str | N
 class OpenedStream:
     """The text of one response's chunks, and what the other chunks said."""
 
-    def __init__(self, connection: Connection, stream: AsyncStream[object]) -> None:
+    def __init__(self, connection: Connection, stream: EventStream) -> None:
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.request_id = request_id(stream.response.headers)
@@ -191,6 +194,10 @@ class OpenedStream:
             if self.finish_reason is None:
                 raise Unreachable("the stream ended before the answer did")
         return None
+
+    def annotated(self, answer: Answer) -> Answer:
+        """The answer, with what the gateway said of it in the stream's last events."""
+        return self._connection.annotated(answer, self._stream.annotated)
 
     async def close(self) -> None:
         """Gives the connection back, or ends it if the answer is still coming."""
