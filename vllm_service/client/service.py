@@ -13,7 +13,7 @@ from vllm_service.client.asks import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, As
 from vllm_service.client.batch import DEFAULT_CONCURRENT, answer_all, texts
 from vllm_service.client.connection import Connection
 from vllm_service.client.ensemble import Scorer, answer_by_each, consensus
-from vllm_service.client.generation import EndpointCalls
+from vllm_service.client.generation import EndpointCalls, taking
 from vllm_service.client.progress import Progress
 from vllm_service.client.queue import JobQueue
 from vllm_service.client.rate_gate import RateGate
@@ -26,7 +26,6 @@ from vllm_service.client.settings import (
     RateLimit,
     RetryPolicy,
 )
-from vllm_service.client.signatures import taking
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.errors import InvalidRequest, ServiceError
 

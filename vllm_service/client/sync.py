@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+from vllm_service.client.generation import constructing
 from vllm_service.client.loop_thread import LoopThread
 from vllm_service.client.results import Answer
 from vllm_service.client.service import RunPodVLLMService
-from vllm_service.client.signatures import constructing
 from vllm_service.client.streams import TextStream
 from vllm_service.errors import InvalidRequest
 

@@ -6,10 +6,9 @@ whose providers are all hosted, or a command that only reads a configuration, ne
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
-from vllm_service.routing.shadow import MOST_WAITING, Demand, Speeds
+from vllm_service.routing.shadow import Heard, Speeds
 
 if TYPE_CHECKING:
     from vllm_service.routing.waking import WakeController
@@ -24,9 +23,8 @@ class EndpointDemand:
 
     def __init__(self, most_workers: int, usd_per_second: float, always_on: int = 0) -> None:
         self._limits = most_workers, usd_per_second, always_on
-        self._waiting: deque[Demand] = deque(maxlen=MOST_WAITING)
-        self.demand = self._waiting.append
-        self._saved_usd = 0.0
+        self._heard = Heard()
+        self.demand = self._heard.waiting.append
         self._rules: WakeController | None = None
 
     def load(self) -> WakeController:
@@ -34,16 +32,12 @@ class EndpointDemand:
         if self._rules is None:
             from vllm_service.routing.waking import WakeController  # noqa: PLC0415  the only door to numpy
 
-            self._rules = WakeController(*self._limits, waiting=self._waiting)
-            self._rules.took(self._saved_usd)
+            self._rules = WakeController(*self._limits, heard=self._heard)
         return self._rules
 
     def took(self, usd: float) -> None:
         """A worker that was asked for has taken a request that would have cost this much hosted."""
-        if self._rules is None:
-            self._saved_usd += usd
-        else:
-            self._rules.took(usd)
+        self._heard.saved_usd += usd
 
     def decide(self, now: float, cold_seconds: float, idle_seconds: float, speeds: Speeds, spent_usd: float) -> int:
         """How many workers there should be; see WakeController."""
@@ -57,4 +51,4 @@ class EndpointDemand:
     @property
     def is_quiet(self) -> bool:
         """Whether a look each second changes nothing until a request comes."""
-        return not self._waiting if self._rules is None else self._rules.is_quiet
+        return not self._heard.waiting if self._rules is None else self._rules.is_quiet
