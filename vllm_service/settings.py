@@ -1,4 +1,4 @@
-"""ServiceSettings: what the environment says about the service. Alone in reading it; frozen, validated when made."""
+"""CatalogSettings and ServiceSettings: what the environment says. Alone in reading it; frozen, validated when made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from vllm_service.errors import ConfigurationError
 
@@ -47,6 +47,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # `~name` of a user that does not exist
+        raise ValueError from None
+
+
 def _networks(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
 
@@ -63,7 +70,7 @@ def _choice(values: Mapping[str, Any]) -> Callable[[str], Any]:
 SWITCH_WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 TEXT = Reader("text", str)
-PATH = Reader("a path", lambda text: Path(text).expanduser())
+PATH = Reader("a path", _path)
 COUNT = Reader("a whole number above zero", _positive_int)
 PORT = Reader("a port from 0 to 65535", _port)
 SECONDS = Reader("a number of seconds above zero", _seconds)
@@ -82,20 +89,50 @@ def _setting(variable: str, reader: Reader, default: Any, *, secret: bool = Fals
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServiceSettings:
-    """The service's configuration; docs/configure.md has one line on each. Raises ConfigurationError.
+class CatalogSettings:
+    """Where providers.yaml and models.yaml are: all that a catalog needs. Other variables are not read.
 
     environment: the variables as they were, for the API keys that providers.yaml names.
     """
+
+    config_dir: Path = _setting("CONFIG_DIR", PATH, Path())
+    providers_file: Path = _setting("PROVIDERS_FILE", PATH, Path("providers.yaml"))
+    models_file: Path = _setting("MODELS_FILE", PATH, Path("models.yaml"))
+    baseline_model: str | None = _setting("BASELINE_MODEL", TEXT, None)
+
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Reads and validates; raises ConfigurationError naming the variable. Empty values count as not set."""
+        environment = os.environ if environment is None else environment
+        given = {name: value.strip() for name, value in environment.items() if value.strip()}
+        values = {
+            setting.name: _read(setting.metadata, given[setting.metadata["variable"]])
+            for setting in fields(cls)
+            if setting.metadata.get("variable") in given
+        }
+        return cls(**values, environment=dict(environment))
+
+    @property
+    def providers_path(self) -> Path:
+        """Where providers.yaml is; a relative PROVIDERS_FILE is sought in CONFIG_DIR."""
+        return self.config_dir / self.providers_file
+
+    @property
+    def models_path(self) -> Path:
+        """Where models.yaml is; a relative MODELS_FILE is sought in CONFIG_DIR."""
+        return self.config_dir / self.models_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings(CatalogSettings):
+    """The service's configuration; docs/configure.md has one line on each. Raises ConfigurationError."""
 
     host: str = _setting("SERVICE_HOST", TEXT, "127.0.0.1")
     port: int = _setting("SERVICE_PORT", PORT, 8090)
     workers: int = _setting("SERVICE_WORKERS", COUNT, 1)
     worker_port: int | None = _setting("SERVICE_WORKER_PORT", PORT, None)
-    config_dir: Path = _setting("CONFIG_DIR", PATH, Path())
-    providers_file: Path = _setting("PROVIDERS_FILE", PATH, Path("providers.yaml"))
-    models_file: Path = _setting("MODELS_FILE", PATH, Path("models.yaml"))
-    baseline_model: str | None = _setting("BASELINE_MODEL", TEXT, None)
 
     data_dir: Path = _setting("DATA_DIR", PATH, Path("~/.local/share/vllm-service").expanduser())
     database_url: str | None = _setting("DATABASE_URL", TEXT, None, secret=True)
@@ -141,8 +178,6 @@ class ServiceSettings:
     latency_target_seconds: float | None = _setting("LATENCY_TARGET_SECONDS", SECONDS, None)
     otlp_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", TEXT, None)
 
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-
     def __post_init__(self) -> None:
         if not self.require_keys and not self.binds_to_loopback:
             raise ConfigurationError(
@@ -158,27 +193,6 @@ class ServiceSettings:
             )
         _require_scheme("DATABASE_URL", self.database_url, "postgres://", "postgresql://")
         _require_scheme("REDIS_URL", self.redis_url, "redis://", "rediss://", "unix://")
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ServiceSettings:
-        """Reads and validates; raises ConfigurationError naming the variable. Empty values count as not set."""
-        given = {name: value.strip() for name, value in environment.items() if value.strip()}
-        values = {
-            setting.name: _read(setting.metadata, given[setting.metadata["variable"]])
-            for setting in fields(cls)
-            if setting.metadata.get("variable") in given
-        }
-        return cls(**values, environment=dict(environment))
-
-    @property
-    def providers_path(self) -> Path:
-        """Where providers.yaml is; a relative PROVIDERS_FILE is sought in CONFIG_DIR."""
-        return self.config_dir / self.providers_file
-
-    @property
-    def models_path(self) -> Path:
-        """Where models.yaml is; a relative MODELS_FILE is sought in CONFIG_DIR."""
-        return self.config_dir / self.models_file
 
     @property
     def binds_to_loopback(self) -> bool:

@@ -8,28 +8,38 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
 import openai
-from openai import AsyncOpenAI, AsyncStream
+from openai import AsyncOpenAI, AsyncStream, DefaultAsyncHttpxClient
+from openai._streaming import ServerSentEvent
 
 from vllm_service.client.asks import Ask, Json, read_whole
+from vllm_service.client.cost_info import MEMBER, read_annotation
 from vllm_service.client.errors import StreamBroken, Unreachable, from_sdk, placed, request_id
+from vllm_service.client.per_loop import PerLoop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import ServiceError, UpstreamFailed
+from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
 
 
 class Connection:
-    """Keeps connections open until it is closed. `prices` by model; a model that is not in it has no known cost."""
+    """Keeps connections open until it is closed, or their event loop ends; each loop has its own.
+
+    prices: by model; a model that is not in it has no known cost. reads_annotations: where the server is our gateway,
+    cost and provider are those that it names. http_client: used in one loop, the first. follow_redirects: without an
+    http_client; where it is not set, a redirect is no answer.
+    owner: named in errors. Raises ConfigurationError for a base_url that is none.
+    """
 
     def __init__(
         self,
@@ -41,13 +51,21 @@ class Connection:
         timeout_seconds: float,
         prices: Mapping[str, TokenPrice] | None = None,
         http_client: httpx2.AsyncClient | None = None,
+        owner: str = "RunPodVLLMService",
+        reads_annotations: bool = False,
+        follow_redirects: bool = True,
     ) -> None:
         self.provider = provider
         self.endpoint = endpoint
         self._prices = dict(prices or {})
-        self.sdk = AsyncOpenAI(
-            base_url=base_url, api_key=api_key, timeout=timeout_seconds, max_retries=0, http_client=http_client
-        )
+        self._reads_annotations = reads_annotations
+        opened = _Opened(_url(base_url), api_key, timeout_seconds, http_client, follow_redirects)
+        self._sdks = PerLoop(owner, opened.new, AsyncOpenAI.close)
+
+    @property
+    def sdk(self) -> AsyncOpenAI:
+        """Of the running loop. Raises ConfigurationError where none can be used, InvalidRequest after `close`."""
+        return self._sdks.get()
 
     async def answer(self, ask: Ask, policy: RetryPolicy) -> Answer:
         """The whole answer. Raises ServiceError."""
@@ -58,7 +76,7 @@ class Connection:
                 response = await self.sdk.post(ask.route, cast_to=httpx2.Response, body=ask.body)
                 _is_answer(response)
                 whole = read_whole(_json(response))
-            return Answer(
+            answer = Answer(
                 text=whole.text,
                 model=ask.model,
                 provider=self.provider,
@@ -70,14 +88,29 @@ class Connection:
                 attempts=number,
                 message=whole.message,
             )
+            return self.annotated(answer, response.content)
 
         return await retrying(attempt, policy)
 
-    async def open_stream(self, ask: Ask) -> AsyncStream[object]:
+    def annotated(self, answer: Answer, document: bytes | str | None) -> Answer:
+        """The answer, with what the gateway says of it in the document that it came in, if it is a gateway's."""
+        said = read_annotation(document) if self._reads_annotations else None
+        if said is None:
+            return answer
+        is_known = said.cost_picousd is not None
+        return replace(
+            answer,
+            provider=said.provider or answer.provider,
+            cost_picousd=said.cost_picousd if is_known else answer.cost_picousd,
+            cost_is_estimate=is_known and said.is_estimate,
+            route_reason=answer.route_reason or said.route_reason,
+        )
+
+    async def open_stream(self, ask: Ask) -> EventStream:
         """The chunks of an answer, as JSON, for as long as it is read. Raises ServiceError."""
         with self.raising_ours():
             stream = await self.sdk.post(
-                ask.route, cast_to=object, body=ask.stream_body, stream=True, stream_cls=AsyncStream[object]
+                ask.route, cast_to=object, body=ask.stream_body, stream=True, stream_cls=EventStream
             )
             if stream.response.status_code != HTTPStatus.OK:
                 await stream.close()
@@ -114,7 +147,7 @@ class Connection:
 
     async def close(self) -> None:
         """Closes every connection."""
-        await self.sdk.close()
+        await self._sdks.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,6 +162,75 @@ def _is_answer(response: httpx2.Response) -> None:
     """Raises UpstreamFailed for a status that promises no answer, such as 202."""
     if response.status_code != HTTPStatus.OK:
         raise UpstreamFailed(f"the status of the answer is {response.status_code}, not 200")
+
+
+class EventStream(AsyncStream[object]):
+    """The SDK's chunks, as JSON. annotated: the text of the last event with the gateway's cost_info.
+
+    The text, since the SDK has made floats of its numbers.
+    """
+
+    annotated: str | None = None
+
+    async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
+        async for event in super()._iter_events():
+            if MEMBER in event.data:
+                self.annotated = event.data
+            yield event
+
+
+class _Opened:
+    """Makes the SDK's client for a loop."""
+
+    def __init__(
+        self,
+        base_url: httpx2.URL,
+        api_key: str,
+        timeout_seconds: float,
+        http_client: httpx2.AsyncClient | None,
+        follow_redirects: bool,
+    ) -> None:
+        self._base_url = base_url
+        self._api_key = api_key
+        self._timeout_seconds = timeout_seconds
+        self._http_client = http_client
+        self._follow_redirects = follow_redirects
+        self._is_taken = False
+
+    def new(self) -> AsyncOpenAI:
+        """Raises ConfigurationError if another loop has the http_client that was given."""
+        if self._http_client is not None and self._is_taken:
+            raise ConfigurationError(
+                "http_client: its connections belong to the event loop in which it was first used. Make a client in "
+                "each loop, or leave http_client out",
+                param="http_client",
+            )
+        self._is_taken = True
+        sdk = AsyncOpenAI(
+            base_url=self._base_url,
+            api_key=self._api_key,
+            timeout=self._timeout_seconds,
+            max_retries=0,
+            http_client=self._http_client or (None if self._follow_redirects else _without_redirects()),
+        )
+        # Of OPENAI_ORG_ID, OPENAI_PROJECT_ID, OPENAI_ADMIN_KEY and OPENAI_CUSTOM_HEADERS: they are meant for OpenAI.
+        sdk.organization = sdk.project = sdk.admin_api_key = None
+        sdk._custom_headers = {}
+        return sdk
+
+
+def _without_redirects() -> httpx2.AsyncClient:
+    return DefaultAsyncHttpxClient(follow_redirects=False)
+
+
+def _url(text: str) -> httpx2.URL:
+    try:
+        url = httpx2.URL(text)
+    except (httpx2.InvalidURL, TypeError, ValueError) as error:
+        raise ConfigurationError(f"base_url: not a URL ({error})", param="base_url") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigurationError("base_url: expected a URL such as https://host/v1", param="base_url")
+    return url
 
 
 def _json(response: httpx2.Response) -> Any:

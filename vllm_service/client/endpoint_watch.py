@@ -6,12 +6,15 @@ On the side of requests, never in their way; without requests nobody is asked an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import httpx2
 
+from vllm_service.client.per_loop import PerLoop
 from vllm_service.client.places import Places
 from vllm_service.providers.configured import Catalog
 from vllm_service.providers.runpod import Reply, RunPodSettings
+from vllm_service.resilience.policy import Clock
 from vllm_service.routing.endpoint_keeper import EndpointKeeper
 from vllm_service.storage.memory_coordination import MemoryWakes
 
@@ -24,8 +27,8 @@ class EndpointWatch:
         self._places = places
         self._interval_seconds = settings.health_interval_seconds
         self._began_at: float | None = None
-        self._send = ControlRequests()
-        self._keeper = EndpointKeeper(self._send, MemoryWakes(places.clock), settings, clock=places.clock)
+        wakes = MemoryWakes(places.clock)
+        self._keepers = PerLoop("LLMRouter", lambda: _Keeping.begun(wakes, settings, places.clock), _Keeping.end)
         paid_by_the_second = {
             name: provider for name, provider in places.catalog.providers.items() if provider.second_price is not None
         }
@@ -36,13 +39,31 @@ class EndpointWatch:
         now = self._places.clock()
         if self._began_at is None or now - self._began_at >= self._interval_seconds:
             self._began_at = now
-            self._keeper.round(self._watched, self._places.router)
+            self._keepers.get().keeper.round(self._watched, self._places.router)
 
     async def close(self) -> None:
         """Ends what is under way."""
-        self._keeper.stop()
-        await self._keeper.idle()
-        await self._send.close()
+        await self._keepers.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeping:
+    """What looks after the endpoints in one event loop."""
+
+    send: ControlRequests
+    keeper: EndpointKeeper
+
+    @classmethod
+    def begun(cls, wakes: MemoryWakes, settings: RunPodSettings, clock: Clock) -> _Keeping:
+        """wakes: of all loops, so that no endpoint is woken twice."""
+        send = ControlRequests()
+        return cls(send, EndpointKeeper(send, wakes, settings, clock=clock))
+
+    async def end(self) -> None:
+        """Ends what is under way."""
+        self.keeper.stop()
+        await self.keeper.idle()
+        await self.send.close()
 
 
 class ControlRequests:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from vllm_service.client.asks import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Ask, Message
+from vllm_service.client.asks import DEFAULT_MAX_TOKENS, Ask
 from vllm_service.client.endpoint_watch import EndpointWatch
+from vllm_service.client.generation import TextCalls
+from vllm_service.client.per_loop import OneLoop
 from vllm_service.client.places import Places, own_endpoint
 from vllm_service.client.request_facts import facts_of_chat
 from vllm_service.client.results import Answer
@@ -18,6 +21,7 @@ from vllm_service.client.settings import ClientSettings
 from vllm_service.client.strategies import RoutingStrategy
 from vllm_service.client.streams import TextStream
 from vllm_service.domain.requests import RequestFacts
+from vllm_service.errors import ConfigurationError
 from vllm_service.providers.configured import Catalog
 from vllm_service.resilience.policy import Clock, ResiliencePolicy
 from vllm_service.routing.breaker_settings import BreakerSettings
@@ -29,7 +33,7 @@ from vllm_service.routing.plan import Plan, Router
 from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.router import CostRouter
 from vllm_service.routing.shared_breakers import SharedBreakers
-from vllm_service.settings import ServiceSettings
+from vllm_service.settings import CatalogSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Explanation:
     plan: Plan
 
 
-class LLMRouter:
+class LLMRouter(TextCalls):
     """Sends each request where its strategy says, and on to the next place when one fails before it has answered.
 
     providers: what may be asked; by default what providers.yaml and models.yaml say, else the endpoint that RUNPOD_*
@@ -68,7 +72,7 @@ class LLMRouter:
     ) -> None:
         self.strategy = RoutingStrategy(strategy)
         catalog = configured() if providers is None else providers
-        self.default_model = default_model or next(iter(catalog.models))
+        super().__init__(default_model or next(iter(catalog.models)))
         settings = BreakerSettings()
         breakers = breakers or Breakers(settings)
         policy = ResiliencePolicy(
@@ -81,75 +85,13 @@ class LLMRouter:
         )
         self._places = Places(catalog, router or default_router(catalog, self.strategy, breakers), policy)
         self._watch = EndpointWatch(self._places)
-
-    async def generate(
-        self,
-        /,
-        prompt: str,
-        model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        **options: Any,
-    ) -> str:
-        """The text of the answer to a prompt."""
-        return (await self.complete(prompt, model, max_tokens, temperature, **options)).text
-
-    async def complete(
-        self,
-        /,
-        prompt: str,
-        model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        **options: Any,
-    ) -> Answer:
-        """As `generate`, with provider, tokens, cost, times and why it went there."""
-        return await self.chat(_said(prompt), model, max_tokens, temperature, **options)
-
-    async def chat(
-        self,
-        /,
-        messages: Iterable[Message],
-        model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        **options: Any,
-    ) -> Answer:
-        """The answer to a conversation."""
-        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
-        return await self._call(Ask.chat(messages, model or self.default_model, fields), stream=False).answer()
-
-    def stream(
-        self,
-        /,
-        prompt: str,
-        model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        **options: Any,
-    ) -> TextStream:
-        """As `generate`, in pieces."""
-        return self.stream_chat(_said(prompt), model, max_tokens, temperature, **options)
-
-    def stream_chat(
-        self,
-        /,
-        messages: Iterable[Message],
-        model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        **options: Any,
-    ) -> TextStream:
-        """As `chat`, in pieces. From its first text on it stays at the place that began it."""
-        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
-        ask = Ask.chat(messages, model or self.default_model, fields)
-        return TextStream(lambda: self._call(ask, stream=True).begin())
+        self._loop = OneLoop("LLMRouter")
 
     def explain(
         self, /, prompt: str, model: str | None = None, max_tokens: int = DEFAULT_MAX_TOKENS, **options: Any
     ) -> Explanation:
         """Where `generate` would send this now. Asks nobody; strategies that take turns count it as one."""
-        ask = Ask.chat(_said(prompt), model or self.default_model, {"max_tokens": max_tokens, **options})
+        ask = self._ask_of(prompt, model or self.default_model, {"max_tokens": max_tokens, **options})
         plan = self._places.router.plan(self._facts(ask, stream=False), self._places.clock())
         return Explanation(ask.model, self.strategy, plan)
 
@@ -166,7 +108,19 @@ class LLMRouter:
     ) -> None:
         await self.close()
 
+    async def _answer(self, ask: Ask) -> Answer:
+        return await self._call(ask, stream=False).answer()
+
+    def _stream(self, ask: Ask) -> TextStream:
+        """From its first text on it stays at the place that began it."""
+        return TextStream(lambda: self._call(ask, stream=True).begin())
+
+    def _ask_of(self, prompt: str, model: str, fields: Mapping[str, Any]) -> Ask:
+        """As one message of a user: every provider takes that."""
+        return Ask.chat([{"role": "user", "content": prompt}], model, fields)
+
     def _call(self, ask: Ask, *, stream: bool) -> RoutedCall:
+        self._loop.enter()
         self._watch.look()
         return RoutedCall(self._places, ask, self._facts(ask, stream=stream))
 
@@ -174,12 +128,16 @@ class LLMRouter:
         return facts_of_chat(ask, self.strategy.value, stream=stream)
 
 
-def configured() -> Catalog:
-    """What providers.yaml and models.yaml say, where there are any; else the endpoint of RUNPOD_*."""
-    settings = ServiceSettings.from_environment()
-    if not settings.providers_path.exists():
-        return own_endpoint(ClientSettings.resolve())
-    from vllm_service.providers.files import load  # noqa: PLC0415  only who has files pays for YAML
+def configured(environment: Mapping[str, str] | None = None) -> Catalog:
+    """Returns what providers.yaml and models.yaml say, where there are any; else the endpoint of RUNPOD_*.
+
+    environment: the process's, unless another is given. Nothing else in it is read: it belongs to the application.
+    Raises ConfigurationError.
+    """
+    settings = CatalogSettings.from_environment(environment)
+    if not _exists(settings.providers_path):
+        return own_endpoint(ClientSettings.resolve(environment=environment))
+    from vllm_service.providers.files import load  # noqa: PLC0415  reads YAML, which the client's extra lacks
 
     return load(settings)
 
@@ -190,5 +148,9 @@ def default_router(catalog: Catalog, strategy: RoutingStrategy, breakers: Breake
     return CostRouter(catalog, settings, may_try=breakers.may_try)
 
 
-def _said(prompt: str) -> list[Message]:
-    return [{"role": "user", "content": prompt}]
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        reason = f"{path}: cannot be looked for ({error.strerror}). Change CONFIG_DIR or PROVIDERS_FILE"
+        raise ConfigurationError(reason, param="PROVIDERS_FILE") from None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from openai import DefaultAsyncHttpxClient
-
 from vllm_service.client.connection import Connection
 from vllm_service.client.settings import NO_KEY, ClientSettings
 from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
@@ -49,7 +47,8 @@ class Places:
             api_key=provider.api_key or NO_KEY,
             timeout_seconds=self.policy.deadlines.default_seconds,
             prices={model: price for (name, model), price in prices if name == provider.name and price},
-            http_client=DefaultAsyncHttpxClient(follow_redirects=False),
+            owner="LLMRouter",
+            follow_redirects=False,
         )
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
+from vllm_service.client.per_loop import PerLoop
 from vllm_service.client.settings import RateLimit
 
 
 class RateGate:
-    """A sliding window per operation. An operation without a limit is let by."""
+    """A sliding window per operation. An operation without a limit is let by.
+
+    The window is that of all event loops together; how many may be under way at once is counted in each loop.
+    """
 
     def __init__(
         self,
@@ -30,7 +35,7 @@ class RateGate:
         if gate is None:
             yield
             return
-        async with gate.running:
+        async with gate.running.get():
             await gate.room()
             yield
 
@@ -43,7 +48,7 @@ class _Gate:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        self.running = asyncio.Semaphore(limit.concurrent)
+        self.running = PerLoop("RunPodVLLMService", lambda: asyncio.Semaphore(limit.concurrent))
         self._limit = limit
         self._window = window_seconds
         self._clock = clock
@@ -53,8 +58,10 @@ class _Gate:
     async def room(self) -> None:
         """Returns when the window holds fewer requests than it may; this one is counted from then."""
         while len(self._entered) >= self._limit.per_window:
-            if (wait := self._entered[0] + self._window - self._clock()) > 0:
-                await self._sleep(wait)
-            elif self._entered:
-                self._entered.popleft()
+            with contextlib.suppress(IndexError, ValueError):  # another thread's loop was faster
+                oldest = self._entered[0]
+                if (wait := oldest + self._window - self._clock()) > 0:
+                    await self._sleep(wait)
+                else:
+                    self._entered.remove(oldest)
         self._entered.append(self._clock())

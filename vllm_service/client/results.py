@@ -17,6 +17,7 @@ class Answer:
 
     latency_ms: from the first attempt to the end. ttft_ms: to the first text; None for answers that came whole.
     message: a chat answer as it came, with its tool calls. attempts: how many requests it took.
+    cost_is_estimate: the gateway could only estimate the cost.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Answer:
     attempts: int = 1
     message: Mapping[str, Any] | None = None
     route_reason: str | None = None
+    cost_is_estimate: bool = False
 
     @property
     def cost_usd(self) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx2
 
@@ -13,7 +13,7 @@ from vllm_service.client.asks import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, As
 from vllm_service.client.batch import DEFAULT_CONCURRENT, answer_all, texts
 from vllm_service.client.connection import Connection
 from vllm_service.client.ensemble import Scorer, answer_by_each, consensus
-from vllm_service.client.generation import Generation
+from vllm_service.client.generation import EndpointCalls, taking
 from vllm_service.client.progress import Progress
 from vllm_service.client.queue import JobQueue
 from vllm_service.client.rate_gate import RateGate
@@ -32,7 +32,17 @@ from vllm_service.errors import InvalidRequest, ServiceError
 TASKS = ("code", "chat", "analysis")
 
 
-class RunPodVLLMService(Generation, JobQueue):
+class Batch(NamedTuple):
+    """What a batch is to ask, and how; an ask that cannot be made is its error."""
+
+    asks: list[Ask | ServiceError]
+    policy: RetryPolicy
+    concurrent: int
+    file: Path | str | None
+    progress: bool | Progress
+
+
+class RunPodVLLMService(EndpointCalls, JobQueue):
     """Your endpoint: generation and chat over its OpenAI route, long work over its queue (JobQueue's methods).
 
     What is not given comes from RUNPOD_VLLM_ENDPOINT_ID, RUNPOD_API_KEY and RUNPOD_DEFAULT_MODEL. `base_url` replaces
@@ -69,8 +79,9 @@ class RunPodVLLMService(Generation, JobQueue):
             timeout_seconds=timeout_seconds,
             prices=prices,
             http_client=http_client,
+            reads_annotations=True,
         )
-        Generation.__init__(self, connection, settings.default_model, policy)
+        EndpointCalls.__init__(self, connection, settings.default_model, policy)
         gate = RateGate(queue_limits, queue_window_seconds)
         JobQueue.__init__(self, connection, settings.control_url, gate, policy)
         self._models_by_task = dict.fromkeys(TASKS, settings.default_model) | dict(models_by_task or {})
@@ -81,7 +92,7 @@ class RunPodVLLMService(Generation, JobQueue):
             raise InvalidRequest(f"task: expected one of {', '.join(self._models_by_task)}, got {task!r}", param="task")
         return model
 
-    async def batch_generate(
+    def _batch(
         self,
         /,
         prompts: Sequence[str | Sequence[Message]],
@@ -94,50 +105,24 @@ class RunPodVLLMService(Generation, JobQueue):
         file: Path | str | None = None,
         progress: bool | Progress = False,
         **options: Any,
-    ) -> list[str]:
-        """The texts, in the prompts' order. Raises BatchFailed, which holds every item, if a prompt has no answer."""
-        items = await self.batch(
-            prompts,
-            model,
-            max_tokens,
-            temperature,
-            concurrent=concurrent,
-            retry=retry,
-            file=file,
-            progress=progress,
-            **options,
-        )
-        return texts(items)
+    ) -> Batch:
+        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
+        asks = [_asked(prompt, model or self.default_model, fields) for prompt in prompts]
+        return Batch(asks, retry or self._policy, concurrent, file, progress)
 
-    async def batch(
-        self,
-        /,
-        prompts: Sequence[str | Sequence[Message]],
-        model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
-        *,
-        concurrent: int = DEFAULT_CONCURRENT,
-        retry: RetryPolicy | None = None,
-        file: Path | str | None = None,
-        progress: bool | Progress = False,
-        **options: Any,
-    ) -> list[BatchItem]:
+    @taking(_batch)
+    async def batch_generate(self, batch: Batch) -> list[str]:
+        """The texts, in the prompts' order. Raises BatchFailed, which holds every item, if a prompt has no answer."""
+        return texts(await self._answer_all(batch))
+
+    @taking(_batch)
+    async def batch(self, batch: Batch) -> list[BatchItem]:
         """An item for each prompt or conversation, in order: its answer, or its own error.
 
         file: JSON lines, written as items end; what it already holds for the same request is not asked again.
         progress: True for a bar (needs rich), or a function of (done, total). Raises OSError of the file.
         """
-        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
-        asks = [_asked(prompt, model or self.default_model, fields) for prompt in prompts]
-        policy = retry or self._policy
-        return await answer_all(
-            asks,
-            lambda ask: self._connection.answer(ask, policy),
-            concurrent=concurrent,
-            file=file,
-            progress=progress,
-        )
+        return await self._answer_all(batch)
 
     async def ensemble_generate(
         self,
@@ -155,6 +140,15 @@ class RunPodVLLMService(Generation, JobQueue):
         fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
         asks = [Ask.completion(prompt, model, fields) for model in models]
         return await answer_by_each(prompt, asks, lambda ask: self._connection.answer(ask, retry), scorer)
+
+    async def _answer_all(self, batch: Batch) -> list[BatchItem]:
+        return await answer_all(
+            batch.asks,
+            lambda ask: self._connection.answer(ask, batch.policy),
+            concurrent=batch.concurrent,
+            file=batch.file,
+            progress=batch.progress,
+        )
 
     async def close(self) -> None:
         """Closes every connection."""

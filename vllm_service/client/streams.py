@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
-
-from openai import AsyncStream
+from types import AsyncGeneratorType, TracebackType
+from typing import Protocol, Self, cast
 
 from vllm_service.client.asks import Ask, read_piece
-from vllm_service.client.connection import Connection
+from vllm_service.client.connection import Connection, EventStream
 from vllm_service.client.errors import Unreachable, request_id
+from vllm_service.client.per_loop import running_loop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import InvalidRequest, UpstreamFailed
+from vllm_service.errors import ConfigurationError, InvalidRequest, UpstreamFailed
 
 END = object()
 
@@ -51,7 +51,10 @@ class Pieces(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer whose first text is there, or which was empty; who gives it, and how many requests that took."""
+    """An answer whose first text is there, or which was empty; who gives it, and how many requests that took.
+
+    opened: where the gateway's annotations are read from.
+    """
 
     pieces: Pieces
     first: str | None
@@ -59,10 +62,13 @@ class Begun:
     model: str
     attempts: int
     route_reason: str | None = None
+    opened: OpenedStream | None = None
 
 
 class TextStream(AsyncIterator[str]):
     """Pieces of text. The request is made when the first is asked for; closing or dropping it cancels the request.
+
+    It is read in the event loop in which it was begun, by one task at a time; elsewhere it raises ServiceError.
 
     Transient errors are tried again until the first piece of text has come, never after it; then a stream that
     ends early raises errors.StreamBroken.
@@ -71,7 +77,8 @@ class TextStream(AsyncIterator[str]):
     def __init__(self, begin: Callable[[], Awaitable[Begun]]) -> None:
         self._begin = begin
         self._answer: Answer | None = None
-        self._texts = self._read()
+        self._texts = cast("AsyncGeneratorType[str, None]", self._read())
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def answer(self) -> Answer:
@@ -84,10 +91,14 @@ class TextStream(AsyncIterator[str]):
         return self
 
     async def __anext__(self) -> str:
+        self._enter()
         return await anext(self._texts)
 
     async def aclose(self) -> None:
         """Leaves the stream; the provider stops generating."""
+        if self._loop is not None and self._loop.is_closed():  # its end has closed the stream
+            return
+        self._enter()
         await self._texts.aclose()
 
     async def __aenter__(self) -> Self:
@@ -97,6 +108,17 @@ class TextStream(AsyncIterator[str]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def _enter(self) -> None:
+        loop = running_loop("TextStream")
+        if self._texts.ag_running:
+            raise InvalidRequest("the stream is being read already: one task at a time can read it")
+        if self._answer is None and self._loop is not None and self._loop is not loop:
+            raise ConfigurationError(
+                "the stream was begun in another event loop, or before a fork: read it to its end where it was begun, "
+                "or use RunPodVLLMServiceSync, whose streams any thread can read"
+            )
+        self._loop = self._loop or loop
 
     async def _read(self) -> AsyncGenerator[str]:
         started = time.perf_counter()
@@ -112,7 +134,7 @@ class TextStream(AsyncIterator[str]):
                 text = await pieces.next_text()
         finally:
             await pieces.close()
-        self._answer = Answer(
+        answer = Answer(
             text="".join(said),
             model=begun.model,
             provider=begun.connection.provider,
@@ -125,6 +147,7 @@ class TextStream(AsyncIterator[str]):
             attempts=begun.attempts,
             route_reason=begun.route_reason,
         )
+        self._answer = answer if begun.opened is None else begun.opened.annotated(answer)
 
 
 def stream_of(connection: Connection, ask: Ask, policy: RetryPolicy) -> TextStream:
@@ -132,7 +155,7 @@ def stream_of(connection: Connection, ask: Ask, policy: RetryPolicy) -> TextStre
 
     async def attempt(number: int) -> Begun:
         pieces, first = await begin(connection, ask)
-        return Begun(pieces, first, connection, ask.model, number)
+        return Begun(pieces, first, connection, ask.model, number, opened=pieces)
 
     return TextStream(lambda: retrying(attempt, policy))
 
@@ -150,7 +173,7 @@ async def begin(connection: Connection, ask: Ask) -> tuple[OpenedStream, str | N
 class OpenedStream:
     """The text of one response's chunks, and what the other chunks said."""
 
-    def __init__(self, connection: Connection, stream: AsyncStream[object]) -> None:
+    def __init__(self, connection: Connection, stream: EventStream) -> None:
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.request_id = request_id(stream.response.headers)
@@ -171,6 +194,10 @@ class OpenedStream:
             if self.finish_reason is None:
                 raise Unreachable("the stream ended before the answer did")
         return None
+
+    def annotated(self, answer: Answer) -> Answer:
+        """The answer, with what the gateway said of it in the stream's last events."""
+        return self._connection.annotated(answer, self._stream.annotated)
 
     async def close(self) -> None:
         """Gives the connection back, or ends it if the answer is still coming."""

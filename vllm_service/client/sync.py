@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+from vllm_service.client.generation import constructing
 from vllm_service.client.loop_thread import LoopThread
 from vllm_service.client.results import Answer
 from vllm_service.client.service import RunPodVLLMService
 from vllm_service.client.streams import TextStream
+from vllm_service.errors import InvalidRequest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +49,8 @@ class SyncIterator(Iterator[T], Generic[T]):
         self.close()
 
     async def _next(self) -> tuple[bool, Any]:
+        if getattr(self._source, "ag_running", False):
+            raise InvalidRequest("the stream is being read already: one thread at a time can read it")
         async for item in self._source:
             return True, item
         return False, None
@@ -89,8 +93,9 @@ def _iterated(
 class RunPodVLLMServiceSync:
     """RunPodVLLMService without `await`; takes what it takes. Close it, or use `with`; a script's end closes it too."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self.service = RunPodVLLMService(*args, **options)
+    @constructing(RunPodVLLMService)
+    def __init__(self, service: RunPodVLLMService) -> None:
+        self.service = service
         self.loop = LoopThread(self.service.close)
         self._finalizer = weakref.finalize(self, self.loop.stop)
 

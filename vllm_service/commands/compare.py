@@ -29,7 +29,7 @@ from vllm_service.domain.quotas import SECONDS_PER_DAY
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import ServiceError
 from vllm_service.providers.files import read
-from vllm_service.settings import ServiceSettings
+from vllm_service.settings import CatalogSettings, ServiceSettings
 from vllm_service.storage.database import Database
 from vllm_service.storage.ledger_reader import LedgerReader, Window
 
@@ -100,7 +100,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _offerings(model: str | None) -> Sequence[Offering]:
     """Of providers.yaml and models.yaml: everybody who offers the model, or any."""
-    catalog = read(ServiceSettings.from_environment()).catalog
+    catalog = read(CatalogSettings.from_environment()).catalog
     names = [model] if model is not None else sorted({public.name for public in catalog.models.values()})
     return [offering for name in names for offering in offerings_of(catalog, name)]
 

@@ -10,7 +10,7 @@ from vllm_service.providers.model_entries import ModelReader
 from vllm_service.providers.prices import PackagePrices
 from vllm_service.providers.provider_entries import read_providers
 from vllm_service.providers.yaml_file import read_yaml
-from vllm_service.settings import ServiceSettings
+from vllm_service.settings import CatalogSettings
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Loaded:
     warnings: tuple[str, ...]
 
 
-def load(settings: ServiceSettings) -> Catalog:
+def load(settings: CatalogSettings) -> Catalog:
     """The catalog of both files, as they are now; warnings are logged. Raises ConfigurationError.
 
     Touches nothing that was loaded before: on SIGHUP, who gets an error keeps what it has.
@@ -34,7 +34,7 @@ def load(settings: ServiceSettings) -> Catalog:
     return loaded.catalog
 
 
-def read(settings: ServiceSettings, prices: PackagePrices | None = None) -> Loaded:
+def read(settings: CatalogSettings, prices: PackagePrices | None = None) -> Loaded:
     """The catalog and its warnings. Raises ConfigurationError."""
     entries = read_providers(read_yaml(settings.providers_path), settings.environment)
     reader = ModelReader(entries, prices or PackagePrices(), settings.baseline_model)

@@ -16,7 +16,7 @@ WITHOUT_PRICES = "QUALITY"
 
 
 def make_router(catalog: Catalog, default_strategy: str = DEFAULT) -> CostRouter:
-    """Raises ConfigurationError for a strategy that does not exist, or an endpoint that cannot be."""
+    """The gateway's. Raises ConfigurationError for a strategy that does not exist, or an endpoint that cannot be."""
     if default_strategy not in STRATEGIES:
         raise ConfigurationError(f"DEFAULT_STRATEGY={default_strategy}: expected one of {', '.join(STRATEGIES)}")
     settings = RouterSettings(
@@ -29,7 +29,10 @@ def make_router(catalog: Catalog, default_strategy: str = DEFAULT) -> CostRouter
         if id(model) not in known:
             known[id(model)] = _routable(catalog, model, default_strategy)
     models = {name: known[id(model)] for name, model in catalog.models.items()}
-    return CostRouter(Catalog(catalog.providers, models), settings)
+    router = CostRouter(Catalog(catalog.providers, models), settings)
+    for demand in router.controllers.values():
+        demand.load()  # now, not while requests wait
+    return router
 
 
 def _routable(catalog: Catalog, model: PublicModel, default_strategy: str) -> PublicModel:

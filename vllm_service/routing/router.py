@@ -15,13 +15,13 @@ from vllm_service.routing import filters
 from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import marginal_picousd
+from vllm_service.routing.demand.endpoint_demand import EndpointDemand
 from vllm_service.routing.learning import ObservedAttempt
 from vllm_service.routing.plan import Plan, Step, WorkerTarget
 from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.routes import Route, find_strategy, make_candidates, make_endpoints
 from vllm_service.routing.shadow import Demand
 from vllm_service.routing.strategies import Choice
-from vllm_service.routing.waking import WakeController
 
 MayTry = Callable[[str, str, float], bool]
 
@@ -39,7 +39,7 @@ class CostRouter:
         self._may_try = may_try
         self.endpoints = make_endpoints(catalog, settings)
         self.controllers = {
-            name: WakeController(
+            name: EndpointDemand(
                 endpoint.profile.max_workers, endpoint.usd_per_second, endpoint.profile.always_on_workers
             )
             for name, endpoint in self.endpoints.items()
@@ -132,7 +132,7 @@ class CostRouter:
         )
         if wanted != endpoint.target or not endpoint.is_managed:
             endpoint.set_target(wanted, now)
-        reason = f"demand is worth {controller.load:.2f} workers"
+        reason = f"demand is worth {controller.load_workers:.2f} workers"
         return WorkerTarget(name, wanted, reason, profile.always_on_workers)
 
     def _route(self, facts: RequestFacts) -> Route:

@@ -12,10 +12,10 @@ from vllm_service.providers.configured import Catalog, ProviderKind, PublicModel
 from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.cost import marginal_picousd
+from vllm_service.routing.demand.endpoint_demand import EndpointDemand
 from vllm_service.routing.estimates import AnswerLengths
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
 from vllm_service.routing.strategies import STRATEGIES, Strategy, Turns
-from vllm_service.routing.waking import WakeController
 
 
 class Route:
@@ -41,7 +41,7 @@ class Route:
         self.has_bounds = model.context_length is not None
         self.by_provider = {(place.provider.name, place.offer.model): place for place in candidates}
         self.own = [place for place in candidates if place.endpoint is not None]
-        self.controllers: list[WakeController] = []
+        self.controllers: list[EndpointDemand] = []
         self.strategy = find_strategy(model.strategy or settings.default_strategy)
         self.target = settings.target
         if model.latency_target_seconds is not None:
@@ -51,7 +51,7 @@ class Route:
         self.hosted_positions = [place.position for place in candidates if place.endpoint is None]
         self._hosted = [place for place in candidates if place.endpoint is None]
 
-    def wakes(self, controllers: Mapping[str, WakeController]) -> None:
+    def wakes(self, controllers: Mapping[str, EndpointDemand]) -> None:
         """Demand for this model is told to the controllers of its own endpoints."""
         self.controllers = [controllers[place.name] for place in self.own]
 

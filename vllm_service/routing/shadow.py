@@ -5,12 +5,14 @@ This is where bursts, long prompts and tight targets count: no formula for the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.routing.profiles import LatencyTarget
 
+MOST_WAITING = 100_000  # requests between two looks; more are forgotten
 _MEMORY_SECONDS = 10.0
 
 
@@ -22,6 +24,17 @@ class Demand(NamedTuple):
     prompt_tokens: int
     completion_tokens: float
     target: LatencyTarget
+
+
+@dataclass(slots=True)
+class Heard:
+    """What is noted down of an endpoint until its rules next look: requests that it could serve, and what it saved.
+
+    saved_usd: what requests that its workers have taken would have cost hosted, since the beginning.
+    """
+
+    waiting: deque[Demand] = field(default_factory=lambda: deque(maxlen=MOST_WAITING))
+    saved_usd: float = 0.0
 
 
 class Offered(NamedTuple):

@@ -9,19 +9,17 @@ cold start does, and the traffic says so within a few episodes. What may be lost
 from __future__ import annotations
 
 import math
-from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vllm_service.domain.falling import falling
 from vllm_service.routing.paper_workers import FIRST_RULE, NEVER, OFF, PaperWorkers
-from vllm_service.routing.shadow import Demand, ShadowWorkers, Speeds
+from vllm_service.routing.shadow import Heard, ShadowWorkers, Speeds
 
 Floats = NDArray[np.float64]
 
 RED_SHARE, _PAYING_RED_SHARE = 0.01, 0.018
-_MOST_WAITING = 100_000
 _LOAD_SECONDS = 20.0
 _BETTER = 1.0
 _EVIDENT, _EVIDENT_AGE, _LOSSES_WEIGH = 2.0, 0.5, 2.0
@@ -33,22 +31,29 @@ class WakeController:
     """For one endpoint. `demand` is called for each request, `decide` about once a second.
 
     most_workers: that there may be. always_on: of them, paid whatever is decided; the rest have to earn their keep with
-    what these would leave.
+    what these would leave. heard: what was noted down so far, where another object goes on doing so.
     """
 
-    def __init__(self, most_workers: int, usd_per_second: float, always_on: int = 0) -> None:
+    def __init__(
+        self,
+        most_workers: int,
+        usd_per_second: float,
+        always_on: int = 0,
+        *,
+        heard: Heard | None = None,
+    ) -> None:
         workers = most_workers - always_on
         self._usd_per_second, self._always_on = usd_per_second, always_on
         self._paper = PaperWorkers(workers, usd_per_second, memory_seconds=4 * 3600.0)
         self._shadows = [ShadowWorkers(count) for count in range(always_on, most_workers + 1)]
         self._rule = np.full(workers, FIRST_RULE)
         self._numbers = np.arange(workers)
-        self._waiting: deque[Demand] = deque(maxlen=_MOST_WAITING)
-        self.demand = self._waiting.append  # called for each request that could be served here
+        self._heard = heard or Heard()
+        self.demand = self._heard.waiting.append  # called for each request that could be served here
         self._looked_at: float | None = None
         self._on = np.zeros(workers, bool)
         self._unreleased: Floats = np.zeros(workers)
-        self._offered_usd = self._saved_usd = 0.0
+        self._offered_usd = 0.0
         self._lost_usd = 0.0
         self._committed_usd: Floats = np.zeros(workers)  # of what their starts cost, still to be paid
         self._evidence_usd: Floats = np.zeros(workers)
@@ -81,7 +86,7 @@ class WakeController:
 
     def took(self, usd: float) -> None:
         """A worker that was asked for has taken a request that would have cost this much hosted."""
-        self._saved_usd += usd
+        self._heard.saved_usd += usd
 
     def _weigh(self, saved: Floats, seconds: float) -> None:
         """What each worker that is off would have earned by now, and for how long; what those on have still to pay."""
@@ -96,7 +101,7 @@ class WakeController:
 
         Losses of a living worker may still be made good: until it is gone, only those before it count.
         """
-        lost = max(0.0, spent_usd - self._saved_usd - RED_SHARE * self._offered_usd)
+        lost = max(0.0, spent_usd - self._heard.saved_usd - RED_SHARE * self._offered_usd)
         self._lost_usd = min(lost, self._lost_usd) if self._on.any() else lost
         enough = _EVIDENT * whole_usd + _LOSSES_WEIGH * self._lost_usd
         return (self._evidence_usd >= enough) & (self._evident_seconds >= _EVIDENT_AGE * cold_seconds)
@@ -111,7 +116,7 @@ class WakeController:
         bill = self._paper.bill
         pays = bill[NEVER] - bill[self._rule, self._numbers] > 2.0 * whole_usd
         self._on &= ruled
-        red = spent_usd - self._saved_usd + whole_usd
+        red = spent_usd - self._heard.saved_usd + whole_usd
         most_exposed = max(_EXPOSED_SHARE * self._offered_usd, whole_usd)
         for number in np.flatnonzero(ruled & ~self._on):
             exposed = red + float(self._committed_usd.sum())
@@ -122,8 +127,8 @@ class WakeController:
 
     def _offer_to_shadows(self, seconds: float, speeds: Speeds) -> Floats:
         """What the first, the second, ... worker would have saved since the last look."""
-        offered = [speeds.offered(demand) for demand in self._waiting]
-        self._waiting.clear()
+        offered = [speeds.offered(demand) for demand in self._heard.waiting]
+        self._heard.waiting.clear()
         self._offered_usd += sum(request.usd for request in offered)
         reading = 0.0
         shadows = self._shadows[: int(3.0 * self.load) + 4]

@@ -48,6 +48,12 @@ async def test_a_server_without_a_queue_says_so() -> None:
             await service.submit({"prompt": "x"})
 
 
+@pytest.mark.parametrize("url", ["localhost:8090/v1", "ftp://host/v1", "http://", "http://host:port/v1", "http://[::1"])
+def test_a_base_url_that_is_none_is_refused_by_name(url: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match="base_url"):
+        RunPodVLLMService(base_url=url)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"attempts": 0}, {"wait_min_seconds": 3, "wait_max_seconds": 2}, {"jitter_seconds": -1}, {"total_seconds": 0}],

@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from typing import assert_type
 
 import pytest
 
 import vllm_service
-from vllm_service import LLMRouter, RunPodVLLMService, RunPodVLLMServiceSync
+from vllm_service import Answer, BatchItem, LLMRouter, RetryPolicy, RunPodVLLMService, RunPodVLLMServiceSync, TextStream
+from vllm_service.client.generation import TextCalls
+from vllm_service.client.sync import SyncTextStream
+from vllm_service.errors import InvalidRequest
 
 EXPORTED = [
     "Answer",
@@ -135,6 +139,48 @@ def test_the_sync_facade_has_every_method_with_the_same_signature() -> None:
         assert own.__doc__
 
 
+def test_the_sync_facade_is_made_with_the_same_arguments() -> None:
+    assert written(RunPodVLLMServiceSync.__init__) == METHODS["__init__"]
+
+
+def test_every_client_shares_the_text_calls() -> None:
+    calls = [name for name in public(TextCalls) if not name.startswith("_")]
+    assert sorted(calls) == ["chat", "complete", "generate", "stream", "stream_chat"]
+    assert issubclass(RunPodVLLMService, TextCalls)
+    assert issubclass(LLMRouter, TextCalls)
+    assert all(getattr(LLMRouter, name) is getattr(TextCalls, name) for name in calls)
+
+
+async def test_a_call_that_is_given_what_cannot_be_asked_raises_where_it_is_awaited() -> None:
+    async with RunPodVLLMService(base_url="http://127.0.0.1:9") as service:
+        call = service.generate("")
+        with pytest.raises(InvalidRequest, match="prompt"):
+            await call
+    assert inspect.iscoroutinefunction(RunPodVLLMService.generate)
+
+
+async def _read_by_the_type_checker(service: RunPodVLLMService, sync: RunPodVLLMServiceSync, router: LLMRouter) -> None:
+    """Never run: an `ignore` that is not needed is an error, so each line here is a type that survived."""
+    assert_type(await service.generate("x", "m", 5, 0.5, stop=["x"]), str)
+    assert_type(await service.complete(prompt="x", retry=RetryPolicy()), Answer)
+    assert_type(service.stream_chat(messages=[], max_tokens=5), TextStream)
+    assert_type(await service.batch(["x"], file="x", progress=True), list[BatchItem])
+    assert_type(await router.chat([{"role": "user"}]), Answer)
+    assert_type(router.stream("x"), TextStream)
+    assert_type(sync.generate(prompt="x", temperature=0.5), str)
+    assert_type(sync.stream("x", max_tokens=5), SyncTextStream)
+    assert_type(sync.batch_generate(["x"]), list[str])
+    await service.generate(5)  # type: ignore[arg-type]
+    await service.generate("x", max_tokens="5")  # type: ignore[arg-type]
+    await service.complete("x", retry=5)  # type: ignore[arg-type]
+    await service.batch(["x"], concurrent="5")  # type: ignore[arg-type]
+    await router.chat()  # type: ignore[call-arg]
+    router.stream("x", temperature="x")  # type: ignore[arg-type]
+    sync.complete("x", retry=5)  # type: ignore[arg-type]
+    RunPodVLLMServiceSync(endpoint_id=5)  # type: ignore[arg-type]
+    RunPodVLLMServiceSync(nobody="x")  # type: ignore[call-arg]
+
+
 SERVERS = {"fastapi", "uvicorn", "starlette", "asyncpg", "redis", "sqlite3", "prometheus_client", "pyarrow"}
 BEYOND_THE_EXTRA = SERVERS | {"numpy", "rich", "yaml", "genai_prices", "psutil", "tokenizers"}
 
@@ -144,7 +190,7 @@ BEYOND_THE_EXTRA = SERVERS | {"numpy", "rich", "yaml", "genai_prices", "psutil",
     [
         ("ServiceError", BEYOND_THE_EXTRA),
         ("RunPodVLLMService, RunPodVLLMServiceSync, compare_costs", BEYOND_THE_EXTRA),
-        ("LLMRouter, RoutingStrategy", BEYOND_THE_EXTRA - {"numpy"}),  # the router's bounds on waking are numpy's
+        ("LLMRouter, RoutingStrategy", BEYOND_THE_EXTRA),
     ],
 )
 def test_importing_the_client_loads_nothing_of_a_server(names: str, unwanted: set[str]) -> None:

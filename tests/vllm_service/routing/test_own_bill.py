@@ -9,8 +9,8 @@ import pytest
 from tests.vllm_service.routing.catalogs import facts, router
 from vllm_service.domain.usage import Usage
 from vllm_service.routing.capacity import Endpoint
+from vllm_service.routing.demand.endpoint_demand import EndpointDemand
 from vllm_service.routing.profiles import EndpointProfile, RouterSettings
-from vllm_service.routing.waking import WakeController
 
 SECOND_USD = 0.0003
 
@@ -81,7 +81,7 @@ def test_what_is_asked_for_beyond_those_that_are_always_on_is_billed_and_leaves_
     assert own.billed_usd(100.0) == pytest.approx((2 * 40.0 + idle_seconds) * SECOND_USD)
 
 
-class Heard(WakeController):
+class Heard(EndpointDemand):
     """Keeps what it is told that workers have saved."""
 
     def __init__(self) -> None:

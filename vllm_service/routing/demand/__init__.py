@@ -1,0 +1,1 @@
+"""How many workers of an own endpoint are worth their price."""
