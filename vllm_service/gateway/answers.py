@@ -34,7 +34,7 @@ def send_whole(call: Call, attempt: Attempt[Answer], *, keeps: bool) -> CachedRe
     if call.caller.has_left:
         call.outcome, call.status = Outcome.CANCELLED, 499
     call.answer(200, call.answer_headers(_JSON), call.annotated(document, now))
-    attempt.succeeded(attempt.usage)
+    attempt.succeeded(attempt.usage, now)
     return CachedResponse(document, False, call.usage) if keeps else None
 
 

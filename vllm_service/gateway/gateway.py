@@ -27,8 +27,8 @@ from vllm_service.gateway.served_models import Configured
 from vllm_service.gateway.token_counting import TokenCounting
 from vllm_service.gateway.tracing import Tracer
 from vllm_service.logs import place_of
-from vllm_service.providers.protocol import Answer, Upstream
-from vllm_service.resilience.attempts import Attempt, TriedRequest, first_answer
+from vllm_service.providers.protocol import Upstream
+from vllm_service.resilience.attempts import TriedRequest, first_answer
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.routing.deadlines import HEADER, Deadline
 from vllm_service.routing.deadlines import deadline as deadline_of
@@ -131,7 +131,9 @@ class Gateway:
             attempt = await first_answer(plan, ProviderRequest(call), request)
         finally:
             call.reason, call.losers = request.reason, request.losers
-        _answers(call, attempt)
+        call.first_byte = attempt.first_byte_at
+        if call.step is not attempt.step:  # a hedge was quicker: the row is about that
+            call.went_to(attempt, call.configured.catalog.providers[attempt.step.provider].on_disconnect)
         try:
             if attempt.answer.is_stream:
                 response = await relay_events(call, attempt, keeps=cached_under is not None)
@@ -206,13 +208,6 @@ def _to_be_tried(call: Call, plan: Plan, deadline: Deadline) -> TriedRequest:
         hedging is not None and facts.cap_picousd is None and hedging.wanted_by(call.headers),
         call.trace,
     )
-
-
-def _answers(call: Call, attempt: Attempt[Answer]) -> None:
-    """The attempt that answers is the one that the call's row is about."""
-    call.first_byte = attempt.first_byte_at
-    if call.step is not attempt.step:  # a hedge was quicker
-        call.went_to(attempt, call.configured.catalog.providers[attempt.step.provider].on_disconnect)
 
 
 def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None:

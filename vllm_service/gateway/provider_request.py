@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from vllm_service.gateway.call import Call
 from vllm_service.gateway.judging import not_reached, usage_of_answer
 from vllm_service.gateway.request_body import for_provider
@@ -12,13 +14,10 @@ from vllm_service.providers.protocol import Answer, Patience, ProviderFault, Tim
 from vllm_service.resilience.attempts import Attempt
 
 
-class ProviderRequest:
+class ProviderRequest(msgspec.Struct, eq=False):
     """An attempts.Send. What it knows of each attempt stands in the call, for the row in the ledger."""
 
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    _call: Call
 
     async def __call__(self, attempt: Attempt[Answer], patience: Patience) -> Answer:
         """See attempts.Send. Returns when a whole answer is there, or of a stream the first event."""

@@ -83,12 +83,12 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         if policy.hedging is not None:
             policy.hedging.began(self.step, now - self.started_at)
 
-    def succeeded(self, usage: Usage | None) -> None:
-        """The answer is complete. usage: as its provider counted it, None where it did not."""
+    def succeeded(self, usage: Usage | None, now: float | None = None) -> None:
+        """The answer is complete. usage: its provider's count, None where there is none. now: None reads the clock."""
         if self._is_over:
             return
         self._is_over = True
-        now = self._policy.clock()
+        now = self._policy.clock() if now is None else now
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "completed", 200)
         self._policy.shared.succeeded(self.step, self._admission)
