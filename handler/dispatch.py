@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 from handler import jobs
-from handler.engine.protocol import Document, Engine, EngineRequest, Stream
+from handler.engine.protocol import Document, Engine, Stream
 from handler.errors import EngineError, StreamBroken, WorkerError
 from handler.jobs import ParsedJob
 from handler.outputs import Output, StreamPiece, WholeAnswer
@@ -50,10 +50,16 @@ class Dispatcher:
         """
         streaming = False
         try:
-            async with aclosing(self._answers(job.request)) as answers:
-                async for output in answers:
-                    streaming = isinstance(output, StreamPiece)
-                    yield output
+            async with self._engine.send(job.request) as answer:
+                match answer:
+                    case Stream():
+                        events = checked(whole_events(answer.pieces))
+                        async with aclosing(coalesce(events, pace=self._pace)) as pieces:
+                            async for piece in pieces:
+                                streaming = True
+                                yield StreamPiece(piece)
+                    case Document():
+                        yield await _whole(answer)
         except Exception as fault:
             error = await self._as_worker_error(fault)
             if streaming and not isinstance(fault, EngineError):  # vLLM's own error has come as an event already
@@ -72,19 +78,13 @@ class Dispatcher:
             return fault
         return _internal_error(fault)
 
-    async def _answers(self, request: EngineRequest) -> AsyncGenerator[Output, None]:
-        async with self._engine.send(request) as answer:
-            match answer:
-                case Stream():
-                    events = checked(whole_events(answer.pieces))
-                    async with aclosing(coalesce(events, pace=self._pace)) as pieces:
-                        async for piece in pieces:
-                            yield StreamPiece(piece)
-                case Document():
-                    body = await answer.read()
-                    if answer.status >= 400:
-                        raise EngineError.from_response(answer.status, body)
-                    yield WholeAnswer(_as_json(body, answer.content_type))
+
+async def _whole(answer: Document) -> WholeAnswer:
+    """Returns the document; raises EngineError where it is a refusal."""
+    body = await answer.read()
+    if answer.status >= 400:
+        raise EngineError.from_response(answer.status, body)
+    return WholeAnswer(_as_json(body, answer.content_type))
 
 
 def _internal_error(fault: Exception) -> WorkerError:
