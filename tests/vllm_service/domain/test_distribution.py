@@ -117,5 +117,6 @@ def test_what_is_merged_is_not_changed_and_nothing_changes_nothing() -> None:
 def test_its_size_does_not_grow() -> None:
     distribution = Distribution()
     before = len(distribution.counts)
+    assert before == len(BOUNDS_MS) + 1
     distribution.add_all([float(value) for value in range(100_000)])
     assert (len(distribution.counts), distribution.count) == (before, 100_000)

@@ -21,6 +21,7 @@ WEIGHTS = st.lists(st.integers(0, 10**12), min_size=1, max_size=12).filter(any)
         pytest.param(0, [0, 0], [0, 0], id="nothing without weights"),
         pytest.param(0, [1, 2], [0, 0], id="nothing by weights"),
         pytest.param(7, [3], [7], id="one gets all"),
+        pytest.param(7, [0, 1], [0, 7], id="a weight of 1 is a weight"),
         pytest.param(7, [0, 3, 0], [0, 7, 0], id="a weight of 0 gets nothing"),
         pytest.param(1, [1, 1, 1], [1, 0, 0], id="of equal remainders the first"),
         pytest.param(2, [1, 1, 1], [1, 1, 0], id="of equal remainders the first two"),

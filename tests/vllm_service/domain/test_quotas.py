@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.domain.quotas import (
+    ADDRESS_REQUESTS_PER_SECOND,
     ADDRESS_WINDOW,
     KEY_WINDOW,
     Limit,
@@ -79,6 +80,10 @@ def test_a_bucket_counts_for_the_window_and_the_time_that_it_filled(
     window: RateWindow, length_ms: int, lifetime_ms: int
 ) -> None:
     assert (window.buckets * window.bucket_ms, window.lifetime_ms) == (length_ms, lifetime_ms)
+
+
+def test_an_address_may_ask_fifty_times_a_second() -> None:
+    assert ADDRESS_REQUESTS_PER_SECOND == 50
 
 
 def test_limits_keep_the_order_in_which_the_scripts_number_them() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.domain.token_estimates import (
+    ASSUMED_COMPLETION_TOKENS,
     MOST_TOKENS,
     PREFIX_BYTES,
     TOKENS_PER_IMAGE,
@@ -18,6 +19,10 @@ from vllm_service.domain.token_estimates import (
 )
 
 IMAGE = b'"data:image/png;base64,%b"'
+
+
+def test_the_documented_numbers() -> None:
+    assert (ASSUMED_COMPLETION_TOKENS, TOKENS_PER_IMAGE, PREFIX_BYTES, MOST_TOKENS) == (1024, 800, 1024, 1_000_000_000)
 
 
 @pytest.mark.parametrize(

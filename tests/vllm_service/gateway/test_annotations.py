@@ -108,6 +108,10 @@ def test_names_and_reasons_are_told_whatever_is_in_them(
         pytest.param(b'{"a":1}', b'{"a":1,"b":2,"c":3}', id="an object"),
         pytest.param(b"{}", b'{"b":2,"c":3}', id="an empty object"),
         pytest.param(b"{ }", b'{ "b":2,"c":3}', id="an empty object with a space"),
+        *(
+            pytest.param(b"{%b}" % space, b'{%b"b":2,"c":3}' % space, id=f"an empty object with {space!r}")
+            for space in (b"\t", b"\n", b"\r", b"  ")
+        ),
         pytest.param(b"{\r\n\t}\n", b'{\r\n\t"b":2,"c":3}\n', id="an empty object on two lines"),
         pytest.param(b'{"a":1 }', b'{"a":1 ,"b":2,"c":3}', id="a space before its end"),
         pytest.param(b'{"a":1}\r\n\r\n', b'{"a":1,"b":2,"c":3}\r\n\r\n', id="line breaks after it"),

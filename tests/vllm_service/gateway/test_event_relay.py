@@ -70,6 +70,10 @@ def windows(event: bytes) -> bytes:
         pytest.param(CHAT, BOTH + DONE, BOTH + SEEN + DONE, (Usage(10, 3), True, 2), id="usage beside a choice"),
         pytest.param(CHAT, NULL + DONE, NULL + DONE, (None, True, 2), id="null usage"),
         pytest.param(CHAT, QUOTED, QUOTED, (None, False, 2), id="a text that speaks of usage and of the end"),
+        pytest.param(CHAT, b"\n\n" + HELLO[:40], b"\n\n", (None, False, 0), id="an empty event before a cut one"),
+        pytest.param(
+            CHAT, b"\r\n\r\n" + HELLO[:40], b"\r\n\r\n", (None, False, 0), id="the same with line breaks of Windows"
+        ),
         pytest.param(CHAT, COMMENT + HELLO, COMMENT + HELLO, (None, False, 1), id="a comment"),
         pytest.param(CHAT, b"data:[DONE]\n\n", b"data:[DONE]\n\n", (None, True, 1), id="no space before the end"),
         pytest.param(CHAT, windows(HELLO + DONE), windows(HELLO + DONE), (None, True, 2), id="line breaks of Windows"),
@@ -162,6 +166,7 @@ def test_a_hidden_event_sends_nothing_and_not_an_empty_piece() -> None:
 
 
 def test_an_event_of_the_longest_length_is_held_and_a_byte_more_is_cut_short() -> None:
+    assert LONGEST_EVENT_BYTES == 16 * 1024 * 1024
     passed = Passed().receive([b"x" * LONGEST_EVENT_BYTES])
     with pytest.raises(CutShort, match=str(LONGEST_EVENT_BYTES)):
         passed.receive([b"x"])

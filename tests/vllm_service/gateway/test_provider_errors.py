@@ -52,6 +52,9 @@ def as_body(document: Any) -> bytes:
                 "This model's maximum context length is 4096 tokens.",
                 "Please reduce the length of the messages.",
                 "PROMPT TOO LONG",
+                "The context length of the model is 4096.",
+                "It exceeds the maximum context.",
+                "context_length is 4096",
                 "larger than max_model_len",
             )
         ),

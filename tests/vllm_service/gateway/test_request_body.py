@@ -130,6 +130,24 @@ def test_what_is_no_request_is_refused_with_its_field_and_without_its_text(body:
 
 
 @pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        ('"temperature":"x"', "Expected `number | null`, got `string`"),
+        ('"max_tokens":true', "Expected `number | null`, got `boolean`"),
+        ('"max_tokens":[]', "Expected `number | null`, got `array`"),
+        ('"stream":1', "Expected `boolean | null`, got `integer`"),
+        ('"stream":1.5', "Expected `boolean | null`, got `number`"),
+        ('"stream_options":"x"', "Expected `object | null`, got `string`"),
+        ('"model":null', "Expected `string`, got `null`"),
+    ],
+)
+def test_a_refusal_speaks_of_jsons_types_and_not_of_pythons(member: str, message: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read(b'{"model":"m",%b}' % member.encode())
+    assert refused.value.message == f"The request is not valid: {message}."
+
+
+@pytest.mark.parametrize(
     ("options", "wants"),
     [("null", False), ("{}", False), ('{"include_usage":null}', False), ('{"include_usage":true}', True),
      ('{"include_usage":false}', False), ('{"include_usage":true,"other":1}', True)],

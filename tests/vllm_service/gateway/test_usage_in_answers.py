@@ -56,6 +56,11 @@ COUNTS = st.integers(-5, MOST_TOKENS)
             id="null cached tokens",
         ),
         pytest.param(
+            {"prompt_tokens": 10, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": None}},
+            Usage(10, 3),
+            id="null reasoning tokens",
+        ),
+        pytest.param(
             {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 11}},
             Usage(10, 3, cached_tokens=10),
             id="more cached than there were",
@@ -158,6 +163,8 @@ def test_what_is_no_json_object_is_a_value_error(document: bytes) -> None:
         pytest.param(b'[{"index":0}]', False, id="a choice"),
         pytest.param(b"[0]", False, id="something"),
         pytest.param(b"null", False, id="null"),
+        pytest.param(b"[" + b" " * 14 + b"]", True, id="16 bytes of nothing"),
+        pytest.param(b"[" + b" " * 15 + b"]", False, id="17 bytes of nothing are not looked at"),
         pytest.param(b"[" + b" " * 100 + b"]", False, id="so much white space that it is passed on"),
     ],
 )

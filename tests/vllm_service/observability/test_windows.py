@@ -113,3 +113,4 @@ def test_memory_is_bounded_however_long_it_runs() -> None:
         windows.turn(slot)
         taken_in(windows, 1)
     assert (len(windows.last_hour()), len(windows.last_day()), len(windows.all_time())) == (HOUR, 25, 2)
+    assert counts(windows) == (HOUR, DAY, 3 * DAY)
