@@ -17,7 +17,7 @@ import psutil
 
 from vllm_service import __version__
 from vllm_service.domain.keys import OrganisationLimits, Tier
-from vllm_service.storage.key_store import KeyStore
+from vllm_service.storage.keys.sql import KeyStore
 from vllm_service.storage.open import open_database
 
 ENVIRONMENTS = Path("build/bench")

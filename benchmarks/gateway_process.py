@@ -11,10 +11,10 @@ from pathlib import Path
 
 import uvloop
 
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.pricing import TokenPrice
-from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.routing.from_catalog import make_router
-from vllm_service.service import run_service
+from vllm_service.server.run import run_service
 from vllm_service.settings import ServiceSettings
 
 

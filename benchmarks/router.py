@@ -21,11 +21,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from benchmarks.settings import add_traces, traces_of
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.data import Kind, shipped
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
-from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.routing.router import CostRouter
 from vllm_service.simulation.compare import CLAIRVOYANT, NAMES, compare
 from vllm_service.simulation.scenario import load_scenario

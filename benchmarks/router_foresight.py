@@ -3,9 +3,10 @@
     python -m benchmarks.router_foresight [--json] [--only TEXT] [--trace NAME|FILE|FOLDER]
 
 One worker, two, ... are first kept warm all the time, to see what each would have saved when. From this a dynamic
-programme says when each of them should have lived (as simulation/lives.py does for the bound), and that schedule is
-replayed with the real physics. It is no bound, the choice of requests could be better too; what it catches of the gap
-between all hosted and the clairvoyant bound says how much of the rest is the wakes' and how much the bound's.
+programme says when each of them should have lived (as simulation/bound/worker_lifetimes.py does for the bound), and
+that schedule is replayed with the real physics. It is no bound, the choice of requests could be better too; what it
+catches of the gap between all hosted and the clairvoyant bound says how much of the rest is the wakes' and how much
+the bound's.
 
 Beside it, on paper: the best of the router's 48 rules of waking, chosen for each run when it is over.
 """
@@ -27,11 +28,11 @@ from numpy.typing import NDArray
 from benchmarks.router import LEAST_GAP, SCALES, name_of
 from benchmarks.settings import add_traces, traces_of
 from vllm_service.data import Kind, shipped
-from vllm_service.routing.paper_workers import NEVER, PaperWorkers
-from vllm_service.simulation.clairvoyant import clairvoyant
-from vllm_service.simulation.cost_policy import OWN, CostPolicy
+from vllm_service.routing.demand.threshold_rules import NEVER, PaperWorkers
+from vllm_service.simulation.bound.clairvoyant import clairvoyant
 from vllm_service.simulation.draws import Draws
 from vllm_service.simulation.endpoint import Endpoint
+from vllm_service.simulation.policies.cost import OWN, CostPolicy
 from vllm_service.simulation.replay import Outcome, Replay
 from vllm_service.simulation.scenario import Scenario, load_scenario
 from vllm_service.simulation.trace import Trace, load_trace

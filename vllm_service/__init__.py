@@ -13,18 +13,18 @@ from vllm_service.version import __version__ as __version__
 if TYPE_CHECKING:
     from vllm_service.client.compare import CostComparison, Offering, compare_costs
     from vllm_service.client.errors import BatchFailed, JobCancelled, StreamBroken
-    from vllm_service.client.jobs import Job, JobStatus
-    from vllm_service.client.llm_router import Explanation, LLMRouter
     from vllm_service.client.results import Answer, BatchItem, Candidate, Ensemble
-    from vllm_service.client.service import RunPodVLLMService
+    from vllm_service.client.router.llm_router import Explanation, LLMRouter
+    from vllm_service.client.router.strategies import RoutingStrategy
+    from vllm_service.client.runpod.jobs import Job, JobStatus
+    from vllm_service.client.runpod.service import RunPodVLLMService
+    from vllm_service.client.runpod.sync import RunPodVLLMServiceSync
     from vllm_service.client.settings import RateLimit, RetryPolicy
-    from vllm_service.client.strategies import RoutingStrategy
     from vllm_service.client.streams import TextStream
-    from vllm_service.client.sync import RunPodVLLMServiceSync
     from vllm_service.domain.pricing import TokenPrice
     from vllm_service.domain.usage import Usage
     from vllm_service.errors import ServiceError
-    from vllm_service.providers.runpod_health import EndpointHealth
+    from vllm_service.runpod.health import EndpointHealth
 
 __all__ = [
     "Answer",
@@ -56,18 +56,18 @@ __all__ = [
 _HOMES = {
     "vllm_service.client.compare": ("CostComparison", "Offering", "compare_costs"),
     "vllm_service.client.errors": ("BatchFailed", "JobCancelled", "StreamBroken"),
-    "vllm_service.client.jobs": ("Job", "JobStatus"),
-    "vllm_service.client.llm_router": ("Explanation", "LLMRouter"),
+    "vllm_service.client.runpod.jobs": ("Job", "JobStatus"),
+    "vllm_service.client.router.llm_router": ("Explanation", "LLMRouter"),
     "vllm_service.client.results": ("Answer", "BatchItem", "Candidate", "Ensemble"),
-    "vllm_service.client.service": ("RunPodVLLMService",),
+    "vllm_service.client.runpod.service": ("RunPodVLLMService",),
     "vllm_service.client.settings": ("RateLimit", "RetryPolicy"),
-    "vllm_service.client.strategies": ("RoutingStrategy",),
+    "vllm_service.client.router.strategies": ("RoutingStrategy",),
     "vllm_service.client.streams": ("TextStream",),
-    "vllm_service.client.sync": ("RunPodVLLMServiceSync",),
+    "vllm_service.client.runpod.sync": ("RunPodVLLMServiceSync",),
     "vllm_service.domain.pricing": ("TokenPrice",),
     "vllm_service.domain.usage": ("Usage",),
     "vllm_service.errors": ("ServiceError",),
-    "vllm_service.providers.runpod_health": ("EndpointHealth",),
+    "vllm_service.runpod.health": ("EndpointHealth",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

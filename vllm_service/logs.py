@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_service.domain.moments import rfc3339
+from vllm_service.domain.timestamps import rfc3339
 
 FIELDS = "fields"
 _encode = msgspec.json.Encoder().encode

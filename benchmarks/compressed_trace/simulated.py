@@ -7,8 +7,8 @@ from dataclasses import replace
 from benchmarks.compressed_trace.stage import HOSTED, REFUSED_SECONDS, REFUSED_SHARE, USD_PER_SECOND, Hosted
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
-from vllm_service.simulation.cost_policy import MODEL, CostPolicy
 from vllm_service.simulation.draws import Draws
+from vllm_service.simulation.policies.cost import MODEL, CostPolicy
 from vllm_service.simulation.replay import Outcome, Replay
 from vllm_service.simulation.scenario import HostedPhysics, OwnPhysics, Scenario
 from vllm_service.simulation.trace import Trace

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vllm_service.catalog.model import Catalog
+from vllm_service.domain.plan import Plan, Step, WorkerTarget
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelNotFound, ModelUnavailable
-from vllm_service.providers.configured import Catalog
-from vllm_service.routing.plan import Plan, Step, WorkerTarget
 
 REASON = "configured order"
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from vllm_service.providers.runpod import Reply
+from vllm_service.runpod.endpoint import Reply
 
 
 class HttpSeam:

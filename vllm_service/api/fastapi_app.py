@@ -5,12 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, FastAPI
 
 from vllm_service.api.authentication import required_key
+from vllm_service.api.dependencies import Parts
 from vllm_service.api.errors import add_error_handlers
 from vllm_service.api.health import health_router
 from vllm_service.api.metrics import metrics_router
 from vllm_service.api.models import models_router
 from vllm_service.api.openapi import publish
-from vllm_service.api.parts import Parts
 from vllm_service.api.performance import performance_router
 from vllm_service.api.playground import playground_router
 from vllm_service.api.request_ids import Outermost

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request, Response
 
 from vllm_service.api import schemas
 from vllm_service.api.authentication import is_known
+from vllm_service.api.dependencies import Parts
 from vllm_service.api.health_report import Verdict, available, judge, shown_address, use_cases, worst_circuit
 from vllm_service.api.models import is_on_apple_silicon
-from vllm_service.api.parts import Parts
-from vllm_service.domain.moments import rfc3339
-from vllm_service.domain.operations import ProcessState, ProviderCircuit
-from vllm_service.domain.tally import Tally
-from vllm_service.providers.configured import Catalog, PublicModel
+from vllm_service.catalog.model import Catalog, PublicModel
+from vllm_service.domain.status import ProcessState, ProviderCircuit
+from vllm_service.domain.timestamps import rfc3339
+from vllm_service.observability.tally import Tally
 
 GIGABYTE = 10**9
 _UNWELL: dict[int | str, dict[str, Any]] = {

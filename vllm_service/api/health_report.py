@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from vllm_service.api.parts import ServiceState
-from vllm_service.domain.operations import Circuit, LedgerState, ProviderCircuit
-from vllm_service.providers.configured import Catalog, PublicModel
+from vllm_service.api.dependencies import ServiceState
+from vllm_service.catalog.model import Catalog, PublicModel
+from vllm_service.domain.status import Circuit, LedgerState, ProviderCircuit
 
 _WORST_FIRST = (Circuit.OPEN, Circuit.HALF_OPEN, Circuit.CLOSED)
 DEFAULT_USE_CASE = "chat"

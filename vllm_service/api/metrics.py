@@ -11,12 +11,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from vllm_service.api.authentication import required_key
-from vllm_service.api.metric_family import Family, Snapshot
-from vllm_service.api.part_metrics import PARTS
-from vllm_service.api.parts import Parts
-from vllm_service.api.request_metrics import REQUESTS
+from vllm_service.api.dependencies import Parts
 from vllm_service.api.schemas import ErrorAnswer
-from vllm_service.domain.tally import combined
+from vllm_service.observability.prometheus.family import Family, Snapshot
+from vllm_service.observability.prometheus.part_families import PARTS
+from vllm_service.observability.prometheus.request_families import REQUESTS
+from vllm_service.observability.tally import combined
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"},

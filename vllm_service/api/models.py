@@ -5,12 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from vllm_service.api import schemas
-from vllm_service.api.parts import Parts
+from vllm_service.api.dependencies import Parts
+from vllm_service.catalog.model import APPLE_SILICON_TAG, Catalog, PublicModel
 from vllm_service.domain.money import PICOUSD_PER_USD, to_usd
 from vllm_service.domain.pricing import TokenPrice
-from vllm_service.domain.tally import Tally
 from vllm_service.errors import ModelNotFound
-from vllm_service.providers.configured import APPLE_SILICON_TAG, Catalog, PublicModel
+from vllm_service.observability.tally import Tally
 
 _UNKNOWN_PRICES = schemas.Prices(input=None, cached_input=None, output=None)
 

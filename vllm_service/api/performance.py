@@ -7,13 +7,13 @@ from typing import Literal
 from fastapi import APIRouter
 
 from vllm_service.api import performance_schemas as schemas
+from vllm_service.api.dependencies import Parts
 from vllm_service.api.health import GIGABYTE, is_target_met
 from vllm_service.api.health_report import worst_circuit
 from vllm_service.api.models import is_on_apple_silicon
-from vllm_service.api.parts import Parts
-from vllm_service.domain.distribution import Distribution
-from vllm_service.domain.operations import Circuit
-from vllm_service.domain.tally import Tally
+from vllm_service.domain.status import Circuit
+from vllm_service.observability.histogram import Distribution
+from vllm_service.observability.tally import Tally
 
 Grade = Literal["A", "B", "C", "D", "F"]
 # Least share of requests within their target; docs/operations.md has the same table.

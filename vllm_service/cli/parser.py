@@ -13,17 +13,17 @@ from vllm_service.version import __version__
 PROGRAM = "vllm-service"
 # verb -> (module:Command, what it does)
 COMMANDS = {
-    "advise": ("vllm_service.simulation.commands:ADVISE", "GPU, idle time-out and providers for your own traffic"),
-    "check": ("vllm_service.commands.check:COMMAND", "is the configuration valid, and does every provider answer"),
-    "compare": ("vllm_service.commands.compare:COMMAND", "what providers charge for your tokens in a month"),
+    "advise": ("vllm_service.cli.simulate:ADVISE", "GPU, idle time-out and providers for your own traffic"),
+    "check": ("vllm_service.cli.check:COMMAND", "is the configuration valid, and does every provider answer"),
+    "compare": ("vllm_service.cli.compare:COMMAND", "what providers charge for your tokens in a month"),
     "completion": ("vllm_service.cli.completion:COMMAND", "a script that completes this program's arguments"),
     "examples": ("vllm_service.cli.examples:COMMAND", "example configuration, scenarios and traces to copy"),
-    "explain": ("vllm_service.commands.explain:COMMAND", "where a described request would go, and why"),
-    "keys": ("vllm_service.commands.keys:COMMAND", "callers' keys and the limits of their organisations"),
-    "ledger": ("vllm_service.commands.ledger:COMMAND", "the record of every request: export, summary, prune"),
-    "reconcile": ("vllm_service.commands.reconcile:COMMAND", "the ledger against RunPod's bill, day by day"),
-    "serve": ("vllm_service.commands.serve:COMMAND", "the gateway"),
-    "simulate": ("vllm_service.simulation.commands:SIMULATE", "what a traffic trace would have cost, by policy"),
+    "explain": ("vllm_service.cli.explain:COMMAND", "where a described request would go, and why"),
+    "keys": ("vllm_service.cli.keys:COMMAND", "callers' keys and the limits of their organisations"),
+    "ledger": ("vllm_service.cli.ledger:COMMAND", "the record of every request: export, summary, prune"),
+    "reconcile": ("vllm_service.cli.reconcile:COMMAND", "the ledger against RunPod's bill, day by day"),
+    "serve": ("vllm_service.cli.serve:COMMAND", "the gateway"),
+    "simulate": ("vllm_service.cli.simulate:SIMULATE", "what a traffic trace would have cost, by policy"),
 }
 
 

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from vllm_service.client.asks import Ask
 from vllm_service.client.batch_file import BatchFile, keys_of
 from vllm_service.client.errors import BatchFailed
+from vllm_service.client.payload import Ask
 from vllm_service.client.progress import Progress, progress_of
 from vllm_service.client.results import Answer, BatchItem
 from vllm_service.errors import ConfigurationError, ServiceError

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from msgspec import structs
 
-from vllm_service.client.asks import Ask
+from vllm_service.client.payload import Ask
 from vllm_service.client.results import Answer, BatchItem
 from vllm_service.domain.usage import Usage
 

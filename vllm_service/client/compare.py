@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from vllm_service.catalog.model import Catalog
 from vllm_service.client.results import Answer
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import InvalidRequest
-from vllm_service.providers.configured import Catalog
 
 
 @dataclass(frozen=True, slots=True)

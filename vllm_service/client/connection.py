@@ -20,9 +20,9 @@ import openai
 from openai import AsyncOpenAI, AsyncStream, DefaultAsyncHttpxClient
 from openai._streaming import ServerSentEvent
 
-from vllm_service.client.asks import Ask, Json, read_whole
 from vllm_service.client.cost_info import MEMBER, read_annotation
 from vllm_service.client.errors import StreamBroken, Unreachable, from_sdk, placed, request_id
+from vllm_service.client.payload import Ask, Json, read_whole
 from vllm_service.client.per_loop import PerLoop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying

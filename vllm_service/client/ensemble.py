@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
-from vllm_service.client.asks import Ask
+from vllm_service.client.payload import Ask
 from vllm_service.client.results import Answer, Candidate, Ensemble
 from vllm_service.errors import InvalidRequest, ServiceError
 

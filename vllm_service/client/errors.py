@@ -23,7 +23,7 @@ import openai
 from vllm_service import errors
 from vllm_service.client.results import BatchItem
 from vllm_service.errors import ServiceError, UpstreamError, UpstreamFailed
-from vllm_service.routing.failures import retry_after_seconds
+from vllm_service.resilience.failures import retry_after_seconds
 
 BY_STATUS: Mapping[int, type[ServiceError]] = {
     400: errors.InvalidRequest,

@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from vllm_service.gateway.call import Call
+from vllm_service.gateway.context import Call
 from vllm_service.gateway.operations import EMBEDDINGS
 
 # What does not change the answer. Streams have keys of their own: they are replayed as they were.

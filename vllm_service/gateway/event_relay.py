@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 
 from vllm_service.domain.usage import Usage
-from vllm_service.gateway.answer_usage import Found, find_usage
 from vllm_service.gateway.operations import Operation
-from vllm_service.providers.protocol import CutShort
+from vllm_service.gateway.usage import Found, find_usage
+from vllm_service.http.upstream import CutShort
 
 LONGEST_EVENT_BYTES = 16 * 2**20
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")

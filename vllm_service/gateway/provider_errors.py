@@ -18,8 +18,8 @@ from vllm_service.errors import (
     UpstreamError,
     UpstreamFailed,
 )
-from vllm_service.providers.protocol import NotReached, ProviderFault, TimedOut
-from vllm_service.routing.failures import Failure, Kind, NotAnswered, retry_after_seconds
+from vllm_service.http.upstream import NotReached, ProviderFault, TimedOut
+from vllm_service.resilience.failures import Failure, Kind, NotAnswered, retry_after_seconds
 
 _CONTEXT = ("context_length", "context length", "maximum context", "max_model_len", "too long", "reduce the length")
 _LONGEST_MESSAGE = 2000

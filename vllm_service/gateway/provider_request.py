@@ -6,11 +6,11 @@ import asyncio
 
 import msgspec
 
-from vllm_service.gateway.call import Call
-from vllm_service.gateway.judging import not_reached, usage_of_answer
+from vllm_service.catalog.model import Provider
+from vllm_service.gateway.context import Call
 from vllm_service.gateway.request_body import for_provider
-from vllm_service.providers.configured import Provider
-from vllm_service.providers.protocol import Answer, Patience, ProviderFault, TimedOut
+from vllm_service.gateway.validate_answer import not_reached, usage_of_answer
+from vllm_service.http.upstream import Answer, Patience, ProviderFault, TimedOut
 from vllm_service.resilience.attempts import Attempt
 
 

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vllm_service.domain.usage import Usage
-from vllm_service.gateway.call import Call
+from vllm_service.gateway.answer_text import Said
+from vllm_service.gateway.context import Call
 from vllm_service.gateway.operations import Operation
-from vllm_service.gateway.said import Said
 from vllm_service.gateway.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)

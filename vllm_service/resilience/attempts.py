@@ -13,19 +13,19 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from vllm_service.catalog.model import Provider
+from vllm_service.domain.plan import AttemptObserver, Plan, Router, Step
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelUnavailable, ServiceError
-from vllm_service.providers.configured import Provider
-from vllm_service.providers.protocol import Patience
+from vllm_service.http.upstream import Patience
+from vllm_service.resilience.breakers.circuit_breaker import Admission
+from vllm_service.resilience.deadlines import Deadline
+from vllm_service.resilience.failures import Failure, NotAnswered
+from vllm_service.resilience.hedging import hedged
 from vllm_service.resilience.policy import ResiliencePolicy
-from vllm_service.routing.circuit_breaker import Admission
-from vllm_service.routing.deadlines import Deadline
-from vllm_service.routing.failures import Failure, NotAnswered
-from vllm_service.routing.fallback import RetrySchedule, ScheduledAttempt
-from vllm_service.routing.hedging import hedged
-from vllm_service.routing.plan import AttemptObserver, Plan, Router, Step
+from vllm_service.resilience.retry_schedule import RetrySchedule, ScheduledAttempt
 
 Answer = TypeVar("Answer")
 

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from vllm_service.domain.plan import Plan
 from vllm_service.errors import CircuitOpen
-from vllm_service.routing.breaker_settings import BreakerSettings
-from vllm_service.routing.breakers import Breakers
-from vllm_service.routing.coordination import BreakerStore
-from vllm_service.routing.deadlines import DeadlineSettings
-from vllm_service.routing.fallback import RetrySettings
-from vllm_service.routing.hedging import Hedging
-from vllm_service.routing.plan import Plan
-from vllm_service.routing.shared_breakers import SharedBreakers
+from vllm_service.resilience.breakers.breakers import Breakers
+from vllm_service.resilience.breakers.settings import BreakerSettings
+from vllm_service.resilience.breakers.shared import SharedBreakers
+from vllm_service.resilience.deadlines import DeadlineSettings
+from vllm_service.resilience.hedging import Hedging
+from vllm_service.resilience.retry_schedule import RetrySettings
+from vllm_service.storage.coordination.protocol import BreakerStore
 
 ALL_LEFT_ALONE = "Every provider of this model has been failing and is left alone for now."
 Clock = Callable[[], float]

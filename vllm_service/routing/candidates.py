@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from vllm_service.catalog.model import Offer, Provider, ProviderKind
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.providers.configured import Offer, Provider, ProviderKind
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.estimates import Mean
 from vllm_service.routing.prompt_cache import PromptCache

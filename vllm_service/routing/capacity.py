@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from vllm_service.routing.demand.counterfactual import Speeds
 from vllm_service.routing.estimates import Line, Mean
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget
-from vllm_service.routing.shadow import Speeds
 
 STATES_LATE_SECONDS = 3.0  # how old `/health` is; a start is over this much before it is seen
 _MOST_WORKERS = 1000  # of one endpoint; a report of more is nonsense, and would become lists of that length

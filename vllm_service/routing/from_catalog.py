@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from vllm_service.catalog.model import Catalog, ProviderKind, PublicModel
 from vllm_service.errors import ConfigurationError
-from vllm_service.providers.configured import Catalog, ProviderKind, PublicModel
 from vllm_service.routing.profiles import EndpointProfile, RouterSettings
 from vllm_service.routing.router import CostRouter
 from vllm_service.routing.strategies import DEFAULT, STRATEGIES

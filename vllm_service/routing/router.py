@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from vllm_service.catalog.model import Catalog
 from vllm_service.domain.money import PICOUSD_PER_USD
+from vllm_service.domain.plan import Plan, Step, WorkerTarget
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.errors import ModelNotFound, ModelUnavailable
-from vllm_service.providers.configured import Catalog
 from vllm_service.routing import filters
 from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import marginal_picousd
+from vllm_service.routing.demand.counterfactual import Demand
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
-from vllm_service.routing.learning import ObservedAttempt
-from vllm_service.routing.plan import Plan, Step, WorkerTarget
+from vllm_service.routing.model_route import Route, find_strategy, make_candidates, make_endpoints
+from vllm_service.routing.observed_attempt import ObservedAttempt
 from vllm_service.routing.profiles import RouterSettings
-from vllm_service.routing.routes import Route, find_strategy, make_candidates, make_endpoints
-from vllm_service.routing.shadow import Demand
 from vllm_service.routing.strategies import Choice
 
 MayTry = Callable[[str, str, float], bool]

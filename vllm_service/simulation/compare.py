@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vllm_service.errors import ConfigurationError
-from vllm_service.simulation.baselines import BASELINES
-from vllm_service.simulation.clairvoyant import FREE_SHARE, clairvoyant
-from vllm_service.simulation.cost_policy import CostPolicy
+from vllm_service.simulation.bound.clairvoyant import FREE_SHARE, clairvoyant
 from vllm_service.simulation.draws import Draws
+from vllm_service.simulation.policies.baselines import BASELINES
+from vllm_service.simulation.policies.cost import CostPolicy
 from vllm_service.simulation.replay import Outcome, Policy, Replay
 from vllm_service.simulation.scenario import Scenario
 from vllm_service.simulation.trace import Trace

@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_service.domain.moments import utc_seconds
+from vllm_service.domain.timestamps import utc_seconds
 from vllm_service.errors import ConfigurationError
 
 Floats = NDArray[np.float64]

@@ -9,29 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_service.domain.operations import CacheState, QuotaState
 from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
-from vllm_service.storage.cached_keys import CachedKeys
-from vllm_service.storage.database import Database
-from vllm_service.storage.key_store import KeyStore
-from vllm_service.storage.ledger_reader import LedgerReader
-from vllm_service.storage.ledger_writer import LedgerPace, LedgerWriter
-from vllm_service.storage.memory_coordination import MemoryBreakers, MemoryTargets, MemoryWakes
-from vllm_service.storage.memory_quotas import LEASE_SECONDS, MemoryQuotas
-from vllm_service.storage.memory_responses import MemoryResponses, ResponseBounds
+from vllm_service.domain.status import CacheState, QuotaState
+from vllm_service.storage.coordination.memory import MemoryBreakers, MemoryTargets, MemoryWakes
+from vllm_service.storage.keys.cached import CachedKeys
+from vllm_service.storage.keys.sql import KeyStore
+from vllm_service.storage.ledger.reader import LedgerReader
+from vllm_service.storage.ledger.retention import Retention
+from vllm_service.storage.ledger.writer import LedgerPace, LedgerWriter
 from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
-from vllm_service.storage.redis_quotas import RedisQuotas, WhenRedisIsAway
-from vllm_service.storage.redis_responses import RedisResponses
-from vllm_service.storage.retention import Retention
-from vllm_service.storage.saved_quotas import QuotaSaver, load
+from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas
+from vllm_service.storage.quotas.redis import RedisQuotas, WhenRedisIsAway
+from vllm_service.storage.quotas.saved import QuotaSaver, load
+from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
+from vllm_service.storage.responses.redis import RedisResponses
+from vllm_service.storage.sql.database import Database
 from vllm_service.storage.sql.migrations import Migration, shipped
-from vllm_service.storage.sqlite_database import SqliteDatabase
+from vllm_service.storage.sql.sqlite import SqliteDatabase
 
 if TYPE_CHECKING:
-    from vllm_service.storage.breakers import RedisBreakers
+    from vllm_service.storage.coordination.redis_breakers import RedisBreakers
+    from vllm_service.storage.coordination.redis_targets import RedisTargets
+    from vllm_service.storage.coordination.redis_wakes import RedisWakes
     from vllm_service.storage.redis_link import RedisLink
-    from vllm_service.storage.targets import RedisTargets
-    from vllm_service.storage.wakes import RedisWakes
 
 DATABASE_FILE = "service.sqlite3"
 
@@ -76,7 +76,7 @@ async def open_database(
     """
     steps = shipped() if migrations is None else migrations
     if database_url:
-        from vllm_service.storage.postgres_database import PostgresDatabase  # noqa: PLC0415  # 5 MB without need of it
+        from vllm_service.storage.sql.postgres import PostgresDatabase  # noqa: PLC0415  # 5 MB without need of it
 
         return await PostgresDatabase.open(database_url, steps)
     return await SqliteDatabase.open(data_dir / DATABASE_FILE, steps)
@@ -136,10 +136,10 @@ def _embedded(quotas: MemoryQuotas, bounds: ResponseBounds) -> _Shared:
 def _in_redis(
     stack: AsyncExitStack, url: str, bounds: ResponseBounds, make_quotas: Callable[[RedisLink], RedisQuotas]
 ) -> _Shared:
-    from vllm_service.storage.breakers import RedisBreakers  # noqa: PLC0415
+    from vllm_service.storage.coordination.redis_breakers import RedisBreakers  # noqa: PLC0415
+    from vllm_service.storage.coordination.redis_targets import RedisTargets  # noqa: PLC0415
+    from vllm_service.storage.coordination.redis_wakes import RedisWakes  # noqa: PLC0415
     from vllm_service.storage.redis_link import RedisLink  # noqa: PLC0415  # 10 MB without need of it
-    from vllm_service.storage.targets import RedisTargets  # noqa: PLC0415
-    from vllm_service.storage.wakes import RedisWakes  # noqa: PLC0415
 
     link = RedisLink(url)
     stack.push_async_callback(link.close)

@@ -13,8 +13,8 @@ from tests.e2e.client.conftest import MODEL
 from tests.e2e.client.test_generation import ASKED, EXACT, FRANCE, PARIS
 from tests.e2e.emulated import API_KEY, Endpoint
 from vllm_service import LLMRouter, RoutingStrategy, TokenPrice, errors
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.pricing import SecondPrice
-from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 
 HOSTED = HostedSettings(
     name="hosted", models=(HostedModel(id="small", input_usd=Decimal("0.10"), output_usd=Decimal("0.10")),)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.domain.timeline import Timeline
+from vllm_service.accounting.timeline import Timeline
 
 Interval = tuple[int, int]
 INTERVALS = st.lists(

@@ -12,14 +12,14 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from vllm_service.api.dependencies import Parts, ServiceState
 from vllm_service.api.fastapi_app import make_app
-from vllm_service.api.parts import Parts, ServiceState
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import Usage
-from vllm_service.measurements import Measurements
-from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
+from vllm_service.observability.measurements import Measurements
 
 KEY = "sk-test-0123456789"
 HOSTED = Provider("hosted", ProviderKind.HOSTED, "https://api.hosted.test/v1", api_key="hosted-secret")

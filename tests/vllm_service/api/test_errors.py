@@ -7,8 +7,8 @@ import pytest
 
 from tests.vllm_service.api.service import KEY, OneKey, parts, served, serving
 from vllm_service.api.fastapi_app import make_app
+from vllm_service.catalog.model import Catalog
 from vllm_service.errors import RateLimited
-from vllm_service.providers.configured import Catalog
 
 FIELDS = ["type", "code", "message", "param", "details", "request_id"]
 

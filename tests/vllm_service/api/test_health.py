@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, Clock, OneKey, parts, served, state
-from vllm_service.domain.operations import Circuit, LedgerState, ProviderCircuit, QuotaState, WorkerState
-from vllm_service.providers.configured import Catalog
+from vllm_service.catalog.model import Catalog
+from vllm_service.domain.status import Circuit, LedgerState, ProviderCircuit, QuotaState, WorkerState
 
 OPEN = ProviderCircuit(Circuit.OPEN, failures=5, openings=1, retry_at=1_800_000_000.0)
 CLOSED = ProviderCircuit(Circuit.CLOSED, failures=0, openings=0)

@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.vllm_service.api.service import KEY, REQUEST, OneKey, parts, served, state
 from vllm_service.api.metrics import FAMILIES
-from vllm_service.domain.operations import (
+from vllm_service.domain.requests import Outcome
+from vllm_service.domain.status import (
     CacheState,
     Circuit,
     LedgerState,
@@ -22,7 +23,6 @@ from vllm_service.domain.operations import (
     QuotaState,
     WorkerState,
 )
-from vllm_service.domain.requests import Outcome
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "metrics.md"

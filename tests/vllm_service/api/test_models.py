@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, OneKey, parts, served
+from vllm_service.catalog.model import Catalog, Offer, PublicModel
 from vllm_service.domain.pricing import TokenPrice
-from vllm_service.providers.configured import Catalog, Offer, PublicModel
 
 
 def test_a_model_is_described_by_what_is_configured_and_measured() -> None:

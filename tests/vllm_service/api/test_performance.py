@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tests.vllm_service.api.service import REQUEST, Clock, parts, served, state
 from vllm_service.api.performance import grade
-from vllm_service.domain.operations import CacheState, Circuit, ProviderCircuit
+from vllm_service.domain.status import CacheState, Circuit, ProviderCircuit
 
 
 def fetched(path: str, service: Any) -> Any:

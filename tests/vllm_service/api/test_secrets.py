@@ -9,8 +9,8 @@ from msgspec import structs
 
 from tests.vllm_service.api.service import CATALOG, REQUEST, parts, served
 from tests.vllm_service.canary import Canaries, everything_logged
+from vllm_service.catalog.model import Catalog
 from vllm_service.domain.keys import ApiKey
-from vllm_service.providers.configured import Catalog
 
 PATHS = ["/health", "/v1/models", "/performance", "/v1/performance/latency", "/metrics", "/openapi.json", "/nowhere"]
 

@@ -28,8 +28,8 @@ from tests.vllm_service.client.scripted import (
     stream,
 )
 from vllm_service import Answer, BatchFailed, BatchItem, RunPodVLLMService, ServiceError, errors
-from vllm_service.client.asks import Ask
 from vllm_service.client.batch import answer_all, texts
+from vllm_service.client.payload import Ask
 
 PROMPTS = [f"prompt {number}" for number in range(40)]
 

@@ -10,12 +10,12 @@ import pytest
 from msgspec.structs import replace
 
 from tests.e2e import process
-from tests.vllm_service.storage.test_ledger import RECORD
+from tests.vllm_service.storage.ledger.test_ledger import RECORD
 from vllm_service import Answer, Offering, TokenPrice, Usage, compare_costs, errors
 from vllm_service.__main__ import main
+from vllm_service.catalog.model import Catalog, Offer, PublicModel
 from vllm_service.client.compare import DOCUMENTED_EXAMPLE, offerings_of, with_measurements
 from vllm_service.domain.money import picousd
-from vllm_service.providers.configured import Catalog, Offer, PublicModel
 from vllm_service.storage.open import open_storage
 
 

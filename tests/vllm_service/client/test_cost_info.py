@@ -20,7 +20,7 @@ from vllm_service import Answer, RunPodVLLMService, TokenPrice
 from vllm_service.client.cost_info import read_annotation
 from vllm_service.domain.keys import ApiKey
 from vllm_service.gateway.annotations import cost_info, performance_info, place_info
-from vllm_service.storage.memory_responses import MemoryResponses, ResponseBounds
+from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
 
 PRICES = {"small": TokenPrice.per_million("7", "7")}
 GATEWAYS_PICOUSD = 10 * 100_000 + 3 * 200_000  # of tests.gateway.running's catalog, for USAGE

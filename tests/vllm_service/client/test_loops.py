@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.vllm_service.client.router.two_places import chat, pieces
 from tests.vllm_service.client.scripted import (
     DONE,
     HANG,
@@ -25,7 +26,6 @@ from tests.vllm_service.client.scripted import (
     stream,
 )
 from tests.vllm_service.client.subprocesses import run_program
-from tests.vllm_service.client.two_places import chat, pieces
 
 SECRET = "sk-secret"
 HEAD = """
@@ -33,7 +33,7 @@ import asyncio, os, sys, threading, traceback
 import httpx2
 from vllm_service import LLMRouter, RunPodVLLMService, RunPodVLLMServiceSync, ServiceError
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
-from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 
 URL = {url!r}
 

@@ -9,9 +9,9 @@ import pytest
 
 from vllm_service import RateLimit, RetryPolicy, RunPodVLLMService, errors
 from vllm_service.client.errors import from_document, from_job
-from vllm_service.client.jobs import JobStatus, read_chunks, read_job
 from vllm_service.client.rate_gate import RateGate
 from vllm_service.client.retry import retrying
+from vllm_service.client.runpod.jobs import JobStatus, read_chunks, read_job
 from vllm_service.client.settings import DEFAULT_MODEL, NO_KEY, ClientSettings
 
 ENVIRONMENT = {"RUNPOD_API_KEY": "key", "RUNPOD_VLLM_ENDPOINT_ID": "abc", "RUNPOD_DEFAULT_MODEL": "mine"}

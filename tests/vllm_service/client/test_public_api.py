@@ -11,8 +11,8 @@ import pytest
 
 import vllm_service
 from vllm_service import Answer, BatchItem, LLMRouter, RetryPolicy, RunPodVLLMService, RunPodVLLMServiceSync, TextStream
-from vllm_service.client.generation import TextCalls
-from vllm_service.client.sync import SyncTextStream
+from vllm_service.client.runpod.sync import SyncTextStream
+from vllm_service.client.text_calls import TextCalls
 from vllm_service.errors import InvalidRequest
 
 EXPORTED = [

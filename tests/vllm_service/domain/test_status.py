@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_service.domain.operations import CacheState
+from vllm_service.domain.status import CacheState
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.domain.moments import rfc3339, utc_seconds
+from vllm_service.domain.timestamps import rfc3339, utc_seconds
 
 
 @pytest.mark.parametrize(

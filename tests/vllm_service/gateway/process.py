@@ -10,9 +10,9 @@ import uvloop
 
 from tests.vllm_service.configured_order import ConfiguredOrder
 from tests.vllm_service.gateway.running import catalog_of
+from vllm_service.catalog.model import Catalog
 from vllm_service.errors import ConfigurationError
-from vllm_service.providers.configured import Catalog
-from vllm_service.service import run_service
+from vllm_service.server.run import run_service
 from vllm_service.settings import ServiceSettings
 
 

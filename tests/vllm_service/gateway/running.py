@@ -14,22 +14,22 @@ from openai import AsyncOpenAI
 
 from tests.vllm_service.configured_order import ConfiguredOrder
 from tests.vllm_service.upstream import ScriptedUpstream
-from vllm_service.app import Service
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.keys import ApiKey
+from vllm_service.domain.plan import Router
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import RateLimited
+from vllm_service.gateway.config_snapshot import Configured
 from vllm_service.gateway.gateway import Gateway
-from vllm_service.gateway.http_server import HttpServer
-from vllm_service.gateway.limits import ConnectionLimits
-from vllm_service.gateway.served_models import Configured
-from vllm_service.gateway.tracing import Tracer
-from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
-from vllm_service.providers.connections import Connections
+from vllm_service.http.limits import ConnectionLimits
+from vllm_service.http.pool import Connections
+from vllm_service.http.server import HttpServer
+from vllm_service.observability.tracing import Tracer
 from vllm_service.resilience.policy import ResiliencePolicy
-from vllm_service.routing.fallback import RetrySettings
+from vllm_service.resilience.retry_schedule import RetrySettings
 from vllm_service.routing.from_catalog import make_router
-from vllm_service.routing.plan import Router
+from vllm_service.server.dispatch import Service
 from vllm_service.storage.protocol import Quotas, ResponseCache
 
 SECRET = "sk-of-the-caller"

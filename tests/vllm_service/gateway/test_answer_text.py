@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.gateway.said import MOST_TEXT_BYTES, Said
+from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, Said
 
 DONE = b"data: [DONE]\n\n"
 

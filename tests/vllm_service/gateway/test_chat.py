@@ -11,7 +11,7 @@ from tests.vllm_service.gateway.running import PROVIDER_SECRET, SECRET, catalog_
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
-from vllm_service.storage.memory_responses import MemoryResponses, ResponseBounds
+from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
 
 
 async def test_the_official_client_gets_an_answer_and_the_ledger_a_row() -> None:

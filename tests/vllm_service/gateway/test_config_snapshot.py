@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.vllm_service.configured_order import ConfiguredOrder
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.errors import ModelNotFound
-from vllm_service.gateway.served_models import Configured, ServedModel
-from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
+from vllm_service.gateway.config_snapshot import Configured, ServedModel
 
 CHEAP_IN = TokenPrice.per_million("0.10", "0.90", "0.01")
 CHEAP_OUT = TokenPrice.per_million("0.50", "0.20")

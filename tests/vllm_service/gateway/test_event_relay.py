@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vllm_service.domain.usage import Usage
 from vllm_service.gateway.event_relay import LONGEST_EVENT_BYTES, EventRelay
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, RESPONSES, Operation
-from vllm_service.providers.protocol import CutShort
+from vllm_service.http.upstream import CutShort
 
 HELLO = 'data: {"choices":[{"delta":{"content":"Grüße, 東京 🚀"}}]}\n\n'.encode()
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":3}}\n\n'

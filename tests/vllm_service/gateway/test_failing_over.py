@@ -17,8 +17,8 @@ from tests.vllm_service.gateway.asking import HEADERS
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, running
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event, events
 from vllm_service.domain.requests import Outcome
+from vllm_service.resilience.breakers.settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
-from vllm_service.routing.breaker_settings import BreakerSettings
 
 FAILURES = 3
 SHUT = BreakerSettings(consecutive_failures=FAILURES, open_seconds=3600, longest_open_seconds=3600)

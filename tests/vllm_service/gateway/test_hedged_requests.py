@@ -13,10 +13,10 @@ from tests.vllm_service.gateway.asking import HEADERS
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, running
 from tests.vllm_service.gateway.test_failing_over import BODY, Script, answers, gateway_of, hangs, post
 from tests.vllm_service.upstream import Asked, ScriptedUpstream, chunk, completion, event
+from vllm_service.catalog.model import Catalog, OnDisconnect
 from vllm_service.domain.requests import Outcome
-from vllm_service.providers.configured import Catalog, OnDisconnect
+from vllm_service.resilience.hedging import HedgeSettings, Hedging
 from vllm_service.resilience.policy import ResiliencePolicy
-from vllm_service.routing.hedging import HedgeSettings, Hedging
 
 
 async def test_a_second_place_is_asked_when_the_first_is_slow_and_the_loser_is_booked() -> None:

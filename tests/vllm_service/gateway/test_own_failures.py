@@ -15,13 +15,13 @@ from tests.vllm_service.configured_order import ConfiguredOrder
 from tests.vllm_service.gateway.asking import MESSAGES, answers
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gateway_to, running
 from tests.vllm_service.upstream import ScriptedUpstream
+from vllm_service.catalog.model import Catalog, Offer, PublicModel
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import StorageUnavailable
-from vllm_service.gateway.http_server import HttpServer
-from vllm_service.gateway.served_models import Configured
-from vllm_service.providers.configured import Catalog, Offer, PublicModel
+from vllm_service.gateway.config_snapshot import Configured
+from vllm_service.http.server import HttpServer
+from vllm_service.resilience.breakers.settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
-from vllm_service.routing.breaker_settings import BreakerSettings
 from vllm_service.storage.protocol import CachedResponse
 
 CANARY = "what-the-prompt-said"

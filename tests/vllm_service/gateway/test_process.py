@@ -16,7 +16,7 @@ import httpx
 from tests.vllm_service.gateway.asking import answers
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event
 from vllm_service.domain.requests import Outcome
-from vllm_service.storage.ledger_reader import LedgerReader
+from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.open import open_database
 
 STREAM = {"model": "small", "stream": True}

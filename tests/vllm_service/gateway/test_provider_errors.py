@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.gateway.provider_errors import callers_error, fault_error, providers_error, refused, retry_after_of
-from vllm_service.providers.protocol import CutShort, NotReached, ProviderFault, TimedOut
+from vllm_service.http.upstream import CutShort, NotReached, ProviderFault, TimedOut
 
 
 def as_body(document: Any) -> bytes:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.errors import InvalidRequest
-from vllm_service.gateway.wishes import NAMES, NONE, Wishes, wishes
+from vllm_service.gateway.routing_headers import NAMES, NONE, Wishes, wishes
 
 TARGET, CAP = b"x-latency-target-ms", b"x-max-cost-usd"
 

@@ -14,12 +14,12 @@ import httpx
 from tests.vllm_service.gateway.running import QUICK, SECRET, Running, catalog_of, running
 from tests.vllm_service.gateway.test_failing_over import BODY, answers, post
 from tests.vllm_service.upstream import Asked, ScriptedUpstream, completion
+from vllm_service.catalog.model import Catalog
 from vllm_service.domain.keys import ApiKey, OrganisationLimits
 from vllm_service.domain.pricing import TokenPrice
-from vllm_service.providers.configured import Catalog
+from vllm_service.resilience.breakers.settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
-from vllm_service.routing.breaker_settings import BreakerSettings
-from vllm_service.storage.memory_quotas import MemoryQuotas
+from vllm_service.storage.quotas.memory import MemoryQuotas
 
 FAILURES, CALLERS, ROOM = 3, 30, 4
 RETRY_AFTER = "retry-after: 3000\r\n"

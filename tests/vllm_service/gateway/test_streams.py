@@ -13,11 +13,11 @@ import pytest
 from tests.vllm_service.gateway.asking import HEADERS, MESSAGES
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gateway_to, running
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, event, events
+from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
-from vllm_service.providers.configured import OnDisconnect
+from vllm_service.resilience.breakers.settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
-from vllm_service.routing.breaker_settings import BreakerSettings
 
 WHOLE = b"".join(events("Hel", "lo \u4e16\u754c"))
 SHOWN = b"".join([event(chunk("Hel")), event(chunk("lo \u4e16\u754c")), DONE])

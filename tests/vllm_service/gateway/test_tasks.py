@@ -13,7 +13,7 @@ import pytest
 
 from tests.vllm_service.gateway.running import Running, running
 from tests.vllm_service.upstream import Asked, ScriptedUpstream, completion
-from vllm_service.providers.files import load
+from vllm_service.catalog.load import load
 from vllm_service.settings import ServiceSettings
 
 MESSAGES: Any = [{"role": "user", "content": "Hi"}]

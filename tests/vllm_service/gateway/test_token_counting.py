@@ -18,12 +18,12 @@ from runpod_emulator.hosted import HostedModel, HostedSettings, expected_answer
 from tests.support import Worker
 from tests.vllm_service.gateway.running import Running, catalog_of, running
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, event
+from vllm_service.catalog.model import Catalog
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
+from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, Said
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS
-from vllm_service.gateway.said import MOST_TEXT_BYTES, Said
 from vllm_service.gateway.tokenizer import Tokenizer
-from vllm_service.providers.configured import Catalog
 
 DEMO = Path(__file__).resolve().parents[3] / "demo_model"
 LIBRARY = Library.from_file(str(DEMO / "tokenizer.json"))

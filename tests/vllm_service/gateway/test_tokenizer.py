@@ -14,9 +14,9 @@ from tokenizers import Tokenizer as Library
 
 from vllm_service.domain.token_estimates import TOKENS_PER_IMAGE
 from vllm_service.domain.usage import Usage
-from vllm_service.gateway.call import Call
+from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, Said
+from vllm_service.gateway.context import Call
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Operation
-from vllm_service.gateway.said import MOST_TEXT_BYTES, Said
 from vllm_service.gateway.token_counting import LONGEST_PROMPT_BYTES, MOST_WAITING, TokenCounting
 from vllm_service.gateway.tokenizer import TOKENS_PER_MESSAGE, Tokenizer, tokenizer_file
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from vllm_service.errors import InvalidRequest, RateLimited, ServiceError, Unauthorized, UpstreamError
-from vllm_service.gateway.error_answers import (
+from vllm_service.http.error_answers import (
     REASONS,
     error_body,
     error_event,

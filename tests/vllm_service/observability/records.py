@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from vllm_service.domain.requests import Outcome, RequestRecord
-from vllm_service.domain.tally import Tally
 from vllm_service.domain.usage import Usage
+from vllm_service.observability.tally import Tally
 
 COMPLETED = RequestRecord(
     request_id="req-1",

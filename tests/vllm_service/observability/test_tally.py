@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.vllm_service.observability.records import COMPLETED, RECORDS, everything_in, record, tally_of
 from vllm_service.domain.money import picousd
 from vllm_service.domain.requests import Outcome, RequestRecord
-from vllm_service.domain.tally import Tally, combined
 from vllm_service.domain.usage import Usage
+from vllm_service.observability.tally import Tally, combined
 
 BATCHES = st.lists(RECORDS, max_size=5)
 TARGETS = st.none() | st.integers(0, 10**8).map(lambda quarters: quarters / 4)

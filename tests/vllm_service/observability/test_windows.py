@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.vllm_service.observability.records import COMPLETED, everything_in, record, tally_of
 from vllm_service.domain.requests import RequestRecord
-from vllm_service.domain.tally import Tally, combined
-from vllm_service.domain.windows import SLOT_SECONDS, Windows
+from vllm_service.observability.tally import Tally, combined
+from vllm_service.observability.windows import SLOT_SECONDS, Windows
 
 HOUR, DAY = 12, 288  # in slots
 # (slots that pass, requests then): mostly a few, sometimes hours or days.

@@ -14,17 +14,17 @@ import httpx
 
 from tests.vllm_service.gateway.running import QUICK, SECRET, Running, running
 from vllm_service import LLMRouter
+from vllm_service.catalog.model import Catalog, Offer, OnDisconnect, Provider, ProviderKind, PublicModel
 from vllm_service.client.streams import TextStream
 from vllm_service.domain.breakers import BreakerState
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import Outcome
 from vllm_service.errors import ServiceError
-from vllm_service.providers.configured import Catalog, Offer, OnDisconnect, Provider, ProviderKind, PublicModel
+from vllm_service.resilience.breakers.settings import BreakerSettings
+from vllm_service.resilience.deadlines import DeadlineSettings
+from vllm_service.resilience.hedging import HedgeSettings, Hedging
 from vllm_service.resilience.policy import ResiliencePolicy
-from vllm_service.routing.breaker_settings import BreakerSettings
-from vllm_service.routing.deadlines import DeadlineSettings
 from vllm_service.routing.from_catalog import make_router
-from vllm_service.routing.hedging import HedgeSettings, Hedging
 from vllm_service.routing.router import CostRouter
 from vllm_service.testing import Reply, Script, ScriptedProvider
 

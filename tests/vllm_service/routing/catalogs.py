@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.routing.profiles import EndpointProfile, RouterSettings
 from vllm_service.routing.router import CostRouter
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vllm_service.routing.breaker_settings import BreakerSettings
-from vllm_service.routing.breakers import Breakers
-from vllm_service.routing.circuit_breaker import Admission
-from vllm_service.routing.deadlines import Deadline
-from vllm_service.routing.failures import Failure, Kind
-from vllm_service.routing.fallback import RetrySchedule, RetrySettings, ScheduledAttempt
-from vllm_service.routing.plan import Step
+from vllm_service.domain.plan import Step
+from vllm_service.resilience.breakers.breakers import Breakers
+from vllm_service.resilience.breakers.circuit_breaker import Admission
+from vllm_service.resilience.breakers.settings import BreakerSettings
+from vllm_service.resilience.deadlines import Deadline
+from vllm_service.resilience.failures import Failure, Kind
+from vllm_service.resilience.retry_schedule import RetrySchedule, RetrySettings, ScheduledAttempt
 
 OWN, HOSTED = Step("own", "m"), Step("hosted", "m")
 RATE = 50

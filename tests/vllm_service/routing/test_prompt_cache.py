@@ -7,11 +7,11 @@ from types import MappingProxyType
 import pytest
 
 from tests.vllm_service.routing.catalogs import catalog, facts
+from vllm_service.catalog.model import Catalog, Offer, PublicModel
+from vllm_service.domain.plan import Step
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
-from vllm_service.providers.configured import Catalog, Offer, PublicModel
-from vllm_service.routing.plan import Step
 from vllm_service.routing.profiles import EndpointProfile, RouterSettings
 from vllm_service.routing.prompt_cache import KEPT_SECONDS, MOST_PREFIXES, PromptCache
 from vllm_service.routing.router import CostRouter

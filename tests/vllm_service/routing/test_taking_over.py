@@ -6,8 +6,8 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from tests.vllm_service.routing.catalogs import facts, router
+from vllm_service.catalog.model import Catalog
 from vllm_service.domain.usage import Usage
-from vllm_service.providers.configured import Catalog
 from vllm_service.routing.profiles import EndpointProfile, RouterSettings
 from vllm_service.routing.router import CostRouter
 

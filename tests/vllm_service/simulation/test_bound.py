@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vllm_service.simulation.worlds import scenario, trace
-from vllm_service.simulation.clairvoyant import clairvoyant
+from vllm_service.simulation.bound.clairvoyant import clairvoyant
+from vllm_service.simulation.bound.slots import Slots
+from vllm_service.simulation.bound.starts import least_with_starts, seconds_of_starts, start_prices
+from vllm_service.simulation.bound.worker_lifetimes import Slotted, best_lives
 from vllm_service.simulation.compare import CLAIRVOYANT, compare
 from vllm_service.simulation.draws import Draws
 from vllm_service.simulation.endpoint import Endpoint
-from vllm_service.simulation.lives import Slotted, best_lives
 from vllm_service.simulation.replay import Replay
-from vllm_service.simulation.slots import Slots
-from vllm_service.simulation.starts import least_with_starts, seconds_of_starts, start_prices
 
 JOBS = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=8).map(sorted)
 GAINS = st.lists(st.floats(0.0, 3.0), min_size=1, max_size=4)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.vllm_service.simulation.worlds import PROFILE, scenario, trace
-from vllm_service.simulation.baselines import BASELINES
 from vllm_service.simulation.draws import Draws
 from vllm_service.simulation.endpoint import Endpoint
+from vllm_service.simulation.policies.baselines import BASELINES
 from vllm_service.simulation.replay import Outcome, Replay
 from vllm_service.simulation.worker import Worker
 

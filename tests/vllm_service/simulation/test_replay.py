@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.vllm_service.simulation.worlds import poisson, scenario, trace
 from vllm_service.errors import ConfigurationError
-from vllm_service.simulation.clairvoyant import clairvoyant
+from vllm_service.simulation.bound.clairvoyant import clairvoyant
 from vllm_service.simulation.compare import CLAIRVOYANT, NAMES, POLICIES, compare
 from vllm_service.simulation.draws import Draws
 from vllm_service.simulation.replay import Replay

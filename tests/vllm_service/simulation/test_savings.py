@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.vllm_service.simulation.test_work import Job, played
 from tests.vllm_service.simulation.worlds import scenario, trace
+from vllm_service.simulation.bound.savings import Prices, Savings
+from vllm_service.simulation.bound.work import Demand, demand_of, weights_of, work_by
 from vllm_service.simulation.draws import Draws
-from vllm_service.simulation.savings import Prices, Savings
 from vllm_service.simulation.scenario import Scenario
-from vllm_service.simulation.work import Demand, demand_of, weights_of, work_by
 
 WORKERS = 2
 REQUESTS = st.lists(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.vllm_service.simulation.worlds import PROFILE
 from vllm_service.routing.profiles import EndpointProfile
-from vllm_service.simulation.work import Demand, weights_of, work_by
+from vllm_service.simulation.bound.work import Demand, weights_of, work_by
 from vllm_service.simulation.worker import NEVER, Worker
 
 SLOW_READER = replace(PROFILE, decode_seconds=0.02, decode_seconds_per_batch=0.001, slots=8)

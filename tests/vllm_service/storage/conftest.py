@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.servers import PostgresServer, RedisServer
-from vllm_service.storage.database import Database
 from vllm_service.storage.open import open_database
+from vllm_service.storage.sql.database import Database
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_service.errors import StorageUnavailable
-from vllm_service.storage.database import Database, Rows, Statement, Value
+from vllm_service.storage.sql.database import Database, Rows, Statement, Value
 
 
 class FaultyDatabase:

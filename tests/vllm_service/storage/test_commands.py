@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.vllm_service.storage.conftest import Backend
-from tests.vllm_service.storage.test_ledger import RECORD
+from tests.vllm_service.storage.ledger.test_ledger import RECORD
 from vllm_service.__main__ import main
 from vllm_service.storage.open import open_storage
 

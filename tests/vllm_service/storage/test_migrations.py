@@ -14,12 +14,12 @@ import asyncpg
 import pytest
 
 from tests.vllm_service.storage.conftest import Backend
+from tests.vllm_service.storage.ledger.test_ledger import RECORD, write, written
 from tests.vllm_service.storage.migration_process import with_one_more
 from tests.vllm_service.storage.old_database import KEY_ID, RECORDS, ROWS, columns, execute, fetch, write_old_database
-from tests.vllm_service.storage.test_ledger import RECORD, write, written
 from vllm_service import __version__
 from vllm_service.domain.keys import OrganisationLimits
-from vllm_service.storage.key_store import KeyStore
+from vllm_service.storage.keys.sql import KeyStore
 from vllm_service.storage.ledger.columns import REQUESTS
 from vllm_service.storage.open import DATABASE_FILE, open_database, open_storage
 from vllm_service.storage.sql.migrations import Migration, shipped, statements_of

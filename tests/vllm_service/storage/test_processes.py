@@ -12,16 +12,16 @@ import pytest
 
 from tests.servers import RedisServer
 from tests.vllm_service.storage.conftest import Backend
-from tests.vllm_service.storage.test_ledger import RECORD, write
+from tests.vllm_service.storage.ledger.test_ledger import RECORD, write
 from tests.vllm_service.storage.use import used
 from tests.vllm_service.storage.worker_process import KEY, LIMITS, MIDDAY
 from vllm_service.errors import RateLimited
-from vllm_service.storage.ledger_reader import LedgerReader
-from vllm_service.storage.ledger_writers import WriterEntry
-from vllm_service.storage.memory_quotas import LEASE_SECONDS
+from vllm_service.storage.ledger.reader import LedgerReader
+from vllm_service.storage.ledger.writers import WriterEntry
 from vllm_service.storage.open import open_database
+from vllm_service.storage.quotas.memory import LEASE_SECONDS
+from vllm_service.storage.quotas.redis import RedisQuotas
 from vllm_service.storage.redis_link import RedisLink
-from vllm_service.storage.redis_quotas import RedisQuotas
 
 ROOT = Path(__file__).resolve().parents[3]
 

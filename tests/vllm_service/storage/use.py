@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_service.domain.quotas import utc_day, utc_month
-from vllm_service.storage.memory_quotas import MemoryQuotas
 from vllm_service.storage.protocol import Quotas
+from vllm_service.storage.quotas.memory import MemoryQuotas
+from vllm_service.storage.quotas.redis import RedisQuotas
 from vllm_service.storage.redis_link import RedisLink
-from vllm_service.storage.redis_quotas import RedisQuotas
 
 _FIELDS = ["requests", "tokens", "picousd"]
 Counts = tuple[int, int, int]

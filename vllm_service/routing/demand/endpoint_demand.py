@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_service.routing.shadow import Heard, Speeds
+from vllm_service.routing.demand.counterfactual import Heard, Speeds
 
 if TYPE_CHECKING:
-    from vllm_service.routing.waking import WakeController
+    from vllm_service.routing.demand.target import WakeController
 
 
 class EndpointDemand:
@@ -30,7 +30,7 @@ class EndpointDemand:
     def load(self) -> WakeController:
         """The rules, with what was heard until now. A server calls this at its start, so that no request waits."""
         if self._rules is None:
-            from vllm_service.routing.waking import WakeController  # noqa: PLC0415  the only door to numpy
+            from vllm_service.routing.demand.target import WakeController  # noqa: PLC0415  the only door to numpy
 
             self._rules = WakeController(*self._limits, heard=self._heard)
         return self._rules

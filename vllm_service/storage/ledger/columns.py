@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from operator import pos
 from typing import Any
 
-from vllm_service.domain.moments import rfc3339, utc_seconds
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import Outcome
-from vllm_service.storage.database import Column, Table
+from vllm_service.domain.timestamps import rfc3339, utc_seconds
+from vllm_service.storage.sql.database import Column, Table
 
 Convert = Callable[[Any], Any]
 _US = 1_000_000

@@ -8,8 +8,8 @@ from typing import Any
 
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.domain.usage import Usage
-from vllm_service.storage.database import Value
 from vllm_service.storage.ledger.columns import COLUMNS, Convert, LedgerColumn, same
+from vllm_service.storage.sql.database import Value
 
 _LONGEST_TEXT = 512
 _LOGGED = tuple(column for column in COLUMNS if column.logged)

@@ -14,7 +14,7 @@ from typing import Any
 
 from vllm_service import __version__
 from vllm_service.errors import ConfigurationError
-from vllm_service.storage.database import Statement
+from vllm_service.storage.sql.database import Statement
 from vllm_service.storage.sql.migrations import Migration
 
 Steps = Generator[Statement, list[tuple[Any, ...]], None]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.vllm_service.client.router.two_places import says
 from tests.vllm_service.client.scripted import scripted
 from tests.vllm_service.client.subprocesses import run_program
-from tests.vllm_service.client.two_places import says
-from vllm_service.client.llm_router import configured
+from vllm_service.client.router.llm_router import configured
 from vllm_service.errors import ConfigurationError
 
 FOREIGN = {

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.vllm_service.client.router.two_places import says
 from tests.vllm_service.client.scripted import scripted
 from tests.vllm_service.client.subprocesses import run_program
-from tests.vllm_service.client.two_places import says
 from vllm_service import commands
 
 SIMULATING = {"advise", "explain", "simulate"}  # they play scenarios
@@ -17,7 +17,7 @@ ROUTER = """
 import asyncio, sys
 from vllm_service import LLMRouter
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
-from vllm_service.providers.configured import Catalog, Offer, Provider, ProviderKind, PublicModel
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 
 OWN = Provider("own", ProviderKind.RUNPOD, {url!r}, "k", second_price={second_price})
 HOSTED = Provider("hosted", ProviderKind.HOSTED, {url!r}, "k")

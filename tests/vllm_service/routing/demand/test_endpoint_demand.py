@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from vllm_service.routing.demand.counterfactual import Demand, Speeds
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
+from vllm_service.routing.demand.target import WakeController
 from vllm_service.routing.profiles import LatencyTarget
-from vllm_service.routing.shadow import Demand, Speeds
-from vllm_service.routing.waking import WakeController
 
 SPEEDS = Speeds(0.05, 0.0002, 0.02, 0.0001, 0.5, 16)
 

@@ -1,0 +1,121 @@
+"""`check` tells who answers and what is missing, over real sockets, and wakes no worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from runpod_emulator import Emulator, EndpointSettings, HostedFaults, HostedModel, HostedSettings
+from tests.vllm_service.catalog.support import Configured
+from vllm_service.__main__ import main
+from vllm_service.catalog.load import load
+from vllm_service.cli import check as command
+from vllm_service.cli.parser import parse
+from vllm_service.cli.provider_checks import Report, check
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    hosted = [
+        HostedSettings(name="keyed", api_key="own-secret", models=(HostedModel(id="small"), HostedModel(id="other"))),
+        HostedSettings(name="hanging"),
+    ]
+    async with Emulator(EndpointSettings(api_key="runpod-secret"), hosted=hosted) as emulator:
+        yield emulator
+
+
+async def reports(configured: Configured, providers: dict[str, object], *models: str) -> dict[str, Report]:
+    offers = [{"provider": name, "model": model} for name in providers for model in models]
+    configured.write(json.dumps({"providers": providers}), json.dumps({"models": {"m": {"offers": offers}}}))
+    return {report.provider: report for report in await check(load(configured.settings()), timeout_seconds=5)}
+
+
+async def test_a_hosted_provider_is_asked_for_its_models(configured: Configured, emulator: Emulator) -> None:
+    price = {"input": 1, "output": 2, "as_of": "2026-11-21"}
+    keyed = {"base_url": emulator.hosted_url("keyed"), "api_key_env": "OWN_KEY", "prices": {"small": price}}
+    report = (await reports(configured, {"keyed": keyed}, "small", "large"))["keyed"]
+    assert report.reachable
+    assert report.latency_ms is not None
+    assert (report.models_found, report.models_missing) == (("small",), ("large",))
+    assert (report.prices_known, report.prices_unknown) == (("small",), ("large",))
+
+
+async def test_what_is_wrong_is_told_apart(configured: Configured, emulator: Emulator) -> None:
+    url = emulator.hosted_url("keyed")
+    emulator.hosted.providers["hanging"].inject(HostedFaults(down_seconds=1, down_as="reset"))
+    found = await reports(
+        configured,
+        {
+            "wrong-key": {"base_url": url, "api_key_env": "RUNPOD_API_KEY"},
+            "no-key": {"base_url": url},
+            "wrong-url": {"base_url": f"{emulator.origin}/elsewhere/v1"},
+            "down": {"base_url": emulator.hosted_url("hanging")},
+            "nobody": {"base_url": "http://127.0.0.1:1/v1"},
+        },
+        "small",
+    )
+    assert not any(report.reachable for report in found.values())
+    problems = {name: report.problem or "" for name, report in found.items()}
+    assert "its key was refused" in problems["wrong-key"]
+    assert "set api_key_env" in problems["no-key"]
+    assert "HTTP 404" in problems["wrong-url"]
+    assert "no answer" in problems["down"]
+    assert "no answer" in problems["nobody"]
+    assert "secret" not in repr(found)
+
+
+async def test_runpod_is_asked_for_its_health_and_wakes_nobody(configured: Configured, emulator: Emulator) -> None:
+    own = {"endpoint_id": "local", "api_url": emulator.origin, "api_key_env": "RUNPOD_API_KEY"}
+    priced = {"usd_per_second": 0.00031, "as_of": "2026-11-21"}
+    report = (await reports(configured, {"own": own | priced}, "m"))["own"]
+    assert report.reachable
+    assert report.workers is not None
+    assert sum(report.workers.values()) == 0
+    assert report.prices_known == ("m",)
+    assert not emulator.workers
+    assert emulator.endpoint.store.load().queued == 0
+
+
+@pytest.mark.parametrize("body", ["<html>", "[1, {}]", "null", '{"data": 3}', '{"data": [{"id": 4}, "x"]}'])
+async def test_an_answer_that_is_none_breaks_nothing(configured: Configured, body: str) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=body)
+
+    app = web.Application()
+    app.router.add_get("/v1/models", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        report = (await reports(configured, {"odd": {"base_url": url}}, "m"))["odd"]
+    finally:
+        await runner.cleanup()
+    assert report.models_found == ()
+    assert report.reachable == (body.endswith("]}") or body.startswith("["))
+
+
+def test_nobody_reachable_is_a_failure(configured: Configured, capsys: pytest.CaptureFixture[str]) -> None:
+    configured.write(
+        "providers: {mine: {base_url: 'http://127.0.0.1:1/v1'}}",
+        "models: {m: {offers: [{provider: mine, model: small}]}}",
+    )
+    assert command.run(parse(["check", "--json"]), configured.settings()) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["models"] == ["m"]
+    assert document["providers"][0]["reachable"] is False
+    assert len(document["warnings"]) == 1
+    assert command.run(parse(["check"]), configured.settings()) == 1
+    assert "no answer" in capsys.readouterr().out
+    assert command.run(parse(["check", "--offline"]), configured.settings()) == 0
+
+
+def test_wrong_arguments_exit_with_two(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["fly"], ["check", "--fast"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+    assert "check" in capsys.readouterr().err

@@ -1,0 +1,191 @@
+"""Connections to providers: kept, replaced when stale, limited, and never mistaken for a whole answer."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.vllm_service.upstream import Asked, ScriptedUpstream
+from vllm_service.catalog.model import Provider, ProviderKind
+from vllm_service.http.pool import Connections
+from vllm_service.http.upstream import CutShort, NotReached, ProviderFault
+
+
+@asynccontextmanager
+async def connected(upstream: ScriptedUpstream, **more: Any) -> AsyncIterator[tuple[Connections, Provider]]:
+    connections = Connections()
+    async with upstream:
+        yield connections, Provider("p", ProviderKind.HOSTED, upstream.url, None, **more)
+        await connections.close()
+
+
+async def says_yes(asked: Asked) -> None:
+    await asked.json({"yes": True})
+
+
+async def test_one_connection_carries_many_requests() -> None:
+    upstream = ScriptedUpstream(says_yes)
+    async with connected(upstream) as (connections, provider):
+        for _ in range(5):
+            answer = await connections.send(provider, "/x", b"", b"{}")
+            assert (answer.status, answer.body) == (200, b'{"yes": true}')
+    assert upstream.connections == 1
+
+
+async def test_no_more_connections_than_allowed() -> None:
+    async def slow(asked: Asked) -> None:
+        await asyncio.sleep(0)
+        await asked.json({})
+
+    upstream = ScriptedUpstream(slow)
+    async with connected(upstream, max_connections=3) as (connections, provider):
+        await asyncio.gather(*(connections.send(provider, "/x", b"", b"{}") for _ in range(40)))
+    assert len(upstream.asked) == 40
+    assert upstream.connections == 3
+
+
+async def test_a_kept_connection_that_had_been_closed_is_replaced() -> None:
+    async def script(asked: Asked) -> None:
+        if upstream.connections == 1 and len(upstream.asked) == 2:
+            asked.cut()
+            return
+        await asked.json({})
+
+    upstream = ScriptedUpstream(script)
+    async with connected(upstream) as (connections, provider):
+        await connections.send(provider, "/x", b"", b"{}")
+        assert (await connections.send(provider, "/x", b"", b"{}")).status == 200
+    assert (upstream.connections, len(upstream.asked)) == (2, 3)
+
+
+async def test_a_new_connection_that_is_cut_is_not_asked_again() -> None:
+    async def script(asked: Asked) -> None:
+        asked.cut()
+
+    upstream = ScriptedUpstream(script)
+    async with connected(upstream) as (connections, provider):
+        with pytest.raises(CutShort):
+            await connections.send(provider, "/x", b"", b"{}")
+    assert len(upstream.asked) == 1
+
+
+async def test_nobody_there_is_not_reached() -> None:
+    connections = Connections()
+    for url in ("http://127.0.0.1:9/v1", "https://127.0.0.1:9/v1"):
+        with pytest.raises(NotReached):
+            await connections.send(Provider("p", ProviderKind.HOSTED, url), "/x", b"", b"{}")
+    await connections.close()
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_not_reached() -> None:
+    upstream = ScriptedUpstream(says_yes)
+    connections = Connections(ssl.create_default_context())
+    async with upstream:
+        provider = Provider(
+            "p", ProviderKind.HOSTED, upstream.url.replace("http:", "https:"), connect_timeout_seconds=0.5
+        )
+        with pytest.raises(NotReached):
+            await connections.send(provider, "/x", b"", b"{}")
+        await connections.close()
+
+
+@pytest.mark.parametrize("cut_at", range(len(b'HTTP/1.1 200 X\r\ncontent-length: 5\r\n\r\n"yes')))
+async def test_an_answer_with_a_length_that_is_cut_is_no_answer(cut_at: int) -> None:
+    async def script(asked: Asked) -> None:
+        await asked.send(b'HTTP/1.1 200 X\r\ncontent-length: 5\r\n\r\n"yes"'[:cut_at])
+        asked.cut()
+
+    async with connected(ScriptedUpstream(script)) as (connections, provider):
+        with pytest.raises(CutShort):
+            await connections.send(provider, "/x", b"", b"{}")
+
+
+async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
+    async def script(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nall of it")
+        asked.cut()
+
+    async with connected(ScriptedUpstream(script)) as (connections, provider):
+        assert (await connections.send(provider, "/x", b"", b"{}")).body == b"all of it"
+
+
+async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
+    async def script(asked: Asked) -> None:
+        await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad")
+
+    upstream = ScriptedUpstream(script)
+    async with connected(upstream) as (connections, provider):
+        with pytest.raises(CutShort):
+            await connections.send(provider, "/x", b"", b"{}")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(st.binary(max_size=80), st.sampled_from([
+    b"HTTP/1.1 200 OK\r\n", b"content-length: 3\r\n", b"transfer-encoding: chunked\r\n", b"\r\n",
+    b"3\r\nabc\r\n", b"0\r\n\r\n",
+    b"content-type: text/event-stream\r\n", b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+]))))  # fmt: skip
+def test_garbage_is_an_answer_or_a_fault_and_nothing_else(parts: list[bytes]) -> None:
+    async def script(asked: Asked) -> None:
+        for part in parts:
+            await asked.send(part)
+        asked.cut()
+
+    async def once() -> None:
+        async with connected(ScriptedUpstream(script)) as (connections, provider):
+            try:
+                answer = await connections.send(provider, "/x", b"", b"{}")
+                if answer.is_stream:
+                    await answer.relay(lambda data: None)
+            except ProviderFault:
+                pass
+
+    asyncio.run(once())
+
+
+async def test_a_fault_of_who_reads_a_stream_is_not_the_providers(caplog: pytest.LogCaptureFixture) -> None:
+    async def script(asked: Asked) -> None:
+        await asked.begin()
+        await asked.chunk(b"data: 1\n\n")
+        await is_relayed.wait()
+        await asked.chunk(b"data: 2\n\n")
+
+    def receive(data: bytes) -> None:
+        if b"2" in data:
+            raise ZeroDivisionError("what the answer said")
+
+    is_relayed = asyncio.Event()
+    async with connected(ScriptedUpstream(script)) as (connections, provider):
+        answer = await connections.send(provider, "/x", b"", b"{}")
+        end = answer.relay(receive)
+        is_relayed.set()
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            await end
+    assert "ZeroDivisionError at " in caplog.text
+    assert "what the answer said" not in caplog.text
+
+
+async def test_what_comes_in_one_read_is_passed_on_in_one_piece() -> None:
+    async def script(asked: Asked) -> None:
+        await asked.begin()
+        await asked.chunk(b"data: 1\n\n")
+        await is_relayed.wait()
+        many = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events)
+        await asked.send(many + b"0\r\n\r\n")
+
+    is_relayed = asyncio.Event()
+    events = [b"data: %d\n\n" % number for number in range(2, 30)]
+    received: list[bytes] = []
+    async with connected(ScriptedUpstream(script)) as (connections, provider):
+        answer = await connections.send(provider, "/x", b"", b"{}")
+        end = answer.relay(received.append)
+        is_relayed.set()
+        await end
+    assert received == [b"data: 1\n\n", b"".join(events)]

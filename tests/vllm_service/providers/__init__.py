@@ -1,1 +1,0 @@
-"""Tests of configured providers, their prices and how they are checked."""

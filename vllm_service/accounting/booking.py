@@ -1,0 +1,155 @@
+"""Who pays for a worker: its bill, booked to the requests that caused it, exact to the pico-dollar.
+
+RunPod bills a worker from its start to its stop (as of 2026-11). Its bill is cut by what the time was spent on:
+
+- cold start, from its start until it was ready: paid by those that had it woken; where nobody is named, by the requests
+  of the endpoint that were waiting when it started; else by the first that it served.
+- execution, whenever it was ready and a request ran: paid by those that ran, in equal parts at each moment.
+- idle, whenever it was ready and none ran: paid by the request that ended last before; before the first one, by those
+  that pay for the cold start. A request that keeps a worker up pays for keeping it up.
+
+What RunPod rounds up is spread over the three as they stand. What nobody caused is booked to nobody (request_id None).
+Sums are exact: what is left after rounding down goes, unit by unit, to the largest remainders.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from vllm_service.accounting.timeline import Timeline
+from vllm_service.domain.largest_remainder import split
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBill:
+    """One worker: when it started, was ready (None: never) and stopped, in microseconds since 1970, and its cost.
+
+    woken_by: ids of the requests for which it was woken, where that is known.
+    """
+
+    worker_id: str
+    endpoint: str
+    started_us: int
+    stopped_us: int
+    cost_picousd: int
+    ready_us: int | None = None
+    woken_by: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a worker that stops before it starts, or earns money."""
+        if self.stopped_us < self.started_us or self.cost_picousd < 0:
+            raise ValueError(f"worker {self.worker_id}: stops before it starts, or costs less than nothing")
+
+    @property
+    def serving_from_us(self) -> int:
+        """When its cold start ended: ready, or stopped without ever having been."""
+        ready = self.stopped_us if self.ready_us is None else self.ready_us
+        return min(max(ready, self.started_us), self.stopped_us)
+
+
+@dataclass(frozen=True, slots=True)
+class RanRequest:
+    """A request that was sent to an endpoint, however it ended. worker_id: where it ran, if that is known."""
+
+    request_id: str
+    endpoint: str
+    started_us: int
+    ended_us: int
+    worker_id: str | None = None
+
+
+@dataclass(slots=True)
+class Booking:
+    """What a request pays for at an endpoint; request_id None: nobody caused it."""
+
+    request_id: str | None
+    endpoint: str
+    execution_picousd: int = 0
+    cold_start_picousd: int = 0
+    idle_picousd: int = 0
+
+    @property
+    def total_picousd(self) -> int:
+        """All of it."""
+        return self.execution_picousd + self.cold_start_picousd + self.idle_picousd
+
+
+@dataclass
+class _Books:
+    """Bookings as they grow, by request and endpoint."""
+
+    endpoint: str
+    bookings: dict[str | None, Booking] = field(default_factory=dict)
+
+    def of(self, request_id: str | None) -> Booking:
+        if request_id not in self.bookings:
+            self.bookings[request_id] = Booking(request_id, self.endpoint)
+        return self.bookings[request_id]
+
+
+def book(workers: Iterable[WorkerBill], requests: Iterable[RanRequest]) -> list[Booking]:
+    """One booking per request that pays for something; together they are the workers' bills, to the last unit."""
+    by_endpoint: defaultdict[str, list[RanRequest]] = defaultdict(list)
+    for request in sorted(requests, key=lambda request: (request.started_us, request.ended_us, request.request_id)):
+        by_endpoint[request.endpoint].append(request)
+    books: dict[str, _Books] = {}
+    for worker in workers:
+        own = books.setdefault(worker.endpoint, _Books(worker.endpoint))
+        _book_worker(worker, by_endpoint[worker.endpoint], own)
+    return [booking for own in books.values() for booking in own.bookings.values() if booking.total_picousd]
+
+
+def due(workers: Sequence[WorkerBill], requests: Sequence[RanRequest]) -> dict[str, int]:
+    """Pico-dollars by request, of all that were at an endpoint while one of its workers was billed; some owe nothing.
+
+    Together they are the bill, less what nobody caused.
+    """
+    amounts = {
+        request.request_id: 0
+        for request in requests
+        if any(
+            worker.endpoint == request.endpoint
+            and request.started_us < worker.stopped_us
+            and request.ended_us >= worker.started_us
+            for worker in workers
+        )
+    }
+    for booking in book(workers, requests):
+        if booking.request_id is not None:
+            amounts[booking.request_id] = booking.total_picousd
+    return amounts
+
+
+def _book_worker(worker: WorkerBill, requests: Sequence[RanRequest], books: _Books) -> None:
+    here = [
+        request
+        for request in requests
+        if request.worker_id in (None, worker.worker_id)
+        and request.started_us < worker.stopped_us
+        and request.ended_us >= worker.started_us
+    ]
+    causes = _causes(worker, here)
+    ran = [(request.started_us, request.ended_us) for request in here]
+    timeline = Timeline(ran, worker.serving_from_us, worker.stopped_us)
+    cold_us = worker.serving_from_us - worker.started_us
+    parts = (cold_us, timeline.busy_us, timeline.idle_us)
+    cold, busy, idle = split(worker.cost_picousd, parts if any(parts) else (1, 0, 0))
+    for cause, share in zip(causes, split(cold, [1] * len(causes)), strict=True):
+        books.of(cause).cold_start_picousd += share
+    for request, share in zip(here, split(busy, timeline.shares), strict=True):
+        books.of(request.request_id).execution_picousd += share
+    gaps = list(timeline.gaps())
+    for (_, after), amount in zip(gaps, split(idle, [length for length, _ in gaps]), strict=True):
+        keepers: Sequence[str | None] = causes if after is None else (here[after].request_id,)
+        for keeper, share in zip(keepers, split(amount, [1] * len(keepers)), strict=True):
+            books.of(keeper).idle_picousd += share
+
+
+def _causes(worker: WorkerBill, here: Sequence[RanRequest]) -> Sequence[str | None]:
+    """Who pays for the cold start, and for idling before the first request."""
+    if worker.woken_by:
+        return worker.woken_by
+    waiting = [request.request_id for request in here if request.started_us <= worker.started_us]
+    return waiting or [here[0].request_id if here else None]

@@ -1,0 +1,1 @@
+"""Workers of own endpoints: health watched, wakes requested once, workersMin set."""

@@ -1,0 +1,48 @@
+"""Waking an endpoint on the side, once for all replicas, while requests are served from elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from vllm_service.errors import ServiceError
+from vllm_service.storage.coordination.protocol import Wakes
+
+
+class Waked(StrEnum):
+    """What came of the wish to wake an endpoint."""
+
+    STARTED = "started"
+    UNDER_WAY = "under_way"
+    FAILED = "failed"
+
+
+class Wakeable(Protocol):
+    """An endpoint that can be woken (runpod/endpoint.py)."""
+
+    async def wake(self, model: str) -> str:
+        """Raises ServiceError."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WakeSettings:
+    """Seconds. lease: how long nobody else wakes it: its longest cold start. retry: after a wake that failed."""
+
+    lease_seconds: float = 300.0
+    retry_seconds: float = 5.0
+
+
+async def wake_once(
+    name: str, model: str, endpoint: Wakeable, wakes: Wakes, settings: WakeSettings
+) -> tuple[Waked, str | None]:
+    """Also the job's id, or why it failed. When a worker is seen ready, or gone, call `wakes.shorten(name, ...)`."""
+    if not await wakes.claim(name, settings.lease_seconds):
+        return Waked.UNDER_WAY, None
+    try:
+        job_id = await endpoint.wake(model)
+    except ServiceError as error:
+        await wakes.shorten(name, settings.retry_seconds)
+        return Waked.FAILED, error.message
+    return Waked.STARTED, job_id

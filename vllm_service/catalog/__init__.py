@@ -1,0 +1,1 @@
+"""Providers, models and prices: what providers.yaml and models.yaml say."""

@@ -1,0 +1,131 @@
+"""The entries of models.yaml: public names, their offers with prices, aliases, limits, and the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vllm_service.catalog.model import Offer, ProviderKind, PublicModel
+from vllm_service.catalog.presets import PRESETS
+from vllm_service.catalog.prices import PackagePrices, Quote
+from vllm_service.catalog.providers_yaml import ProviderEntry, read_price
+from vllm_service.catalog.tasks import with_tasks
+from vllm_service.catalog.yaml_file import Section, Value
+from vllm_service.domain.pricing import TokenPrice
+
+MODEL_KEYS = (
+    *("offers", "aliases", "context_length", "capabilities", "description"),
+    *("latency_target_seconds", "strategy", "baseline", "baseline_price", "tokenizer"),
+)
+EMBEDDINGS = "embeddings"
+
+
+@dataclass
+class ModelReader:
+    """Reads models.yaml. `warnings` fills with what stays unknown, and why."""
+
+    providers: Mapping[str, ProviderEntry | None]
+    prices: PackagePrices
+    default_baseline: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def read(self, root: Value) -> dict[str, PublicModel]:
+        """Each model under its name, its aliases and its tasks. Raises ConfigurationError."""
+        top = root.section(("baseline", "models", "tasks"))
+        self.default_baseline = top.text("baseline") or self.default_baseline
+        section = top.need("models").section()
+        found: dict[str, PublicModel] = {}
+        declared: list[str] = []
+        for name, value in section:
+            entry = value.section(MODEL_KEYS)
+            declared += [name, *entry.words("aliases")]
+            if (model := self._model(name, entry)) is None:
+                continue
+            for known_as in (name, *model.aliases):
+                if known_as in found:
+                    raise value.wrong(f"{known_as!r} already names the model {found[known_as].name!r}")
+                found[known_as] = model
+        if not found:
+            raise section.place.wrong("there is no model with an enabled provider; add offers, or enable providers")
+        tasks = top.get("tasks")
+        return found if tasks is None else with_tasks(found, tasks, declared, self.warnings)
+
+    def _model(self, name: str, section: Section) -> PublicModel | None:
+        length, target = section.get("context_length"), section.get("latency_target_seconds")
+        context_length = None if length is None else length.count()
+        capabilities = frozenset(section.words("capabilities"))
+        offers = self._offers(section, context_length, capabilities)
+        if not offers:
+            self.warnings.append(f"{section.place.path}: all of its providers are disabled; it is not served")
+            return None
+        # A chat model says nothing of what embeddings would have cost: they have the baseline that they name.
+        baseline = section.text("baseline") or (None if capabilities == {EMBEDDINGS} else self.default_baseline)
+        return PublicModel(
+            name=name,
+            offers=offers,
+            aliases=section.words("aliases"),
+            context_length=context_length,
+            capabilities=capabilities,
+            description=section.text("description"),
+            latency_target_seconds=None if target is None else target.positive(),
+            strategy=section.text("strategy"),
+            baseline_model=baseline,
+            baseline_price=self._baseline_price(section, baseline, context_length),
+            tokenizer=_tokenizer(section),
+        )
+
+    def _offers(self, section: Section, context_length: int | None, capabilities: frozenset[str]) -> tuple[Offer, ...]:
+        items = section.need("offers").items()
+        if not items:
+            raise section.need("offers").wrong("there is no offer; add {provider: NAME, model: ITS_NAME_THERE}")
+        offers: list[Offer] = []
+        for item in items:
+            offer = item.section(("provider", "model", "weight"))
+            provider = offer.need("provider").choice(self.providers)
+            model = offer.need("model").text()
+            if any(known.provider == provider and known.model == model for known in offers):
+                raise item.wrong(f"{provider} already offers {model} here")
+            if (entry := self.providers[provider]) is None:
+                continue
+            quote = self._quote(entry, model, context_length, output=capabilities != {EMBEDDINGS})
+            if quote.reason:
+                self.warnings.append(f"{item.path}: price unknown: {quote.reason}")
+            offers.append(Offer(provider, model, quote.price, offer.positive("weight", 1.0)))
+        return tuple(offers)
+
+    def _quote(self, entry: ProviderEntry, model: str, context_length: int | None, *, output: bool) -> Quote:
+        if entry.provider.kind is ProviderKind.RUNPOD:
+            unknown = "" if entry.provider.second_price else "usd_per_second is not set at its provider"
+            return Quote(None, unknown)
+        if model in entry.prices:
+            return Quote(entry.prices[model])
+        if entry.price_source is None:
+            return Quote(None, f"set prices.{model} at providers.{entry.provider.name}")
+        return self.prices.quote(entry.price_source, model, context_length, output=output)
+
+    def _baseline_price(self, section: Section, baseline: str | None, context_length: int | None) -> TokenPrice | None:
+        if (price := section.get("baseline_price")) is not None:
+            return read_price(price)
+        if baseline is None:
+            return None
+        source, _, model = baseline.partition("/")
+        entry = self.providers.get(source)
+        if entry is not None and model in entry.prices:
+            return entry.prices[model]
+        preset = PRESETS.get(source)
+        source = (entry.price_source if entry else None) or (preset.price_source if preset else None) or source
+        quote = self.prices.quote(source, model, context_length)
+        if quote.reason:
+            self.warnings.append(f"{section.place.path}.baseline: price unknown: {quote.reason}")
+        return quote.price
+
+
+def _tokenizer(section: Section) -> Path | None:
+    """A relative path begins at the file's own folder."""
+    if (value := section.get("tokenizer")) is None:
+        return None
+    path = value.file.parent / Path(value.text()).expanduser()
+    if not path.is_file() and not (path / "tokenizer.json").is_file():
+        raise value.wrong(f"{path} is neither a tokenizer.json nor a folder that holds one")
+    return path.resolve()

@@ -1,0 +1,58 @@
+"""The `tasks` of models.yaml: which public model answers for `task:code`. To everybody else it is one more alias."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from vllm_service.catalog.model import PublicModel
+from vllm_service.catalog.yaml_file import Value
+
+PREFIX = "task:"
+_TASK = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def with_tasks(
+    models: Mapping[str, PublicModel], tasks: Value, declared: Collection[str], warnings: list[str]
+) -> dict[str, PublicModel]:
+    """The models, also under the tasks that they answer for: of a task's candidates, the first that is served.
+
+    tasks: `{code: MODEL}` or `{code: [MODEL, MODEL]}`, by name or alias. declared: all names in the file, also of
+    models whose providers are all disabled. warnings: gets tasks that nobody answers for. Raises ConfigurationError.
+    """
+    answered: dict[str, list[str]] = {}
+    for task, value in tasks.section():
+        if not _TASK.fullmatch(task):
+            raise value.wrong(f"a task is named by letters, digits and . _ -; callers write {PREFIX}NAME")
+        candidates = _candidates(value, declared)
+        served = next((name for name in candidates if name in models), None)
+        if served is None:
+            warnings.append(f"{value.path}: none of its models is served; {PREFIX}{task} is no model")
+        elif PREFIX + task in declared:
+            raise value.wrong(f"{PREFIX}{task} already names a model")
+        else:
+            answered.setdefault(models[served].name, []).append(PREFIX + task)
+    return _named(models, answered)
+
+
+def tasks_of(models: Mapping[str, PublicModel]) -> dict[str, str]:
+    """Task -> the model that answers for it."""
+    return {name.removeprefix(PREFIX): model.name for name, model in models.items() if name.startswith(PREFIX)}
+
+
+def _candidates(value: Value, declared: Collection[str]) -> list[str]:
+    if not value.is_list:
+        return [value.choice(declared)]
+    if not (items := value.items()):
+        raise value.wrong("there is no model; name one, or several: [first, second]")
+    return [item.choice(declared) for item in items]
+
+
+def _named(models: Mapping[str, PublicModel], answered: Mapping[str, list[str]]) -> dict[str, PublicModel]:
+    """One object for each model, under every name."""
+    named = {
+        model.name: replace(model, aliases=(*model.aliases, *answered.get(model.name, ()))) for model in models.values()
+    }
+    found = {name: named[model.name] for name, model in models.items()}
+    return found | {task: named[name] for name, tasks in answered.items() for task in tasks}

@@ -1,0 +1,39 @@
+"""The gateway from the settings: in this process, or in several that share one address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import partial
+
+import uvloop
+
+from vllm_service import logs
+from vllm_service.catalog.load import load
+from vllm_service.routing.from_catalog import make_router
+from vllm_service.server.process import announce, bound
+from vllm_service.server.run import run_service
+from vllm_service.server.supervisor import Place, Supervisor
+from vllm_service.settings import ServiceSettings
+
+
+def serve() -> int:
+    """Serves until SIGTERM, by the environment's settings; the first line on stdout is the base URL."""
+    settings = ServiceSettings.from_environment()
+    logs.configure(settings.log_level, settings.log_format)
+    router = partial(make_router, default_strategy=settings.default_strategy)
+    service = partial(run_service, settings, partial(load, settings), router)
+    return uvloop.run(service()) if settings.workers == 1 else _serve_in_several(settings, service)
+
+
+def _serve_in_several(settings: ServiceSettings, service: Callable[[Place], Coroutine[None, None, int]]) -> int:
+    """The files are read here first: what is wrong with them is said once, and nothing is started."""
+    load(settings)
+    listening = bound(settings.host, settings.port)
+    supervisor = Supervisor(
+        workers=settings.workers,
+        listening=listening,
+        serve=lambda place: uvloop.run(service(place)),
+        announce=partial(announce, listening),
+        grace_seconds=settings.grace_seconds,
+    )
+    return supervisor.run()

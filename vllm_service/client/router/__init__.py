@@ -1,0 +1,1 @@
+"""LLMRouter: the cost router in the application's own process."""

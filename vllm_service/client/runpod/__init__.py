@@ -1,0 +1,1 @@
+"""RunPodVLLMService: one own endpoint, by its queue and its OpenAI route."""

@@ -1,0 +1,180 @@
+"""RunPod's native queue, for work that takes longer than a connection should: submit, ask, wait, stream, cancel.
+
+Polling starts at a quarter of a second and slows down to five; everything keeps within the platform's rate limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+from vllm_service.client.connection import Connection
+from vllm_service.client.rate_gate import RateGate
+from vllm_service.client.retry import retrying
+from vllm_service.client.runpod.jobs import Job, read_chunks, read_job
+from vllm_service.client.settings import RetryPolicy
+from vllm_service.errors import ConfigurationError, GatewayTimeout, RateLimited, ServiceError
+from vllm_service.runpod.health import EndpointHealth, health_of
+
+log = logging.getLogger(__name__)
+
+FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, POLL_GROWTH = 0.25, 5.0, 1.5
+GIVE_UP_SECONDS = 10.0  # for the cancellation of a job whose caller has left
+
+
+class JobQueue:
+    """The jobs of one endpoint. Reads are tried again when they fail for a moment; a submission only if it was refused.
+
+    Whoever is cancelled while waiting for a job, or leaves its stream early, cancels the job.
+    """
+
+    def __init__(self, connection: Connection, control_url: str | None, gate: RateGate, retry: RetryPolicy) -> None:
+        self._connection = connection
+        self._control_url = control_url
+        self._gate = gate
+        self._retry = retry
+
+    async def submit(
+        self,
+        job_input: Mapping[str, Any],
+        *,
+        webhook: str | None = None,
+        execution_timeout_seconds: float | None = None,
+        ttl_seconds: float | None = None,
+        low_priority: bool = False,
+    ) -> Job:
+        """Queues a job; its result is kept for 30 minutes. Raises ServiceError.
+
+        A submission whose answer got lost may have been queued: it is not repeated, so that no job runs twice.
+        """
+        policy = {
+            "executionTimeout": _milliseconds(execution_timeout_seconds),
+            "ttl": _milliseconds(ttl_seconds),
+            "lowPriority": low_priority or None,
+        }
+        body: dict[str, Any] = {"input": dict(job_input)}
+        if given := {name: value for name, value in policy.items() if value is not None}:
+            body["policy"] = given
+        if webhook is not None:
+            body["webhook"] = webhook
+
+        async def attempt(_: int) -> Job:
+            try:
+                return await self._submit(body)
+            except RateLimited:
+                raise
+            except ServiceError as error:
+                error.is_transient = False
+                raise
+
+        return await retrying(attempt, self._retry)
+
+    async def status(self, job_id: str) -> Job:
+        """Where the job stands, with its output once it has one. Raises ServiceError: NotFound where there is none."""
+        return read_job(await self._repeatable("GET", "status", job_id))
+
+    async def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
+        """The job once it has completed. Raises the engine's error if it failed, JobCancelled, GatewayTimeout.
+
+        timeout_seconds ends the waiting, not the job; cancelling the task that waits ends both.
+        """
+        async with self._cancelling(job_id):
+            job = await self._until_final(job_id, timeout_seconds)
+        if error := job.error(self._connection.endpoint):
+            raise error
+        return job
+
+    async def stream_job(self, job_id: str) -> AsyncGenerator[Any]:
+        """Each output of a streaming job, once, as it comes; text of server-sent events from an OpenAI route.
+
+        RunPod hands out every chunk once, so a lost answer is an error and not asked again. Raises as `wait` does.
+        """
+        async with self._cancelling(job_id):
+            while True:
+                document = await self._call("GET", "stream", job_id)
+                job, chunks = read_job(document), read_chunks(document)
+                for chunk in chunks:
+                    yield chunk
+                if job.is_final and not chunks:
+                    break
+        if error := job.error(self._connection.endpoint):
+            raise error
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ends a job that waits or runs; one that has ended stays as it is. Raises ServiceError."""
+        return read_job(await self._repeatable("POST", "cancel", job_id))
+
+    async def retry(self, job_id: str) -> Job:
+        """Queues a FAILED or TIMED_OUT job again, under its own id. Raises ServiceError: InvalidRequest for others."""
+        return read_job(await self._call("POST", "retry", job_id))
+
+    async def health(self) -> EndpointHealth:
+        """The endpoint's jobs and workers, counted. Raises ServiceError."""
+        return health_of(await self._repeatable("GET", "health"))
+
+    async def _until_final(self, job_id: str, timeout_seconds: float | None) -> Job:
+        started, pause = time.monotonic(), FIRST_POLL_SECONDS
+        while not (job := await self.status(job_id)).is_final:
+            if timeout_seconds is not None:
+                left = started + timeout_seconds - time.monotonic()
+                if left <= 0:
+                    raise GatewayTimeout(f"job {job_id} had not ended after {timeout_seconds:g} s; it goes on")
+                pause = min(pause, left)
+            await asyncio.sleep(pause)
+            pause = min(pause * POLL_GROWTH, LONGEST_POLL_SECONDS)
+        return job
+
+    @asynccontextmanager
+    async def _cancelling(self, job_id: str) -> AsyncIterator[None]:
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            await asyncio.shield(self._give_up(job_id))
+            raise
+
+    async def _give_up(self, job_id: str) -> None:
+        """The caller has left already, so nobody could be told that this failed."""
+        try:
+            async with asyncio.timeout(GIVE_UP_SECONDS):
+                await self.cancel(job_id)
+        except (ServiceError, TimeoutError) as error:
+            log.warning(
+                "job %s could not be cancelled (%s): it may run on, and is billed", job_id, type(error).__name__
+            )
+
+    async def _submit(self, body: dict[str, Any]) -> Job:
+        """If the caller leaves while the request is under way, the job that it makes is cancelled."""
+        url = self._url("run")
+        async with self._gate.admitted("run"):
+            sending = asyncio.ensure_future(self._connection.control("POST", url, body))
+            try:
+                return read_job(await asyncio.shield(sending))
+            except asyncio.CancelledError:
+                with contextlib.suppress(ServiceError):
+                    await self._give_up(read_job(await sending).id)
+                raise
+
+    async def _repeatable(self, method: str, operation: str, job_id: str | None = None) -> Any:
+        return await retrying(lambda _: self._call(method, operation, job_id), self._retry)
+
+    async def _call(self, method: str, operation: str, job_id: str | None = None) -> Any:
+        url = self._url(operation) if job_id is None else f"{self._url(operation)}/{quote(job_id, safe='')}"
+        async with self._gate.admitted(operation):
+            return await self._connection.control(method, url)
+
+    def _url(self, operation: str) -> str:
+        if self._control_url is None:
+            raise ConfigurationError(
+                "base_url: the native queue needs RunPod's .../v2/ENDPOINT_ID/openai/v1; this one is another server's"
+            )
+        return f"{self._control_url}/{operation}"
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

@@ -1,0 +1,171 @@
+"""RunPodVLLMService: an endpoint of your own, for an application."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import httpx2
+
+from vllm_service.client.batch import DEFAULT_CONCURRENT, answer_all, texts
+from vllm_service.client.connection import Connection
+from vllm_service.client.ensemble import Scorer, answer_by_each, consensus
+from vllm_service.client.payload import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Ask, Message
+from vllm_service.client.progress import Progress
+from vllm_service.client.rate_gate import RateGate
+from vllm_service.client.results import BatchItem, Ensemble
+from vllm_service.client.runpod.queue import JobQueue
+from vllm_service.client.settings import (
+    ONE_ATTEMPT,
+    QUEUE_LIMITS,
+    RATE_WINDOW_SECONDS,
+    ClientSettings,
+    RateLimit,
+    RetryPolicy,
+)
+from vllm_service.client.text_calls import EndpointCalls, taking
+from vllm_service.domain.pricing import TokenPrice
+from vllm_service.errors import InvalidRequest, ServiceError
+
+TASKS = ("code", "chat", "analysis")
+
+
+class Batch(NamedTuple):
+    """What a batch is to ask, and how; an ask that cannot be made is its error."""
+
+    asks: list[Ask | ServiceError]
+    policy: RetryPolicy
+    concurrent: int
+    file: Path | str | None
+    progress: bool | Progress
+
+
+class RunPodVLLMService(EndpointCalls, JobQueue):
+    """Your endpoint: generation and chat over its OpenAI route, long work over its queue (JobQueue's methods).
+
+    What is not given comes from RUNPOD_VLLM_ENDPOINT_ID, RUNPOD_API_KEY and RUNPOD_DEFAULT_MODEL. `base_url` replaces
+    https://api.runpod.ai/v2/ENDPOINT_ID/openai/v1, for a gateway or the emulator. Every call raises ServiceError, and
+    leaving a call cancels its job. Close it, or use `async with`. Raises ConfigurationError.
+
+    models_by_task: which model `select_model_by_task` names. prices: by model, for costs; a model that is not in it has
+    none. retry: of generate_with_retry, batches and the queue; other calls are made once unless they are given one.
+    `**options` of a call go into the request as they are: stop, seed, top_p, the engine's own.
+    """
+
+    def __init__(
+        self,
+        endpoint_id: str | None = None,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        default_model: str | None = None,
+        *,
+        models_by_task: Mapping[str, str] | None = None,
+        prices: Mapping[str, TokenPrice] | None = None,
+        retry: RetryPolicy | None = None,
+        timeout_seconds: float = 600.0,
+        queue_limits: Mapping[str, RateLimit] = QUEUE_LIMITS,
+        queue_window_seconds: float = RATE_WINDOW_SECONDS,
+        http_client: httpx2.AsyncClient | None = None,
+    ) -> None:
+        settings = ClientSettings.resolve(endpoint_id, api_key, base_url, default_model)
+        policy = retry or RetryPolicy()
+        connection = Connection(
+            provider="runpod",
+            endpoint=settings.endpoint,
+            base_url=settings.base_url,
+            api_key=settings.api_key,
+            timeout_seconds=timeout_seconds,
+            prices=prices,
+            http_client=http_client,
+            reads_annotations=True,
+        )
+        EndpointCalls.__init__(self, connection, settings.default_model, policy)
+        gate = RateGate(queue_limits, queue_window_seconds)
+        JobQueue.__init__(self, connection, settings.control_url, gate, policy)
+        self._models_by_task = dict.fromkeys(TASKS, settings.default_model) | dict(models_by_task or {})
+
+    def select_model_by_task(self, task: str) -> str:
+        """The model for "code", "chat", "analysis", or a task of models_by_task. Raises InvalidRequest for others."""
+        if (model := self._models_by_task.get(task)) is None:
+            raise InvalidRequest(f"task: expected one of {', '.join(self._models_by_task)}, got {task!r}", param="task")
+        return model
+
+    def _batch(
+        self,
+        /,
+        prompts: Sequence[str | Sequence[Message]],
+        model: str | None = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        temperature: float = DEFAULT_TEMPERATURE,
+        *,
+        concurrent: int = DEFAULT_CONCURRENT,
+        retry: RetryPolicy | None = None,
+        file: Path | str | None = None,
+        progress: bool | Progress = False,
+        **options: Any,
+    ) -> Batch:
+        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
+        asks = [_asked(prompt, model or self.default_model, fields) for prompt in prompts]
+        return Batch(asks, retry or self._policy, concurrent, file, progress)
+
+    @taking(_batch)
+    async def batch_generate(self, batch: Batch) -> list[str]:
+        """The texts, in the prompts' order. Raises BatchFailed, which holds every item, if a prompt has no answer."""
+        return texts(await self._answer_all(batch))
+
+    @taking(_batch)
+    async def batch(self, batch: Batch) -> list[BatchItem]:
+        """An item for each prompt or conversation, in order: its answer, or its own error.
+
+        file: JSON lines, written as items end; what it already holds for the same request is not asked again.
+        progress: True for a bar (needs rich), or a function of (done, total). Raises OSError of the file.
+        """
+        return await self._answer_all(batch)
+
+    async def ensemble_generate(
+        self,
+        /,
+        prompt: str,
+        models: Sequence[str],
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        temperature: float = DEFAULT_TEMPERATURE,
+        *,
+        scorer: Scorer = consensus,
+        retry: RetryPolicy = ONE_ATTEMPT,
+        **options: Any,
+    ) -> Ensemble:
+        """Asks all models at once; the best answer by the scorer, and all of them. Raises if every model failed."""
+        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
+        asks = [Ask.completion(prompt, model, fields) for model in models]
+        return await answer_by_each(prompt, asks, lambda ask: self._connection.answer(ask, retry), scorer)
+
+    async def _answer_all(self, batch: Batch) -> list[BatchItem]:
+        return await answer_all(
+            batch.asks,
+            lambda ask: self._connection.answer(ask, batch.policy),
+            concurrent=batch.concurrent,
+            file=batch.file,
+            progress=batch.progress,
+        )
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _asked(prompt: str | Sequence[Message], model: str, options: Mapping[str, Any]) -> Ask | ServiceError:
+    """A prompt that cannot be asked is its own item's error."""
+    try:
+        return Ask.completion(prompt, model, options) if isinstance(prompt, str) else Ask.chat(prompt, model, options)
+    except ServiceError as error:
+        return error

@@ -1,0 +1,106 @@
+"""Hands a request to an ASGI application: everything but the hot path is served so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from vllm_service.http.messages import Caller, Incoming
+
+Message = MutableMapping[str, Any]
+Application = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
+
+_OURS = (b"content-length", b"transfer-encoding", b"connection", b"date")
+
+
+async def serve_asgi(application: Application, request: Incoming, caller: Caller) -> None:
+    """Answers with what the application sends; its exceptions pass through."""
+    exchange = _AsgiExchange(request, caller)
+    try:
+        await application(_scope(request), exchange.receive, exchange.send)
+    finally:
+        exchange.is_over.set()
+
+
+def _scope(request: Incoming) -> Message:
+    path, _, query = request.target.partition(b"?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": request.http_version,
+        "method": request.method.decode("latin-1"),
+        "scheme": "http",
+        "path": unquote_to_bytes(path).decode("utf-8", "replace"),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": request.headers,
+        "client": (request.peer, 0),
+        "server": None,
+        "state": {},
+    }
+
+
+class _AsgiExchange:
+    """One request and its answer, as the application sees them."""
+
+    def __init__(self, request: Incoming, caller: Caller) -> None:
+        self._request = request
+        self._caller = caller
+        self._is_read = False
+        self._status = 200
+        self._headers = b""
+        self._has_begun = False
+        self._is_readable = asyncio.Event()
+        self._is_readable.set()
+        self.is_over = asyncio.Event()
+        caller.fed_by(self)
+
+    def pause(self) -> None:
+        """See incoming.Flow."""
+        self._is_readable.clear()
+
+    def resume(self) -> None:
+        """See incoming.Flow."""
+        self._is_readable.set()
+
+    async def receive(self) -> Message:
+        """The body, then that the exchange is over; a caller who leaves cancels the task."""
+        if not self._is_read:
+            self._is_read = True
+            return {"type": "http.request", "body": self._request.body, "more_body": False}
+        await self.is_over.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """An answer in one piece goes out with its length, any other in chunks."""
+        if self.is_over.is_set():
+            return
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            lines = (b"%b: %b\r\n" % (name, value) for name, value in message.get("headers", ()) if name not in _OURS)
+            self._headers = b"".join(lines)
+            return
+        body = b"" if self._request.method == b"HEAD" else bytes(message.get("body", b""))
+        if not message.get("more_body", False):
+            self._end(body)
+            return
+        if not self._has_begun:
+            self._has_begun = True
+            self._caller.begin(self._status, self._headers)
+        if body:
+            self._caller.send(body)
+        await self._is_readable.wait()
+
+    def _end(self, body: bytes) -> None:
+        self.is_over.set()
+        if not self._has_begun:
+            self._caller.answer(self._status, self._headers, body)
+            return
+        if body:
+            self._caller.send(body)
+        self._caller.end()

@@ -1,0 +1,151 @@
+"""Reads a caller's requests off the wire: HTTP/1.1 by httptools, within limits of size."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import abstractmethod
+
+import httptools
+
+from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, ServiceError
+from vllm_service.http.limits import ConnectionLimits
+from vllm_service.http.messages import Incoming
+from vllm_service.http.parser_faults import fault_in
+from vllm_service.http.write_buffer import Outbox, Writer
+from vllm_service.logs import place_of
+
+_log = logging.getLogger(__name__)
+_OFFER = (b"upgrade", b"connection", b"http2-settings")
+
+
+class RequestReader(Writer):
+    """The reading half of a connection. What it found goes to `received`; what is wrong, to `refuse`."""
+
+    def __init__(self, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
+        super().__init__(outbox)
+        self._limits = limits
+        self._loop = loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._peer = ""
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._named: dict[bytes, bytes] = {}
+        self._body: bytes | bytearray = b""
+        self._is_receiving = False
+        self._has_head = False
+        self._head_bytes = 0
+        self._began = self._last_data = self._loop.time()
+        self._is_new = True
+        self._is_discarding = False
+
+    @abstractmethod
+    def received(self, request: Incoming, keeps_alive: bool) -> None:
+        """A request is there."""
+
+    @abstractmethod
+    def refuse(self, error: ServiceError) -> None:
+        """This cannot be read on."""
+
+    @abstractmethod
+    def reads_no_more(self) -> None:
+        """This was the last request."""
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser. After an error what still comes is dropped: closing at once could lose the answer."""
+        if self._is_discarding:
+            return
+        self._last_data = self._loop.time()
+        if not self._has_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if (own := fault_in(error)) is None:
+                self.refuse(InvalidRequest("This is not a valid HTTP/1.1 request."))
+            else:
+                _log.error("a request could not be read: %s", place_of(own))
+                self.refuse(ServiceError("The gateway failed on this request."))
+        else:
+            if self._is_receiving and not self._has_head and self._head_bytes > self._limits.head_bytes:
+                self.refuse(HeadTooLarge(f"The request's head is larger than {self._limits.head_bytes} bytes."))
+
+    # httptools' callbacks: what the parser finds
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._is_receiving, self._has_head = True, False
+        self._target = self._body = b""
+        self._headers = []
+        self._began = self._last_data
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the target."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; what follows a chunked body is dropped."""
+        if not self._has_head:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Everything that can be refused is refused before the body comes."""
+        self._has_head = True
+        limits = self._limits
+        if len(self._headers) > limits.headers or (self._head_bytes > limits.head_bytes and self._head_is_too_large()):
+            self.refuse(HeadTooLarge(f"The request's head is larger than {limits.head_bytes} bytes, or too long."))
+            return
+        self._head_bytes = 0
+        named = self._named = dict(self._headers)
+        if int(named.get(b"content-length", 0)) > limits.body_bytes:
+            self._refuse_body()
+        elif b"expect" in named and named[b"expect"].lower() == b"100-continue" and not self._is_discarding:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body: most come in one."""
+        if self._is_discarding:
+            return
+        if not self._body:
+            self._body = body
+        elif isinstance(self._body, bytes):
+            self._body = bytearray(self._body + body)
+        else:
+            self._body += body
+        if len(self._body) > self._limits.body_bytes:
+            self._refuse_body()
+
+    def on_message_complete(self) -> None:
+        """The request is there: it is answered now, or after those before it."""
+        parser = self._parser
+        if self._is_discarding or parser.should_upgrade():
+            return
+        self._is_receiving = self._has_head = self._is_new = False
+        body = self._body if isinstance(self._body, bytes) else bytes(self._body)
+        version = parser.get_http_version()
+        request = Incoming(parser.get_method(), self._target, self._headers, self._named, body, self._peer, version)
+        self.received(request, parser.should_keep_alive())
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Reads the request again without its offer: Java's client offers HTTP/2 with its first POST, body and all.
+
+        The parser takes what follows such a head for another protocol, so its body would be lost.
+        """
+        method = self._parser.get_method()
+        if method == b"CONNECT" or self._is_discarding:
+            self.refuse(InvalidRequest("This is no proxy."))
+            return
+        keep = [b"%b: %b\r\n" % header for header in self._headers if header[0] not in _OFFER]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self._headers):
+            keep.append(b"connection: close\r\n")
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._target, b"".join(keep), rest))
+
+    def _head_is_too_large(self) -> bool:
+        size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._headers)
+        return size > self._limits.head_bytes
+
+    def _refuse_body(self) -> None:
+        self.refuse(BodyTooLarge(f"The body is larger than MAX_BODY_BYTES, {self._limits.body_bytes} bytes."))

@@ -1,0 +1,222 @@
+"""A caller's connection: HTTP/1.1 requests in, one answered after the other, keep-alive, pipelining, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from asyncio.trsock import TransportSocket
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from vllm_service.errors import RequestTimeout, ServiceError
+from vllm_service.http.eager_task import EagerTask
+from vllm_service.http.error_answers import error_body, error_headers, status_line, whole_answer
+from vllm_service.http.messages import Flow, Incoming
+from vllm_service.http.request_reader import RequestReader
+from vllm_service.logs import place_of
+
+if TYPE_CHECKING:
+    from vllm_service.http.server import HttpServer
+
+DISCARD_SECONDS = 2.0  # what still comes after a refusal is read for so long
+CLOSE = b"connection: close\r\n"
+_log = logging.getLogger(__name__)
+
+
+class ClientConnection(RequestReader):
+    """Also the Caller (incoming.py) of the request that is being answered; there is one at a time."""
+
+    def __init__(self, server: HttpServer) -> None:
+        super().__init__(server.limits, server.loop, server.outbox)
+        self._server = server
+        self._requests: deque[tuple[Incoming, bool]] = deque()
+        self._task: EagerTask | None = None
+        self._keeps_alive = True
+        self._is_chunked = False
+        self._is_reading_paused = False
+        self._stalled_since: float | None = None
+        self.stays = self.has_begun = self.has_left = False
+        self._flow: Flow | None = None
+
+    # asyncio.Protocol: what the caller sends
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """uvloop's transport is no subclass of asyncio's.
+
+        TCP_NODELAY is set here: asyncio does not where the listening socket was made without naming the protocol, and
+        then the second piece of each stream waits 40 ms.
+        """
+        self._transport = cast("asyncio.Transport", transport)
+        if isinstance(own := transport.get_extra_info("socket"), socket.socket | TransportSocket):
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._server.opened(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The caller has left; whoever answers is stopped, unless it stays to the end."""
+        self._transport = None
+        self.has_left = True
+        self._unsent.clear()
+        self._requests.clear()
+        self._server.lost(self)
+        if self._task is not None and not self.stays:
+            self._task.cancel()
+        if self.stays and self._flow is not None and self._stalled_since is not None:
+            self._flow.resume()
+
+    def pause_writing(self) -> None:
+        """The caller reads slower than the provider writes."""
+        self._stalled_since = self._loop.time()
+        if self._flow is not None:
+            self._flow.pause()
+
+    def resume_writing(self) -> None:
+        """The caller has caught up."""
+        self._stalled_since = None
+        if self._flow is not None:
+            self._flow.resume()
+
+    def received(self, request: Incoming, keeps_alive: bool) -> None:
+        """The request is there: it is answered now, or after those before it."""
+        if self._task is None and not self._requests:
+            self._begin(request, keeps_alive)
+            return
+        self._requests.append((request, keeps_alive))
+        if len(self._requests) >= self._limits.pipelined and not self._is_reading_paused and self._transport:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    # The Caller that is answered
+
+    def answer(self, status: int, headers: bytes, body: bytes) -> None:
+        """See Caller."""
+        if self._transport is not None:
+            last = self._server.date_line if self._keeps_alive else CLOSE
+            write = self.write if len(self._server.tasks) > 1 else self.write_now
+            write(whole_answer(status, headers, last, body))
+        self._answered()
+
+    def begin(self, status: int, headers: bytes) -> None:
+        """See Caller."""
+        self.has_begun = True
+        framing = b"transfer-encoding: chunked\r\n" if self._is_chunked else b""
+        last = self._server.date_line if self._keeps_alive else CLOSE
+        self.write(b"%b%b%b%b\r\n" % (status_line(status), headers, last, framing))
+
+    def send(self, data: bytes) -> None:
+        """See Caller."""
+        self.write_now(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+
+    def end(self) -> None:
+        """See Caller."""
+        if self._is_chunked:
+            self.write(b"0\r\n\r\n")
+        self._answered()
+
+    def fed_by(self, flow: Flow) -> None:
+        """See Caller."""
+        self._flow = flow
+        if self._stalled_since is not None:
+            flow.pause()
+
+    def abort(self) -> None:
+        """See Caller."""
+        self._task = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # its life
+
+    def check(self, now: float) -> None:
+        """Called by the server twice a second: ends what has waited for too long."""
+        limits = self._limits
+        if self._stalled_since is not None:
+            since, longest = self._stalled_since, limits.stalled_write_seconds
+        elif self._is_discarding:
+            since, longest = self._last_data, DISCARD_SECONDS
+        elif self._task is not None or self._requests:
+            return
+        elif self._is_receiving:
+            longest = limits.body_seconds if self._has_head else limits.head_seconds
+            if now - self._began > longest or now - self._last_data > limits.body_idle_seconds:
+                self.refuse(RequestTimeout("The request did not arrive in time."))
+            return
+        else:
+            since, longest = self._last_data, limits.head_seconds if self._is_new else limits.keep_alive_seconds
+        if now - since > longest:
+            self.leave()
+
+    def close_when_done(self) -> None:
+        """The server is stopping: no further request on this connection."""
+        self.reads_no_more()
+        if not (self._task or self._requests or self._is_receiving) and self._transport is not None:
+            self.flush()
+            self._transport.close()
+
+    def leave(self) -> None:
+        """Ends the connection as if the caller had: whoever answers is told."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _begin(self, request: Incoming, keeps_alive: bool) -> None:
+        server = self._server
+        self._is_chunked = request.http_version == "1.1"
+        self._keeps_alive = self._keeps_alive and keeps_alive and self._is_chunked and not server.is_stopping
+        task = self._task = EagerTask(server.handle(request, self), self._loop, self._ended)
+        server.tasks.add(task)
+        task.begin()
+
+    def _ended(self, task: EagerTask) -> None:
+        """The task is over. What it did not answer by itself, the gateway has failed on; the caller learns no more."""
+        self._server.tasks.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None:
+            _log.error("a request could not be answered: %s", place_of(failure))
+        if self._task is not task:
+            return
+        if failure is None or self.has_begun:
+            self.abort()
+        else:
+            error = ServiceError("The gateway failed on this request.")
+            self.answer(error.status, error_headers(error), error_body(error, None))
+
+    def _answered(self) -> None:
+        """What the task still does, it does for itself; the caller's next request may begin."""
+        self._task, self.stays, self.has_begun, self._flow = None, False, False, None
+        if self._transport is None:
+            return
+        if not self._keeps_alive:
+            self._requests.clear()
+            self.flush()
+            self._transport.close()
+        elif self._requests:
+            self._loop.call_soon(self._next)  # not within the task that is here
+        else:
+            self._last_data = self._loop.time()
+
+    def _next(self) -> None:
+        """Begins with the first request that waits, unless the caller has left meanwhile."""
+        if self._requests and self._task is None:
+            self._begin(*self._requests.popleft())
+        if self._is_reading_paused and self._transport is not None:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+
+    def refuse(self, error: ServiceError) -> None:
+        """An error of the connection itself. An answer under way is not mixed with it."""
+        if self._is_discarding:
+            return
+        self.reads_no_more()
+        if self._task is not None or self._requests or self._transport is None:
+            return
+        self.write(whole_answer(error.status, error_headers(error), CLOSE, error_body(error, None)))
+        # Ends our side and reads on for a moment: a reset could overtake the answer.
+        self._is_discarding = True
+        self.flush()
+        self._transport.write_eof()
+
+    def reads_no_more(self) -> None:
+        """Nothing more is read from here."""
+        self._keeps_alive = False

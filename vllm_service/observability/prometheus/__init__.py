@@ -1,0 +1,1 @@
+"""The Prometheus families, as tables over the measurements."""

@@ -1,0 +1,127 @@
+"""A Prometheus family as a value: its name, kind, meaning and labels, and how its samples are read from a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from vllm_service.catalog.model import Catalog
+from vllm_service.domain.status import (
+    CacheState,
+    LedgerState,
+    PlaceState,
+    ProcessState,
+    ProviderCircuit,
+    QuotaState,
+    WorkerState,
+)
+from vllm_service.observability.histogram import Distribution
+from vllm_service.observability.measurements import Rates
+from vllm_service.observability.tally import Tally
+
+# Upper bounds of the histograms in seconds; all are bounds of histogram.py too, so their counts are exact.
+BUCKET_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 300.0)
+_BUCKET_MS = [seconds * 1000 for seconds in BUCKET_SECONDS]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that one scrape reports, read once. Tallies are of all time; keys are names of the catalog."""
+
+    catalog: Catalog
+    everything: Tally
+    models: Mapping[str, Tally]
+    providers: Mapping[str, Tally]
+    rates: Rates
+    uptime_seconds: float
+    targets_ms: Mapping[str, float | None]
+    is_ready: bool
+    breakers: Mapping[str, ProviderCircuit] = field(default_factory=dict)
+    workers: Mapping[str, WorkerState] = field(default_factory=dict)
+    cache: CacheState | None = None
+    ledger: LedgerState | None = None
+    quotas: QuotaState | None = None
+    process: ProcessState | None = None
+    place: PlaceState | None = None
+    in_flight: int | None = None
+    quality_scores: Mapping[str, float] = field(default_factory=dict)
+    active_sessions: int | None = None
+
+
+Value = float | Distribution | None
+Samples = Iterable[tuple[tuple[str, ...], Value]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family. `read` gives label values and a value; None is left out: unknown is no sample, never zero."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    read: Callable[[Snapshot], Samples]
+    labels: tuple[str, ...] = ()
+
+    def collect(self, snapshot: Snapshot) -> Metric:
+        """The family with its samples."""
+        if self.kind == "histogram":
+            return self._histogram(snapshot)
+        kind = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
+        metric = kind(self.name, self.meaning, labels=self.labels)
+        for labels, value in self.read(snapshot):
+            if value is not None and not isinstance(value, Distribution):
+                metric.add_metric(labels, float(value))
+        return metric
+
+    def _histogram(self, snapshot: Snapshot) -> Metric:
+        metric = HistogramMetricFamily(self.name, self.meaning, labels=self.labels)
+        for labels, value in self.read(snapshot):
+            if isinstance(value, Distribution):
+                counts = zip(map(str, BUCKET_SECONDS), value.cumulative(_BUCKET_MS), strict=True)
+                buckets = [(bound, float(count)) for bound, count in counts] + [("+Inf", float(value.count))]
+                metric.add_metric(labels, buckets, value.sum_ms / 1000)
+        return metric
+
+
+def counter(name: str, meaning: str, read: Callable[[Snapshot], Samples], *labels: str) -> Family:
+    """A count since the start; its name ends in `_total`."""
+    return Family(name, "counter", meaning, read, labels)
+
+
+def gauge(name: str, meaning: str, read: Callable[[Snapshot], Samples], *labels: str) -> Family:
+    """A present value."""
+    return Family(name, "gauge", meaning, read, labels)
+
+
+def histogram(name: str, meaning: str, read: Callable[[Snapshot], Samples], *labels: str) -> Family:
+    """A distribution in seconds."""
+    return Family(name, "histogram", meaning, read, labels)
+
+
+def one(read: Callable[[Snapshot], float | None]) -> Callable[[Snapshot], Samples]:
+    """A family without labels."""
+    return lambda snapshot: [((), read(snapshot))]
+
+
+def per_model(read: Callable[[Tally], Value]) -> Callable[[Snapshot], Samples]:
+    """A sample for every model that was asked for."""
+    return lambda snapshot: (((name,), read(tally)) for name, tally in snapshot.models.items())
+
+
+def per_provider(read: Callable[[Tally], Value]) -> Callable[[Snapshot], Samples]:
+    """A sample for every provider that was tried."""
+    return lambda snapshot: (((name,), read(tally)) for name, tally in snapshot.providers.items())
+
+
+def per_breaker(read: Callable[[ProviderCircuit], float | None]) -> Callable[[Snapshot], Samples]:
+    """A sample for every provider with a circuit breaker."""
+    return lambda snapshot: (((name,), read(state)) for name, state in snapshot.breakers.items())
+
+
+def per_endpoint(read: Callable[[WorkerState], float | None]) -> Callable[[Snapshot], Samples]:
+    """A sample for every RunPod endpoint that has been looked at."""
+    return lambda snapshot: (((name,), read(state)) for name, state in snapshot.workers.items())

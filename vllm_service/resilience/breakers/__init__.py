@@ -1,0 +1,1 @@
+"""Circuit breakers: one per provider and model, shared between replicas."""

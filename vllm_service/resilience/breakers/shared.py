@@ -1,0 +1,112 @@
+"""The breakers of this replica, kept in step with the others': one probe of all replicas, changes told and heard."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from vllm_service.domain.breakers import BreakerChange, BreakerState
+from vllm_service.domain.plan import Step
+from vllm_service.resilience.breakers.breakers import Breakers
+from vllm_service.resilience.breakers.circuit_breaker import Admission
+from vllm_service.storage.coordination.protocol import BreakerStore
+
+Errand = Callable[[], Awaitable[None]]
+
+
+class SharedBreakers:
+    """Lets each attempt by, or not, and takes its result. `run` must run beside it, unless there is no store.
+
+    A request to a place that is well waits for nothing; only a probe asks the store first. clock: seconds, monotonic.
+    store None: no other replica.
+    """
+
+    def __init__(
+        self, breakers: Breakers, store: BreakerStore | None, clock: Callable[[], float], *, probe_seconds: float
+    ) -> None:
+        self._breakers = breakers
+        self._store = store
+        self._clock = clock
+        self._probe_seconds = probe_seconds
+        self._probes: dict[tuple[str, str], tuple[Admission, str]] = {}
+        self._numbers = itertools.count()
+        self._replica = uuid.uuid4().hex
+        self._errands: asyncio.Queue[Errand] = asyncio.Queue()
+        if store is not None:
+            breakers.listen(partial(self._tell_others, store))
+
+    def admit_at_once(self, step: Step) -> Admission | None:
+        """Leave to send to a place that is well; None: `admit` knows."""
+        breaker = self._breakers.by_place.get((step.provider, step.model))
+        return None if breaker is None else breaker.while_closed
+
+    async def admit(self, step: Step) -> Admission | None:
+        """Leave to send a request to this place, or None. Every admission ends in one of the calls below."""
+        admission = self._breakers.admit(step, self._clock())
+        if admission is None or not admission.is_probe or self._store is None:
+            return admission
+        token = f"{self._replica}:{next(self._numbers)}"
+        self._probes[step.provider, step.model] = admission, token
+        try:
+            answer = await self._store.claim_probe(step.provider, step.model, token, self._probe_seconds)
+        except asyncio.CancelledError:
+            self.cancelled(step, admission)
+            raise
+        if answer.granted:
+            return admission
+        self._probes.pop((step.provider, step.model), None)
+        breaker = self._breakers.of(step.provider, step.model)
+        breaker.postpone(admission, answer.wait_seconds, answer.successes, self._clock())
+        return None
+
+    def answers(self, step: Step, admission: Admission) -> None:
+        """The first byte of content has come."""
+        self._breakers.of(step.provider, step.model).answers(admission, self._clock())
+
+    def succeeded(self, step: Step, admission: Admission) -> None:
+        """The answer came, whole."""
+        breaker = self._breakers.by_place.get((step.provider, step.model))
+        if breaker is not None:
+            breaker.succeeded(admission, self._clock())
+
+    def failed(self, step: Step, admission: Admission, status: int, retry_after: float | None) -> None:
+        """No answer (status 0), or one with this status."""
+        self._breakers.of(step.provider, step.model).failed(admission, status, retry_after, self._clock())
+        self._release_probe(step, admission)
+
+    def cancelled(self, step: Step, admission: Admission) -> None:
+        """The request came to nothing that tells anything of the place."""
+        self._breakers.of(step.provider, step.model).cancelled(admission)
+        self._release_probe(step, admission)
+
+    async def run(self) -> None:
+        """Tells and hears, until it is cancelled. Returns at once where there is no store."""
+        if self._store is None:
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._store.follow(lambda change: self._breakers.apply(change, self._clock())))
+            tasks.create_task(self._run_errands())
+
+    async def _run_errands(self) -> None:
+        while True:
+            errand = await self._errands.get()
+            await errand()
+
+    def _tell_others(self, store: BreakerStore, change: BreakerChange) -> None:
+        is_progress = change.after is not BreakerState.HALF_OPEN or change.successes > 0
+        rested = change.before is BreakerState.RESTING and change.after is BreakerState.CLOSED
+        if not change.from_elsewhere and is_progress and not rested:
+            _, token = self._probes.pop((change.provider, change.model), (None, ""))
+            self._errands.put_nowait(lambda: store.publish(change, token))
+
+    def _release_probe(self, step: Step, admission: Admission) -> None:
+        """Unless what became of the probe has been published, which ends it as well."""
+        place = step.provider, step.model
+        probe, token = self._probes.get(place, (None, ""))
+        store = self._store
+        if admission is probe and store is not None:
+            del self._probes[place]
+            self._errands.put_nowait(lambda: store.release_probe(*place, token))

@@ -1,0 +1,1 @@
+"""RunPod's own APIs of one endpoint, beside its OpenAI route."""

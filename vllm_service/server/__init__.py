@@ -1,0 +1,1 @@
+"""The gateway's process: its parts wired together, run, reloaded, drained, supervised."""

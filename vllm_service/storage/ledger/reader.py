@@ -1,0 +1,136 @@
+"""Reads the ledger: exact totals, rows for export, and retention."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vllm_service.domain.quotas import SECONDS_PER_DAY
+from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.storage.ledger.columns import REQUESTS
+from vllm_service.storage.ledger.rows import record_of
+from vllm_service.storage.ledger.writers import LostWriter, Refusal, lost_writers, refusals
+from vllm_service.storage.sql.database import Database, Value
+
+_US = 1_000_000
+_PAGE_ROWS = 5_000
+
+
+class GroupBy(StrEnum):
+    """What totals can be split by; `day` is a UTC day as days since 1970."""
+
+    ORGANISATION = "organisation"
+    KEY = "key_id"
+    MODEL = "model"
+    PROVIDER = "provider"
+    OUTCOME = "outcome"
+    DAY = "day"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """From `since` on, until before `until`, seconds since 1970; None is open. By when requests began."""
+
+    since: float | None = None
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Exact sums over a group of requests. `group`: its values, in the order in which they were asked for.
+
+    unpriced_requests: their cost is unknown, and no part of cost_picousd. compared_cost_picousd: the cost of those
+    requests of which the baseline's cost is known too, so that baseline_picousd minus it is what was saved.
+    """
+
+    group: tuple[str | int | None, ...]
+    requests: int
+    completed: int
+    cancelled: int
+    failed: int
+    rejected: int
+    cached: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    cost_picousd: int
+    baseline_picousd: int
+    compared_cost_picousd: int
+    unpriced_requests: int
+    uncounted_requests: int
+    estimated_requests: int
+
+
+def _outcome(outcome: Outcome) -> str:
+    return f"CASE WHEN outcome = '{outcome.value}' THEN 1 ELSE 0 END"
+
+
+_SUMS = (
+    *(_outcome(outcome) for outcome in (Outcome.COMPLETED, Outcome.CANCELLED, Outcome.FAILED, Outcome.REJECTED)),
+    _outcome(Outcome.CACHED),
+    *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"),
+    "cost_picousd",
+    "CASE WHEN cost_picousd IS NULL THEN NULL ELSE baseline_picousd END",
+    "CASE WHEN baseline_picousd IS NULL THEN NULL ELSE cost_picousd END",
+    "CASE WHEN cost_picousd IS NULL THEN 1 ELSE 0 END",
+    "CASE WHEN prompt_tokens IS NULL THEN 1 ELSE 0 END",
+    "usage_estimated",
+)
+_TOTALS = ", ".join(["COUNT(*)", *(f"CAST(COALESCE(SUM({term}), 0) AS BIGINT)" for term in _SUMS)])
+_DAY = f"started_at_us / {SECONDS_PER_DAY * _US}"
+
+
+class LedgerReader:
+    """Every method raises StorageUnavailable when the database is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def totals(self, by: Sequence[GroupBy] = (), window: Window = Window()) -> list[Totals]:
+        """One for each group that has requests, in the groups' order; without `by` one for all."""
+        groups = [_DAY if group is GroupBy.DAY else group.value for group in by]
+        where, values = _where(window)
+        places = ", ".join(str(place) for place in range(1, len(groups) + 1))
+        grouping = f" GROUP BY {places} ORDER BY {places}" if groups else ""
+        sql = f"SELECT {', '.join([*groups, _TOTALS])} FROM requests WHERE {where}{grouping}"  # noqa: S608
+        rows = await self._database.fetch(sql, *values)
+        return [Totals(row[: len(groups)], *row[len(groups) :]) for row in rows]
+
+    async def records(self, window: Window = Window()) -> AsyncIterator[tuple[int, RequestRecord]]:
+        """(row id, record) in the order of the ids, a page at a time: memory stays flat, and nothing is locked."""
+        where, values = _where(window)
+        columns = ", ".join(["id", REQUESTS.column_names])
+        after, last = len(values) + 1, 0
+        page = f"SELECT {columns} FROM requests WHERE {where} AND id > ${after} ORDER BY id LIMIT {_PAGE_ROWS}"  # noqa: S608
+        while rows := await self._database.fetch(page, *values, last):
+            for row in rows:
+                yield row[0], record_of(row[1:])
+            last = rows[-1][0]
+
+    async def prune(self, before: float) -> int:
+        """Deletes rows of requests that began before this time, a page at a time; returns how many."""
+        oldest = f"SELECT id FROM requests WHERE started_at_us < $1 ORDER BY started_at_us LIMIT {_PAGE_ROWS}"  # noqa: S608
+        deleted = 0
+        while rows := await self._database.fetch(
+            f"DELETE FROM requests WHERE id IN ({oldest}) RETURNING id",  # noqa: S608
+            int(before * _US),
+        ):
+            deleted += len(rows)
+        return deleted
+
+    async def lost_writers(self) -> list[LostWriter]:
+        """Processes that ended without writing their last second."""
+        return await lost_writers(self._database)
+
+    async def refusals(self) -> list[Refusal]:
+        """Processes of which the database refused rows."""
+        return await refusals(self._database)
+
+
+def _where(window: Window) -> tuple[str, tuple[Value, ...]]:
+    bounds = [("started_at_us >=", window.since), ("started_at_us <", window.until)]
+    given = [(text, round(value * _US)) for text, value in bounds if value is not None]
+    clauses = [f"{text} ${number}" for number, (text, _) in enumerate(given, 1)]
+    return " AND ".join(clauses) or "1 = 1", tuple(value for _, value in given)

@@ -1,0 +1,116 @@
+"""Who writes the ledger: each process registers, is heard of every few seconds, and signs off when it has written all.
+
+One that falls silent without signing off was killed. It has lost at most what it took within its last flush interval;
+how much, nobody can know, so the next one says so in its log, and `ledger summary` keeps saying so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vllm_service.domain.timestamps import rfc3339
+from vllm_service.storage.sql.database import Database, Statement
+
+log = logging.getLogger(__name__)
+HEARTBEAT_SECONDS = 5.0
+SILENT_SECONDS = 30.0
+
+_REGISTER = """INSERT INTO ledger_writers (writer, host, pid, started_at_us, heard_at_us, rows_written, rows_dropped)
+    VALUES ($1, $2, $3, $4, $4, 0, 0)"""
+_HEARD = """UPDATE ledger_writers SET heard_at_us = $1, rows_written = $2, rows_dropped = $3, rows_refused = $4
+    WHERE writer = $5"""
+_SIGN_OFF = "UPDATE ledger_writers SET closed_at_us = $1 WHERE writer = $2"
+_FIND_LOST = """UPDATE ledger_writers SET lost_at_us = $1
+    WHERE closed_at_us IS NULL AND lost_at_us IS NULL AND heard_at_us < $2 AND writer <> $3
+    RETURNING writer, host, pid, heard_at_us, rows_written, rows_dropped"""
+_LIST_LOST = """SELECT writer, host, pid, heard_at_us, rows_written, rows_dropped FROM ledger_writers
+    WHERE lost_at_us IS NOT NULL ORDER BY heard_at_us"""
+_LIST_REFUSALS = """SELECT host, pid, heard_at_us, rows_refused FROM ledger_writers
+    WHERE rows_refused > 0 ORDER BY heard_at_us"""
+
+
+@dataclass(frozen=True, slots=True)
+class LostWriter:
+    """A process that ended without writing everything. heard_at_us: its last sign of life, microseconds since 1970."""
+
+    writer: int
+    host: str
+    pid: int
+    heard_at_us: int
+    rows_written: int
+    rows_dropped: int
+
+    def __str__(self) -> str:
+        heard = rfc3339(self.heard_at_us / 1_000_000)
+        return (
+            f"the ledger writer of process {self.pid} on {self.host} ended without closing: it wrote "
+            f"{self.rows_written} rows and was last heard of at {heard}; rows of the last second before its end "
+            "may be missing"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A process of which the database refused rows. heard_at_us: when it last counted them."""
+
+    host: str
+    pid: int
+    heard_at_us: int
+    rows_refused: int
+
+    def __str__(self) -> str:
+        heard = rfc3339(self.heard_at_us / 1_000_000)
+        return (
+            f"the database refused {self.rows_refused} rows of process {self.pid} on {self.host}, counted until "
+            f"{heard}: these requests are in no total; its log has the reasons"
+        )
+
+
+class WriterEntry:
+    """This process's line among the writers. All times by `clock`, seconds since 1970."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self.id = secrets.randbits(62)
+        self._database = database
+        self._clock = clock
+
+    async def register(self) -> None:
+        """Before the first row; StorageUnavailable."""
+        values = (self.id, socket.gethostname(), os.getpid(), self._now_us())
+        await self._database.write(Statement(_REGISTER, values))
+
+    def heard(self, rows_written: int, rows_dropped: int, rows_refused: int) -> Statement:
+        """To be written with a batch, or alone when there is nothing to write. Refused rows are part of the dropped."""
+        return Statement(_HEARD, (self._now_us(), rows_written, rows_dropped, rows_refused, self.id))
+
+    def signed_off(self) -> Statement:
+        """Everything was written, or counted as dropped."""
+        return Statement(_SIGN_OFF, (self._now_us(), self.id))
+
+    async def report_lost(self, silent_seconds: float = SILENT_SECONDS) -> list[LostWriter]:
+        """Writers that have fallen silent, each reported once, by whoever notices first."""
+        now_us = self._now_us()
+        rows = await self._database.fetch(_FIND_LOST, now_us, now_us - int(silent_seconds * 1_000_000), self.id)
+        lost = [LostWriter(*row) for row in rows]
+        for writer in lost:
+            log.error("%s", writer)
+        return lost
+
+    def _now_us(self) -> int:
+        return int(self._clock() * 1_000_000)
+
+
+async def refusals(database: Database) -> list[Refusal]:
+    """Writers that lost rows to a refusal, for `ledger summary`."""
+    return [Refusal(*row) for row in await database.fetch(_LIST_REFUSALS)]
+
+
+async def lost_writers(database: Database) -> list[LostWriter]:
+    """All that were ever lost, for `ledger summary`."""
+    return [LostWriter(*row) for row in await database.fetch(_LIST_LOST)]

@@ -1,0 +1,1 @@
+"""Limits: windows, quotas, reservations."""

@@ -1,0 +1,160 @@
+"""Limits of one process, in memory. Check and reservation run with no await between: nothing can come between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from vllm_service.domain.keys import REQUESTS_PER_MINUTE, ApiKey
+from vllm_service.domain.quotas import (
+    ADDRESS_REQUESTS_PER_SECOND,
+    ADDRESS_WINDOW,
+    KEY_WINDOW,
+    Limit,
+    RateWindow,
+)
+from vllm_service.domain.status import QuotaState
+from vllm_service.errors import RateLimited
+from vllm_service.storage.quotas.memory_reservation import MemoryReservation
+from vllm_service.storage.quotas.periods import Counts, Period, PeriodKey, Periods
+from vllm_service.storage.quotas.refusals import allowed_by, asked_of, period_wait_seconds, rejection
+from vllm_service.storage.quotas.sliding_window import SlidingWindow
+
+# Longer than any request may take (REQUEST_TIMEOUT_SECONDS): a reservation that lives on has lost its owner.
+LEASE_SECONDS = 900.0
+SWEEP_SECONDS = 10.0
+_MOST_WINDOWS = 100_000
+
+
+class MemoryQuotas:
+    """Implements protocol.Quotas. saved: what earlier processes counted; `periods.unsaved` holds what this one adds."""
+
+    def __init__(
+        self,
+        saved: Mapping[PeriodKey, Counts] | None = None,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        address_limit: int = ADDRESS_REQUESTS_PER_SECOND,
+        sweep_seconds: float = SWEEP_SECONDS,
+    ) -> None:
+        self.periods = Periods(saved or {})
+        self._lease_ms = int(lease_seconds * 1000)
+        self._address_limit = address_limit
+        self._key_windows: dict[str, SlidingWindow] = {}
+        self._address_windows: dict[str, SlidingWindow] = {}
+        self._leases: set[MemoryReservation] = set()
+        self._expired = 0
+        self._first_expiry_ms: float = math.inf  # or earlier: a lease that ends in time does not move it
+        self._sweep_ms = int(sweep_seconds * 1000)
+        self._swept_at_ms = 0
+
+    async def reserve(
+        self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
+    ) -> MemoryReservation:
+        """See protocol.Quotas."""
+        now_ms = int(now_seconds * 1000)
+        if now_ms >= self._first_expiry_ms:
+            self._expire(now_ms)
+        if not self._swept_at_ms <= now_ms < self._swept_at_ms + self._sweep_ms:
+            self._sweep(now_seconds)
+        by_key = self._key_windows.get(key.id) or _window(self._key_windows, key.id, KEY_WINDOW)
+        by_address = None
+        key_bucket, address_bucket = by_key.advance(now_ms // KEY_WINDOW.bucket_ms), 0
+        if client_ip is not None:
+            known = self._address_windows
+            by_address = known.get(client_ip) or _window(known, client_ip, ADDRESS_WINDOW)
+            address_bucket = by_address.advance(now_ms // ADDRESS_WINDOW.bucket_ms)
+        asked, periods = (tokens, cost_picousd), self.periods.at(key.organisation, now_seconds)
+        windows = by_key, by_address
+        if not self._has_room(key, windows, periods, asked):
+            raise self._rejection(key, windows, periods, asked, now_ms)
+        expires_at_ms = now_ms + self._lease_ms
+        share = MemoryReservation(
+            self,
+            expires_at_ms=expires_at_ms,
+            amounts=asked,
+            periods=periods,
+            by_key=(by_key, key_bucket),
+            by_address=(by_address, address_bucket),
+        )
+        self._leases.add(share)
+        self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
+        return share
+
+    def state(self) -> QuotaState:
+        """For health and metrics."""
+        return QuotaState(len(self._leases), self._expired)
+
+    def end(self, reservation: MemoryReservation) -> bool:
+        """Its lease is over. Whether it was not before."""
+        if reservation not in self._leases:
+            return False
+        self._leases.remove(reservation)
+        return True
+
+    def _expire(self, now_ms: int) -> None:
+        for reservation in [lease for lease in self._leases if lease.expires_at_ms <= now_ms]:
+            self.end(reservation)
+            reservation.give_back()
+            self._expired += 1
+        self._first_expiry_ms = min((lease.expires_at_ms for lease in self._leases), default=math.inf)
+
+    def _sweep(self, now_seconds: float) -> None:
+        """Forgets keys and addresses that have been idle, and periods that are long over."""
+        now_ms = self._swept_at_ms = int(now_seconds * 1000)
+        for windows in (self._key_windows, self._address_windows):
+            for name in [name for name, window in windows.items() if window.is_idle(now_ms)]:
+                del windows[name]
+        self.periods.forget_before(now_seconds)
+
+    def _has_room(
+        self,
+        key: ApiKey,
+        windows: tuple[SlidingWindow, SlidingWindow | None],
+        periods: tuple[Period, Period],
+        asked: tuple[int, int],
+    ) -> bool:
+        limits, (by_key, by_address), (day, month), (tokens, picousd) = key.limits, windows, periods, asked
+        return (
+            by_key.total < REQUESTS_PER_MINUTE[key.tier]
+            and (by_address is None or by_address.total < self._address_limit)
+            and (limits.requests_per_day is None or day.requests < limits.requests_per_day)
+            and (limits.tokens_per_day is None or day.tokens + tokens <= limits.tokens_per_day)
+            and (limits.tokens_per_month is None or month.tokens + tokens <= limits.tokens_per_month)
+            and (limits.picousd_per_month is None or month.picousd + picousd <= limits.picousd_per_month)
+        )
+
+    def _rejection(
+        self,
+        key: ApiKey,
+        windows: tuple[SlidingWindow, SlidingWindow | None],
+        periods: tuple[Period, Period],
+        amounts: tuple[int, int],
+        now_ms: int,
+    ) -> RateLimited:
+        now_seconds, (by_key, by_address), (day, month) = now_ms / 1000, windows, periods
+        allowed, asked = allowed_by(key, self._address_limit), asked_of(*amounts)
+        waits: dict[Limit, float] = {}
+        if by_key.total >= REQUESTS_PER_MINUTE[key.tier]:
+            waits[Limit.REQUESTS_PER_MINUTE] = by_key.wait_ms(now_ms) / 1000
+        if by_address is not None and by_address.total >= self._address_limit:
+            waits[Limit.ADDRESS_REQUESTS_PER_SECOND] = by_address.wait_ms(now_ms) / 1000
+        for limit, taken, settled in (
+            (Limit.REQUESTS_PER_DAY, day.requests, day.settled_requests),
+            (Limit.TOKENS_PER_DAY, day.tokens, day.settled_tokens),
+            (Limit.TOKENS_PER_MONTH, month.tokens, month.settled_tokens),
+            (Limit.USD_PER_MONTH, month.picousd, month.settled_picousd),
+        ):
+            most = allowed[limit]
+            if most is not None and taken + asked[limit] > most:
+                may_come_back = settled + asked[limit] <= most
+                waits[limit] = period_wait_seconds(limit, now_seconds, may_come_back)
+        return rejection(allowed, waits, asked)
+
+
+def _window(windows: dict[str, SlidingWindow], name: str, shape: RateWindow) -> SlidingWindow:
+    """A new one."""
+    if len(windows) >= _MOST_WINDOWS:  # a flood of addresses within one sweep: the one first seen is forgotten
+        del windows[next(iter(windows))]
+    window = windows[name] = SlidingWindow(shape)
+    return window

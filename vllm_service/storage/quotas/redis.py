@@ -1,0 +1,201 @@
+"""Limits that any number of processes share, exact to the request: one script checks and reserves, one ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import count
+from typing import TYPE_CHECKING
+
+from vllm_service.domain.keys import ApiKey
+from vllm_service.domain.quotas import (
+    ADDRESS_REQUESTS_PER_SECOND,
+    ADDRESS_WINDOW,
+    KEY_WINDOW,
+    Limit,
+    utc_day,
+    utc_month,
+)
+from vllm_service.errors import RateLimited, StorageUnavailable
+from vllm_service.storage.protocol import Reservation
+from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas
+from vllm_service.storage.quotas.refusals import LIMITS, allowed_by, asked_of, period_wait_seconds, rejection
+
+if TYPE_CHECKING:
+    from vllm_service.storage.redis_link import RedisLink
+
+log = logging.getLogger(__name__)
+_PREFIX = "vllm-service"
+_RATES = (Limit.REQUESTS_PER_MINUTE, Limit.ADDRESS_REQUESTS_PER_SECOND)
+_WINDOWS = (KEY_WINDOW.buckets, KEY_WINDOW.bucket_ms, ADDRESS_WINDOW.buckets, ADDRESS_WINDOW.bucket_ms)
+_RETRY_SECONDS = 0.5
+_MAX_UNSETTLED = 100_000
+
+
+class WhenRedisIsAway(StrEnum):
+    """REFUSE: requests fail with STORAGE_503. COUNT_ALONE: each process applies all limits by its own counts."""
+
+    REFUSE = "refuse"
+    COUNT_ALONE = "count_alone"
+
+
+@dataclass(slots=True)
+class RedisReservation:
+    """Implements protocol.Reservation. `lease` is all that Redis needs to take it back after a crash."""
+
+    owner: RedisQuotas
+    keys: tuple[str, ...]
+    lease: str
+    tokens: int
+    picousd: int
+    buckets: tuple[int | str, int | str] = ("", "")
+
+    async def settle(self, tokens: int, cost_picousd: int) -> None:
+        """See Reservation. With Redis away it is sent when Redis is back."""
+        await self.owner.end(self, "settle", tokens, cost_picousd)
+
+    async def release(self) -> None:
+        """See Reservation. With Redis away the lease gives it back when it expires, if not before."""
+        await self.owner.end(self, "release")
+
+    def arguments(self, how: str, tokens: int, picousd: int) -> list[str | int]:
+        """Of end.lua."""
+        return [self.lease, how, -self.tokens, -self.picousd, tokens, picousd, *self.buckets]
+
+
+class RedisQuotas:
+    """Implements protocol.Quotas. Minutes, seconds and leases go by Redis's clock, days and months by the caller's.
+
+    instead: counts in this process while Redis is away; None refuses then. uses_server_clock: False takes the caller's
+    clock for everything.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        address_limit: int = ADDRESS_REQUESTS_PER_SECOND,
+        instead: MemoryQuotas | None = None,
+        uses_server_clock: bool = True,
+    ) -> None:
+        self._link = link
+        self._reserve = link.script("reserve.lua")
+        self._end = link.script("end.lua")
+        self._lease_ms = int(lease_seconds * 1000)
+        self._address_limit = address_limit
+        self._instead = instead
+        self._uses_server_clock = uses_server_clock
+        self._process = secrets.token_hex(8)
+        self._numbers = count()
+        self._unsettled: deque[tuple[RedisReservation, str, int, int]] = deque()
+        self._sender: asyncio.Task[None] | None = None
+
+    @property
+    def waiting_ends(self) -> int:
+        """Ends of reservations that wait for Redis to come back."""
+        return len(self._unsettled)
+
+    async def reserve(
+        self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
+    ) -> Reservation:
+        """See protocol.Quotas."""
+        reservation = self._reservation(key, client_ip, tokens, cost_picousd, now_seconds)
+        allowed = allowed_by(key, self._address_limit)
+        if client_ip is None:
+            allowed[Limit.ADDRESS_REQUESTS_PER_SECOND] = None
+        arguments: list[str | int] = [
+            self._now_ms(now_seconds),
+            self._lease_ms,
+            reservation.lease,
+            tokens,
+            cost_picousd,
+            f"{_PREFIX}:org:{key.organisation}:",
+            *("" if allowed[limit] is None else str(allowed[limit]) for limit in LIMITS),
+            *_WINDOWS,
+        ]
+        try:
+            reply = await self._link.ask(lambda: self._reserve(reservation.keys, arguments))
+        except StorageUnavailable:
+            if self._instead is None:
+                raise
+            return await self._instead.reserve(key, client_ip, tokens, cost_picousd, now_seconds)
+        if not reply[0]:
+            raise self._rejection(allowed, reply[1:], tokens, cost_picousd, now_seconds)
+        reservation.buckets = (reply[1], reply[2] if client_ip is not None else "")
+        return reservation
+
+    async def end(self, reservation: RedisReservation, how: str, tokens: int = 0, picousd: int = 0) -> None:
+        """Ends it now or, if Redis is away, as soon as it is back; never raises."""
+        try:
+            await self._send(reservation, how, tokens, picousd)
+        except StorageUnavailable as error:
+            if len(self._unsettled) >= _MAX_UNSETTLED:
+                log.error("a reservation's end is lost, Redis has been away for too long")
+                return
+            if not self._unsettled:
+                log.warning("ends of reservations wait until Redis is back: %s", error.message)
+            again = "settle again" if how == "settle" and error.__cause__ is not None else how
+            self._unsettled.append((reservation, again, tokens, picousd))
+            if self._sender is None or self._sender.done():
+                self._sender = asyncio.create_task(self._send_later(), name="reservations that wait for Redis")
+
+    async def close(self) -> None:
+        """Sends what waits, if Redis is there; leases give back the rest."""
+        if self._sender is not None:
+            self._sender.cancel()
+        try:
+            while self._unsettled:
+                await self._send_first()
+        except StorageUnavailable as error:
+            log.error("the ends of %d reservations are lost: %s", len(self._unsettled), error.message)
+
+    async def _send(self, reservation: RedisReservation, how: str, tokens: int, picousd: int) -> None:
+        arguments = reservation.arguments(how, tokens, picousd)
+        await self._link.ask(lambda: self._end(reservation.keys, arguments))
+
+    async def _send_later(self) -> None:
+        while self._unsettled:
+            try:
+                await self._send_first()
+            except StorageUnavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _send_first(self) -> None:
+        reservation, how, tokens, picousd = self._unsettled[0]
+        await self._send(reservation, how, tokens, picousd)
+        self._unsettled.popleft()
+
+    def _reservation(
+        self, key: ApiKey, client_ip: str | None, tokens: int, picousd: int, now_seconds: float
+    ) -> RedisReservation:
+        periods = self._periods(key.organisation, now_seconds)
+        day = utc_day(now_seconds)
+        lease = f"{self._process}-{next(self._numbers)}:{day}:{utc_month(day)}:{tokens}:{picousd}"
+        windows = (f"{_PREFIX}:key:{key.id}", f"{_PREFIX}:address:{client_ip or ''}")
+        keys = (*windows, *periods, self._leases(key.organisation))
+        return RedisReservation(self, keys, lease, tokens, picousd)
+
+    def _now_ms(self, now_seconds: float) -> str | int:
+        return "" if self._uses_server_clock else int(now_seconds * 1000)
+
+    def _leases(self, organisation: str) -> str:
+        return f"{_PREFIX}:org:{organisation}:leases"
+
+    def _periods(self, organisation: str, now_seconds: float) -> tuple[str, str]:
+        day = utc_day(now_seconds)
+        return f"{_PREFIX}:org:{organisation}:day:{day}", f"{_PREFIX}:org:{organisation}:month:{utc_month(day)}"
+
+    def _rejection(
+        self, allowed: dict[Limit, int | None], reply: list[int], tokens: int, picousd: int, now_seconds: float
+    ) -> RateLimited:
+        waits = {
+            limit: value / 1000 if limit in _RATES else period_wait_seconds(limit, now_seconds, value == 0)
+            for limit, value in zip(LIMITS, reply, strict=True)
+            if value >= 0
+        }
+        return rejection(allowed, waits, asked_of(tokens, picousd))

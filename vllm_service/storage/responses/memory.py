@@ -1,0 +1,75 @@
+"""Cached answers of one process: the least recently used go first."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vllm_service.domain.status import CacheState
+from vllm_service.storage.protocol import CachedResponse
+
+# What an entry costs beside its body: keys, objects, their places in the table.
+ENTRY_BYTES = 512
+# No answer may take more than this share of the cache.
+LARGEST_SHARE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBounds:
+    """What a response cache may hold, and for how long."""
+
+    max_bytes: int = 64_000_000
+    max_entries: int = 10_000
+    ttl_seconds: float = 3600.0
+
+    def bytes_of(self, response: CachedResponse) -> int | None:
+        """What it takes; None for one that is too large to be kept."""
+        size = len(response.body) + ENTRY_BYTES
+        return size if size <= self.max_bytes // LARGEST_SHARE else None
+
+
+class MemoryResponses:
+    """Implements protocol.ResponseCache."""
+
+    def __init__(self, bounds: ResponseBounds, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bounds = bounds
+        self._clock = clock
+        self._entries: OrderedDict[tuple[str, bytes], tuple[CachedResponse, int, float]] = OrderedDict()
+        self.held_bytes = 0
+        self._hits = self._misses = self._evictions = 0
+
+    async def get(self, organisation: str, key: bytes) -> CachedResponse | None:
+        """See protocol.ResponseCache."""
+        entry = self._entries.get((organisation, key))
+        if entry is None or self._clock() >= entry[2]:
+            self._misses += 1
+            self._remove((organisation, key))
+            return None
+        self._hits += 1
+        response = entry[0]
+        self._entries.move_to_end((organisation, key))
+        return response
+
+    async def put(self, organisation: str, key: bytes, response: CachedResponse) -> None:
+        """See protocol.ResponseCache."""
+        place = (organisation, key)
+        self._remove(place)
+        size = self._bounds.bytes_of(response)
+        if size is None:
+            return
+        self._entries[place] = (response, size, self._clock() + self._bounds.ttl_seconds)
+        self.held_bytes += size
+        while self.held_bytes > self._bounds.max_bytes or len(self._entries) > self._bounds.max_entries:
+            self._remove(next(iter(self._entries)))
+            self._evictions += 1
+
+    def state(self) -> CacheState:
+        """For health and metrics."""
+        return CacheState(self._hits, self._misses, len(self._entries), self.held_bytes, self._evictions)
+
+    def _remove(self, place: tuple[str, bytes]) -> None:
+        entry = self._entries.pop(place, None)
+        if entry is not None:
+            self.held_bytes -= entry[1]

@@ -1,0 +1,75 @@
+"""Cached answers that all replicas share, bounded here: Redis's own eviction might take limits instead."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from vllm_service.domain.status import CacheState
+from vllm_service.errors import StorageUnavailable
+from vllm_service.storage.protocol import CachedResponse
+from vllm_service.storage.responses.memory import ResponseBounds
+
+if TYPE_CHECKING:
+    from vllm_service.storage.redis_link import RedisLink
+
+log = logging.getLogger(__name__)
+_PREFIX = "vllm-service:response:"
+_INDEX, _SIZES, _HELD = (f"vllm-service:responses:{name}" for name in ("index", "sizes", "held"))
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(CachedResponse)
+
+
+class RedisResponses:
+    """Implements protocol.ResponseCache. The entries that expire first go first. Redis away: nothing is cached."""
+
+    def __init__(self, link: RedisLink, bounds: ResponseBounds, clock: Callable[[], float] = time.time) -> None:
+        self._link = link
+        self._bounds = bounds
+        self._clock = clock
+        self._hits = self._misses = 0
+        self._put = link.script("put_response.lua")
+
+    async def get(self, organisation: str, key: bytes) -> CachedResponse | None:
+        """See protocol.ResponseCache."""
+        try:
+            body = await self._link.ask(lambda: self._link.client.get(_place(organisation, key)))
+            found = _DECODER.decode(body) if isinstance(body, bytes) else None
+            self._hits, self._misses = self._hits + (found is not None), self._misses + (found is None)
+            return found
+        except (StorageUnavailable, msgspec.MsgspecError) as error:
+            log.warning("no cached answer could be read: %s", error)
+            return None
+
+    async def put(self, organisation: str, key: bytes, response: CachedResponse) -> None:
+        """See protocol.ResponseCache."""
+        size = self._bounds.bytes_of(response)
+        if size is None:
+            return
+        place = _place(organisation, key)
+        arguments: list[bytes | int] = [
+            _ENCODER.encode(response),
+            size,
+            int(self._clock() * 1000),
+            int(self._bounds.ttl_seconds * 1000),
+            self._bounds.max_bytes,
+            self._bounds.max_entries,
+        ]
+        try:
+            await self._link.ask(lambda: self._put([place, _INDEX, _SIZES, _HELD], arguments))
+        except StorageUnavailable as error:
+            log.warning("an answer could not be cached: %s", error.message)
+
+    def state(self) -> CacheState:
+        """For health and metrics: this replica's look-ups; what all replicas keep is Redis's to tell."""
+        return CacheState(self._hits, self._misses)
+
+
+def _place(organisation: str, key: bytes) -> str:
+    """The organisation's name is hashed: as it stands it could imitate the separator."""
+    return f"{_PREFIX}{hashlib.sha256(organisation.encode()).hexdigest()[:32]}:{key.hex()}"

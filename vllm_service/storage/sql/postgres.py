@@ -1,0 +1,109 @@
+"""Postgres behind the database seam: a small pool of asyncpg connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from vllm_service.errors import StorageUnavailable
+from vllm_service.storage.sql.database import Rows, RowsRefused, SchemaRefused, Statement, Table, Value
+from vllm_service.storage.sql.migrations import Migration
+from vllm_service.storage.sql.upgrade import PATIENCE_SECONDS, POSTGRES, Steps, upgrade
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+COMMAND_TIMEOUT_SECONDS = 30.0
+POOL_SIZE = 4
+
+
+class PostgresDatabase:
+    """Opened by `open`. Connections that broke are replaced when they are next needed."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, url: str, migrations: Sequence[Migration]) -> PostgresDatabase:
+        """Connects, and brings the tables to the newest version.
+
+        StorageUnavailable; ConfigurationError (see upgrade) where the database cannot be used.
+        """
+        async with _translated():
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=POOL_SIZE,
+                timeout=CONNECT_TIMEOUT_SECONDS,
+                command_timeout=COMMAND_TIMEOUT_SECONDS,
+            )
+        database = cls(pool)
+        try:
+            async with _translated(), pool.acquire() as connection:
+                await _run(connection, upgrade(POSTGRES, migrations))
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    async def fetch(self, sql: str, *values: Value) -> list[tuple[Any, ...]]:
+        """See Database."""
+        async with _translated():
+            return [tuple(row) for row in await self._pool.fetch(sql, *values)]
+
+    async def write(self, *steps: Statement | Rows) -> None:
+        """See Database."""
+        async with _translated(), self._pool.acquire() as connection, connection.transaction():
+            for step in steps:
+                if isinstance(step, Statement):
+                    await connection.execute(step.sql, *step.values)
+                elif step.rows:
+                    await connection.execute(_insert(step.table), *zip(*step.rows, strict=True))
+
+    async def close(self) -> None:
+        """See Database."""
+        try:
+            await asyncio.wait_for(self._pool.close(), CONNECT_TIMEOUT_SECONDS)
+        except TimeoutError:
+            self._pool.terminate()
+
+
+async def _run(connection: Any, steps: Steps) -> None:
+    """A transaction that `steps` leaves open is undone when the pool gets the connection back."""
+    with contextlib.suppress(StopIteration):
+        step = next(steps)
+        while True:
+            try:
+                rows = await connection.fetch(step.sql, *step.values, timeout=PATIENCE_SECONDS)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                steps.throw(error)
+            else:
+                step = steps.send([tuple(row) for row in rows])
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """The driver's errors as ours. Their texts stay out: Postgres quotes values in them."""
+    try:
+        yield
+    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError) as error:
+        raise RowsRefused(f"Postgres refused the values ({type(error).__name__}).") from None
+    except asyncpg.SyntaxOrAccessError as error:
+        name = type(error).__name__
+        raise SchemaRefused(f"Postgres does not know a table or a column, or does not allow it ({name}).") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        raise StorageUnavailable(
+            f"Postgres cannot do this now ({type(error).__name__}).", retry_after_seconds=1.0
+        ) from error
+
+
+def _insert(table: Table) -> str:
+    """One array per column, so that the statement is the same for any number of rows and is prepared once."""
+    arrays = ", ".join(f"${number}::{column.type}[]" for number, column in enumerate(table.columns, 1))
+    return (
+        f"INSERT INTO {table.name} ({table.column_names}) SELECT * FROM unnest({arrays}) "  # noqa: S608
+        f"ON CONFLICT ({', '.join(table.unique)}) DO NOTHING"
+    )
