@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
 from email.utils import formatdate
-from typing import Any
 
 from vllm_service.errors import Overloaded
 from vllm_service.http.eager_task import EagerTask
 from vllm_service.http.limits import ConnectionLimits
-from vllm_service.http.messages import Caller, Incoming
-from vllm_service.http.server_connection import ClientConnection
+from vllm_service.http.server_connection import ClientConnection, Handler
 from vllm_service.http.write_buffer import Outbox
 
 LOOK_EVERY_SECONDS = 0.5
-
-Handler = Callable[[Incoming, Caller], Coroutine[Any, Any, None]]
 
 
 class HttpServer:

@@ -7,27 +7,51 @@ import logging
 import socket
 from asyncio.trsock import TransportSocket
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, cast
 
 from vllm_service.errors import RequestTimeout, ServiceError
 from vllm_service.http.eager_task import EagerTask
 from vllm_service.http.error_answers import error_body, error_headers, status_line, whole_answer
-from vllm_service.http.messages import Flow, Incoming
+from vllm_service.http.limits import ConnectionLimits
+from vllm_service.http.messages import Caller, Flow, Incoming
 from vllm_service.http.request_reader import RequestReader
+from vllm_service.http.write_buffer import Outbox
 from vllm_service.logs import place_of
-
-if TYPE_CHECKING:
-    from vllm_service.http.server import HttpServer
 
 DISCARD_SECONDS = 2.0  # what still comes after a refusal is read for so long
 CLOSE = b"connection: close\r\n"
 _log = logging.getLogger(__name__)
 
+Handler = Callable[[Incoming, Caller], Coroutine[Any, Any, None]]
+
+
+class Server(Protocol):
+    """The part of a server that its connections share."""
+
+    limits: ConnectionLimits
+    loop: asyncio.AbstractEventLoop
+    outbox: Outbox
+    #: The `date` header line, renewed twice a second.
+    date_line: bytes
+    is_stopping: bool
+    handle: Handler
+    #: Requests that are being answered, of all connections.
+    tasks: set[EagerTask]
+
+    def opened(self, connection: ClientConnection) -> None:
+        """Counts a new connection."""
+        ...
+
+    def lost(self, connection: ClientConnection) -> None:
+        """Forgets a connection."""
+        ...
+
 
 class ClientConnection(RequestReader):
     """Also the Caller (incoming.py) of the request that is being answered; there is one at a time."""
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: Server) -> None:
         super().__init__(server.limits, server.loop, server.outbox)
         self._server = server
         self._requests: deque[tuple[Incoming, bool]] = deque()
