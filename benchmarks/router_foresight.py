@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from benchmarks.router import LEAST_GAP, SCALES, name_of
 from benchmarks.settings import add_traces, traces_of
 from vllm_service.data import Kind, shipped
-from vllm_service.routing.demand.threshold_rules import NEVER, PaperWorkers
+from vllm_service.routing.demand.threshold_rules import NEVER, ThresholdRules
 from vllm_service.simulation.bound.clairvoyant import clairvoyant
 from vllm_service.simulation.draws import Draws
 from vllm_service.simulation.endpoint import Endpoint
@@ -71,7 +71,7 @@ class Scheduled(CostPolicy):
 def best_rule_usd(scenario: Scenario, saved: list[NDArray[np.float64]]) -> float:
     """What the rule that turns out best, the same for all workers, saves on paper less what its workers cost."""
     own = scenario.own
-    paper = PaperWorkers(len(saved), own.usd_per_second, memory_seconds=np.inf)
+    paper = ThresholdRules(len(saved), own.usd_per_second, memory_seconds=np.inf)
     for usd in np.array(saved).T:
         paper.advance(SLOT_SECONDS, usd, own.profile.cold_start_seconds, own.profile.idle_timeout_seconds)
     bills = paper.bill.sum(axis=1)

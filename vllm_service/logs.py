@@ -52,7 +52,7 @@ class JsonLines(logging.Formatter):
         return _encode(line).decode()
 
 
-def place_of(error: BaseException) -> str:
+def source_location(error: BaseException) -> str:
     """An error's type and where it was raised. Never its text: that may quote a prompt or a secret."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     places = " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames))

@@ -10,10 +10,10 @@ from vllm_service.catalog.model import Catalog
 from vllm_service.domain.status import (
     CacheState,
     LedgerState,
-    PlaceState,
     ProcessState,
     ProviderCircuit,
     QuotaState,
+    WorkerSlotState,
     WorkerState,
 )
 from vllm_service.observability.measurements import Measurements
@@ -51,12 +51,12 @@ class ServiceState:
     in_flight: Callable[[], int | None] = _unknown
     quality_scores: Callable[[], Mapping[str, float]] = dict
     active_sessions: Callable[[], int | None] = _unknown
-    place: Callable[[], PlaceState | None] = _unknown
+    place: Callable[[], WorkerSlotState | None] = _unknown
     process: Callable[[], ProcessState] = field(default_factory=ProcessReader)
 
 
 @dataclass(frozen=True)
-class Parts:
+class Dependencies:
     """keys None: local development, everybody may ask. started_at: seconds since 1970."""
 
     catalog: Callable[[], Catalog]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, FastAPI
 
 from vllm_service.api.authentication import required_key
-from vllm_service.api.dependencies import Parts
+from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.errors import add_error_handlers
 from vllm_service.api.health import health_router
 from vllm_service.api.metrics import metrics_router
@@ -17,7 +17,7 @@ from vllm_service.api.request_ids import Outermost
 from vllm_service.api.schemas import ErrorAnswer
 
 
-def make_app(parts: Parts) -> FastAPI:
+def make_app(parts: Dependencies) -> FastAPI:
     """Models, health, performance and metrics, each with and without `/v1` in front; errors in the one format.
 
     Besides them the page at `/`, to try it. The pages that FastAPI makes of the document load scripts from elsewhere,

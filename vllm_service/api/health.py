@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from vllm_service.api import schemas
 from vllm_service.api.authentication import is_known
-from vllm_service.api.dependencies import Parts
+from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.health_report import Verdict, available, judge, shown_address, use_cases, worst_circuit
 from vllm_service.api.models import is_on_apple_silicon
 from vllm_service.catalog.model import Catalog, PublicModel
@@ -26,7 +26,7 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
 }
 
 
-def health_router(parts: Parts) -> APIRouter:
+def health_router(parts: Dependencies) -> APIRouter:
     """Three probes, from detailed to none."""
     router = APIRouter(tags=["health"])
 
@@ -54,7 +54,7 @@ def health_router(parts: Parts) -> APIRouter:
     return router
 
 
-def _report(parts: Parts, verdict: Verdict, *, in_full: bool) -> schemas.Health:
+def _report(parts: Dependencies, verdict: Verdict, *, in_full: bool) -> schemas.Health:
     state, catalog, measurements = parts.state, parts.catalog(), parts.measurements
     breakers, hour = state.breakers(), measurements.last_hour()
     models = list(catalog.models.values())
@@ -89,7 +89,7 @@ def is_target_met(hour: Tally, target_ms: float | None) -> bool | None:
     return None if target_ms is None or mean_ms is None else mean_ms <= target_ms
 
 
-def _is_loaded(parts: Parts) -> bool | None:
+def _is_loaded(parts: Dependencies) -> bool | None:
     """Whether a worker of ours has a model loaded; None where no endpoint has said how many workers run."""
     running = [worker.running for worker in parts.state.workers().values()]
     idle = [worker.idle for worker in parts.state.workers().values()]
@@ -120,7 +120,7 @@ def _addresses(catalog: Catalog, models: list[PublicModel], *, in_full: bool) ->
     return list(dict.fromkeys(shown_address(url, in_full=in_full) for url in urls))
 
 
-def _endpoint(parts: Parts, models: list[PublicModel], *, in_full: bool) -> schemas.ModelEndpoint:
+def _endpoint(parts: Dependencies, models: list[PublicModel], *, in_full: bool) -> schemas.ModelEndpoint:
     providers, breakers = parts.catalog().providers, parts.state.breakers()
     open_ones = [name for model in models for name in available(model, breakers)]
     mean_ms = parts.measurements.numbers_of_last_hour(models[0].name).mean_latency_ms

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from vllm_service.api.authentication import required_key
-from vllm_service.api.dependencies import Parts
+from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.schemas import ErrorAnswer
 from vllm_service.observability.prometheus.family import Family, Snapshot
 from vllm_service.observability.prometheus.part_families import PARTS
@@ -28,7 +28,7 @@ FAMILIES: tuple[Family, ...] = (*REQUESTS, *PARTS)
 class GatewayCollector(Collector):
     """Reads everything once per scrape; between scrapes it costs nothing."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Dependencies) -> None:
         self._parts = parts
 
     def collect(self) -> Iterator[Metric]:
@@ -41,7 +41,7 @@ class GatewayCollector(Collector):
         return []
 
 
-def metrics_router(parts: Parts) -> APIRouter:
+def metrics_router(parts: Dependencies) -> APIRouter:
     """Without a key, unless the setting asks for one."""
     router = APIRouter(tags=["metrics"])
     registry = CollectorRegistry()
@@ -56,7 +56,7 @@ def metrics_router(parts: Parts) -> APIRouter:
     return router
 
 
-def take_snapshot(parts: Parts) -> Snapshot:
+def take_snapshot(parts: Dependencies) -> Snapshot:
     """What all parts say now."""
     state, measurements, catalog = parts.state, parts.measurements, parts.catalog()
     models = measurements.by_model()

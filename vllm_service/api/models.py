@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from vllm_service.api import schemas
-from vllm_service.api.dependencies import Parts
+from vllm_service.api.dependencies import Dependencies
 from vllm_service.catalog.model import APPLE_SILICON_TAG, Catalog, PublicModel
 from vllm_service.domain.money import PICOUSD_PER_USD, to_usd
 from vllm_service.domain.pricing import TokenPrice
@@ -15,7 +15,7 @@ from vllm_service.observability.tally import Tally
 _UNKNOWN_PRICES = schemas.Prices(input=None, cached_input=None, output=None)
 
 
-def models_router(parts: Parts) -> APIRouter:
+def models_router(parts: Dependencies) -> APIRouter:
     """The list, and one model by its name or an alias of it."""
     router = APIRouter(tags=["models"])
 
@@ -43,7 +43,7 @@ def is_on_apple_silicon(catalog: Catalog, model: PublicModel) -> bool:
     return any(APPLE_SILICON_TAG in catalog.providers[offer.provider].tags for offer in model.offers)
 
 
-def _described(parts: Parts, catalog: Catalog, model: PublicModel) -> schemas.Model:
+def _described(parts: Dependencies, catalog: Catalog, model: PublicModel) -> schemas.Model:
     measured = parts.measurements.numbers_of_last_hour(model.name)
     price = model.offers[0].price if model.offers else None
     return schemas.Model(

@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter
 
 from vllm_service.api import performance_schemas as schemas
-from vllm_service.api.dependencies import Parts
+from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.health import GIGABYTE, is_target_met
 from vllm_service.api.health_report import worst_circuit
 from vllm_service.api.models import is_on_apple_silicon
@@ -20,7 +20,7 @@ Grade = Literal["A", "B", "C", "D", "F"]
 _GRADES: tuple[tuple[float, Grade], ...] = ((0.99, "A"), (0.95, "B"), (0.90, "C"), (0.75, "D"), (0.0, "F"))
 
 
-def performance_router(parts: Parts) -> APIRouter:
+def performance_router(parts: Dependencies) -> APIRouter:
     """Two views of the same measurements."""
     router = APIRouter(tags=["performance"])
 
@@ -56,7 +56,7 @@ def grade(share: float | None) -> Grade | None:
     return None if share is None else next(letter for least, letter in _GRADES if share >= least)
 
 
-def _latency(parts: Parts) -> schemas.Latency:
+def _latency(parts: Dependencies) -> schemas.Latency:
     measurements, state = parts.measurements, parts.state
     hour, day, always = measurements.last_hour(), measurements.last_day(), measurements.all_time()
     target_ms = measurements.target_ms()
@@ -98,7 +98,7 @@ def _latency_metrics(hour: Tally, target_ms: float | None) -> schemas.LatencyMet
     )
 
 
-def _throughput(parts: Parts) -> schemas.ThroughputMetrics:
+def _throughput(parts: Dependencies) -> schemas.ThroughputMetrics:
     always, rates = parts.measurements.all_time(), parts.measurements.rates()
     return schemas.ThroughputMetrics(
         total_requests=always.requests,
@@ -109,7 +109,7 @@ def _throughput(parts: Parts) -> schemas.ThroughputMetrics:
     )
 
 
-def _resources(parts: Parts) -> schemas.ResourceUtilization:
+def _resources(parts: Dependencies) -> schemas.ResourceUtilization:
     process, cache = parts.state.process(), parts.state.cache()
     circuit = worst_circuit(parts.state.breakers())
     return schemas.ResourceUtilization(
@@ -145,6 +145,6 @@ def _percentiles(distribution: Distribution) -> schemas.Percentiles:
     )
 
 
-def _has_apple_silicon(parts: Parts) -> bool:
+def _has_apple_silicon(parts: Dependencies) -> bool:
     catalog = parts.catalog()
     return any(is_on_apple_silicon(catalog, model) for model in catalog.models.values())

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vllm_service.domain.request_ids import RequestIds
 from vllm_service.errors import ServiceError
-from vllm_service.logs import place_of
+from vllm_service.logs import source_location
 
 _log = logging.getLogger(__name__)
 _HEADER = b"x-request-id"
@@ -47,7 +47,7 @@ class Outermost:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            _log.error("request %s ended in %s", request_id, place_of(error))
+            _log.error("request %s ended in %s", request_id, source_location(error))
             if not has_started:
                 answer = ServiceError("Something went wrong here. The gateway's log has more under this request's id.")
                 await JSONResponse(answer.to_json(request_id), answer.status)(scope, receive, send_with_id)

@@ -17,14 +17,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from vllm_service.autoscaling.endpoint_state import Tended, document_of, is_to_be_kept, is_to_be_woken
-from vllm_service.autoscaling.wake_lease import Waked, WakeSettings, wake_once
+from vllm_service.autoscaling.endpoint_state import EndpointState, document_of, is_to_be_kept, is_to_be_woken
+from vllm_service.autoscaling.wake_lease import WakeOutcome, WakeSettings, wake_once
 from vllm_service.autoscaling.wake_progress import Turn
 from vllm_service.autoscaling.workers_min import Bounds, FollowSettings, Together, WorkersMinFollower
 from vllm_service.catalog.model import Catalog, Provider, ProviderKind
 from vllm_service.domain.plan import Router, WorkerTarget
 from vllm_service.domain.status import WorkerState
-from vllm_service.logs import place_of
+from vllm_service.logs import source_location
 from vllm_service.routing.profiles import EndpointProfile
 from vllm_service.runpod.endpoint import RunPodEndpoint, RunPodSettings, SendHttp
 from vllm_service.runpod.health import EndpointHealth
@@ -35,7 +35,7 @@ ROUND_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-class EndpointKeeper:
+class EndpointController:
     """`round` once a second; what takes longer goes on beside it, once per endpoint. wakes None: wakes nobody.
 
     targets None: workers are woken by jobs, whatever the configuration says: nobody would lower workersMin later.
@@ -59,7 +59,7 @@ class EndpointKeeper:
         self._settings = settings or RunPodSettings()
         self._wake_settings = wake_settings or WakeSettings()
         self._clock = clock
-        self._tended: dict[str, Tended] = {}
+        self._tended: dict[str, EndpointState] = {}
         self._catalog: Catalog | None = None
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -88,7 +88,7 @@ class EndpointKeeper:
         works = (*(follower.leave() for follower in followers), *self._leaving)
         for result in await asyncio.gather(*works, return_exceptions=True):
             if isinstance(result, Exception):
-                _log.error("workersMin of an endpoint may be left as it is: %s", place_of(result))
+                _log.error("workersMin of an endpoint may be left as it is: %s", source_location(result))
 
     def round(self, catalog: Catalog, router: Router) -> None:
         """Begins a look at each endpoint, unless one is under way, and then the wake that the router wants."""
@@ -139,7 +139,7 @@ class EndpointKeeper:
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
 
-    def _new(self, provider: Provider, model: str) -> Tended:
+    def _new(self, provider: Provider, model: str) -> EndpointState:
         expected, default = dict(provider.expected), EndpointProfile()
         idle_seconds = expected.get("idle_timeout_seconds", default.idle_timeout_seconds)
         endpoint = RunPodEndpoint(provider, self._send, self._clock, self._settings)
@@ -148,14 +148,14 @@ class EndpointKeeper:
             bounds = Bounds(int(expected.get("max_workers", default.max_workers)), provider.workers_min.base)
             managed = RunPodManagement(provider, provider.workers_min, self._send)
             follower = WorkersMinFollower(managed, bounds, self._together, self._clock, self._follow_settings)
-        return Tended(endpoint, model, idle_seconds / 2, follower)
+        return EndpointState(endpoint, model, idle_seconds / 2, follower)
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         self._under_way.pop(name, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("%s could not be looked after: %s", name, place_of(error))
+            _log.error("%s could not be looked after: %s", name, source_location(error))
 
-    async def _tend(self, name: str, tended: Tended, router: Router, target: WorkerTarget | None) -> None:
+    async def _tend(self, name: str, tended: EndpointState, router: Router, target: WorkerTarget | None) -> None:
         """First looks: what was seen before may no longer be so, and a wake costs money."""
         tended.health = health = await tended.endpoint.health()
         router.observe_health(name, None if health is None else document_of(health), self._clock())
@@ -168,7 +168,9 @@ class EndpointKeeper:
         elif target is not None and is_to_be_kept(target, health):
             await self._keep(tended, target, self._wakes)
 
-    async def _follow_up(self, name: str, tended: Tended, health: EndpointHealth, wanted: int, wakes: Wakes) -> None:
+    async def _follow_up(
+        self, name: str, tended: EndpointState, health: EndpointHealth, wanted: int, wakes: Wakes
+    ) -> None:
         """What came of the wake, if this replica has sent one."""
         turn = tended.wake.saw(health.workers_warm or 0, health.workers_initializing or 0, wanted)
         if turn is Turn.IS_READY:
@@ -182,20 +184,20 @@ class EndpointKeeper:
                 pause = settings.retry_seconds * 2.0 ** min(tended.wake.failures, 20)
                 await wakes.shorten(name, min(pause, settings.lease_seconds))
 
-    async def _wake(self, tended: Tended, target: WorkerTarget, wakes: Wakes) -> None:
+    async def _wake(self, tended: EndpointState, target: WorkerTarget, wakes: Wakes) -> None:
         name = target.provider
         came_of_it, why = await wake_once(name, tended.model, tended.endpoint, wakes, self._wake_settings)
-        if came_of_it is Waked.STARTED:
+        if came_of_it is WakeOutcome.STARTED:
             tended.wake.began(why or "")
             _log.info("%s is being woken: %s", name, target.reason)
-        elif came_of_it is Waked.FAILED:
+        elif came_of_it is WakeOutcome.FAILED:
             _log.warning("%s could not be woken: %s", name, why)
 
-    async def _keep(self, tended: Tended, target: WorkerTarget, wakes: Wakes) -> None:
+    async def _keep(self, tended: EndpointState, target: WorkerTarget, wakes: Wakes) -> None:
         kept = WakeSettings(lease_seconds=tended.kept_seconds, retry_seconds=tended.kept_seconds)
         lease = f"{target.provider}/kept"
         came_of_it, why = await wake_once(lease, tended.model, tended.endpoint, wakes, kept)
-        if came_of_it is Waked.FAILED:
+        if came_of_it is WakeOutcome.FAILED:
             _log.warning("the worker of %s could not be kept: %s", target.provider, why)
 
 

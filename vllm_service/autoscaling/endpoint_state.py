@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vllm_service.autoscaling.wake_progress import WakeCourse
+from vllm_service.autoscaling.wake_progress import WakeProgress
 from vllm_service.autoscaling.workers_min import WorkersMinFollower
 from vllm_service.domain.plan import WorkerTarget
 from vllm_service.domain.status import WorkerState
@@ -13,7 +13,7 @@ from vllm_service.runpod.health import EndpointHealth
 
 
 @dataclass(slots=True)
-class Tended:
+class EndpointState:
     """One endpoint. wake: the last by this replica. kept_seconds: how long a job keeps its worker from being let go.
 
     follower: where workersMin follows the router; then nobody is woken or kept by a job.
@@ -24,9 +24,9 @@ class Tended:
     kept_seconds: float
     follower: WorkersMinFollower | None = None
     health: EndpointHealth | None = None
-    wake: WakeCourse = field(default_factory=WakeCourse)
+    wake: WakeProgress = field(default_factory=WakeProgress)
 
-    def take_over(self, before: Tended) -> None:
+    def take_over(self, before: EndpointState) -> None:
         """What was known of it before the configuration was read again."""
         self.health, self.wake = before.health, before.wake
         if self.follower is not None and before.follower is not None and self.manages == before.manages:

@@ -10,7 +10,7 @@ from vllm_service.errors import ServiceError
 from vllm_service.storage.coordination.protocol import Wakes
 
 
-class Waked(StrEnum):
+class WakeOutcome(StrEnum):
     """What came of the wish to wake an endpoint."""
 
     STARTED = "started"
@@ -36,13 +36,13 @@ class WakeSettings:
 
 async def wake_once(
     name: str, model: str, endpoint: Wakeable, wakes: Wakes, settings: WakeSettings
-) -> tuple[Waked, str | None]:
+) -> tuple[WakeOutcome, str | None]:
     """Also the job's id, or why it failed. When a worker is seen ready, or gone, call `wakes.shorten(name, ...)`."""
     if not await wakes.claim(name, settings.lease_seconds):
-        return Waked.UNDER_WAY, None
+        return WakeOutcome.UNDER_WAY, None
     try:
         job_id = await endpoint.wake(model)
     except ServiceError as error:
         await wakes.shorten(name, settings.retry_seconds)
-        return Waked.FAILED, error.message
-    return Waked.STARTED, job_id
+        return WakeOutcome.FAILED, error.message
+    return WakeOutcome.STARTED, job_id

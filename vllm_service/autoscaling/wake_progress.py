@@ -21,7 +21,7 @@ class Turn(StrEnum):
     IS_UNWANTED = "is_unwanted"  # cancel the job; nobody had started
 
 
-class WakeCourse:
+class WakeProgress:
     """job_id: of the job that waits, as far as is known. failures: wakes in a row whose workers never got ready."""
 
     def __init__(self) -> None:

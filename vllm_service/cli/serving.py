@@ -12,7 +12,7 @@ from vllm_service.catalog.load import load
 from vllm_service.routing.from_catalog import make_router
 from vllm_service.server.process import announce, bound
 from vllm_service.server.run import run_service
-from vllm_service.server.supervisor import Place, Supervisor
+from vllm_service.server.supervisor import Supervisor, WorkerSlot
 from vllm_service.settings import ServiceSettings
 
 
@@ -25,7 +25,7 @@ def serve() -> int:
     return uvloop.run(service()) if settings.workers == 1 else _serve_in_several(settings, service)
 
 
-def _serve_in_several(settings: ServiceSettings, service: Callable[[Place], Coroutine[None, None, int]]) -> int:
+def _serve_in_several(settings: ServiceSettings, service: Callable[[WorkerSlot], Coroutine[None, None, int]]) -> int:
     """The files are read here first: what is wrong with them is said once, and nothing is started."""
     load(settings)
     listening = bound(settings.host, settings.port)

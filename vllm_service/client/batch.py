@@ -9,18 +9,18 @@ from pathlib import Path
 
 from vllm_service.client.batch_file import BatchFile, keys_of
 from vllm_service.client.errors import BatchFailed
-from vllm_service.client.payload import Ask
+from vllm_service.client.payload import Payload
 from vllm_service.client.progress import Progress, progress_of
 from vllm_service.client.results import Answer, BatchItem
 from vllm_service.errors import ConfigurationError, ServiceError
 
 DEFAULT_CONCURRENT = 64
 
-Answering = Callable[[Ask], Awaitable[Answer]]
+Answering = Callable[[Payload], Awaitable[Answer]]
 
 
 async def answer_all(
-    asks: Sequence[Ask | ServiceError],
+    asks: Sequence[Payload | ServiceError],
     answer: Answering,
     *,
     concurrent: int = DEFAULT_CONCURRENT,
@@ -47,11 +47,11 @@ def texts(items: Iterable[BatchItem]) -> list[str]:
 
 class _Batch:
     def __init__(
-        self, asks: Sequence[Ask | ServiceError], answer: Answering, file: BatchFile | None, tell: Progress
+        self, asks: Sequence[Payload | ServiceError], answer: Answering, file: BatchFile | None, tell: Progress
     ) -> None:
         self.items: list[BatchItem | None] = [None] * len(asks)
         self._asks = asks
-        self._keys = keys_of([ask if isinstance(ask, Ask) else None for ask in asks]) if file else [""] * len(asks)
+        self._keys = keys_of([ask if isinstance(ask, Payload) else None for ask in asks]) if file else [""] * len(asks)
         self._answer = answer
         self._file = file
         self._tell = tell

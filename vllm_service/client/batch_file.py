@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from msgspec import structs
 
-from vllm_service.client.payload import Ask
+from vllm_service.client.payload import Payload
 from vllm_service.client.results import Answer, BatchItem
 from vllm_service.domain.usage import Usage
 
@@ -55,7 +55,7 @@ class BatchFile:
         self._file.write(json.dumps(line, ensure_ascii=False, default=dict).encode("utf-8", "surrogatepass") + b"\n")
 
 
-def keys_of(asks: Sequence[Ask | None]) -> list[str]:
+def keys_of(asks: Sequence[Payload | None]) -> list[str]:
     """A key for each request, of its route and body; the second of two equal ones has another than the first."""
     seen: Counter[str] = Counter()
     keys = []

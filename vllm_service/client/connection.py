@@ -21,8 +21,8 @@ from openai import AsyncOpenAI, AsyncStream, DefaultAsyncHttpxClient
 from openai._streaming import ServerSentEvent
 
 from vllm_service.client.cost_info import MEMBER, read_annotation
-from vllm_service.client.errors import StreamBroken, Unreachable, from_sdk, placed, request_id
-from vllm_service.client.payload import Ask, Json, read_whole
+from vllm_service.client.errors import StreamBroken, Unreachable, at_endpoint, from_sdk, request_id
+from vllm_service.client.payload import Json, Payload, read_whole
 from vllm_service.client.per_loop import PerLoop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
@@ -67,7 +67,7 @@ class Connection:
         """Of the running loop. Raises ConfigurationError where none can be used, InvalidRequest after `close`."""
         return self._sdks.get()
 
-    async def answer(self, ask: Ask, policy: RetryPolicy) -> Answer:
+    async def answer(self, ask: Payload, policy: RetryPolicy) -> Answer:
         """The whole answer. Raises ServiceError."""
         started = time.perf_counter()
 
@@ -106,7 +106,7 @@ class Connection:
             route_reason=answer.route_reason or said.route_reason,
         )
 
-    async def open_stream(self, ask: Ask) -> EventStream:
+    async def open_stream(self, ask: Payload) -> EventStream:
         """The chunks of an answer, as JSON, for as long as it is read. Raises ServiceError."""
         with self.raising_ours():
             stream = await self.sdk.post(
@@ -138,12 +138,12 @@ class Connection:
             yield
         except ServiceError as error:
             ours = StreamBroken(error.message, details=error.details) if begun else error
-            raise placed(ours, self.endpoint) from None
+            raise at_endpoint(ours, self.endpoint) from None
         except openai.OpenAIError as error:
             raise from_sdk(error, self.endpoint, begun=begun) from error
         except httpx2.HTTPError as error:  # while a body was read
             kind = StreamBroken if begun else Unreachable
-            raise placed(kind(f"the connection failed: {type(error).__name__}"), self.endpoint) from error
+            raise at_endpoint(kind(f"the connection failed: {type(error).__name__}"), self.endpoint) from error
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
-from vllm_service.client.payload import Ask
+from vllm_service.client.payload import Payload
 from vllm_service.client.results import Answer, Candidate, Ensemble
 from vllm_service.errors import InvalidRequest, ServiceError
 
@@ -19,7 +19,7 @@ WORD = re.compile(r"\w+")
 
 
 async def answer_by_each(
-    prompt: str, asks: Sequence[Ask], answer: Callable[[Ask], Awaitable[Answer]], scorer: Scorer
+    prompt: str, asks: Sequence[Payload], answer: Callable[[Payload], Awaitable[Answer]], scorer: Scorer
 ) -> Ensemble:
     """All asks at once. A model that fails is a candidate without an answer; if all fail, raises the first's error."""
     if not asks:
@@ -54,7 +54,7 @@ def _f1(first: Counter[str], second: Counter[str]) -> float:
     return 2 * (first & second).total() / total if total else 1.0
 
 
-async def _candidate(ask: Ask, answer: Callable[[Ask], Awaitable[Answer]]) -> Candidate:
+async def _candidate(ask: Payload, answer: Callable[[Payload], Awaitable[Answer]]) -> Candidate:
     try:
         return Candidate(ask.model, answer=await answer(ask))
     except ServiceError as error:

@@ -76,14 +76,14 @@ def from_sdk(error: openai.OpenAIError, endpoint: str, *, begun: bool = False) -
     if isinstance(error, openai.APIStatusError):
         return from_answer(error.status_code, error.body, error.response.headers, endpoint)
     if isinstance(error, openai.APITimeoutError) and not begun:
-        return placed(errors.GatewayTimeout(f"{endpoint} did not answer in time"), endpoint)
+        return at_endpoint(errors.GatewayTimeout(f"{endpoint} did not answer in time"), endpoint)
     if isinstance(error, openai.APIConnectionError):
         reason = type(error.__cause__ or error).__name__
         kind = StreamBroken if begun else Unreachable
-        return placed(kind(f"the connection to {endpoint} failed: {reason}"), endpoint)
+        return at_endpoint(kind(f"the connection to {endpoint} failed: {reason}"), endpoint)
     if isinstance(error, openai.APIError):  # an error event within a stream
         return from_event(error.body, endpoint, begun=begun)
-    return placed(UpstreamFailed(f"{endpoint}: {type(error).__name__}"), endpoint)
+    return at_endpoint(UpstreamFailed(f"{endpoint}: {type(error).__name__}"), endpoint)
 
 
 def from_answer(status: int, body: object, headers: Mapping[str, str], endpoint: str) -> ServiceError:
@@ -91,7 +91,7 @@ def from_answer(status: int, body: object, headers: Mapping[str, str], endpoint:
     error = from_document(status, body)
     error.retry_after_seconds = retry_after_seconds(headers.get("retry-after"), time.time())
     error.request_id = request_id(headers)
-    return placed(error, endpoint)
+    return at_endpoint(error, endpoint)
 
 
 def from_event(body: object, endpoint: str, *, begun: bool) -> ServiceError:
@@ -99,8 +99,8 @@ def from_event(body: object, endpoint: str, *, begun: bool) -> ServiceError:
     code = _field(body, "code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 502
     if begun:
-        return placed(StreamBroken(message_of(body, status), details={"status": status}), endpoint)
-    return placed(from_document(status, body), endpoint)
+        return at_endpoint(StreamBroken(message_of(body, status), details={"status": status}), endpoint)
+    return at_endpoint(from_document(status, body), endpoint)
 
 
 def from_job(error_text: str | None, endpoint: str) -> ServiceError:
@@ -111,8 +111,10 @@ def from_job(error_text: str | None, endpoint: str) -> ServiceError:
         document = None
     status = document.get("status") if isinstance(document, dict) else None
     if isinstance(document, dict) and isinstance(status, int) and 400 <= status < 600:
-        return placed(from_document(status, document.get("error")), endpoint)
-    return placed(UpstreamError(500, error_text or "the job failed and does not say why", code="JOB_500"), endpoint)
+        return at_endpoint(from_document(status, document.get("error")), endpoint)
+    return at_endpoint(
+        UpstreamError(500, error_text or "the job failed and does not say why", code="JOB_500"), endpoint
+    )
 
 
 def from_document(status: int, body: object) -> ServiceError:
@@ -127,7 +129,7 @@ def from_document(status: int, body: object) -> ServiceError:
     return kind(text, param=param)
 
 
-def placed(error: ServiceError, endpoint: str) -> ServiceError:
+def at_endpoint(error: ServiceError, endpoint: str) -> ServiceError:
     """The error, with where the request had been sent."""
     error.endpoint = endpoint
     return error

@@ -17,7 +17,7 @@ DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE = 500, 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Payload:
     """A request to one model. `options` are further fields of the body, the engine's own among them."""
 
     route: str
@@ -26,14 +26,14 @@ class Ask:
     options: Json
 
     @classmethod
-    def completion(cls, prompt: str, model: str, options: Mapping[str, Any]) -> Ask:
+    def completion(cls, prompt: str, model: str, options: Mapping[str, Any]) -> Payload:
         """A prompt as it is, without a chat template. Raises InvalidRequest."""
         if not isinstance(prompt, str) or not prompt:
             raise InvalidRequest("prompt: expected text", param="prompt")
         return cls(COMPLETIONS, model, {"prompt": prompt}, dict(options))
 
     @classmethod
-    def chat(cls, messages: Iterable[Message], model: str, options: Mapping[str, Any]) -> Ask:
+    def chat(cls, messages: Iterable[Message], model: str, options: Mapping[str, Any]) -> Payload:
         """A conversation. Raises InvalidRequest."""
         said = [dict(message) for message in messages]
         if not said:

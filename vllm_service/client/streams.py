@@ -11,7 +11,7 @@ from typing import Protocol, Self, cast
 
 from vllm_service.client.connection import Connection, EventStream
 from vllm_service.client.errors import Unreachable, request_id
-from vllm_service.client.payload import Ask, read_piece
+from vllm_service.client.payload import Payload, read_piece
 from vllm_service.client.per_loop import running_loop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
@@ -150,7 +150,7 @@ class TextStream(AsyncIterator[str]):
         self._answer = answer if begun.opened is None else begun.opened.annotated(answer)
 
 
-def stream_of(connection: Connection, ask: Ask, policy: RetryPolicy) -> TextStream:
+def stream_of(connection: Connection, ask: Payload, policy: RetryPolicy) -> TextStream:
     """The answer of one place, asked for again by the policy until it has begun."""
 
     async def attempt(number: int) -> Begun:
@@ -160,7 +160,7 @@ def stream_of(connection: Connection, ask: Ask, policy: RetryPolicy) -> TextStre
     return TextStream(lambda: retrying(attempt, policy))
 
 
-async def begin(connection: Connection, ask: Ask) -> tuple[OpenedStream, str | None]:
+async def begin(connection: Connection, ask: Payload) -> tuple[OpenedStream, str | None]:
     """One request, up to its first text; None: the answer is empty. Raises ServiceError."""
     opened = OpenedStream(connection, await connection.open_stream(ask))
     try:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 from vllm_service.client.connection import Connection
-from vllm_service.client.payload import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Ask, Message
+from vllm_service.client.payload import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Message, Payload
 from vllm_service.client.results import Answer
 from vllm_service.client.settings import ONE_ATTEMPT, RetryPolicy
 from vllm_service.client.streams import TextStream, stream_of
@@ -81,16 +81,16 @@ class TextCalls(ABC):
         self.default_model = default_model
 
     @abstractmethod
-    async def _answer(self, ask: Ask) -> Answer:
+    async def _answer(self, ask: Payload) -> Answer:
         """Returns the whole answer. Raises ServiceError."""
 
     @abstractmethod
-    def _stream(self, ask: Ask) -> TextStream:
+    def _stream(self, ask: Payload) -> TextStream:
         """Returns the answer in pieces; nothing is sent before the first is wanted."""
 
-    def _ask_of(self, prompt: str, model: str, fields: Mapping[str, Any]) -> Ask:
+    def _ask_of(self, prompt: str, model: str, fields: Mapping[str, Any]) -> Payload:
         """How a prompt is sent: as it is, without a chat template. Raises InvalidRequest."""
-        return Ask.completion(prompt, model, fields)
+        return Payload.completion(prompt, model, fields)
 
     def _prompt(
         self,
@@ -100,7 +100,7 @@ class TextCalls(ABC):
         max_tokens: int = DEFAULT_MAX_TOKENS,
         temperature: float = DEFAULT_TEMPERATURE,
         **options: Any,
-    ) -> Ask:
+    ) -> Payload:
         fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
         return self._ask_of(prompt, model or self.default_model, fields)
 
@@ -112,32 +112,32 @@ class TextCalls(ABC):
         max_tokens: int = DEFAULT_MAX_TOKENS,
         temperature: float = DEFAULT_TEMPERATURE,
         **options: Any,
-    ) -> Ask:
+    ) -> Payload:
         fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
-        return Ask.chat(messages, model or self.default_model, fields)
+        return Payload.chat(messages, model or self.default_model, fields)
 
     @taking(_prompt)
-    async def generate(self, ask: Ask) -> str:
+    async def generate(self, ask: Payload) -> str:
         """Returns the text of the answer to a prompt."""
         return (await self._answer(ask)).text
 
     @taking(_prompt)
-    async def complete(self, ask: Ask) -> Answer:
+    async def complete(self, ask: Payload) -> Answer:
         """As `generate`, with provider, tokens, cost and times."""
         return await self._answer(ask)
 
     @taking(_conversation)
-    async def chat(self, ask: Ask) -> Answer:
+    async def chat(self, ask: Payload) -> Answer:
         """Returns the answer to a conversation; its tool calls, if any, are in `message`."""
         return await self._answer(ask)
 
     @taking(_prompt)
-    def stream(self, ask: Ask) -> TextStream:
+    def stream(self, ask: Payload) -> TextStream:
         """As `generate`, in pieces: `async for text in service.stream(...)`."""
         return self._stream(ask)
 
     @taking(_conversation)
-    def stream_chat(self, ask: Ask) -> TextStream:
+    def stream_chat(self, ask: Payload) -> TextStream:
         """As `chat`, in pieces."""
         return self._stream(ask)
 
@@ -145,7 +145,7 @@ class TextCalls(ABC):
 class Retried(NamedTuple):
     """A request, and how often it may be made."""
 
-    ask: Ask
+    ask: Payload
     policy: RetryPolicy
 
 
@@ -157,10 +157,10 @@ class EndpointCalls(TextCalls):
         self._connection = connection
         self._policy = retry
 
-    async def _answer(self, ask: Ask) -> Answer:
+    async def _answer(self, ask: Payload) -> Answer:
         return await self._connection.answer(ask, ONE_ATTEMPT)
 
-    def _stream(self, ask: Ask) -> TextStream:
+    def _stream(self, ask: Payload) -> TextStream:
         return stream_of(self._connection, ask, ONE_ATTEMPT)
 
     def _retried_prompt(

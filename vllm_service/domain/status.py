@@ -85,7 +85,7 @@ class WorkerState:
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceState:
+class WorkerSlotState:
     """Which of how many processes behind one port this is, from 1; restarts: of any of them, since the start."""
 
     worker: int

@@ -46,7 +46,7 @@ def performance_info(
     is_cached: bool,
     place: bytes,
 ) -> bytes:
-    """`,"performance_info":{...}`, likewise. place: of `place_info`."""
+    """`,"performance_info":{...}`, likewise. place: of `provider_info`."""
     per_second = completion_tokens / total_seconds if completion_tokens and total_seconds > 0 else None
     return _PERFORMANCE % (
         total_seconds * 1000,
@@ -58,7 +58,7 @@ def performance_info(
 
 
 @lru_cache(maxsize=4096)
-def place_info(provider: str | None, reason: str, is_on_apple_silicon: bool) -> bytes:
+def provider_info(provider: str | None, reason: str, is_on_apple_silicon: bool) -> bytes:
     """The members of performance_info that say who answered, and why."""
     members = {"provider": provider, "apple_silicon_optimized": is_on_apple_silicon, "route_reason": reason}
     return _encode(members)[1:-1]

@@ -54,7 +54,7 @@ class _Document(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Document)
 
 
-class Said:
+class AnswerText:
     """`texts` by choice: they are counted each for itself. None once it was too long to be kept."""
 
     __slots__ = ("_bytes", "_pending", "_pending_bytes", "texts")
@@ -66,7 +66,7 @@ class Said:
         self._pending_bytes = 0
 
     @classmethod
-    def whole(cls, document: bytes) -> Said:
+    def whole(cls, document: bytes) -> AnswerText:
         """Of an answer that came in one piece."""
         said = cls()
         said._bytes = len(document)

@@ -6,14 +6,14 @@ import hashlib
 
 import msgspec
 
-from vllm_service.gateway.context import Call
+from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.operations import EMBEDDINGS
 
 # What does not change the answer. Streams have keys of their own: they are replayed as they were.
 _ASIDE = ("stream_options", "user", "metadata", "safety_identifier")
 
 
-def cache_key(call: Call) -> bytes | None:
+def cache_key(call: RequestContext) -> bytes | None:
     """A digest of the request in canonical form; None when it is not to be cached.
 
     At temperature 0, for embeddings, or with the header `x-cache: on`; never with `x-cache: off`.

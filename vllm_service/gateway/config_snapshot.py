@@ -27,7 +27,7 @@ class ServedModel:
         self.dearest_output = max((price.output_picousd for price in known), default=0)
 
 
-class Configured:
+class ConfigSnapshot:
     """One configuration: replaced as a whole on reload, so a request sees the old one or the new one, never both."""
 
     def __init__(self, catalog: Catalog, router: Router) -> None:

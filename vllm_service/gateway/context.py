@@ -13,12 +13,12 @@ from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.plan import Step
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import Usage
-from vllm_service.gateway.annotations import cost_info, performance_info, place_info, spliced
-from vllm_service.gateway.answer_text import Said
-from vllm_service.gateway.config_snapshot import Configured, ServedModel
+from vllm_service.gateway.annotations import cost_info, performance_info, provider_info, spliced
+from vllm_service.gateway.answer_text import AnswerText
+from vllm_service.gateway.config_snapshot import ConfigSnapshot, ServedModel
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import RequestFields
-from vllm_service.http.messages import Caller, Incoming
+from vllm_service.http.messages import Request, ResponseWriter
 from vllm_service.http.upstream import Answer, Upstream
 from vllm_service.observability.trace_context import trace_headers
 from vllm_service.observability.tracing import RequestSpan
@@ -27,7 +27,7 @@ from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.protocol import Reservation
 
 
-class Call:
+class RequestContext:
     """Filled in phase by phase; what stands here is what holds until then. Times are of time.monotonic."""
 
     key: ApiKey
@@ -43,7 +43,7 @@ class Call:
     losers: Sequence[HedgeLoser] = ()
     sent: float | None = None
     first_byte: float | None = None
-    said: Said | None = None
+    said: AnswerText | None = None
     usage: Usage | None = None
     cost_picousd: int | None = None
     baseline_picousd: int | None = None
@@ -56,11 +56,11 @@ class Call:
     def __init__(
         self,
         operation: Operation,
-        request: Incoming,
-        caller: Caller,
+        request: Request,
+        caller: ResponseWriter,
         request_id: str,
         *,
-        configured: Configured,
+        configured: ConfigSnapshot,
         policy: ResiliencePolicy,
         upstream: Upstream,
     ) -> None:
@@ -121,7 +121,7 @@ class Call:
                 self.first_byte - self.started if self.first_byte is not None and self.fields.stream else None,
                 None if usage is None or is_cached else usage.completion_tokens,
                 is_cached,
-                place_info(provider, self.reason or "", provider in self.configured.on_apple_silicon),
+                provider_info(provider, self.reason or "", provider in self.configured.on_apple_silicon),
             ),
         )
 

@@ -16,8 +16,8 @@ from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError, Unauthorized
 from vllm_service.gateway import routing_headers as wishes
 from vllm_service.gateway.cached_answers import cache_key
-from vllm_service.gateway.config_snapshot import Configured
-from vllm_service.gateway.context import Call
+from vllm_service.gateway.config_snapshot import ConfigSnapshot
+from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
@@ -25,9 +25,9 @@ from vllm_service.gateway.respond import relay_events, replay, send_whole
 from vllm_service.gateway.token_counting import TokenCounting
 from vllm_service.http.client_address import ClientAddresses
 from vllm_service.http.error_answers import error_body, error_headers
-from vllm_service.http.messages import Caller, Incoming
+from vllm_service.http.messages import Request, ResponseWriter
 from vllm_service.http.upstream import Upstream
-from vllm_service.logs import place_of
+from vllm_service.logs import source_location
 from vllm_service.observability.tracing import Tracer
 from vllm_service.resilience.attempts import TriedRequest, first_answer
 from vllm_service.resilience.deadlines import HEADER, Deadline
@@ -50,7 +50,7 @@ class Gateway:
     def __init__(
         self,
         *,
-        configured: Configured,
+        configured: ConfigSnapshot,
         upstream: Upstream,
         quotas: Quotas,
         recorders: Sequence[Callable[[RequestRecord], None]],
@@ -78,10 +78,10 @@ class Gateway:
         self._tracer = tracer
         self._wall_clock = wall_clock
 
-    async def serve(self, operation: Operation, request: Incoming, caller: Caller) -> None:
+    async def serve(self, operation: Operation, request: Request, caller: ResponseWriter) -> None:
         """Answers the request, whatever happens, and records it."""
         headers = request.named
-        call = Call(
+        call = RequestContext(
             operation,
             request,
             caller,
@@ -103,11 +103,11 @@ class Gateway:
                 call.outcome, call.status, call.error_code = Outcome.CANCELLED, 499, None
                 caller.abort()
         except Exception as error:
-            _log.error("request %s failed within the gateway: %s", call.request_id, place_of(error))
+            _log.error("request %s failed within the gateway: %s", call.request_id, source_location(error))
             _refuse(call, ServiceError("The gateway failed on this request; its log has more under its id."))
         await self._account(call)
 
-    async def _answer(self, call: Call) -> None:
+    async def _answer(self, call: RequestContext) -> None:
         headers = call.headers
         key = self._anonymous if self._keys is None else await self._keys.find(_secret(headers))
         if key is None:
@@ -144,7 +144,7 @@ class Gateway:
         if cached_under is not None and response is not None and self._responses is not None:
             await self._responses.put(key.organisation, cached_under, response)
 
-    async def _replay(self, call: Call, responses: ResponseCache) -> bytes | None:
+    async def _replay(self, call: RequestContext, responses: ResponseCache) -> bytes | None:
         """Answers from the cache if it can; else returns the key under which the answer is to be kept, if any."""
         key = cache_key(call)
         cached = None if key is None else await responses.get(call.key.organisation, key)
@@ -152,7 +152,7 @@ class Gateway:
             replay(call, cached)
         return key
 
-    def _reserve(self, call: Call) -> Awaitable[Reservation]:
+    def _reserve(self, call: RequestContext) -> Awaitable[Reservation]:
         """Raises errors.RateLimited when it is awaited."""
         facts, model, request = call.facts, call.model, call.request
         completion = facts.max_tokens or ASSUMED_COMPLETION_TOKENS if call.operation.has_completion else 0
@@ -161,7 +161,7 @@ class Gateway:
         address = self._addresses.of(request.peer, request.headers)
         return self._quotas.reserve(call.key, address, tokens, cost, call.started_at)
 
-    async def _account(self, call: Call) -> None:
+    async def _account(self, call: RequestContext) -> None:
         """Settles what was reserved and leaves the row. The caller has the answer: an error here is only logged."""
         if call.usage is None and call.sent is not None and call.outcome is Outcome.CANCELLED:
             call.count(Usage(call.facts.prompt_tokens, 0, estimated=True))  # who left early got nothing
@@ -171,7 +171,7 @@ class Gateway:
             if call.reservation is not None:
                 await self._settled(call, call.reservation)
         except Exception as error:
-            _log.error("a reservation was not settled, its lease will expire: %s", place_of(error))
+            _log.error("a reservation was not settled, its lease will expire: %s", source_location(error))
         row = call.record(time.monotonic())
         recorders = self._recorders if call.trace is None else (*self._recorders, call.trace.end)
         for record in recorders:  # the ledger is the first
@@ -179,7 +179,7 @@ class Gateway:
         for loser in call.losers:
             _record(self._record_loss, call.record_of(loser, time.monotonic()))
 
-    def _settled(self, call: Call, reservation: Reservation) -> Awaitable[None]:
+    def _settled(self, call: RequestContext, reservation: Reservation) -> Awaitable[None]:
         """Also what a hedge lost was spent. What answers cost is what hedges may be paid from."""
         if call.outcome is Outcome.CACHED:
             return reservation.settle(0, 0)
@@ -193,7 +193,7 @@ class Gateway:
         return reservation.settle(call.usage.total_tokens, spent)
 
 
-def _to_be_tried(call: Call, plan: Plan, deadline: Deadline) -> TriedRequest:
+def _to_be_tried(call: RequestContext, plan: Plan, deadline: Deadline) -> TriedRequest:
     """Two answers may cost more than a cap allows: such a request is not hedged."""
     configured, policy, facts = call.configured, call.policy, call.facts
     hedging = policy.hedging
@@ -215,7 +215,7 @@ def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None
     try:
         record(row)
     except Exception as error:
-        _log.error("request %s was not recorded everywhere: %s", row.request_id, place_of(error))
+        _log.error("request %s was not recorded everywhere: %s", row.request_id, source_location(error))
 
 
 def _secret(headers: Mapping[bytes, bytes]) -> str:
@@ -226,7 +226,7 @@ def _secret(headers: Mapping[bytes, bytes]) -> str:
     return sent[7:].strip().decode("latin-1")
 
 
-def _facts(call: Call) -> RequestFacts:
+def _facts(call: RequestContext) -> RequestFacts:
     """Raises errors.InvalidRequest for a header that is no wish."""
     fields, headers, key = call.fields, call.headers, call.key
     wished = wishes.NONE if headers.keys().isdisjoint(wishes.NAMES) else wishes.wishes(headers)
@@ -247,7 +247,7 @@ def _facts(call: Call) -> RequestFacts:
     )
 
 
-def _refuse(call: Call, error: ServiceError) -> None:
+def _refuse(call: RequestContext, error: ServiceError) -> None:
     """The one place where an error becomes an answer; one that has its answer already has no other."""
     if call.is_answered:
         return

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from vllm_service.catalog.model import Provider
-from vllm_service.gateway.context import Call
+from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.request_body import for_provider
 from vllm_service.gateway.validate_answer import not_reached, usage_of_answer
 from vllm_service.http.upstream import Answer, Patience, ProviderFault, TimedOut
@@ -17,7 +17,7 @@ from vllm_service.resilience.attempts import Attempt
 class ProviderRequest(msgspec.Struct, eq=False):
     """An attempts.Send. What it knows of each attempt stands in the call, for the row in the ledger."""
 
-    _call: Call
+    _call: RequestContext
 
     async def __call__(self, attempt: Attempt[Answer], patience: Patience) -> Answer:
         """See attempts.Send. Returns when a whole answer is there, or of a stream the first event."""

@@ -10,8 +10,8 @@ from vllm_service.domain.requests import Outcome
 from vllm_service.domain.token_estimates import BYTES_PER_TOKEN
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError, UpstreamFailed
-from vllm_service.gateway.answer_text import Said
-from vllm_service.gateway.context import Call
+from vllm_service.gateway.answer_text import AnswerText
+from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.provider_errors import fault_error
 from vllm_service.http.error_answers import error_event
@@ -25,11 +25,11 @@ _EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-contro
 _ENVELOPE_BYTES = 350  # of a whole answer besides its text: id, times, names, finish reason
 
 
-def send_whole(call: Call, attempt: Attempt[Answer], *, keeps: bool) -> CachedResponse | None:
+def send_whole(call: RequestContext, attempt: Attempt[Answer], *, keeps: bool) -> CachedResponse | None:
     """The provider's answer, annotated. keeps: it is returned as it came, as it may be given again."""
     document, now = attempt.answer.body, time.monotonic()
     if attempt.usage is None and call.model.tokenizer is not None:
-        call.said = Said.whole(document)
+        call.said = AnswerText.whole(document)
     call.count(attempt.usage or _by_length(call, max(0, len(document) - _ENVELOPE_BYTES)))
     if call.caller.has_left:
         call.outcome, call.status = Outcome.CANCELLED, 499
@@ -38,7 +38,7 @@ def send_whole(call: Call, attempt: Attempt[Answer], *, keeps: bool) -> CachedRe
     return CachedResponse(document, False, call.usage) if keeps else None
 
 
-async def relay_events(call: Call, attempt: Attempt[Answer], *, keeps: bool) -> CachedResponse | None:
+async def relay_events(call: RequestContext, attempt: Attempt[Answer], *, keeps: bool) -> CachedResponse | None:
     """Returns when the stream has ended, well or with an explicit error; cancelled when the caller leaves.
 
     keeps: what was streamed is returned if it is complete, as it may be given again.
@@ -48,7 +48,7 @@ async def relay_events(call: Call, attempt: Attempt[Answer], *, keeps: bool) -> 
     kept: list[bytes] = []
     receive = _keeping(relay.receive, kept) if keeps else relay.receive
     if call.model.tokenizer is not None:
-        call.said = Said()
+        call.said = AnswerText()
         receive = call.said.around(receive)
     caller.begin(200, call.answer_headers(_EVENT_STREAM))
     caller.fed_by(answer)
@@ -75,7 +75,7 @@ async def relay_events(call: Call, attempt: Attempt[Answer], *, keeps: bool) -> 
     return None
 
 
-def replay(call: Call, cached: CachedResponse) -> None:
+def replay(call: RequestContext, cached: CachedResponse) -> None:
     """Gives an answer again, as JSON or as a stream. It costs nothing."""
     call.outcome, call.reason = Outcome.CACHED, "response cache"
     if cached.usage is not None:
@@ -88,7 +88,7 @@ def replay(call: Call, cached: CachedResponse) -> None:
     call.end()
 
 
-def _finish(call: Call, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
+def _finish(call: RequestContext, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
     """What is passed on in place of the event that carries usage.
 
     Many callers take `choices[0]` of every chunk: the one without choices is for those who asked for it.
@@ -107,7 +107,7 @@ def _keeping(receive: Callable[[bytes], None], kept: list[bytes]) -> Callable[[b
     return keep
 
 
-def _break(call: Call, error: ServiceError) -> None:
+def _break(call: RequestContext, error: ServiceError) -> None:
     """Ends a stream that has begun with an error and without [DONE]; the status stays 200, it has been sent."""
     if call.outcome is not Outcome.CANCELLED:
         call.outcome, call.error_code = Outcome.FAILED, error.code
@@ -115,11 +115,11 @@ def _break(call: Call, error: ServiceError) -> None:
     call.end()
 
 
-def _by_length(call: Call, text_bytes: int) -> Usage:
+def _by_length(call: RequestContext, text_bytes: int) -> Usage:
     completion = text_bytes // BYTES_PER_TOKEN if call.operation.has_completion else 0
     return Usage(call.facts.prompt_tokens, completion, estimated=True)
 
 
-def _by_events(call: Call, relay: EventRelay) -> Usage:
+def _by_events(call: RequestContext, relay: EventRelay) -> Usage:
     """Providers send about a token with each event."""
     return Usage(call.facts.prompt_tokens, max(0, relay.events - relay.is_complete), estimated=True)

@@ -17,7 +17,7 @@ NO_TAGS: frozenset[str] = frozenset()
 _MOST_TAGS = 16
 
 
-class Wishes(NamedTuple):
+class RoutingHeaders(NamedTuple):
     """Of a RequestFacts what callers may set."""
 
     latency_target_seconds: float | None = None
@@ -27,14 +27,14 @@ class Wishes(NamedTuple):
     tags: frozenset[str] = NO_TAGS
 
 
-NONE = Wishes()
+NONE = RoutingHeaders()
 
 
-def wishes(headers: Mapping[bytes, bytes]) -> Wishes:
+def wishes(headers: Mapping[bytes, bytes]) -> RoutingHeaders:
     """Raises errors.InvalidRequest."""
     target = _number(headers, _TARGET)
     cap = _number(headers, _CAP)
-    return Wishes(
+    return RoutingHeaders(
         None if target is None else float(target / 1000),
         None if cap is None else int(cap * PICOUSD_PER_USD),
         _text(headers, _STRATEGY),

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vllm_service.domain.usage import Usage
-from vllm_service.gateway.answer_text import Said
-from vllm_service.gateway.context import Call
+from vllm_service.gateway.answer_text import AnswerText
+from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.tokenizer import Tokenizer
 
@@ -27,7 +27,7 @@ class TokenCounting:
         self._tokenizers: dict[Path, Tokenizer | None] = {}
         self._waiting = 0
 
-    async def count(self, call: Call, path: Path, said: Said) -> None:
+    async def count(self, call: RequestContext, path: Path, said: AnswerText) -> None:
         """Replaces the call's estimated usage, which stays where this cannot be done. Never fails, never raises."""
         body = call.request.body
         if self._waiting >= MOST_WAITING or len(body) > LONGEST_PROMPT_BYTES or said.ended() is None:
@@ -43,7 +43,7 @@ class TokenCounting:
         if usage is not None:
             call.count(usage)
 
-    def _counted(self, path: Path, operation: Operation, body: bytes, said: Said) -> Usage | None:
+    def _counted(self, path: Path, operation: Operation, body: bytes, said: AnswerText) -> Usage | None:
         """In the thread."""
         if path not in self._tokenizers:
             self._tokenizers[path] = _opened(path)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from vllm_service.http.messages import Caller, Incoming
+from vllm_service.http.messages import Request, ResponseWriter
 
 Message = MutableMapping[str, Any]
 Application = Callable[
@@ -17,7 +17,7 @@ Application = Callable[
 _OURS = (b"content-length", b"transfer-encoding", b"connection", b"date")
 
 
-async def serve_asgi(application: Application, request: Incoming, caller: Caller) -> None:
+async def serve_asgi(application: Application, request: Request, caller: ResponseWriter) -> None:
     """Answers with what the application sends; its exceptions pass through."""
     exchange = _AsgiExchange(request, caller)
     try:
@@ -26,7 +26,7 @@ async def serve_asgi(application: Application, request: Incoming, caller: Caller
         exchange.is_over.set()
 
 
-def _scope(request: Incoming) -> Message:
+def _scope(request: Request) -> Message:
     path, _, query = request.target.partition(b"?")
     return {
         "type": "http",
@@ -48,7 +48,7 @@ def _scope(request: Incoming) -> Message:
 class _AsgiExchange:
     """One request and its answer, as the application sees them."""
 
-    def __init__(self, request: Incoming, caller: Caller) -> None:
+    def __init__(self, request: Request, caller: ResponseWriter) -> None:
         self._request = request
         self._caller = caller
         self._is_read = False

@@ -12,8 +12,8 @@ import httptools
 from vllm_service.http.parser_faults import fault_in
 from vllm_service.http.streamed_answer import StreamOrWhole
 from vllm_service.http.upstream import CutShort, ProviderFault
-from vllm_service.http.write_buffer import Outbox, Writer
-from vllm_service.logs import place_of
+from vllm_service.http.write_buffer import WriteBuffer, Writer
+from vllm_service.logs import source_location
 
 LONGEST_HEAD_BYTES = 64 * 2**10
 STALE_SECONDS = 1.0  # a connection that had been closed says so within a round trip; later, somebody was at work
@@ -29,7 +29,9 @@ class Connection(Writer):
     Nothing here sets a timer: thousands of streams would set one for each chunk.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, freed: Callable[[Connection], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, outbox: WriteBuffer, freed: Callable[[Connection], None]
+    ) -> None:
         super().__init__(outbox)
         self._loop = loop
         self._freed = freed
@@ -172,7 +174,7 @@ class Connection(Writer):
         elif isinstance(fault, ProviderFault):
             self.fail(fault)
         else:
-            _log.error("an answer could not be passed on: %s", place_of(fault))
+            _log.error("an answer could not be passed on: %s", source_location(fault))
             self.fail(RuntimeError(f"the gateway failed on an answer ({type(fault).__name__})"))
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 
-class Incoming(msgspec.Struct, gc=False):
+class Request(msgspec.Struct, gc=False):
     """Method, target and headers (names in lower case, in their order), the whole body.
 
     named: the headers by name, of a repeated one the last. peer: the connection's address, empty where it has none.
@@ -22,7 +22,7 @@ class Incoming(msgspec.Struct, gc=False):
     http_version: str = "1.1"
 
 
-class Flow(Protocol):
+class FlowControl(Protocol):
     """Something that can be told to wait: whatever fills an answer faster than its caller reads."""
 
     def pause(self) -> None:
@@ -34,7 +34,7 @@ class Flow(Protocol):
         ...
 
 
-class Caller(Protocol):
+class ResponseWriter(Protocol):
     """Where an answer goes: whole with `answer`, or as a stream with `begin`, `send`..., `end`. One per request.
 
     When the caller leaves, the task that answers is cancelled, unless `stays` is set: then what is sent goes nowhere.
@@ -65,7 +65,7 @@ class Caller(Protocol):
         """The stream is complete."""
         ...
 
-    def fed_by(self, flow: Flow) -> None:
+    def fed_by(self, flow: FlowControl) -> None:
         """`flow` is told to wait while the caller is behind."""
         ...
 

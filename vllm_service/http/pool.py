@@ -13,7 +13,7 @@ from vllm_service.catalog.model import Provider
 from vllm_service.http.client_connection import Connection
 from vllm_service.http.streamed_answer import StreamOrWhole
 from vllm_service.http.upstream import ENDLESS, Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
-from vllm_service.http.write_buffer import Outbox
+from vllm_service.http.write_buffer import WriteBuffer
 
 # A server that closes an idle connection earlier (uvicorn, and with it vLLM, after 5 s) is noticed at once; routers on
 # the way, which forget in silence, keep it for a minute and more.
@@ -22,7 +22,7 @@ LOOK_EVERY_SECONDS = 0.25
 FEW_POOLS = 64  # more than that are left from reloads of the configuration
 
 
-class Connections:
+class ConnectionPool:
     """An Upstream (protocol.py) over asyncio and httptools. Belongs to one event loop; `close` when done."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -30,7 +30,7 @@ class Connections:
         self._tls = tls
         # By the provider's identity: hashing all its fields takes longer than a write.
         self._pools: dict[int, _Pool] = {}
-        self._outbox: Outbox | None = None
+        self._outbox: WriteBuffer | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def send(
@@ -61,7 +61,7 @@ class Connections:
 
     def _new_pool(self, provider: Provider) -> _Pool:
         if self._outbox is None:
-            self._outbox = Outbox(asyncio.get_running_loop())
+            self._outbox = WriteBuffer(asyncio.get_running_loop())
         pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._outbox)
         self._look()
         return pool
@@ -87,7 +87,7 @@ class Connections:
 class _Pool:
     """One provider's connections."""
 
-    def __init__(self, provider: Provider, tls_context: Callable[[], ssl.SSLContext], outbox: Outbox) -> None:
+    def __init__(self, provider: Provider, tls_context: Callable[[], ssl.SSLContext], outbox: WriteBuffer) -> None:
         parts = urlsplit(provider.base_url)
         self._provider = provider
         self._outbox = outbox

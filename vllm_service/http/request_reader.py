@@ -10,10 +10,10 @@ import httptools
 
 from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, ServiceError
 from vllm_service.http.limits import ConnectionLimits
-from vllm_service.http.messages import Incoming
+from vllm_service.http.messages import Request
 from vllm_service.http.parser_faults import fault_in
-from vllm_service.http.write_buffer import Outbox, Writer
-from vllm_service.logs import place_of
+from vllm_service.http.write_buffer import WriteBuffer, Writer
+from vllm_service.logs import source_location
 
 _log = logging.getLogger(__name__)
 _OFFER = (b"upgrade", b"connection", b"http2-settings")
@@ -22,7 +22,7 @@ _OFFER = (b"upgrade", b"connection", b"http2-settings")
 class RequestReader(Writer):
     """The reading half of a connection. What it found goes to `received`; what is wrong, to `refuse`."""
 
-    def __init__(self, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
+    def __init__(self, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop, outbox: WriteBuffer) -> None:
         super().__init__(outbox)
         self._limits = limits
         self._loop = loop
@@ -40,7 +40,7 @@ class RequestReader(Writer):
         self._is_discarding = False
 
     @abstractmethod
-    def received(self, request: Incoming, keeps_alive: bool) -> None:
+    def received(self, request: Request, keeps_alive: bool) -> None:
         """A request is there."""
 
     @abstractmethod
@@ -66,7 +66,7 @@ class RequestReader(Writer):
             if (own := fault_in(error)) is None:
                 self.refuse(InvalidRequest("This is not a valid HTTP/1.1 request."))
             else:
-                _log.error("a request could not be read: %s", place_of(own))
+                _log.error("a request could not be read: %s", source_location(own))
                 self.refuse(ServiceError("The gateway failed on this request."))
         else:
             if self._is_receiving and not self._has_head and self._head_bytes > self._limits.head_bytes:
@@ -125,7 +125,7 @@ class RequestReader(Writer):
         self._is_receiving = self._has_head = self._is_new = False
         body = self._body if isinstance(self._body, bytes) else bytes(self._body)
         version = parser.get_http_version()
-        request = Incoming(parser.get_method(), self._target, self._headers, self._named, body, self._peer, version)
+        request = Request(parser.get_method(), self._target, self._headers, self._named, body, self._peer, version)
         self.received(request, parser.should_keep_alive())
 
     def _decline_upgrade(self, rest: bytes) -> None:

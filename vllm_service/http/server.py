@@ -9,8 +9,8 @@ from email.utils import formatdate
 from vllm_service.errors import Overloaded
 from vllm_service.http.eager_task import EagerTask
 from vllm_service.http.limits import ConnectionLimits
-from vllm_service.http.server_connection import ClientConnection, Handler
-from vllm_service.http.write_buffer import Outbox
+from vllm_service.http.server_connection import Handler, ServerConnection
+from vllm_service.http.write_buffer import WriteBuffer
 
 LOOK_EVERY_SECONDS = 0.5
 
@@ -24,11 +24,11 @@ class HttpServer:
     def __init__(self, handle: Handler, limits: ConnectionLimits | None = None) -> None:
         self.limits = limits or ConnectionLimits()
         self.loop = asyncio.get_running_loop()
-        self.outbox = Outbox(self.loop)
+        self.outbox = WriteBuffer(self.loop)
         self.date_line = b""
         self.is_stopping = False
         self.handle = handle
-        self._connections: set[ClientConnection] = set()
+        self._connections: set[ServerConnection] = set()
         self.tasks: set[EagerTask] = set()
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -37,7 +37,7 @@ class HttpServer:
         """Begins to take connections from a bound socket; there may be several."""
         if self._timer is None:
             self._look()
-        server = await self.loop.create_server(lambda: ClientConnection(self), sock=listening, backlog=2048)
+        server = await self.loop.create_server(lambda: ServerConnection(self), sock=listening, backlog=2048)
         self._servers.append(server)
 
     async def stop(self, within_seconds: float) -> bool:
@@ -74,13 +74,13 @@ class HttpServer:
 
     # what connections call
 
-    def opened(self, connection: ClientConnection) -> None:
+    def opened(self, connection: ServerConnection) -> None:
         """Over the limit of connections the new one is told so and closed."""
         self._connections.add(connection)
         if self.connected > self.limits.connections:
             connection.refuse(Overloaded("The gateway has too many connections.", retry_after_seconds=1))
 
-    def lost(self, connection: ClientConnection) -> None:
+    def lost(self, connection: ServerConnection) -> None:
         """The connection is no more."""
         self._connections.discard(connection)
 

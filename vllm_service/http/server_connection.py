@@ -14,16 +14,16 @@ from vllm_service.errors import RequestTimeout, ServiceError
 from vllm_service.http.eager_task import EagerTask
 from vllm_service.http.error_answers import error_body, error_headers, status_line, whole_answer
 from vllm_service.http.limits import ConnectionLimits
-from vllm_service.http.messages import Caller, Flow, Incoming
+from vllm_service.http.messages import FlowControl, Request, ResponseWriter
 from vllm_service.http.request_reader import RequestReader
-from vllm_service.http.write_buffer import Outbox
-from vllm_service.logs import place_of
+from vllm_service.http.write_buffer import WriteBuffer
+from vllm_service.logs import source_location
 
 DISCARD_SECONDS = 2.0  # what still comes after a refusal is read for so long
 CLOSE = b"connection: close\r\n"
 _log = logging.getLogger(__name__)
 
-Handler = Callable[[Incoming, Caller], Coroutine[Any, Any, None]]
+Handler = Callable[[Request, ResponseWriter], Coroutine[Any, Any, None]]
 
 
 class Server(Protocol):
@@ -31,7 +31,7 @@ class Server(Protocol):
 
     limits: ConnectionLimits
     loop: asyncio.AbstractEventLoop
-    outbox: Outbox
+    outbox: WriteBuffer
     #: The `date` header line, renewed twice a second.
     date_line: bytes
     is_stopping: bool
@@ -39,29 +39,29 @@ class Server(Protocol):
     #: Requests that are being answered, of all connections.
     tasks: set[EagerTask]
 
-    def opened(self, connection: ClientConnection) -> None:
+    def opened(self, connection: ServerConnection) -> None:
         """Counts a new connection."""
         ...
 
-    def lost(self, connection: ClientConnection) -> None:
+    def lost(self, connection: ServerConnection) -> None:
         """Forgets a connection."""
         ...
 
 
-class ClientConnection(RequestReader):
+class ServerConnection(RequestReader):
     """Also the Caller (incoming.py) of the request that is being answered; there is one at a time."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(server.limits, server.loop, server.outbox)
         self._server = server
-        self._requests: deque[tuple[Incoming, bool]] = deque()
+        self._requests: deque[tuple[Request, bool]] = deque()
         self._task: EagerTask | None = None
         self._keeps_alive = True
         self._is_chunked = False
         self._is_reading_paused = False
         self._stalled_since: float | None = None
         self.stays = self.has_begun = self.has_left = False
-        self._flow: Flow | None = None
+        self._flow: FlowControl | None = None
 
     # asyncio.Protocol: what the caller sends
 
@@ -102,7 +102,7 @@ class ClientConnection(RequestReader):
         if self._flow is not None:
             self._flow.resume()
 
-    def received(self, request: Incoming, keeps_alive: bool) -> None:
+    def received(self, request: Request, keeps_alive: bool) -> None:
         """The request is there: it is answered now, or after those before it."""
         if self._task is None and not self._requests:
             self._begin(request, keeps_alive)
@@ -139,7 +139,7 @@ class ClientConnection(RequestReader):
             self.write(b"0\r\n\r\n")
         self._answered()
 
-    def fed_by(self, flow: Flow) -> None:
+    def fed_by(self, flow: FlowControl) -> None:
         """See Caller."""
         self._flow = flow
         if self._stalled_since is not None:
@@ -184,7 +184,7 @@ class ClientConnection(RequestReader):
         if self._transport is not None:
             self._transport.abort()
 
-    def _begin(self, request: Incoming, keeps_alive: bool) -> None:
+    def _begin(self, request: Request, keeps_alive: bool) -> None:
         server = self._server
         self._is_chunked = request.http_version == "1.1"
         self._keeps_alive = self._keeps_alive and keeps_alive and self._is_chunked and not server.is_stopping
@@ -197,7 +197,7 @@ class ClientConnection(RequestReader):
         self._server.tasks.discard(task)
         failure = None if task.cancelled() else task.exception()
         if failure is not None:
-            _log.error("a request could not be answered: %s", place_of(failure))
+            _log.error("a request could not be answered: %s", source_location(failure))
         if self._task is not task:
             return
         if failure is None or self.has_begun:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Outbox:
+class WriteBuffer:
     """One for each event loop is enough. A turn is what the loop does between two looks at its sockets."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -28,7 +28,7 @@ class Outbox:
 class Writer(asyncio.Protocol):
     """The writing half of a connection."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: WriteBuffer) -> None:
         self._outbox = outbox
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from vllm_service.api.dependencies import Parts
+from vllm_service.api.dependencies import Dependencies
 from vllm_service.errors import MethodNotAllowed
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.operations import BY_PATH
 from vllm_service.http.asgi import Application, serve_asgi
 from vllm_service.http.error_answers import error_body, error_headers
-from vllm_service.http.messages import Caller, Incoming
+from vllm_service.http.messages import Request, ResponseWriter
 
 
-class Service:
+class Dispatcher:
     """What an HttpServer calls. The FastAPI side is made by `load`: importing it takes longer than all the rest."""
 
     def __init__(self, gateway: Gateway, make_rest: Callable[[], Application]) -> None:
@@ -23,7 +23,7 @@ class Service:
         self._make_rest = make_rest
         self._rest: asyncio.Future[Application] | None = None
 
-    def __call__(self, request: Incoming, caller: Caller) -> Coroutine[Any, Any, None]:
+    def __call__(self, request: Request, caller: ResponseWriter) -> Coroutine[Any, Any, None]:
         """Answers one request."""
         operation = BY_PATH.get(request.target)
         if operation is None and b"?" in request.target:
@@ -34,7 +34,7 @@ class Service:
             return self._gateway.serve(operation, request, caller)
         return _refuse_method(caller)
 
-    async def _serve_rest(self, request: Incoming, caller: Caller) -> None:
+    async def _serve_rest(self, request: Request, caller: ResponseWriter) -> None:
         """In a task of asyncio's own: AnyIO looks into its tasks."""
         rest = await self.load()
         await asyncio.get_running_loop().create_task(serve_asgi(rest, request, caller))
@@ -46,12 +46,12 @@ class Service:
         return await asyncio.shield(self._rest)
 
 
-async def _refuse_method(caller: Caller) -> None:
+async def _refuse_method(caller: ResponseWriter) -> None:
     error = MethodNotAllowed("Only POST is served at this path.")
     caller.answer(error.status, error_headers(error) + b"allow: POST\r\n", error_body(error, None))
 
 
-def rest_of(parts: Parts) -> Application:
+def rest_of(parts: Dependencies) -> Application:
     """The FastAPI application. Imported here: it takes half a second, and the hot path needs none of it."""
     from vllm_service.api.fastapi_app import make_app  # noqa: PLC0415
 

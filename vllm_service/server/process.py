@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from vllm_service.errors import ServiceError
-from vllm_service.logs import place_of
+from vllm_service.logs import source_location
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ async def _told(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
         await work()
     except Exception as error:
-        _log.error("what runs beside the requests has ended: %s", place_of(error))
+        _log.error("what runs beside the requests has ended: %s", source_location(error))
 
 
 def announce(listening: socket.socket) -> None:

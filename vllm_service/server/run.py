@@ -9,17 +9,17 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
-from vllm_service.api.dependencies import Parts, ServiceState
-from vllm_service.autoscaling.controller import EndpointKeeper
+from vllm_service.api.dependencies import Dependencies, ServiceState
+from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.plan import Router
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError
-from vllm_service.gateway.config_snapshot import Configured
+from vllm_service.gateway.config_snapshot import ConfigSnapshot
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.http.client_address import ClientAddresses
-from vllm_service.http.pool import Connections
+from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.server import HttpServer
 from vllm_service.observability.access_log import log_request
 from vllm_service.observability.measurements import Measurements
@@ -27,9 +27,9 @@ from vllm_service.resilience.breakers.report import BreakerReport
 from vllm_service.routing.router import CostRouter
 from vllm_service.runpod.control import ControlHttp
 from vllm_service.runpod.endpoint import RunPodSettings
-from vllm_service.server.dispatch import Service, rest_of
+from vllm_service.server.dispatch import Dispatcher, rest_of
 from vllm_service.server.process import announce, beside, bound, signals
-from vllm_service.server.supervisor import Place
+from vllm_service.server.supervisor import WorkerSlot
 from vllm_service.server.wiring import connection_limits, policy_of, tracing_to
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.open import Storage, open_storage
@@ -46,14 +46,14 @@ MakeRouter = Callable[[Catalog], Router]
 
 
 async def run_service(
-    settings: ServiceSettings, load_catalog: LoadCatalog, make_router: MakeRouter, place: Place | None = None
+    settings: ServiceSettings, load_catalog: LoadCatalog, make_router: MakeRouter, place: WorkerSlot | None = None
 ) -> int:
     """Serves until SIGTERM or SIGINT. 0 when every request ended within the grace, else 1. ServiceError at the start.
 
     load_catalog: reads the configuration; called again, in a thread, on SIGHUP. place: as one of several workers.
     """
     catalog = load_catalog()
-    configured = Configured(catalog, make_router(catalog))
+    configured = ConfigSnapshot(catalog, make_router(catalog))
     bounds = ResponseBounds(settings.response_cache_max_bytes, ttl_seconds=settings.response_cache_ttl_seconds)
     async with open_storage(
         settings.database_url,
@@ -73,16 +73,16 @@ class _Running:
     """The opened parts."""
 
     def __init__(
-        self, settings: ServiceSettings, configured: Configured, storage: Storage, place: Place | None
+        self, settings: ServiceSettings, configured: ConfigSnapshot, storage: Storage, place: WorkerSlot | None
     ) -> None:
         self._settings = settings
         self._place = place
-        self._upstream = Connections()
+        self._upstream = ConnectionPool()
         self._stop = asyncio.Event()
         self._is_stale = False
         self._reloading: asyncio.Task[None] | None = None
         self._policy = policy = policy_of(settings, storage)
-        self._keeper = EndpointKeeper(
+        self._keeper = EndpointController(
             ControlHttp(self._upstream),
             storage.wakes if settings.wake_endpoints else None,
             RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
@@ -104,7 +104,7 @@ class _Running:
             record_loss=storage.ledger.record,
             tracer=self._tracing,
         )
-        parts = Parts(
+        parts = Dependencies(
             lambda: self._gateway.configured.catalog,
             measurements,
             self._state(storage),
@@ -112,7 +112,7 @@ class _Running:
             serves_metrics=settings.metrics,
             metrics_need_key=settings.metrics_require_key,
         )
-        self._service = Service(self._gateway, lambda: rest_of(parts))
+        self._service = Dispatcher(self._gateway, lambda: rest_of(parts))
         self._server = HttpServer(self._service, connection_limits(settings))
 
     def _state(self, storage: Storage) -> ServiceState:
@@ -171,7 +171,7 @@ class _Running:
                 router, before = make_router(catalog), self._gateway.configured.router
                 if isinstance(router, CostRouter) and isinstance(before, CostRouter):
                     router.take_over(before)
-                self._gateway.configured = Configured(catalog, router)
+                self._gateway.configured = ConfigSnapshot(catalog, router)
             except ServiceError as error:
                 _log.error("the configuration stays as it was: %s", error.message)
             else:

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vllm_service.domain.status import PlaceState
+from vllm_service.domain.status import WorkerSlotState
 from vllm_service.errors import ServiceError
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ CLEANING_SECONDS = 15.0  # after the grace, for the ledger's last rows
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerSlot:
     """What one worker is given: its number from 1, the shared socket, and a pipe that ends when the parent does."""
 
     number: int
@@ -43,9 +43,9 @@ class Place:
         self.shared[8 + self.number] = 1
         os.kill(os.getppid(), signal.SIGUSR1)
 
-    def state(self) -> PlaceState:
+    def state(self) -> WorkerSlotState:
         """Which of how many, and how often one of them was started again."""
-        return PlaceState(self.number, self.workers, int.from_bytes(self.shared[:8], "little"))
+        return WorkerSlotState(self.number, self.workers, int.from_bytes(self.shared[:8], "little"))
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Supervisor:
 
     workers: int
     listening: socket.socket
-    serve: Callable[[Place], int]
+    serve: Callable[[WorkerSlot], int]
     announce: Callable[[], None]
     grace_seconds: float
     _alive: dict[int, _Worker] = field(default_factory=dict, init=False)
@@ -157,7 +157,7 @@ class Supervisor:
         pid = os.fork()
         if pid == 0:
             os.close(self._held)
-            place = Place(number, self.workers, self.listening, self._lifeline, self._shared)
+            place = WorkerSlot(number, self.workers, self.listening, self._lifeline, self._shared)
             _end(lambda: self.serve(place))
         self._alive[pid] = _Worker(number, time.monotonic())
 

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from vllm_service.api.dependencies import Parts, ServiceState
+from vllm_service.api.dependencies import Dependencies, ServiceState
 from vllm_service.api.fastapi_app import make_app
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.keys import ApiKey
@@ -93,10 +93,10 @@ def parts(
     catalog: Callable[[], Catalog] = lambda: CATALOG,
     clock: Callable[[], float] | None = None,
     **others: Any,
-) -> Parts:
+) -> Dependencies:
     """Without keys unless they are given."""
     measurements = Measurements(catalog, 0.5, *([clock] if clock else []))
-    return Parts(catalog, measurements, service_state or state(), **others)
+    return Dependencies(catalog, measurements, service_state or state(), **others)
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def serving(app: ASGIApp) -> Iterator[str]:
 
 
 @contextmanager
-def served(service_parts: Parts) -> Iterator[str]:
+def served(service_parts: Dependencies) -> Iterator[str]:
     """The address of make_app of these parts."""
     with serving(make_app(service_parts)) as address:
         yield address

@@ -18,9 +18,9 @@ from vllm_service.domain.status import (
     CacheState,
     Circuit,
     LedgerState,
-    PlaceState,
     ProviderCircuit,
     QuotaState,
+    WorkerSlotState,
     WorkerState,
 )
 
@@ -33,7 +33,7 @@ FULL = state(
     ledger=lambda: LedgerState(4, 100, 0, oldest_queued_seconds=0.1, dropped=3, refused=2, refusal="no column"),
     quotas=lambda: QuotaState(2, 0),
     in_flight=lambda: 7,
-    place=lambda: PlaceState(2, 4, 1),
+    place=lambda: WorkerSlotState(2, 4, 1),
     quality_scores=lambda: {"llama": 0.9},
     active_sessions=lambda: 0,
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.vllm_service.configured_order import ConfiguredOrder
-from vllm_service.autoscaling.controller import EndpointKeeper
+from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.autoscaling.workers_min import FollowSettings
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel, WorkersMin
 from vllm_service.domain.plan import WorkerTarget
@@ -103,7 +103,7 @@ class Wants(ConfiguredOrder):
 class Replica:
     """One gateway: its keeper, and what its router wants."""
 
-    keeper: EndpointKeeper
+    keeper: EndpointController
     router: Wants
 
 
@@ -121,7 +121,7 @@ class World:
         return self.now
 
     def replica(self, workers: int) -> Replica:
-        keeper = EndpointKeeper(
+        keeper = EndpointController(
             *(self.platform, self.wakes, RunPodSettings(), None, self.clock),
             targets=self.targets,
             follow_settings=FollowSettings(leave_seconds=0.2, leave_retry_seconds=0.01),

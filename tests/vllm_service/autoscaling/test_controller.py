@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.vllm_service.configured_order import ConfiguredOrder
-from vllm_service.autoscaling.controller import EndpointKeeper
+from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.autoscaling.wake_lease import WakeSettings
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.plan import WorkerTarget
@@ -79,10 +79,10 @@ class World:
     def __post_init__(self) -> None:
         self.wakes = MemoryWakes(lambda: self.now)
 
-    def keeper(self) -> EndpointKeeper:
-        return EndpointKeeper(self.platform, self.wakes, RunPodSettings(), LEASE, lambda: self.now)
+    def keeper(self) -> EndpointController:
+        return EndpointController(self.platform, self.wakes, RunPodSettings(), LEASE, lambda: self.now)
 
-    async def rounds(self, *keepers: EndpointKeeper, count: int = 1, apart_seconds: float = 1.0) -> None:
+    async def rounds(self, *keepers: EndpointController, count: int = 1, apart_seconds: float = 1.0) -> None:
         for _ in range(count):
             for keeper in keepers:
                 keeper.round(CATALOG, self.router)

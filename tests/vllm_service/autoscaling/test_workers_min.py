@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.vllm_service.autoscaling.managed import KEY, PLACE, PROVIDER, Managed, World, other
-from vllm_service.autoscaling.controller import EndpointKeeper
+from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.catalog.model import Catalog
 
 
@@ -233,7 +233,7 @@ async def test_an_endpoint_that_is_configured_no_longer_is_set_back_and_one_that
 async def test_without_a_word_to_the_others_workers_are_woken_by_jobs() -> None:
     """The client's keeper: it looks only while requests come, so nobody would lower workersMin afterwards."""
     world = World(platform=Managed(None, health={"workers": {"idle": 0}}))
-    keeper = EndpointKeeper(world.platform, world.wakes, clock=world.clock)
+    keeper = EndpointController(world.platform, world.wakes, clock=world.clock)
     replica = world.replica(2)
     replica.keeper = keeper
     await world.rounds(replica, count=5)

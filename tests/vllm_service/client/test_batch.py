@@ -29,7 +29,7 @@ from tests.vllm_service.client.scripted import (
 )
 from vllm_service import Answer, BatchFailed, BatchItem, RunPodVLLMService, ServiceError, errors
 from vllm_service.client.batch import answer_all, texts
-from vllm_service.client.payload import Ask
+from vllm_service.client.payload import Payload
 
 PROMPTS = [f"prompt {number}" for number in range(40)]
 
@@ -57,7 +57,7 @@ async def test_so_many_are_asked_at_once_and_no_more() -> None:
     under_way: set[str] = set()
     full = asyncio.Event()
 
-    async def asked(ask: Ask) -> Answer:
+    async def asked(ask: Payload) -> Answer:
         under_way.add(ask.question["prompt"])
         assert len(under_way) <= 3
         if len(under_way) == 3:
@@ -67,7 +67,7 @@ async def test_so_many_are_asked_at_once_and_no_more() -> None:
         under_way.remove(ask.question["prompt"])
         return Answer("fine", "m", "p", None, None, 1.0)
 
-    items = await answer_all([Ask.completion(prompt, "m", {}) for prompt in PROMPTS], asked, concurrent=3)
+    items = await answer_all([Payload.completion(prompt, "m", {}) for prompt in PROMPTS], asked, concurrent=3)
     assert len(texts(items)) == len(PROMPTS)
 
 

@@ -19,7 +19,7 @@ from tests.vllm_service.upstream import USAGE, Asked, ScriptedUpstream, chunk, c
 from vllm_service import Answer, RunPodVLLMService, TokenPrice
 from vllm_service.client.cost_info import read_annotation
 from vllm_service.domain.keys import ApiKey
-from vllm_service.gateway.annotations import cost_info, performance_info, place_info
+from vllm_service.gateway.annotations import cost_info, performance_info, provider_info
 from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
 
 PRICES = {"small": TokenPrice.per_million("7", "7")}
@@ -97,7 +97,7 @@ async def test_an_answer_from_the_gateways_cache_cost_nothing() -> None:
 @given(some.integers(0, 10**15), some.integers(0, 10**15), some.booleans())
 def test_every_pico_dollar_of_the_gateways_comes_out(cost: int, baseline: int, is_estimate: bool) -> None:
     """Whatever the application's own decimals are rounded to."""
-    place = place_info("groq", "cheapest", False)
+    place = provider_info("groq", "cheapest", False)
     performance = performance_info(1.0, None, 3, False, place)
     document = b'{"choices":[]%b%b}' % (cost_info(cost, baseline, is_estimate), performance)
     with localcontext() as rounding:

@@ -20,16 +20,16 @@ from vllm_service.domain.plan import Router
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import RateLimited
-from vllm_service.gateway.config_snapshot import Configured
+from vllm_service.gateway.config_snapshot import ConfigSnapshot
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.http.limits import ConnectionLimits
-from vllm_service.http.pool import Connections
+from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.server import HttpServer
 from vllm_service.observability.tracing import Tracer
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import RetrySettings
 from vllm_service.routing.from_catalog import make_router
-from vllm_service.server.dispatch import Service
+from vllm_service.server.dispatch import Dispatcher
 from vllm_service.storage.protocol import Quotas, ResponseCache
 
 SECRET = "sk-of-the-caller"
@@ -114,7 +114,7 @@ class Running:
     server: HttpServer
     client: AsyncOpenAI
     http: httpx.AsyncClient
-    upstream: Connections
+    upstream: ConnectionPool
 
     @property
     def has_paused_a_provider(self) -> bool:
@@ -152,10 +152,10 @@ async def running(
 ) -> AsyncIterator[Running]:
     """A gateway in this process. quotas None: without limits. recorders: told of each row before the books are."""
     books = Books()
-    upstream = Connections()
+    upstream = ConnectionPool()
     default = make_router(catalog, "QUALITY") if router_costs else ConfiguredOrder(catalog)
     gateway = Gateway(
-        configured=Configured(catalog, router or default),
+        configured=ConfigSnapshot(catalog, router or default),
         upstream=upstream,
         quotas=quotas or books,
         recorders=[*recorders, books.record],
@@ -166,7 +166,7 @@ async def running(
         record_loss=books.record,
         wall_clock=wall_clock,
     )
-    server = HttpServer(Service(gateway, lambda: _nothing_else), limits)
+    server = HttpServer(Dispatcher(gateway, lambda: _nothing_else), limits)
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
     port = listening.getsockname()[1]

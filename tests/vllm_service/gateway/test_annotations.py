@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.gateway.annotations import cost_info, performance_info, place_info, spliced
+from vllm_service.gateway.annotations import cost_info, performance_info, provider_info, spliced
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-PLACE = place_info("hosted", "cheapest", False)
+PLACE = provider_info("hosted", "cheapest", False)
 
 
 def member_of(spliced_member: bytes) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def test_how_long_it_took(
 def test_names_and_reasons_are_told_whatever_is_in_them(
     provider: str | None, reason: str, is_on_apple_silicon: bool
 ) -> None:
-    told = member_of(performance_info(1.0, None, None, False, place_info(provider, reason, is_on_apple_silicon)))
+    told = member_of(performance_info(1.0, None, None, False, provider_info(provider, reason, is_on_apple_silicon)))
     assert (told["provider"], told["route_reason"]) == (provider, reason)
     assert told["apple_silicon_optimized"] is is_on_apple_silicon
 

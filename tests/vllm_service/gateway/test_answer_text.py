@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, Said
+from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, AnswerText
 
 DONE = b"data: [DONE]\n\n"
 
@@ -24,7 +24,7 @@ def delta(text: str | None, index: int = 0) -> dict[str, Any]:
 
 
 def heard(pieces: list[bytes]) -> dict[int, list[str]] | None:
-    said, passed = Said(), list[bytes]()
+    said, passed = AnswerText(), list[bytes]()
     receive = said.around(passed.append)
     for piece in pieces:
         receive(piece)
@@ -88,7 +88,7 @@ CALL = {"function": {"name": "weather", "arguments": '{"city":"Köln"}'}}
     ],
 )
 def test_what_is_text_in_an_answer_and_in_an_event(document: Any, texts: dict[int, list[str]]) -> None:
-    assert Said.whole(json.dumps(document).encode()).ended() == texts
+    assert AnswerText.whole(json.dumps(document).encode()).ended() == texts
     assert heard([event(document), DONE]) == texts
 
 
@@ -104,7 +104,7 @@ def test_what_is_text_in_an_answer_and_in_an_event(document: Any, texts: dict[in
     ],
 )
 def test_a_body_that_is_no_answer_has_no_text(body: bytes, texts: dict[int, list[str]]) -> None:
-    assert Said.whole(body).ended() == texts
+    assert AnswerText.whole(body).ended() == texts
     assert heard([b"data: " + body + b"\n\n"]) == texts
 
 
@@ -148,14 +148,14 @@ def test_no_bytes_do_anything_but_pass(pieces: list[bytes]) -> None:
 def test_a_whole_answer_of_the_most_bytes_is_kept_and_one_byte_more_is_not() -> None:
     envelope = b'{"choices":[{"text":"%b"}]}'
     most = MOST_TEXT_BYTES - len(envelope % b"")
-    kept = Said.whole(envelope % (b"x" * (most // 2))).ended()
+    kept = AnswerText.whole(envelope % (b"x" * (most // 2))).ended()
     assert kept == {0: ["x" * (most // 2)]}
-    assert Said.whole(b"{}".ljust(MOST_TEXT_BYTES)).ended() == {}
-    assert Said.whole(b"{}".ljust(MOST_TEXT_BYTES + 1)).ended() is None
+    assert AnswerText.whole(b"{}".ljust(MOST_TEXT_BYTES)).ended() == {}
+    assert AnswerText.whole(b"{}".ljust(MOST_TEXT_BYTES + 1)).ended() is None
 
 
 def test_a_stream_is_read_while_it_passes_in_larger_pieces() -> None:
-    said = Said()
+    said = AnswerText()
     receive = said.around(lambda data: None)
     seen = []
     for _ in range(3):
@@ -165,7 +165,7 @@ def test_a_stream_is_read_while_it_passes_in_larger_pieces() -> None:
 
 
 def test_a_stream_that_is_too_long_is_kept_no_more_while_it_passes() -> None:
-    said = Said()
+    said = AnswerText()
     receive = said.around(lambda data: None)
     for _ in range(MOST_TEXT_BYTES // 60_000 + 2):
         receive(event(delta("x" * 60_000)))

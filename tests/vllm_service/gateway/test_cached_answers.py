@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.gateway.cached_answers import cache_key
-from vllm_service.gateway.context import Call
+from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS, Operation
 from vllm_service.gateway.request_body import RequestFields, read
 
@@ -35,7 +35,7 @@ def key_of(
         request=SimpleNamespace(body=sent),
         model=SimpleNamespace(name=name),
     )
-    return cache_key(cast("Call", call))
+    return cache_key(cast("RequestContext", call))
 
 
 @pytest.mark.parametrize(

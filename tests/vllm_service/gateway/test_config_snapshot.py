@@ -10,7 +10,7 @@ from tests.vllm_service.configured_order import ConfiguredOrder
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.errors import ModelNotFound
-from vllm_service.gateway.config_snapshot import Configured, ServedModel
+from vllm_service.gateway.config_snapshot import ConfigSnapshot, ServedModel
 
 CHEAP_IN = TokenPrice.per_million("0.10", "0.90", "0.01")
 CHEAP_OUT = TokenPrice.per_million("0.50", "0.20")
@@ -61,8 +61,8 @@ PROVIDERS = {
 CATALOG = Catalog(PROVIDERS, {"small": SMALL, "gpt-3.5-turbo": SMALL, "task:sql": SMALL, "large": LARGE})
 
 
-def configured(catalog: Catalog = CATALOG) -> Configured:
-    return Configured(catalog, ConfiguredOrder(catalog))
+def configured(catalog: Catalog = CATALOG) -> ConfigSnapshot:
+    return ConfigSnapshot(catalog, ConfiguredOrder(catalog))
 
 
 @pytest.mark.parametrize(

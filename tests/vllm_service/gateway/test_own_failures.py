@@ -18,7 +18,7 @@ from tests.vllm_service.upstream import ScriptedUpstream
 from vllm_service.catalog.model import Catalog, Offer, PublicModel
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import StorageUnavailable
-from vllm_service.gateway.config_snapshot import Configured
+from vllm_service.gateway.config_snapshot import ConfigSnapshot
 from vllm_service.http.server import HttpServer
 from vllm_service.resilience.breakers.settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
@@ -48,7 +48,7 @@ def break_router(gateway: Running, fails_in: str) -> None:
     catalog = gateway.gateway.configured.catalog
     router = FaultyRouter(catalog)
     router.fails_in = fails_in
-    gateway.gateway.configured = Configured(catalog, router)
+    gateway.gateway.configured = ConfigSnapshot(catalog, router)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.errors import InvalidRequest
-from vllm_service.gateway.routing_headers import NAMES, NONE, Wishes, wishes
+from vllm_service.gateway.routing_headers import NAMES, NONE, RoutingHeaders, wishes
 
 TARGET, CAP = b"x-latency-target-ms", b"x-max-cost-usd"
 
@@ -17,41 +17,41 @@ TARGET, CAP = b"x-latency-target-ms", b"x-max-cost-usd"
     [
         pytest.param({}, NONE, id="nothing"),
         pytest.param({b"authorization": b"Bearer x", b"x-other": b"1"}, NONE, id="other headers"),
-        pytest.param({TARGET: b"1500"}, Wishes(latency_target_seconds=1.5), id="a target"),
-        pytest.param({TARGET: b"0.5"}, Wishes(latency_target_seconds=0.0005), id="half a millisecond"),
-        pytest.param({CAP: b"0.01"}, Wishes(cap_picousd=10**10), id="a cent at most"),
-        pytest.param({CAP: b"1e-12"}, Wishes(cap_picousd=1), id="a pico-dollar at most"),
+        pytest.param({TARGET: b"1500"}, RoutingHeaders(latency_target_seconds=1.5), id="a target"),
+        pytest.param({TARGET: b"0.5"}, RoutingHeaders(latency_target_seconds=0.0005), id="half a millisecond"),
+        pytest.param({CAP: b"0.01"}, RoutingHeaders(cap_picousd=10**10), id="a cent at most"),
+        pytest.param({CAP: b"1e-12"}, RoutingHeaders(cap_picousd=1), id="a pico-dollar at most"),
         # What is finer is rounded down: a cap is never exceeded.
-        pytest.param({CAP: b"0.0000000000019"}, Wishes(cap_picousd=1), id="less than two pico-dollars"),
-        pytest.param({CAP: b"999999999"}, Wishes(cap_picousd=999_999_999 * 10**12), id="the most"),
-        pytest.param({CAP: b"0.1"}, Wishes(cap_picousd=10**11), id="a tenth, exactly"),
-        pytest.param({CAP: b" 5 "}, Wishes(cap_picousd=5 * 10**12), id="spaces around a number"),
-        pytest.param({b"x-route-strategy": b"CHEAPEST"}, Wishes(strategy="CHEAPEST"), id="a strategy"),
-        pytest.param({b"x-route-provider": b"own"}, Wishes(provider="own"), id="a provider"),
-        pytest.param({b"x-route-provider": b"x" * 500}, Wishes(provider="x" * 128), id="a name without end"),
-        pytest.param({b"x-route-provider": b"\xff"}, Wishes(provider="ÿ"), id="a name that is no ASCII"),
+        pytest.param({CAP: b"0.0000000000019"}, RoutingHeaders(cap_picousd=1), id="less than two pico-dollars"),
+        pytest.param({CAP: b"999999999"}, RoutingHeaders(cap_picousd=999_999_999 * 10**12), id="the most"),
+        pytest.param({CAP: b"0.1"}, RoutingHeaders(cap_picousd=10**11), id="a tenth, exactly"),
+        pytest.param({CAP: b" 5 "}, RoutingHeaders(cap_picousd=5 * 10**12), id="spaces around a number"),
+        pytest.param({b"x-route-strategy": b"CHEAPEST"}, RoutingHeaders(strategy="CHEAPEST"), id="a strategy"),
+        pytest.param({b"x-route-provider": b"own"}, RoutingHeaders(provider="own"), id="a provider"),
+        pytest.param({b"x-route-provider": b"x" * 500}, RoutingHeaders(provider="x" * 128), id="a name without end"),
+        pytest.param({b"x-route-provider": b"\xff"}, RoutingHeaders(provider="ÿ"), id="a name that is no ASCII"),
         pytest.param({b"x-route-provider": b"", b"x-route-strategy": b""}, NONE, id="empty names"),
-        pytest.param({b"x-route-tags": b"private"}, Wishes(tags=frozenset({"private"})), id="a tag"),
+        pytest.param({b"x-route-tags": b"private"}, RoutingHeaders(tags=frozenset({"private"})), id="a tag"),
         pytest.param(
             {b"x-route-tags": b" region:eu , ,needs:vision,region:eu,"},
-            Wishes(tags=frozenset({"region:eu", "needs:vision"})),
+            RoutingHeaders(tags=frozenset({"region:eu", "needs:vision"})),
             id="tags with spaces, gaps and twice the same",
         ),
         pytest.param({b"x-route-tags": b""}, NONE, id="no tags"),
         pytest.param({b"x-route-tags": b" , ,"}, NONE, id="commas without tags"),
         pytest.param(
             {b"x-route-tags": b",".join(b"%d" % number for number in range(16))},
-            Wishes(tags=frozenset(map(str, range(16)))),
+            RoutingHeaders(tags=frozenset(map(str, range(16)))),
             id="the most tags",
         ),
         pytest.param(
             {TARGET: b"200", CAP: b"2", b"x-route-strategy": b"s", b"x-route-provider": b"p", b"x-route-tags": b"t"},
-            Wishes(0.2, 2 * 10**12, "s", "p", frozenset({"t"})),
+            RoutingHeaders(0.2, 2 * 10**12, "s", "p", frozenset({"t"})),
             id="all of them",
         ),
     ],
 )
-def test_what_is_wished(headers: dict[bytes, bytes], wished: Wishes) -> None:
+def test_what_is_wished(headers: dict[bytes, bytes], wished: RoutingHeaders) -> None:
     assert wishes(headers) == wished
 
 

@@ -21,7 +21,7 @@ from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, ev
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
-from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, Said
+from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, AnswerText
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS
 from vllm_service.gateway.tokenizer import Tokenizer
 
@@ -131,8 +131,8 @@ async def test_without_a_tokenizer_that_works_the_estimate_stays(tmp_path: Path)
         assert usage.prompt_tokens != tokens(RENDERED)
 
 
-def fed(pieces: Iterable[bytes]) -> Said:
-    said = Said()
+def fed(pieces: Iterable[bytes]) -> AnswerText:
+    said = AnswerText()
     receive = said.around(lambda data: None)
     for piece in pieces:
         receive(piece)
@@ -153,7 +153,7 @@ def test_what_is_kept_is_bounded_and_less_than_the_stream() -> None:
     assert said.ended() == {0: ["word " * 10] * 20_000}
     assert fed([event(chunk("x" * 1000))] * (MOST_TEXT_BYTES // 1000 + 100)).ended() is None
     assert fed([b"data: " + b"x" * 2 * MOST_TEXT_BYTES]).ended() is None  # one line without an end
-    assert Said.whole(b" " * (MOST_TEXT_BYTES + 1)).ended() is None
+    assert AnswerText.whole(b" " * (MOST_TEXT_BYTES + 1)).ended() is None
 
 
 def test_prompts_in_all_their_forms() -> None:

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer as Library
 
 from vllm_service.domain.token_estimates import TOKENS_PER_IMAGE
 from vllm_service.domain.usage import Usage
-from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, Said
-from vllm_service.gateway.context import Call
+from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, AnswerText
+from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Operation
 from vllm_service.gateway.token_counting import LONGEST_PROMPT_BYTES, MOST_WAITING, TokenCounting
 from vllm_service.gateway.tokenizer import TOKENS_PER_MESSAGE, Tokenizer, tokenizer_file
@@ -214,9 +214,9 @@ class Counted:
         self.usages.append(usage)
 
 
-def answered(*texts: str) -> Said:
+def answered(*texts: str) -> AnswerText:
     choices = [{"index": index, "text": text} for index, text in enumerate(texts)]
-    return Said.whole(json.dumps({"choices": choices}).encode())
+    return AnswerText.whole(json.dumps({"choices": choices}).encode())
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,10 @@ def answered(*texts: str) -> Said:
     ],
 )
 async def test_what_the_provider_did_not_count_is_counted_and_marked(
-    operation: Operation, body: bytes, said: Said, usage: Usage
+    operation: Operation, body: bytes, said: AnswerText, usage: Usage
 ) -> None:
     call = Counted(body, operation)
-    await TokenCounting().count(cast("Call", call), DEMO, said)
+    await TokenCounting().count(cast("RequestContext", call), DEMO, said)
     assert call.usages == [usage]
 
 
@@ -252,31 +252,31 @@ async def test_what_the_provider_did_not_count_is_counted_and_marked(
     ],
 )
 async def test_where_it_cannot_be_counted_the_estimate_stays_and_no_prompt_is_logged(
-    body: bytes, said: Said, caplog: pytest.LogCaptureFixture
+    body: bytes, said: AnswerText, caplog: pytest.LogCaptureFixture
 ) -> None:
     call = Counted(body)
-    await TokenCounting().count(cast("Call", call), DEMO, said)
+    await TokenCounting().count(cast("RequestContext", call), DEMO, said)
     assert call.usages == []
     assert "SECRET" not in caplog.text
 
 
 async def test_a_prompt_of_the_most_bytes_is_still_counted() -> None:
     call = Counted(b'{"prompt":[1,2]}'.ljust(LONGEST_PROMPT_BYTES))
-    await TokenCounting().count(cast("Call", call), DEMO, answered("a"))
+    await TokenCounting().count(cast("RequestContext", call), DEMO, answered("a"))
     assert call.usages == [Usage(2, tokens("a"), estimated=True)]
 
 
 async def test_a_tokenizer_that_cannot_be_opened_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     counting, call = TokenCounting(), Counted(b'{"prompt":[1]}')
     for _ in range(3):
-        await counting.count(cast("Call", call), tmp_path, answered("a"))
+        await counting.count(cast("RequestContext", call), tmp_path, answered("a"))
     assert call.usages == []
     assert len(caplog.records) == 1
 
 
 async def test_of_more_than_64_at_once_the_others_keep_their_estimate() -> None:
     counting, calls = TokenCounting(), [Counted(b'{"prompt":[1]}') for _ in range(MOST_WAITING + 6)]
-    await asyncio.gather(*(counting.count(cast("Call", call), DEMO, answered("a")) for call in calls))
+    await asyncio.gather(*(counting.count(cast("RequestContext", call), DEMO, answered("a")) for call in calls))
     assert [len(call.usages) for call in calls] == [1] * MOST_WAITING + [0] * 6
-    await counting.count(cast("Call", calls[-1]), DEMO, answered("a"))
+    await counting.count(cast("RequestContext", calls[-1]), DEMO, answered("a"))
     assert len(calls[-1].usages) == 1

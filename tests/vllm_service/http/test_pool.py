@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from tests.vllm_service.upstream import Asked, ScriptedUpstream
 from vllm_service.catalog.model import Provider, ProviderKind
-from vllm_service.http.pool import Connections
+from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.upstream import CutShort, NotReached, ProviderFault
 
 
 @asynccontextmanager
-async def connected(upstream: ScriptedUpstream, **more: Any) -> AsyncIterator[tuple[Connections, Provider]]:
-    connections = Connections()
+async def connected(upstream: ScriptedUpstream, **more: Any) -> AsyncIterator[tuple[ConnectionPool, Provider]]:
+    connections = ConnectionPool()
     async with upstream:
         yield connections, Provider("p", ProviderKind.HOSTED, upstream.url, None, **more)
         await connections.close()
@@ -77,7 +77,7 @@ async def test_a_new_connection_that_is_cut_is_not_asked_again() -> None:
 
 
 async def test_nobody_there_is_not_reached() -> None:
-    connections = Connections()
+    connections = ConnectionPool()
     for url in ("http://127.0.0.1:9/v1", "https://127.0.0.1:9/v1"):
         with pytest.raises(NotReached):
             await connections.send(Provider("p", ProviderKind.HOSTED, url), "/x", b"", b"{}")
@@ -86,7 +86,7 @@ async def test_nobody_there_is_not_reached() -> None:
 
 async def test_a_certificate_that_nobody_vouches_for_is_not_reached() -> None:
     upstream = ScriptedUpstream(says_yes)
-    connections = Connections(ssl.create_default_context())
+    connections = ConnectionPool(ssl.create_default_context())
     async with upstream:
         provider = Provider(
             "p", ProviderKind.HOSTED, upstream.url.replace("http:", "https:"), connect_timeout_seconds=0.5

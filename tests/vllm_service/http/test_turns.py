@@ -12,7 +12,7 @@ import pytest
 from tests.vllm_service.upstream import Asked, ScriptedUpstream
 from vllm_service.catalog.model import Provider, ProviderKind
 from vllm_service.http.eager_task import EagerTask
-from vllm_service.http.pool import Connections
+from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.upstream import CutShort, NotReached
 
 LATER_SECONDS = 1.1  # than a connection that had been closed would have said so
@@ -22,7 +22,7 @@ LATER_SECONDS = 1.1  # than a connection that had been closed would have said so
 class OnePlace:
     """A provider that may be asked over one connection, and answers when `go_on` is set."""
 
-    connections: Connections
+    connections: ConnectionPool
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     is_asked: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -62,7 +62,7 @@ class OnePlace:
 
 @pytest.fixture
 async def place() -> AsyncIterator[OnePlace]:
-    place = OnePlace(Connections())
+    place = OnePlace(ConnectionPool())
     async with place.open():
         yield place
 
@@ -97,7 +97,7 @@ async def test_who_leaves_in_the_very_turn_of_being_woken_passes_it_on(place: On
 
 
 async def test_a_connection_that_cannot_be_opened_wakes_the_next_who_waits() -> None:
-    connections = Connections()
+    connections = ConnectionPool()
     nowhere = Provider(
         "p", ProviderKind.HOSTED, "http://127.0.0.1:9/v1", None, max_connections=1, connect_timeout_seconds=60
     )
@@ -177,7 +177,7 @@ async def test_a_kept_connection_that_is_cut_when_somebody_has_been_at_work_is_n
             await asyncio.sleep(LATER_SECONDS)  # the provider's work: nothing tells of its time but time
             asked.cut()
 
-    upstream, connections = ScriptedUpstream(script), Connections()
+    upstream, connections = ScriptedUpstream(script), ConnectionPool()
     async with upstream:
         provider = Provider("p", ProviderKind.HOSTED, upstream.url, None)
         await connections.send(provider, "/x", b"", b"{}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from vllm_service.http.write_buffer import Outbox, Writer
+from vllm_service.http.write_buffer import WriteBuffer, Writer
 
 
 class Transport:
@@ -18,14 +18,14 @@ class Transport:
         self.written.append(data)
 
 
-def writer_to(transport: Transport, outbox: Outbox) -> Writer:
+def writer_to(transport: Transport, outbox: WriteBuffer) -> Writer:
     writer = Writer(outbox)
     writer._transport = cast("Any", transport)
     return writer
 
 
 async def test_pieces_of_one_turn_go_out_as_one_to_each_connection() -> None:
-    outbox = Outbox(asyncio.get_running_loop())
+    outbox = WriteBuffer(asyncio.get_running_loop())
     transports = Transport(), Transport()
     writers = [writer_to(transport, outbox) for transport in transports]
     for piece in (b"a", b"b"):
@@ -38,7 +38,7 @@ async def test_pieces_of_one_turn_go_out_as_one_to_each_connection() -> None:
 
 async def test_what_is_flushed_goes_out_once() -> None:
     transport = Transport()
-    writer = writer_to(transport, Outbox(asyncio.get_running_loop()))
+    writer = writer_to(transport, WriteBuffer(asyncio.get_running_loop()))
     writer.write(b"a")
     writer.flush()
     assert transport.written == [b"a"]
@@ -48,7 +48,7 @@ async def test_what_is_flushed_goes_out_once() -> None:
 
 async def test_what_goes_out_at_once_overtakes_nothing() -> None:
     transport = Transport()
-    writer = writer_to(transport, Outbox(asyncio.get_running_loop()))
+    writer = writer_to(transport, WriteBuffer(asyncio.get_running_loop()))
     writer.write_now(b"a")
     assert transport.written == [b"a"]
     writer.write(b"b")

@@ -13,7 +13,7 @@ from runpod_emulator.jobs import Job, Status
 from tests.runpod_emulator.support import ECHO_WORKER
 from tests.servers import own_redis
 from tests.vllm_service.http_seam import HttpSeam
-from vllm_service.autoscaling.wake_lease import Waked, WakeSettings, wake_once
+from vllm_service.autoscaling.wake_lease import WakeOutcome, WakeSettings, wake_once
 from vllm_service.catalog.model import Provider, ProviderKind
 from vllm_service.errors import ConfigurationError, UpstreamFailed
 from vllm_service.runpod.endpoint import Reply, RunPodEndpoint, RunPodSettings
@@ -92,7 +92,7 @@ async def test_two_replicas_that_want_it_woken_send_one_job_between_them(bench: 
         )
         for client in clients:
             await client.aclose()
-    assert [waked for waked, _ in outcomes].count(Waked.STARTED) == 1
+    assert [waked for waked, _ in outcomes].count(WakeOutcome.STARTED) == 1
     assert bench.http.sent == {"POST /v2/local/run": 1}
 
 
@@ -101,10 +101,10 @@ async def test_a_wake_that_fails_says_why_without_the_key_and_is_tried_again_aft
     wakes = MemoryWakes(lambda: bench.now)
     endpoint, settings = bench.endpoint(), WakeSettings(retry_seconds=5)
     waked, reason = await wake_once("own", "llama", endpoint, wakes, settings)
-    assert (waked, reason) == (Waked.FAILED, "own: did not take the warm-up job, status 401")
-    assert (await wake_once("own", "llama", endpoint, wakes, settings))[0] is Waked.UNDER_WAY
+    assert (waked, reason) == (WakeOutcome.FAILED, "own: did not take the warm-up job, status 401")
+    assert (await wake_once("own", "llama", endpoint, wakes, settings))[0] is WakeOutcome.UNDER_WAY
     bench.now += 5
-    assert (await wake_once("own", "llama", endpoint, wakes, settings))[0] is Waked.FAILED
+    assert (await wake_once("own", "llama", endpoint, wakes, settings))[0] is WakeOutcome.FAILED
 
 
 async def test_an_endpoint_that_cannot_be_reached_is_asked_ever_less_often() -> None:

@@ -12,7 +12,7 @@ import pytest
 from runpod_emulator import Emulator, EndpointSettings, Faults
 from vllm_service.catalog.model import Provider, ProviderKind, WorkersMin
 from vllm_service.errors import UpstreamFailed
-from vllm_service.http.pool import Connections
+from vllm_service.http.pool import ConnectionPool
 from vllm_service.runpod.control import ControlHttp
 from vllm_service.runpod.endpoint import Reply
 from vllm_service.runpod.management import RunPodManagement
@@ -33,7 +33,7 @@ async def emulator() -> AsyncIterator[Emulator]:
 
 @pytest.fixture
 async def http() -> AsyncIterator[ControlHttp]:
-    connections = Connections()
+    connections = ConnectionPool()
     yield ControlHttp(connections)
     await connections.close()
 

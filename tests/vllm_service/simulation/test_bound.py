@@ -14,7 +14,7 @@ from tests.vllm_service.simulation.worlds import scenario, trace
 from vllm_service.simulation.bound.clairvoyant import clairvoyant
 from vllm_service.simulation.bound.slots import Slots
 from vllm_service.simulation.bound.starts import least_with_starts, seconds_of_starts, start_prices
-from vllm_service.simulation.bound.worker_lifetimes import Slotted, best_lives
+from vllm_service.simulation.bound.worker_lifetimes import Slotted, best_lifetimes
 from vllm_service.simulation.compare import CLAIRVOYANT, compare
 from vllm_service.simulation.draws import Draws
 from vllm_service.simulation.endpoint import Endpoint
@@ -83,7 +83,7 @@ def all_lives(slots: int, after: int = -1) -> Iterator[list[tuple[int, int]]]:
 
 
 def worth(lives: list[tuple[int, int]], slots: Slotted, start_usd: float) -> float:
-    """Dollars by the rules of Slotted and best_lives. Who comes back in the slot in which it went gains there once."""
+    """Returns dollars by the rules of Slotted and best_lifetimes. A worker that returns in its last slot gains once."""
     usd = 0.0
     for number, (comes, goes) in enumerate(lives):
         back = number + 1 < len(lives) and lives[number + 1][0] == goes
@@ -109,7 +109,7 @@ def test_no_way_to_live_saves_more_than_the_best(
     slots = Slotted(begins, begins + reach, whole, 0.5 * whole, 0.75 * whole)
     prices = np.array([start_usd, 0.5])
     best = [max(worth(lives, slots, price) for lives in all_lives(len(gains))) for price in prices]
-    assert [lives.saved_usd for lives in best_lives(slots, 1.0, prices)] == pytest.approx(best, abs=1e-9)
+    assert [lives.saved_usd for lives in best_lifetimes(slots, 1.0, prices)] == pytest.approx(best, abs=1e-9)
 
 
 @settings(max_examples=200, deadline=None)

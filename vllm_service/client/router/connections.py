@@ -9,7 +9,7 @@ from vllm_service.domain.plan import Router
 from vllm_service.resilience.policy import Clock, ResiliencePolicy
 
 
-class Places:
+class Connections:
     """Connections are made when a provider is first asked, and kept until `close`."""
 
     def __init__(self, catalog: Catalog, router: Router, policy: ResiliencePolicy) -> None:

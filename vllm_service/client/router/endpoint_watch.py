@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import httpx2
 
-from vllm_service.autoscaling.controller import EndpointKeeper
+from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.catalog.model import Catalog
 from vllm_service.client.per_loop import PerLoop
-from vllm_service.client.router.connections import Places
+from vllm_service.client.router.connections import Connections
 from vllm_service.resilience.policy import Clock
 from vllm_service.runpod.endpoint import Reply, RunPodSettings
 from vllm_service.storage.coordination.memory import MemoryWakes
@@ -22,7 +22,7 @@ from vllm_service.storage.coordination.memory import MemoryWakes
 class EndpointWatch:
     """Of every endpoint of the catalog that is paid by the second and can be asked how it does."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Connections) -> None:
         settings = RunPodSettings()
         self._places = places
         self._interval_seconds = settings.health_interval_seconds
@@ -51,13 +51,13 @@ class _Keeping:
     """What looks after the endpoints in one event loop."""
 
     send: ControlRequests
-    keeper: EndpointKeeper
+    keeper: EndpointController
 
     @classmethod
     def begun(cls, wakes: MemoryWakes, settings: RunPodSettings, clock: Clock) -> _Keeping:
         """wakes: of all loops, so that no endpoint is woken twice."""
         send = ControlRequests()
-        return cls(send, EndpointKeeper(send, wakes, settings, clock=clock))
+        return cls(send, EndpointController(send, wakes, settings, clock=clock))
 
     async def end(self) -> None:
         """Ends what is under way."""

@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from vllm_service.catalog.model import Catalog
-from vllm_service.client.payload import DEFAULT_MAX_TOKENS, Ask
+from vllm_service.client.payload import DEFAULT_MAX_TOKENS, Payload
 from vllm_service.client.per_loop import OneLoop
 from vllm_service.client.results import Answer
-from vllm_service.client.router.connections import Places, own_endpoint
+from vllm_service.client.router.connections import Connections, own_endpoint
 from vllm_service.client.router.endpoint_watch import EndpointWatch
 from vllm_service.client.router.request_facts import facts_of_chat
 from vllm_service.client.router.routed_call import RoutedCall
@@ -83,7 +83,7 @@ class LLMRouter(TextCalls):
             hedging,
             clock,
         )
-        self._places = Places(catalog, router or default_router(catalog, self.strategy, breakers), policy)
+        self._places = Connections(catalog, router or default_router(catalog, self.strategy, breakers), policy)
         self._watch = EndpointWatch(self._places)
         self._loop = OneLoop("LLMRouter")
 
@@ -108,23 +108,23 @@ class LLMRouter(TextCalls):
     ) -> None:
         await self.close()
 
-    async def _answer(self, ask: Ask) -> Answer:
+    async def _answer(self, ask: Payload) -> Answer:
         return await self._call(ask, stream=False).answer()
 
-    def _stream(self, ask: Ask) -> TextStream:
+    def _stream(self, ask: Payload) -> TextStream:
         """From its first text on it stays at the place that began it."""
         return TextStream(lambda: self._call(ask, stream=True).begin())
 
-    def _ask_of(self, prompt: str, model: str, fields: Mapping[str, Any]) -> Ask:
+    def _ask_of(self, prompt: str, model: str, fields: Mapping[str, Any]) -> Payload:
         """As one message of a user: every provider takes that."""
-        return Ask.chat([{"role": "user", "content": prompt}], model, fields)
+        return Payload.chat([{"role": "user", "content": prompt}], model, fields)
 
-    def _call(self, ask: Ask, *, stream: bool) -> RoutedCall:
+    def _call(self, ask: Payload, *, stream: bool) -> RoutedCall:
         self._loop.enter()
         self._watch.look()
         return RoutedCall(self._places, ask, self._facts(ask, stream=stream))
 
-    def _facts(self, ask: Ask, *, stream: bool) -> RequestFacts:
+    def _facts(self, ask: Payload, *, stream: bool) -> RequestFacts:
         return facts_of_chat(ask, self.strategy.value, stream=stream)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 
-from vllm_service.client.payload import Ask
+from vllm_service.client.payload import Payload
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.token_estimates import estimated_prompt_tokens, longest_answer_tokens, prefix_of
 
 
-def facts_of_chat(ask: Ask, strategy: str, *, stream: bool) -> RequestFacts:
+def facts_of_chat(ask: Payload, strategy: str, *, stream: bool) -> RequestFacts:
     """Of an `Ask.chat`."""
     question, options = _json(ask.question["messages"]), ask.options
     body = b'{"messages":%b,%b' % (question, _json({"model": ask.model, **options})[1:])

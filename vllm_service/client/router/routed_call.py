@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Generic, TypeVar
 
 from vllm_service.client.connection import Connection
-from vllm_service.client.errors import StreamBroken, placed
-from vllm_service.client.payload import Ask
+from vllm_service.client.errors import StreamBroken, at_endpoint
+from vllm_service.client.payload import Payload
 from vllm_service.client.results import Answer
-from vllm_service.client.router.connections import Places
+from vllm_service.client.router.connections import Connections
 from vllm_service.client.router.routed_errors import not_answered, timed_out
 from vllm_service.client.settings import ONE_ATTEMPT
 from vllm_service.client.streams import Begun, OpenedStream, begin
@@ -31,7 +31,7 @@ OpenedAnswer = tuple[OpenedStream, str | None]
 class RoutedCall:
     """Raises ServiceError; a caller's own error at once."""
 
-    def __init__(self, places: Places, ask: Ask, facts: RequestFacts) -> None:
+    def __init__(self, places: Connections, ask: Payload, facts: RequestFacts) -> None:
         self._places = places
         self._ask = ask
         policy, now = places.policy, places.clock()
@@ -69,7 +69,7 @@ class RoutedCall:
         try:
             return await first_answer(self._plan, send, self._request)
         except ServiceError as error:
-            raise placed(error, send.provider) from None
+            raise at_endpoint(error, send.provider) from None
 
     def _succeeded(self, attempt: Attempt[Sent], usage: Usage | None) -> None:
         """What answers cost is what hedges may be paid from."""
@@ -84,7 +84,7 @@ class _ConnectionRequest(Generic[Sent]):
 
     is_wanted = True
 
-    def __init__(self, places: Places, ask: Ask) -> None:
+    def __init__(self, places: Connections, ask: Payload) -> None:
         self.attempts = 0
         self.provider = ""
         self._places = places
@@ -103,7 +103,7 @@ class _ConnectionRequest(Generic[Sent]):
         except ServiceError as error:
             raise not_answered(error, self._ask.model) from error
 
-    async def _send(self, connection: Connection, ask: Ask, attempt: Attempt[Sent]) -> Sent:
+    async def _send(self, connection: Connection, ask: Payload, attempt: Attempt[Sent]) -> Sent:
         """Raises ServiceError."""
         raise NotImplementedError
 
@@ -112,14 +112,14 @@ class _ConnectionRequest(Generic[Sent]):
 
 
 class _WholeRequest(_ConnectionRequest[Answer]):
-    async def _send(self, connection: Connection, ask: Ask, attempt: Attempt[Answer]) -> Answer:
+    async def _send(self, connection: Connection, ask: Payload, attempt: Attempt[Answer]) -> Answer:
         answer = await connection.answer(ask, ONE_ATTEMPT)
         attempt.usage = answer.usage
         return answer
 
 
 class _StreamRequest(_ConnectionRequest[OpenedAnswer]):
-    async def _send(self, connection: Connection, ask: Ask, attempt: Attempt[OpenedAnswer]) -> OpenedAnswer:
+    async def _send(self, connection: Connection, ask: Payload, attempt: Attempt[OpenedAnswer]) -> OpenedAnswer:
         return await begin(connection, ask)
 
     async def leave(self, answer: OpenedAnswer) -> None:
@@ -134,7 +134,7 @@ class _RoutedPieces:
         attempt: Attempt[OpenedAnswer],
         deadline: Deadline,
         idle_seconds: float,
-        places: Places,
+        places: Connections,
         succeeded: Callable[[Attempt[OpenedAnswer], Usage | None], None],
     ) -> None:
         self._attempt = attempt
@@ -175,5 +175,5 @@ class _RoutedPieces:
         provider = self._attempt.step.provider
         error = StreamBroken(f"{provider} sent nothing for {seconds:g} s within the answer, or took too long for it")
         error.status, error.code = GatewayTimeout.status, GatewayTimeout.code
-        placed(error, provider)
+        at_endpoint(error, provider)
         return error

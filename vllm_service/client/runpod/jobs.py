@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from vllm_service.client.errors import JobCancelled, from_job, placed
+from vllm_service.client.errors import JobCancelled, at_endpoint, from_job
 from vllm_service.errors import GatewayTimeout, ServiceError, UpstreamFailed
 
 
@@ -57,7 +57,7 @@ class Job:
             case _:
                 return None
         reason.request_id = self.id
-        return placed(reason, endpoint)
+        return at_endpoint(reason, endpoint)
 
 
 def read_job(document: object) -> Job:

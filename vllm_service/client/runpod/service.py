@@ -12,7 +12,7 @@ import httpx2
 from vllm_service.client.batch import DEFAULT_CONCURRENT, answer_all, texts
 from vllm_service.client.connection import Connection
 from vllm_service.client.ensemble import Scorer, answer_by_each, consensus
-from vllm_service.client.payload import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Ask, Message
+from vllm_service.client.payload import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Message, Payload
 from vllm_service.client.progress import Progress
 from vllm_service.client.rate_gate import RateGate
 from vllm_service.client.results import BatchItem, Ensemble
@@ -35,7 +35,7 @@ TASKS = ("code", "chat", "analysis")
 class Batch(NamedTuple):
     """What a batch is to ask, and how; an ask that cannot be made is its error."""
 
-    asks: list[Ask | ServiceError]
+    asks: list[Payload | ServiceError]
     policy: RetryPolicy
     concurrent: int
     file: Path | str | None
@@ -138,7 +138,7 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
     ) -> Ensemble:
         """Asks all models at once; the best answer by the scorer, and all of them. Raises if every model failed."""
         fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
-        asks = [Ask.completion(prompt, model, fields) for model in models]
+        asks = [Payload.completion(prompt, model, fields) for model in models]
         return await answer_by_each(prompt, asks, lambda ask: self._connection.answer(ask, retry), scorer)
 
     async def _answer_all(self, batch: Batch) -> list[BatchItem]:
@@ -163,9 +163,13 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
         await self.close()
 
 
-def _asked(prompt: str | Sequence[Message], model: str, options: Mapping[str, Any]) -> Ask | ServiceError:
+def _asked(prompt: str | Sequence[Message], model: str, options: Mapping[str, Any]) -> Payload | ServiceError:
     """A prompt that cannot be asked is its own item's error."""
     try:
-        return Ask.completion(prompt, model, options) if isinstance(prompt, str) else Ask.chat(prompt, model, options)
+        return (
+            Payload.completion(prompt, model, options)
+            if isinstance(prompt, str)
+            else Payload.chat(prompt, model, options)
+        )
     except ServiceError as error:
         return error

@@ -13,10 +13,10 @@ from vllm_service.catalog.model import Catalog
 from vllm_service.domain.status import (
     CacheState,
     LedgerState,
-    PlaceState,
     ProcessState,
     ProviderCircuit,
     QuotaState,
+    WorkerSlotState,
     WorkerState,
 )
 from vllm_service.observability.histogram import Distribution
@@ -46,7 +46,7 @@ class Snapshot:
     ledger: LedgerState | None = None
     quotas: QuotaState | None = None
     process: ProcessState | None = None
-    place: PlaceState | None = None
+    place: WorkerSlotState | None = None
     in_flight: int | None = None
     quality_scores: Mapping[str, float] = field(default_factory=dict)
     active_sessions: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vllm_service import __version__
-from vllm_service.domain.status import CacheState, Circuit, LedgerState, PlaceState, ProcessState, QuotaState
+from vllm_service.domain.status import CacheState, Circuit, LedgerState, ProcessState, QuotaState, WorkerSlotState
 from vllm_service.observability.prometheus.family import (
     Family,
     Samples,
@@ -36,7 +36,7 @@ def _of_process(read: Callable[[ProcessState], float | None]) -> Callable[[Snaps
     return one(lambda s: None if s.process is None else read(s.process))
 
 
-def _of_place(read: Callable[[PlaceState], float | None]) -> Callable[[Snapshot], Samples]:
+def _of_place(read: Callable[[WorkerSlotState], float | None]) -> Callable[[Snapshot], Samples]:
     return one(lambda s: None if s.place is None else read(s.place))
 
 

@@ -76,7 +76,7 @@ class Speeds:
         )
 
 
-class ShadowWorkers:
+class CounterfactualWorkers:
     """`count` workers that were always warm. usd: what they would have saved since it was last set to zero."""
 
     __slots__ = ("_at", "_reading", "_reads_until", "_token_rate", "count", "usd")

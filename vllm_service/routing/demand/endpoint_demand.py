@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from vllm_service.routing.demand.counterfactual import Heard, Speeds
 
 if TYPE_CHECKING:
-    from vllm_service.routing.demand.target import WakeController
+    from vllm_service.routing.demand.target import DemandController
 
 
 class EndpointDemand:
-    """For one endpoint: a waking.WakeController, made by `load`, or when it is first wanted.
+    """For one endpoint: a waking.DemandController, made by `load`, or when it is first wanted.
 
     `demand` is called for each request that could be served here, `decide` about once a second. Until the rules are
     there, both cost what a list costs.
@@ -25,14 +25,14 @@ class EndpointDemand:
         self._limits = most_workers, usd_per_second, always_on
         self._heard = Heard()
         self.demand = self._heard.waiting.append
-        self._rules: WakeController | None = None
+        self._rules: DemandController | None = None
 
-    def load(self) -> WakeController:
+    def load(self) -> DemandController:
         """The rules, with what was heard until now. A server calls this at its start, so that no request waits."""
         if self._rules is None:
-            from vllm_service.routing.demand.target import WakeController  # noqa: PLC0415  the only door to numpy
+            from vllm_service.routing.demand.target import DemandController  # noqa: PLC0415  the only door to numpy
 
-            self._rules = WakeController(*self._limits, heard=self._heard)
+            self._rules = DemandController(*self._limits, heard=self._heard)
         return self._rules
 
     def took(self, usd: float) -> None:
@@ -40,7 +40,7 @@ class EndpointDemand:
         self._heard.saved_usd += usd
 
     def decide(self, now: float, cold_seconds: float, idle_seconds: float, speeds: Speeds, spent_usd: float) -> int:
-        """How many workers there should be; see WakeController."""
+        """How many workers there should be; see DemandController."""
         return self.load().decide(now, cold_seconds, idle_seconds, speeds, spent_usd)
 
     @property

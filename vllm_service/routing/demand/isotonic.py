@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def falling(values: list[float]) -> list[float]:
+def isotonic_decreasing(values: list[float]) -> list[float]:
     """Pooled neighbours. Sums from the first on are never lower than those of `values`, and as low as they can be."""
     pools: list[tuple[float, int]] = []
     for value in values:

@@ -13,9 +13,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_service.routing.demand.counterfactual import Heard, ShadowWorkers, Speeds
-from vllm_service.routing.demand.isotonic import falling
-from vllm_service.routing.demand.threshold_rules import FIRST_RULE, NEVER, OFF, PaperWorkers
+from vllm_service.routing.demand.counterfactual import CounterfactualWorkers, Heard, Speeds
+from vllm_service.routing.demand.isotonic import isotonic_decreasing
+from vllm_service.routing.demand.threshold_rules import FIRST_RULE, NEVER, OFF, ThresholdRules
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ _EXPOSED_SHARE = 0.1
 _SMOOTHING_SECONDS = 10.0
 
 
-class WakeController:
+class DemandController:
     """For one endpoint. `demand` is called for each request, `decide` about once a second.
 
     most_workers: that there may be. always_on: of them, paid whatever is decided; the rest have to earn their keep with
@@ -44,8 +44,8 @@ class WakeController:
     ) -> None:
         workers = most_workers - always_on
         self._usd_per_second, self._always_on = usd_per_second, always_on
-        self._paper = PaperWorkers(workers, usd_per_second, memory_seconds=4 * 3600.0)
-        self._shadows = [ShadowWorkers(count) for count in range(always_on, most_workers + 1)]
+        self._paper = ThresholdRules(workers, usd_per_second, memory_seconds=4 * 3600.0)
+        self._shadows = [CounterfactualWorkers(count) for count in range(always_on, most_workers + 1)]
         self._rule = np.full(workers, FIRST_RULE)
         self._numbers = np.arange(workers)
         self._heard = heard or Heard()
@@ -144,7 +144,7 @@ class WakeController:
         self._unreleased[: len(shadows) - 1] += np.diff([shadow.usd for shadow in shadows])
         released = self._unreleased * (1.0 - math.exp(-seconds / _SMOOTHING_SECONDS))
         self._unreleased -= released
-        return np.array(falling(released.tolist()))
+        return np.array(isotonic_decreasing(released.tolist()))
 
     def _choose(self, whole_seconds: float) -> None:
         """Changes rules only for one that is better by what a start costs: each change may cost one.

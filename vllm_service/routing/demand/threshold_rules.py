@@ -32,7 +32,7 @@ NEVER = rule_number(math.inf, 0.0, 1.0)
 OFF, _STARTING, _ON = 0, 1, 2
 
 
-class PaperWorkers:
+class ThresholdRules:
     """Every rule, for every worker, on paper. Arrays are [rule, worker]; money in dollars."""
 
     def __init__(self, workers: int, usd_per_second: float, memory_seconds: float) -> None:

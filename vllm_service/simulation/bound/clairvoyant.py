@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from vllm_service.simulation.bound.savings import Prices, Savings
 from vllm_service.simulation.bound.starts import least_with_starts, seconds_of_starts, start_prices
 from vllm_service.simulation.bound.work import demand_of, kinds_of_work
-from vllm_service.simulation.bound.worker_lifetimes import Lives
+from vllm_service.simulation.bound.worker_lifetimes import WorkerLifetimes
 from vllm_service.simulation.draws import Draws
 from vllm_service.simulation.scenario import Scenario
 from vllm_service.simulation.trace import Trace
@@ -55,7 +55,7 @@ class _Found:
 
     usd: float
     starts: int
-    lives: Lives
+    lives: WorkerLifetimes
     savings: Savings
     prices: Prices
 

@@ -8,11 +8,11 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_service.routing.demand.isotonic import falling
+from vllm_service.routing.demand.isotonic import isotonic_decreasing
 from vllm_service.simulation.bound.batches import most_by_one_worker
 from vllm_service.simulation.bound.slots import Slots
 from vllm_service.simulation.bound.work import Demand, Work
-from vllm_service.simulation.bound.worker_lifetimes import Lives, Slotted, best_lives
+from vllm_service.simulation.bound.worker_lifetimes import Slotted, WorkerLifetimes, best_lifetimes
 from vllm_service.simulation.scenario import OwnPhysics
 
 Floats = NDArray[np.float64]
@@ -54,7 +54,7 @@ class Savings:
         arrival, due, seconds = (array[kept] for array in pieces)
         return cls(demand, work, slots, slots.capacities(arrival, due, seconds, own.profile.max_workers), own, late)
 
-    def least_usd(self, prices: Prices, start_usd: Floats) -> tuple[Floats, list[Lives]]:
+    def least_usd(self, prices: Prices, start_usd: Floats) -> tuple[Floats, list[WorkerLifetimes]]:
         """Dollars of everything, at least, for each price of a start, and how the workers live then.
 
         Each request pays its work's price, if hosting is not cheaper, and a late one that of the work it has without
@@ -69,7 +69,7 @@ class Savings:
         saves = np.minimum(hosted - own_usd, np.maximum(0.0, price - (own_usd - late_usd)))
         saves = np.where(self.demand.can_be_in_time, saves, 0.0)
         life = self.own.usd_per_second - second
-        lives = best_lives(self._slotted(saves, life), life, start_usd)
+        lives = best_lifetimes(self._slotted(saves, life), life, start_usd)
         return fixed - np.array([each.saved_usd for each in lives]), lives
 
     def _slotted(self, saves: Floats, usd_per_second: float) -> Slotted:
@@ -117,5 +117,5 @@ def _falling(worth: Floats) -> Floats:
     """What each further worker adds; never more than the one before it."""
     added = np.diff(worth, axis=1)
     for slot in np.flatnonzero((np.diff(added, axis=1) > 0.0).any(axis=1)):
-        added[slot] = falling(added[slot].tolist())
+        added[slot] = isotonic_decreasing(added[slot].tolist())
     return added

@@ -27,7 +27,7 @@ class Slotted:
 
 
 @dataclass(frozen=True)
-class Lives:
+class WorkerLifetimes:
     """Of all workers together: dollars saved, seconds lived, starts."""
 
     saved_usd: float
@@ -35,7 +35,7 @@ class Lives:
     starts: int
 
 
-def best_lives(slots: Slotted, usd_per_second: float, start_usd: Floats) -> list[Lives]:
+def best_lifetimes(slots: Slotted, usd_per_second: float, start_usd: Floats) -> list[WorkerLifetimes]:
     """For each price of a start. A worker is off, came in this slot (after having left in it?), or was there before.
 
     Between two slots a worker is paid for: from the one's beginning to the other's if it was there before, else from
@@ -54,7 +54,7 @@ def best_lives(slots: Slotted, usd_per_second: float, start_usd: Floats) -> list
         off = _better(off, _plus(_better(there, start), last))
         stayed, came = _plus(there, whole), _plus(start, first)
         began, reached = begins, reach
-    return [Lives(float(usd), float(seconds), round(starts)) for usd, seconds, starts in off.sum(axis=2).T]
+    return [WorkerLifetimes(float(usd), float(seconds), round(starts)) for usd, seconds, starts in off.sum(axis=2).T]
 
 
 def _plus(state: Floats, usd: Floats) -> Floats:

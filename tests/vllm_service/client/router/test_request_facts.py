@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vllm_service.client.payload import Ask
+from vllm_service.client.payload import Payload
 from vllm_service.client.router.request_facts import facts_of_chat
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.token_estimates import TOKENS_PER_IMAGE, estimated_prompt_tokens
@@ -23,7 +23,7 @@ def image(size_bytes: int) -> list[dict[str, Any]]:
 
 
 def facts(messages: list[dict[str, Any]], **options: Any) -> RequestFacts:
-    return facts_of_chat(Ask.chat(messages, "m", options), "COST", stream=False)
+    return facts_of_chat(Payload.chat(messages, "m", options), "COST", stream=False)
 
 
 @pytest.mark.parametrize("messages", [HELLO, image(50_000), HELLO + image(9_000) + image(9_000)])
@@ -38,7 +38,7 @@ def facts(messages: list[dict[str, Any]], **options: Any) -> RequestFacts:
     ],
 )
 def test_it_is_what_the_gateway_reads(messages: list[dict[str, Any]], options: dict[str, Any]) -> None:
-    body = json.dumps(Ask.chat(messages, "m", options).body, ensure_ascii=False, separators=(",", ":")).encode()
+    body = json.dumps(Payload.chat(messages, "m", options).body, ensure_ascii=False, separators=(",", ":")).encode()
     fields, told = read(body), facts(messages, **options)
     assert told.prompt_tokens == estimated_prompt_tokens(body)
     assert told.max_tokens == fields.longest_answer_tokens

@@ -7,7 +7,7 @@ import sys
 
 from vllm_service.routing.demand.counterfactual import Demand, Speeds
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
-from vllm_service.routing.demand.target import WakeController
+from vllm_service.routing.demand.target import DemandController
 from vllm_service.routing.profiles import LatencyTarget
 
 SPEEDS = Speeds(0.05, 0.0002, 0.02, 0.0001, 0.5, 16)
@@ -19,7 +19,7 @@ def requests(second: int) -> list[Demand]:
 
 
 def test_demand_before_and_after_the_rules_are_loaded_counts_alike() -> None:
-    late, always = EndpointDemand(6, 0.0005, always_on=1), WakeController(6, 0.0005, always_on=1)
+    late, always = EndpointDemand(6, 0.0005, always_on=1), DemandController(6, 0.0005, always_on=1)
     wanted = []
     for second in range(60):
         for one in requests(second):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_service.routing.demand.counterfactual import Demand, Offered, ShadowWorkers, Speeds, token_seconds
-from vllm_service.routing.demand.target import WakeController
+from vllm_service.routing.demand.counterfactual import CounterfactualWorkers, Demand, Offered, Speeds, token_seconds
+from vllm_service.routing.demand.target import DemandController
 from vllm_service.routing.profiles import LatencyTarget
 
 SPEEDS = Speeds(0.15, 1 / 8000, 0.011, 0.0003, 0.7, 32)
@@ -22,7 +22,7 @@ def demand(at: float, usd: float) -> Demand:
 
 def targets(usd_per_second: float, seconds: int, silence: int = 0, always_on: int = 0) -> list[int]:
     """What is wanted each second of steady demand, a request a second, and then of silence."""
-    controller, wanted, spent = WakeController(10, SECOND_USD, always_on), [], 0.0
+    controller, wanted, spent = DemandController(10, SECOND_USD, always_on), [], 0.0
     for now in range(seconds + silence):
         if now < seconds:
             controller.demand(demand(now, usd_per_second))
@@ -50,7 +50,7 @@ def test_nobody_is_woken_for_what_workers_that_are_always_on_can_take(always_on:
 
 def test_what_workers_that_are_always_on_leave_can_be_worth_another() -> None:
     """Each second four requests, each of half a second's reading and promised within two seconds: two can take them."""
-    controller = WakeController(10, SECOND_USD, always_on=1)
+    controller = DemandController(10, SECOND_USD, always_on=1)
     for now in range(300):
         for _ in range(4):
             controller.demand(Demand(float(now), round(3e12 * SECOND_USD), 4000, 10.0, LatencyTarget()))
@@ -65,7 +65,7 @@ def test_a_worker_leaves_after_a_silence_that_costs_about_a_start() -> None:
 
 
 def test_bursts_that_end_before_a_cold_start_does_cost_a_bounded_share() -> None:
-    controller, spent, hosted = WakeController(10, SECOND_USD), 0.0, 0.0
+    controller, spent, hosted = DemandController(10, SECOND_USD), 0.0, 0.0
     for now in range(40_000):
         if now % 400 < 12:
             controller.demand(demand(now, 20 * SECOND_USD))
@@ -75,7 +75,7 @@ def test_bursts_that_end_before_a_cold_start_does_cost_a_bounded_share() -> None
 
 
 def test_it_is_quiet_when_a_look_can_change_nothing_until_a_request_comes() -> None:
-    each_second, once = WakeController(10, SECOND_USD), WakeController(10, SECOND_USD)
+    each_second, once = DemandController(10, SECOND_USD), DemandController(10, SECOND_USD)
     for controller in (each_second, once):
         for now in range(20):
             controller.demand(demand(now, 3.0 * SECOND_USD))
@@ -100,7 +100,7 @@ def test_it_is_quiet_when_a_look_can_change_nothing_until_a_request_comes() -> N
 
 
 def test_a_shadow_worker_takes_what_would_be_in_time() -> None:
-    one, two = ShadowWorkers(1), ShadowWorkers(2)
+    one, two = CounterfactualWorkers(1), CounterfactualWorkers(2)
     for shadow in (one, two):
         for _ in range(3):
             shadow.offer(offered(0.0, 1.0, reading=1.0), SPEEDS)
