@@ -163,9 +163,21 @@ def imports_within(package: str) -> dict[str, set[str]]:
     """Which modules of the package each of its modules imports, inside functions and for type checking too."""
     modules = modules_of(package)
     return {
-        module: {imported for imported, _ in imports(tree_of(path)) if imported in modules} - {module}
+        module: {
+            imported
+            for imported, statement in imports(tree_of(path))
+            if imported in modules and not names_modules_only(imported, statement, modules)
+        }
+        - {module}
         for module, path in modules.items()
     }
+
+
+def names_modules_only(imported: str, statement: ast.stmt, modules: dict[str, Path]) -> bool:
+    """Whether `from imported import ...` takes nothing from the package's own file."""
+    if not isinstance(statement, ast.ImportFrom) or statement.module != imported:
+        return False
+    return all(f"{imported}.{alias.name}" in modules for alias in statement.names)
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:

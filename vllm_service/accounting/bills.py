@@ -1,22 +1,62 @@
-"""Bills as they come: the emulator's, and RunPod's billing API (v1 and v2). Read leniently, summed exactly.
-
-RunPod, 2026-11: `GET rest.runpod.io/v1/billing/endpoints` answers a list of `{amount, time, timeBilledMs, endpointId}`
-(docs.runpod.io/api-reference/billing); v2 wraps its records in an object and names the same things otherwise.
-"""
+"""Bills as they come: from a file, standard input or a billing API; read leniently, summed exactly."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from http.client import BadStatusLine, HTTPConnection, HTTPSConnection, IncompleteRead, InvalidURL, LineTooLong
+from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 from vllm_service.accounting.booking import WorkerBill
 from vllm_service.accounting.reconciliation import BilledAmount
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.timestamps import utc_seconds
 from vllm_service.errors import ConfigurationError
+
+MAX_BYTES = 64 * 1024 * 1024
+NO_HTTP = (BadStatusLine, IncompleteRead, InvalidURL, LineTooLong)
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def read_bill(source: str, key: str | None, timeout_seconds: float = 30.0) -> bytes:
+    """source: a path, `-`, or an http(s) URL, which is asked with `Authorization: Bearer key`.
+
+    Raises ConfigurationError, which never holds the key.
+    """
+    if source == "-":
+        return sys.stdin.buffer.read(MAX_BYTES)
+    if source.startswith(("http://", "https://")):
+        return _get(urlsplit(source), key, timeout_seconds)
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"the bill cannot be read: {error.strerror}: {source}") from None
+
+
+def _get(url: SplitResult, key: str | None, timeout_seconds: float) -> bytes:
+    host = url.hostname or ""
+    is_plain = url.scheme == "http"
+    if key is not None and is_plain and host not in LOOPBACK:
+        raise ConfigurationError("the billing API is asked over http: the key would be readable on the way; use https")
+    make = HTTPConnection if is_plain else HTTPSConnection
+    try:
+        connection = make(host, url.port, timeout=timeout_seconds)
+        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        connection.request("GET", path, headers={} if key is None else {"Authorization": f"Bearer {key}"})
+        answer = connection.getresponse()
+        body = answer.read(MAX_BYTES)
+    except (OSError, ValueError, *NO_HTTP) as error:
+        raise ConfigurationError(f"the billing API at {host} cannot be reached: {type(error).__name__}") from None
+    connection.close()
+    if answer.status != 200:
+        raise ConfigurationError(f"the billing API at {host} answered {answer.status}")
+    return body
+
 
 _LISTS = ("records", "billing", "data", "items")
 _AMOUNTS = ("amount", "totalAmount", "total_usd", "usd", "cost", "total")

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vllm_service.accounting.timeline import Timeline
-from vllm_service.domain.largest_remainder import split
+from vllm_service.domain.money import split
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from vllm_service.accounting.booking import Booking, RanRequest, WorkerBill, book, due
-from vllm_service.domain.largest_remainder import split
+from vllm_service.domain.money import split
 from vllm_service.domain.requests import RequestRecord
 
 DAY_US = 86_400 * 1_000_000

@@ -1,20 +1,32 @@
-"""Everything but the chat path as one FastAPI application, made of parts; app.py puts the chat path in front of it."""
+"""Everything but the chat path as one FastAPI application."""
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi.responses import HTMLResponse
 
 from vllm_service.api.authentication import required_key
 from vllm_service.api.dependencies import Dependencies
-from vllm_service.api.errors import add_error_handlers
+from vllm_service.api.errors import Outermost, add_error_handlers
 from vllm_service.api.health import health_router
 from vllm_service.api.metrics import metrics_router
 from vllm_service.api.models import models_router
 from vllm_service.api.openapi import publish
 from vllm_service.api.performance import performance_router
-from vllm_service.api.playground import playground_router
-from vllm_service.api.request_ids import Outermost
 from vllm_service.api.schemas import ErrorAnswer
+
+PAGE = files("vllm_service.api").joinpath("playground.html").read_text(encoding="utf-8")
+# Only what the page itself holds: a key that is typed into it goes nowhere else.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+playground_router = APIRouter(include_in_schema=False)
+
+
+@playground_router.get("/")
+async def playground() -> HTMLResponse:
+    """The page; it asks for a key where keys are required."""
+    return HTMLResponse(PAGE, headers={"content-security-policy": POLICY, "referrer-policy": "no-referrer"})
 
 
 def make_app(parts: Dependencies) -> FastAPI:

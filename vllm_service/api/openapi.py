@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from vllm_service import __version__
 from vllm_service.api.authentication import SCHEME_NAME
 from vllm_service.api.openapi_schemas import SCHEMAS
+from vllm_service.version import __version__
 
 Document = dict[str, Any]
 _ERROR_SCHEMA = {"$ref": "#/components/schemas/ErrorAnswer"}

@@ -1,4 +1,4 @@
-"""Validates the configuration: is it right, which providers answer, which models and prices are there?"""
+"""`vllm-service check`: is the configuration valid, and does every provider answer with its configured models?"""
 
 from __future__ import annotations
 
@@ -7,15 +7,135 @@ import asyncio
 import dataclasses
 import json
 import sys
+import time
+from dataclasses import dataclass
+from typing import Any
 
+import httpx2
 from rich.console import Console
 from rich.table import Table
 
 from vllm_service.catalog.load import Loaded, read
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind
 from vllm_service.catalog.tasks import PREFIX, tasks_of
 from vllm_service.cli.command import Command
-from vllm_service.cli.provider_checks import TIMEOUT_SECONDS, Report, check
+from vllm_service.errors import UpstreamFailed
+from vllm_service.runpod.health import health_of
 from vllm_service.settings import ServiceSettings
+
+TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found out about one provider.
+
+    latency_ms: of the answer, however it was; None without one. problem: why it counts as unreachable, without secrets.
+    models_found, models_missing: of those configured; both empty where they cannot be asked for (RunPod's would wake).
+    prices_unknown: configured models without a price; RunPod's have one by the second.
+    workers: RunPod's worker counts as they came, None for hosted providers.
+    """
+
+    provider: str
+    kind: str
+    url: str
+    reachable: bool
+    latency_ms: float | None = None
+    problem: str | None = None
+    models_found: tuple[str, ...] = ()
+    models_missing: tuple[str, ...] = ()
+    prices_known: tuple[str, ...] = ()
+    prices_unknown: tuple[str, ...] = ()
+    workers: dict[str, int] | None = None
+
+
+async def check(catalog: Catalog, timeout_seconds: float = TIMEOUT_SECONDS) -> list[Report]:
+    """A report on each provider, in configured order. Raises nothing."""
+    async with httpx2.AsyncClient(timeout=timeout_seconds, follow_redirects=False) as client:
+        probes = [probe(client, provider, offers_of(catalog, provider)) for provider in catalog.providers.values()]
+        return await asyncio.gather(*probes)
+
+
+def offers_of(catalog: Catalog, provider: Provider) -> list[Offer]:
+    """What the provider is configured to serve, each model once."""
+    offers = (offer for model in catalog.models.values() for offer in model.offers if offer.provider == provider.name)
+    return list({offer.model: offer for offer in offers}.values())
+
+
+async def probe(client: httpx2.AsyncClient, provider: Provider, offers: list[Offer]) -> Report:
+    """One GET: a hosted provider's models, or RunPod's /health, which wakes no worker."""
+    is_runpod = provider.kind is ProviderKind.RUNPOD
+    url = f"{provider.control_url}/health" if is_runpod else f"{provider.base_url}/models"
+    headers = {} if provider.api_key is None else {"Authorization": f"Bearer {provider.api_key}"}
+    known = tuple(offer.model for offer in offers if offer.price is not None or provider.second_price is not None)
+    facts: dict[str, Any] = {
+        "provider": provider.name,
+        "kind": provider.kind.value,
+        "url": url,
+        "prices_known": known,
+        "prices_unknown": tuple(offer.model for offer in offers if offer.model not in known),
+    }
+    start = time.perf_counter()
+    try:
+        response = await client.get(url, headers=headers)
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+        return Report(**facts, reachable=False, problem=f"no answer: {_why(error)}")
+    facts["latency_ms"] = round((time.perf_counter() - start) * 1000, 1)
+    try:
+        document = _document(response, provider)
+        found = {"workers": _workers(document)} if is_runpod else _models(document, offers)
+    except UpstreamFailed as error:
+        return Report(**facts, reachable=False, problem=error.message)
+    return Report(**facts, **found, reachable=True)
+
+
+def _why(error: Exception) -> str:
+    """In a user's words, then in the library's."""
+    words = "the address cannot be used"
+    if isinstance(error, httpx2.TimeoutException):
+        words = "it took too long (--timeout)"
+    elif isinstance(error, httpx2.ConnectError):
+        words = "nothing listens there, or the name or certificate is wrong"
+    elif isinstance(error, httpx2.TransportError):
+        words = "the connection broke"
+    return f"{words} ({type(error).__name__})"
+
+
+def _document(response: httpx2.Response, provider: Provider) -> dict[str, Any] | list[Any]:
+    if response.status_code in (401, 403):
+        hint = "its key was refused" if provider.api_key else "it wants a key: set api_key_env"
+        raise UpstreamFailed(f"HTTP {response.status_code}: {hint}")
+    if response.status_code == 404:
+        raise UpstreamFailed("HTTP 404: wrong endpoint_id or base_url (it ends with /v1)")
+    if response.status_code != 200:
+        raise UpstreamFailed(f"HTTP {response.status_code}")
+    try:
+        document = response.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict | list):
+        raise UpstreamFailed("HTTP 200, but not JSON: is the base_url right?")
+    return document
+
+
+def _models(document: dict[str, Any] | list[Any], offers: list[Offer]) -> dict[str, tuple[str, ...]]:
+    """OpenAI wraps its list in `data`, Together sends it bare."""
+    entries = document if isinstance(document, list) else document.get("data")
+    if not isinstance(entries, list):
+        raise UpstreamFailed("HTTP 200, but no list of models: is the base_url right?")
+    served = {entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)}
+    names = [offer.model for offer in offers]
+    return {
+        "models_found": tuple(name for name in names if name in served),
+        "models_missing": tuple(name for name in names if name not in served),
+    }
+
+
+def _workers(document: dict[str, Any] | list[Any]) -> dict[str, int]:
+    """RunPod adds states without notice: whatever is a count is passed on."""
+    if not isinstance(document, dict) or not isinstance(document.get("workers"), dict):
+        raise UpstreamFailed("HTTP 200, but no worker counts: is the endpoint_id right?")
+    return dict(health_of(document).workers)
 
 
 def run(options: argparse.Namespace, settings: ServiceSettings | None = None) -> int:
@@ -38,7 +158,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def to_json(loaded: Loaded, reports: list[Report]) -> dict[str, object]:
     """`{"models": [...], "tasks": {task: model}, "providers": [Report], "warnings": [...]}`."""
     return {
-        "models": _models(loaded),
+        "models": _public_names(loaded),
         "tasks": tasks_of(loaded.catalog.models),
         "providers": [dataclasses.asdict(report) for report in reports],
         "warnings": list(loaded.warnings),
@@ -47,7 +167,7 @@ def to_json(loaded: Loaded, reports: list[Report]) -> dict[str, object]:
 
 def show(loaded: Loaded, reports: list[Report], console: Console) -> None:
     """A line per provider, and what stays unknown."""
-    console.print(f"Models: {', '.join(_models(loaded))}", markup=False, highlight=False)
+    console.print(f"Models: {', '.join(_public_names(loaded))}", markup=False, highlight=False)
     if tasks := tasks_of(loaded.catalog.models):
         answered = ", ".join(f"{task} by {model}" for task, model in sorted(tasks.items()))
         console.print(f"Tasks: {answered}", markup=False, highlight=False)
@@ -60,7 +180,7 @@ def show(loaded: Loaded, reports: list[Report], console: Console) -> None:
         console.print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
 
 
-def _models(loaded: Loaded) -> list[str]:
+def _public_names(loaded: Loaded) -> list[str]:
     return sorted(name for name in loaded.catalog.models if not name.startswith(PREFIX))
 
 

@@ -15,8 +15,7 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
-from vllm_service.accounting.bill_source import read_bill
-from vllm_service.accounting.bills import Bill, parse_bill
+from vllm_service.accounting.bills import Bill, parse_bill, read_bill
 from vllm_service.accounting.booking import Booking
 from vllm_service.accounting.reconciliation import DayLine, Reconciliation, total
 from vllm_service.cli.command import Command

@@ -1,11 +1,8 @@
-"""Money as integers of pico-dollars (1e-12 USD): the unit in which a token and a GPU's microsecond cost whole numbers.
-
-$0.000001 per million tokens is 1 pico-dollar per token; $0.000001 per second is 1 pico-dollar per microsecond. Sums are
-therefore exact, and 64 bits hold nine million dollars.
-"""
+"""Money as integers of pico-dollars (1e-12 USD): in it, a token and a GPU's microsecond cost whole numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from typing import overload
 
@@ -65,3 +62,21 @@ def _whole(number: Decimal | str | int, factor: int, unit: str, finest: str) -> 
     if product != product.to_integral_value():
         raise ValueError(f"{number} {unit} is finer than {finest}")
     return int(product)
+
+
+def split(amount: int, weights: Sequence[int]) -> list[int]:
+    """Each part is its exact share rounded down or up; those with the largest remainders are rounded up.
+
+    Of equal remainders the earlier goes first. Weights are not negative. ValueError: an amount nobody has a share in.
+    """
+    total = sum(weights)
+    if total <= 0:
+        if amount:
+            raise ValueError(f"{amount} cannot be split: no weight is above 0")
+        return [0] * len(weights)
+    parts = [amount * weight // total for weight in weights]
+    left = amount - sum(parts)
+    by_remainder = sorted(range(len(weights)), key=lambda index: -(amount * weights[index] % total))
+    for index in by_remainder[:left]:
+        parts[index] += 1
+    return parts

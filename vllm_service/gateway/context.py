@@ -1,30 +1,118 @@
-"""One request on its way: what is known of it so far, and the row that it leaves behind."""
+"""One request on its way: what is known of it so far, what its answer is annotated with, and its row in the ledger."""
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import count
 
+import msgspec
 from msgspec.structs import replace
 
 from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.keys import ApiKey
+from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import Step
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import Usage
-from vllm_service.gateway.annotations import cost_info, performance_info, provider_info, spliced
 from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, ServedModel
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import RequestFields
 from vllm_service.http.messages import Request, ResponseWriter
 from vllm_service.http.upstream import Answer, Upstream
-from vllm_service.observability.trace_context import trace_headers
-from vllm_service.observability.tracing import RequestSpan
+from vllm_service.observability.tracing import RequestSpan, trace_headers
 from vllm_service.resilience.attempts import Attempt, HedgeLoser
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.protocol import Reservation
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
+
+
+class RequestIds:
+    """Ids that are unique without asking the kernel for each: 64 random bits of the process, and a counter."""
+
+    def __init__(self) -> None:
+        self._process = os.urandom(8).hex()
+        self._numbers = count(1)
+
+    def of(self, sent: bytes | None) -> str:
+        """The caller's id if it is made of at most 128 plain characters, else a new one."""
+        if sent is not None and _REQUEST_ID.fullmatch(sent):
+            return sent.decode("ascii")
+        return f"req-{self._process}-{next(self._numbers):x}"
+
+
+_encode = msgspec.json.Encoder().encode
+# %a writes a number as Python would, which is as JSON would.
+_COST = (
+    b',"cost_info":{"vllm_cost_usd":%a,"openai_cost_usd":%a,"savings_usd":%a,"savings_percentage":%a,"is_estimate":%b}'
+)
+_COST_UNKNOWN = (
+    b',"cost_info":{"vllm_cost_usd":%b,"openai_cost_usd":%b,"savings_usd":%b,"savings_percentage":null,'
+    b'"is_estimate":%b}'
+)
+_PERFORMANCE = (
+    b',"performance_info":{"inference_time_ms":%.3f,"ttft_ms":%b,"tokens_per_second":%b,"cache_hit":%b,'
+    b'"quality_score":null,%b}'
+)
+_BOOLEANS = (b"false", b"true")
+
+
+def cost_info(cost_picousd: int | None, baseline_picousd: int | None, is_estimate: bool) -> bytes:
+    """`,"cost_info":{...}`: a member to be added to an object that has some.
+
+    is_estimate: the cost is the router's expectation of a worker's seconds, or of tokens that nobody counted.
+    """
+    if cost_picousd is None or not baseline_picousd:
+        saved = None if cost_picousd is None or baseline_picousd is None else baseline_picousd - cost_picousd
+        known = _usd(cost_picousd), _usd(baseline_picousd), _usd(saved)
+        return _COST_UNKNOWN % (*known, _BOOLEANS[is_estimate])
+    saved = baseline_picousd - cost_picousd
+    usd = PICOUSD_PER_USD
+    percentage = round(100 * saved / baseline_picousd, 3)
+    return _COST % (cost_picousd / usd, baseline_picousd / usd, saved / usd, percentage, _BOOLEANS[is_estimate])
+
+
+def performance_info(
+    total_seconds: float,
+    ttft_seconds: float | None,
+    completion_tokens: int | None,
+    is_cached: bool,
+    place: bytes,
+) -> bytes:
+    """`,"performance_info":{...}`, likewise. place: of `provider_info`."""
+    per_second = completion_tokens / total_seconds if completion_tokens and total_seconds > 0 else None
+    return _PERFORMANCE % (
+        total_seconds * 1000,
+        b"null" if ttft_seconds is None else b"%.3f" % (ttft_seconds * 1000),
+        b"null" if per_second is None else b"%.3f" % per_second,
+        _BOOLEANS[is_cached],
+        place,
+    )
+
+
+@lru_cache(maxsize=4096)
+def provider_info(provider: str | None, reason: str, is_on_apple_silicon: bool) -> bytes:
+    """The members of performance_info that say who answered, and why."""
+    members = {"provider": provider, "apple_silicon_optimized": is_on_apple_silicon, "route_reason": reason}
+    return _encode(members)[1:-1]
+
+
+def spliced(document: bytes, *members: bytes) -> bytes:
+    """The document with these members at its end; white space, or SSE's line breaks, may follow the object."""
+    end = document.rindex(b"}")
+    begin = document[:end]
+    if begin.endswith((b"{", b" ", b"\n", b"\t", b"\r")) and begin.rstrip().endswith(b"{"):
+        members = (members[0][1:], *members[1:])
+    return b"".join((begin, *members, document[end:]))
+
+
+def _usd(amount_picousd: int | None) -> bytes:
+    return b"null" if amount_picousd is None else b"%a" % (amount_picousd / PICOUSD_PER_USD)
 
 
 class RequestContext:

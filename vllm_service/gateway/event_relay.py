@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from vllm_service.domain.usage import Usage
 from vllm_service.gateway.operations import Operation
-from vllm_service.gateway.usage import Found, find_usage
+from vllm_service.gateway.provider_request import Found, find_usage
 from vllm_service.http.upstream import CutShort
 
 LONGEST_EVENT_BYTES = 16 * 2**20

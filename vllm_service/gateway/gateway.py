@@ -9,30 +9,27 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.plan import Plan
-from vllm_service.domain.request_ids import RequestIds
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
-from vllm_service.domain.token_estimates import ASSUMED_COMPLETION_TOKENS, estimated_prompt_tokens
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS, Usage, estimated_prompt_tokens
 from vllm_service.errors import ServiceError, Unauthorized
 from vllm_service.gateway import routing_headers as wishes
-from vllm_service.gateway.cached_answers import cache_key
 from vllm_service.gateway.config_snapshot import ConfigSnapshot
-from vllm_service.gateway.context import RequestContext
+from vllm_service.gateway.context import RequestContext, RequestIds
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
-from vllm_service.gateway.respond import relay_events, replay, send_whole
+from vllm_service.gateway.respond import cache_key, relay_events, replay, send_whole
 from vllm_service.gateway.token_counting import TokenCounting
-from vllm_service.http.client_address import ClientAddresses
 from vllm_service.http.error_answers import error_body, error_headers
 from vllm_service.http.messages import Request, ResponseWriter
+from vllm_service.http.request_reader import ClientAddresses
 from vllm_service.http.upstream import Upstream
 from vllm_service.logs import source_location
 from vllm_service.observability.tracing import Tracer
 from vllm_service.resilience.attempts import TriedRequest, first_answer
-from vllm_service.resilience.deadlines import HEADER, Deadline
-from vllm_service.resilience.deadlines import deadline as deadline_of
 from vllm_service.resilience.policy import ResiliencePolicy
+from vllm_service.resilience.retry_schedule import HEADER, Deadline
+from vllm_service.resilience.retry_schedule import deadline as deadline_of
 from vllm_service.storage.protocol import Keys, Quotas, Reservation, ResponseCache
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from vllm_service.domain.token_estimates import longest_answer_tokens, prefix_of
+from vllm_service.domain.usage import longest_answer_tokens, prefix_of
 from vllm_service.errors import InvalidRequest
 from vllm_service.gateway.operations import Operation
 

@@ -1,24 +1,51 @@
-"""The way back: a provider's whole answer or its stream, counted, annotated and passed to the caller."""
+"""The way back: a provider's answer, or a cached one, counted, annotated and passed to the caller."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
+
 from vllm_service.domain.requests import Outcome
-from vllm_service.domain.token_estimates import BYTES_PER_TOKEN
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import BYTES_PER_TOKEN, Usage
 from vllm_service.errors import ServiceError, UpstreamFailed
 from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.event_relay import EventRelay
+from vllm_service.gateway.operations import EMBEDDINGS
 from vllm_service.gateway.provider_errors import fault_error
 from vllm_service.http.error_answers import error_event
 from vllm_service.http.upstream import Answer, ProviderFault
 from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import Failure, Kind
 from vllm_service.storage.protocol import CachedResponse
+
+# What does not change the answer. Streams have keys of their own: they are replayed as they were.
+_ASIDE = ("stream_options", "user", "metadata", "safety_identifier")
+
+
+def cache_key(call: RequestContext) -> bytes | None:
+    """A digest of the request in canonical form; None when it is not to be cached.
+
+    At temperature 0, for embeddings, or with the header `x-cache: on`; never with `x-cache: off`.
+    """
+    wish = call.headers.get(b"x-cache")
+    is_repeatable = call.fields.temperature == 0 or call.operation is EMBEDDINGS
+    if wish == b"off" or not (is_repeatable or wish == b"on"):
+        return None
+    try:
+        members = msgspec.json.decode(call.request.body)
+        for name in _ASIDE:
+            members.pop(name, None)
+        members["model"], members["stream"] = call.model.name, call.fields.stream is True
+        canonical = msgspec.json.encode([call.operation.name, members], order="sorted")
+    except (msgspec.DecodeError, RecursionError):  # too large a number, or too deep, in a member that was only skipped
+        return None
+    return hashlib.sha256(canonical).digest()
+
 
 _JSON = b"content-type: application/json\r\n"
 _EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import httptools
 import msgspec
+
+
+def fault_in(error: Exception) -> BaseException | None:
+    """What code of ours raised, which httptools wraps in an error of its own; None: what came is not HTTP."""
+    if isinstance(error, httptools.HttpParserCallbackError):
+        raised = error.__context__
+        return None if isinstance(raised, httptools.HttpParserError) else raised
+    return None if isinstance(error, httptools.HttpParserError | httptools.HttpParserUpgrade) else error
 
 
 class Request(msgspec.Struct, gc=False):

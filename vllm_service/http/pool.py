@@ -8,12 +8,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from vllm_service import __version__
 from vllm_service.catalog.model import Provider
-from vllm_service.http.client_connection import Connection
-from vllm_service.http.streamed_answer import StreamOrWhole
+from vllm_service.http.client_connection import Connection, StreamOrWhole
 from vllm_service.http.upstream import ENDLESS, Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.http.write_buffer import WriteBuffer
+from vllm_service.version import __version__
 
 # A server that closes an idle connection earlier (uvicorn, and with it vLLM, after 5 s) is noticed at once; routers on
 # the way, which forget in silence, keep it for a minute and more.

@@ -7,9 +7,8 @@ import socket
 from email.utils import formatdate
 
 from vllm_service.errors import Overloaded
-from vllm_service.http.eager_task import EagerTask
 from vllm_service.http.limits import ConnectionLimits
-from vllm_service.http.server_connection import Handler, ServerConnection
+from vllm_service.http.server_connection import EagerTask, Handler, ServerConnection
 from vllm_service.http.write_buffer import WriteBuffer
 
 LOOK_EVERY_SECONDS = 0.5

@@ -63,7 +63,7 @@ class Answer(Protocol):
 
 
 class Patience(msgspec.Struct, frozen=True, gc=False):
-    """Seconds that one sending may take, instead of what the provider is configured with: see resilience/deadlines.py.
+    """Seconds that one sending may take, instead of the provider's configured ones: see resilience/retry_schedule.py.
 
     The time to connect counts only where it is less.
     """

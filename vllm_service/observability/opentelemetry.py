@@ -11,10 +11,10 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from vllm_service import __version__
 from vllm_service.domain.plan import Step
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.storage.ledger.rows import span_attributes
+from vllm_service.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer as OpenTelemetryTracer

@@ -21,11 +21,10 @@ from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelUnavailable, ServiceError
 from vllm_service.http.upstream import Patience
 from vllm_service.resilience.breakers.circuit_breaker import Admission
-from vllm_service.resilience.deadlines import Deadline
 from vllm_service.resilience.failures import Failure, NotAnswered
 from vllm_service.resilience.hedging import hedged
 from vllm_service.resilience.policy import ResiliencePolicy
-from vllm_service.resilience.retry_schedule import RetrySchedule, ScheduledAttempt
+from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, ScheduledAttempt
 
 Answer = TypeVar("Answer")
 

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 
 from vllm_service.domain.plan import Plan
 from vllm_service.errors import CircuitOpen
-from vllm_service.resilience.breakers.breakers import Breakers
-from vllm_service.resilience.breakers.settings import BreakerSettings
-from vllm_service.resilience.breakers.shared import SharedBreakers
-from vllm_service.resilience.deadlines import DeadlineSettings
+from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.resilience.hedging import Hedging
-from vllm_service.resilience.retry_schedule import RetrySettings
+from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
 from vllm_service.storage.coordination.protocol import BreakerStore
 
 ALL_LEFT_ALONE = "Every provider of this model has been failing and is left alone for now."

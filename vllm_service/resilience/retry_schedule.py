@@ -1,9 +1,4 @@
-"""The retry schedule of one request over the places of its plan: what is tried next, when, and when to give up.
-
-Every place is tried once, in the plan's order, one right after the other. Only then those that may get over it are
-tried again, after a pause that grows and is never shorter than their Retry-After. Nothing else retries: not the HTTP
-client, not the SDK; so attempts never multiply. Only resilience/attempts.py drives it.
-"""
+"""When which offer of a plan is tried, how long each attempt may take, and when to give up."""
 
 from __future__ import annotations
 
@@ -16,13 +11,68 @@ from tenacity import RetryCallState, Retrying, wait_exponential_jitter
 from vllm_service.domain.plan import Step
 from vllm_service.errors import (
     GatewayTimeout,
+    InvalidRequest,
     ModelUnavailable,
     RateLimited,
     ServiceError,
     UpstreamFailed,
 )
-from vllm_service.resilience.deadlines import Deadline
+from vllm_service.http.upstream import Patience
 from vllm_service.resilience.failures import ONLY_HERE, OUR_ACCOUNT, Blame, Failure, Kind, blame
+
+HEADER = "x-request-timeout-ms"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadlineSettings:
+    """Seconds. default: for who asks for nothing; longest: nobody gets more.
+
+    reserve: while another place can still be tried, an attempt waits for its first byte until so long before the end,
+    at most for half of what is left, so that the other place has time to answer.
+    """
+
+    default_seconds: float = 600.0
+    longest_seconds: float = 3600.0
+    reserve_seconds: float = 10.0
+
+
+class Deadline(msgspec.Struct, frozen=True, gc=False):
+    """Of one request, whatever is tried for it. Seconds of a monotonic clock."""
+
+    started_at: float
+    seconds: float
+    reserve_seconds: float = 0.0
+
+    def left(self, now: float) -> float:
+        """Seconds; never more than it had, should the clock go back; 0 when it is over."""
+        left = self.started_at + self.seconds - now
+        return self.seconds if left > self.seconds else left if left > 0.0 else 0.0
+
+    def limits(self, connect_seconds: float, first_byte_seconds: float, now: float, *, is_last: bool) -> Patience:
+        """What an attempt may take at a provider with these limits of its own. Raises GatewayTimeout when it is over.
+
+        is_last: no other place can be tried after this one.
+        """
+        left = min(self.started_at + self.seconds - now, self.seconds)  # the clock may have gone back
+        if left <= 0:
+            raise GatewayTimeout(
+                f"No provider answered within the {self.seconds:g} s this request may take.",
+                details={"timeout_seconds": self.seconds},
+            )
+        until_first_byte = left if is_last else max(left / 2, left - self.reserve_seconds)
+        first_byte = min(first_byte_seconds, until_first_byte)
+        return Patience(min(connect_seconds, first_byte), first_byte, left)
+
+
+def deadline(header: str | None, settings: DeadlineSettings, now: float) -> Deadline:
+    """From `x-request-timeout-ms`, whole milliseconds, or the default. Raises InvalidRequest."""
+    if header is None:
+        seconds = settings.default_seconds
+    elif header.isascii() and header.isdigit() and len(header) <= 12 and int(header) > 0:
+        seconds = int(header) / 1000
+    else:
+        raise InvalidRequest(f"{HEADER}: expected whole milliseconds above 0", param=HEADER)
+    return Deadline(now, min(seconds, settings.longest_seconds), settings.reserve_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)

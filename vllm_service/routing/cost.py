@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.routing.candidates import Candidate
+from vllm_service.routing.strategies import Candidate
 
 _PICOUSD = 1e12
 _UNBOUNDED_ANSWER = 4  # without max_tokens an answer may be this many times as long as expected

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from vllm_service.catalog.model import PublicModel
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.errors import ContextTooLong, InvalidRequest, ModelUnavailable
-from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.cost import highest_picousd
+from vllm_service.routing.strategies import Candidate
 
 _REGION, _NEEDS = "region:", "needs:"
 

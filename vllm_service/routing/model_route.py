@@ -9,13 +9,12 @@ from vllm_service.catalog.model import Catalog, ProviderKind, PublicModel
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.errors import ConfigurationError, InvalidRequest
-from vllm_service.routing.candidates import Candidate
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.cost import marginal_picousd
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
 from vllm_service.routing.estimates import AnswerLengths
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
-from vllm_service.routing.strategies import STRATEGIES, Strategy, Turns
+from vllm_service.routing.strategies import STRATEGIES, Candidate, Strategy, Turns
 
 
 class Route:

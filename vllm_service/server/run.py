@@ -18,8 +18,8 @@ from vllm_service.domain.requests import RequestRecord
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.config_snapshot import ConfigSnapshot
 from vllm_service.gateway.gateway import Gateway
-from vllm_service.http.client_address import ClientAddresses
 from vllm_service.http.pool import ConnectionPool
+from vllm_service.http.request_reader import ClientAddresses
 from vllm_service.http.server import HttpServer
 from vllm_service.observability.access_log import log_request
 from vllm_service.observability.measurements import Measurements

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from vllm_service.errors import ConfigurationError
 from vllm_service.http.limits import ConnectionLimits
-from vllm_service.resilience.breakers.settings import BreakerSettings
-from vllm_service.resilience.deadlines import DeadlineSettings
+from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.hedging import HedgeSettings, Hedging
 from vllm_service.resilience.policy import ResiliencePolicy
-from vllm_service.resilience.retry_schedule import RetrySettings
+from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.open import Storage
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
 from vllm_service.domain.status import CacheState, QuotaState
 from vllm_service.storage.coordination.memory import MemoryBreakers, MemoryTargets, MemoryWakes
-from vllm_service.storage.keys.cached import CachedKeys
-from vllm_service.storage.keys.sql import KeyStore
+from vllm_service.storage.keys.sql import CachedKeys, KeyStore
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.ledger.retention import Retention
 from vllm_service.storage.ledger.writer import LedgerPace, LedgerWriter
@@ -28,9 +27,7 @@ from vllm_service.storage.sql.migrations import Migration, shipped
 from vllm_service.storage.sql.sqlite import SqliteDatabase
 
 if TYPE_CHECKING:
-    from vllm_service.storage.coordination.redis_breakers import RedisBreakers
-    from vllm_service.storage.coordination.redis_targets import RedisTargets
-    from vllm_service.storage.coordination.redis_wakes import RedisWakes
+    from vllm_service.storage.coordination.redis import RedisBreakers, RedisTargets, RedisWakes
     from vllm_service.storage.redis_link import RedisLink
 
 DATABASE_FILE = "service.sqlite3"
@@ -136,9 +133,7 @@ def _embedded(quotas: MemoryQuotas, bounds: ResponseBounds) -> _Shared:
 def _in_redis(
     stack: AsyncExitStack, url: str, bounds: ResponseBounds, make_quotas: Callable[[RedisLink], RedisQuotas]
 ) -> _Shared:
-    from vllm_service.storage.coordination.redis_breakers import RedisBreakers  # noqa: PLC0415
-    from vllm_service.storage.coordination.redis_targets import RedisTargets  # noqa: PLC0415
-    from vllm_service.storage.coordination.redis_wakes import RedisWakes  # noqa: PLC0415
+    from vllm_service.storage.coordination.redis import RedisBreakers, RedisTargets, RedisWakes  # noqa: PLC0415
     from vllm_service.storage.redis_link import RedisLink  # noqa: PLC0415  # 10 MB without need of it
 
     link = RedisLink(url)

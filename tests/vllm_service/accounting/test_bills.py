@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from vllm_service.accounting.bill_source import read_bill
-from vllm_service.accounting.bills import parse_bill
+from vllm_service.accounting.bills import parse_bill, read_bill
 from vllm_service.accounting.reconciliation import BilledAmount
 from vllm_service.errors import ConfigurationError
 

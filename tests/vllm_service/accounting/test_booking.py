@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.accounting.booking import RanRequest, WorkerBill, book, due
-from vllm_service.domain.largest_remainder import split
+from vllm_service.domain.money import split
 
 SECOND = 1_000_000
 PRICE = 7 * SECOND  # of a second, in pico-dollars

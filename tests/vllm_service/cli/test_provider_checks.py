@@ -13,8 +13,8 @@ from tests.vllm_service.catalog.support import Configured
 from vllm_service.__main__ import main
 from vllm_service.catalog.load import load
 from vllm_service.cli import check as command
+from vllm_service.cli.check import Report, check
 from vllm_service.cli.parser import parse
-from vllm_service.cli.provider_checks import Report, check
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.vllm_service.upstream import USAGE, Asked, ScriptedUpstream, chunk, c
 from vllm_service import Answer, RunPodVLLMService, TokenPrice
 from vllm_service.client.cost_info import read_annotation
 from vllm_service.domain.keys import ApiKey
-from vllm_service.gateway.annotations import cost_info, performance_info, provider_info
+from vllm_service.gateway.context import cost_info, performance_info, provider_info
 from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
 
 PRICES = {"small": TokenPrice.per_million("7", "7")}

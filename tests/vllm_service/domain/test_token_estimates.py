@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.domain.token_estimates import (
+from vllm_service.domain.usage import (
     ASSUMED_COMPLETION_TOKENS,
     MOST_TOKENS,
     PREFIX_BYTES,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.gateway.annotations import cost_info, performance_info, provider_info, spliced
+from vllm_service.gateway.context import cost_info, performance_info, provider_info, spliced
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.gateway.cached_answers import cache_key
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS, Operation
 from vllm_service.gateway.request_body import RequestFields, read
+from vllm_service.gateway.respond import cache_key
 
 BODY = {"model": "alias", "temperature": 0, "messages": [{"role": "user", "content": "Hi"}], "seed": 1}
 

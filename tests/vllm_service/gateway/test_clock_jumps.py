@@ -15,9 +15,8 @@ from tests.vllm_service.gateway.running import QUICK, SECRET, Running, catalog_o
 from tests.vllm_service.gateway.test_failing_over import answers, post
 from tests.vllm_service.upstream import Asked, ScriptedUpstream, completion
 from vllm_service.domain.keys import ApiKey, OrganisationLimits
-from vllm_service.resilience.breakers.breakers import Breakers
-from vllm_service.resilience.breakers.settings import BreakerSettings
-from vllm_service.resilience.breakers.shared import SharedBreakers
+from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.coordination.memory import MemoryBreakers
 from vllm_service.storage.quotas.memory import MemoryQuotas

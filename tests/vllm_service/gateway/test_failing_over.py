@@ -17,7 +17,7 @@ from tests.vllm_service.gateway.asking import HEADERS
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, running
 from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event, events
 from vllm_service.domain.requests import Outcome
-from vllm_service.resilience.breakers.settings import BreakerSettings
+from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 
 FAILURES = 3

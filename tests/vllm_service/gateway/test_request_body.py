@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.domain.token_estimates import MOST_TOKENS, PREFIX_BYTES, prefix_of
+from vllm_service.domain.usage import MOST_TOKENS, PREFIX_BYTES, prefix_of
 from vllm_service.errors import InvalidRequest
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Operation
 from vllm_service.gateway.request_body import for_provider, read

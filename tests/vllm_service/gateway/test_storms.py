@@ -17,7 +17,7 @@ from tests.vllm_service.upstream import Asked, ScriptedUpstream, completion
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.keys import ApiKey, OrganisationLimits
 from vllm_service.domain.pricing import TokenPrice
-from vllm_service.resilience.breakers.settings import BreakerSettings
+from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.quotas.memory import MemoryQuotas
 

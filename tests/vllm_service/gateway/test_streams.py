@@ -16,7 +16,7 @@ from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, ev
 from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
-from vllm_service.resilience.breakers.settings import BreakerSettings
+from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 
 WHOLE = b"".join(events("Hel", "lo \u4e16\u754c"))

@@ -23,7 +23,7 @@ from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
 from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, AnswerText
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS
-from vllm_service.gateway.tokenizer import Tokenizer
+from vllm_service.gateway.token_counting import Tokenizer
 
 DEMO = Path(__file__).resolve().parents[3] / "demo_model"
 LIBRARY = Library.from_file(str(DEMO / "tokenizer.json"))

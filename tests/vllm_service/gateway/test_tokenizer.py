@@ -12,13 +12,18 @@ from typing import Any, cast
 import pytest
 from tokenizers import Tokenizer as Library
 
-from vllm_service.domain.token_estimates import TOKENS_PER_IMAGE
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import TOKENS_PER_IMAGE, Usage
 from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, AnswerText
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Operation
-from vllm_service.gateway.token_counting import LONGEST_PROMPT_BYTES, MOST_WAITING, TokenCounting
-from vllm_service.gateway.tokenizer import TOKENS_PER_MESSAGE, Tokenizer, tokenizer_file
+from vllm_service.gateway.token_counting import (
+    LONGEST_PROMPT_BYTES,
+    MOST_WAITING,
+    TOKENS_PER_MESSAGE,
+    TokenCounting,
+    Tokenizer,
+    tokenizer_file,
+)
 
 DEMO = Path(__file__).resolve().parents[3] / "demo_model"
 LIBRARY = Library.from_file(str(DEMO / "tokenizer.json"))

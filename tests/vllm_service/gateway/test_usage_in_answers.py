@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.domain.token_estimates import MOST_TOKENS
-from vllm_service.domain.usage import Usage
-from vllm_service.gateway.usage import Found, find_usage, usage_in
+from vllm_service.domain.usage import MOST_TOKENS, Usage
+from vllm_service.gateway.provider_request import Found, find_usage, usage_in
 
 MOST = Usage(MOST_TOKENS, MOST_TOKENS)
 COUNTS = st.integers(-5, MOST_TOKENS)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.http.client_address import ClientAddresses
+from vllm_service.http.request_reader import ClientAddresses
 
 PROXIES = ClientAddresses([ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.1")])
 

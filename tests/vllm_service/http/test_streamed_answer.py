@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.http import streamed_answer
-from vllm_service.http.streamed_answer import StreamOrWhole
+from vllm_service.http import client_connection
+from vllm_service.http.client_connection import StreamOrWhole
 from vllm_service.http.upstream import CutShort, ProviderFault
 
 BEGUN = re.compile(rb"(?:^|\n)(?:data|event):.*?(?:\n\n|\r\n\r\n)", re.DOTALL)
@@ -45,7 +45,7 @@ def test_it_has_begun_with_the_end_of_its_first_event_wherever_it_was_cut(pieces
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_what_is_kept_has_a_bound(is_stream: bool) -> None:
     carrier = Carrier()
-    most = streamed_answer.LONGEST_BEGINNING_BYTES if is_stream else streamed_answer.LONGEST_ANSWER_BYTES
+    most = client_connection.LONGEST_BEGINNING_BYTES if is_stream else client_connection.LONGEST_ANSWER_BYTES
     answer = StreamOrWhole(carrier, {}, is_stream=is_stream)
     answer.keep(bytes(most))
     assert carrier.fault is None

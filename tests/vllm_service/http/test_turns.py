@@ -11,8 +11,8 @@ import pytest
 
 from tests.vllm_service.upstream import Asked, ScriptedUpstream
 from vllm_service.catalog.model import Provider, ProviderKind
-from vllm_service.http.eager_task import EagerTask
 from vllm_service.http.pool import ConnectionPool
+from vllm_service.http.server_connection import EagerTask
 from vllm_service.http.upstream import CutShort, NotReached
 
 LATER_SECONDS = 1.1  # than a connection that had been closed would have said so

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.observability.trace_context import trace_headers
+from vllm_service.observability.tracing import trace_headers
 
 TRACE, SPAN = b"4bf92f3577b34da6a3ce929d0e0e4736", b"00f067aa0ba902b7"
 SOUND = b"00-%b-%b-01" % (TRACE, SPAN)

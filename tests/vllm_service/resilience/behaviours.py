@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tests.vllm_service.resilience.doors import TOUCHY, Replies, Setting, Verdict
 from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.breakers import BreakerState
-from vllm_service.resilience.breakers.settings import BreakerSettings
+from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.testing import (
     CLOSES,
     DONE,

@@ -20,10 +20,10 @@ from vllm_service.domain.breakers import BreakerState
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import Outcome
 from vllm_service.errors import ServiceError
-from vllm_service.resilience.breakers.settings import BreakerSettings
-from vllm_service.resilience.deadlines import DeadlineSettings
+from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.hedging import HedgeSettings, Hedging
 from vllm_service.resilience.policy import ResiliencePolicy
+from vllm_service.resilience.retry_schedule import DeadlineSettings
 from vllm_service.routing.from_catalog import make_router
 from vllm_service.routing.router import CostRouter
 from vllm_service.testing import Reply, Script, ScriptedProvider

@@ -15,10 +15,10 @@ from vllm_service.domain.usage import Usage
 from vllm_service.errors import UpstreamFailed
 from vllm_service.http.upstream import Patience
 from vllm_service.resilience.attempts import Attempt, TriedRequest, first_answer
-from vllm_service.resilience.breakers.settings import BreakerSettings
-from vllm_service.resilience.deadlines import Deadline
+from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered
 from vllm_service.resilience.policy import ResiliencePolicy
+from vllm_service.resilience.retry_schedule import Deadline
 from vllm_service.routing.router import CostRouter
 
 FAILURE = Failure(Kind.STATUS, 500)

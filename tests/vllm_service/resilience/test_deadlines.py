@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.errors import GatewayTimeout, InvalidRequest
-from vllm_service.resilience.deadlines import DeadlineSettings, deadline
+from vllm_service.resilience.retry_schedule import DeadlineSettings, deadline
 
 SETTINGS = DeadlineSettings(default_seconds=60, longest_seconds=120, reserve_seconds=10)
 

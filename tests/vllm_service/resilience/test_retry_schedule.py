@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from vllm_service.domain.plan import Step
 from vllm_service.errors import GatewayTimeout, ModelUnavailable, RateLimited, ServiceError, UpstreamFailed
-from vllm_service.resilience.deadlines import Deadline
 from vllm_service.resilience.failures import Failure, Kind
-from vllm_service.resilience.retry_schedule import RetrySchedule, RetrySettings, ScheduledAttempt
+from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, RetrySettings, ScheduledAttempt
 
 A, B, C = (Step(name, "m") for name in "abc")
 DOWN = Failure(Kind.CONNECT)

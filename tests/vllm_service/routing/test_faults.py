@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from vllm_service.domain.plan import Step
-from vllm_service.resilience.breakers.breakers import Breakers
-from vllm_service.resilience.breakers.circuit_breaker import Admission
-from vllm_service.resilience.breakers.settings import BreakerSettings
-from vllm_service.resilience.deadlines import Deadline
+from vllm_service.resilience.breakers.circuit_breaker import Admission, BreakerSettings
+from vllm_service.resilience.breakers.shared import Breakers
 from vllm_service.resilience.failures import Failure, Kind
-from vllm_service.resilience.retry_schedule import RetrySchedule, RetrySettings, ScheduledAttempt
+from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, RetrySettings, ScheduledAttempt
 
 OWN, HOSTED = Step("own", "m"), Step("hosted", "m")
 RATE = 50

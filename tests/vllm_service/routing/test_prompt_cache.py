@@ -12,8 +12,8 @@ from vllm_service.domain.plan import Step
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
+from vllm_service.routing.estimates import KEPT_SECONDS, MOST_PREFIXES, PromptCache
 from vllm_service.routing.profiles import EndpointProfile, RouterSettings
-from vllm_service.routing.prompt_cache import KEPT_SECONDS, MOST_PREFIXES, PromptCache
 from vllm_service.routing.router import CostRouter
 
 TALK, OTHER_TALK = 7, 8

@@ -19,7 +19,7 @@ from vllm_service.errors import ConfigurationError, UpstreamFailed
 from vllm_service.runpod.endpoint import Reply, RunPodEndpoint, RunPodSettings
 from vllm_service.runpod.health import EndpointHealth, parse_health
 from vllm_service.storage.coordination.memory import MemoryWakes
-from vllm_service.storage.coordination.redis_wakes import RedisWakes
+from vllm_service.storage.coordination.redis import RedisWakes
 
 SETTINGS = EndpointSettings(api_key="secret-key", max_workers=3, idle_timeout_seconds=60, stop_grace_seconds=10)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_service.simulation.bound.batches import most_by_one_worker
+from vllm_service.simulation.bound.savings import most_by_one_worker
 
 CELL_SECONDS = 0.05
 BATCH = st.lists(st.tuples(st.floats(0.0, 2.0), st.floats(0.0, 4.0), st.floats(0.0, 1.0)), min_size=1, max_size=5)

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vllm_service.simulation.worlds import scenario, trace
-from vllm_service.simulation.bound.clairvoyant import clairvoyant
+from vllm_service.simulation.bound.clairvoyant import clairvoyant, least_with_starts, seconds_of_starts, start_prices
 from vllm_service.simulation.bound.slots import Slots
-from vllm_service.simulation.bound.starts import least_with_starts, seconds_of_starts, start_prices
 from vllm_service.simulation.bound.worker_lifetimes import Slotted, best_lifetimes
 from vllm_service.simulation.compare import CLAIRVOYANT, compare
 from vllm_service.simulation.draws import Draws

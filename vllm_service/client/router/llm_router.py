@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,31 +11,131 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import httpx2
+
+from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.catalog.model import Catalog
 from vllm_service.client.payload import DEFAULT_MAX_TOKENS, Payload
-from vllm_service.client.per_loop import OneLoop
+from vllm_service.client.per_loop import OneLoop, PerLoop
 from vllm_service.client.results import Answer
-from vllm_service.client.router.connections import Connections, own_endpoint
-from vllm_service.client.router.endpoint_watch import EndpointWatch
-from vllm_service.client.router.request_facts import facts_of_chat
-from vllm_service.client.router.routed_call import RoutedCall
+from vllm_service.client.router.routed_call import Connections, RoutedCall, own_endpoint
 from vllm_service.client.router.strategies import RoutingStrategy
 from vllm_service.client.settings import ClientSettings
 from vllm_service.client.streams import TextStream
 from vllm_service.client.text_calls import TextCalls
 from vllm_service.domain.plan import Plan, Router
 from vllm_service.domain.requests import RequestFacts
+from vllm_service.domain.usage import estimated_prompt_tokens, longest_answer_tokens, prefix_of
 from vllm_service.errors import ConfigurationError
-from vllm_service.resilience.breakers.breakers import Breakers
-from vllm_service.resilience.breakers.settings import BreakerSettings
-from vllm_service.resilience.breakers.shared import SharedBreakers
-from vllm_service.resilience.deadlines import DeadlineSettings
+from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.resilience.hedging import Hedging
 from vllm_service.resilience.policy import Clock, ResiliencePolicy
-from vllm_service.resilience.retry_schedule import RetrySettings
+from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
 from vllm_service.routing.profiles import RouterSettings
 from vllm_service.routing.router import CostRouter
+from vllm_service.runpod.endpoint import Reply, RunPodSettings
 from vllm_service.settings import CatalogSettings
+from vllm_service.storage.coordination.memory import MemoryWakes
+
+
+def facts_of_chat(ask: Payload, strategy: str, *, stream: bool) -> RequestFacts:
+    """Of an `Ask.chat`."""
+    question, options = _json(ask.question["messages"]), ask.options
+    body = b'{"messages":%b,%b' % (question, _json({"model": ask.model, **options})[1:])
+    bound = options.get("max_completion_tokens") or options.get("max_tokens")
+    return RequestFacts(
+        model=ask.model,
+        operation="chat.completions",
+        prompt_tokens=estimated_prompt_tokens(body),
+        max_tokens=longest_answer_tokens(_number(bound), _number(options.get("n"))),
+        stream=stream,
+        prefix=prefix_of(question),
+        strategy=strategy,
+    )
+
+
+def _json(value: object) -> bytes:
+    """For an estimate: to refuse what is no JSON is for those who send it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+class EndpointWatch:
+    """Of every endpoint of the catalog that is paid by the second and can be asked how it does."""
+
+    def __init__(self, places: Connections) -> None:
+        settings = RunPodSettings()
+        self._places = places
+        self._interval_seconds = settings.health_interval_seconds
+        self._began_at: float | None = None
+        wakes = MemoryWakes(places.clock)
+        self._keepers = PerLoop("LLMRouter", lambda: _Keeping.begun(wakes, settings, places.clock), _Keeping.end)
+        paid_by_the_second = {
+            name: provider for name, provider in places.catalog.providers.items() if provider.second_price is not None
+        }
+        self._watched = Catalog(paid_by_the_second, places.catalog.models)
+
+    def look(self) -> None:
+        """Begins a round, unless one was begun lately; returns at once."""
+        now = self._places.clock()
+        if self._began_at is None or now - self._began_at >= self._interval_seconds:
+            self._began_at = now
+            self._keepers.get().keeper.round(self._watched, self._places.router)
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        await self._keepers.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeping:
+    """What looks after the endpoints in one event loop."""
+
+    send: ControlRequests
+    keeper: EndpointController
+
+    @classmethod
+    def begun(cls, wakes: MemoryWakes, settings: RunPodSettings, clock: Clock) -> _Keeping:
+        """wakes: of all loops, so that no endpoint is woken twice."""
+        send = ControlRequests()
+        return cls(send, EndpointController(send, wakes, settings, clock=clock))
+
+    async def end(self) -> None:
+        """Ends what is under way."""
+        self.keeper.stop()
+        await self.keeper.idle()
+        await self.send.close()
+
+
+class ControlRequests:
+    """Implements runpod.SendHttp on httpx2, which the client has anyway; it connects when it is first needed."""
+
+    def __init__(self) -> None:
+        self._client: httpx2.AsyncClient | None = None
+
+    async def __call__(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float
+    ) -> Reply:
+        """See runpod.SendHttp."""
+        if self._client is None:
+            self._client = httpx2.AsyncClient()
+        try:
+            answer = await self._client.request(
+                method, url, headers=dict(headers), content=body, timeout=timeout_seconds
+            )
+        except httpx2.HTTPError as error:
+            raise OSError(type(error).__name__) from error
+        return Reply(answer.status_code, answer.content, dict(answer.headers))
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        if self._client is not None:
+            await self._client.aclose()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One request of an LLMRouter on its way through the providers of its plan, driven by resilience/attempts.py."""
+"""One request through the providers of its plan, over kept connections, by the gateway's own driver of attempts."""
 
 from __future__ import annotations
 
@@ -7,21 +7,121 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
 
+import httpx2
+import openai
+
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.client.connection import Connection
-from vllm_service.client.errors import StreamBroken, at_endpoint
+from vllm_service.client.errors import StreamBroken, Unreachable, at_endpoint
 from vllm_service.client.payload import Payload
 from vllm_service.client.results import Answer
-from vllm_service.client.router.connections import Connections
-from vllm_service.client.router.routed_errors import not_answered, timed_out
-from vllm_service.client.settings import ONE_ATTEMPT
+from vllm_service.client.settings import NO_KEY, ONE_ATTEMPT, ClientSettings
 from vllm_service.client.streams import Begun, OpenedStream, begin
+from vllm_service.domain.plan import Router
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import GatewayTimeout, ServiceError
-from vllm_service.http.upstream import Patience
+from vllm_service.errors import GatewayTimeout, ServiceError, UpstreamFailed
+from vllm_service.gateway.provider_errors import fault_error, refused
+from vllm_service.http.upstream import CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.resilience.attempts import Attempt, TriedRequest, first_answer
-from vllm_service.resilience.deadlines import Deadline
-from vllm_service.resilience.failures import Failure, Kind
+from vllm_service.resilience.failures import Failure, Kind, NotAnswered
+from vllm_service.resilience.policy import Clock, ResiliencePolicy
+from vllm_service.resilience.retry_schedule import Deadline
+
+_KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
+_NOT_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
+
+def not_answered(error: ServiceError, model: str) -> NotAnswered:
+    """An attempt that failed with an error of client/connection.py before its first content."""
+    cause = error.__cause__
+    if isinstance(cause, openai.APIStatusError) and cause.status_code >= 400:
+        wait = cause.response.headers.get("retry-after")
+        headers = {} if wait is None else {b"retry-after": wait.encode("latin-1", "replace")}
+        failed = refused(cause.status_code, headers, cause.response.content, model)
+        failed.error.request_id = error.request_id
+        return failed
+    fault = _fault(error, cause)
+    if fault is not None:
+        return _not_reached(fault, model)
+    told = UpstreamFailed(f"A provider of {model!r} failed.", details={"model": model})
+    return NotAnswered(Failure(Kind.GARBAGE), told)
+
+
+def timed_out(what: str, model: str) -> NotAnswered:
+    """An attempt that took longer than it may."""
+    return _not_reached(TimedOut(what), model)
+
+
+def _not_reached(fault: ProviderFault, model: str) -> NotAnswered:
+    return NotAnswered(Failure(_KINDS.get(type(fault), Kind.CUT)), fault_error(fault, model))
+
+
+def _fault(error: ServiceError, cause: BaseException | None) -> ProviderFault | None:
+    """What went wrong below HTTP; None where what came is HTTP, and no answer."""
+    if isinstance(cause, openai.APIConnectionError):
+        reason = cause.__cause__
+        if isinstance(reason, _NOT_CONNECTED):
+            return NotReached(type(reason).__name__)
+        if isinstance(cause, openai.APITimeoutError):
+            return TimedOut("the time for an answer is over")
+        return CutShort(type(reason or cause).__name__)
+    if isinstance(error, Unreachable):
+        return CutShort(error.message)
+    return None
+
+
+class Connections:
+    """Connections are made when a provider is first asked, and kept until `close`."""
+
+    def __init__(self, catalog: Catalog, router: Router, policy: ResiliencePolicy) -> None:
+        self.catalog = catalog
+        self.router = router
+        self.policy = policy
+        self.prices = {
+            (offer.provider, offer.model): offer.price for model in catalog.models.values() for offer in model.offers
+        }
+        self._connections: dict[str, Connection] = {}
+
+    @property
+    def clock(self) -> Clock:
+        """Seconds, monotonic: the policy's."""
+        return self.policy.clock
+
+    def connection(self, provider: str) -> Connection:
+        """To a provider of the catalog."""
+        if provider not in self._connections:
+            self._connections[provider] = self._connect(self.catalog.providers[provider])
+        return self._connections[provider]
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        for connection in self._connections.values():
+            await connection.close()
+
+    def _connect(self, provider: Provider) -> Connection:
+        """A redirect is a failure, as in the gateway: the key is not sent elsewhere."""
+        prices = self.prices.items()
+        return Connection(
+            provider=provider.name,
+            endpoint=provider.name,
+            base_url=provider.base_url,
+            api_key=provider.api_key or NO_KEY,
+            timeout_seconds=self.policy.deadlines.default_seconds,
+            prices={model: price for (name, model), price in prices if name == provider.name and price},
+            owner="LLMRouter",
+            follow_redirects=False,
+        )
+
+
+def own_endpoint(settings: ClientSettings) -> Catalog:
+    """The catalog of who has configured nothing but RUNPOD_*: one endpoint, one model."""
+    provider = Provider(
+        "runpod", ProviderKind.RUNPOD, settings.base_url, settings.api_key, control_url=settings.control_url
+    )
+    model = PublicModel(settings.default_model, (Offer(provider.name, settings.default_model),))
+    return Catalog({provider.name: provider}, {model.name: model})
+
 
 Sent = TypeVar("Sent")
 #: A stream that has begun, and its first text; None where the answer is empty.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vllm_service import __version__
 from vllm_service.domain.status import CacheState, Circuit, LedgerState, ProcessState, QuotaState, WorkerSlotState
 from vllm_service.observability.prometheus.family import (
     Family,
@@ -16,6 +15,7 @@ from vllm_service.observability.prometheus.family import (
     per_breaker,
     per_endpoint,
 )
+from vllm_service.version import __version__
 
 _CIRCUIT_VALUES = {Circuit.CLOSED: 0, Circuit.HALF_OPEN: 1, Circuit.OPEN: 2}
 

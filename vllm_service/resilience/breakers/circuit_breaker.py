@@ -1,13 +1,4 @@
-"""Leaves a place alone that keeps failing, and finds out with one request at a time when it is well again.
-
-Closed, it counts: so many failures in a row, or too large a share of failures in a window, open it. Open, it refuses
-for a while that doubles with each failed probe. Then it is half open: one probe at a time; so many successes close it.
-
-A 429 comes from a place that works. With Retry-After the place rests that long and is then used as before; only when
-nothing but 429s has come back for a while is it treated as broken. The caller's own errors and requests that were
-cancelled count as nothing. Times are seconds of a monotonic clock; one that jumps can neither keep a place shut for
-longer than was decided, nor let two probes out.
-"""
+"""Leaves an offer alone that keeps failing, and finds out with one request at a time when it is well again."""
 
 from __future__ import annotations
 
@@ -15,9 +6,85 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vllm_service.domain.breakers import BreakerChange, BreakerState
-from vllm_service.resilience.breakers.error_window import ErrorWindow
-from vllm_service.resilience.breakers.settings import BreakerSettings
 from vllm_service.resilience.failures import Blame, blame
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakerSettings:
+    """When a breaker opens and closes. Raises ValueError for what cannot be.
+
+    error_rate: share of failures in the window that opens it, from `minimum_requests` on.
+    open_seconds: the first time; doubled by each probe that fails, up to `longest_open_seconds`.
+    longest_retry_after_seconds: more than this is not believed.
+    probe_seconds: a probe of which nothing was heard for so long is lost; more than any first byte may take.
+    throttled_seconds: 429s alone for so long, and at least `consecutive_failures` of them, open it.
+    """
+
+    consecutive_failures: int = 5
+    error_rate: float = 0.5
+    window_seconds: float = 30.0
+    minimum_requests: int = 20
+    open_seconds: float = 10.0
+    longest_open_seconds: float = 300.0
+    longest_retry_after_seconds: float = 3600.0
+    successes_to_close: int = 2
+    probe_seconds: float = 150.0
+    throttled_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Counts are at least one, times above zero, the rate a share."""
+        if min(self.consecutive_failures, self.minimum_requests, self.successes_to_close) < 1:
+            raise ValueError("circuit breaker: counts are at least 1")
+        times = (self.window_seconds, self.open_seconds, self.longest_retry_after_seconds, self.probe_seconds)
+        if min(times) <= 0 or self.longest_open_seconds < self.open_seconds or self.throttled_seconds < 0:
+            raise ValueError("circuit breaker: times are above 0, longest_open_seconds at least open_seconds")
+        if not 0 < self.error_rate <= 1:
+            raise ValueError(f"circuit breaker: error_rate is above 0 and at most 1, got {self.error_rate}")
+
+
+SLICES = 10
+
+
+class ErrorWindow:
+    """Counts over the last `seconds`, a tenth of them more or less. A clock that goes back starts it afresh."""
+
+    def __init__(self, seconds: float) -> None:
+        self._slice_seconds = seconds / SLICES
+        self._slice = 0
+        self._answered = [0] * SLICES
+        self._failed = [0] * SLICES
+        self.answered = 0
+        self.failed = 0
+
+    def add(self, now_seconds: float, *, failed: bool) -> None:
+        """One request has ended."""
+        number = int(now_seconds / self._slice_seconds)
+        if number != self._slice:
+            self._move_to(number)
+        place = number % SLICES
+        self._answered[place] += 1
+        self.answered += 1
+        if failed:
+            self._failed[place] += 1
+            self.failed += 1
+
+    def clear(self) -> None:
+        """Nothing has happened."""
+        self._answered = [0] * SLICES
+        self._failed = [0] * SLICES
+        self.answered = self.failed = 0
+
+    def _move_to(self, number: int) -> None:
+        if not 0 < number - self._slice < SLICES:
+            self.clear()
+        else:
+            for passed in range(self._slice + 1, number + 1):
+                place = passed % SLICES
+                self.answered -= self._answered[place]
+                self.failed -= self._failed[place]
+                self._answered[place] = self._failed[place] = 0
+        self._slice = number
+
 
 OnChange = Callable[[BreakerChange], None]
 CLOSED, RESTING, OPEN, HALF_OPEN = BreakerState

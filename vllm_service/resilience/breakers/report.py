@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.domain.status import Circuit, ProviderCircuit
-from vllm_service.resilience.breakers.breakers import Breakers
+from vllm_service.resilience.breakers.shared import Breakers
 
 _log = logging.getLogger(__name__)
 

@@ -1,19 +1,4 @@
-"""A lower bound on what any policy can pay that keeps the floor, knowing the whole future.
-
-What is relaxed, so that it is a bound (docs/routing.md has the argument):
-
-* Of the requests, 1 % may be late, whichever saves most; they cost the work that they still are (savings.py).
-* A hosted request costs its cheapest provider that does not refuse it. An own one takes worker-seconds within its
-  deadlines, no fewer than any policy needs (work.py); any fraction of a request may be own.
-* Traffic is cut into slots (slots.py), each with workers of its own: what the k-th saves in a slot falls with k, so
-  each worker is decided alone (lives.py). Its life costs its start, its idle time-out and its time; in the slots in
-  which it comes and goes, only the time of the work that it does.
-* Nobody starts a worker before the first request, so none is there before the fastest of the first cold starts is over.
-* Starts cost what so many cost together (starts.py). Every one is of a worker that answers something: policies that
-  start workers only to be rid of a slow draw are not considered.
-
-Any way to cut gives a true bound, and so does any kind of work and any price; the best that a search finds is reported.
-"""
+"""A lower bound on what any policy can pay that keeps the floor, knowing the whole future."""
 
 from __future__ import annotations
 
@@ -24,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_service.simulation.bound.savings import Prices, Savings
-from vllm_service.simulation.bound.starts import least_with_starts, seconds_of_starts, start_prices
 from vllm_service.simulation.bound.work import demand_of, kinds_of_work
 from vllm_service.simulation.bound.worker_lifetimes import WorkerLifetimes
 from vllm_service.simulation.draws import Draws
@@ -32,6 +16,34 @@ from vllm_service.simulation.scenario import Scenario
 from vllm_service.simulation.trace import Trace
 
 Floats = NDArray[np.float64]
+_BELOW, _BETWEEN, _ABOVE = np.array([0.0, 0.4, 0.7, 0.9]), 5, np.array([1.3])
+
+
+def seconds_of_starts(draws: Draws, idle_seconds: float, most: int) -> Floats:
+    """Of 0, 1, ... `most` starts together, with the idle time-out that ends each life."""
+    rounds = -(-most // len(draws.cold_starts))
+    cold = np.tile(draws.cold_starts, rounds)[:most]
+    return np.append(0.0, np.cumsum(cold + idle_seconds))
+
+
+def start_prices(seconds: Floats) -> Floats:
+    """Seconds per start: between the lowest and the highest of the running means, and beyond both."""
+    means = seconds[1:] / np.arange(1, len(seconds))
+    lowest, highest = float(means.min()), float(means.max())
+    return np.concatenate([lowest * _BELOW, np.linspace(lowest, highest, _BETWEEN), highest * _ABOVE])
+
+
+def least_with_starts(least_usd: Floats, price_usd: Floats, starts_usd: Floats) -> tuple[float, int, int]:
+    """Dollars, for how many starts, and the price that shows it: the least over their number of the best of any price.
+
+    least_usd[i]: a bound where each start costs price_usd[i]. Any schedule with N starts costs at least that, plus what
+    N starts really cost (starts_usd[N]) less N times the price.
+    """
+    each = least_usd[:, None] - price_usd[:, None] * np.arange(len(starts_usd))
+    total = each.max(axis=0) + starts_usd
+    number = int(total.argmin())
+    return float(total[number]), number, int(each[:, number].argmax())
+
 
 FREE_SHARE = 0.01
 _LONGEST_SECONDS = (5.0, 10.0, 20.0, 40.0, 80.0, 300.0)

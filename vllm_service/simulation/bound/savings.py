@@ -9,13 +9,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_service.routing.demand.isotonic import isotonic_decreasing
-from vllm_service.simulation.bound.batches import most_by_one_worker
 from vllm_service.simulation.bound.slots import Slots
 from vllm_service.simulation.bound.work import Demand, Work
 from vllm_service.simulation.bound.worker_lifetimes import Slotted, WorkerLifetimes, best_lifetimes
 from vllm_service.simulation.scenario import OwnPhysics
 
 Floats = NDArray[np.float64]
+_CELL_SECONDS = 0.05
+
+
+def most_by_one_worker(reading: Floats, patience: Floats, usd: Floats) -> float:
+    """The most dollars of requests that one worker reads one after the other, each within its patience (seconds).
+
+    Lawler and Moore's programme: whoever has least patience first; best[t] is of those who are read by then. Reading is
+    rounded down to whole cells, which only lets more be read.
+    """
+    cells = np.floor(reading / _CELL_SECONDS).astype(np.int64).tolist()
+    ends = np.floor(patience / _CELL_SECONDS + 1e-9).astype(np.int64)
+    best = np.zeros(int(max(ends.max(), 0)) + 1)
+    for request in np.argsort(ends, kind="stable").tolist():
+        takes, end = cells[request], int(ends[request])
+        if takes <= end:
+            best[takes : end + 1] = np.maximum(best[takes : end + 1], best[: end + 1 - takes] + usd[request])
+            best[end + 1 :] = np.maximum(best[end + 1 :], best[end])
+    return float(best[-1])
+
 
 _SILENCE_SECONDS = 4.0  # about as long as a first token may take: over a silence, little work is carried
 

@@ -7,7 +7,7 @@ import logging
 
 from vllm_service.domain.quotas import utc_day, utc_month
 from vllm_service.errors import ServiceError
-from vllm_service.storage.quotas.periods import Counts, PeriodKey, Periods
+from vllm_service.storage.quotas.counters import Counts, PeriodKey, Periods
 from vllm_service.storage.sql.database import Database, Statement
 
 SAVE_SECONDS = 0.5

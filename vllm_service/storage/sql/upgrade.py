@@ -12,10 +12,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_service import __version__
 from vllm_service.errors import ConfigurationError
 from vllm_service.storage.sql.database import Statement
 from vllm_service.storage.sql.migrations import Migration
+from vllm_service.version import __version__
 
 Steps = Generator[Statement, list[tuple[Any, ...]], None]
 Version = Generator[Statement, list[tuple[Any, ...]], int]

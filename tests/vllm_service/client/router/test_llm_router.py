@@ -21,10 +21,9 @@ from tests.vllm_service.client.scripted import (
 )
 from vllm_service import LLMRouter, RoutingStrategy, ServiceError, StreamBroken, errors
 from vllm_service.catalog.model import Catalog
-from vllm_service.resilience.breakers.breakers import Breakers
-from vllm_service.resilience.breakers.settings import BreakerSettings
-from vllm_service.resilience.breakers.shared import SharedBreakers
-from vllm_service.storage.coordination.redis_breakers import RedisBreakers
+from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
+from vllm_service.storage.coordination.redis import RedisBreakers
 
 
 async def test_balanced_sends_eighty_percent_to_the_own_endpoint() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from vllm_service.client.payload import Payload
-from vllm_service.client.router.request_facts import facts_of_chat
+from vllm_service.client.router.llm_router import facts_of_chat
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.domain.token_estimates import TOKENS_PER_IMAGE, estimated_prompt_tokens
+from vllm_service.domain.usage import TOKENS_PER_IMAGE, estimated_prompt_tokens
 from vllm_service.gateway.request_body import read
 
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Grüße 👋 " * 40}]

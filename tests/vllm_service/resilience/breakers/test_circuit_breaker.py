@@ -6,9 +6,8 @@ import pytest
 
 from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.domain.plan import Step
-from vllm_service.resilience.breakers.breakers import Breakers
-from vllm_service.resilience.breakers.circuit_breaker import Admission, CircuitBreaker
-from vllm_service.resilience.breakers.settings import BreakerSettings
+from vllm_service.resilience.breakers.circuit_breaker import Admission, BreakerSettings, CircuitBreaker
+from vllm_service.resilience.breakers.shared import Breakers
 
 SETTINGS = BreakerSettings(
     consecutive_failures=3, minimum_requests=10, open_seconds=10, longest_open_seconds=40, throttled_seconds=20

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from vllm_service.domain.breakers import BreakerState
-from vllm_service.resilience.breakers.circuit_breaker import Admission, CircuitBreaker
-from vllm_service.resilience.breakers.settings import BreakerSettings
+from vllm_service.resilience.breakers.circuit_breaker import Admission, BreakerSettings, CircuitBreaker
 
 SETTINGS = BreakerSettings(
     consecutive_failures=3,

@@ -12,13 +12,11 @@ import redis.asyncio
 from tests.servers import RedisServer, own_redis
 from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.domain.plan import Step
-from vllm_service.resilience.breakers.breakers import Breakers
-from vllm_service.resilience.breakers.circuit_breaker import Admission
-from vllm_service.resilience.breakers.settings import BreakerSettings
-from vllm_service.resilience.breakers.shared import SharedBreakers
+from vllm_service.resilience.breakers.circuit_breaker import Admission, BreakerSettings
+from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.storage.coordination.memory import MemoryBreakers
 from vllm_service.storage.coordination.protocol import BreakerStore
-from vllm_service.storage.coordination.redis_breakers import RedisBreakers
+from vllm_service.storage.coordination.redis import RedisBreakers
 
 STEP = Step("own", "llama")
 # Redis keeps its own time, which no test can set: an hour never passes here, and a millisecond always has.

@@ -12,7 +12,7 @@ from tests.servers import own_redis
 from tests.vllm_service.storage.two_gateways import PLACES, two_gateways
 from vllm_service.storage.coordination.memory import MemoryTargets
 from vllm_service.storage.coordination.protocol import Targets
-from vllm_service.storage.coordination.redis_targets import RedisTargets
+from vllm_service.storage.coordination.redis import RedisTargets
 
 HOUR = 3600.0
 

@@ -12,7 +12,7 @@ from tests.servers import own_redis
 from tests.vllm_service.storage.two_gateways import PLACES, two_gateways
 from vllm_service.storage.coordination.memory import MemoryWakes
 from vllm_service.storage.coordination.protocol import Wakes
-from vllm_service.storage.coordination.redis_wakes import RedisWakes
+from vllm_service.storage.coordination.redis import RedisWakes
 
 HOUR = 3600.0
 

@@ -9,9 +9,7 @@ import pytest
 from tests.vllm_service.storage.faults import FaultyDatabase
 from vllm_service.domain.keys import OrganisationLimits, Tier
 from vllm_service.errors import StorageUnavailable
-from vllm_service.storage.keys.cached import CachedKeys
-from vllm_service.storage.keys.secrets import new_secret
-from vllm_service.storage.keys.sql import KeyStore
+from vllm_service.storage.keys.sql import CachedKeys, KeyStore, new_secret
 from vllm_service.storage.sql.database import Database
 
 

@@ -1,4 +1,4 @@
-"""Circuit breakers' shared state: one probe of all replicas, and changes told to the others. In Redis."""
+"""What replicas agree on, in Redis: breakers' changes and probes, one wake at a time, one number of workers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,97 @@ import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from vllm_service.domain.breakers import BreakerChange, BreakerState, ProbeAnswer
+from vllm_service.storage.coordination.memory import MemoryWakes
 
+AWAY = (RedisError, OSError, TimeoutError)
 logger = logging.getLogger(__name__)
+
+
+class RedisWakes:
+    """Of all replicas with the same Redis and prefix; while Redis is away each wakes for itself, once per lease."""
+
+    def __init__(self, client: redis.Redis, *, prefix: str = "vllm_service", patience_seconds: float = 0.25) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._patience_seconds = patience_seconds
+        self._own = MemoryWakes()
+
+    async def claim(self, endpoint: str, seconds: float) -> bool:
+        """See coordination.Wakes."""
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                claimed = await self._client.set(self._key(endpoint), "1", nx=True, px=max(1, round(seconds * 1000)))
+        except AWAY as error:
+            logger.warning("Redis is away (%s): %s is woken by this replica alone", type(error).__name__, endpoint)
+            return await self._own.claim(endpoint, seconds)
+        if claimed:  # remembered, in case Redis goes away before the worker is there
+            await self._own.clear(endpoint)
+            await self._own.claim(endpoint, seconds)
+        return bool(claimed)
+
+    async def shorten(self, endpoint: str, seconds: float) -> None:
+        """See coordination.Wakes."""
+        await self._own.shorten(endpoint, seconds)
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                left_ms = await self._client.pttl(self._key(endpoint))
+                if left_ms > seconds * 1000:
+                    await self._client.pexpire(self._key(endpoint), max(1, round(seconds * 1000)))
+        except AWAY:
+            pass  # it expires by itself, only later
+
+    async def clear(self, endpoint: str) -> None:
+        """See coordination.Wakes."""
+        await self._own.clear(endpoint)
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                await self._client.delete(self._key(endpoint))
+        except AWAY:
+            pass  # it expires by itself, only later
+
+    def _key(self, endpoint: str) -> str:
+        return f"{self._prefix}:wake:{endpoint}"
+
+
+_log = logging.getLogger(__name__)
+
+
+class RedisTargets:
+    """Of all replicas with the same Redis and prefix; while Redis is away each has only its own word."""
+
+    def __init__(self, client: redis.Redis, *, prefix: str = "vllm_service", patience_seconds: float = 0.25) -> None:
+        script = resources.files(__package__).joinpath("targets.lua").read_text("utf-8")
+        self._script = client.register_script(script)
+        self._prefix = prefix
+        self._patience_seconds = patience_seconds
+        self._is_away = False
+
+    async def publish(self, endpoint: str, replica: str, workers: int, seconds: float) -> int:
+        """See coordination.Targets."""
+        highest = await self._say(endpoint, replica, workers, seconds)
+        return workers if highest is None else max(workers, highest)
+
+    async def withdraw(self, endpoint: str, replica: str) -> int | None:
+        """See coordination.Targets."""
+        highest = await self._say(endpoint, replica, -1, 0.0)
+        return None if highest is None or highest < 0 else highest
+
+    async def _say(self, endpoint: str, replica: str, workers: int, seconds: float) -> int | None:
+        arguments: list[str | int] = [replica, workers, max(1, round(seconds * 1000))]
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                highest = await self._script(keys=[f"{self._prefix}:targets:{endpoint}"], args=arguments)
+        except AWAY as error:
+            if not self._is_away:  # it is asked once a second
+                _log.warning("Redis is away (%s): this replica alone says how many workers", type(error).__name__)
+            self._is_away = True
+            return None
+        self._is_away = False
+        return int(highest)
+
 
 # Longer than any socket time-out of the client's: silence is no failure.
 QUIET_SECONDS = 30.0
-AWAY = (RedisError, OSError, TimeoutError)
 Apply = Callable[[BreakerChange], None]
 
 
