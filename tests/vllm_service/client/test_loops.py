@@ -367,3 +367,24 @@ async def test_closing_the_sync_service_ends_calls_of_other_threads(tmp_path: Pa
     assert len(lines) == 1
     assert not lines[0].startswith("worked")
     await asyncio.wait_for(server.left.wait(), 10)
+
+
+async def test_every_call_of_a_closed_client_says_that_it_is_closed(tmp_path: Path) -> None:
+    program = """
+    async def use():
+        for client in (service(), router()):
+            await client.close()
+            calls = [client.generate("x"), client.chat([{"role": "user", "content": "x"}]), anext(client.stream("x"))]
+            if isinstance(client, RunPodVLLMService):
+                calls += [client.submit({}), client.health(), client.generate_with_retry("x")]
+            for call in calls:
+                try:
+                    await call
+                except ServiceError as error:
+                    print(type(error).__name__, error)
+    asyncio.run(use())
+    """
+    lines, server = await printed(program, tmp_path)
+    closed = "InvalidRequest this {} is closed: make a new one"
+    assert lines == [closed.format("RunPodVLLMService")] * 6 + [closed.format("LLMRouter")] * 3
+    assert server.requests == []
