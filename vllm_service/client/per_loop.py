@@ -44,7 +44,7 @@ class PerLoop(Generic[T]):
         loop = running_loop(self._owner)
         held = self._held.get(id(loop))
         if self._is_closed:
-            raise InvalidRequest(f"this {self._owner} is closed: make a new one")
+            raise closed(self._owner)
         if held is None:
             return self._begin(loop)
         if held.process != os.getpid():
@@ -89,10 +89,17 @@ class OneLoop:
         self._owner = owner
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Lets nothing by from now on."""
+        self._is_closed = True
 
     def enter(self) -> None:
-        """Raises ConfigurationError while another loop that uses it runs in this process."""
+        """Raises InvalidRequest once closed, ConfigurationError while another loop in this process runs and uses it."""
         loop, process = running_loop(self._owner), os.getpid()
+        if self._is_closed:
+            raise closed(self._owner)
         if loop is self._loop:
             if process != self._process:
                 raise forked(self._owner)
@@ -115,6 +122,11 @@ def running_loop(owner: str) -> asyncio.AbstractEventLoop:
             f"{owner}: no event loop runs here. Use it within asyncio.run; a process that was forked inside a running "
             "loop starts one of its own. Without a loop, use RunPodVLLMServiceSync"
         ) from None
+
+
+def closed(owner: str) -> InvalidRequest:
+    """The error of every call after `close`."""
+    return InvalidRequest(f"this {owner} is closed: make a new one")
 
 
 def forked(owner: str) -> ConfigurationError:

@@ -199,6 +199,7 @@ class LLMRouter(TextCalls):
 
     async def close(self) -> None:
         """Closes every connection."""
+        self._loop.close()
         await self._watch.close()
         await self._places.close()
 
