@@ -152,6 +152,12 @@ def test_a_whole_answer_of_the_most_bytes_is_kept_and_one_byte_more_is_not() -> 
     assert kept == {0: ["x" * (most // 2)]}
     assert AnswerText.whole(b"{}".ljust(MOST_TEXT_BYTES)).ended() == {}
     assert AnswerText.whole(b"{}".ljust(MOST_TEXT_BYTES + 1)).ended() is None
+    assert MOST_TEXT_BYTES == 2 * 1024 * 1024
+
+
+def test_a_line_without_an_end_is_kept_no_more_once_it_is_too_long() -> None:
+    assert heard([b"data: ".ljust(MOST_TEXT_BYTES, b"x")]) == {}
+    assert heard([b"data: ".ljust(MOST_TEXT_BYTES + 1, b"x")]) is None
 
 
 def test_a_stream_is_read_while_it_passes_in_larger_pieces() -> None:

@@ -63,6 +63,11 @@ def test_how_a_response_ends(piece: bytes, ends: bool) -> None:
     assert (RESPONSES.last_event.search(piece) is not None) is ends
 
 
+def test_the_ledger_knows_operations_by_these_names() -> None:
+    names = [operation.name for operation in (CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS)]
+    assert names == ["chat.completions", "completions", "responses", "embeddings"]
+
+
 def test_only_chat_and_completions_are_asked_for_usage_and_embeddings_write_nothing() -> None:
     operations = (CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS)
     assert [operation.has_stream_options for operation in operations] == [True, True, False, False]

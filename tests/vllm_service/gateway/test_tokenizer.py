@@ -28,7 +28,7 @@ from vllm_service.gateway.token_counting import (
 DEMO = Path(__file__).resolve().parents[3] / "demo_model"
 LIBRARY = Library.from_file(str(DEMO / "tokenizer.json"))
 # Renders what it was given, so that a test sees it.
-SHOWS_ALL = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+SHOWS_ALL = "{% for message in messages %}<{{ message.role }}>{{ message.content }}|{{ message.content }}{% endfor %}"
 USER = {"role": "user", "content": "Hello there"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
@@ -128,16 +128,21 @@ def test_a_body_that_says_nothing_is_a_value_error(
 @pytest.mark.parametrize(
     ("config", "template", "rendered"),
     [
-        pytest.param({"chat_template": SHOWS_ALL}, None, "<user>Hello there", id="in the configuration"),
-        pytest.param(None, SHOWS_ALL, "<user>Hello there", id="in a file of its own"),
-        pytest.param({"chat_template": "x"}, SHOWS_ALL, "<user>Hello there", id="in both: the file"),
+        pytest.param({"chat_template": SHOWS_ALL}, None, "<user>Hello there|Hello there", id="in the configuration"),
+        pytest.param(None, SHOWS_ALL, "<user>Hello there|Hello there", id="in a file of its own"),
+        pytest.param({"chat_template": "x"}, SHOWS_ALL, "<user>Hello there|Hello there", id="in both: the file"),
         pytest.param(
             {"chat_template": [{"name": "tool_use", "template": "x"}, {"name": "default", "template": SHOWS_ALL}]},
             None,
-            "<user>Hello there",
+            "<user>Hello there|Hello there",
             id="the default of several",
         ),
-        pytest.param({}, "{{ add_generation_prompt }}", "True", id="the answer's beginning is asked for"),
+        pytest.param(
+            {},
+            "{% if add_generation_prompt %}it begins{% endif %}",
+            "it begins",
+            id="the answer's beginning is asked for",
+        ),
         pytest.param({"bos_token": "<s>"}, "{{ bos_token }}a", "<s>a", id="a special token"),
         pytest.param({"bos_token": {"content": "<s>"}}, "{{ bos_token }}a", "<s>a", id="a special token as an object"),
         pytest.param({"bos_token": None}, "{{ bos_token }}a", "a", id="a null token"),
@@ -176,7 +181,7 @@ def test_without_a_template_that_works_the_text_is_counted(
 def test_images_are_counted_beside_what_a_template_renders(tmp_path: Path) -> None:
     message = {"role": "user", "content": [IMAGE, {"type": "text", "text": "a b"}]}
     tokenizer = made(tmp_path, {}, SHOWS_ALL)
-    assert counted(tokenizer, CHAT, {"messages": [message]}) == tokens("<user>a b") + TOKENS_PER_IMAGE
+    assert counted(tokenizer, CHAT, {"messages": [message]}) == tokens("<user>a b|a b") + TOKENS_PER_IMAGE
 
 
 @pytest.mark.parametrize(
@@ -283,5 +288,8 @@ async def test_of_more_than_64_at_once_the_others_keep_their_estimate() -> None:
     counting, calls = TokenCounting(), [Counted(b'{"prompt":[1]}') for _ in range(MOST_WAITING + 6)]
     await asyncio.gather(*(counting.count(cast("RequestContext", call), DEMO, answered("a")) for call in calls))
     assert [len(call.usages) for call in calls] == [1] * MOST_WAITING + [0] * 6
-    await counting.count(cast("RequestContext", calls[-1]), DEMO, answered("a"))
-    assert len(calls[-1].usages) == 1
+    await asyncio.gather(
+        *(counting.count(cast("RequestContext", call), DEMO, answered("a")) for call in reversed(calls))
+    )
+    assert [len(call.usages) for call in calls] == [1] * 6 + [2] * (MOST_WAITING - 6) + [1] * 6
+    assert (MOST_WAITING, LONGEST_PROMPT_BYTES) == (64, 4 * 1024 * 1024)

@@ -111,7 +111,8 @@ def test_an_empty_list_says_nothing(forwarded: str) -> None:
         ("[198.51.100.1]", "198.51.100.1"),
         ("[::ffff:198.51.100.1]:80", "198.51.100.1"),
         ("2001:db8::1" + " " * 60, "2001:db8::1"),
-        ("0" * 65, "10.0.0.1"),
+        ("2001:db8::1%".ljust(64, "e"), "2001:db8::1%".ljust(64, "e")),
+        ("2001:db8::1%".ljust(65, "e"), "10.0.0.1"),
     ],
 )
 def test_an_address_with_a_port_or_in_brackets(written: str, address: str) -> None:
