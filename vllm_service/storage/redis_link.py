@@ -48,9 +48,9 @@ class RedisLink:
         """Whether it failed a moment ago, and is not asked now."""
         return self._clock() < self._resting_until
 
-    def script(self, name: str) -> AsyncScript:
-        """The script of this file name; loaded where Redis does not have it."""
-        return self.client.register_script(resources.files(__package__).joinpath(name).read_text("utf-8"))
+    def script(self, package: str, name: str) -> AsyncScript:
+        """Returns the script in this file of a package; it is loaded where Redis does not have it."""
+        return self.client.register_script(resources.files(package).joinpath(name).read_text("utf-8"))
 
     async def ask(self, command: Callable[[], Awaitable[Result]]) -> Result:
         """The answer to a command; StorageUnavailable."""

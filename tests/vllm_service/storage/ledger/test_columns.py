@@ -14,7 +14,7 @@ from vllm_service.domain.usage import Usage
 from vllm_service.storage.ledger.columns import COLUMNS, REQUESTS
 from vllm_service.storage.ledger.rows import EXPORT_NAMES, exported, logged, mended, record_of, row_of, span_attributes
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "ledger.md"
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "ledger.md"
 FULL, HEDGE, REJECTED, *_ = RECORDS
 
 
