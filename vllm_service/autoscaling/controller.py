@@ -13,7 +13,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from vllm_service.autoscaling.wake_progress import Turn
 from vllm_service.autoscaling.workers_min import Bounds, FollowSettings, Together, WorkersMinFollower
 from vllm_service.catalog.model import Catalog, Provider, ProviderKind
 from vllm_service.domain.plan import Router, WorkerTarget
-from vllm_service.domain.status import WorkerState
+from vllm_service.domain.status import WorkersState
 from vllm_service.logs import source_location
 from vllm_service.routing.profiles import EndpointProfile
 from vllm_service.runpod.endpoint import RunPodEndpoint, RunPodSettings, SendHttp
@@ -108,9 +108,11 @@ class EndpointController:
         while self._under_way:
             await asyncio.wait(list(self._under_way.values()))
 
-    def workers(self) -> Mapping[str, WorkerState]:
-        """As last seen, for health and metrics; without the endpoints that were not seen."""
-        return {name: state for name, tended in self._tended.items() if (state := tended.state()) is not None}
+    def status(self) -> WorkersState:
+        """Returns the workers as last seen; without the endpoints that were not seen."""
+        return WorkersState(
+            {name: state for name, tended in self._tended.items() if (state := tended.state()) is not None}
+        )
 
     def _begin(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Unless it is under way."""

@@ -1,9 +1,13 @@
-"""How the parts of the gateway are doing, as values: what health, performance and metrics are told. None is unknown."""
+"""The status of each part of the gateway, as a value, and where health, metrics and pages read it. None is unknown."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar, cast
+
+Status = TypeVar("Status")
 
 
 class Circuit(StrEnum):
@@ -104,3 +108,66 @@ class ProcessState:
     machine_available_bytes: int
     machine_cached_bytes: int | None
     machine_used_percentage: float
+
+
+@dataclass(frozen=True, slots=True)
+class BreakersState:
+    """The circuit breakers of every provider that has been tried."""
+
+    by_provider: Mapping[str, ProviderCircuit]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersState:
+    """The workers of every own endpoint that has been seen."""
+
+    by_provider: Mapping[str, WorkerState]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """The HTTP server of this process."""
+
+    is_listening: bool
+    #: SIGTERM has come: connections are closed when their request has ended.
+    is_stopping: bool = False
+    in_flight: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsState:
+    """Conversations that are kept."""
+
+    active: int
+
+
+@dataclass(frozen=True, slots=True)
+class QualityState:
+    """The mean score of a model's answers, 0-1."""
+
+    by_model: Mapping[str, float]
+
+
+class Statuses:
+    """The statuses of the parts that registered, by the type of the status. Health, metrics and pages read them.
+
+    A kind without a part is unknown: health and metrics leave it out.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[type[object], Callable[[], object]] = {}
+
+    def register(self, kind: type[Status], status: Callable[[], Status]) -> None:
+        """Adds a part. status: called at each look; returns at once. Raises ValueError for a second of a kind."""
+        if kind in self._read:
+            raise ValueError(f"a part with {kind.__name__} is registered already")
+        self._read[kind] = status
+
+    def of(self, kind: type[Status]) -> Status | None:
+        """Returns the present status of this kind; None where no such part runs here."""
+        read = self._read.get(kind)
+        return None if read is None else cast("Status", read())
+
+    def all(self) -> Mapping[str, object]:
+        """Returns every status by the name of its type, in the order of registration."""
+        return {kind.__name__: read() for kind, read in self._read.items()}

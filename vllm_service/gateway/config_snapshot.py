@@ -45,3 +45,21 @@ class ConfigSnapshot:
             tasks = {known for known in self._models if known.startswith(PREFIX)}
             raise ModelNotFound(name[:256], sorted({model.name for model in self._models.values()} | tasks))
         return model
+
+
+class CurrentConfig:
+    """The configuration in use. A reload replaces the snapshot; requests under way keep theirs."""
+
+    __slots__ = ("snapshot",)
+
+    def __init__(self, snapshot: ConfigSnapshot) -> None:
+        self.snapshot = snapshot
+
+    def catalog(self) -> Catalog:
+        """Returns the catalog in use."""
+        return self.snapshot.catalog
+
+    def catalog_and_router(self) -> tuple[Catalog, Router]:
+        """Returns both of one snapshot."""
+        snapshot = self.snapshot
+        return snapshot.catalog, snapshot.router

@@ -13,7 +13,7 @@ from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS, Usage, estimated_prompt_tokens
 from vllm_service.errors import ServiceError, Unauthorized
 from vllm_service.gateway import routing_headers as wishes
-from vllm_service.gateway.config_snapshot import ConfigSnapshot
+from vllm_service.gateway.config_snapshot import CurrentConfig
 from vllm_service.gateway.context import RequestContext, RequestIds
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import ProviderRequest
@@ -37,7 +37,7 @@ DEADLINE = HEADER.encode()
 
 
 class Gateway:
-    """Everything that a request passes. `configured` may be replaced at any time; requests under way keep theirs.
+    """Everything that a request passes. A reload replaces `config.snapshot`; requests under way keep theirs.
 
     keys: None lets everybody in as `anonymous`. recorders: called with each row; the ledger's `record` is one of them.
     record_loss: called with the rows of hedges that lost, which are no requests of their own: the ledger's.
@@ -47,7 +47,7 @@ class Gateway:
     def __init__(
         self,
         *,
-        configured: ConfigSnapshot,
+        config: CurrentConfig,
         upstream: Upstream,
         quotas: Quotas,
         recorders: Sequence[Callable[[RequestRecord], None]],
@@ -60,7 +60,7 @@ class Gateway:
         record_loss: Callable[[RequestRecord], None] | None = None,
         wall_clock: Callable[[], float] | None = None,
     ) -> None:
-        self.configured = configured
+        self.config = config
         self._upstream = upstream
         self._quotas = quotas
         self._recorders = tuple(recorders)
@@ -83,7 +83,7 @@ class Gateway:
             request,
             caller,
             self._ids.of(headers.get(b"x-request-id")),
-            configured=self.configured,
+            configured=self.config.snapshot,
             policy=self._policy,
             upstream=self._upstream,
         )

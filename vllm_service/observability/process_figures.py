@@ -16,7 +16,7 @@ class ProcessReader:
     def __init__(self) -> None:
         self._process: psutil.Process | None = None
 
-    def __call__(self) -> ProcessState:
+    def status(self) -> ProcessState:
         """The present state; a few hundred microseconds."""
         import psutil  # noqa: PLC0415 - a gateway that nobody asks does not pay for it
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
-from vllm_service.domain.status import CacheState, QuotaState
 from vllm_service.storage.coordination.memory import MemoryBreakers, MemoryTargets, MemoryWakes
 from vllm_service.storage.keys.sql import CachedKeys, KeyStore
 from vllm_service.storage.ledger.reader import LedgerReader
@@ -37,7 +36,7 @@ DATABASE_FILE = "service.sqlite3"
 class Storage:
     """Everything that outlives a request. `keys` is for the hot path, `key_store` for who makes and revokes them.
 
-    What replicas share comes last; quota_state and cache_state are for health and metrics.
+    What replicas share comes last.
     """
 
     keys: Keys
@@ -49,8 +48,6 @@ class Storage:
     breakers: MemoryBreakers | RedisBreakers
     wakes: MemoryWakes | RedisWakes
     targets: MemoryTargets | RedisTargets
-    quota_state: Callable[[], QuotaState]
-    cache_state: Callable[[], CacheState]
 
 
 class _Shared(NamedTuple):
@@ -59,8 +56,6 @@ class _Shared(NamedTuple):
     breakers: MemoryBreakers | RedisBreakers
     wakes: MemoryWakes | RedisWakes
     targets: MemoryTargets | RedisTargets
-    quota_state: Callable[[], QuotaState]
-    cache_state: Callable[[], CacheState]
 
 
 async def open_database(
@@ -126,8 +121,7 @@ async def open_storage(
 
 
 def _embedded(quotas: MemoryQuotas, bounds: ResponseBounds) -> _Shared:
-    responses = MemoryResponses(bounds)
-    return _Shared(quotas, responses, MemoryBreakers(), MemoryWakes(), MemoryTargets(), quotas.state, responses.state)
+    return _Shared(quotas, MemoryResponses(bounds), MemoryBreakers(), MemoryWakes(), MemoryTargets())
 
 
 def _in_redis(
@@ -140,10 +134,10 @@ def _in_redis(
     stack.push_async_callback(link.close)
     quotas = make_quotas(link)
     stack.push_async_callback(quotas.close)
-    responses, client = RedisResponses(link, bounds), link.client
-    is_away = lambda: QuotaState(is_failing=link.is_resting)  # noqa: E731
-    wakes, targets = RedisWakes(client), RedisTargets(client)
-    return _Shared(quotas, responses, RedisBreakers(client), wakes, targets, is_away, responses.state)
+    client = link.client
+    return _Shared(
+        quotas, RedisResponses(link, bounds), RedisBreakers(client), RedisWakes(client), RedisTargets(client)
+    )
 
 
 async def _open_ledger(

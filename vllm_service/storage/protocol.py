@@ -7,6 +7,7 @@ from typing import Protocol
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.requests import RequestRecord
+from vllm_service.domain.status import CacheState, QuotaState
 from vllm_service.domain.usage import Usage
 
 
@@ -44,6 +45,10 @@ class Quotas(Protocol):
         With Redis away: errors.StorageUnavailable, or this process's own limits, as configured.
         tokens, cost_picousd: upper estimates. now_seconds: seconds since 1970.
         """
+        ...
+
+    def status(self) -> QuotaState:
+        """Returns what health and metrics show."""
         ...
 
 
@@ -85,4 +90,8 @@ class ResponseCache(Protocol):
 
     async def put(self, organisation: str, key: bytes, response: CachedResponse) -> None:
         """Keeps it, unless it alone is larger than one entry may be. key: a digest of the canonical request."""
+        ...
+
+    def status(self) -> CacheState:
+        """Returns what health and metrics show."""
         ...

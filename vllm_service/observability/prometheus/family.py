@@ -46,7 +46,7 @@ class Snapshot:
     ledger: LedgerState | None = None
     quotas: QuotaState | None = None
     process: ProcessState | None = None
-    place: WorkerSlotState | None = None
+    worker_slot: WorkerSlotState | None = None
     in_flight: int | None = None
     quality_scores: Mapping[str, float] = field(default_factory=dict)
     active_sessions: int | None = None

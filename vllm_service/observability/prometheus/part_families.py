@@ -36,8 +36,8 @@ def _of_process(read: Callable[[ProcessState], float | None]) -> Callable[[Snaps
     return one(lambda s: None if s.process is None else read(s.process))
 
 
-def _of_place(read: Callable[[WorkerSlotState], float | None]) -> Callable[[Snapshot], Samples]:
-    return one(lambda s: None if s.place is None else read(s.place))
+def _of_worker_slot(read: Callable[[WorkerSlotState], float | None]) -> Callable[[Snapshot], Samples]:
+    return one(lambda s: None if s.worker_slot is None else read(s.worker_slot))
 
 
 def _catalog_providers(snapshot: Snapshot) -> Samples:
@@ -124,13 +124,15 @@ PARTS: tuple[Family, ...] = (
     gauge("vllm_service_info", "Always 1; the version is a label", lambda _: [((__version__,), 1)], "version"),
     gauge("vllm_service_uptime_seconds", "Since the start", one(lambda s: s.uptime_seconds)),
     gauge(
-        "vllm_gateway_process", "Which of the processes behind one port this is, from 1", _of_place(lambda p: p.worker)
+        "vllm_gateway_process",
+        "Which of the processes behind one port this is, from 1",
+        _of_worker_slot(lambda p: p.worker),
     ),
-    gauge("vllm_gateway_processes", "How many there are to be", _of_place(lambda p: p.workers)),
+    gauge("vllm_gateway_processes", "How many there are to be", _of_worker_slot(lambda p: p.workers)),
     counter(
         "vllm_gateway_process_restarts_total",
         "How often one of them ended and was started again",
-        _of_place(lambda p: p.restarts),
+        _of_worker_slot(lambda p: p.restarts),
     ),
     gauge("process_resident_memory_bytes", "Resident memory of the gateway", _of_process(lambda p: p.memory_bytes)),
     counter("process_cpu_seconds_total", "CPU time of the gateway", _of_process(lambda p: p.cpu_seconds)),

@@ -87,8 +87,8 @@ class LedgerWriter:
         """Durable."""
         return self._written_rows
 
-    def state(self) -> LedgerState:
-        """For health and metrics."""
+    def status(self) -> LedgerState:
+        """Returns what health and metrics show."""
         waiting = self._waiting
         oldest = time.time() - _ended_at(waiting[0]) if waiting else None
         return LedgerState(

@@ -151,8 +151,8 @@ class MemoryQuotas:
         self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
         return share
 
-    def state(self) -> QuotaState:
-        """For health and metrics."""
+    def status(self) -> QuotaState:
+        """Returns what health and metrics show."""
         return QuotaState(len(self._leases), self._expired)
 
     def end(self, reservation: MemoryReservation) -> bool:

@@ -20,6 +20,7 @@ from vllm_service.domain.quotas import (
     utc_day,
     utc_month,
 )
+from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited, StorageUnavailable
 from vllm_service.storage.protocol import Reservation
 from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas
@@ -94,6 +95,10 @@ class RedisQuotas:
         self._numbers = count()
         self._unsettled: deque[tuple[RedisReservation, str, int, int]] = deque()
         self._sender: asyncio.Task[None] | None = None
+
+    def status(self) -> QuotaState:
+        """Returns whether Redis is away. Reservations are not counted here: they are all replicas'."""
+        return QuotaState(is_failing=self._link.is_resting)
 
     @property
     def waiting_ends(self) -> int:

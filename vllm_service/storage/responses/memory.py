@@ -65,8 +65,8 @@ class MemoryResponses:
             self._remove(next(iter(self._entries)))
             self._evictions += 1
 
-    def state(self) -> CacheState:
-        """For health and metrics."""
+    def status(self) -> CacheState:
+        """Returns what health and metrics show."""
         return CacheState(self._hits, self._misses, len(self._entries), self.held_bytes, self._evictions)
 
     def _remove(self, place: tuple[str, bytes]) -> None:

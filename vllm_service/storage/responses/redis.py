@@ -65,8 +65,8 @@ class RedisResponses:
         except StorageUnavailable as error:
             log.warning("an answer could not be cached: %s", error.message)
 
-    def state(self) -> CacheState:
-        """For health and metrics: this replica's look-ups; what all replicas keep is Redis's to tell."""
+    def status(self) -> CacheState:
+        """Returns this replica's look-ups; what all replicas keep is not counted here."""
         return CacheState(self._hits, self._misses)
 
 
