@@ -74,3 +74,5 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     attempts: int = 0
     error_code: str | None = None
     route_reason: str | None = None
+    #: A JSON object of texts by name, see gateway/labels.py.
+    labels: str | None = None

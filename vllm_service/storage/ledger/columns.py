@@ -127,6 +127,7 @@ COLUMNS = (
     LedgerColumn("attempts", WHOLE, logged="attempts", span="vllm_service.attempts"),
     LedgerColumn("error_code", TEXT, logged="error_code", span="error.type"),
     LedgerColumn("route_reason", TEXT, logged="route_reason"),
+    LedgerColumn("labels", TEXT),
 )
 
 # `writer` and `sequence` are the process that wrote the row and its own count; the database ignores a row that comes

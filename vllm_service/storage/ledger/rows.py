@@ -12,6 +12,8 @@ from vllm_service.storage.ledger.columns import COLUMNS, Convert, LedgerColumn, 
 from vllm_service.storage.sql.database import Value
 
 _LONGEST_TEXT = 512
+# Labels are bounded where they come in; a JSON object that is cut would be none. `writer` and `sequence` stand first.
+_LABELS_AT = 2 + [column.field for column in COLUMNS].index("labels")
 _LOGGED = tuple(column for column in COLUMNS if column.logged)
 _IN_SPANS = tuple(column for column in COLUMNS if column.span)
 _LOG_NAMES = tuple(str(column.logged) for column in _LOGGED)
@@ -97,11 +99,11 @@ def span_attributes(record: RequestRecord) -> dict[str, str | bool | int | float
 
 
 def mended(row: tuple[Value, ...]) -> tuple[Value, ...]:
-    """The row with texts as any database takes them: no NUL, no half a surrogate, none endless. Numbers stay true."""
-    return tuple(_mend(value) for value in row)
+    """Returns a row as any database takes it: without NUL, half surrogates, endless texts."""
+    return tuple(_mend(value, None if at == _LABELS_AT else _LONGEST_TEXT) for at, value in enumerate(row))
 
 
-def _mend(value: Value) -> Value:
+def _mend(value: Value, longest: int | None) -> Value:
     if isinstance(value, str):
-        return value.replace("\0", "").encode("utf-8", "replace").decode()[:_LONGEST_TEXT]
+        return value.replace("\0", "").encode("utf-8", "replace").decode()[:longest]
     return value
