@@ -169,7 +169,10 @@ class Gateway:
         call.key = key
         call.annotates = key.annotate and headers.get(b"x-annotate") != b"off"
         call.fields = fields = read(call.request.body)
-        call.model = call.configured.model(fields.model)
+        model = call.configured.models.get(fields.model)
+        if model is None:
+            raise call.configured.not_found(fields.model)
+        call.model = model
         call.facts = _facts(call)
         asked = headers.get(DEADLINE)
         wished = None if asked is None else asked.decode("latin-1")
