@@ -20,17 +20,20 @@ class Circuit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProviderCircuit:
-    """One provider's circuit breaker. failures: in a row; openings: since the start; retry_at: seconds since 1970."""
+    """One provider's circuit breaker."""
 
     circuit: Circuit
+    #: Failures in a row.
     failures: int | None = None
+    #: How often it has opened since the start.
     openings: int | None = None
+    #: Seconds since 1970.
     retry_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CacheState:
-    """The response cache since the start, and what it holds."""
+    """The response cache: its counts since the start, and what it holds."""
 
     hits: int
     misses: int
@@ -40,26 +43,28 @@ class CacheState:
 
     @property
     def hit_rate(self) -> float | None:
-        """0-1; None before the first look-up."""
+        """The share of look-ups that were hits, 0-1; None before the first."""
         looked_up = self.hits + self.misses
         return self.hits / looked_up if looked_up else None
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerState:
-    """The ledger's writer: rows that wait, rows that are durable, writes that failed, and whether the last one did.
+    """The ledger's writer."""
 
-    dropped: rows that are lost; refused: those of them that the database would not take. refusal: why it refuses rows
-    now, or has refused some for good; None where all is well.
-    """
-
+    #: Rows that wait to be written.
     queued: int
+    #: Rows that are durable.
     written: int | None = None
     failed_writes: int | None = None
+    #: Whether the last write failed.
     is_failing: bool = False
     oldest_queued_seconds: float | None = None
+    #: Rows that are lost.
     dropped: int | None = None
+    #: Those of the lost rows that the database would not take.
     refused: int | None = None
+    #: Why the database refuses rows now, or has refused some for good; None where all is well.
     refusal: str | None = None
 
 
@@ -74,10 +79,7 @@ class QuotaState:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A RunPod endpoint's workers and jobs, as its `/health` last said.
-
-    workers_min: its workersMin, where the gateway sets it: so many are paid whether they work or not.
-    """
+    """A RunPod endpoint's workers and jobs, as its `/health` last counted them."""
 
     running: int | None = None
     idle: int | None = None
@@ -85,23 +87,28 @@ class WorkerState:
     throttled: int | None = None
     jobs_queued: int | None = None
     jobs_in_progress: int | None = None
+    #: The endpoint's workersMin, where the gateway sets it: so many are paid whether they work or not.
     workers_min: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlotState:
-    """Which of how many processes behind one port this is, from 1; restarts: of any of them, since the start."""
+    """This process among those behind one port."""
 
+    #: Its number, from 1.
     worker: int
+    #: How many there are.
     workers: int
+    #: Restarts of any of them since the start.
     restarts: int
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """This process and its machine. cpu_percentage: of one core, since the last look."""
+    """This process and its machine."""
 
     memory_bytes: int
+    #: Of one core, since the last measurement.
     cpu_percentage: float | None
     cpu_seconds: float
     open_files: int | None
