@@ -54,9 +54,9 @@ class RedisLink:
         """True for REST_SECONDS after a failure: commands then fail without being sent."""
         return self._clock() < self._resting_until
 
-    def script(self, name: str) -> AsyncScript:
-        """Returns the Lua script of this file; redis-py loads it into a server that lacks it."""
-        return self.client.register_script(resources.files(__package__).joinpath(name).read_text("utf-8"))
+    def script(self, package: str, name: str) -> AsyncScript:
+        """Returns the Lua script in this file of a package; redis-py loads it into a server that lacks it."""
+        return self.client.register_script(resources.files(package).joinpath(name).read_text("utf-8"))
 
     async def execute(self, command: Callable[[], Awaitable[Result]]) -> Result:
         """Returns the reply to a command. Raises StorageUnavailable; if it has a cause, the command was sent."""

@@ -94,8 +94,8 @@ class RedisQuotas:
         uses_server_clock: bool = True,
     ) -> None:
         self._link = link
-        self._reserve = link.script("reserve.lua")
-        self._end = link.script("end.lua")
+        self._reserve = link.script(__package__, "reserve.lua")
+        self._end = link.script(__package__, "end.lua")
         self._lease_ms = int(lease_seconds * 1000)
         self._address_limit = address_limit
         self._fallback = fallback

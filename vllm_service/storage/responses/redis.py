@@ -36,7 +36,7 @@ class RedisResponses:
         self._bounds = bounds
         self._clock = clock
         self._hits = self._misses = 0
-        self._put = link.script("put_response.lua")
+        self._put = link.script(__package__, "put_response.lua")
 
     async def get(self, organisation: str, key: bytes) -> CachedResponse | None:
         """Implements protocol.ResponseCache."""

@@ -22,7 +22,7 @@ from vllm_service.storage.ledger.rows import (
     span_attributes,
 )
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "ledger.md"
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "ledger.md"
 FULL, HEDGE, REJECTED, *_ = RECORDS
 
 
