@@ -76,7 +76,7 @@ def take_snapshot(parts: Dependencies) -> Snapshot:
         ledger=state.ledger(),
         quotas=state.quotas(),
         process=state.process(),
-        place=state.place(),
+        worker_slot=state.place(),
         in_flight=state.in_flight(),
         quality_scores=state.quality_scores(),
         active_sessions=state.active_sessions(),
