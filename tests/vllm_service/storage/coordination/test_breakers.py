@@ -67,7 +67,7 @@ class Replica:
 @asynccontextmanager
 async def running(server: RedisServer, open_seconds: float = LONG) -> AsyncIterator[Replica]:
     client = server.client()
-    replica = Replica(RedisBreakers(client, reconnect_seconds=0.01, patience_seconds=2), open_seconds)
+    replica = Replica(RedisBreakers(client, reconnect_seconds=0.01, timeout_seconds=2), open_seconds)
     before = await listening(client)
     task = asyncio.create_task(replica.shared.run())
     try:
@@ -220,7 +220,7 @@ async def test_a_redis_that_does_not_answer_holds_a_probe_up_only_for_as_long_as
     server: RedisServer,
 ) -> None:
     client = server.client()
-    replica = Replica(RedisBreakers(client, patience_seconds=0.05), open_seconds=1)
+    replica = Replica(RedisBreakers(client, timeout_seconds=0.05), open_seconds=1)
     await replica.fails()
     replica.now += 1
     server.hang()

@@ -34,7 +34,7 @@ async def test_rows_wait_while_the_table_lacks_a_column_and_are_written_once_it_
     await until(lambda: ledger.status().refusal is not None)
     state = ledger.status()
     assert (state.queued, state.dropped, state.refused, state.is_failing) == (1, 0, 0, True)
-    assert "does not know a table or a column" in (state.refusal or "")
+    assert "lacks a table or a column" in (state.refusal or "")
     assert [line.levelno for line in caplog.records if "refuses the ledger's rows" in line.message] == [logging.ERROR]
     assert SECRET not in caplog.text
     await execute(backend, "ALTER TABLE requests ADD COLUMN route_reason TEXT")
@@ -102,7 +102,7 @@ def test_a_schema_that_is_mended_does_not_silence_rows_that_were_lost() -> None:
     alarm.refused(2, "the values")
     alarm.schema_refused("no column", 5)
     assert alarm.reason == "no column"
-    alarm.schema_taken()
+    alarm.schema_accepted()
     assert (alarm.reason, alarm.refused_rows, alarm.dropped_rows) == ("the values", 2, 2)
 
 
