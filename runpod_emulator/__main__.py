@@ -15,12 +15,12 @@ from typing import get_args
 
 from rich.console import Console
 
+from runpod_emulator.billing.table import bill_table
 from runpod_emulator.emulator import Emulator
 from runpod_emulator.hosted import HostedSettings, read_config
 from runpod_emulator.hosted import command as hosted_command
-from runpod_emulator.report import bill_table
 from runpod_emulator.settings import NO_RATE_LIMITS, RATE_LIMITS, EndpointSettings, Scaling
-from runpod_emulator.workers import WorkerCommand
+from runpod_emulator.workers.fleet import WorkerCommand
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,20 +11,20 @@ from typing import Self
 
 from aiohttp import web
 
-from runpod_emulator.billing import Bill
-from runpod_emulator.client_api import ClientApi, no_such_endpoint
-from runpod_emulator.endpoint import Endpoint
-from runpod_emulator.faults import Faults
+from runpod_emulator.api.client import ClientApi, no_such_endpoint
+from runpod_emulator.api.management import ManagementApi
+from runpod_emulator.api.openai import OpenAIApi
+from runpod_emulator.api.worker import WorkerApi
+from runpod_emulator.billing.bill import Bill
+from runpod_emulator.endpoint.faults import Faults
+from runpod_emulator.endpoint.registry import Worker
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.hosted import HostedProviders, HostedSettings
 from runpod_emulator.http import answering_errors
-from runpod_emulator.job_store import Clock
-from runpod_emulator.management_api import ManagementApi
-from runpod_emulator.openai_api import OpenAIApi
-from runpod_emulator.registry import Worker
+from runpod_emulator.jobs.store import Clock
+from runpod_emulator.jobs.webhooks import Webhooks
 from runpod_emulator.settings import EndpointSettings, worker_environment
-from runpod_emulator.webhooks import Webhooks
-from runpod_emulator.worker_api import WorkerApi
-from runpod_emulator.workers import Fleet, WorkerCommand
+from runpod_emulator.workers.fleet import Fleet, WorkerCommand
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 
 from runpod_emulator import Emulator, EndpointSettings, WorkerCommand
-from runpod_emulator.endpoint import Endpoint
-from runpod_emulator.jobs import Job, Policy
+from runpod_emulator.endpoint.state import Endpoint
+from runpod_emulator.jobs.job import Job, Policy
 
 ECHO_WORKER = WorkerCommand(
     (sys.executable, str(Path(__file__).with_name("echo_worker.py"))), variables={"RUNPOD_DEBUG_LEVEL": "ERROR"}

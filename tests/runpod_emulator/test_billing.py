@@ -7,8 +7,8 @@ from decimal import Decimal
 
 from rich.console import Console
 
-from runpod_emulator.billing import Meter, Phase, bill_line
-from runpod_emulator.report import bill_table
+from runpod_emulator.billing.bill import Meter, Phase, bill_line
+from runpod_emulator.billing.table import bill_table
 from tests.runpod_emulator.support import Bench
 
 PRICE = Decimal("0.00019")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import pytest
 
+from runpod_emulator.endpoint.faults import FaultInjector, Faults
+from runpod_emulator.endpoint.limits import RateLimiter
 from runpod_emulator.errors import BadRequest, TooManyRequests
-from runpod_emulator.faults import FaultInjector, Faults
-from runpod_emulator.limits import RateLimiter
 from runpod_emulator.settings import RateLimit
 from runpod_emulator.signals import Signal
 from tests.runpod_emulator.support import Bench, HandClock

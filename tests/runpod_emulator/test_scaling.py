@@ -6,11 +6,11 @@ import math
 
 import pytest
 
+from runpod_emulator.endpoint.registry import State
 from runpod_emulator.errors import NotFound
-from runpod_emulator.job_store import Load
-from runpod_emulator.registry import State
-from runpod_emulator.scaling import Situation, workers_wanted
+from runpod_emulator.jobs.store import Load
 from runpod_emulator.settings import EndpointSettings
+from runpod_emulator.workers.scaling import Situation, workers_wanted
 from tests.runpod_emulator.support import Bench
 
 QUEUE_DELAY = EndpointSettings(scaling="queue_delay", max_workers=3)

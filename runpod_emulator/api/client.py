@@ -8,11 +8,11 @@ import time
 
 from aiohttp import web
 
-from runpod_emulator.endpoint import Endpoint
+from runpod_emulator.endpoint.faults import Faults
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.errors import BadRequest, NotFound, Unauthorized
-from runpod_emulator.faults import Faults
 from runpod_emulator.http import Handler, answering_errors, read_object
-from runpod_emulator.jobs import Job, Json, Policy, Status
+from runpod_emulator.jobs.job import Job, Json, Policy, Status
 
 
 class ClientApi:

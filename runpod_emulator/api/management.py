@@ -11,8 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
-from runpod_emulator.client_api import ClientApi
-from runpod_emulator.endpoint import Endpoint
+from runpod_emulator.api.client import ClientApi
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.errors import BadRequest
 from runpod_emulator.http import Handler, read_object
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from runpod_emulator.billing import Bill, usd_text
+from runpod_emulator.billing.bill import Bill, usd_text
 
 
 def bill_table(bill: Bill) -> Table:

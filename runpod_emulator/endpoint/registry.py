@@ -1,4 +1,4 @@
-"""The workers an endpoint knows: their states, heartbeats, stop signals and meters. No processes; see workers.py."""
+"""The workers of an endpoint: states, heartbeats, stop signals, meters. Processes are in workers/fleet.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from runpod_emulator.billing import Bill, Meter, Phase, bill_line
+from runpod_emulator.billing.bill import Bill, Meter, Phase, bill_line
 from runpod_emulator.errors import NotFound
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.signals import Signal

@@ -7,8 +7,8 @@ import logging
 
 import aiohttp
 
-from runpod_emulator.job_store import Clock
-from runpod_emulator.jobs import Job, Json
+from runpod_emulator.jobs.job import Job, Json
+from runpod_emulator.jobs.store import Clock
 
 logger = logging.getLogger(__name__)
 

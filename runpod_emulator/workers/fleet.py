@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from runpod_emulator.endpoint import Endpoint
-from runpod_emulator.registry import State, Worker
-from runpod_emulator.scaling import Situation, workers_wanted
+from runpod_emulator.endpoint.registry import State, Worker
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.settings import inherited_environment, worker_environment
+from runpod_emulator.workers.scaling import Situation, workers_wanted
 
 logger = logging.getLogger(__name__)
 

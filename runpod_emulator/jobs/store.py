@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from runpod_emulator.errors import BadRequest, NotFound
-from runpod_emulator.jobs import RETRYABLE, Job, Json, Policy, Status, error_text
+from runpod_emulator.jobs.job import RETRYABLE, Job, Json, Policy, Status, error_text
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.signals import Signal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from runpod_emulator.job_store import Load
+from runpod_emulator.jobs.store import Load
 from runpod_emulator.settings import EndpointSettings
 
 

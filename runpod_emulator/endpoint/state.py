@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from runpod_emulator.endpoint.faults import FaultInjector, Faults
+from runpod_emulator.endpoint.health import Health
+from runpod_emulator.endpoint.limits import RateLimiter
+from runpod_emulator.endpoint.registry import Worker, WorkerRegistry
 from runpod_emulator.errors import BadRequest
-from runpod_emulator.faults import FaultInjector, Faults
-from runpod_emulator.health import Health
-from runpod_emulator.job_store import Clock, JobStore
-from runpod_emulator.jobs import Job
-from runpod_emulator.limits import RateLimiter
-from runpod_emulator.registry import Worker, WorkerRegistry
+from runpod_emulator.jobs.job import Job
+from runpod_emulator.jobs.store import Clock, JobStore
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.signals import Signal
 
@@ -83,7 +83,7 @@ class Endpoint:
         for worker in self.registry.workers.values():
             self.retire(worker)
 
-    # What the store tells (job_store.Listener).
+    # What the store reports (jobs.store.Listener).
 
     def arrived(self) -> None:
         """There may be a worker to start: now, and not at the next tick."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from aiohttp import web
 
-from runpod_emulator.endpoint import Endpoint
+from runpod_emulator.endpoint.registry import Worker
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.errors import BadRequest
 from runpod_emulator.http import Handler, answering_errors, read_object
-from runpod_emulator.jobs import Job
-from runpod_emulator.registry import Worker
+from runpod_emulator.jobs.job import Job
 
 # A stopping or unhealthy worker may ask on: not in a busy loop.
 PAUSE_SECONDS = 0.5

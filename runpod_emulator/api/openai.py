@@ -8,10 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
-from runpod_emulator.client_api import ClientApi, until_final
-from runpod_emulator.endpoint import Endpoint
+from runpod_emulator.api.client import ClientApi, until_final
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.http import read_object
-from runpod_emulator.jobs import Job, Json, Policy, Status
+from runpod_emulator.jobs.job import Job, Json, Policy, Status
 
 # What a job that failed without saying so in JSON is answered with.
 FAILURES = {

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from runpod_emulator.job_store import JobStore
-from runpod_emulator.jobs import Status
-from runpod_emulator.registry import WorkerRegistry
+from runpod_emulator.endpoint.registry import WorkerRegistry
+from runpod_emulator.jobs.job import Status
+from runpod_emulator.jobs.store import JobStore
 
 Json = dict[str, Any]
 
