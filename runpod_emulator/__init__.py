@@ -1,4 +1,4 @@
-"""A local RunPod: queue API, real worker processes, scale to zero, a billing meter and faults on request."""
+"""A local RunPod: queue API, real worker processes, scale to zero, a billing meter and injected faults."""
 
 from runpod_emulator.billing.bill import Bill, BillLine
 from runpod_emulator.emulator import Emulator

@@ -1,4 +1,4 @@
-"""What `/health` says: jobs and workers, counted now or, where that is the fault, some time ago."""
+"""The document of `/health`: numbers of jobs and workers, as of now or, by an injected fault, as of some time ago."""
 
 from __future__ import annotations
 
@@ -14,32 +14,37 @@ Json = dict[str, Any]
 
 
 class Health:
-    """looks: how often it was asked for. What was is kept while `late_seconds` is above 0."""
+    """Makes the health document, and keeps former ones for the fault `health_late_seconds`."""
 
     def __init__(self, store: JobStore, registry: WorkerRegistry, clock: Callable[[], float]) -> None:
-        self.looks = 0
-        self._store, self._registry, self._clock = store, registry, clock
-        self._was: deque[tuple[float, Json]] = deque()
+        #: How often clients have requested the document.
+        self.requests = 0
+        self._store = store
+        self._registry = registry
+        self._clock = clock
+        self._history: deque[tuple[float, Json]] = deque()
 
-    def note(self, late_seconds: float) -> None:
-        """To be called now and then: how things are, for who will be told so later."""
+    def record(self, late_seconds: float) -> None:
+        """Records the present document for later requests. It has to be called regularly while the fault is set."""
         if late_seconds <= 0:
-            self._was.clear()
+            self._history.clear()
             return
         now = self._clock()
-        self._was.append((now, self.now()))
-        while len(self._was) > 1 and self._was[1][0] <= now - late_seconds:
-            self._was.popleft()
+        self._history.append((now, self.current()))
+        # The first entry stays the youngest that is old enough.
+        while len(self._history) > 1 and self._history[1][0] <= now - late_seconds:
+            self._history.popleft()
 
-    def told(self, late_seconds: float) -> Json:
-        """The document for a client."""
-        self.looks += 1
-        self.note(late_seconds)
-        return self._was[0][1] if self._was else self.now()
+    def document(self, late_seconds: float) -> Json:
+        """Returns the document for a client: `late_seconds` old, or as old as the fault if that is younger."""
+        self.requests += 1
+        self.record(late_seconds)
+        return self._history[0][1] if self._history else self.current()
 
-    def now(self) -> Json:
-        """The truth."""
-        counts, load = self._store.counts, self._store.load()
+    def current(self) -> Json:
+        """Returns the document as of now."""
+        counts = self._store.counts
+        load = self._store.load()
         jobs = {
             "completed": counts[Status.COMPLETED],
             "failed": counts[Status.FAILED] + counts[Status.TIMED_OUT],

@@ -1,4 +1,4 @@
-"""One endpoint's state, without HTTP and without processes: jobs, workers, limits and faults, tied together."""
+"""One endpoint's state, without HTTP and without processes: its jobs, workers, limits and faults."""
 
 from __future__ import annotations
 
@@ -20,59 +20,64 @@ FinishedCallback = Callable[[Job], None]
 
 
 class Endpoint:
-    """What both APIs and the worker fleet work on. `changed` wakes the supervisor when there may be work to do."""
+    """The state that the APIs and the worker fleet share."""
 
     def __init__(
         self, settings: EndpointSettings, *, clock: Clock = time.monotonic, starts_workers: bool = False
     ) -> None:
         self.settings = settings
         self.clock = clock
-        self.clock_began_at = time.time() - clock()  # read once: a bill says the same whenever it is asked for
+        #: The clock's 0 in seconds since 1970. It is read once, so that the times on the bill never change.
+        self.clock_began_at = time.time() - clock()
+        #: Wakes the supervisor when there may be work to do.
         self.changed = Signal()
         self.is_closing = False
-        self.registry = WorkerRegistry(settings, clock, admits_strangers=not starts_workers)
+        self.registry = WorkerRegistry(settings, clock, admits_external=not starts_workers)
         self.store = JobStore(settings, clock, self)
         self.limiter = RateLimiter(settings.rate_limits, settings.rate_window_seconds, clock)
         self.injector = FaultInjector()
         self.health = Health(self.store, self.registry, clock)
+        #: Called with each job that has ended.
         self.when_finished: list[FinishedCallback] = []
-        self.minima: list[int] = []  # each min_workers that was ordered since the start, the latest last
+        #: Every min_workers that was set since the start, the latest last.
+        self.minima: list[int] = []
         self._starts_workers = starts_workers
 
     def inject(self, faults: Faults) -> None:
-        """From now on these faults and no others. Raises BadRequest for a crash of workers that others started."""
+        """Replaces all faults. Raises BadRequest for a crash of external workers."""
         if faults.worker_crash_after_seconds is not None and not self._starts_workers:
             raise BadRequest(
-                "worker_crash_after_seconds: these workers were not started here; kill them where they were"
+                "worker_crash_after_seconds: the emulator did not start these workers; kill them where they run"
             )
         self.injector.inject(faults, self.clock())
-        self.health.note(faults.health_late_seconds)
+        self.health.record(faults.health_late_seconds)
         self.changed.notify_all()
 
     def set_min_workers(self, workers: int) -> None:
-        """So many are there always, from now on; those beyond leave by their idle time-out. Raises ValueError."""
+        """Sets the number of workers that always run; others stop by their idle time-out. Raises ValueError."""
         self.settings = replace(self.settings, min_workers=workers)
         self.registry.min_workers = workers
         self.minima.append(workers)
         self.changed.notify_all()
 
     def housekeep(self) -> None:
-        """Whatever time has brought about: time-outs, results no longer kept, workers without a heartbeat."""
+        """Handles what depends on time: time-outs, expired results, workers without a heartbeat."""
         self.store.expire()
-        self.health.note(self.injector.faults.health_late_seconds)
+        self.health.record(self.injector.faults.health_late_seconds)
         for worker, reason in self.registry.lost():
             self.registry.make_unhealthy(worker)
             self.store.give_back(worker.id, reason)
-            self.store.available.notify_all()  # its open poll must not take them again
+            # The lost worker's own open poll must end: it would take the jobs again.
+            self.store.available.notify_all()
 
     def retire(self, worker: Worker) -> None:
-        """It gets no more jobs; its open polls are answered at once, so that it can leave."""
+        """Gives the worker no more jobs, and answers its open polls at once, so that it can stop."""
         worker.is_stopping = True
         self.store.available.notify_all()
         worker.stops.notify_all()
 
     def end_worker(self, worker: Worker, exit_code: int | None) -> None:
-        """Its process is gone: what it held goes back into the queue."""
+        """Marks the worker stopped, and puts its jobs back into the queue."""
         self.registry.end(worker, exit_code)
         self.store.give_back(worker.id, f"worker {worker.id} ended with exit code {exit_code}")
         self.changed.notify_all()
@@ -83,22 +88,22 @@ class Endpoint:
         for worker in self.registry.workers.values():
             self.retire(worker)
 
-    # What the store reports (jobs.store.Listener).
+    # The callbacks of the job store (jobs.store.Listener).
 
-    def arrived(self) -> None:
-        """There may be a worker to start: now, and not at the next tick."""
+    def job_queued(self) -> None:
+        """Wakes the supervisor if the job may need a new worker at once, before the next tick."""
         if self.settings.scaling == "request_count" or not self.registry.alive():
             self.changed.notify_all()
 
-    def holds(self, worker_id: str, jobs: int) -> None:
-        """The worker is busy, or idle."""
-        self.registry.holds(worker_id, jobs)
+    def held_jobs_changed(self, worker_id: str, jobs: int) -> None:
+        """Makes the worker running or idle."""
+        self.registry.set_held_jobs(worker_id, jobs)
 
-    def stop(self, worker_id: str, job_id: str) -> None:
-        """The worker's stop channel names the job."""
+    def stop_requested(self, worker_id: str, job_id: str) -> None:
+        """Sends the job's id to the worker's job-stop poll."""
         self.registry.stop_job(worker_id, job_id)
 
-    def finished(self, job: Job) -> None:
-        """Webhooks, and whoever else asked."""
-        for tell in self.when_finished:
-            tell(job)
+    def job_finished(self, job: Job) -> None:
+        """Calls every callback in `when_finished`."""
+        for callback in self.when_finished:
+            callback(job)

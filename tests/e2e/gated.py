@@ -61,7 +61,7 @@ class Gated:
     @property
     def looks(self) -> int:
         """How often somebody has asked for /health."""
-        return self.emulator.endpoint.health.looks
+        return self.emulator.endpoint.health.requests
 
     @property
     def warm_ups(self) -> int:

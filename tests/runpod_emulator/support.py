@@ -48,7 +48,7 @@ class Bench:
         return self.store.add(job_input, Policy.parse(policy, self.settings), keep_seconds=keep_seconds)
 
     def take(self, worker: str = "w1", limit: int = 1) -> list[Job]:
-        self.registry.takes(worker)
+        self.registry.mark_ready(worker)
         return self.store.take(worker, limit)
 
 

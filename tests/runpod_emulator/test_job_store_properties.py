@@ -80,7 +80,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(worker=WORKERS)
     def lose_worker(self, worker: str) -> None:
-        self.bench.registry.takes(worker)
+        self.bench.registry.mark_ready(worker)
         self.bench.store.give_back(worker, "lost")
 
     @rule()
