@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from runpod_emulator import Emulator, EndpointSettings
-from runpod_emulator.jobs import Job, Status
+from runpod_emulator.jobs.job import Job, Status
 from tests.runpod_emulator.support import ECHO_WORKER
 from tests.servers import own_redis
 from tests.vllm_service.http_seam import HttpSeam
