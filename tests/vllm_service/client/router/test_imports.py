@@ -10,7 +10,7 @@ import pytest
 from tests.vllm_service.client.router.two_places import says
 from tests.vllm_service.client.scripted import scripted
 from tests.vllm_service.client.subprocesses import run_program
-from vllm_service import commands
+from vllm_service import cli
 
 SIMULATING = {"advise", "explain", "simulate"}  # they play scenarios
 ROUTER = """
@@ -46,7 +46,7 @@ async def test_a_router_loads_numpy_once_it_counts_workers_of_a_priced_endpoint(
 
 
 async def test_importing_a_command_that_simulates_nothing_loads_no_numpy(tmp_path: Path) -> None:
-    names = [module.name for module in pkgutil.iter_modules(commands.__path__) if module.name not in SIMULATING]
+    names = [module.name for module in pkgutil.iter_modules(cli.__path__) if module.name not in SIMULATING]
     assert "serve" in names
-    imports = "\n".join(f"import vllm_service.commands.{name}" for name in names)
+    imports = "\n".join(f"import vllm_service.cli.{name}" for name in names)
     assert await run_program(f"import sys\n{imports}\nprint('numpy' in sys.modules)", tmp_path) == "False\n"
