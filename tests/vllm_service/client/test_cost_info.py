@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from tests.vllm_service.client.scripted import DONE, answer, in_turn, scripted, stop, stream
+from tests.vllm_service.client.runpod_provider import STOP, runpod, stream
 from tests.vllm_service.gateway.running import SECRET, Running, gateway_to
 from vllm_service import Answer, RunPodVLLMService, TokenPrice
 from vllm_service.client.cost_info import read_annotation
 from vllm_service.domain.keys import ApiKey
 from vllm_service.gateway.context import cost_info, performance_info, provider_info
 from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
-from vllm_service.testing import Reply, Script, ScriptedProvider, chat, says
+from vllm_service.testing import DONE, Reply, Script, ScriptedProvider, chat, in_turn, says, whole
 
 PRICES = {"small": TokenPrice.per_million("7", "7")}
 GATEWAYS_PICOUSD = 10 * 100_000 + 3 * 200_000  # of tests.gateway.running's catalog, for USAGE
@@ -136,12 +136,12 @@ FOREIGN = {
 async def test_a_foreign_cost_info_breaks_no_answer_and_changes_no_cost(members: dict[str, Any]) -> None:
     choice = {"index": 0, "text": "Hello", "message": {"content": "Hello"}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 10, "completion_tokens": 3}
-    whole = answer({"choices": [choice], "usage": usage, **members})
+    complete = whole({"choices": [choice], "usage": usage, **members})
     last = {"choices": [], "usage": usage, **members}
     for call in CALLS:
-        reply = stream(_piece("Hello"), stop(), last, DONE) if call.startswith("stream") else whole
+        reply = stream(_piece("Hello"), STOP, last, DONE) if call.startswith("stream") else complete
         async with (
-            scripted(in_turn(reply)) as server,
+            runpod(in_turn(reply)) as server,
             RunPodVLLMService(base_url=server.url, default_model="small", prices=PRICES) as service,
         ):
             got = await asked(service, call)
@@ -151,8 +151,8 @@ async def test_a_foreign_cost_info_breaks_no_answer_and_changes_no_cost(members:
 async def test_a_cost_that_the_gateway_does_not_know_is_that_of_the_prices_or_unknown() -> None:
     members = annotated(cost={"vllm_cost_usd": None})
     choice = {"index": 0, "text": "Hello", "finish_reason": "stop"}
-    reply = answer({"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 3}, **members})
-    async with scripted(in_turn(reply)) as server:
+    reply = whole({"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 3}, **members})
+    async with runpod(in_turn(reply)) as server:
         for prices, expected in ((PRICES, OWN_PICOUSD), (None, None)):
             async with RunPodVLLMService(base_url=server.url, default_model="small", prices=prices) as service:
                 got = await service.complete("Hi")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.vllm_service.client.router.two_places import says
-from tests.vllm_service.client.scripted import scripted
+from tests.vllm_service.client.runpod_provider import runpod
 from tests.vllm_service.client.subprocesses import run_program
 from vllm_service import cli
+from vllm_service.testing import says
 
 SIMULATING = {"advise", "explain", "simulate"}  # they play scenarios
 ROUTER = """
@@ -40,7 +40,7 @@ asyncio.run(main())
 async def test_a_router_loads_numpy_once_it_counts_workers_of_a_priced_endpoint(
     second_price: str, scales: bool, tmp_path: Path
 ) -> None:
-    async with scripted(says("own")) as server:
+    async with runpod(says("own")) as server:
         program = ROUTER.format(url=server.url, second_price=second_price)
         assert (await run_program(program, tmp_path)).split() == ["False", "own", str(scales)]
 
