@@ -13,7 +13,6 @@ import httpx
 from openai import AsyncOpenAI
 
 from tests.vllm_service.configured_order import ConfiguredOrder
-from tests.vllm_service.upstream import ScriptedUpstream
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.plan import Router
@@ -32,6 +31,7 @@ from vllm_service.resilience.retry_schedule import RetrySettings
 from vllm_service.routing.from_catalog import make_router
 from vllm_service.server.dispatch import Dispatcher
 from vllm_service.storage.protocol import Quotas, ResponseCache
+from vllm_service.testing import ScriptedProvider
 
 SECRET = "sk-of-the-caller"
 # A place that asks for more patience than this is not tried again.
@@ -188,7 +188,7 @@ async def running(
 
 
 @asynccontextmanager
-async def gateway_to(upstream: ScriptedUpstream, **settings: Any) -> AsyncIterator[Running]:
+async def gateway_to(upstream: ScriptedProvider, **settings: Any) -> AsyncIterator[Running]:
     """A gateway to one scripted provider."""
     async with upstream, running(catalog_of(upstream.url), **settings) as gateway:
         yield gateway
