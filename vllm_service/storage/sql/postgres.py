@@ -99,7 +99,8 @@ async def _translated() -> AsyncIterator[None]:
         ) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
         raise StorageUnavailable(
-            f"Postgres cannot do this now ({type(error).__name__}).", retry_after_seconds=1.0
+            f"Postgres cannot do this now ({type(error).__name__}). If it lasts, check DATABASE_URL and the server.",
+            retry_after_seconds=1.0,
         ) from error
 
 

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vllm_service.errors import StorageUnavailable
+from vllm_service.errors import ConfigurationError, StorageUnavailable
 from vllm_service.storage.sql.database import Rows, RowsRefused, SchemaRefused, Statement, Table, Value
 from vllm_service.storage.sql.migrations import Migration
 from vllm_service.storage.sql.upgrade import MIGRATION_WAIT_SECONDS, SQLITE, Steps, upgrade
@@ -96,12 +96,21 @@ async def _on(thread: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
                 f"SQLite lacks a table or a column ({name}). Compare its tables with "
                 "vllm_service/storage/sql/migrations, and add what is missing."
             ) from error
-        raise StorageUnavailable(f"SQLite cannot do this now ({name}).", retry_after_seconds=1.0) from error
+        raise StorageUnavailable(
+            f"SQLite cannot do this now ({name}). If it lasts, check the disk's room and the file's permissions.",
+            retry_after_seconds=1.0,
+        ) from error
 
 
 def _connect(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _create(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _create(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: SQLite's file cannot be made: {error.strerror}. Set DATA_DIR to a directory that can be written.",
+            param="DATA_DIR",
+        ) from None
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
     try:
         # WAL: exports and totals read while the ledger writes. FULL: a commit survives a loss of power.
