@@ -102,7 +102,7 @@ class EndpointController:
                 )
 
     def round(self, catalog: Catalog, router: Router) -> None:
-        """Begins to look at each endpoint, unless that is under way, and to bring its workers to the router's target."""
+        """Starts to observe each endpoint, unless it is under way, and to bring its workers to the router's target."""
         if catalog is not self._catalog:
             self._adopt(catalog)
         targets = {target.provider: target for target in router.worker_targets(self._clock())}
