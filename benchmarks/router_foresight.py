@@ -60,7 +60,7 @@ class Scheduled(CostPolicy):
         if not self._closed:
             self.replay.endpoint.set_target(workers, self.replay.now)
 
-    def _look(self) -> None:
+    def _round(self) -> None:
         """The schedule decides."""
 
     def _worker_states_changed(self, now: float) -> None:
@@ -71,10 +71,10 @@ class Scheduled(CostPolicy):
 def best_rule_usd(scenario: Scenario, saved: list[NDArray[np.float64]]) -> float:
     """What the rule that turns out best, the same for all workers, saves on paper less what its workers cost."""
     own = scenario.own
-    paper = ThresholdRules(len(saved), own.usd_per_second, memory_seconds=np.inf)
+    rules = ThresholdRules(len(saved), own.usd_per_second, memory_seconds=np.inf)
     for usd in np.array(saved).T:
-        paper.advance(SLOT_SECONDS, usd, own.profile.cold_start_seconds, own.profile.idle_timeout_seconds)
-    bills = paper.bill.sum(axis=1)
+        rules.advance(SLOT_SECONDS, usd, own.profile.cold_start_seconds, own.profile.idle_timeout_seconds)
+    bills = rules.bill.sum(axis=1)
     return float(bills[NEVER] - bills.min())
 
 
