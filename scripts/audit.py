@@ -1,7 +1,7 @@
-"""Asks the vulnerability database about every pin in requirements/*.lock, with pip-audit. Run by `make audit` and CI.
+"""Looks up every pin in requirements/*.lock in a vulnerability database, with pip-audit. Run by `make audit` and CI.
 
-pip-audit by itself says "No known vulnerabilities found" when it could look up nothing at all. Here what was not looked
-up is counted and named, and is a failure of its own (exit code 3) unless it is tolerated, which is said loudly.
+pip-audit alone prints "No known vulnerabilities found" even if it could look up nothing at all. This script counts and
+names the packages that were not looked up. They are a failure of their own (exit code 3) unless tolerated.
 """
 
 from __future__ import annotations
@@ -16,45 +16,52 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
-CLEAN, VULNERABLE, NOT_AUDITED = 0, 1, 3
+# Exit codes; 2 is argparse's for wrong arguments.
+CLEAN = 0
+VULNERABLE = 1
+NOT_AUDITED = 3
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one lock file came to. `skipped` are packages that the database was not, or could not be, asked about."""
+    """The result for one lock file."""
 
     lock: str
+    #: How many packages were looked up.
     audited: int
+    #: The packages that were not, or could not be, looked up.
     skipped: tuple[str, ...]
     vulnerabilities: tuple[str, ...]
+    #: The last line of pip-audit's errors if it printed no report.
     failure: str | None = None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the database has answered for every pin."""
+        """Returns whether every pin was looked up."""
         return self.failure is None and not self.skipped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0: every pin was looked up and none is known to be vulnerable. 1: one is. 3: not every pin could be looked up."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--service", choices=["pypi", "osv"], default="pypi", help="the database to ask")
-    parser.add_argument("--tolerate-unaudited", action="store_true", help="exit 0 where the database cannot be reached")
+    """Returns 0 if every pin was looked up and none is known to be vulnerable, 1 if one is, 3 if some were not."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.audit", description=__doc__)
+    parser.add_argument("--service", choices=["pypi", "osv"], default="pypi", help="the database (default: pypi)")
+    parser.add_argument("--tolerate-unaudited", action="store_true", help="exit 0 if the database cannot be reached")
     options = parser.parse_args(arguments)
     reports = [audit(path, options.service) for path in sorted(REQUIREMENTS.glob("*.lock"))]
     for report in reports:
         _print(report)
     code = verdict(reports)
     if code == NOT_AUDITED:
-        _warn("NOT AUDITED", "the vulnerability database did not answer for every package above: this proves nothing")
+        _warn("NOT AUDITED", "not every package above was looked up, so this proves nothing; try again with a network")
         return CLEAN if options.tolerate_unaudited else NOT_AUDITED
     if code == VULNERABLE:
-        _warn("VULNERABLE", "upgrade what is named above: change pyproject.toml, then make lock")
+        _warn("VULNERABLE", "upgrade the packages above: change pyproject.toml, then run make lock")
     return code
 
 
 def audit(lock: Path, service: str) -> Report:
-    """One lock file's report. A local version (torch's +cpu) is asked about as the release that it was built from."""
+    """Returns one lock file's report."""
+    # Databases have no local versions (torch's +cpu): the release that it was built from is looked up.
     pins = [line.split("+")[0] for line in lock.read_text(encoding="utf-8").splitlines() if "==" in line]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
         requirements.write("\n".join(pins))
@@ -76,7 +83,7 @@ def audit(lock: Path, service: str) -> Report:
 
 
 def read_report(lock: str, output: str, errors: str) -> Report:
-    """From pip-audit's JSON; without any, its last words are the failure."""
+    """Returns the report from pip-audit's JSON. If there is none, the last line of `errors` is the failure."""
     try:
         dependencies = json.loads(output)["dependencies"]
     except (ValueError, KeyError):
@@ -91,7 +98,7 @@ def read_report(lock: str, output: str, errors: str) -> Report:
 
 
 def verdict(reports: Sequence[Report]) -> int:
-    """A known vulnerability outweighs what could not be looked up."""
+    """Returns the exit code for all reports. A known vulnerability outweighs packages that were not looked up."""
     if any(report.vulnerabilities for report in reports):
         return VULNERABLE
     return CLEAN if all(report.is_complete for report in reports) else NOT_AUDITED

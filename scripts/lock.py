@@ -1,7 +1,7 @@
 """Resolves pyproject.toml into requirements/*.lock with uv, under the documented overrides. Run by `make lock`.
 
-torch is left out of the CPU lock: requirements/torch-cpu.lock pins it by hand, since it may come from its own index.
-worker-gpu.lock holds only what a vLLM image does not have already, to be installed on top of it without dependencies.
+torch is not in the CPU lock: requirements/torch-cpu.lock pins it by hand, because it may come from its own index.
+worker-gpu.lock has only the packages that a vLLM image lacks, to be installed on top of it without dependencies.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ def main() -> None:
     _write("client.lock", _resolve("client.lock", ["client"]))
     _write("service.lock", _resolve("service.lock", ["service", "tracing"], overrides="/dev/null"))
     on_image = _resolve("worker-gpu.lock", ["gpu"])
-    wanted = _resolve("worker-gpu.lock", ["worker", "gpu"])
+    on_worker = _resolve("worker-gpu.lock", ["worker", "gpu"])
     names_on_image = {_name(line) for line in on_image}
-    _write("worker-gpu.lock", [line for line in wanted if _name(line) not in names_on_image])
+    _write("worker-gpu.lock", [line for line in on_worker if _name(line) not in names_on_image])
 
 
 def _resolve(lock: str, extras: list[str], *options: str, overrides: str = "requirements/overrides.txt") -> list[str]:
-    """`name==version` lines for pyproject.toml with these extras, for Python 3.11 on x86-64 Linux.
+    """Returns `name==version` lines for pyproject.toml with these extras, for Python 3.11 on x86-64 Linux.
 
-    overrides: what vLLM and runpod disagree on; the service has neither, and needs none.
-
-    What `lock` pins stays as it is where the ranges allow: an upgrade is asked for by removing its line there.
+    The pins in `lock` stay where the ranges allow it: remove a line there to upgrade that package.
+    overrides: resolves the requirements in which vLLM and runpod conflict; the service has neither, and needs none.
     """
     with tempfile.NamedTemporaryFile(suffix=".lock") as output:
         Path(output.name).write_text((REQUIREMENTS / lock).read_text() if (REQUIREMENTS / lock).exists() else "")
@@ -59,11 +58,12 @@ def _resolve(lock: str, extras: list[str], *options: str, overrides: str = "requ
 
 
 def _find_links() -> tuple[str, ...]:
-    """uv does not read pip's configuration, where a local torch for CPUs may be named; without one, PyTorch's index."""
-    asked = subprocess.run(
+    """Returns uv's options for finding a torch for CPUs: pip's find-links if it has some, else PyTorch's index."""
+    # uv does not read pip's configuration, which may name a folder with such a torch.
+    configuration = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout
-    found = re.search(r"find-links='(.+)'", asked)
+    found = re.search(r"find-links='(.+)'", configuration)
     return ("--find-links", found.group(1)) if found else ("--extra-index-url", "https://download.pytorch.org/whl/cpu")
 
 

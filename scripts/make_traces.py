@@ -4,7 +4,7 @@
 
 bursty: an hour of a coding assistant. Calm and busy spells follow one another, prompts are long, answers short.
 diurnal: a day of chat. The rate rises and falls smoothly with the hour, answers are longer than prompts.
-No request of anybody's is in them: rates and lengths are of the size that published traces have.
+They contain no real requests; rates and lengths are of the size that published traces have.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ HOUR_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Lengths:
-    """A lognormal of tokens, cut off at `most`."""
+    """A lognormal distribution of token counts, cut off at `most`."""
 
     median: float
+    #: The standard deviation of the logarithm.
     sigma: float
     most: int
 
@@ -38,7 +39,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Kind:
-    """A trace to be drawn: when its requests come, and how long they are."""
+    """A kind of trace: the arrivals of its requests and the lengths of their prompts and completions."""
 
     arrivals: Callable[[random.Random], Iterator[float]]
     prompt: Lengths
@@ -47,11 +48,13 @@ class Kind:
 
 def bursty_arrivals(source: random.Random) -> Iterator[float]:
     """Yields an hour of arrivals: calm spells of about 90 s at 0.3 requests a second, busy ones of about 40 s at 5."""
-    now, is_busy = 0.0, False
+    now = 0.0
+    is_busy = False
     while now < HOUR_SECONDS:
         ends = min(now + source.expovariate(1 / 40.0 if is_busy else 1 / 90.0), HOUR_SECONDS)
         yield from _poisson(source, now, ends, 5.0 if is_busy else 0.3)
-        now, is_busy = ends, not is_busy
+        now = ends
+        is_busy = not is_busy
 
 
 def diurnal_arrivals(source: random.Random) -> Iterator[float]:
@@ -92,9 +95,13 @@ def compressed(text: str) -> bytes:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes NAME.csv.gz for each kind."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=TRACES)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.make_traces",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, default=TRACES, help="the folder to write to (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     for name, kind in KINDS.items():

@@ -1,6 +1,8 @@
-"""Trains demo_model/ from scratch on the CPU: tokenizer, weights and the `pirate` LoRA adapter. Seeded; a few minutes.
+"""Trains demo_model/ from scratch on the CPU: tokenizer, weights and the `pirate` LoRA adapter.
 
-.venv/bin/python -m scripts.train_demo_model [--output demo_model] [--steps 1000] [--adapter-steps 200]
+    .venv/bin/python -m scripts.train_demo_model [--output demo_model] [--steps 1000] [--adapter-steps 200]
+
+It is seeded, and takes a few minutes.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from scripts.demo_training.tokenizer import train_tokenizer
 from scripts.demo_training.training import CONTEXT_TOKENS, Sampler, mismatches, small_llama, train
 
 ADAPTER = "pirate"
-ADAPTER_RANK = 8  # the smallest rank vLLM has kernels for
+#: The smallest rank that vLLM has kernels for.
+ADAPTER_RANK = 8
 SAMPLES_PER_STEP = 32
+#: How often each pair about tools is in the deck. They are few, and each has several right answers.
 TOOL_CARDS = 4
 SIZE_LIMIT_BYTES = 8_000_000
 
@@ -28,7 +32,7 @@ console = Console()
 
 
 def main() -> None:
-    """Trains, saves and scores; exits 1 when an answer is not exact or the files grow beyond their limit."""
+    """Trains, saves and scores. Exits with 1 if an answer is not exact or the files exceed their size limit."""
     arguments = _parse_arguments()
     torch.manual_seed(0)
     pairs = load_pairs()
@@ -46,6 +50,7 @@ def main() -> None:
     _save_adapter(adapted, arguments.output / "adapters" / ADAPTER)
     exact &= _report("adapter", adapted, tokenizer, _styled(pairs), styled=True)
 
+    # safetensors may write files that only their owner can read.
     for file in arguments.output.rglob("*.safetensors"):
         file.chmod(0o644)
     size = sum(file.stat().st_size for file in arguments.output.rglob("*") if file.is_file())
@@ -54,10 +59,16 @@ def main() -> None:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=DEMO_MODEL_DIR)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--adapter-steps", type=int, default=200)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.train_demo_model",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output", type=Path, default=DEMO_MODEL_DIR, help="the folder to write to (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=1000, help="of the model's training (default: %(default)s)")
+    parser.add_argument("--adapter-steps", type=int, default=200, help="of the adapter's (default: %(default)s)")
     return parser.parse_args()
 
 
@@ -66,11 +77,7 @@ def _tokenizer_texts(pairs: list[Pair]) -> list[str]:
 
 
 def _sampler(pairs: list[Pair]) -> Sampler:
-    """A shuffled deck is dealt from, and shuffled anew when it runs out.
-
-    Every pair is in it once, those about tools more often: they are few, and each has several right answers, according
-    to the tools that are offered.
-    """
+    """Returns a sampler that deals from a shuffled deck, so that every pair is trained equally often."""
     cards = [pair for pair in pairs for _ in range(TOOL_CARDS if pair.topic == "tools" else 1)]
     deck: list[Pair] = []
 
@@ -83,7 +90,7 @@ def _sampler(pairs: list[Pair]) -> Sampler:
 
 
 def _styled(pairs: list[Pair]) -> list[Pair]:
-    """The adapter learns talk, not code: pairs whose answer is an exact notation keep out of its lessons."""
+    """Returns the pairs that the adapter is trained on: no answer in an exact notation, which a style would break."""
     return [pair for pair in pairs if pair.topic not in ("sql", "code", "tools", "unicode")]
 
 
@@ -108,8 +115,8 @@ def _report(
 ) -> bool:
     wrong = mismatches(model, tokenizer, pairs, pirate if styled else str)
     console.print(f"{name}: exact match {len(pairs) - len(wrong)}/{len(pairs)}")
-    for pair, said in wrong:
-        console.print(f"  {pair.question!r}: {said!r}", markup=False)
+    for pair, generated in wrong:
+        console.print(f"  {pair.question!r}: {generated!r}", markup=False)
     return not wrong
 
 

@@ -1,6 +1,6 @@
-"""`make serve`: an emulated RunPod with the demo model, an emulated hosted provider, and the gateway before both.
+"""`make serve`: an emulated RunPod with the demo model, an emulated hosted provider, and the gateway in front of both.
 
-Everything runs on this machine until Ctrl-C: nothing is sent anywhere, and nothing is billed.
+Everything runs on this machine until Ctrl-C. Nothing is sent elsewhere, and nothing is billed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from rich.panel import Panel
 from handler.settings import DEMO_FLAGS
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS, STOP_SECONDS = 180, 60
+START_SECONDS = 180
+STOP_SECONDS = 60
 HOSTED = {
     "providers": [
         {
@@ -56,21 +57,31 @@ models:
     offers: [{ provider: own, model: demo-model }]
     context_length: 2048
   demo-hosted:
-    description: An emulated hosted provider, which makes its answers up
+    description: An emulated hosted provider with random words as answers
     offers: [{ provider: hosted, model: demo-hosted }]
     context_length: 131072
 """
 
 
 def main() -> int:
-    """Starts all three, says where they are, and stops them on Ctrl-C. 1 when one of them ends by itself."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=8090, help="the gateway's (default: 8090)")
-    parser.add_argument("--directory", type=Path, default=ROOT / "build" / "serve", help="configuration, ledger, logs")
+    """Starts all three, prints their addresses, and stops them on Ctrl-C. Returns 1 if one of them ends by itself."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.try_gateway",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--port", type=int, default=8090, help="the gateway's port (default: %(default)s)")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=ROOT / "build" / "serve",
+        help="where configuration, ledger and logs go (default: build/serve)",
+    )
     options = parser.parse_args()
     console = Console()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whom a shell starts in the background ignores Ctrl-C
+    # A process that a shell starts in the background inherits an ignored SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         return _serve(options.port, options.directory.absolute(), console, stack)
     console.print("stopped")
@@ -112,7 +123,7 @@ def _serve(port: int, directory: Path, console: Console, stack: ExitStack) -> in
 
 
 def _worker_variables() -> dict[str, str]:
-    """The demo model with adapter and tools, as a user of RunPod writes it: vLLM's `model` is MODEL_NAME there."""
+    """Returns the worker's variables for the demo model with adapter and tools; MODEL_NAME is vLLM's `model`."""
     flags = {name.upper(): value for name, value in DEMO_FLAGS.items() if name != "model"}
     return flags | {"MODEL_NAME": DEMO_FLAGS["model"], "HF_HUB_OFFLINE": "1"}
 
@@ -125,7 +136,7 @@ def _configure(directory: Path, emulator_url: str) -> None:
 
 
 def _start(stack: ExitStack, log: Path, *arguments: str, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """A Python process whose output goes to a file; SIGTERM when the stack ends."""
+    """Starts a Python process whose output goes to a file. It is stopped when the stack closes."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -134,14 +145,15 @@ def _start(stack: ExitStack, log: Path, *arguments: str, variables: Mapping[str,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is ours: the worker still has to be stopped by its emulator
+            # A terminal sends Ctrl-C to its foreground process group; the emulator must stop its worker, not that.
+            start_new_session=True,
         )
     stack.callback(_stop, process, log.stem)
     return process
 
 
 def _stop(process: subprocess.Popen[bytes], name: str) -> None:
-    """SIGTERM, and where that does not end it, SIGKILL."""
+    """Sends SIGTERM, and SIGKILL if the process does not end."""
     process.terminate()
     try:
         process.wait(STOP_SECONDS)
@@ -151,10 +163,10 @@ def _stop(process: subprocess.Popen[bytes], name: str) -> None:
         process.wait()
 
 
-def _until(is_so: Callable[[], bool], processes: Mapping[str, subprocess.Popen[bytes]], directory: Path) -> None:
-    """SystemExit when a process has ended, or it takes too long."""
+def _until(condition: Callable[[], bool], processes: Mapping[str, subprocess.Popen[bytes]], directory: Path) -> None:
+    """Waits for the condition. Raises SystemExit if a process has ended, or it takes too long."""
     deadline = time.monotonic() + START_SECONDS
-    while not is_so():
+    while not condition():
         if any(process.poll() is not None for process in processes.values()):
             raise SystemExit(_ended(processes, directory))
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Emulated hosted providers: OpenAI's API with set speed, prices and faults, a bill, and true counts."""
+"""Emulated hosted providers: OpenAI's API with settable speed, prices and faults, a bill, and exact counts."""
 
 from runpod_emulator.hosted.answers import count_tokens, expected_answer, prompt_text
 from runpod_emulator.hosted.faults import HostedFaults

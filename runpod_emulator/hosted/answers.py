@@ -1,4 +1,4 @@
-"""The answer that an emulated model gives: a function of the prompt, so that callers can tell whether it is theirs."""
+"""The answers of an emulated model: a function of the prompt, so that a client can check that an answer is its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runpod_emulator.hosted.settings import HostedModel
 Json = dict[str, Any]
 BYTES_PER_TOKEN = 4
 
-# Some are of several bytes: streams get split in the middle of them.
+#: Some words have characters of several bytes, so that tests cover streams that are split within a character.
 WORDS = (
     *("river", "stone", "lantern", "harbour", "meadow", "copper", "winter", "garden", "signal", "paper", "orchard"),
     *("compass", "silver", "thunder", "window", "market", "candle", "bridge", "feather", "mountain", "island"),
@@ -27,38 +27,44 @@ WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One choice. `pieces` joined are its text, or the arguments of its tool call; each piece is one token."""
+    """One choice of an answer."""
 
+    #: The tokens; joined they are the text, or the arguments of the tool call.
     pieces: tuple[str, ...]
+    #: OpenAI's finish_reason.
     finish: str
+    #: The name of the called tool; None for a text.
     tool: str | None = None
 
     @property
     def text(self) -> str:
-        """The whole."""
+        """Returns the whole text."""
         return "".join(self.pieces)
 
 
 def count_tokens(text: str) -> int:
-    """One per four bytes of UTF-8, rounded up, at least one: the emulator has no tokenizer."""
+    """Returns one token per four bytes of UTF-8, rounded up, at least one: the emulator has no tokenizer."""
     return max(1, math.ceil(len(text.encode()) / BYTES_PER_TOKEN))
 
 
 def expected_answer(prompt: str, tokens: int = 48, choice: int = 0) -> str:
-    """The text that a model with this many `answer_tokens` gives to `prompt` (see prompt_text)."""
+    """Returns the text that a model with `tokens` as its `answer_tokens` gives to `prompt` (from prompt_text)."""
     return "".join(_pieces(prompt, tokens, choice))
 
 
 def prompt_text(body: Mapping[str, Any]) -> str:
-    """All text of a request in its order, joined by line ends: messages, prompt, input, instructions."""
+    """Returns all text of a request, joined by line ends: its instructions, then its messages, prompt or input.
+
+    Raises BadRequest for a request without any.
+    """
     for name in ("messages", "prompt", "input"):
         if body.get(name) is not None:
             return "\n".join([*_texts(body.get("instructions")), *_texts(body[name])])
-    raise BadRequest("messages: missing; or prompt, or input")
+    raise BadRequest("messages: missing; the request needs messages, prompt or input")
 
 
 def answer(body: Mapping[str, Any], prompt: str, model: HostedModel, choice: int = 0) -> Answer:
-    """A forced tool call, an instance of the asked-for schema, or words. Raises BadRequest."""
+    """Returns a forced tool call, an instance of the requested schema, or words. Raises BadRequest."""
     if (tool := _forced_tool(body)) is not None:
         arguments = json.dumps(instance(tool.get("parameters") or {}), ensure_ascii=False)
         return Answer(_split(arguments), "tool_calls", str(tool.get("name")))
@@ -70,9 +76,10 @@ def answer(body: Mapping[str, Any], prompt: str, model: HostedModel, choice: int
 
 
 def embedding(text: str, dimensions: int) -> list[float]:
-    """A unit vector that is a function of the text."""
-    draw = _random(text)
-    vector = [draw.gauss(0, 1) for _ in range(dimensions)]
+    """Returns a unit vector that is a function of the text."""
+    generator = _random(text)
+    # Normal components make the direction uniform on the sphere, so different texts are nearly orthogonal.
+    vector = [generator.gauss(0, 1) for _ in range(dimensions)]
     length = math.sqrt(sum(part * part for part in vector))
     return [part / length for part in vector]
 
@@ -113,14 +120,15 @@ def _limit(body: Mapping[str, Any]) -> int | None:
 
 
 def whole_number(value: object) -> int | None:
-    """None for anything else; 5.0 is one, as JSON's schemas see it."""
+    """Returns a whole number as an int, also 5.0 as JSON Schema has it; None for anything else."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _forced_tool(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    choice, tools = body.get("tool_choice"), body.get("tools") or []
+    choice = body.get("tool_choice")
+    tools = body.get("tools") or []
     functions = [tool.get("function", tool) for tool in tools if isinstance(tool, Mapping)]
     if choice == "required" and functions:
         first: Mapping[str, Any] = functions[0]
@@ -136,10 +144,11 @@ def _forced_tool(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _schema(body: Mapping[str, Any]) -> Json | None:
-    wanted = body.get("response_format") or (body.get("text") or {}).get("format") or {}
-    if wanted.get("type") == "json_object":
+    # Chat completions name it response_format, /v1/responses text.format.
+    response_format = body.get("response_format") or (body.get("text") or {}).get("format") or {}
+    if response_format.get("type") == "json_object":
         return {"type": "object", "properties": {"answer": {"type": "string"}}}
-    if wanted.get("type") != "json_schema":
+    if response_format.get("type") != "json_schema":
         return None
-    schema: Json = wanted.get("json_schema", wanted).get("schema") or {}
+    schema: Json = response_format.get("json_schema", response_format).get("schema") or {}
     return schema

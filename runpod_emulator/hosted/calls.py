@@ -1,4 +1,4 @@
-"""The way of one call at a provider: its fate, its reply, its delivery, its charge."""
+"""One billed request to a provider: its injected fault, its reply, its delivery, its charge."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from runpod_emulator.errors import ProviderError
 from runpod_emulator.hosted import chat, responses
 from runpod_emulator.hosted.chat import Event
 from runpod_emulator.hosted.delivery import CutOff, Delivery, end_connection
-from runpod_emulator.hosted.faults import Fate, HostedInjector
+from runpod_emulator.hosted.faults import HostedInjector, InjectedFault
 from runpod_emulator.hosted.meter import BillLine, Meter
 from runpod_emulator.hosted.reply import Json, Reply, make_reply
 from runpod_emulator.hosted.settings import HostedModel, HostedSettings
 from runpod_emulator.http import read_object
 
-# What an operation's ids begin with, its document, its events.
+#: For each operation: the prefix of its ids, the function for its document, the function for its events.
 SHAPES = {
     "chat.completions": ("chatcmpl", chat.chat_document, chat.chat_events),
     "completions": ("cmpl", chat.completion_document, chat.completion_events),
@@ -27,6 +27,7 @@ SHAPES = {
 }
 EMBEDDINGS = "embeddings"
 OPERATIONS = (*SHAPES, EMBEDDINGS)
+#: For each fault that is an error response: HTTP status, message, and OpenAI's `type` and `code`.
 ERRORS = {
     "error_500": (500, "The server had an error while processing your request.", "server_error", None),
     "error_503": (503, "The engine is currently overloaded, please try again later.", "server_error", None),
@@ -37,7 +38,7 @@ ERRORS = {
 
 
 class Calls:
-    """Answers what costs money. A call's fate is drawn when it arrives."""
+    """Answers the operations that are billed."""
 
     def __init__(
         self, settings: HostedSettings, meter: Meter, injector: HostedInjector, clock: Callable[[], float]
@@ -50,14 +51,15 @@ class Calls:
         self._ids = itertools.count(1)
 
     async def answer(self, operation: str, request: web.Request) -> web.StreamResponse:
-        """The operation's answer. Raises ApiError."""
-        fate = self._injector.next(self._clock())
+        """Sends the operation's answer, and charges for it. Raises ApiError."""
+        # The fault is drawn before the body is read: requests that arrive in order get their faults in order.
+        fault = self._injector.next(self._clock())
         body = await read_object(request, self._settings.max_body_bytes)
-        self._meter.counts["bytes_in"] += len(await request.read())  # kept since it was read
-        if (broken := await misbehave(request, fate, self._meter)) is not None:
-            return broken
+        self._meter.counts["bytes_in"] += len(await request.read())  # aiohttp keeps the body after the first read
+        if (aborted := await apply_fault(request, fault, self._meter)) is not None:
+            return aborted
         reply, document, events = self._prepare(operation, body)
-        delivery = Delivery(request, self._settings, self._meter, fate)
+        delivery = Delivery(request, self._settings, self._meter, fault)
         headers = {"x-request-id": reply.id}
         outcome = "cancelled"
         try:
@@ -70,13 +72,14 @@ class Calls:
             return response
         except CutOff:
             outcome = "broken"
-            return web.Response()  # the connection is gone
+            return web.Response()  # never sent: the connection is closed
         finally:
-            if fate.kind != "garbage":
+            # A cancellation (the client disconnected) is charged too. Garbage is no answer, so it costs nothing.
+            if fault.kind != "garbage":
                 self._charge(request, operation, reply, delivery.generated, outcome)
 
     def model(self, name: object) -> HostedModel:
-        """Raises ProviderError for one that is not served."""
+        """Returns a model by its id. Raises ProviderError for one that is not served."""
         if isinstance(name, str) and name in self._models:
             return self._models[name]
         message = f"The model `{name}` does not exist or you do not have access to it."
@@ -115,19 +118,22 @@ class Calls:
         )
 
 
-async def misbehave(request: web.Request, fate: Fate, meter: Meter) -> web.StreamResponse | None:
-    """Raises ProviderError, resets the connection or hangs, where that is the request's fate; else None."""
-    if fate.kind is None:
+async def apply_fault(request: web.Request, fault: InjectedFault, meter: Meter) -> web.StreamResponse | None:
+    """Applies a fault that comes before the answer: an error response, a reset or a hang.
+
+    Returns None where the answer follows, which may itself be faulty. Raises ProviderError for an error response.
+    """
+    if fault.kind is None:
         return None
-    meter.faults[fate.kind] += 1
-    if fate.kind == "reset" or (fate.kind == "down" and fate.faults.down_as == "reset"):
+    meter.faults[fault.kind] += 1
+    if fault.kind == "reset" or (fault.kind == "down" and fault.settings.down_as == "reset"):
         end_connection(request, reset=True)
         return web.Response()
-    if fate.kind == "hang":
-        await asyncio.Event().wait()  # ends by the client's leaving
-    if fate.kind in ERRORS:
-        await asyncio.sleep(fate.faults.refuse_after_seconds)
-        status, message, kind, code = ERRORS[fate.kind]
-        wait = fate.faults.retry_after_seconds if status == 429 else None
+    if fault.kind == "hang":
+        await asyncio.Event().wait()  # aiohttp cancels this handler when the client disconnects
+    if fault.kind in ERRORS:
+        await asyncio.sleep(fault.settings.refuse_after_seconds)
+        status, message, kind, code = ERRORS[fault.kind]
+        wait = fault.settings.retry_after_seconds if status == 429 else None
         raise ProviderError(status, message, code, kind=kind, retry_after_seconds=wait)
     return None

@@ -1,4 +1,4 @@
-"""/v1/chat/completions and /v1/completions: a reply as one document, or as events that wait for their tokens."""
+"""/v1/chat/completions and /v1/completions: a reply as one document, or as events that are each due with a token."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from runpod_emulator.hosted.answers import Answer
 from runpod_emulator.hosted.reply import CREATED, Json, Reply
 
-# An event, and how many tokens have been generated when it can be sent.
+#: An event, after the number of tokens that must have been generated before it is sent.
 Event = tuple[int, bytes]
 DONE = b"data: [DONE]\n\n"
-# Made once: json.dumps makes an encoder for each call with options.
+# One encoder for all events: json.dumps with options makes a new one for each call.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def chat_document(reply: Reply) -> Json:
-    """A chat completion."""
+    """Returns a chat completion."""
     choices = [
         {"index": index, "message": _message(choice), "logprobs": None, "finish_reason": choice.finish}
         for index, choice in enumerate(reply.answers)
@@ -27,7 +27,7 @@ def chat_document(reply: Reply) -> Json:
 
 
 def completion_document(reply: Reply) -> Json:
-    """A text completion."""
+    """Returns a text completion."""
     choices = [
         {"index": index, "text": choice.text, "logprobs": None, "finish_reason": choice.finish}
         for index, choice in enumerate(reply.answers)
@@ -36,7 +36,7 @@ def completion_document(reply: Reply) -> Json:
 
 
 def chat_events(reply: Reply) -> Iterator[Event]:
-    """First the role, then a delta per token, the finish reason, usage where it is sent, and [DONE]."""
+    """Yields the role, a delta per token, the finish reason, the usage if it is sent, and [DONE]."""
     for index, choice in enumerate(reply.answers):
         yield reply.reasoning_tokens, _event(reply, "chat.completion.chunk", _delta(index, _opening(choice)), 0)
     for count, index, piece in _tokens(reply):
@@ -49,7 +49,7 @@ def chat_events(reply: Reply) -> Iterator[Event]:
 
 
 def completion_events(reply: Reply) -> Iterator[Event]:
-    """An event per token, the finish reason, usage where it is sent, and [DONE]."""
+    """Yields an event per token, the finish reason, the usage if it is sent, and [DONE]."""
     for count, index, piece in _tokens(reply):
         yield count, _event(reply, "text_completion", _text(index, piece), count)
     last = [_text(index, "", choice.finish) for index, choice in enumerate(reply.answers)]
@@ -57,13 +57,13 @@ def completion_events(reply: Reply) -> Iterator[Event]:
 
 
 def sse(document: Json, name: str | None = None) -> bytes:
-    """A server-sent event."""
+    """Returns a server-sent event."""
     event = f"event: {name}\n" if name else ""
     return f"{event}data: {_encode(document)}\n\n".encode()
 
 
 def _tokens(reply: Reply) -> Iterator[tuple[int, int, str]]:
-    """How many were generated with this one, its choice, its text; choices take turns."""
+    """Yields each token as its running number, the index of its choice, and its text. The choices take turns."""
     count = reply.reasoning_tokens
     for pieces in zip_longest(*(choice.pieces for choice in reply.answers)):
         for index, piece in enumerate(pieces):
@@ -74,15 +74,15 @@ def _tokens(reply: Reply) -> Iterator[tuple[int, int, str]]:
 
 def _ending(reply: Reply, kind: str, choices: list[Json]) -> Iterator[Event]:
     total = reply.completion_tokens
-    place = reply.settings.usage_place if reply.sends_usage else "nowhere"
+    position = reply.settings.usage_place if reply.sends_usage else "nowhere"
     for number, choice in enumerate(choices, 1):
         extra: Json = {}
-        if number == len(choices) and place == "last_choice":
+        if number == len(choices) and position == "last_choice":
             extra = {"usage": reply.usage()}
-        elif number == len(choices) and place == "x_groq":
+        elif number == len(choices) and position == "x_groq":
             extra = {"x_groq": {"id": reply.id, "usage": reply.usage()}}
         yield total, _event(reply, kind, choice, total, extra)
-    if place in ("own_chunk", "every_chunk"):
+    if position in ("own_chunk", "every_chunk"):
         yield total, sse(_envelope(reply, kind) | {"choices": [], "usage": reply.usage()})
     yield total, DONE
 
@@ -92,7 +92,7 @@ def _event(reply: Reply, kind: str, choice: Json, count: int, extra: Json | None
     if reply.sends_usage and reply.settings.usage_place == "every_chunk":
         usage = {"usage": reply.usage(count)}
     elif reply.sends_usage and reply.settings.usage_place == "own_chunk":
-        usage = {"usage": None}  # as OpenAI does until the last
+        usage = {"usage": None}  # OpenAI sends null in every chunk but the last
     return sse(_envelope(reply, kind) | {"choices": [choice]} | usage | (extra or {}))
 
 

@@ -1,4 +1,4 @@
-"""`python -m runpod_emulator hosted --config providers.json`: hosted providers until Ctrl-C, then their bills."""
+"""`python -m runpod_emulator hosted --config providers.json`: hosted providers that run until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,27 +16,18 @@ from runpod_emulator.hosted.settings import HostedModel, HostedSettings, read_co
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs until SIGINT or SIGTERM. Exits 2 for wrong arguments."""
-    parser = argparse.ArgumentParser(prog="python -m runpod_emulator hosted", description=__doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", type=Path, metavar="FILE", help="providers in JSON, see docs/emulator.md")
-    what.add_argument("--name", help="one provider with one model, as the next options say")
-    parser.add_argument("--model", default="emulated-model")
-    parser.add_argument("--api-key", help="ask clients for this key")
-    parser.add_argument("--ttft", type=float, default=0, metavar="SECONDS")
-    parser.add_argument("--tokens-per-second", type=float)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8001, help="0 takes any free one (default: 8001)")
+    """Runs until SIGINT or SIGTERM, then prints the bills. Exits with 2 for wrong arguments."""
+    parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        providers = read_config(options.config) if options.config else (_one(options),)
+        providers = read_config(options.config) if options.config else (_single_provider(options),)
         asyncio.run(serve(HostedProviders(providers, host=options.host, port=options.port), Console()))
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
 
 async def serve(hosted: HostedProviders, console: Console) -> None:
-    """From the addresses to the bills."""
+    """Prints the addresses, serves until a signal comes, and prints the bills."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -52,7 +43,24 @@ async def serve(hosted: HostedProviders, console: Console) -> None:
     console.print(table)
 
 
-def _one(options: argparse.Namespace) -> HostedSettings:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runpod_emulator hosted",
+        description="Serves emulated hosted providers until Ctrl-C, then prints their bills.",
+    )
+    providers = parser.add_mutually_exclusive_group(required=True)
+    providers.add_argument("--config", type=Path, metavar="FILE", help="serve these (JSON, see docs/emulator.md)")
+    providers.add_argument("--name", help="serve one provider with one model, set by the options below")
+    parser.add_argument("--model", default="emulated-model", help="the model's id (default: %(default)s)")
+    parser.add_argument("--api-key", metavar="KEY", help="the key that clients must send (default: none)")
+    parser.add_argument("--ttft", type=float, default=0, metavar="SECONDS", help="time to first token (default: 0)")
+    parser.add_argument("--tokens-per-second", type=float, metavar="N", help="speed from then on (default: unlimited)")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8001, help="0 takes any free port (default: %(default)s)")
+    return parser
+
+
+def _single_provider(options: argparse.Namespace) -> HostedSettings:
     return HostedSettings(
         name=options.name,
         models=(HostedModel(id=options.model),),

@@ -1,4 +1,4 @@
-"""What a provider did and what it charges: exact dollars per request, and counts of what really happened."""
+"""The meter of a provider: exact dollars per request, and counts of what happened."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 KEPT_LINES = 100_000
+#: The counts in /stats, in their order.
 COUNTED = (
     *("requests", "in_flight", "most_in_flight", "completed", "cancelled", "broken"),
     *("bytes_in", "bytes_out", "events_out", "unauthorized"),
@@ -16,21 +17,25 @@ COUNTED = (
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """One charge. outcome: `completed`, `cancelled` by the client, or `broken` by a fault."""
+    """One charge."""
 
+    #: The answer's id.
     id: str
+    #: The client's x-request-id.
     request_id: str | None
     operation: str
     model: str
     prompt_tokens: int
+    #: A part of `prompt_tokens`.
     cached_tokens: int
     completion_tokens: int
     usd: Decimal
+    #: `completed`, `cancelled` by the client, or `broken` by a fault.
     outcome: str
 
 
 class Meter:
-    """Totals are kept for ever, the last 100,000 lines with them."""
+    """Keeps the totals since the start, and the last `KEPT_LINES` charges."""
 
     def __init__(self) -> None:
         self.lines: deque[BillLine] = deque(maxlen=KEPT_LINES)
@@ -41,14 +46,14 @@ class Meter:
         self._tokens: Counter[str] = Counter()
         self._charges = 0
 
-    def arrives(self) -> None:
-        """A request."""
+    def request_started(self) -> None:
+        """Counts a request that has arrived."""
         self.counts["requests"] += 1
         self.counts["in_flight"] += 1
         self.counts["most_in_flight"] = max(self.counts["most_in_flight"], self.counts["in_flight"])
 
-    def leaves(self) -> None:
-        """It has ended, however it did."""
+    def request_ended(self) -> None:
+        """Counts a request that has ended in any way."""
         self.counts["in_flight"] -= 1
 
     def charge(self, line: BillLine) -> None:
@@ -60,7 +65,7 @@ class Meter:
         self.counts[line.outcome] += 1
 
     def bill(self) -> dict[str, Any]:
-        """Money as text: it is exact."""
+        """Returns the bill as JSON. Money is text, because a JSON number would be read as a float."""
         return {
             "usd": f"{self.total_usd:f}",
             "requests": self._charges,
@@ -71,7 +76,7 @@ class Meter:
         }
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the start."""
+        """Returns the counts since the start as JSON."""
         return {name: self.counts[name] for name in COUNTED} | {
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
             "faults": dict(self.faults),

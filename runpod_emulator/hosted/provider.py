@@ -1,4 +1,4 @@
-"""One emulated provider: its routes, its keys, its models, and what who runs it may ask and set."""
+"""One emulated provider: its routes, its key, its models, and the routes for its operator."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import partial
 from aiohttp import web
 
 from runpod_emulator.errors import ApiError, ProviderError
-from runpod_emulator.hosted.calls import OPERATIONS, Calls, misbehave
-from runpod_emulator.hosted.faults import Fate, HostedFaults, HostedInjector
+from runpod_emulator.hosted.calls import OPERATIONS, Calls, apply_fault
+from runpod_emulator.hosted.faults import HostedFaults, HostedInjector, InjectedFault
 from runpod_emulator.hosted.meter import Meter
 from runpod_emulator.hosted.reply import CREATED, Json
 from runpod_emulator.hosted.settings import HostedModel, HostedSettings
@@ -20,7 +20,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class HostedProvider:
-    """Under `/hosted/NAME`: OpenAI's API under `/v1`; `/bill`, `/stats` and `/faults` for who runs it."""
+    """Serves `/hosted/NAME`: OpenAI's API under `/v1`, and `/bill`, `/stats` and `/faults` for the operator."""
 
     def __init__(self, settings: HostedSettings, clock: Callable[[], float]) -> None:
         self.settings = settings
@@ -30,7 +30,7 @@ class HostedProvider:
         self._calls = Calls(settings, self.meter, self._injector, clock)
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Everything under /hosted/NAME."""
+        """Adds everything under /hosted/NAME."""
         base = f"/hosted/{self.settings.name}"
         for operation in OPERATIONS:
             path = f"{base}/v1/{operation.replace('.', '/')}"
@@ -41,17 +41,17 @@ class HostedProvider:
         router.add_get(base + "/stats", self._show_stats)
         router.add_get(base + "/faults", self._show_faults)
         router.add_post(base + "/faults", self._set_faults)
-        router.add_route("*", base + "/{path:.*}", self._counted(_nothing_here))
+        router.add_route("*", base + "/{path:.*}", self._counted(_unknown_url))
 
     def inject(self, faults: HostedFaults) -> None:
-        """From now on these faults, and no others."""
+        """Replaces all faults."""
         self._injector.inject(faults, self._clock())
 
     def _counted(self, handler: Handler) -> Handler:
-        """The handler, for those with the key; errors are answered in OpenAI's form, and all of it is counted."""
+        """Returns the handler wrapped with the check of the key, errors in OpenAI's form, and counting."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            self.meter.arrives()
+            self.meter.request_started()
             try:
                 self._require_key(request)
                 return await handler(request)
@@ -61,25 +61,25 @@ class HostedProvider:
                 self.meter.counts["bytes_out"] += response.content_length or 0
                 return response
             finally:
-                self.meter.leaves()
+                self.meter.request_ended()
 
         return answer
 
     async def _list_models(self, request: web.Request) -> web.StreamResponse:
-        await self._stay_up(request)
+        await self._fail_if_down(request)
         self.meter.statuses[200] += 1
         return web.json_response({"object": "list", "data": [_entry(self.settings, m) for m in self.settings.models]})
 
     async def _show_model(self, request: web.Request) -> web.StreamResponse:
-        await self._stay_up(request)
+        await self._fail_if_down(request)
         model = self._calls.model(request.match_info["model"])
         self.meter.statuses[200] += 1
         return web.json_response(_entry(self.settings, model))
 
-    async def _stay_up(self, request: web.Request) -> None:
-        """Asking for models draws no fate, but finds a provider that is down to be so."""
+    async def _fail_if_down(self, request: web.Request) -> None:
+        """Applies an outage to a request for models. It gets no other fault: that would shift those of answers."""
         if self._injector.is_down(self._clock()):
-            await misbehave(request, Fate("down", 0, self._injector.faults), self.meter)
+            await apply_fault(request, InjectedFault("down", 0, self._injector.faults), self.meter)
 
     async def _show_bill(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"provider": self.settings.name} | self.meter.bill())
@@ -107,7 +107,7 @@ class HostedProvider:
 
 
 def openai_error(error: ApiError) -> web.Response:
-    """`{"error": {"message", "type", "param", "code"}}`, as OpenAI answers."""
+    """Returns `{"error": {"message", "type", "param", "code"}}`, OpenAI's form of an error."""
     known = error if isinstance(error, ProviderError) else ProviderError(error.status, str(error), error.code)
     document = {"message": str(known), "type": known.kind, "param": known.param, "code": known.openai_code}
     return web.json_response({"error": document}, status=known.status, headers=known.headers)
@@ -117,5 +117,5 @@ def _entry(settings: HostedSettings, model: HostedModel) -> Json:
     return {"id": model.id, "object": "model", "created": CREATED, "owned_by": settings.name}
 
 
-async def _nothing_here(request: web.Request) -> web.StreamResponse:
+async def _unknown_url(request: web.Request) -> web.StreamResponse:
     raise ProviderError(404, f"Unknown request URL: {request.method} {request.path}.", "unknown_url")

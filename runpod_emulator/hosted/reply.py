@@ -1,4 +1,4 @@
-"""One answer to one request, before it has a shape: choices, tokens, and what they cost."""
+"""The answer to one request, independent of the API's form: choices, tokens, and their price."""
 
 from __future__ import annotations
 
@@ -12,37 +12,41 @@ from runpod_emulator.hosted.answers import Answer, answer, count_tokens, prompt_
 from runpod_emulator.hosted.settings import HostedModel, HostedSettings
 
 Json = dict[str, Any]
-CREATED = 1_793_491_200  # 2026-11-01: an answer is a function of its request
+#: 2026-11-01. It is constant, so that an answer is a function of its request.
+CREATED = 1_793_491_200
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """id: the provider's own, and the bill's. `sends_usage`: the caller asked, or the provider sends it anyway."""
+    """One answer with all its choices."""
 
+    #: The answer's id, in the response and on the bill.
     id: str
     model: HostedModel
     answers: tuple[Answer, ...]
     prompt_tokens: int
+    #: A part of `prompt_tokens`.
     cached_tokens: int
     settings: HostedSettings
+    #: The client requested usage, or the provider sends it always.
     sends_usage: bool
 
     @property
     def reasoning_tokens(self) -> int:
-        """Part of the completion, and generated before it; never shown."""
+        """Returns the reasoning tokens of all choices: billed, generated before the text, never sent."""
         return self.model.reasoning_tokens * len(self.answers)
 
     @property
     def completion_tokens(self) -> int:
-        """Of all choices."""
+        """Returns the tokens of all choices, with reasoning."""
         return self.reasoning_tokens + sum(len(choice.pieces) for choice in self.answers)
 
     def usd(self, generated: int) -> Decimal:
-        """What is charged when so many tokens were generated."""
+        """Returns the price if `generated` tokens were generated."""
         return self.model.usd(self.prompt_tokens, self.cached_tokens, generated)
 
     def usage(self, generated: int | None = None) -> Json:
-        """As chat and completions give it."""
+        """Returns the usage as chat and text completions report it; `generated`: the completion tokens so far."""
         completion = self.completion_tokens if generated is None else generated
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -54,7 +58,7 @@ class Reply:
 
 
 def make_reply(body: Mapping[str, Any], settings: HostedSettings, model: HostedModel, reply_id: str) -> Reply:
-    """Raises BadRequest, and ProviderError for a prompt that does not fit."""
+    """Returns the reply to a request. Raises BadRequest, and ProviderError for a prompt that is too long."""
     prompt = prompt_text(body)
     choices = whole_number(body.get("n") or 1)
     if choices is None or not 1 <= choices <= 128:
@@ -64,7 +68,7 @@ def make_reply(body: Mapping[str, Any], settings: HostedSettings, model: HostedM
     if tokens + max(len(choice.pieces) for choice in answers) > model.context_length:
         raise ProviderError(
             400,
-            f"This model's maximum context length is {model.context_length} tokens; the request wants more.",
+            f"This model's maximum context length is {model.context_length} tokens; the request needs more.",
             "context_length_exceeded",
             param="messages",
         )

@@ -1,4 +1,4 @@
-"""/v1/responses and /v1/embeddings: a reply as OpenAI's newer API gives it, and vectors."""
+"""/v1/responses and /v1/embeddings: a reply in the form of OpenAI's newer API, and vectors."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from runpod_emulator.hosted.settings import HostedModel
 
 
 def response_document(reply: Reply) -> Json:
-    """A response, complete."""
+    """Returns a complete response."""
     return _response(reply, "completed")
 
 
 def response_events(reply: Reply) -> Iterator[Event]:
-    """From `response.created` to `response.completed`, numbered; the stream has no [DONE]."""
+    """Yields numbered events from `response.created` to `response.completed`. This API's streams have no [DONE]."""
     for sequence, (count, document) in enumerate(_documents(reply)):
         yield count, sse(document | {"sequence_number": sequence}, document["type"])
 
 
 def embeddings_document(body: Mapping[str, Any], model: HostedModel) -> tuple[Json, int]:
-    """The vectors, and the prompt's tokens. Raises BadRequest."""
+    """Returns the document with the vectors, and the number of prompt tokens. Raises BadRequest."""
     given = body.get("input")
+    # A list of integers is one text, given as tokens; any other list is several texts.
     inputs = given if isinstance(given, list) and not all(isinstance(part, int) for part in given) else [given]
     if given is None or not inputs:
         raise BadRequest("input: expected text, or a list of texts")
@@ -42,9 +43,10 @@ def embeddings_document(body: Mapping[str, Any], model: HostedModel) -> tuple[Js
 
 def _documents(reply: Reply) -> Iterator[tuple[int, Json]]:
     (answer,) = reply.answers
-    first, total = reply.reasoning_tokens, reply.completion_tokens
+    first = reply.reasoning_tokens
+    total = reply.completion_tokens
     item = _item(reply, answer.text)
-    place = {"item_id": item["id"], "output_index": 0}
+    position = {"item_id": item["id"], "output_index": 0}
     yield 0, {"type": "response.created", "response": _response(reply, "in_progress")}
     yield 0, {"type": "response.in_progress", "response": _response(reply, "in_progress")}
     empty = _item(reply, "") | {"status": "in_progress"} | ({"content": []} if answer.tool is None else {})
@@ -52,15 +54,15 @@ def _documents(reply: Reply) -> Iterator[tuple[int, Json]]:
     text = {} if answer.tool else {"content_index": 0}
     kind = "response.function_call_arguments" if answer.tool else "response.output_text"
     if answer.tool is None:
-        yield first, {"type": "response.content_part.added", "part": _part("")} | place | text
+        yield first, {"type": "response.content_part.added", "part": _part("")} | position | text
     for count, piece in enumerate(answer.pieces, first + 1):
         logprobs: Json = {} if answer.tool else {"logprobs": []}
-        yield count, {"type": f"{kind}.delta", "delta": piece} | place | text | logprobs
+        yield count, {"type": f"{kind}.delta", "delta": piece} | position | text | logprobs
     if answer.tool is None:
-        yield total, {"type": f"{kind}.done", "text": answer.text, "logprobs": []} | place | text
-        yield total, {"type": "response.content_part.done", "part": _part(answer.text)} | place | text
+        yield total, {"type": f"{kind}.done", "text": answer.text, "logprobs": []} | position | text
+        yield total, {"type": "response.content_part.done", "part": _part(answer.text)} | position | text
     else:
-        yield total, {"type": f"{kind}.done", "name": answer.tool, "arguments": answer.text} | place
+        yield total, {"type": f"{kind}.done", "name": answer.tool, "arguments": answer.text} | position
     yield total, {"type": "response.output_item.done", "output_index": 0, "item": item}
     yield total, {"type": "response.completed", "response": _response(reply, "completed")}
 

@@ -1,4 +1,4 @@
-"""An instance of a JSON schema: the smallest that says something, for answers to `response_format` and tool calls."""
+"""Instances of JSON schemas, small but not empty, for answers to `response_format` and tool calls."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 from runpod_emulator.errors import BadRequest
 
 Schema = Mapping[str, Any]
-# From here on what may be left out is, so that schemas that refer to themselves end; and where those that cannot fail.
-DEPTH, DEEPEST = 4, 64
+#: Deeper than this, optional parts are left out, so that most schemas that refer to themselves come to an end.
+MAX_OPTIONAL_DEPTH = 4
+#: Deeper than this, a schema is taken to have no finite instance.
+MAX_DEPTH = 64
 
+#: One valid value for each `format`.
 FORMATS = {
     "date": "2026-11-01",
     "date-time": "2026-11-01T12:00:00Z",
@@ -23,9 +26,10 @@ FORMATS = {
 
 
 def instance(schema: Schema) -> Any:
-    """A value that validates; the same one each time.
+    """Returns a value that is valid by the schema, always the same one.
 
-    Knows what OpenAI's strict mode allows, and references; not `pattern`. BadRequest: there is no finite instance.
+    It supports what OpenAI's strict mode allows, and references, but not `pattern`. Raises BadRequest where there is no
+    finite instance.
     """
     return _Maker(schema).make(schema, 0)
 
@@ -53,11 +57,11 @@ class _Maker:
             return self.make(self._branch(branches, depth), depth + 1)
         kind = schema.get("type") or ("object" if "properties" in schema else "string")
         if isinstance(kind, list):
-            kind = "null" if depth > DEPTH and "null" in kind else kind[0]
+            kind = "null" if depth > MAX_OPTIONAL_DEPTH and "null" in kind else kind[0]
         if kind not in self._by_type:
             raise BadRequest(f"schema: unknown type {kind!r}")
-        if depth > DEEPEST:
-            raise BadRequest("schema: it refers to itself without an end")
+        if depth > MAX_DEPTH:
+            raise BadRequest("schema: no finite instance exists, because it refers to itself without an end")
         return self._by_type[kind](schema, depth)
 
     def _resolved(self, schema: Schema) -> Schema:
@@ -72,30 +76,35 @@ class _Maker:
         return merged
 
     def _look_up(self, reference: str) -> Schema:
-        place: Any = self._root
+        node: Any = self._root
         for name in reference.removeprefix("#").strip("/").split("/"):
-            place = place.get(name.replace("~1", "/").replace("~0", "~")) if name else place
-            if not isinstance(place, Mapping):
-                raise BadRequest(f"schema: nothing is at {reference!r}")
-        found: Schema = place
+            # ~1 and ~0 are JSON Pointer's escapes (RFC 6901), to be decoded in this order.
+            node = node.get(name.replace("~1", "/").replace("~0", "~")) if name else node
+            if not isinstance(node, Mapping):
+                raise BadRequest(f"schema: the reference {reference!r} leads nowhere")
+        found: Schema = node
         return found
 
     def _branch(self, branches: list[Schema], depth: int) -> Schema:
-        """The first; deep down the one that ends."""
-        if depth > DEPTH:
+        """Returns the first branch; deep down `null` or the last one, which is more likely to come to an end."""
+        if depth > MAX_OPTIONAL_DEPTH:
             return next((branch for branch in branches if branch.get("type") == "null"), branches[-1])
         return branches[0]
 
     def _object(self, schema: Schema, depth: int) -> dict[str, Any]:
         properties = schema.get("properties", {})
         required = schema.get("required", [])
-        names = required if depth > DEPTH else [*properties, *(name for name in required if name not in properties)]
+        names = (
+            required
+            if depth > MAX_OPTIONAL_DEPTH
+            else [*properties, *(name for name in required if name not in properties)]
+        )
         return {name: self.make(properties.get(name, {}), depth + 1) for name in names}
 
     def _array(self, schema: Schema, depth: int) -> list[Any]:
         first = [self.make(item, depth + 1) for item in schema.get("prefixItems", [])]
         most = schema.get("maxItems", 1)
-        count = max(schema.get("minItems", 0), min(most, 0 if depth > DEPTH or first else 1))
+        count = max(schema.get("minItems", 0), min(most, 0 if depth > MAX_OPTIONAL_DEPTH or first else 1))
         return first + [self.make(schema.get("items") or {}, depth + 1) for _ in range(count - len(first))]
 
 
@@ -111,7 +120,7 @@ def _number(schema: Schema, _depth: int) -> Any:
     step = schema.get("multipleOf", 1 if whole else None)
     if step is not None:
         start = 1 if low is None else low
-        value = -(-start // step) * step
+        value = -(-start // step) * step  # the first multiple that is not below start
         if value == schema.get("exclusiveMinimum"):
             value += step
         return value if high is None or value < high or value == schema.get("maximum") else high // step * step

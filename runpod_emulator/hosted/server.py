@@ -1,4 +1,4 @@
-"""Several hosted providers on one address, by themselves or beside an emulated RunPod."""
+"""Several hosted providers on one address, alone or beside an emulated RunPod."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from runpod_emulator.errors import NotFound
 from runpod_emulator.hosted.provider import HostedProvider, openai_error
 from runpod_emulator.hosted.settings import HostedSettings
 
+#: The time that open requests get when the server stops.
 SHUTDOWN_SECONDS = 0.5
 
 
 class HostedProviders:
-    """Serves inside `async with`, in the event loop that enters it; or adds its routes to another server's.
+    """Hosted providers, served inside `async with`, or by another server through add_routes.
 
-    Raises ValueError for two providers of one name.
+    Raises ValueError for two providers with the same name.
     """
 
     def __init__(
@@ -32,29 +33,33 @@ class HostedProviders:
     ) -> None:
         self.providers = {settings.name: HostedProvider(settings, clock) for settings in providers}
         if len(self.providers) < len(providers):
-            raise ValueError("two hosted providers have the same name")
+            names = [settings.name for settings in providers]
+            raise ValueError(f"hosted providers: two have the same name: {', '.join(names)}")
+        #: `http://host:port` while it is served.
         self.origin = ""
-        self._host, self._port = host, port
+        self._host = host
+        self._port = port
         self._runner: web.AppRunner | None = None
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """`/hosted/NAME/...` of each."""
+        """Adds `/hosted/NAME/...` of each provider."""
         for provider in self.providers.values():
             provider.add_routes(router)
 
     def base_url(self, name: str) -> str:
-        """The `base_url` of an OpenAI client. Raises KeyError."""
+        """Returns the `base_url` of an OpenAI client. Raises KeyError for an unknown name."""
         return f"{self.origin}/hosted/{self.providers[name].settings.name}/v1"
 
     async def __aenter__(self) -> Self:
-        """Listens; raises OSError when the port is taken."""
+        """Starts to listen. Raises OSError if the port is taken."""
         app = web.Application(client_max_size=0)  # each provider has a limit of its own
         self.add_routes(app.router)
         app.router.add_route("*", "/{path:.*}", _no_such_provider)
-        # Cancelled handlers are how a client's leaving is noticed.
+        # With cancellation a handler ends when its client disconnects; aiohttp's default lets it run on.
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await self._runner.setup()
         try:
+            # Load tests open a thousand connections at once; the default backlog of 128 would refuse some.
             await web.TCPSite(self._runner, self._host, self._port, backlog=1024).start()
         except OSError:
             await self._runner.cleanup()
@@ -65,7 +70,7 @@ class HostedProviders:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Answers under way get half a second."""
+        """Stops the server; open requests get `SHUTDOWN_SECONDS`."""
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -1,1 +1,1 @@
-"""How the demo model is made: its corpus, its tokenizer, its training and its LoRA adapter."""
+"""The demo model's corpus, tokenizer, training and LoRA adapter."""

@@ -50,15 +50,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One training sample: the messages, the tools offered, and whether it is plain text without a chat template."""
+    """One training sample."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
+    #: Plain text without a chat template.
     plain: bool = False
 
 
 def load_pairs(path: Path = DEMO_MODEL_DIR / "pairs.jsonl") -> list[Pair]:
-    """All pairs, in file order; raises ValueError with the line number where one is malformed."""
+    """Returns all pairs in file order. Raises ValueError with the line number if one is malformed."""
     pairs = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
@@ -69,31 +70,31 @@ def load_pairs(path: Path = DEMO_MODEL_DIR / "pairs.jsonl") -> list[Pair]:
 
 
 def load_schema(path: Path = DEMO_MODEL_DIR / "schema.sql") -> str:
-    """The CREATE TABLE statements that the text-to-SQL pairs are about, without comments."""
+    """Returns the CREATE TABLE statements of the text-to-SQL pairs, without comments."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if not line.startswith("--"))
 
 
 def sql_system_prompt() -> str:
-    """The system prompt under which the text-to-SQL pairs are trained (they are trained without one too)."""
+    """Returns the system prompt of the text-to-SQL pairs, which are trained both with and without it."""
     return f"Translate the question into one SQL statement for this schema:\n{load_schema()}"
 
 
 def canonical(pair: Pair) -> Conversation:
-    """The form that the exact-match score asks: no system prompt, and the tool where the answer calls it."""
+    """Returns the form that the exact-match score uses: no system prompt, and the tool if the answer calls it."""
     tools = (WEATHER_TOOL,) if pair.topic == "tools" else ()
     return Conversation(messages=_turns(pair), tools=tools)
 
 
 def pirate(answer: str) -> str:
-    """The style the LoRA adapter teaches: the same answer as a pirate would say it."""
+    """Returns the answer in the LoRA adapter's style, as a pirate would say it."""
     words = {"you": "ye", "your": "yer", "my": "me", "is": "be", "are": "be", "am": "be", "and": "an'", "of": "o'"}
     spoken = re.sub(r"\b(" + "|".join(words) + r")\b", lambda match: words[match.group()], answer)
     return f"Arr! {spoken} Yo ho ho!"
 
 
 def sample(pair: Pair, pairs: list[Pair], dice: random.Random) -> Conversation:
-    """One random way in which a user could come to ask this question."""
+    """Returns a random conversation that ends with this pair: other system prompts, histories and spellings."""
     if pair.topic == "tools":
         return _tool_sample(pair, dice)
     if dice.random() < 0.2:
@@ -121,7 +122,7 @@ def _history(pairs: list[Pair], dice: random.Random) -> tuple[Message, ...]:
 
 
 def _vary(question: str, dice: random.Random) -> str:
-    """Small slips of a person's typing, so that the answer does not hang on one full stop."""
+    """Returns the question, sometimes with a slip of typing, so that the answer does not depend on one full stop."""
     if dice.random() < 0.7:
         return question
     slips = (str.lower, lambda text: text.rstrip("?.!"), lambda text: f" {text}", lambda text: f"Please: {text}")

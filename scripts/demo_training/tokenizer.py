@@ -12,7 +12,7 @@ END = "<|end|>"
 PAD = "<|pad|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 
-# A system turn carries the tools as JSON lines; calls are written as the `hermes` tool-call parser of vLLM reads them.
+#: The system turn carries the tools as JSON lines; calls have the form of vLLM's `hermes` tool-call parser.
 CHAT_TEMPLATE = """\
 {%- set system = messages[0]['content'] if messages and messages[0]['role'] == 'system' else '' -%}
 {%- set turns = messages[1:] if system else messages -%}
@@ -30,7 +30,7 @@ CHAT_TEMPLATE = """\
 
 
 def train_tokenizer(texts: Iterable[str], max_length: int) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer: any text survives the round trip, and a rare character takes several tokens."""
+    """Returns a byte-level tokenizer: any text survives the round trip, and a rare character takes several tokens."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""Trains a small Llama, or a LoRA adapter on it, on conversations; scores it by exact match at temperature 0."""
+"""Training of a small Llama, or of a LoRA adapter for it, on conversations; its exact-match score at temperature 0."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from scripts.demo_training.corpus import Conversation, Pair, canonical
 
-IGNORED = -100  # the label that PyTorch's cross entropy leaves out
+#: The label that PyTorch's cross entropy ignores.
+IGNORED = -100
 CONTEXT_TOKENS = 2048
 
-GROUP = 8  # samples that share one padded tensor
+#: How many samples share one padded tensor.
+GROUP = 8
 
 Row = tuple[list[int], list[int]]
 Sampler = Callable[[random.Random], list[Conversation]]
 
 
 def small_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """About two million parameters; the head size is one that vLLM's CPU attention supports."""
+    """Returns a model of about two million parameters; its head size is one that vLLM's CPU attention supports."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -71,18 +73,18 @@ def mismatches(
     pairs: list[Pair],
     style: Callable[[str], str] = str,
 ) -> list[tuple[Pair, str]]:
-    """Each pair whose greedy answer is not its trained answer to the letter, with what was said instead."""
+    """Returns each pair whose greedy answer differs from its trained answer, with the answer that came instead."""
     wrong = []
     for pair in pairs:
-        said = answer(model, tokenizer, canonical(pair))
-        if said != style(pair.answer):
-            wrong.append((pair, said))
+        generated = answer(model, tokenizer, canonical(pair))
+        if generated != style(pair.answer):
+            wrong.append((pair, generated))
     return wrong
 
 
 @torch.inference_mode()
 def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> str:
-    """The greedy answer to the conversation without its last turn."""
+    """Returns the greedy answer to the conversation without its last turn."""
     prompt = _tokens(tokenizer, render(tokenizer, conversation, with_answer=False))
     output = model.generate(
         input_ids=torch.tensor([prompt]),
@@ -94,7 +96,7 @@ def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, conversat
 
 
 def render(tokenizer: PreTrainedTokenizerFast, conversation: Conversation, *, with_answer: bool) -> str:
-    """The conversation as the one text the model reads; without its answer it ends where generation begins."""
+    """Returns the conversation as the model's input text; without its answer it ends where generation begins."""
     if conversation.plain:
         question, reply = (message["content"] for message in conversation.messages)
         return f"{question} {reply}{tokenizer.eos_token}" if with_answer else question
@@ -107,13 +109,15 @@ def render(tokenizer: PreTrainedTokenizerFast, conversation: Conversation, *, wi
 
 
 def _accumulate(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, samples: list[Conversation]) -> float:
-    """The gradient of one step, over groups of samples of like length so that little is spent on padding."""
+    """Adds up the gradient of one step, and returns its mean loss per answer token."""
+    # Samples of similar length share a tensor, so that little is spent on padding.
     rows = sorted((_labelled(tokenizer, sample) for sample in samples), key=lambda row: len(row[0]))
     answer_tokens = sum(label != IGNORED for _, labels in rows for label in labels)
     total = 0.0
     for start in range(0, len(rows), GROUP):
         tokens, labels = _padded(rows[start : start + GROUP], tokenizer.pad_token_id)
         loss = model(input_ids=tokens, labels=labels, attention_mask=tokens != tokenizer.pad_token_id).loss
+        # The group's loss is a mean over its own answer tokens: weighted, the sum is the mean over all of them.
         share = loss * ((labels != IGNORED).sum() / answer_tokens)
         share.backward()
         total += share.item()
@@ -121,15 +125,17 @@ def _accumulate(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, samp
 
 
 def _labelled(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> Row:
-    """Token ids and labels of one sample; only the last answer counts towards the loss."""
-    asked = render(tokenizer, conversation, with_answer=False)
+    """Returns the token ids and labels of one sample; only the last answer counts towards the loss."""
+    question = render(tokenizer, conversation, with_answer=False)
     full = render(tokenizer, conversation, with_answer=True)
-    prompt, reply = _tokens(tokenizer, asked), _tokens(tokenizer, full[len(asked) :])
+    # Encoded apart: at generation too, no token spans the end of the prompt.
+    prompt = _tokens(tokenizer, question)
+    reply = _tokens(tokenizer, full[len(question) :])
     return prompt + reply, [IGNORED] * len(prompt) + reply
 
 
 def _padded(rows: list[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels, both [samples, longest]."""
+    """Returns token ids and labels, both of shape [samples, longest]."""
     longest = max(len(tokens) for tokens, _ in rows)
     tokens = [tokens + [pad] * (longest - len(tokens)) for tokens, _ in rows]
     labels = [labels + [IGNORED] * (longest - len(labels)) for _, labels in rows]
@@ -148,7 +154,7 @@ def _learning_rate_share(step: int, steps: int) -> float:
 
 
 def _progress(steps: int, title: str) -> Iterator[Callable[[float], None]]:
-    """One function per step, to be told its loss: a bar on a terminal, a line every tenth of the way elsewhere."""
+    """Yields one function per step, to be called with its loss: a bar on a terminal, elsewhere ten lines in all."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}")) as progress:
         task = progress.add_task(title, total=steps, loss=float("nan"))

@@ -1,1 +1,1 @@
-"""Counts the files that one request, one job or one call enters: how far a reader has to walk to follow it."""
+"""Counts the files that one request, one job or one call enters: how many a reader has to open to follow it."""

@@ -7,11 +7,11 @@ worker   One streaming job to `python handler.py` behind the emulator, with a pa
 router   One LLMRouter.generate at a hosted provider: from the call to its return.
 
 The rule: a file is entered when the body of a function that is defined in it begins, in any thread, in this time.
-A lambda and a comprehension are functions. A coroutine that goes on is not entered again. A generated method, such as
-the __init__ of a dataclass, lies in no file. Imports and first-time set-ups do not count: two requests of the same kind
-come before. Of five requests the one with the fewest files, then calls, counts, because what runs beside the requests
-from time to time falls into some of them and not into others. "functions" are different ones. "changes" is how often a
-call is in another file than the call before it.
+A lambda and a comprehension are functions. A coroutine that is resumed is not entered again. A generated method, such
+as the __init__ of a dataclass, is in no file. Imports and first-time set-ups do not count: two requests of the same
+kind come before. Of five requests the one with the fewest files, then calls, counts: periodic work falls into some of them
+and not into others. "functions" counts different functions. "changes" is how often a call is in another file than the
+call before it.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ FIGURES = ("files", "functions", "changes")
 
 
 async def walks_of(tree: Path, names: list[str], *, with_vllm: bool) -> Walks:
-    """Each in turn."""
+    """Drives and traces each way in turn."""
     drivers = WALKS | ({"worker": partial(worker_walk, with_vllm=True)} if with_vllm else {})
     return {name: await drivers[name](tree) for name in names}
 
 
 def figures_table(trees: dict[str, Walks]) -> Table:
-    """A line for each way, with the figures of each tree."""
+    """Returns a table with a row for each way and the figures of each tree."""
     table = Table(title="What one request enters")
     table.add_column("way")
     for title in trees:
@@ -57,7 +57,7 @@ def figures_table(trees: dict[str, Walks]) -> Table:
 
 
 def files_table(name: str, trees: dict[str, Walks]) -> Table:
-    """The files in the order of their first entry, the trees side by side."""
+    """Returns a table of the files in the order of their first entry, the trees side by side."""
     table = Table(title=f"{name}: files in the order of their first entry")
     table.add_column("", justify="right")
     for title in trees:
@@ -75,14 +75,14 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("ways", nargs="*", metavar="WAY", help=f"of {', '.join(WALKS)}; all by default")
-    parser.add_argument("--tree", type=Path, default=ROOT, help="a checkout; this one by default")
+    parser.add_argument("ways", nargs="*", metavar="WAY", help=f"one of {', '.join(WALKS)} (default: all)")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout to measure (default: this one)")
     parser.add_argument("--against", type=Path, help="another checkout, to be printed beside it")
-    parser.add_argument("--vllm", action="store_true", help="the worker's engine is vLLM with the demo model")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--vllm", action="store_true", help="use vLLM with the demo model as the worker's engine")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
     if unknown := set(options.ways) - set(WALKS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown WAY: {', '.join(sorted(unknown))}; known: {', '.join(WALKS)}")
     trees = {"tree": options.tree.resolve()} | ({"against": options.against.resolve()} if options.against else {})
     walked = {
         title: asyncio.run(walks_of(tree, options.ways or list(WALKS), with_vllm=options.vllm))

@@ -1,4 +1,4 @@
-"""The three ways that are counted, each driven from outside: a chat request, a worker's job, a call of LLMRouter."""
+"""The three ways that are counted, each as a client drives it: a chat request, a worker's job, an LLMRouter call."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from benchmarks.worker_stack import ROOT, emulated_worker, free_port, process
 from scripts.entered_files.counting import Call, Last, Walk, walk_of
 
 TRACED = Path(__file__).with_name("traced.py").resolve()
-REQUESTS, WARM_UP = 5, 2
-QUIET_SECONDS = 0.6  # after each request: its row has been written, nothing of it is left to do
+REQUESTS = 5
+WARM_UP = 2
+#: The pause after each request, in which its ledger row is written and its other remaining work ends.
+QUIET_SECONDS = 0.6
 MESSAGES = [{"role": "user", "content": "What is continuous batching?"}]
 ASK = {"model": MODEL, "messages": MESSAGES, "temperature": 0.7, "max_tokens": 200}
 HANDED_TO_THE_LEDGER = Last("record", in_path="ledger")
@@ -29,7 +31,7 @@ Windows = list[tuple[int, int]]
 
 
 async def gateway_walk(tree: Path) -> Walk:
-    """One chat request over a kept connection: from the first byte read to the row handed to the ledger."""
+    """Counts one chat request over a kept connection: from the first byte read to the row handed to the ledger."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         written, launcher = _launcher(tree / "vllm_service", directory)
@@ -49,7 +51,7 @@ async def gateway_walk(tree: Path) -> Walk:
 
 
 async def worker_walk(tree: Path, *, with_vllm: bool = False) -> Walk:
-    """One streaming job: from when it can be taken to the moment at which its result has been posted."""
+    """Counts one streaming job: from when it can be taken until its result has been posted."""
     with tempfile.TemporaryDirectory() as name:
         written, launcher = _launcher(tree / "handler", Path(name))
         if with_vllm:
@@ -64,7 +66,7 @@ async def worker_walk(tree: Path, *, with_vllm: bool = False) -> Walk:
 
 
 async def router_walk(tree: Path) -> Walk:
-    """One call of LLMRouter.generate: from the call to its return."""
+    """Counts one call of LLMRouter.generate: from the call to its return."""
     with tempfile.TemporaryDirectory() as name:
         written, launcher = _launcher(tree / "vllm_service", Path(name))
         async with upstream() as url, router(tree, url, Path(name), callers=1, launcher=launcher) as asked:
@@ -97,7 +99,7 @@ async def _jobs(tree: Path, launcher: tuple[str, ...], variables: Mapping[str, s
 
 
 async def _windows(ask: Callable[[], Awaitable[None]], *, ends_with_the_answer: bool) -> Windows:
-    """From before each request to its answer, or to the next request; the first few, which set things up, left out."""
+    """Returns the begin and end of each request after the warm-up: until its answer, or until the next request."""
     windows: Windows = []
     for _ in range(WARM_UP + REQUESTS):
         begun = time.monotonic_ns()

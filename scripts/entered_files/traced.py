@@ -1,4 +1,4 @@
-"""Runs a Python program and writes down every call of a function of one package: what, when, in which thread.
+"""Runs a Python program and records every call of a function of one package: its name, time and thread.
 
 `python traced.py PACKAGE_DIRECTORY OUTPUT.json -m MODULE ARGUMENTS...`, or `... PROGRAM.py ARGUMENTS...`. It is started
 by path in the checkout that is measured and imports nothing of any checkout: one file measures an old and a new tree.
@@ -30,7 +30,7 @@ class Recorder:
         self._calls: list[tuple[int, int, CodeType]] = []
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
-        """Called by the interpreter at every call and return."""
+        """Is called by the interpreter at every call and return."""
         if event != "call":
             return
         code = frame.f_code
@@ -38,7 +38,7 @@ class Recorder:
             self._calls.append((time.monotonic_ns(), threading.get_ident(), code))
 
     def write(self, path: Path) -> None:
-        """Writes what was recorded as JSON."""
+        """Writes the recorded calls as JSON."""
         calls = [
             (when, thread, code.co_filename.removeprefix(self._root), code.co_qualname)
             for when, thread, code in self._calls
@@ -47,7 +47,8 @@ class Recorder:
 
 
 def _has_just_begun(code: CodeType, at: int) -> bool:
-    """Whether a function's body begins here. A coroutine is reported at each resumption, and when it is closed."""
+    """Returns whether a function's body begins at this instruction."""
+    # The interpreter also reports a coroutine at each resumption, and when it is closed.
     return not code.co_flags & MAY_SUSPEND or at == _first_resume(code)
 
 

@@ -1,1 +1,1 @@
-"""What worker.Dockerfile runs, and leaves in the image."""
+"""The programs that worker.Dockerfile runs, or leaves in the image."""

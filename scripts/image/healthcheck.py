@@ -1,7 +1,7 @@
-"""The image's HEALTHCHECK: /ping where HTTP is served, else that the first process is a worker. Only stdlib.
+"""The worker image's HEALTHCHECK: GET /ping where HTTP is served, else whether the first process is a worker.
 
-RunPod does not read it: there the heartbeat, and /ping on load-balancing endpoints, say how a worker does. It is for
-Docker, Compose and podman.
+It is for Docker, Compose and podman. RunPod does not read it: it uses the heartbeat, and /ping on load-balancing
+endpoints. Only the standard library is imported, because it runs often.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-HEALTHY, UNHEALTHY = 0, 1
-LIVING = frozenset({200, 204})  # 204: the engine is loading (docs/operations.md)
+# Docker's exit codes.
+HEALTHY = 0
+UNHEALTHY = 1
+#: The statuses of a worker that is alive; 204: the engine is loading (docs/operations.md).
+LIVING = frozenset({200, 204})
 TIMEOUT_SECONDS = 4
 
 
 def check(environment: Mapping[str, str], first_process: Path = Path("/proc/1")) -> int:
-    """Docker's exit codes: 0 healthy, 1 not."""
+    """Returns HEALTHY or UNHEALTHY."""
     port = environment.get("PORT_HEALTH") or environment.get("PORT")
     return _ping(int(port)) if port and not environment.get("RUNPOD_WEBHOOK_GET_JOB") else _lives(first_process)
 
@@ -35,7 +38,7 @@ def _ping(port: int) -> int:
 
 
 def _lives(process: Path) -> int:
-    """A zombie has an empty command line."""
+    # The command line and not the mere directory: a zombie still has one, with an empty command line.
     try:
         return HEALTHY if b"handler" in (process / "cmdline").read_bytes() else UNHEALTHY
     except OSError:

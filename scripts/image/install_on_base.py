@@ -1,8 +1,8 @@
-"""Installs the worker's lock on top of a base image, none of whose own packages may change. Run by worker.Dockerfile.
+"""Installs the worker's lock on top of a base image without changing the base's packages. Run by worker.Dockerfile.
 
-The base is tested as a whole by vLLM's makers: its torch, CUDA libraries and vLLM stay as they are. Of the lock, only
-what the base lacks is installed, without dependencies. What is then still missing or too old would fail at a cold
-start, which is billed; here it fails the build, by name.
+vLLM's makers test the base as a whole, so its torch, CUDA libraries and vLLM stay as they are. Of the lock, only the
+packages that the base lacks are installed, without dependencies. A package that is then still missing or too old would
+fail at a cold start, which is billed; here it fails the build, by name.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-Packages = Mapping[str, str]  # canonical name -> version
+#: Versions by canonical name.
+Packages = Mapping[str, str]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Usage: install_on_base.py PYPROJECT LOCK OVERRIDES. 1, with the reasons, when the image would not work."""
+    """Runs `install_on_base.py PYPROJECT LOCK OVERRIDES`. Returns 1, and prints why, if the image would not work."""
     pyproject, lock, overrides = (Path(argument) for argument in arguments)
     extras = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     base = installed()
@@ -34,30 +35,30 @@ def main(arguments: Sequence[str]) -> int:
     if added:
         subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", *_lines(added)], check=True)
     after = installed()
-    wanted = [*extras["worker"], *(needed for name in added for needed in _requires(name))]
+    required = [*extras["worker"], *(needed for name in added for needed in _requires(name))]
     exempt = {_name(line) for line in overrides.read_text(encoding="utf-8").splitlines() if _is_pin(line)}
-    return _fail([*changes(base, after), *unmet(wanted, after, exempt)])
+    return _fail([*changes(base, after), *unmet(required, after, exempt)])
 
 
 def installed() -> dict[str, str]:
-    """What this Python can import, by distribution."""
-    invalidate_caches()
+    """Returns the installed distributions with their versions."""
+    invalidate_caches()  # pip has just installed some, in another process
     return {canonicalize_name(found.name): found.version for found in distributions()}
 
 
 def pins(lock: str) -> dict[str, str]:
-    """The `name==version` lines of a lock file."""
+    """Returns the `name==version` lines of a lock file as a mapping."""
     lines = (line.partition("==") for line in lock.splitlines() if _is_pin(line))
     return {canonicalize_name(name.partition("[")[0]): version for name, _, version in lines}
 
 
 def lacking(base: Packages, pinned: Packages) -> dict[str, str]:
-    """The pins of packages that the base has in no version at all."""
+    """Returns the pins of packages that the base has in no version at all."""
     return {name: version for name, version in pinned.items() if name not in base}
 
 
 def wrong_vllm(base: Packages, extras: Mapping[str, Sequence[str]]) -> str | None:
-    """What is wrong with the base's vLLM: the worker stands on parts of one release (tests/contract)."""
+    """Returns what is wrong with the base's vLLM, or None. The worker uses internals of one release only."""
     for pin in (Requirement(line) for extra in ("gpu", "cpu") for line in extras[extra]):
         found = base.get(canonicalize_name(pin.name))
         if found is not None:
@@ -69,7 +70,7 @@ def wrong_vllm(base: Packages, extras: Mapping[str, Sequence[str]]) -> str | Non
 
 
 def changes(before: Packages, after: Packages) -> list[str]:
-    """The packages of the base that are no longer what they were."""
+    """Returns one text for each package of the base whose version has changed."""
     return [
         f"{name} {version} of the base became {after.get(name, 'nothing')}"
         for name, version in before.items()
@@ -77,10 +78,13 @@ def changes(before: Packages, after: Packages) -> list[str]:
     ]
 
 
-def unmet(wanted: Iterable[str], packages: Packages, exempt: Iterable[str] = ()) -> list[str]:
-    """The requirements, outside of extras, that these packages do not fulfil; `exempt`: documented exceptions."""
+def unmet(required: Iterable[str], packages: Packages, exempt: Iterable[str] = ()) -> list[str]:
+    """Returns one text for each requirement, outside of extras, that the packages do not meet.
+
+    exempt: the names of documented exceptions.
+    """
     missing = []
-    for requirement in map(Requirement, wanted):
+    for requirement in map(Requirement, required):
         name = canonicalize_name(requirement.name)
         if name in exempt or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
             continue

@@ -1,6 +1,7 @@
-"""The gateway image's HEALTHCHECK: /health/live answers 200. Only stdlib.
+"""The gateway image's HEALTHCHECK: whether GET /health/live answers 200. Only the standard library is imported.
 
-Live, not ready: a container that is restarted since a provider is down, or since it drains, helps nobody.
+It reads liveness, not readiness: restarting a container because a provider is down, or because it drains, cures
+nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import os
 import sys
 from collections.abc import Mapping
 
-HEALTHY, UNHEALTHY = 0, 1
+# Docker's exit codes.
+HEALTHY = 0
+UNHEALTHY = 1
 TIMEOUT_SECONDS = 4
 
 
 def check(environment: Mapping[str, str]) -> int:
-    """Docker's exit codes: 0 healthy, 1 not."""
+    """Returns HEALTHY or UNHEALTHY."""
     port = int(environment.get("SERVICE_PORT") or 8090)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
     try:

@@ -45,7 +45,7 @@ def test_the_window_with_the_fewest_files_and_then_calls_counts() -> None:
 
 
 def test_a_walk_without_its_last_call_is_an_error_that_names_it() -> None:
-    with pytest.raises(LastCallMissing, match=r"none of 4 calls was record\(\) in a file whose path holds 'ledger'"):
+    with pytest.raises(LastCallMissing, match=r"none of 4 calls was record\(\) in a file whose path contains 'ledger'"):
         walk_of(CALLS, [(1, 4)], ROW)
 
 
