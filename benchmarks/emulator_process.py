@@ -13,7 +13,7 @@ import signal
 import uvloop
 
 from runpod_emulator.emulator import Emulator
-from runpod_emulator.faults import Faults
+from runpod_emulator.endpoint.faults import Faults
 from runpod_emulator.settings import NO_RATE_LIMITS, EndpointSettings
 
 

@@ -1,4 +1,4 @@
-"""`python -m runpod_emulator --worker "python handler.py" --max-workers 2`: a local RunPod until Ctrl-C."""
+"""`python -m runpod_emulator --worker "python handler.py" --max-workers 2`: a local RunPod that runs until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import signal
 import sys
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
 
+from runpod_emulator.billing.table import bill_table
 from runpod_emulator.emulator import Emulator
 from runpod_emulator.hosted import HostedSettings, read_config
 from runpod_emulator.hosted import command as hosted_command
-from runpod_emulator.report import bill_table
 from runpod_emulator.settings import NO_RATE_LIMITS, RATE_LIMITS, EndpointSettings, Scaling
-from runpod_emulator.workers import WorkerCommand
+from runpod_emulator.workers.fleet import WorkerCommand
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs until SIGINT or SIGTERM, then stops the workers and prints the bill. Exits 2 for wrong arguments."""
+    """Runs until SIGINT or SIGTERM, then stops the workers and prints the bill. Exits with 2 for wrong arguments."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["hosted"]:
         return hosted_command.main(arguments[1:])
@@ -45,7 +46,7 @@ async def serve(
     console: Console,
     hosted: Sequence[HostedSettings] = (),
 ) -> None:
-    """One emulator, from its address to its bill."""
+    """Runs one emulator: prints its addresses, waits for a signal, prints its bill."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -58,7 +59,7 @@ async def serve(
         for name in emulator.hosted.providers:
             console.print(f"Hosted         {emulator.hosted_url(name)}", soft_wrap=True)
         if command is None:
-            console.print("A worker started with these variables takes its jobs from here:")
+            console.print("Start a worker with these environment variables to connect it:")
             for name, value in emulator.worker_environment().items():
                 console.print(f"  {name}={shlex.quote(value)}", soft_wrap=True, highlight=False)
         await stop.wait()
@@ -68,29 +69,75 @@ async def serve(
 
 def _parser() -> argparse.ArgumentParser:
     default = EndpointSettings()
-    parser = argparse.ArgumentParser(prog="python -m runpod_emulator", description=__doc__)
-    workers = parser.add_mutually_exclusive_group(required=True)
-    workers.add_argument("--worker", metavar="COMMAND", help="the command that starts a worker")
-    workers.add_argument("--external-workers", action="store_true", help="start none: print the variables for one")
-    parser.add_argument("--endpoint-id", default=default.endpoint_id)
-    parser.add_argument("--host", default=default.host)
-    parser.add_argument("--port", type=int, default=8000, help="0 takes any free one (default: 8000)")
-    parser.add_argument("--api-key", help="ask clients for this key")
-    parser.add_argument("--min-workers", type=int, default=default.min_workers, help="active workers (default: 0)")
-    parser.add_argument("--max-workers", type=int, default=default.max_workers, help="(default: 3)")
-    parser.add_argument("--scaling", choices=get_args(Scaling), default=default.scaling)
-    parser.add_argument("--queue-delay", type=float, default=default.queue_delay_seconds, metavar="SECONDS")
-    parser.add_argument("--requests-per-worker", type=int, default=default.requests_per_worker, metavar="N")
-    parser.add_argument("--idle-timeout", type=float, default=default.idle_timeout_seconds, metavar="SECONDS")
-    parser.add_argument("--stop-grace", type=float, default=default.stop_grace_seconds, metavar="SECONDS")
-    parser.add_argument("--execution-timeout", type=float, default=default.execution_timeout_seconds, metavar="SECONDS")
-    parser.add_argument("--usd-per-second", default=str(default.usd_per_second), metavar="USD")
-    parser.add_argument("--no-rate-limits", action="store_true")
-    parser.add_argument(
-        "--worker-logs", type=Path, metavar="FOLDER", help="one file per worker instead of this terminal"
+    parser = argparse.ArgumentParser(
+        prog="python -m runpod_emulator",
+        description="Runs a local RunPod until Ctrl-C, then prints the bill.",
+        epilog="`python -m runpod_emulator hosted --help`: hosted providers alone.",
     )
-    parser.add_argument("--hosted", type=Path, metavar="FILE", help="hosted providers on the same address, in JSON")
+    workers = parser.add_mutually_exclusive_group(required=True)
+    workers.add_argument("--worker", metavar="COMMAND", help="start workers with this command")
+    workers.add_argument(
+        "--external-workers", action="store_true", help="start no workers; print the environment that connects one"
+    )
+    parser.add_argument("--endpoint-id", default=default.endpoint_id, metavar="ID", help="(default: %(default)s)")
+    parser.add_argument("--host", default=default.host, help="the address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes any free port (default: %(default)s)")
+    parser.add_argument("--api-key", metavar="KEY", help="the key that clients must send (default: none)")
+    _add_scaling(parser, default)
+    parser.add_argument(
+        "--execution-timeout",
+        type=float,
+        default=default.execution_timeout_seconds,
+        metavar="SECONDS",
+        help="how long a job may run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--usd-per-second",
+        default=str(default.usd_per_second),
+        metavar="USD",
+        help="the price of a worker's second (default: %(default)s)",
+    )
+    parser.add_argument("--no-rate-limits", action="store_true", help="do not limit requests as RunPod does")
+    parser.add_argument(
+        "--worker-logs", type=Path, metavar="FOLDER", help="write one log file per worker instead of to this terminal"
+    )
+    parser.add_argument(
+        "--hosted", type=Path, metavar="FILE", help="serve these hosted providers too (JSON, see docs/emulator.md)"
+    )
     return parser
+
+
+def _add_scaling(parser: argparse.ArgumentParser, default: EndpointSettings) -> None:
+    workers = partial(parser.add_argument, type=int, metavar="N")
+    seconds = partial(parser.add_argument, type=float, metavar="SECONDS")
+    workers("--min-workers", default=default.min_workers, help="workers that always run (default: %(default)s)")
+    workers("--max-workers", default=default.max_workers, help="the most workers at once (default: %(default)s)")
+    parser.add_argument(
+        "--scaling",
+        choices=get_args(Scaling),
+        default=default.scaling,
+        help="start workers by how long jobs wait, or by how many there are (default: %(default)s)",
+    )
+    seconds(
+        "--queue-delay",
+        default=default.queue_delay_seconds,
+        help="with queue_delay: the wait that starts one more worker (default: %(default)s)",
+    )
+    workers(
+        "--requests-per-worker",
+        default=default.requests_per_worker,
+        help="with request_count: jobs for which one worker is started (default: %(default)s)",
+    )
+    seconds(
+        "--idle-timeout",
+        default=default.idle_timeout_seconds,
+        help="stop a worker after so long without a job (default: %(default)s)",
+    )
+    seconds(
+        "--stop-grace",
+        default=default.stop_grace_seconds,
+        help="the time between SIGTERM and SIGKILL (default: %(default)s)",
+    )
 
 
 def _settings(options: argparse.Namespace) -> EndpointSettings:

@@ -1,4 +1,4 @@
-"""Wires an endpoint: its HTTP server, its workers, and the loop that looks after both."""
+"""The wiring of an emulated endpoint: its HTTP server, its workers, and the supervisor's loop."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from typing import Self
 
 from aiohttp import web
 
-from runpod_emulator.billing import Bill
-from runpod_emulator.client_api import ClientApi, no_such_endpoint
-from runpod_emulator.endpoint import Endpoint
-from runpod_emulator.faults import Faults
+from runpod_emulator.api.client import ClientApi, no_such_endpoint
+from runpod_emulator.api.management import ManagementApi
+from runpod_emulator.api.openai import OpenAIApi
+from runpod_emulator.api.worker import WorkerApi
+from runpod_emulator.billing.bill import Bill
+from runpod_emulator.endpoint.faults import Faults
+from runpod_emulator.endpoint.registry import Worker
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.hosted import HostedProviders, HostedSettings
 from runpod_emulator.http import answering_errors
-from runpod_emulator.job_store import Clock
-from runpod_emulator.management_api import ManagementApi
-from runpod_emulator.openai_api import OpenAIApi
-from runpod_emulator.registry import Worker
+from runpod_emulator.jobs.store import Clock
+from runpod_emulator.jobs.webhooks import Webhooks
 from runpod_emulator.settings import EndpointSettings, worker_environment
-from runpod_emulator.webhooks import Webhooks
-from runpod_emulator.worker_api import WorkerApi
-from runpod_emulator.workers import Fleet, WorkerCommand
+from runpod_emulator.workers.fleet import Fleet, WorkerCommand
 
 logger = logging.getLogger(__name__)
 
-SHUTDOWN_SECONDS = 0.5  # for requests that are still being answered when the emulator leaves
+#: The time that open requests get when the emulator stops.
+SHUTDOWN_SECONDS = 0.5
 
 
 class Emulator:
     """A local RunPod with one endpoint; runs inside `async with`, in the event loop that enters it.
 
-    Without `workers` no process is started: any worker with `worker_environment` may connect. `hosted` providers
-    answer beside it. settings: as it began; `endpoint.settings` has the min_workers that management has ordered since.
+    workers: the command that starts one. None: no process is started, and any worker with `worker_environment` may
+    connect. hosted: providers that are served on the same address.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class Emulator:
         hosted: Sequence[HostedSettings] = (),
         clock: Clock = time.monotonic,
     ) -> None:
+        #: The settings at the start. `endpoint.settings` has the min_workers that the management API has set since.
         self.settings = settings or EndpointSettings()
         self.endpoint = Endpoint(self.settings, clock=clock, starts_workers=workers is not None)
         self.hosted = HostedProviders(hosted, clock=clock)
         self.fleet: Fleet | None = None
         self._workers = workers
         self._webhooks = Webhooks(clock)
-        # Cancelled handlers are how a client's leaving is noticed.
+        # With cancellation a handler ends when its client disconnects; aiohttp's default lets it run on.
         self._runner = web.AppRunner(
             self._app(), handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
         )
@@ -61,50 +63,50 @@ class Emulator:
 
     @property
     def origin(self) -> str:
-        """`http://host:port`."""
+        """Returns `http://host:port`."""
         return self._origin
 
     @property
     def url(self) -> str:
-        """What comes before /run, /runsync and the others."""
+        """Returns the job API's base URL, which precedes /run, /runsync and the others."""
         return f"{self._origin}/v2/{self.settings.endpoint_id}"
 
     @property
     def openai_url(self) -> str:
-        """The `base_url` of an OpenAI client."""
+        """Returns the `base_url` of an OpenAI client."""
         return f"{self.url}/openai/v1"
 
     def hosted_url(self, name: str) -> str:
-        """The `base_url` of a hosted provider. Raises KeyError."""
+        """Returns the `base_url` of a hosted provider. Raises KeyError for an unknown name."""
         return f"{self._origin}/hosted/{self.hosted.providers[name].settings.name}/v1"
 
     def worker_environment(self, worker_id: str = "external-1") -> dict[str, str]:
-        """The variables that make a worker started elsewhere connect to this endpoint."""
+        """Returns the variables that make an external worker connect to this endpoint."""
         return worker_environment(self.settings, self._origin, worker_id)
 
     def inject(self, faults: Faults) -> None:
-        """From now on these faults and no others; raises BadRequest."""
+        """Replaces all faults. Raises BadRequest."""
         self.endpoint.inject(faults)
 
     @property
     def workers(self) -> Mapping[str, Worker]:
-        """Every worker that ever was, by id; `state`, `jobs`, `exit_code` and `started_at` tell how it does."""
+        """Returns every worker since the start by id, also stopped ones."""
         return MappingProxyType(self.endpoint.registry.workers)
 
     def retire_worker(self, worker_id: str) -> None:
-        """Gives a worker started elsewhere no more jobs and ends its open polls; SIGTERM is yours to send."""
+        """Gives an external worker no more jobs, and ends its open polls. The caller sends the SIGTERM."""
         self.endpoint.retire(self.workers[worker_id])
 
     def end_worker(self, worker_id: str, exit_code: int | None = None) -> None:
-        """Says that a worker started elsewhere has ended: its jobs go back, its meter stops. Raises KeyError."""
+        """Marks an external worker as ended: its jobs are queued again, its meter stops. Raises KeyError."""
         self.endpoint.end_worker(self.workers[worker_id], exit_code)
 
     def bill(self) -> Bill:
-        """The bill until now; final once the emulator has been left."""
+        """Returns the bill until now. It is final after `async with`."""
         return self.endpoint.registry.bill()
 
     async def __aenter__(self) -> Self:
-        """Listens; raises OSError when the port is taken."""
+        """Starts to listen. Raises OSError if the port is taken."""
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, self.settings.host, self.settings.port).start()
@@ -112,7 +114,7 @@ class Emulator:
             await self._runner.cleanup()
             raise
         self._origin = f"http://{self.settings.host}:{self._runner.addresses[0][1]}"
-        self.endpoint.when_finished.append(self._webhooks.tell)
+        self.endpoint.when_finished.append(self._webhooks.post)
         if self._workers:
             self.fleet = Fleet(self.endpoint, self._workers, self._origin)
         self._supervisor = asyncio.create_task(self._supervise())
@@ -154,5 +156,6 @@ class Emulator:
                 if self.fleet:
                     self.fleet.reconcile()
             except Exception:
-                logger.exception("the emulator's supervisor failed, and goes on")
+                # Without it no worker is started or stopped any more: it must outlive its errors.
+                logger.exception("the emulator's supervisor failed in this round and continues")
             await self.endpoint.changed.wait(self.settings.tick_seconds)

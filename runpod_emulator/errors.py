@@ -1,12 +1,12 @@
-"""What the emulated APIs refuse. Each error carries its HTTP status and is answered as JSON, once, in http.py.
+"""The errors of the emulated APIs. Each carries its HTTP status; http.py alone turns them into JSON responses.
 
 ApiError
-├── BadRequest        400  the request is not one that RunPod understands
-├── Unauthorized      401  no API key, or another endpoint's
-├── NotFound          404  no such endpoint or job; or its result is no longer kept
+├── BadRequest        400  the request is malformed, or a value is out of range
+├── Unauthorized      401  no API key, or a wrong one
+├── NotFound          404  no such endpoint or job, or the job's result has expired
 ├── TooLarge          413  the body is over the operation's limit
-├── TooManyRequests   429  over the rate or the concurrency of the operation; says when to come back
-└── ProviderError     any  what an emulated hosted provider refuses, in OpenAI's form
+├── TooManyRequests   429  the operation's rate or concurrency limit is reached; has a Retry-After header
+└── ProviderError     any  an emulated hosted provider's error, in OpenAI's form
 """
 
 from __future__ import annotations
@@ -15,45 +15,47 @@ from __future__ import annotations
 class ApiError(Exception):
     """The root of the tree."""
 
+    #: The HTTP status of the response.
     status = 500
+    #: The `code` in the response's JSON; part of the API.
     code = "internal_error"
 
     @property
     def headers(self) -> dict[str, str]:
-        """Further headers of the answer."""
+        """Returns the headers that the response has beside the usual ones."""
         return {}
 
 
 class BadRequest(ApiError):
-    """The message names the field."""
+    """A malformed request. The message names the field."""
 
     status = 400
     code = "bad_request"
 
 
 class Unauthorized(ApiError):
-    """Says nothing about which keys would do."""
+    """A request without the right key. The message gives no hint of what the key is."""
 
     status = 401
     code = "unauthorized"
 
 
 class NotFound(ApiError):
-    """The message names what was looked for."""
+    """A request for something that does not exist. The message names it."""
 
     status = 404
     code = "not_found"
 
 
 class TooLarge(ApiError):
-    """The message gives the limit in bytes."""
+    """A body over its limit. The message gives the limit in bytes."""
 
     status = 413
     code = "too_large"
 
 
 class TooManyRequests(ApiError):
-    """`retry_after_seconds` is at least 1."""
+    """A request over a rate limit. `retry_after_seconds` is at least 1."""
 
     status = 429
     code = "too_many_requests"
@@ -64,7 +66,7 @@ class TooManyRequests(ApiError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to come back."""
+        """Returns Retry-After."""
         return {"Retry-After": str(self.retry_after_seconds)}
 
 
@@ -90,5 +92,5 @@ class ProviderError(ApiError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to come back, where that is known."""
+        """Returns Retry-After where the time is known, else no header."""
         return {} if self.retry_after_seconds is None else {"Retry-After": f"{self.retry_after_seconds:g}"}

@@ -1,4 +1,4 @@
-"""What both APIs share: bodies within their limits, and every error as clear JSON."""
+"""Request bodies within their limits, and errors as JSON responses. Shared by all APIs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
-    """Raises TooLarge; before the body is read where its length is announced."""
+    """Returns the request's body. Raises TooLarge, without reading if Content-Length already says so."""
     body = b"" if (request.content_length or 0) > max_bytes else await request.read()
     if max(request.content_length or 0, len(body)) > max_bytes:
         raise TooLarge(f"the body is larger than {max_bytes} bytes")
@@ -22,7 +22,7 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
 
 
 async def read_object(request: web.Request, max_bytes: int) -> dict[str, Any]:
-    """The body as a JSON object, whatever its content type says; raises TooLarge and BadRequest."""
+    """Returns the body as a JSON object; the content type does not matter. Raises TooLarge and BadRequest."""
     body = await read_body(request, max_bytes)
     try:
         document = json.loads(body or b"{}")
@@ -34,13 +34,13 @@ async def read_object(request: web.Request, max_bytes: int) -> dict[str, Any]:
 
 
 def error_response(error: ApiError) -> web.Response:
-    """An error as RunPod's clients and OpenAI's both can read it."""
+    """Returns the response for an error, in a form that both RunPod's and OpenAI's clients can read."""
     document = {"error": {"message": str(error), "type": type(error).__name__, "code": error.code, "param": None}}
     return web.json_response(document | {"status": error.status}, status=error.status, headers=error.headers)
 
 
 def answering_errors(handler: Handler) -> Handler:
-    """The handler, with ApiError answered instead of raised."""
+    """Returns the handler wrapped so that an ApiError becomes a response."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:

@@ -1,7 +1,7 @@
-"""What an emulated endpoint is like, and what its workers find in their environment. Alone in reading the environment.
+"""The settings of an emulated endpoint, and the environment of its workers. No other module reads the environment.
 
-Limits, prices and defaults are RunPod's as of 2026-11 (its documentation). They change: each is a field, so that a
-caller can pass another value; a test passes small ones.
+Limits, prices and defaults are RunPod's, from its documentation of 2026-11. They change, so each one is a field that
+a caller can set; tests set small values.
 """
 
 from __future__ import annotations
@@ -15,93 +15,118 @@ from typing import Literal
 
 Scaling = Literal["queue_delay", "request_count"]
 
+#: The RUNPOD_AI_API_KEY of workers. The SDK must have one; the emulator does not check it.
 WORKER_KEY = "emulated-worker-key"
 MEGABYTE = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class RateLimit:
-    """At most `per_window` requests in a window of seconds, and `concurrent` at once."""
+    """The rate limit of one operation."""
 
+    #: The most requests in `EndpointSettings.rate_window_seconds`.
     per_window: int
+    #: The most requests at once.
     concurrent: int
 
 
-WIDE, MIDDLE, NARROW = RateLimit(2000, 400), RateLimit(1000, 200), RateLimit(100, 20)
+WIDE = RateLimit(2000, 400)
+MIDDLE = RateLimit(1000, 200)
+NARROW = RateLimit(100, 20)
 RATE_LIMITS: Mapping[str, RateLimit] = MappingProxyType(
     {"runsync": WIDE, "status": WIDE, "stream": WIDE, "openai": WIDE, "run": MIDDLE, "cancel": NARROW}
 )
-# For benchmarks: an operation that is not named is not limited.
+#: For benchmarks: an operation that is not named is not limited.
 NO_RATE_LIMITS: Mapping[str, RateLimit] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointSettings:
-    """One endpoint. Raises ValueError for what cannot be."""
+    """The settings of one endpoint. Raises ValueError for impossible values."""
 
     endpoint_id: str = "local"
+    #: The key that clients must send; None admits every client.
     api_key: str | None = None
     host: str = "127.0.0.1"
-    port: int = 0  # 0: any free one
+    #: The TCP port; 0 takes any free one.
+    port: int = 0
 
     # Scaling.
     min_workers: int = 0
     max_workers: int = 3
     scaling: Scaling = "queue_delay"
+    #: With `queue_delay`: how long a job waits before one more worker is started.
     queue_delay_seconds: float = 4
+    #: With `request_count`: the jobs for which one worker is started.
     requests_per_worker: int = 4
+    #: How long a worker stays without a job.
     idle_timeout_seconds: float = 5
+    #: How long a worker may take until its first job-take; then it is unhealthy and is killed.
     init_timeout_seconds: float = 420
+    #: The time between SIGTERM and SIGKILL.
     stop_grace_seconds: float = 30
-    restart_delay_seconds: float = 1  # after a worker that ended before it took a job
+    #: The pause after a worker that ended before its first job-take.
+    restart_delay_seconds: float = 1
 
-    # Money: an L4, A5000 or 3090.
+    #: The price of a worker's second; the default is that of an L4, A5000 or 3090.
     usd_per_second: Decimal = Decimal("0.00019")
 
     # Jobs.
     execution_timeout_seconds: float = 600
     shortest_execution_timeout_seconds: float = 5
     longest_execution_timeout_seconds: float = 7 * 24 * 3600
+    #: How long a job may wait in the queue.
     ttl_seconds: float = 24 * 3600
+    #: How long a result can be read: of jobs sent to /run, and of those sent to /runsync or the OpenAI route.
     keep_run_seconds: float = 30 * 60
     keep_runsync_seconds: float = 60
+    #: How often a job is queued again because its worker was lost; then it fails.
     max_redeliveries: int = 2
 
     # Requests.
     max_run_bytes: int = 10 * MEGABYTE
     max_runsync_bytes: int = 20 * MEGABYTE
+    #: The limit of a worker's posts: of one chunk, and of a result.
     max_chunk_bytes: int = MEGABYTE
     max_result_bytes: int = 20 * MEGABYTE
+    #: How long /runsync waits for the job's end without `?wait=`, and the limits of `?wait=`.
     runsync_wait_seconds: float = 90
     shortest_wait_ms: int = 1000
     longest_wait_ms: int = 300_000
+    #: How long /stream waits for a first chunk.
     stream_wait_seconds: float = 1
     rate_window_seconds: float = 10
     rate_limits: Mapping[str, RateLimit] = field(default_factory=lambda: RATE_LIMITS)
 
     # Worker API.
+    #: How long a worker's job-take and job-stop polls stay open.
     take_poll_seconds: float = 30
     stop_poll_seconds: float = 30
     ping_interval_ms: int = 10_000
-    heartbeat_timeout_seconds: float = 35  # three heartbeats missed, and some slack
-    tick_seconds: float = 0.1  # how often time-outs, heartbeats and scaling are looked at
+    #: Three missed heartbeats, and some slack.
+    heartbeat_timeout_seconds: float = 35
+    #: How often time-outs, heartbeats and scaling are checked.
+    tick_seconds: float = 0.1
 
     def __post_init__(self) -> None:
-        """A worker's URLs hold the id; the rest is arithmetic that must not divide by zero or run backwards."""
+        """Checks what would make a wrong URL, or arithmetic that divides by zero or runs backwards."""
+        # The id is a part of every URL.
         if not self.endpoint_id.isidentifier() and not self.endpoint_id.replace("-", "").isalnum():
-            raise ValueError(f"endpoint_id: letters, digits, - and _ only, got {self.endpoint_id!r}")
+            raise ValueError(f"endpoint_id: expected only letters, digits, - and _, got {self.endpoint_id!r}")
         if not 0 <= self.min_workers <= self.max_workers:
-            raise ValueError(f"workers: 0 <= min <= max, got min {self.min_workers} and max {self.max_workers}")
+            raise ValueError(f"workers: expected 0 <= min <= max, got min {self.min_workers}, max {self.max_workers}")
         if self.requests_per_worker < 1:
-            raise ValueError(f"requests_per_worker: at least 1, got {self.requests_per_worker}")
+            raise ValueError(f"requests_per_worker: expected at least 1, got {self.requests_per_worker}")
         if self.ping_interval_ms < 1000:
-            raise ValueError("ping_interval_ms: at least 1000, because the SDK counts in whole seconds")
+            raise ValueError(
+                f"ping_interval_ms: expected at least 1000, got {self.ping_interval_ms}: the SDK counts whole seconds"
+            )
         if not self.usd_per_second.is_finite() or self.usd_per_second < 0:
-            raise ValueError(f"usd_per_second: a price, got {self.usd_per_second}")
+            raise ValueError(f"usd_per_second: expected a price of 0 or more, got {self.usd_per_second}")
 
 
 def worker_environment(settings: EndpointSettings, base_url: str, worker_id: str) -> dict[str, str]:
-    """The variables that RunPod gives a worker; the SDK itself fills in $ID and $RUNPOD_POD_ID."""
+    """Returns the variables that RunPod sets for a worker. The SDK itself fills in $ID and $RUNPOD_POD_ID."""
     endpoint = f"{base_url}/v2/{settings.endpoint_id}"
     return {
         "RUNPOD_ENDPOINT_ID": settings.endpoint_id,
@@ -119,5 +144,5 @@ def worker_environment(settings: EndpointSettings, base_url: str, worker_id: str
 
 
 def inherited_environment() -> dict[str, str]:
-    """This process's variables, without another endpoint's."""
+    """Returns this process's variables without RUNPOD_*: those could be another endpoint's."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}

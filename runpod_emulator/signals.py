@@ -1,4 +1,4 @@
-"""Wakes the coroutines of one event loop that wait for something to happen: at once, in order, without polling."""
+"""A signal that wakes waiting coroutines of one event loop at once, in order, without polling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 
 
 class Signal:
-    """Whoever waits looks again at what it waits for: a wake-up says that it may have come, not that it has."""
+    """A condition without a lock. A woken coroutine must check its condition again: it may have changed meanwhile."""
 
     def __init__(self) -> None:
         self._waiters: deque[asyncio.Future[bool]] = deque()
@@ -22,12 +22,16 @@ class Signal:
 
     def notify_all(self) -> None:
         """Wakes every coroutine that waits now."""
-        waiters, self._waiters = self._waiters, deque()
+        waiters = self._waiters
+        self._waiters = deque()
         for waiter in waiters:
             _resolve(waiter, True)
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """True when woken, False when `seconds` have passed. No wake-up is missed between a look and this call."""
+        """Returns True when woken, False when `seconds` have passed.
+
+        No wake-up is lost between the caller's check and this call, because there is no await between them.
+        """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters.append(waiter)
@@ -36,7 +40,8 @@ class Signal:
             return await waiter
         except asyncio.CancelledError:
             if not waiter.cancelled() and waiter.result():
-                self.notify_one()  # this wake-up was meant for somebody who can still act on it
+                # This coroutine cannot use its wake-up any more. Without this, notify_one() would be lost.
+                self.notify_one()
             raise
         finally:
             if timer:

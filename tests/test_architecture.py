@@ -63,6 +63,15 @@ ROOMS = {
         ("settings", "logs", "data"),
         ("domain", "errors", "version", "testing"),
     ),
+    "runpod_emulator": (
+        ("__main__",),
+        ("emulator",),
+        ("api", "workers", "hosted"),
+        ("endpoint",),
+        ("jobs", "billing"),
+        ("http", "settings", "signals"),
+        ("errors",),
+    ),
 }
 # Within a package, beside its rooms: what lives here imports nothing of what is named there.
 FORBIDDEN = {

@@ -74,13 +74,14 @@ class LastCallMissing(Exception):
 
 
 def walk_of(calls: Iterable[Call], windows: Sequence[tuple[int, int]], last: Last | None) -> Walk:
-    """The shortest of what was walked in each window, up to and with `last`; raises LastCallMissing.
+    """Returns the walk with the fewest files, then calls, of all windows, up to and with `last`.
 
-    The shortest, because what runs beside the requests from time to time falls into some windows and not into others.
+    The fewest, because what runs beside the requests from time to time falls into some windows and not into others.
+    Raises LastCallMissing.
     """
     ordered = sorted(calls, key=lambda call: call.at_ns)
     walks = [_until(last, [call for call in ordered if begin <= call.at_ns <= end]) for begin, end in windows]
-    return min(walks, key=lambda walk: len(walk.calls))
+    return min(walks, key=lambda walk: (len(walk.files), len(walk.calls)))
 
 
 def _until(last: Last | None, calls: list[Call]) -> Walk:

@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from handler.settings import DEMO_FLAGS
 from runpod_emulator import Emulator, EndpointSettings, WorkerCommand
+from runpod_emulator.endpoint.registry import READY
 from runpod_emulator.hosted import HostedSettings
-from runpod_emulator.jobs import Job
-from runpod_emulator.registry import READY
+from runpod_emulator.jobs.job import Job
 from tests.e2e.process import ROOT, START_SECONDS
 from tests.waiting import until, until_seen
 

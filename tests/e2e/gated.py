@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 
 from runpod_emulator import Emulator, EndpointSettings, WorkerCommand
+from runpod_emulator.endpoint.registry import Worker
 from runpod_emulator.hosted import HostedModel, HostedSettings
-from runpod_emulator.jobs import Job
-from runpod_emulator.registry import Worker
+from runpod_emulator.jobs.job import Job
 from tests.e2e.gateway import Gateway, configure
 from tests.waiting import until
 
@@ -62,7 +62,7 @@ class Gated:
     @property
     def looks(self) -> int:
         """How often somebody has asked for /health."""
-        return self.emulator.endpoint.health.looks
+        return self.emulator.endpoint.health.requests
 
     @property
     def warm_ups(self) -> int:

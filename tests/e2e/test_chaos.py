@@ -21,9 +21,9 @@ import psutil
 import pytest
 
 from runpod_emulator.emulator import Emulator
-from runpod_emulator.faults import Faults
+from runpod_emulator.endpoint.faults import Faults
 from runpod_emulator.settings import NO_RATE_LIMITS, EndpointSettings
-from runpod_emulator.workers import WorkerCommand
+from runpod_emulator.workers.fleet import WorkerCommand
 from scripts.demo_training.corpus import DEMO_MODEL_DIR, load_pairs
 from tests.e2e.process import ROOT
 from tests.waiting import until

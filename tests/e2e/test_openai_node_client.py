@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from filelock import AsyncFileLock
 
-from runpod_emulator.jobs import Status
+from runpod_emulator.jobs.job import Status
 from scripts.demo_training.corpus import WEATHER_TOOL, load_pairs, pirate
 from tests.e2e.emulated import API_KEY, FREE_SECONDS, Endpoint, emulated_endpoint
 from tests.e2e.process import START_SECONDS, environment

@@ -19,7 +19,7 @@ from openai.types.chat import (
 )
 from pydantic import BaseModel
 
-from runpod_emulator.jobs import Status
+from runpod_emulator.jobs.job import Status
 from scripts.demo_training.corpus import WEATHER_TOOL, Pair, load_pairs, pirate
 from tests.e2e import process
 from tests.e2e.emulated import API_KEY, FREE_SECONDS, Endpoint, emulated_endpoint

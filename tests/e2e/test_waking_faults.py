@@ -9,8 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from runpod_emulator.faults import Faults
-from runpod_emulator.registry import READY
+from runpod_emulator.endpoint.faults import Faults
+from runpod_emulator.endpoint.registry import READY
 from tests.e2e.gated import KEY, SETTINGS, VARIABLES, Callers, Gated, gated
 from tests.e2e.gateway import command, gateway, variables_of
 from tests.servers import RedisServer

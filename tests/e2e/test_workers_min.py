@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from runpod_emulator.faults import Faults
-from runpod_emulator.registry import READY, State
+from runpod_emulator.endpoint.faults import Faults
+from runpod_emulator.endpoint.registry import READY, State
 from tests.e2e.gated import KEY, SETTINGS, VARIABLES, Callers, Gated, gated
 from tests.e2e.gateway import Gateway, gateway
 from tests.servers import RedisServer

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from runpod_emulator import Emulator, EndpointSettings
-from runpod_emulator.registry import READY
+from runpod_emulator.endpoint.registry import READY
 from tests.image import base_image, hub
 from tests.image.conftest import TOKEN
 from tests.image.podman import Podman

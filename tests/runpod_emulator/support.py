@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 
 from runpod_emulator import Emulator, EndpointSettings, WorkerCommand
-from runpod_emulator.endpoint import Endpoint
-from runpod_emulator.jobs import Job, Policy
+from runpod_emulator.endpoint.state import Endpoint
+from runpod_emulator.jobs.job import Job, Policy
 
 ECHO_WORKER = WorkerCommand(
     (sys.executable, str(Path(__file__).with_name("echo_worker.py"))), variables={"RUNPOD_DEBUG_LEVEL": "ERROR"}
@@ -47,7 +47,7 @@ class Bench:
         return self.store.add(job_input, Policy.parse(policy, self.settings), keep_seconds=keep_seconds)
 
     def take(self, worker: str = "w1", limit: int = 1) -> list[Job]:
-        self.registry.takes(worker)
+        self.registry.mark_ready(worker)
         return self.store.take(worker, limit)
 
 

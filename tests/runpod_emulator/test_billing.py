@@ -7,8 +7,8 @@ from decimal import Decimal
 
 from rich.console import Console
 
-from runpod_emulator.billing import Meter, Phase, bill_line
-from runpod_emulator.report import bill_table
+from runpod_emulator.billing.bill import Meter, Phase, bill_line
+from runpod_emulator.billing.table import bill_table
 from tests.runpod_emulator.support import Bench
 
 PRICE = Decimal("0.00019")
@@ -49,7 +49,7 @@ def test_the_bill_follows_the_states_of_the_workers() -> None:
     bench = Bench(usd_per_second=Decimal("0.001"))
     worker = bench.registry.start("w1")
     bench.clock.pass_(10)
-    bench.registry.takes("w1")
+    bench.registry.mark_ready("w1")
     bench.clock.pass_(2)
     job = bench.job()
     bench.take("w1")

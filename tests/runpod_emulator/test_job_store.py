@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runpod_emulator.errors import BadRequest, NotFound
-from runpod_emulator.jobs import Status
+from runpod_emulator.jobs.job import Status
 from tests.runpod_emulator.support import Bench
 
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from runpod_emulator.jobs import RETRYABLE, Job, Status
+from runpod_emulator.jobs.job import RETRYABLE, Job, Status
 from tests.runpod_emulator.support import Bench
 
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
@@ -80,7 +80,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(worker=WORKERS)
     def lose_worker(self, worker: str) -> None:
-        self.bench.registry.takes(worker)
+        self.bench.registry.mark_ready(worker)
         self.bench.store.give_back(worker, "lost")
 
     @rule()

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import pytest
 
+from runpod_emulator.endpoint.faults import FaultInjector, Faults
+from runpod_emulator.endpoint.limits import RateLimiter
 from runpod_emulator.errors import BadRequest, TooManyRequests
-from runpod_emulator.faults import FaultInjector, Faults
-from runpod_emulator.limits import RateLimiter
 from runpod_emulator.settings import RateLimit
 from runpod_emulator.signals import Signal
 from tests.runpod_emulator.support import Bench, HandClock
@@ -82,8 +82,8 @@ def test_a_fault_that_cannot_be_is_refused(document: Mapping[str, object]) -> No
         Faults.parse(document)
 
 
-def test_a_worker_started_elsewhere_cannot_be_crashed() -> None:
-    with pytest.raises(BadRequest, match="not started here"):
+def test_an_external_worker_cannot_be_crashed() -> None:
+    with pytest.raises(BadRequest, match="did not start these workers"):
         Bench().endpoint.inject(Faults(worker_crash_after_seconds=0))
 
 
@@ -98,17 +98,17 @@ async def test_a_wake_up_goes_to_the_longest_waiting_and_passes_on_when_that_one
     assert not await signal.wait(0.001)
 
 
-def test_late_health_tells_what_was_so_long_ago_and_silence_ends_with_the_fault() -> None:
+def test_late_health_reports_the_state_of_so_long_ago_and_ends_with_the_fault() -> None:
     bench = Bench()
     bench.endpoint.inject(Faults(health_late_seconds=5))
-    bench.registry.takes("w1")
+    bench.registry.mark_ready("w1")
     seen = []
     for _ in range(12):
         bench.clock.pass_(1)
         bench.endpoint.housekeep()
-        seen.append(bench.endpoint.health.told(5)["workers"]["idle"])
+        seen.append(bench.endpoint.health.document(5)["workers"]["idle"])
     assert seen == [0] * 5 + [1] * 7
     bench.job()
-    assert bench.endpoint.health.told(5)["jobs"]["inQueue"] == 0
+    assert bench.endpoint.health.document(5)["jobs"]["inQueue"] == 0
     bench.endpoint.inject(Faults())
-    assert bench.endpoint.health.told(0)["jobs"]["inQueue"] == 1
+    assert bench.endpoint.health.document(0)["jobs"]["inQueue"] == 1

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from runpod_emulator import Emulator, EndpointSettings, Faults
-from runpod_emulator.registry import READY, State
+from runpod_emulator.endpoint.registry import READY, State
 from tests.runpod_emulator.support import ECHO_WORKER, Bench, client_of
 from tests.waiting import until
 

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from runpod_emulator import Emulator, EndpointSettings, Faults, WorkerCommand
-from runpod_emulator.registry import State
+from runpod_emulator.endpoint.registry import State
 from tests.runpod_emulator.support import ECHO_WORKER, client_of
 from tests.waiting import until
 

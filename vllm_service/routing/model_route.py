@@ -8,13 +8,13 @@ from dataclasses import replace
 from vllm_service.catalog.model import Catalog, ProviderKind, PublicModel
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.errors import ConfigurationError, InvalidRequest
+from vllm_service.errors import ConfigurationError
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.cost import marginal_picousd
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
 from vllm_service.routing.estimates import AnswerLengths
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
-from vllm_service.routing.strategies import STRATEGIES, Candidate, Strategy, Turns
+from vllm_service.routing.strategies import Candidate, Turns, find_strategy
 
 
 class Route:
@@ -76,14 +76,6 @@ class Route:
         """What the cheapest hosted place of a known price would take; None if there is none."""
         prices = [marginal_picousd(place, facts, completion_tokens, now) for place in self._hosted]
         return min((price for price in prices if price is not None), default=None)
-
-
-def find_strategy(name: str) -> Strategy:
-    """Raises InvalidRequest for a name that is none of STRATEGIES; case does not matter."""
-    strategy = STRATEGIES.get(name) or STRATEGIES.get(name.upper())
-    if strategy is None:
-        raise InvalidRequest(f"There is no strategy {name!r}. Strategies: {', '.join(STRATEGIES)}.", param="strategy")
-    return strategy
 
 
 def make_endpoints(catalog: Catalog, settings: RouterSettings) -> dict[str, Endpoint]:

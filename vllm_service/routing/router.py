@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
+from typing import Protocol
 
 import msgspec
 
@@ -17,9 +18,9 @@ from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import marginal_picousd
 from vllm_service.routing.demand.counterfactual import Demand
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
-from vllm_service.routing.model_route import Route, find_strategy, make_candidates, make_endpoints
+from vllm_service.routing.model_route import Route, make_candidates, make_endpoints
 from vllm_service.routing.profiles import RouterSettings
-from vllm_service.routing.strategies import Candidate, Choice
+from vllm_service.routing.strategies import Candidate, Choice, find_strategy
 
 
 class ObservedAttempt(msgspec.Struct):
@@ -118,20 +119,30 @@ class ObservedAttempt(msgspec.Struct):
         endpoint.left()
 
 
-MayTry = Callable[[str, str, float], bool]
+class BreakerView(Protocol):
+    """The circuit breakers of offers, as far as plans look at them."""
+
+    @property
+    def not_closed(self) -> Collection[tuple[str, str]]:
+        """Providers, and models there, whose breakers may refuse a request; all others let every request by."""
+        ...
+
+    def may_try(self, provider: str, model: str, now_seconds: float) -> bool:
+        """Whether a request would be let by."""
+        ...
 
 
 class CostRouter:
-    """Implements plan.Router over a catalog. `may_try` is the circuit breaker's word on (provider, model, now)."""
+    """Implements plan.Router over a catalog. breakers: offers that they refuse are left out of plans."""
 
     def __init__(
         self,
         catalog: Catalog,
         settings: RouterSettings | None = None,
-        may_try: MayTry | None = None,
+        breakers: BreakerView | None = None,
     ) -> None:
         self._settings = settings = settings or RouterSettings()
-        self._may_try = may_try
+        self._breakers = breakers
         self.endpoints = make_endpoints(catalog, settings)
         self.controllers = {
             name: EndpointDemand(
@@ -153,10 +164,10 @@ class CostRouter:
         completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
         candidates = route.candidates
         is_ruled = facts.tags or facts.provider is not None or facts.cap_picousd is not None
-        if is_ruled or route.has_bounds or self._may_try is not None:
+        if is_ruled or route.has_bounds or (self._breakers is not None and self._breakers.not_closed):
             candidates = self._allowed(route, facts, completion, now_seconds)
         strategy = route.strategy if facts.strategy is None else find_strategy(facts.strategy)
-        target = route.target_of(facts)
+        target = route.target if facts.latency_target_seconds is None else route.target_of(facts)
         prompt, answer = facts.prompt_tokens, int(completion)
         costs = [
             prompt * place.input_picousd + answer * place.output_picousd
@@ -242,8 +253,8 @@ class CostRouter:
             filters.check_model(route.model, facts)
         if facts.tags or facts.provider is not None or facts.cap_picousd is not None:
             candidates = filters.allowed(candidates, facts, completion)
-        if self._may_try is None:
+        breakers = self._breakers
+        if breakers is None or not breakers.not_closed:
             return candidates
-        may_try = self._may_try
         # Where every breaker is open the plan names them all: the breakers refuse at sending, and say until when.
-        return [place for place in candidates if may_try(place.provider.name, place.offer.model, now)] or candidates
+        return [place for place in candidates if breakers.may_try(place.name, place.model, now)] or candidates

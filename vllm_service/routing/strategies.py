@@ -9,6 +9,7 @@ import msgspec
 
 from vllm_service.catalog.model import Offer, Provider, ProviderKind
 from vllm_service.domain.requests import RequestFacts
+from vllm_service.errors import InvalidRequest
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.estimates import Mean, PromptCache
 from vllm_service.routing.profiles import LatencyTarget
@@ -211,3 +212,11 @@ STRATEGIES: dict[str, Strategy] = {
     "WEIGHTED": weighted,
     "PINNED": pinned,
 }
+
+
+def find_strategy(name: str) -> Strategy:
+    """Raises InvalidRequest for a name that is none of STRATEGIES; case does not matter."""
+    strategy = STRATEGIES.get(name) or STRATEGIES.get(name.upper())
+    if strategy is None:
+        raise InvalidRequest(f"There is no strategy {name!r}. Strategies: {', '.join(STRATEGIES)}.", param="strategy")
+    return strategy

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runpod_emulator.jobs import Status
+from runpod_emulator.jobs.job import Status
 from scripts.demo_training.corpus import WEATHER_TOOL, load_pairs, pirate
 from tests.e2e.emulated import Endpoint
 from vllm_service import RunPodVLLMService, errors

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runpod_emulator.jobs import Status
+from runpod_emulator.jobs.job import Status
 from tests.e2e.client.test_generation import ASKED, FRANCE, LONG_TOKENS, PARIS, TOKENS
 from tests.e2e.emulated import Endpoint
 from vllm_service import JobStatus, RunPodVLLMService, errors

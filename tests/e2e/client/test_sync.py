@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from runpod_emulator.jobs import Status
+from runpod_emulator.jobs.job import Status
 from tests.e2e import process
 from tests.e2e.client.conftest import MODEL
 from tests.e2e.client.test_generation import ASKED, EXACT, FRANCE, LONG, PARIS

@@ -189,7 +189,7 @@ async def test_a_ledger_of_several_providers_asks_which_was_billed(tmp_path: Pat
 async def test_a_broken_row_is_named_by_its_line(tmp_path: Path, broken: Row) -> None:
     ended = await reconcile(tmp_path, [row("a", NOON, NOON, 1), row("b", NOON, NOON, 1) | broken])
     assert ended.code == 1
-    assert "line 3 is no row of the ledger" in ended.stderr
+    assert "line 3 is not a row of the ledger" in ended.stderr
 
 
 async def test_arguments_that_are_wrong_end_with_2() -> None:

@@ -18,8 +18,9 @@ from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.plan import Router
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import RequestRecord
+from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited
-from vllm_service.gateway.config_snapshot import ConfigSnapshot
+from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
@@ -73,6 +74,9 @@ class Books:
             raise RateLimited("The limit of requests a minute is used up.", retry_after_seconds=7.2)
         self.shares.append(Share(tokens))
         return self.shares[-1]
+
+    def status(self) -> QuotaState:
+        return QuotaState()
 
     def record(self, row: RequestRecord) -> None:
         self.rows.append(row)
@@ -155,7 +159,7 @@ async def running(
     upstream = ConnectionPool()
     default = make_router(catalog, "QUALITY") if router_costs else ConfiguredOrder(catalog)
     gateway = Gateway(
-        configured=ConfigSnapshot(catalog, router or default),
+        config=CurrentConfig(ConfigSnapshot(catalog, router or default)),
         upstream=upstream,
         quotas=quotas or books,
         recorders=[*recorders, books.record],

@@ -74,7 +74,7 @@ async def test_rows_quotas_and_leases_live_through_a_wall_clock_that_jumps_while
     durations = [ms for row in rows for ms in (row.total_ms, row.ttft_ms, row.queue_ms) if ms is not None]
     assert durations
     assert 0 <= min(durations) <= max(durations) < HOUR * 1000
-    assert quotas.state().open_reservations == 0
+    assert quotas.status().open_reservations == 0
 
 
 @asynccontextmanager

@@ -45,10 +45,10 @@ class FaultyRouter(ConfiguredOrder):
 
 
 def break_router(gateway: Running, fails_in: str) -> None:
-    catalog = gateway.gateway.configured.catalog
+    catalog = gateway.gateway.config.catalog()
     router = FaultyRouter(catalog)
     router.fails_in = fails_in
-    gateway.gateway.configured = ConfigSnapshot(catalog, router)
+    gateway.gateway.config.snapshot = ConfigSnapshot(catalog, router)
 
 
 @pytest.mark.parametrize("stream", [False, True])

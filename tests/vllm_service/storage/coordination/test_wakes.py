@@ -23,7 +23,7 @@ def in_memory() -> Wakes:
 
 
 def on_redis(client: redis.Redis) -> Wakes:
-    return RedisWakes(client, patience_seconds=5)
+    return RedisWakes(client, timeout_seconds=5)
 
 
 @pytest.fixture(params=PLACES)
@@ -65,7 +65,7 @@ async def test_without_redis_a_replica_wakes_for_itself_once() -> None:
     with own_redis() as server:
         client = server.client()
         server.stop()
-        wakes = RedisWakes(client, patience_seconds=5)
+        wakes = RedisWakes(client, timeout_seconds=5)
         assert [await wakes.claim("own", HOUR) for _ in range(3)] == [True, False, False]
         await wakes.shorten("own", HOUR / 2)
         await wakes.clear("own")

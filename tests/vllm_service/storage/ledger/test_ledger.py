@@ -15,7 +15,7 @@ from tests.waiting import until, until_seen
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.storage.ledger.reader import GroupBy, LedgerReader, Window
-from vllm_service.storage.ledger.writer import LedgerPace, LedgerWriter
+from vllm_service.storage.ledger.writer import LedgerWriter, LedgerWriterOptions
 from vllm_service.storage.open import open_storage
 from vllm_service.storage.sql.database import Database
 
@@ -26,7 +26,7 @@ RECORD = RequestRecord(
     cost_picousd=7, baseline_picousd=20, stream=True, queue_ms=0.5, ttft_ms=12.5, total_ms=100.0, attempts=1,
     route_reason="cheapest",
 )  # fmt: skip
-FAST = LedgerPace(flush_seconds=0.01, heartbeat_seconds=0.05, close_seconds=20)
+FAST = LedgerWriterOptions(flush_seconds=0.01, heartbeat_seconds=0.05, close_seconds=20)
 
 
 async def written(database: Database) -> list[RequestRecord]:
@@ -124,7 +124,7 @@ async def test_a_database_that_is_away_at_the_end_is_waited_for_and_then_given_u
 
 async def test_a_writer_that_signed_off_is_never_called_lost(database: Database) -> None:
     await write(database, RECORD)
-    other = await LedgerWriter.open(database, replace(FAST, silent_seconds=0))
+    other = await LedgerWriter.open(database, replace(FAST, lost_after_seconds=0))
     await other.close()
     assert await LedgerReader(database).lost_writers() == []
 

@@ -217,7 +217,7 @@ async def test_without_redis_requests_are_refused_as_unavailable_and_settlements
 async def test_without_redis_each_process_can_count_alone(own_redis: RedisServer) -> None:
     own_redis.stop()
     link = RedisLink(own_redis.url)
-    quotas = RedisQuotas(link, instead=MemoryQuotas())
+    quotas = RedisQuotas(link, fallback=MemoryQuotas())
     key = limited(requests_per_day=1)
     await (await quotas.reserve(key, None, 1, 0, NOON)).settle(1, 0)
     assert (await refused(quotas, key)).details["limit"] == "requests_per_day"

@@ -1,7 +1,7 @@
-"""RunPod's management call (rest.runpod.io) for this one endpoint: how many workers are always there, read and changed.
+"""RunPod's management API (rest.runpod.io) for one endpoint: reads it, and changes its workersMin.
 
-By RunPod's reference of 2026-11 only the fields present change, and the answer is the endpoint. What is a choice made
-here: a field that is not emulated is refused, so that nobody takes it for done, and so is workersMin above workersMax.
+As in RunPod's reference of 2026-11, only the fields in the body change, and the response is the endpoint. The emulator
+refuses a field that it does not emulate, because ignoring it would look like success, and workersMin above workersMax.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
-from runpod_emulator.client_api import ClientApi
-from runpod_emulator.endpoint import Endpoint
+from runpod_emulator.api.client import ClientApi
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.errors import BadRequest
 from runpod_emulator.http import Handler, read_object
 
@@ -20,19 +20,19 @@ SCALERS = {"queue_delay": "QUEUE_DELAY", "request_count": "REQUEST_COUNT"}
 
 
 class ManagementApi:
-    """The management side of one endpoint."""
+    """The management API of one endpoint."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
     def add_routes(self, router: web.UrlDispatcher, client_api: ClientApi) -> None:
-        """/v1/endpoints/{endpoint_id}; with the key that the endpoint's other calls want."""
+        """Adds /v1/endpoints/{endpoint_id}, with the same key as the endpoint's job API."""
         path = f"/v1/endpoints/{self._endpoint.settings.endpoint_id}"
-        router.add_get(path, client_api.guarded("management", self._failing_as_told(self.show)))
-        router.add_patch(path, client_api.guarded("management", self._failing_as_told(self.change)))
+        router.add_get(path, client_api.guarded("management", self._with_faults(self.show)))
+        router.add_patch(path, client_api.guarded("management", self._with_faults(self.change)))
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        """The endpoint as it is now."""
+        """Answers the endpoint as it is now."""
         return web.json_response(self._document())
 
     async def change(self, request: web.Request) -> web.StreamResponse:
@@ -41,17 +41,17 @@ class ManagementApi:
         self._endpoint.set_min_workers(_workers_min(document, self._endpoint.settings.max_workers))
         return web.json_response(self._document())
 
-    def _failing_as_told(self, handler: Handler) -> Handler:
-        """The handler, unless management is what goes wrong; then nothing is changed."""
+    def _with_faults(self, handler: Handler) -> Handler:
+        """Returns the handler wrapped with the fault `management`; while it is set nothing changes."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            fails = self._endpoint.injector.faults.management
-            if fails == "error":
-                return web.json_response({"error": "management fails"}, status=500)
-            if fails == "garbage":
+            fault = self._endpoint.injector.faults.management
+            if fault == "error":
+                return web.json_response({"error": "injected fault: management"}, status=500)
+            if fault == "garbage":
                 return web.Response(text="<html>200, and no answer</html>", content_type="text/html")
-            if fails == "hang":
-                await asyncio.Event().wait()  # the client leaves, and with it this handler
+            if fault == "hang":
+                await asyncio.Event().wait()  # aiohttp cancels this handler when the client disconnects
             return await handler(request)
 
         return answer
@@ -75,5 +75,5 @@ def _workers_min(document: dict[str, Any], max_workers: int) -> int:
         raise BadRequest(f"{', '.join(others)}: not emulated; only workersMin can be changed")
     workers = document.get("workersMin")
     if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= max_workers:
-        raise BadRequest(f"workersMin: expected a whole number from 0 to workersMax, which is {max_workers}")
+        raise BadRequest(f"workersMin: expected a whole number from 0 to {max_workers}, the endpoint's workersMax")
     return workers

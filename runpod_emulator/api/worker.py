@@ -1,4 +1,4 @@
-"""What the runpod SDK in a worker talks to: job-take(-batch), job-stop, job-stream, job-done, ping."""
+"""The API for the runpod SDK in a worker: job-take(-batch), job-stop, job-stream, job-done, ping."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 
 from aiohttp import web
 
-from runpod_emulator.endpoint import Endpoint
+from runpod_emulator.endpoint.registry import Worker
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.errors import BadRequest
 from runpod_emulator.http import Handler, answering_errors, read_object
-from runpod_emulator.jobs import Job
-from runpod_emulator.registry import Worker
+from runpod_emulator.jobs.job import Job
 
-# A stopping or unhealthy worker may ask on: not in a busy loop.
+#: The delay before 204 to a stopping or unhealthy worker, whose SDK would otherwise poll in a busy loop.
 PAUSE_SECONDS = 0.5
-HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)  # the former is Linux's, and sees a half-closed connection
+#: POLLRDHUP exists on Linux only; unlike POLLHUP it also detects a half-closed connection.
+HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
 
 
 class WorkerApi:
-    """The worker's side of one endpoint. A post about a job that the worker does not hold is answered and ignored."""
+    """The worker API of one endpoint. A post about a job that the worker does not hold is answered but ignored."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -32,7 +33,7 @@ class WorkerApi:
         self._faults = endpoint.injector
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """The URLs that settings.worker_environment gives to workers."""
+        """Adds the URLs that settings.worker_environment gives to workers."""
         base = f"/v2/{self._settings.endpoint_id}"
         router.add_get(base + "/job-take/{worker}", answering_errors(self.take))
         router.add_get(base + "/job-take-batch/{worker}", answering_errors(self.take))
@@ -42,8 +43,8 @@ class WorkerApi:
         router.add_get(base + "/ping/{worker}", answering_errors(self.ping))
 
     async def take(self, request: web.Request) -> web.StreamResponse:
-        """A job, or a list of them on job-take-batch; 204 when none came while the poll was open."""
-        worker = self._registry.takes(request.match_info["worker"])
+        """Answers a job, or a list of jobs on job-take-batch; 204 if none came while the poll was open."""
+        worker = self._registry.mark_ready(request.match_info["worker"])
         is_batch = "batch_size" in request.query
         if not worker.gets_jobs:
             await asyncio.sleep(PAUSE_SECONDS)
@@ -71,11 +72,12 @@ class WorkerApi:
                 return jobs
             if not await self._store.available.wait(deadline - time.monotonic()):
                 return []
-        self._store.available.notify_one()  # a wake-up that this poll cannot use is meant for another
+        # This poll may have used up a wake-up: without this, a job would wait although another poll is open.
+        self._store.available.notify_one()
         return []
 
     async def stop(self, request: web.Request) -> web.StreamResponse:
-        """`{"jobsToStop": [ids]}` as soon as there are any; 204 when there were none while the poll was open."""
+        """Answers `{"jobsToStop": [ids]}` as soon as there are any; 204 if none came while the poll was open."""
         worker = self._registry.get(request.match_info["worker"])
         if not (worker.stop_ids or worker.is_stopping):
             await worker.stops.wait(self._settings.stop_poll_seconds)
@@ -86,39 +88,42 @@ class WorkerApi:
         return web.json_response({"jobsToStop": job_ids})
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """`{"output": chunk}`."""
+        """Records one chunk of a job's output; the body is `{"output": chunk}`."""
         document = await read_object(request, self._settings.max_chunk_bytes)
         if "output" not in document:
-            raise BadRequest("a posted chunk is an object with an output")
+            raise BadRequest('output: missing; a chunk is posted as {"output": ...}')
         kept = self._store.add_chunk(request.match_info["job"], request.match_info["worker"], document["output"])
-        return _noted(kept)
+        return _receipt(kept)
 
     async def done(self, request: web.Request) -> web.StreamResponse:
-        """`{"output": ...}` or `{"error": ...}`; with `"status": "IN_PROGRESS"` a progress update."""
+        """Records a job's result; the body is `{"output": ...}` or `{"error": ...}`.
+
+        With `"status": "IN_PROGRESS"` it is a progress update.
+        """
         document = await read_object(request, self._settings.max_result_bytes)
         worker_id = request.match_info["worker"]
         kept = self._store.finish(request.match_info["job"], worker_id, document)
-        if kept and document.get("stopPod"):
+        if kept and document.get("stopPod"):  # the SDK's refresh_worker
             self._endpoint.retire(self._registry.workers[worker_id])
-        return _noted(kept)
+        return _receipt(kept)
 
     async def ping(self, request: web.Request) -> web.StreamResponse:
-        """A heartbeat."""
+        """Records a heartbeat."""
         worker_id = request.match_info["worker"]
         if not self._faults.loses_heartbeat(worker_id):
             self._registry.ping(worker_id)
         return web.json_response({})
 
     def _post(self, handler: Handler) -> Handler:
-        """The handler, behind a network that is as slow and lossy as the faults say."""
+        """Returns the handler wrapped with the latency and losses of the injected faults."""
 
         async def receive(request: web.Request) -> web.StreamResponse:
             half = self._faults.faults.post_latency_seconds / 2
             if half:
                 await asyncio.sleep(half)
             if self._faults.drops_post():
-                _hang_up(request)
-                return web.Response(status=503)
+                _abort_connection(request)
+                return web.Response(status=503)  # never sent: aiohttp needs a return value
             response = await handler(request)
             if half:
                 await asyncio.sleep(half)
@@ -136,7 +141,9 @@ def _batch_size(request: web.Request) -> int:
 
 
 def _is_connected(request: web.Request) -> bool:
-    """Asks the kernel too: the event loop may not have come to see yet that the worker has hung up."""
+    """Returns whether the worker's connection is still open."""
+    # The kernel may know of the end of a connection before the event loop has read it. A job that is handed to a
+    # closed connection would be lost until its time-out.
     if request.transport is None or request.transport.is_closing():
         return False
     poll = select.poll()
@@ -144,11 +151,11 @@ def _is_connected(request: web.Request) -> bool:
     return not poll.poll(0)
 
 
-def _hang_up(request: web.Request) -> None:
+def _abort_connection(request: web.Request) -> None:
     if request.transport is not None:
         request.transport.abort()
 
 
-def _noted(kept: bool) -> web.Response:
+def _receipt(kept: bool) -> web.Response:
     answer: dict[str, Any] = {"status": "ok" if kept else "ignored"}
     return web.json_response(answer)

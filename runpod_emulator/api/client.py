@@ -1,4 +1,4 @@
-"""The job API that applications talk to: run, runsync, status, stream, cancel, retry, purge-queue, health, billing."""
+"""The job API for clients: run, runsync, status, stream, cancel, retry, purge-queue, health, billing, faults."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import time
 
 from aiohttp import web
 
-from runpod_emulator.endpoint import Endpoint
+from runpod_emulator.endpoint.faults import Faults
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.errors import BadRequest, NotFound, Unauthorized
-from runpod_emulator.faults import Faults
 from runpod_emulator.http import Handler, answering_errors, read_object
-from runpod_emulator.jobs import Job, Json, Policy, Status
+from runpod_emulator.jobs.job import Job, Json, Policy, Status
 
 
 class ClientApi:
-    """The client's side of one endpoint."""
+    """The job API of one endpoint."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -24,7 +24,7 @@ class ClientApi:
         self._store = endpoint.store
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Everything under /v2/{endpoint_id}/ but the OpenAI route."""
+        """Adds everything under /v2/{endpoint_id}/ except the OpenAI route."""
         base = f"/v2/{self._settings.endpoint_id}"
         router.add_post(base + "/run", self.guarded("run", self.run))
         router.add_post(base + "/runsync", self.guarded("runsync", self.runsync))
@@ -40,7 +40,7 @@ class ClientApi:
         router.add_post(base + "/faults", self.guarded("faults", self.inject))
 
     def guarded(self, operation: str, handler: Handler) -> Handler:
-        """The handler, for those who know the key and stay within the operation's rate limit."""
+        """Returns the handler wrapped with the check of the key and of the operation's rate limit."""
 
         async def admit(request: web.Request) -> web.StreamResponse:
             self._require_key(request)
@@ -50,13 +50,13 @@ class ClientApi:
         return answering_errors(admit)
 
     async def run(self, request: web.Request) -> web.StreamResponse:
-        """Queues a job; the answer is its id."""
+        """Queues a job and answers its id."""
         document = await read_object(request, self._settings.max_run_bytes)
         job = self._add(document, self._settings.keep_run_seconds)
         return web.json_response({"id": job.id, "status": Status.IN_QUEUE.value})
 
     async def runsync(self, request: web.Request) -> web.StreamResponse:
-        """Queues a job and waits for its end, `?wait=` milliseconds at most; then it answers what there is."""
+        """Queues a job, waits for its end at most `?wait=` milliseconds, and answers its status."""
         seconds = self._wait_seconds(request)
         document = await read_object(request, self._settings.max_runsync_bytes)
         job = self._add(document, self._settings.keep_runsync_seconds)
@@ -64,11 +64,11 @@ class ClientApi:
         return web.json_response(job.for_client(self._endpoint.clock()))
 
     async def status(self, request: web.Request) -> web.StreamResponse:
-        """Where the job stands, with its output once it has one."""
+        """Answers the job's status, with its output once there is one."""
         return web.json_response(self._job(request).for_client(self._endpoint.clock()))
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """The chunks nobody has read yet; waits a short while for the first of them."""
+        """Answers the chunks that have not been read yet; waits up to `stream_wait_seconds` for the first."""
         job = self._job(request)
         deadline = time.monotonic() + self._settings.stream_wait_seconds
         while not job.chunks and not job.is_final:
@@ -76,43 +76,43 @@ class ClientApi:
                 break
         chunks = [{"output": chunk} for chunk in job.read_chunks()]
         document = job.for_client(self._endpoint.clock()) | {"stream": chunks}
-        document.pop("output", None)  # the chunks once more
+        document.pop("output", None)  # it repeats the chunks
         return web.json_response(document)
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
-        """Ends a job that waits or runs; one that has ended stays as it is."""
+        """Cancels a job that waits or runs; one that has ended stays unchanged."""
         job = self._job(request)
         self._store.cancel(job)
         return web.json_response({"id": job.id, "status": job.status.value})
 
     async def retry(self, request: web.Request) -> web.StreamResponse:
-        """Queues a failed or timed-out job again, under its own id."""
+        """Queues a failed or timed-out job again under its own id."""
         job = self._job(request)
         self._store.retry(job)
         return web.json_response({"id": job.id, "status": job.status.value})
 
     async def purge_queue(self, request: web.Request) -> web.StreamResponse:
-        """Cancels everything that waits."""
+        """Cancels all jobs in the queue."""
         return web.json_response({"removed": self._store.purge(), "status": "completed"})
 
     async def health(self, request: web.Request) -> web.StreamResponse:
-        """Jobs and workers, counted. 503 where that is the fault."""
+        """Answers the numbers of jobs and workers, or 503 while the fault `health_silent` is set."""
         faults = self._endpoint.injector.faults
-        document = self._endpoint.health.told(faults.health_late_seconds)
+        document = self._endpoint.health.document(faults.health_late_seconds)
         if faults.health_silent:
-            return web.json_response({"error": "health is silent"}, status=503)
+            return web.json_response({"error": "injected fault: health_silent"}, status=503)
         return web.json_response(document)
 
     async def billing(self, request: web.Request) -> web.StreamResponse:
-        """The bill until now."""
+        """Answers the bill until now."""
         return web.json_response(self._endpoint.registry.bill(self._endpoint.clock_began_at).to_json())
 
     async def faults(self, request: web.Request) -> web.StreamResponse:
-        """What goes wrong at present."""
+        """Answers the faults that are set."""
         return web.json_response(self._endpoint.injector.faults.to_json())
 
     async def inject(self, request: web.Request) -> web.StreamResponse:
-        """Makes these things go wrong, and no others."""
+        """Replaces all faults by those in the body."""
         self._endpoint.inject(Faults.parse(await read_object(request, self._settings.max_run_bytes)))
         return await self.faults(request)
 
@@ -128,7 +128,7 @@ class ClientApi:
 
     def _add(self, document: Json, keep_seconds: float) -> Job:
         if document.get("input") is None:
-            raise BadRequest("input: missing; a job is an object with an input")
+            raise BadRequest('input: missing; a job is an object like {"input": {...}}')
         webhook = document.get("webhook")
         if not isinstance(webhook, str | None):
             raise BadRequest("webhook: expected a URL")
@@ -139,14 +139,15 @@ class ClientApi:
         text = request.query.get("wait")
         if text is None:
             return self._settings.runsync_wait_seconds
-        shortest, longest = self._settings.shortest_wait_ms, self._settings.longest_wait_ms
+        shortest = self._settings.shortest_wait_ms
+        longest = self._settings.longest_wait_ms
         if not text.isdecimal() or not shortest <= int(text) <= longest:
             raise BadRequest(f"wait: expected whole milliseconds from {shortest} to {longest}, got {text!r}")
         return int(text) / 1000
 
 
 async def until_final(job: Job, seconds: float | None = None) -> bool:
-    """Whether the job has ended, or did so within `seconds`."""
+    """Waits at most `seconds` for the job's end. Returns whether the job has ended."""
     try:
         async with asyncio.timeout(seconds):
             while not job.is_final:
@@ -157,5 +158,5 @@ async def until_final(job: Job, seconds: float | None = None) -> bool:
 
 
 async def no_such_endpoint(request: web.Request) -> web.StreamResponse:
-    """Answers every URL that nothing else answers."""
+    """Answers every URL that has no route of its own with 404."""
     raise NotFound(f"{request.method} {request.path}: no such endpoint or operation")

@@ -1,4 +1,4 @@
-"""Posts the results of jobs to the URLs that their clients gave."""
+"""Webhooks: the results of jobs, posted to the URLs that their clients gave."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ import logging
 
 import aiohttp
 
-from runpod_emulator.job_store import Clock
-from runpod_emulator.jobs import Job, Json
+from runpod_emulator.jobs.job import Job, Json
+from runpod_emulator.jobs.store import Clock
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS, PAUSE_SECONDS, TIMEOUT_SECONDS = 3, 1, 10
+ATTEMPTS = 3
+PAUSE_SECONDS = 1
+TIMEOUT_SECONDS = 10
 
 
 class Webhooks:
-    """One task per finished job that has a webhook; each is tried three times."""
+    """Runs one task per finished job that has a webhook. Each post is tried three times."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def tell(self, job: Job) -> None:
-        """Starts to post the job's result."""
+    def post(self, job: Job) -> None:
+        """Starts to post the job's result; does nothing for a job without a webhook."""
         if job.webhook:
             task = asyncio.create_task(_post(job.webhook, job.for_client(self._clock())))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Gives up what is not posted yet."""
+        """Cancels the posts that are not finished."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

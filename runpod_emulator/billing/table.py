@@ -1,14 +1,14 @@
-"""The bill as a table for people."""
+"""The bill as a table on the terminal."""
 
 from __future__ import annotations
 
 from rich.table import Table
 
-from runpod_emulator.billing import Bill, usd_text
+from runpod_emulator.billing.bill import Bill, usd_text
 
 
 def bill_table(bill: Bill) -> Table:
-    """One row per worker, and the total."""
+    """Returns a table with one row per worker, and the total below."""
     table = Table(title=f"RunPod bill at ${usd_text(bill.usd_per_second)} per second", show_footer=True)
     table.add_column("worker", footer="total")
     for name in ("cold start s", "running s", "idle s"):

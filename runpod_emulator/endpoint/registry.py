@@ -1,4 +1,4 @@
-"""The workers an endpoint knows: their states, heartbeats, stop signals and meters. No processes; see workers.py."""
+"""The workers of an endpoint: states, heartbeats, stop signals, meters. Processes are in workers/fleet.py."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from runpod_emulator.billing import Bill, Meter, Phase, bill_line
+from runpod_emulator.billing.bill import Bill, Meter, Phase, bill_line
 from runpod_emulator.errors import NotFound
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.signals import Signal
 
 
 class State(StrEnum):
-    """Where a worker stands."""
+    """The state of a worker, as /health names it."""
 
-    INITIALIZING = "initializing"  # until its first job-take
+    #: Until its first job-take.
+    INITIALIZING = "initializing"
     IDLE = "idle"
     RUNNING = "running"
-    UNHEALTHY = "unhealthy"  # its heartbeats stopped, or it never got ready
+    #: Its heartbeats stopped, or it did not become ready in time.
+    UNHEALTHY = "unhealthy"
     STOPPED = "stopped"
 
 
@@ -41,91 +43,99 @@ class Worker:
     started_at: float
     meter: Meter
     state: State = State.INITIALIZING
+    #: When the state began.
     since: float = 0
+    #: How many jobs it holds.
     jobs: int = 0
+    #: When its last heartbeat came; None before the first.
     last_ping: float | None = None
-    is_stopping: bool = False  # it gets no more jobs
+    #: It gets no more jobs.
+    is_stopping: bool = False
     exit_code: int | None = None
+    #: The jobs to name in its next job-stop answer.
     stop_ids: list[str] = field(default_factory=list)
+    #: Wakes its job-stop poll.
     stops: Signal = field(default_factory=Signal)
 
     @property
     def gets_jobs(self) -> bool:
-        """Whether a job-take may be answered with one."""
+        """Returns whether its job-take polls may be answered with a job."""
         return self.state in READY and not self.is_stopping
 
     def take_stop_ids(self) -> list[str]:
-        """The jobs it should stop; each is named once."""
-        taken, self.stop_ids = self.stop_ids, []
+        """Returns the jobs that it should stop; each is returned once."""
+        taken = self.stop_ids
+        self.stop_ids = []
         return taken
 
 
 class WorkerRegistry:
-    """Every worker that ever was, by id. Changes of state go through here, so that the meters agree with them.
+    """Keeps every worker since the start, by id. All changes of state go through here, so that the meters agree.
 
-    Strangers, which nobody started here, are workers too where `admits_strangers` says so.
+    With `admits_external`, a worker that was started elsewhere is added when its first request comes.
     """
 
-    def __init__(
-        self, settings: EndpointSettings, clock: Callable[[], float], *, admits_strangers: bool = True
-    ) -> None:
+    def __init__(self, settings: EndpointSettings, clock: Callable[[], float], *, admits_external: bool = True) -> None:
         self.workers: dict[str, Worker] = {}
-        self.min_workers = settings.min_workers  # as it is now
-        self._former: list[Worker] = []  # whose id another stranger has taken since
-        self._admits_strangers = admits_strangers
+        #: The present value; the management API changes it.
+        self.min_workers = settings.min_workers
+        #: Stopped external workers whose id a later one uses; they stay on the bill.
+        self._former: list[Worker] = []
+        self._admits_external = admits_external
         self._settings = settings
         self._clock = clock
 
     def get(self, worker_id: str) -> Worker:
-        """A worker that was started here, or a stranger, known from now on; raises NotFound."""
+        """Returns a worker, adding an external one. Raises NotFound where external workers are not admitted."""
         worker = self.workers.get(worker_id)
-        if worker is None and not self._admits_strangers:
-            raise NotFound(f"no worker {worker_id}: this endpoint starts its own")
+        if worker is None and not self._admits_external:
+            raise NotFound(f"no worker {worker_id}: this endpoint admits only the workers that it starts")
         return worker or self.start(worker_id)
 
     def start(self, worker_id: str) -> Worker:
-        """A worker whose process starts now."""
+        """Adds a worker whose process starts now, and returns it."""
         now = self._clock()
         if worker_id in self.workers:
             self._former.append(self.workers[worker_id])
         worker = self.workers[worker_id] = Worker(worker_id, now, Meter(now), since=now)
         return worker
 
-    def takes(self, worker_id: str) -> Worker:
-        """It asks for jobs: so it is ready. A stranger that ended and asks again is a new one. Raises NotFound."""
+    def mark_ready(self, worker_id: str) -> Worker:
+        """Returns the worker of a job-take request, idle if it was initializing. Raises NotFound."""
         worker = self.get(worker_id)
-        if worker.state is State.STOPPED and self._admits_strangers:
+        # An external worker's id may come back with a new process.
+        if worker.state is State.STOPPED and self._admits_external:
             worker = self.start(worker_id)
         if worker.state is State.INITIALIZING and not worker.is_stopping:
             self._move(worker, State.IDLE)
         return worker
 
     def ping(self, worker_id: str) -> None:
-        """A heartbeat: a worker that was given up is back; one that has stopped is not. Raises NotFound."""
+        """Records a heartbeat. An unhealthy worker becomes idle again, a stopped one does not. Raises NotFound."""
         worker = self.get(worker_id)
         worker.last_ping = self._clock()
         if worker.state is State.UNHEALTHY:
             self._move(worker, State.IDLE)
 
-    def holds(self, worker_id: str, jobs: int) -> None:
-        """It now works on so many jobs."""
+    def set_held_jobs(self, worker_id: str, jobs: int) -> None:
+        """Sets how many jobs the worker holds; it is running if there are any, else idle."""
         worker = self.workers[worker_id]
         worker.jobs = jobs
         if worker.state in READY:
             self._move(worker, State.RUNNING if jobs else State.IDLE)
 
     def stop_job(self, worker_id: str, job_id: str) -> None:
-        """Its stop channel will name the job."""
+        """Adds the job to the worker's next job-stop answer."""
         worker = self.workers[worker_id]
         worker.stop_ids.append(job_id)
         worker.stops.notify_all()
 
     def make_unhealthy(self, worker: Worker) -> None:
-        """It is no longer counted on, nor billed."""
+        """Marks the worker unhealthy: it gets no more jobs, and its time is not billed."""
         self._move(worker, State.UNHEALTHY)
 
     def end(self, worker: Worker, exit_code: int | None) -> None:
-        """Its process is gone."""
+        """Marks the worker stopped, and stops its meter."""
         worker.exit_code = exit_code
         worker.is_stopping = True
         self._move(worker, State.STOPPED)
@@ -133,12 +143,13 @@ class WorkerRegistry:
         worker.stops.notify_all()
 
     def alive(self) -> list[Worker]:
-        """Those that take jobs, or will; the oldest first."""
+        """Returns the workers that take jobs or will take some, the oldest first."""
         return [worker for worker in self.workers.values() if worker.state in ALIVE and not worker.is_stopping]
 
     def lost(self) -> list[tuple[Worker, str]]:
-        """Those that cannot be counted on any more, and why."""
-        now, settings = self._clock(), self._settings
+        """Returns the workers whose heartbeats stopped or that took too long to start, each with the reason."""
+        now = self._clock()
+        settings = self._settings
         lost: list[tuple[Worker, str]] = []
         for worker in self.alive():
             if worker.last_ping is not None and now - worker.last_ping > settings.heartbeat_timeout_seconds:
@@ -148,7 +159,7 @@ class WorkerRegistry:
         return lost
 
     def idle_too_long(self) -> list[Worker]:
-        """Those to stop: idle for the idle time-out, as far as `min_workers` allows; the longest idle first."""
+        """Returns the workers to stop: idle for the idle time-out, the longest idle first, down to `min_workers`."""
         now = self._clock()
         idle = [
             worker
@@ -159,15 +170,19 @@ class WorkerRegistry:
         return sorted(idle, key=lambda worker: worker.since)[:spare]
 
     def counts(self) -> dict[str, int]:
-        """As /health reports them. `throttled` never happens here."""
+        """Returns the numbers that /health reports. `throttled` is always 0: the emulator lacks no GPUs."""
         states = Counter(worker.state for worker in self.workers.values())
         ready = sum(states[state] for state in READY)
         reported = (State.IDLE, State.INITIALIZING, State.RUNNING, State.UNHEALTHY)
         return {"ready": ready, "throttled": 0} | {state.value: states[state] for state in reported}
 
     def bill(self, clock_began_at: float | None = None) -> Bill:
-        """What all workers have cost until now; with times where it is known when the clock's 0 was."""
-        now, price = self._clock(), self._settings.usd_per_second
+        """Returns what all workers have cost until now.
+
+        clock_began_at: the clock's 0 in seconds since 1970; with it each line has the worker's times.
+        """
+        now = self._clock()
+        price = self._settings.usd_per_second
         workers = sorted([*self._former, *self.workers.values()], key=lambda worker: worker.started_at)
         return Bill(
             price,
@@ -180,6 +195,7 @@ class WorkerRegistry:
     def _move(self, worker: Worker, state: State) -> None:
         if worker.state is state or worker.state is State.STOPPED:
             return
-        worker.state, worker.since = state, self._clock()
+        worker.state = state
+        worker.since = self._clock()
         if phase := PHASES.get(state):
             worker.meter.enter(phase, worker.since)

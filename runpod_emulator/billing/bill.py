@@ -1,7 +1,7 @@
-"""The meter: what each worker did with its seconds, and what they cost. Exact: microseconds are integers, USD Decimal.
+"""The meter and the bill: each worker's seconds by phase, and their price. Microseconds are integers, USD Decimal.
 
-RunPod bills per worker from start to full stop, rounded up to a second: cold start, running and idle; not what an
-unhealthy worker does (RunPod's documentation, 2026-11).
+RunPod bills each worker from its start to its full stop, rounded up to a whole second. Cold start, running and idle
+time are billed; the time of an unhealthy worker is not (RunPod's documentation, 2026-11).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MICROSECONDS = 1_000_000
 
 
 class Phase(StrEnum):
-    """What a worker's time is spent on."""
+    """The phases of a worker's lifetime."""
 
     COLD_START = "cold_start"
     RUNNING = "running"
@@ -23,11 +23,12 @@ class Phase(StrEnum):
     UNHEALTHY = "unhealthy"
 
 
+#: In the order of BillLine's fields.
 BILLED = (Phase.COLD_START, Phase.RUNNING, Phase.IDLE)
 
 
 class Meter:
-    """One worker's clock: always in one phase until it stops."""
+    """Measures one worker's time, which is always in exactly one phase until the worker stops."""
 
     def __init__(self, started_at: float, phase: Phase = Phase.COLD_START) -> None:
         self._phase: Phase | None = phase
@@ -38,7 +39,7 @@ class Meter:
         self.stopped_at: float | None = None
 
     def enter(self, phase: Phase, at: float) -> None:
-        """From `at` on, time goes to `phase`; nothing happens once it has stopped."""
+        """Counts the time from `at` on as `phase`. Does nothing after stop()."""
         if self._phase is not None:
             self._spend(at)
             self._phase = phase
@@ -46,14 +47,14 @@ class Meter:
                 self.ready_at = at
 
     def stop(self, at: float) -> None:
-        """The worker is gone."""
+        """Ends the measurement at `at`."""
         if self._phase is not None:
             self._spend(at)
             self._phase = None
             self.stopped_at = at
 
     def spent(self, at: float) -> dict[Phase, int]:
-        """Microseconds per phase until `at`."""
+        """Returns the microseconds per phase until `at`."""
         spent = dict(self._spent)
         if self._phase is not None:
             spent[self._phase] += max(0, _microseconds(at) - self._since)
@@ -68,7 +69,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class WorkerTimes:
-    """When a worker started, was ready and stopped, in seconds since 1970; None: not yet."""
+    """The times when a worker started, became ready and stopped, in seconds since 1970; None: not yet."""
 
     started_at: float
     ready_at: float | None
@@ -77,19 +78,22 @@ class WorkerTimes:
 
 @dataclass(frozen=True)
 class BillLine:
-    """One worker on the bill. The phases are measured in seconds, the whole is rounded up to `billed_seconds`."""
+    """One worker on the bill."""
 
     worker_id: str
+    #: The phases as measured, not rounded.
     cold_start_seconds: Decimal
     running_seconds: Decimal
     idle_seconds: Decimal
+    #: The sum of the phases, rounded up to a whole second.
     billed_seconds: int
     usd: Decimal
+    #: The process's exit code; None while it runs, and for external workers.
     exit_code: int | None = None
     times: WorkerTimes | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Money as text, so that nobody reads it as a float."""
+        """Returns the line as JSON. Money is text, because a JSON number would be read as a float."""
         times = {} if self.times is None else asdict(self.times)
         return times | {
             "worker_id": self.worker_id,
@@ -104,23 +108,23 @@ class BillLine:
 
 @dataclass(frozen=True)
 class Bill:
-    """All workers that ever ran, in the order they started."""
+    """The bill: one line for each worker that has run, in the order of their starts."""
 
     usd_per_second: Decimal
     lines: tuple[BillLine, ...]
 
     @property
     def billed_seconds(self) -> int:
-        """Of all workers together."""
+        """Returns the billed seconds of all workers together."""
         return sum(line.billed_seconds for line in self.lines)
 
     @property
     def total_usd(self) -> Decimal:
-        """Of all workers together."""
+        """Returns the price of all workers together."""
         return sum((line.usd for line in self.lines), Decimal(0))
 
     def to_json(self) -> dict[str, Any]:
-        """What GET /billing answers."""
+        """Returns the body of GET /billing."""
         return {
             "usd_per_second": usd_text(self.usd_per_second),
             "workers": [line.to_json() for line in self.lines],
@@ -138,8 +142,12 @@ def bill_line(
     *,
     clock_began_at: float | None = None,
 ) -> BillLine:
-    """What one worker has cost until `at`. clock_began_at: the meter's 0 in seconds since 1970, for its times."""
+    """Returns what one worker has cost until `at`.
+
+    clock_began_at: the clock's 0 in seconds since 1970; with it the line has the worker's times.
+    """
     spent = meter.spent(at)
+    # Rounded up once per worker, not per phase, as RunPod does; -(-a // b) rounds integers up.
     billed = -(-sum(spent[phase] for phase in BILLED) // MICROSECONDS)
     cold, running, idle = (Decimal(spent[phase]) / MICROSECONDS for phase in BILLED)
     times = None if clock_began_at is None else _times(meter, clock_began_at)
@@ -147,7 +155,7 @@ def bill_line(
 
 
 def usd_text(amount: Decimal) -> str:
-    """Digits without an exponent: 0.00019, never 1.9E-4."""
+    """Returns an amount without an exponent: 0.00019, never 1.9E-4."""
     return f"{amount:f}"
 
 

@@ -1,4 +1,4 @@
-"""A job: what was asked, where it stands, what has come back. Times are seconds of the endpoint's clock."""
+"""A job: its input, its status, its output. Times are seconds of the endpoint's clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 
 class Status(StrEnum):
-    """As RunPod writes them."""
+    """The statuses of a job, as RunPod spells them."""
 
     IN_QUEUE = "IN_QUEUE"
     IN_PROGRESS = "IN_PROGRESS"
@@ -33,10 +33,13 @@ RETRYABLE = frozenset({Status.FAILED, Status.TIMED_OUT})
 
 @dataclass(frozen=True)
 class Policy:
-    """How long a job may run and wait, in seconds, and whether others go first."""
+    """The limits of one job's times, and its priority."""
 
+    #: How long it may run on a worker.
     execution_timeout_seconds: float
+    #: How long it may wait in the queue.
     ttl_seconds: float
+    #: Whether all jobs of normal priority are taken before it.
     low_priority: bool = False
 
     @classmethod
@@ -47,9 +50,10 @@ class Policy:
         if not isinstance(document, dict):
             raise BadRequest("policy: expected an object")
         execution = _seconds(document, "executionTimeout", settings.execution_timeout_seconds)
-        shortest, longest = settings.shortest_execution_timeout_seconds, settings.longest_execution_timeout_seconds
+        shortest = settings.shortest_execution_timeout_seconds
+        longest = settings.longest_execution_timeout_seconds
         if "executionTimeout" in document and not shortest <= execution <= longest:
-            raise BadRequest(f"policy.executionTimeout: from {shortest * 1000:g} to {longest * 1000:g} ms")
+            raise BadRequest(f"policy.executionTimeout: expected {shortest * 1000:g} to {longest * 1000:g} ms")
         low = document.get("lowPriority", False)
         if not isinstance(low, bool):
             raise BadRequest("policy.lowPriority: expected true or false")
@@ -67,44 +71,50 @@ def _seconds(document: Json, name: str, default: float) -> float:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One job through all its attempts. `changed` wakes its clients at every chunk and every change of status."""
+    """One job through all its attempts."""
 
     input: Any
     policy: Policy
+    #: How long the result can be read after the end.
     keep_seconds: float
     created_at: float
+    #: The URL to which the result is posted.
     webhook: str | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     status: Status = Status.IN_QUEUE
+    #: The worker that holds the job, or held it last; None in the queue.
     worker_id: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
+    #: How often it was queued again because its worker was lost.
     redeliveries: int = 0
     output: Any = None
     error: str | None = None
+    #: The chunks that were posted and not yet read.
     chunks: deque[Any] = field(default_factory=deque)
     chunks_read: int = 0
+    #: Wakes the job's clients at every chunk and every change of status.
     changed: Signal = field(default_factory=Signal)
 
     @property
     def is_final(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Returns whether the job has ended, with success or without."""
         return self.status in FINAL
 
     def read_chunks(self) -> list[Any]:
-        """What was posted and not yet read; each chunk is handed out once."""
+        """Returns the chunks that were posted and not yet read; each chunk is returned once."""
         chunks = list(self.chunks)
         self.chunks.clear()
         self.chunks_read += len(chunks)
         return chunks
 
     def for_worker(self) -> Json:
-        """What a job-take answers."""
+        """Returns the job as job-take sends it."""
         document = {"id": self.id, "input": self.input}
         return document | {"webhook": self.webhook} if self.webhook else document
 
     def for_client(self, now: float) -> Json:
-        """What run, runsync and status answer; times in milliseconds, output and error when there is one."""
+        """Returns the job as runsync and status send it: times in milliseconds, output and error if there is one."""
         document: Json = {"id": self.id, "status": self.status.value}
         if self.started_at is not None:
             ended_at = now if self.finished_at is None else self.finished_at
@@ -120,10 +130,10 @@ class Job:
 
 
 def milliseconds(seconds: float) -> int:
-    """Whole milliseconds, as RunPod's answers have them."""
+    """Returns whole milliseconds, as RunPod reports times."""
     return max(0, round(seconds * 1000))
 
 
 def error_text(error: object) -> str:
-    """The one string that a failed job carries."""
+    """Returns a failed job's error as one string."""
     return error if isinstance(error, str) else json.dumps(error)

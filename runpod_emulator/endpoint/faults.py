@@ -1,4 +1,4 @@
-"""Faults on request: slow and lost posts, jobs delivered twice, killed workers, heartbeats that stop."""
+"""Faults that can be injected: slow and lost posts, jobs delivered twice, killed workers, lost heartbeats."""
 
 from __future__ import annotations
 
@@ -15,17 +15,27 @@ MANAGEMENT_FAULTS = ("error", "garbage", "hang")
 
 @dataclass(frozen=True, kw_only=True)
 class Faults:
-    """Everything that can be made to go wrong. `seed` makes the shares repeatable. Raises BadRequest."""
+    """The faults that are injected. Shares are from 0 to 1. Raises BadRequest for a value out of range."""
 
-    post_latency_seconds: float = 0  # half before a post is recorded, half before it is answered
-    drop_post_share: float = 0  # of stream and done posts: the connection closes and nothing is recorded
-    duplicate_delivery_share: float = 0  # of deliveries: the next job-take gets the same job
-    worker_crash_after_seconds: float | None = None  # one worker process is killed with SIGKILL, once
-    worker_id: str | None = None  # which worker crashes, or whose heartbeats are lost; None: any, and all
-    lost_heartbeat: bool = False  # pings are answered and forgotten
-    health_late_seconds: float = 0  # /health tells what was so long ago, or when the fault was set
-    health_silent: bool = False  # /health answers 503
-    management: str | None = None  # /v1/endpoints: "error" (500), "garbage" (200 and no JSON), "hang"
+    #: Half of it passes before a post is recorded, half before it is answered.
+    post_latency_seconds: float = 0
+    #: The share of stream and done posts whose connection closes and of which nothing is recorded.
+    drop_post_share: float = 0
+    #: The share of deliveries whose job the next job-take gets once more.
+    duplicate_delivery_share: float = 0
+    #: When one worker process is killed with SIGKILL, once.
+    worker_crash_after_seconds: float | None = None
+    #: The worker that crashes, or whose heartbeats are lost. None: any one crashes, all heartbeats are lost.
+    worker_id: str | None = None
+    #: Pings are answered but not recorded.
+    lost_heartbeat: bool = False
+    #: /health reports the state of so long ago, or of when the fault was set if that is later.
+    health_late_seconds: float = 0
+    #: /health answers 503.
+    health_silent: bool = False
+    #: /v1/endpoints fails: "error" (500), "garbage" (200 without JSON), "hang" (no answer).
+    management: str | None = None
+    #: Makes the shares repeatable.
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -45,14 +55,14 @@ class Faults:
 
     @classmethod
     def parse(cls, document: object) -> Faults:
-        """From JSON with the fields above; what is left out does not go wrong."""
+        """Returns the faults of a JSON object with the fields above; a missing field injects nothing."""
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(document, dict) or not document.keys() <= set(names):
             raise BadRequest(f"expected an object with some of {', '.join(names)}")
         return cls(**document)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as they are."""
+        """Returns the fields as a JSON object."""
         return dataclasses.asdict(self)
 
 
@@ -62,7 +72,7 @@ def _require_number(name: str, value: object, highest: float = math.inf) -> None
 
 
 class FaultInjector:
-    """Decides, post by post and delivery by delivery, what goes wrong."""
+    """Decides for each post, delivery and heartbeat whether a fault happens."""
 
     def __init__(self) -> None:
         self.faults = Faults()
@@ -70,26 +80,29 @@ class FaultInjector:
         self._crash_at: float | None = None
 
     def inject(self, faults: Faults, now: float) -> None:
-        """From now on these, and no others."""
+        """Replaces all faults."""
         self.faults = faults
         self._random.seed(faults.seed)
         delay = faults.worker_crash_after_seconds
         self._crash_at = None if delay is None else now + delay
 
     def drops_post(self) -> bool:
-        """Whether this post is lost."""
+        """Returns whether this post is lost."""
         return self._happens(self.faults.drop_post_share)
 
     def delivers_again(self) -> bool:
-        """Whether this delivery is made twice."""
+        """Returns whether this delivery is made twice."""
         return self._happens(self.faults.duplicate_delivery_share)
 
     def loses_heartbeat(self, worker_id: str) -> bool:
-        """Whether this worker's ping is forgotten."""
+        """Returns whether this worker's ping is lost."""
         return self.faults.lost_heartbeat and self.faults.worker_id in (None, worker_id)
 
     def crashing(self, workers: list[str], now: float) -> str | None:
-        """The worker to kill now, if any; asked again, it is none. Waits until there is one to kill."""
+        """Returns the worker to kill now, once per injected crash, else None.
+
+        While there is no such worker the crash stays due.
+        """
         if self._crash_at is None or now < self._crash_at:
             return None
         if self.faults.worker_id is not None:

@@ -1,4 +1,7 @@
-"""All jobs of an endpoint: the queue, who holds what, and every change of status. No I/O; time comes from the clock."""
+"""All jobs of an endpoint: the queue, the jobs that workers hold, and every change of status.
+
+There is no I/O here, and time comes from the clock that is passed in.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +12,38 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from runpod_emulator.errors import BadRequest, NotFound
-from runpod_emulator.jobs import RETRYABLE, Job, Json, Policy, Status, error_text
+from runpod_emulator.jobs.job import RETRYABLE, Job, Json, Policy, Status, error_text
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.signals import Signal
 
 Clock = Callable[[], float]
 
-NOTHING: Mapping[str, Job] = MappingProxyType({})
+NO_JOBS: Mapping[str, Job] = MappingProxyType({})
 
 
 class Listener(Protocol):
-    """Who must know what happens to jobs."""
+    """The callbacks of a job store."""
 
-    def arrived(self) -> None:
-        """A job was put into the queue."""
+    def job_queued(self) -> None:
+        """Is called after a job was put into the queue."""
 
-    def holds(self, worker_id: str, jobs: int) -> None:
-        """The worker now holds so many jobs."""
+    def held_jobs_changed(self, worker_id: str, jobs: int) -> None:
+        """Is called with the number of jobs that the worker now holds."""
 
-    def stop(self, worker_id: str, job_id: str) -> None:
-        """The worker should stop a job that it still works on."""
+    def stop_requested(self, worker_id: str, job_id: str) -> None:
+        """Is called for a job that has ended while the worker still works on it."""
 
-    def finished(self, job: Job) -> None:
-        """The job has ended."""
+    def job_finished(self, job: Job) -> None:
+        """Is called after the job has ended."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What scaling looks at."""
+    """The work on an endpoint: what scaling depends on."""
 
     queued: int
     in_progress: int
+    #: The time that the oldest queued job has waited; 0 if the queue is empty.
     oldest_wait_seconds: float
 
 
@@ -47,56 +51,63 @@ class JobStore:
     """A job is in the queue, held by one worker, or ended; each method is one atomic step between these."""
 
     def __init__(self, settings: EndpointSettings, clock: Clock, listener: Listener) -> None:
+        #: Wakes one open job-take poll for each job that can be taken.
         self.available = Signal()
+        #: Jobs by final status since the start, and `retried`.
         self.counts: Counter[str] = Counter()
         self._settings = settings
         self._clock = clock
         self._listener = listener
         self._jobs: dict[str, Job] = {}
-        self._first: OrderedDict[str, Job] = OrderedDict()
-        self._later: OrderedDict[str, Job] = OrderedDict()
-        self._again: deque[Job] = deque()
+        self._normal: OrderedDict[str, Job] = OrderedDict()
+        self._low_priority: OrderedDict[str, Job] = OrderedDict()
+        #: Jobs that a worker holds and that the next take delivers once more: an injected fault.
+        self._duplicates: deque[Job] = deque()
         self._held: defaultdict[str, dict[str, Job]] = defaultdict(dict)
-        self._kept: defaultdict[float, deque[tuple[float, Job]]] = defaultdict(deque)
+        #: Ended jobs by their time to live: within one deque all live equally long, so the first expires first.
+        self._ended: defaultdict[float, deque[tuple[float, Job]]] = defaultdict(deque)
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def get(self, job_id: str) -> Job:
-        """Raises NotFound for a job that never was, or whose result is no longer kept."""
+        """Returns a job. Raises NotFound if it does not exist or its result has expired."""
         job = self._jobs.get(job_id)
         if job is None:
-            raise NotFound(f"no job {job_id}: it never was, or its result is no longer kept")
+            raise NotFound(f"no job {job_id}: it does not exist, or its result has expired")
         return job
 
     def add(self, job_input: Any, policy: Policy, *, keep_seconds: float, webhook: str | None = None) -> Job:
-        """A new job at the end of the queue."""
+        """Adds a new job at the end of the queue, and returns it."""
         job = Job(job_input, policy, keep_seconds, self._clock(), webhook)
         self._jobs[job.id] = job
         self._enqueue(job)
         return job
 
     def take(self, worker_id: str, limit: int) -> list[Job]:
-        """At most `limit` jobs, the oldest first, those of low priority last; the worker holds them from now on."""
-        taken = [self._again.popleft() for _ in range(min(limit, len(self._again)))]
-        now, held = self._clock(), self._held[worker_id]
-        while len(taken) < limit and (queue := self._first or self._later):
+        """Moves at most `limit` jobs to the worker and returns them: the oldest first, low priority last."""
+        taken = [self._duplicates.popleft() for _ in range(min(limit, len(self._duplicates)))]
+        now = self._clock()
+        held = self._held[worker_id]
+        while len(taken) < limit and (queue := self._normal or self._low_priority):
             _, job = queue.popitem(last=False)
-            job.status, job.worker_id, job.started_at = Status.IN_PROGRESS, worker_id, now
+            job.status = Status.IN_PROGRESS
+            job.worker_id = worker_id
+            job.started_at = now
             held[job.id] = job
             taken.append(job)
         if taken:
-            self._listener.holds(worker_id, len(held))
+            self._listener.held_jobs_changed(worker_id, len(held))
         return taken
 
     def deliver_again(self, job: Job) -> None:
-        """A fault: the next take gets this job too, though its first worker still holds it."""
-        self._again.append(job)
+        """Adds the job to the next take although its worker still holds it: an injected fault."""
+        self._duplicates.append(job)
         self.available.notify_one()
 
     def add_chunk(self, job_id: str, worker_id: str, chunk: Any) -> bool:
-        """Whether the worker holds the job; otherwise the chunk is ignored."""
-        job = self._held.get(worker_id, NOTHING).get(job_id)
+        """Adds a chunk of the job's output. Returns False, and ignores it, if the worker does not hold the job."""
+        job = self._held.get(worker_id, NO_JOBS).get(job_id)
         if job is None:
             return False
         job.chunks.append(chunk)
@@ -104,8 +115,11 @@ class JobStore:
         return True
 
     def finish(self, job_id: str, worker_id: str, result: Json) -> bool:
-        """Whether the worker holds the job; otherwise its result is ignored, so that no job is answered twice."""
-        job = self._held.get(worker_id, NOTHING).get(job_id)
+        """Ends the job with the worker's result, or records its progress.
+
+        Returns False, and ignores the result, if the worker does not hold the job: no job may have two results.
+        """
+        job = self._held.get(worker_id, NO_JOBS).get(job_id)
         if job is None:
             return False
         if result.get("status") == Status.IN_PROGRESS:
@@ -118,7 +132,7 @@ class JobStore:
         return True
 
     def cancel(self, job: Job) -> None:
-        """Ends a job that has not ended yet; a worker that holds it is told to stop."""
+        """Ends a job that has not ended yet, and requests its worker to stop it."""
         if not job.is_final:
             self._interrupt(job, Status.CANCELLED, None)
 
@@ -126,22 +140,23 @@ class JobStore:
         """Puts a failed or timed-out job back under its own id; raises BadRequest for any other."""
         if job.status not in RETRYABLE:
             raise BadRequest(f"job {job.id} is {job.status}: only FAILED and TIMED_OUT jobs can be retried")
-        job.created_at, job.redeliveries, job.chunks_read = self._clock(), 0, 0
+        job.created_at = self._clock()
+        job.redeliveries = 0
+        job.chunks_read = 0
         self._requeue(job, last=True)
 
     def purge(self) -> int:
-        """Cancels all that wait in the queue; how many that were."""
-        waiting = [*self._first.values(), *self._later.values()]
+        """Cancels all jobs in the queue. Returns their number."""
+        waiting = [*self._normal.values(), *self._low_priority.values()]
         for job in waiting:
             self._end(job, Status.CANCELLED)
         return len(waiting)
 
     def give_back(self, worker_id: str, reason: str) -> None:
-        """Queues what a lost worker held, in its old order and before all others; or fails what cannot run again.
-
-        A job that somebody has read chunks of is not run again: two answers would follow one another.
-        """
+        """Queues the jobs of a lost worker again, in their order and before all others, or fails them."""
+        # Each goes to the head of the queue: the last one first keeps their order.
         for job in reversed(list(self._held[worker_id].values())):
+            # After a client has read chunks, a second run would append another answer to them.
             if job.chunks_read:
                 self._end(job, Status.FAILED, error=f"{reason}, after part of the answer had been read")
             elif job.redeliveries >= self._settings.max_redeliveries:
@@ -152,15 +167,15 @@ class JobStore:
                 self._requeue(job, last=False)
 
     def undo_take(self, worker_id: str, jobs: Iterable[Job]) -> None:
-        """The worker never got these: its connection was gone."""
+        """Puts jobs that never reached the worker back at the head of the queue. It is not a redelivery."""
         for job in reversed([job for job in jobs if job.worker_id == worker_id and not job.is_final]):
             self._release(job)
             self._enqueue(job, last=False)
 
     def expire(self) -> None:
-        """Ends what has waited or run too long, forgets results that were kept long enough."""
+        """Ends jobs that have waited or run too long, and removes expired results."""
         now = self._clock()
-        for job in [*self._first.values(), *self._later.values()]:
+        for job in [*self._normal.values(), *self._low_priority.values()]:
             if now >= job.created_at + job.policy.ttl_seconds:
                 self._end(
                     job, Status.TIMED_OUT, error=f"no worker took it within its ttl, {job.policy.ttl_seconds:g} s"
@@ -169,25 +184,28 @@ class JobStore:
             limit = job.policy.execution_timeout_seconds
             if job.started_at is not None and now >= job.started_at + limit:
                 self._interrupt(job, Status.TIMED_OUT, f"ran longer than its executionTimeout, {limit:g} s")
-        for keep_seconds, kept in self._kept.items():
-            while kept and now >= kept[0][0] + keep_seconds:
-                finished_at, job = kept.popleft()
+        for keep_seconds, ended in self._ended.items():
+            while ended and now >= ended[0][0] + keep_seconds:
+                finished_at, job = ended.popleft()
+                # A retried job has another end, or none yet: this entry is not about it any more.
                 if job.finished_at == finished_at:
                     self._jobs.pop(job.id, None)
 
     def load(self) -> Load:
-        """How much waits, how much runs, and how long the oldest has waited."""
-        oldest = [next(iter(queue.values())).created_at for queue in (self._first, self._later) if queue]
+        """Returns how many jobs wait and run, and how long the oldest has waited."""
+        oldest = [next(iter(queue.values())).created_at for queue in (self._normal, self._low_priority) if queue]
         wait = self._clock() - min(oldest) if oldest else 0.0
-        return Load(len(self._first) + len(self._later), sum(map(len, self._held.values())), wait)
+        return Load(len(self._normal) + len(self._low_priority), sum(map(len, self._held.values())), wait)
 
     def _enqueue(self, job: Job, *, last: bool = True) -> None:
-        job.status, job.worker_id, job.started_at = Status.IN_QUEUE, None, None
-        queue = self._later if job.policy.low_priority else self._first
+        job.status = Status.IN_QUEUE
+        job.worker_id = None
+        job.started_at = None
+        queue = self._low_priority if job.policy.low_priority else self._normal
         queue[job.id] = job
         queue.move_to_end(job.id, last=last)
         self.available.notify_one()
-        self._listener.arrived()
+        self._listener.job_queued()
         job.changed.notify_all()
 
     def _requeue(self, job: Job, *, last: bool) -> None:
@@ -197,23 +215,26 @@ class JobStore:
         self._enqueue(job, last=last)
 
     def _release(self, job: Job) -> None:
-        """Takes a job from the queue or from its worker."""
-        self._first.pop(job.id, None)
-        self._later.pop(job.id, None)
-        if job in self._again:
-            self._again.remove(job)
+        """Removes a job from the queue or from its worker."""
+        self._normal.pop(job.id, None)
+        self._low_priority.pop(job.id, None)
+        if job in self._duplicates:
+            self._duplicates.remove(job)
         if job.worker_id and self._held[job.worker_id].pop(job.id, None):
-            self._listener.holds(job.worker_id, len(self._held[job.worker_id]))
+            self._listener.held_jobs_changed(job.worker_id, len(self._held[job.worker_id]))
 
     def _interrupt(self, job: Job, status: Status, error: str | None) -> None:
         if job.status is Status.IN_PROGRESS and job.worker_id:
-            self._listener.stop(job.worker_id, job.id)
+            self._listener.stop_requested(job.worker_id, job.id)
         self._end(job, status, error=error)
 
     def _end(self, job: Job, status: Status, *, output: Any = None, error: str | None = None) -> None:
         self._release(job)
-        job.status, job.output, job.error, job.finished_at = status, output, error, self._clock()
-        self._kept[job.keep_seconds].append((job.finished_at, job))
+        job.status = status
+        job.output = output
+        job.error = error
+        job.finished_at = self._clock()
+        self._ended[job.keep_seconds].append((job.finished_at, job))
         self.counts[status] += 1
         job.changed.notify_all()
-        self._listener.finished(job)
+        self._listener.job_finished(job)

@@ -1,4 +1,4 @@
-"""/v2/{id}/openai/v1/*: a call of an OpenAI client becomes a job, the job's chunks or output become the answer."""
+"""/v2/{id}/openai/v1/*: an OpenAI client's request becomes a job, the job's chunks or output become the response."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from aiohttp import web
 
-from runpod_emulator.client_api import ClientApi, until_final
-from runpod_emulator.endpoint import Endpoint
+from runpod_emulator.api.client import ClientApi, until_final
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.http import read_object
-from runpod_emulator.jobs import Job, Json, Policy, Status
+from runpod_emulator.jobs.job import Job, Json, Policy, Status
 
-# What a job that failed without saying so in JSON is answered with.
+#: The HTTP status and error code for a job whose error is not JSON.
 FAILURES = {
     Status.FAILED: (HTTPStatus.INTERNAL_SERVER_ERROR, "job_failed"),
     Status.TIMED_OUT: (HTTPStatus.GATEWAY_TIMEOUT, "job_timed_out"),
@@ -22,7 +22,7 @@ FAILURES = {
 
 
 class OpenAIApi:
-    """RunPod's proxy for OpenAI clients. The client's leaving cancels its job."""
+    """RunPod's proxy for OpenAI clients. A client that disconnects cancels its job."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -30,18 +30,18 @@ class OpenAIApi:
         self._store = endpoint.store
 
     def add_routes(self, router: web.UrlDispatcher, client_api: ClientApi) -> None:
-        """All methods; the method itself is not passed on, as on RunPod."""
+        """Adds the route for all methods. As on RunPod, the job does not contain the method."""
         path = f"/v2/{self._settings.endpoint_id}/openai" + "/{route:v1/.*}"
         router.add_route("*", path, client_api.guarded("openai", self.answer))
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Runs the call as one job."""
+        """Runs the request as one job."""
         body = await read_object(request, self._settings.max_runsync_bytes)
         job = self._add(request, body)
         try:
             return await self._streamed(request, job) if body.get("stream") is True else await self._plain(job)
         finally:
-            self._store.cancel(job)  # has ended, unless the client left
+            self._store.cancel(job)  # no effect unless the client disconnected: the job has ended
 
     def _add(self, request: web.Request, body: Json) -> Job:
         query = f"?{request.query_string}" if request.query_string else ""
@@ -70,24 +70,25 @@ class OpenAIApi:
                 last = event(chunk)
                 await response.write(last)
         if job.status is not Status.COMPLETED and b'"error"' not in last:
-            await response.write(event(failure(job)[1]))  # its worker could not say so itself
+            # The worker was lost or stopped, so it sent no error event of its own.
+            await response.write(event(failure(job)[1]))
         await response.write_eof()
         return response
 
 
 def event(chunk: object) -> bytes:
-    """A chunk of text is server-sent events already; any other becomes one."""
+    """Returns a chunk as server-sent events: text is passed on as it is, anything else becomes one event."""
     return (chunk if isinstance(chunk, str) else f"data: {json.dumps(chunk)}\n\n").encode()
 
 
 def plain_answer(job: Job) -> web.Response:
-    """The output of a job that has ended, or its error with the status that it carries."""
+    """Returns the response for a job that has ended: its output, or its error with the error's own status."""
     if job.status is not Status.COMPLETED:
         status, document = failure(job)
         return web.json_response(document, status=status, headers=_headers(job))
     output: Any = job.output
     if isinstance(output, list) and len(output) == 1:
-        (output,) = output  # what the SDK's return_aggregate_stream makes of one yield
+        (output,) = output  # the SDK's return_aggregate_stream makes a list even of a single yield
     if isinstance(output, str):
         kind = "text/event-stream" if output.startswith(("data:", "event:")) else "text/plain"
         return web.Response(text=output, content_type=kind, headers=_headers(job))
@@ -95,9 +96,9 @@ def plain_answer(job: Job) -> web.Response:
 
 
 def failure(job: Job) -> tuple[int, Json]:
-    """The HTTP status and body for a job that did not complete.
+    """Returns the HTTP status and body for a job that did not complete.
 
-    An error text of the form `{"error": {...}, "status": N}` is passed on; any other becomes an OpenAI-style error.
+    An error text of the form `{"error": {...}, "status": N}` is passed on. Any other becomes an OpenAI-style error.
     """
     status, code = FAILURES[job.status]
     text = job.error or f"the job ended as {job.status}"

@@ -1,4 +1,4 @@
-"""Real worker processes: started when jobs need them, stopped when idle, down to none."""
+"""Real worker processes: started when there are jobs, stopped when idle, down to none."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from runpod_emulator.endpoint import Endpoint
-from runpod_emulator.registry import State, Worker
-from runpod_emulator.scaling import Situation, workers_wanted
+from runpod_emulator.endpoint.registry import State, Worker
+from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.settings import inherited_environment, worker_environment
+from runpod_emulator.workers.scaling import ScalingInput, desired_workers
 
 logger = logging.getLogger(__name__)
 
-CANNOT_START = 127  # what a shell says of a command that it cannot run
+#: The exit code of a command that cannot be started, as a shell reports it.
+CANNOT_START = 127
 
 
 @dataclass(frozen=True)
 class WorkerCommand:
-    """How a worker is started. Its output goes to `{log_directory}/{worker id}.log`, or where this process's goes."""
+    """The command that starts a worker."""
 
     arguments: tuple[str, ...]
+    #: Environment variables beside this process's own.
     variables: Mapping[str, str] = field(default_factory=dict)
+    #: The working directory; None: this process's.
     directory: Path | None = None
+    #: Each worker writes `{log_directory}/{worker id}.log`; None: to this process's output.
     log_directory: Path | None = None
 
 
 class Fleet:
-    """The processes of one endpoint. Each has one task, which lives as long as it does."""
+    """The processes of one endpoint. One task per process runs from its start to its end."""
 
     def __init__(self, endpoint: Endpoint, command: WorkerCommand, base_url: str) -> None:
         self._endpoint = endpoint
@@ -45,72 +49,74 @@ class Fleet:
         self._command = command
         self._base_url = base_url
         self._processes: dict[str, asyncio.subprocess.Process] = {}
-        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._runs: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Task[None]] = {}
         self._last_start = -math.inf
+        #: No worker is started before this time of the endpoint's clock.
         self._not_before = -math.inf
 
     def reconcile(self) -> None:
-        """Starts the workers that jobs need, stops those that nobody needs, kills those that cannot be counted on."""
+        """Starts the workers that jobs need, stops idle ones, kills unhealthy ones."""
         now = self._endpoint.clock()
-        if doomed := self._endpoint.injector.crashing(list(self._processes), now):
-            self.kill(doomed)
-        for worker in self._unattended():
+        if crashing := self._endpoint.injector.crashing(list(self._processes), now):
+            self.kill(crashing)
+        for worker in self._not_being_stopped():
             if worker.state is State.UNHEALTHY:
                 self.kill(worker.id)
-            elif worker.is_stopping:  # it asked for it: refresh_worker
+            elif worker.is_stopping:  # the worker requested it: the SDK's refresh_worker
                 self._stop(worker)
         for worker in self._registry.idle_too_long():
             self._stop(worker)
         self._grow(now)
 
     def _grow(self, now: float) -> None:
-        situation = Situation(self._endpoint.store.load(), len(self._registry.alive()), now - self._last_start)
-        for _ in range(workers_wanted(self._endpoint.settings, situation) - situation.workers):
+        present = ScalingInput(self._endpoint.store.load(), len(self._registry.alive()), now - self._last_start)
+        # The endpoint's settings, not the ones from the start: the management API changes min_workers.
+        for _ in range(desired_workers(self._endpoint.settings, present) - present.workers):
             if now >= self._not_before:
                 self._start(now)
 
     def kill(self, worker_id: str) -> None:
-        """SIGKILL to the worker and all its children, which includes the SDK's ping process."""
+        """Sends SIGKILL to the worker and all its children, which includes the SDK's ping process."""
         if process := self._processes.get(worker_id):
             _signal_group(process.pid, signal.SIGKILL)
 
     def terminate(self, worker_id: str) -> None:
-        """SIGTERM to the worker, and to it alone: what a container's first process gets."""
+        """Sends SIGTERM to the worker's first process only, as a container runtime does."""
         if (process := self._processes.get(worker_id)) and process.returncode is None:
             process.terminate()
 
     async def close(self) -> None:
         """Stops all workers and waits for their ends."""
-        for worker in self._unattended():
+        for worker in self._not_being_stopped():
             self._stop(worker)
-        await asyncio.gather(*self._stops.values(), *self._lives.values())
+        await asyncio.gather(*self._stops.values(), *self._runs.values())
 
-    def _unattended(self) -> list[Worker]:
-        """Those that run and are not being stopped."""
-        return [self._registry.workers[worker_id] for worker_id in self._lives if worker_id not in self._stops]
+    def _not_being_stopped(self) -> list[Worker]:
+        return [self._registry.workers[worker_id] for worker_id in self._runs if worker_id not in self._stops]
 
     def _start(self, now: float) -> None:
         self._last_start = now
         worker = self._registry.start(secrets.token_hex(7))
-        self._lives[worker.id] = asyncio.create_task(self._live(worker))
+        self._runs[worker.id] = asyncio.create_task(self._run(worker))
 
-    async def _live(self, worker: Worker) -> None:
-        """From the start of the process until nothing of it is left."""
+    async def _run(self, worker: Worker) -> None:
+        """Starts the worker's process, and waits until the process and its children have ended."""
         exit_code = CANNOT_START
         try:
             process = await self._spawn(worker)
             self._processes[worker.id] = process
             logger.info("worker %s started, process %d", worker.id, process.pid)
-            if worker.is_stopping:
+            if worker.is_stopping:  # since before its process was there to get SIGTERM
                 process.terminate()
             exit_code = await process.wait()
-            _signal_group(process.pid, signal.SIGKILL)  # children that outlived it
+            _signal_group(process.pid, signal.SIGKILL)  # its children may still run
         except OSError as error:
             logger.error("worker %s cannot start: %s", worker.id, error)
         finally:
             self._processes.pop(worker.id, None)
-            self._lives.pop(worker.id, None)
+            self._runs.pop(worker.id, None)
+            # A command that fails at once must not be started again in a busy loop.
             if worker.state is State.INITIALIZING and not worker.is_stopping:
                 self._not_before = self._endpoint.clock() + self._settings.restart_delay_seconds
             logger.info("worker %s ended, exit code %d", worker.id, exit_code)
@@ -126,7 +132,7 @@ class Fleet:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                start_new_session=True,  # its own process group, so that kill() reaches its children
             )
 
     def _log(self, worker: Worker) -> contextlib.AbstractContextManager[IO[bytes] | None]:
@@ -137,26 +143,26 @@ class Fleet:
         return (directory / f"{worker.id}.log").open("wb")
 
     def _stop(self, worker: Worker) -> None:
-        """SIGTERM now, SIGKILL after the grace."""
+        """Sends SIGTERM now, and SIGKILL after `stop_grace_seconds`."""
         self._endpoint.retire(worker)
-        self._stops[worker.id] = asyncio.create_task(self._see_off(worker.id))
+        self._stops[worker.id] = asyncio.create_task(self._terminate_then_kill(worker.id))
 
-    async def _see_off(self, worker_id: str) -> None:
-        life = self._lives.get(worker_id)
-        if life is None:
+    async def _terminate_then_kill(self, worker_id: str) -> None:
+        run = self._runs.get(worker_id)
+        if run is None:
             return
         self.terminate(worker_id)
         try:
-            await asyncio.wait_for(asyncio.shield(life), self._settings.stop_grace_seconds)
+            await asyncio.wait_for(asyncio.shield(run), self._settings.stop_grace_seconds)
         except TimeoutError:
             logger.warning("worker %s did not stop within %g s", worker_id, self._settings.stop_grace_seconds)
             self.kill(worker_id)
-            await life
+            await run
         finally:
             self._stops.pop(worker_id, None)
 
 
 def _signal_group(process_id: int, number: signal.Signals) -> None:
-    """A worker leads its own process group."""
+    """Sends a signal to the process group that the worker leads."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process_id, number)

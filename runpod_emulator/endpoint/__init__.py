@@ -1,0 +1,1 @@
+"""One endpoint's state, without HTTP and without processes."""

@@ -1,0 +1,109 @@
+"""One endpoint's state, without HTTP and without processes: its jobs, workers, limits and faults."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from runpod_emulator.endpoint.faults import FaultInjector, Faults
+from runpod_emulator.endpoint.health import Health
+from runpod_emulator.endpoint.limits import RateLimiter
+from runpod_emulator.endpoint.registry import Worker, WorkerRegistry
+from runpod_emulator.errors import BadRequest
+from runpod_emulator.jobs.job import Job
+from runpod_emulator.jobs.store import Clock, JobStore
+from runpod_emulator.settings import EndpointSettings
+from runpod_emulator.signals import Signal
+
+FinishedCallback = Callable[[Job], None]
+
+
+class Endpoint:
+    """The state that the APIs and the worker fleet share."""
+
+    def __init__(
+        self, settings: EndpointSettings, *, clock: Clock = time.monotonic, starts_workers: bool = False
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        #: The clock's 0 in seconds since 1970. It is read once, so that the times on the bill never change.
+        self.clock_began_at = time.time() - clock()
+        #: Wakes the supervisor when there may be work to do.
+        self.changed = Signal()
+        self.is_closing = False
+        self.registry = WorkerRegistry(settings, clock, admits_external=not starts_workers)
+        self.store = JobStore(settings, clock, self)
+        self.limiter = RateLimiter(settings.rate_limits, settings.rate_window_seconds, clock)
+        self.injector = FaultInjector()
+        self.health = Health(self.store, self.registry, clock)
+        #: Called with each job that has ended.
+        self.when_finished: list[FinishedCallback] = []
+        #: Every min_workers that was set since the start, the latest last.
+        self.minima: list[int] = []
+        self._starts_workers = starts_workers
+
+    def inject(self, faults: Faults) -> None:
+        """Replaces all faults. Raises BadRequest for a crash of external workers."""
+        if faults.worker_crash_after_seconds is not None and not self._starts_workers:
+            raise BadRequest(
+                "worker_crash_after_seconds: the emulator did not start these workers; kill them where they run"
+            )
+        self.injector.inject(faults, self.clock())
+        self.health.record(faults.health_late_seconds)
+        self.changed.notify_all()
+
+    def set_min_workers(self, workers: int) -> None:
+        """Sets the number of workers that always run; others stop by their idle time-out. Raises ValueError."""
+        self.settings = replace(self.settings, min_workers=workers)
+        self.registry.min_workers = workers
+        self.minima.append(workers)
+        self.changed.notify_all()
+
+    def housekeep(self) -> None:
+        """Handles what depends on time: time-outs, expired results, workers without a heartbeat."""
+        self.store.expire()
+        self.health.record(self.injector.faults.health_late_seconds)
+        for worker, reason in self.registry.lost():
+            self.registry.make_unhealthy(worker)
+            self.store.give_back(worker.id, reason)
+            # The lost worker's own open poll must end: it would take the jobs again.
+            self.store.available.notify_all()
+
+    def retire(self, worker: Worker) -> None:
+        """Gives the worker no more jobs, and answers its open polls at once, so that it can stop."""
+        worker.is_stopping = True
+        self.store.available.notify_all()
+        worker.stops.notify_all()
+
+    def end_worker(self, worker: Worker, exit_code: int | None) -> None:
+        """Marks the worker stopped, and puts its jobs back into the queue."""
+        self.registry.end(worker, exit_code)
+        self.store.give_back(worker.id, f"worker {worker.id} ended with exit code {exit_code}")
+        self.changed.notify_all()
+
+    def close(self) -> None:
+        """Answers all open polls."""
+        self.is_closing = True
+        for worker in self.registry.workers.values():
+            self.retire(worker)
+
+    # The callbacks of the job store (jobs.store.Listener).
+
+    def job_queued(self) -> None:
+        """Wakes the supervisor if the job may need a new worker at once, before the next tick."""
+        if self.settings.scaling == "request_count" or not self.registry.alive():
+            self.changed.notify_all()
+
+    def held_jobs_changed(self, worker_id: str, jobs: int) -> None:
+        """Makes the worker running or idle."""
+        self.registry.set_held_jobs(worker_id, jobs)
+
+    def stop_requested(self, worker_id: str, job_id: str) -> None:
+        """Sends the job's id to the worker's job-stop poll."""
+        self.registry.stop_job(worker_id, job_id)
+
+    def job_finished(self, job: Job) -> None:
+        """Calls every callback in `when_finished`."""
+        for callback in self.when_finished:
+            callback(job)
