@@ -26,6 +26,7 @@ from tests.e2e.gateway import configure, gateway
 from tests.e2e.test_openai_node_client import FOLDER as NODE_FOLDER
 from tests.e2e.test_openai_node_client import install
 from tests.vllm_service.client.runpod_provider import runpod, stream_then
+from tests.waiting import until
 from vllm_service import RunPodVLLMService, errors
 from vllm_service.testing import Close, Pause, refused
 
@@ -62,8 +63,7 @@ async def serving(url: str, api_key: str) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(lambda: RunPodVLLMService("ep", api_key, url, MODEL))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
     task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
+    await until(lambda: server.started)
     address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     async with httpx.AsyncClient(base_url=address, timeout=60, trust_env=False) as client:
         yield client

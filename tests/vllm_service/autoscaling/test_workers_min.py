@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.vllm_service.autoscaling.managed import KEY, PLACE, PROVIDER, Managed, World, other
+from tests.waiting import turns
 from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.catalog.model import Catalog
 
@@ -190,8 +191,7 @@ async def test_a_stop_in_the_middle_of_a_change_sets_it_back_and_leaves_the_leas
     world.platform.fails = None
     await replica.keeper.leave()
     world.platform.released.set()
-    for _ in range(50):
-        await asyncio.sleep(0)
+    await turns(50)
     assert world.platform.workers_min == 0
     await world.rounds(world.replica(1), count=3)
     assert world.platform.workers_min == 1

@@ -15,7 +15,8 @@ import pytest
 
 from runpod_emulator import Emulator, EndpointSettings
 from tests.e2e import process
-from tests.runpod_emulator.support import ECHO_WORKER, client_of, until
+from tests.runpod_emulator.support import ECHO_WORKER, client_of
+from tests.waiting import until
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.storage.ledger.writer import LedgerWriter
 from vllm_service.storage.open import open_database

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from tests.vllm_service.gateway.asking import answers
+from tests.waiting import until
 from vllm_service.domain.requests import Outcome
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.open import open_database
@@ -87,20 +88,19 @@ async def test_sighup_under_load_drops_nothing_and_takes_effect(tmp_path: Path) 
                     response.raise_for_status()
                     texts.append(response.json()["choices"][0]["message"]["content"])
 
-        async def until(text: str, times: int) -> None:
+        async def until_said(text: str, times: int) -> None:
             before = texts.count(text)
-            while texts.count(text) < before + times:
-                await asyncio.sleep(0)
+            await until(lambda: texts.count(text) >= before + times)
 
         callers = [asyncio.ensure_future(caller()) for _ in range(8)]
         for _ in range(5):
-            await until("Hello there", 20)
+            await until_said("Hello there", 20)
             service.catalog.write_text(json.dumps([new.url]))
             service.process.send_signal(signal.SIGHUP)
-            await until("new", 20)
+            await until_said("new", 20)
             service.catalog.write_text("not a configuration")
             service.process.send_signal(signal.SIGHUP)
-            await until("new", 20)
+            await until_said("new", 20)
             service.catalog.write_text(json.dumps([old.url]))
             service.process.send_signal(signal.SIGHUP)
         is_over.set()

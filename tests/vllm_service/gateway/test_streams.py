@@ -12,6 +12,7 @@ import pytest
 
 from tests.vllm_service.gateway.asking import HEADERS, MESSAGES, joined
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gateway_to, running
+from tests.waiting import until
 from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
@@ -140,8 +141,7 @@ async def test_a_provider_that_bills_anyway_is_read_to_its_end() -> None:
     upstream = ScriptedProvider(Reply((head, first, Pause(has_left), *rest)))
     async with upstream, running(catalog_of(upstream.url, on_disconnect=OnDisconnect.DRAIN)) as gateway:
         await left_after_one_chunk(gateway)
-        while gateway.server.connected:
-            await asyncio.sleep(0)
+        await until(lambda: not gateway.server.connected)
         has_left.set()
         row = await gateway.books.row()
     assert not upstream.was_left.is_set()
@@ -158,9 +158,7 @@ async def test_a_slow_reader_slows_the_provider_and_misses_nothing() -> None:
         head = b"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer sk-of-the-caller\r\nx-annotate: off\r\n"
         writer.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         await reader.readline()
-        async with asyncio.timeout(20):
-            while not gateway.has_paused_a_provider:
-                await asyncio.sleep(0)
+        await until(lambda: gateway.has_paused_a_provider)
         assert not all_is_sent.is_set()  # without a reader, what is left never fits into the sockets' buffers
         rest = await reader.read()
         assert rest.count(b"data: ") == 601

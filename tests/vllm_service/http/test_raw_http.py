@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.vllm_service.gateway.asking import answers
 from tests.vllm_service.gateway.running import SECRET, Running, catalog_of, gateway_to, running
+from tests.waiting import until
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.testing import ScriptedProvider, chat
 
@@ -135,8 +136,7 @@ async def test_connections_beyond_the_limit_are_refused() -> None:
         kept = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
         assert statuses(await gateway.raw(b"")) == [503]
         kept[0][1].close()
-        while gateway.server.connected > 1:
-            await asyncio.sleep(0)
+        await until(lambda: gateway.server.connected <= 1)
         assert statuses(await gateway.raw(post(more=LAST))) == [200]
         kept[1][1].close()
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from tests.vllm_service.client.router.two_places import two
 from tests.vllm_service.configured_order import ConfiguredOrder
+from tests.waiting import turns, until
 from vllm_service import LLMRouter
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.plan import WorkerTarget
@@ -67,12 +68,10 @@ async def asked_at(
             for clock.now, looks in seconds.items():
                 looked = len(router.told)
                 assert await asked.generate("hi") == "own"
-                async with asyncio.timeout(10):
-                    while looks and len(router.told) == looked:
-                        await asyncio.sleep(0.001)
-            async with asyncio.timeout(10):
-                while wakes and not any(request.target.endswith("/run") for request in own.requests):
-                    await asyncio.sleep(0.001)
+                await until(lambda told=looked + looks: len(router.told) >= told)  # type: ignore[misc]
+                await turns(2)  # in which the look that has told it ends: while one is under way, none begins
+            if wakes:
+                await until(lambda: any(request.target.endswith("/run") for request in own.requests))
     return router, [request for request in own.requests if not request.target.endswith("/completions")]
 
 

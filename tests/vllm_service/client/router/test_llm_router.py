@@ -12,6 +12,7 @@ import pytest
 
 from tests.servers import RedisServer
 from tests.vllm_service.client.router.two_places import AT_ONCE, two
+from tests.waiting import until
 from vllm_service import LLMRouter, RoutingStrategy, ServiceError, StreamBroken, errors
 from vllm_service.catalog.model import Catalog
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
@@ -161,8 +162,6 @@ async def test_replicas_share_what_they_know_of_places_through_redis(redis_serve
     ):
         assert await one.generate("hi") == "hosted"
         assert len(places.own.requests) == 1
-        async with asyncio.timeout(10):
-            while other.explain("hi").plan.steps[0].provider == "own":
-                await asyncio.sleep(0.01)
+        await until(lambda: other.explain("hi").plan.steps[0].provider != "own")
         assert await other.generate("hi") == "hosted"
         assert len(places.own.requests) == 1

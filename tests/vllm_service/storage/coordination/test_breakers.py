@@ -10,6 +10,7 @@ import pytest
 import redis.asyncio
 
 from tests.servers import RedisServer, own_redis
+from tests.waiting import until_seen
 from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.domain.plan import Step
 from vllm_service.resilience.breakers.circuit_breaker import Admission, BreakerSettings
@@ -86,9 +87,10 @@ async def listening(client: redis.asyncio.Redis) -> int:
 
 
 async def until_listening(client: redis.asyncio.Redis, replicas: int) -> None:
-    async with asyncio.timeout(20):
-        while await listening(client) < replicas:
-            await asyncio.sleep(0)
+    async def are_listening() -> bool:
+        return await listening(client) >= replicas
+
+    await until_seen(are_listening)
 
 
 async def test_a_place_that_one_replica_finds_failing_is_left_alone_by_the_other(server: RedisServer) -> None:

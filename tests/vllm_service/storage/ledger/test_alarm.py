@@ -11,11 +11,11 @@ import pytest
 from msgspec import structs
 
 from tests.e2e.gateway import configure, gateway, variables_of
-from tests.runpod_emulator.support import until
 from tests.vllm_service.storage.conftest import Backend
 from tests.vllm_service.storage.faults import FaultyDatabase
 from tests.vllm_service.storage.ledger.test_ledger import FAST, RECORD, write, written
 from tests.vllm_service.storage.old_database import execute, fetch
+from tests.waiting import until
 from vllm_service.storage.ledger.alarm import LedgerAlarm
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.ledger.writer import LedgerWriter

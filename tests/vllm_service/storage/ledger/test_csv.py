@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runpod_emulator.support import until
+from tests.waiting import until
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError

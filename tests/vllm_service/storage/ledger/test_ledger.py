@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import replace
@@ -12,6 +11,7 @@ from msgspec import structs
 
 from tests.vllm_service.storage.conftest import Backend
 from tests.vllm_service.storage.faults import FaultyDatabase
+from tests.waiting import until, until_seen
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.storage.ledger.reader import GroupBy, LedgerReader, Window
@@ -92,8 +92,7 @@ async def test_rows_wait_while_the_database_is_away(database: Database) -> None:
     faulty.is_away = True
     before = faulty.writes
     ledger.record(RECORD)
-    while faulty.writes < before + 3:
-        await asyncio.sleep(0.01)
+    await until(lambda: faulty.writes >= before + 3)
     assert ledger.waiting_rows == 1
     faulty.is_away = False
     await ledger.close()
@@ -174,8 +173,11 @@ async def test_rows_beyond_the_retention_go_by_themselves(backend: Backend) -> N
         storage.ledger.record(structs.replace(RECORD, started_at=now - 3 * 86_400))
         storage.ledger.record(structs.replace(RECORD, started_at=now - 86_400))
     async with open_storage(*backend.locations, retention_days=2) as storage:
-        while (await storage.ledger_reader.totals())[0].requests == 2:
-            await asyncio.sleep(0.01)
+
+        async def is_swept() -> bool:
+            return (await storage.ledger_reader.totals())[0].requests != 2
+
+        await until_seen(is_swept)
         assert [round(now - record.started_at) async for _, record in storage.ledger_reader.records()] == [86_400]
 
 
