@@ -77,7 +77,7 @@ Ordered = tuple[list[Candidate], str]
 
 
 class Turns:
-    """What strategies remember between the requests of one model: the turn, a debt, and random numbers."""
+    """The memory of strategies between the requests of one model: the turn, a debt, and random numbers."""
 
     __slots__ = ("count", "dice", "own_debt")
 
