@@ -62,7 +62,7 @@ class RanRequest:
 
 @dataclass(slots=True)
 class Booking:
-    """What a request pays for at an endpoint."""
+    """The parts of an endpoint's bill that one request pays for."""
 
     #: None: no request caused it.
     request_id: str | None

@@ -102,7 +102,7 @@ class EndpointController:
                 )
 
     def round(self, catalog: Catalog, router: Router) -> None:
-        """Starts to observe each endpoint, unless it is under way, and to bring its workers to the router's target."""
+        """Begins to look at each endpoint, and to bring its workers to the target, unless that is under way."""
         if catalog is not self._catalog:
             self._adopt(catalog)
         targets = {target.provider: target for target in router.worker_targets(self._clock())}

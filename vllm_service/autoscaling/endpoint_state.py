@@ -1,4 +1,4 @@
-"""What is known of one endpoint, and whether that means that a worker is to be woken, or kept."""
+"""The state of one endpoint, and the rules by which a worker is to be woken, or kept."""
 
 from __future__ import annotations
 

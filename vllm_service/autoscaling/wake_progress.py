@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class WakeEvent(StrEnum):
-    """What the endpoint's workers, as last seen, mean for the wake."""
+    """The meaning of the endpoint's workers, as last seen, for the wake."""
 
     NONE = "none"
     #: The job has done its work and is to be cancelled.

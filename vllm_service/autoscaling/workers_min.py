@@ -25,7 +25,7 @@ class Manageable(Protocol):
 
     #: The provider's name.
     name: str
-    #: The address in the management API, which tells endpoints apart.
+    #: The address in the management API, by which endpoints differ.
     url: str
 
     async def ensure(self, workers: int) -> bool:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class BreakerState(StrEnum):
-    """Whether requests go to a provider's model."""
+    """A breaker's state: which requests go to the provider's model."""
 
     #: Every request goes there.
     CLOSED = "closed"
@@ -40,7 +40,7 @@ class BreakerChange:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """The answer to a replica that wants to probe a provider's model now."""
+    """The answer to a replica's claim to probe a provider's model now."""
 
     granted: bool
     #: If it is not granted: how long until the replica may try again.

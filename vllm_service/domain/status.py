@@ -11,7 +11,7 @@ Status = TypeVar("Status")
 
 
 class Circuit(StrEnum):
-    """Whether a provider is tried: always, for one trial request, or not for a while."""
+    """A circuit's state: the provider is tried always, by one trial request, or not for a while."""
 
     CLOSED = "closed"
     HALF_OPEN = "half_open"

@@ -77,7 +77,7 @@ class Endpoint:
         self._reading_at = 0.0
 
     def is_configured_as(self, other: Endpoint) -> bool:
-        """Whether what was learned of the other endpoint holds for this one."""
+        """Returns whether what was learned of the other endpoint holds for this one."""
         return (self.profile, self.usd_per_second) == (other.profile, other.usd_per_second)
 
     @property
@@ -87,7 +87,7 @@ class Endpoint:
 
     @property
     def share_paid_for_it(self) -> float:
-        """The share of the serving workers that is paid because the router wants them; the rest is always on."""
+        """The share of the serving workers that is paid because of the router's target; the rest is always on."""
         serving = self.serving
         return max(0.0, 1.0 - self.profile.always_on_workers / serving) if serving else 1.0
 
@@ -122,7 +122,8 @@ class Endpoint:
         if workers < self.target:
             self.billed_worker_seconds += (self.target - workers) * self._leaving_seconds()
         if workers < self.warm:
-            self.warm = self._lowered_to = workers
+            self.warm = workers
+            self._lowered_to = workers
             self._lowered_until = now + STATES_LATE_SECONDS
         # What is already warm, ordered or always on needs no wake.
         self._wakes.extend([now] * (workers - max(self.target, self.warm, self.profile.always_on_workers)))
@@ -175,7 +176,7 @@ class Endpoint:
     def accepts(
         self, target: LatencyTarget, prompt_tokens: int, cached_tokens: int, completion_tokens: float, now: float
     ) -> bool:
-        """Whether the router should send such a request here: a worker serves, and is expected to be in time.
+        """Returns whether such a request should go here: a worker serves, and is expected to be in time.
 
         First token and end of the answer count, by the margin.
         """

@@ -1,4 +1,4 @@
-"""What a request would cost at each offer: marginal pico-dollars, whole numbers."""
+"""The marginal cost of a request at each offer, in whole pico-dollars."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Rules that remove offers before cost decides: tags, region, context length, capabilities, a cap in dollars.
 
-What a caller asks for travels in `RequestFacts.tags`: `region:eu` keeps data there, `needs:vision` names a capability
+A caller's conditions travel in `RequestFacts.tags`: `region:eu` keeps data there, `needs:vision` names a capability
 that the model must have, any other tag must be one of the provider's.
 """
 

@@ -1,4 +1,4 @@
-"""What the router assumes before it has measured: an endpoint's speed and limits; and what is promised to callers."""
+"""The router's assumptions before it has measured: endpoints' speeds and limits, and the promise to callers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class LatencyTarget:
 
 @dataclass(frozen=True)
 class RouterSettings:
-    """What the router needs beyond the catalog."""
+    """The router's settings beyond the catalog."""
 
     #: Profiles of per-second endpoints, by the provider's name.
     profiles: Mapping[str, EndpointProfile] = field(default_factory=lambda: MappingProxyType({}))

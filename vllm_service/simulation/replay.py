@@ -57,7 +57,7 @@ class HostedAnswer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a policy did. Arrays hold a value per request, in the order of arrival; seconds since its arrival."""
+    """The outcome of a run. Arrays hold a value per request, in the order of arrival; seconds since its arrival."""
 
     hosted_usd: float
     own_usd: float

@@ -51,5 +51,5 @@ class EndpointDemand:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether a decision each second changes nothing until a request comes."""
+        """True while a decision each second changes nothing until a request comes."""
         return not self._log.requests if self._rules is None else self._rules.is_quiet

@@ -108,7 +108,7 @@ class DemandController:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is on and nothing speaks for a worker: no decision changes that until a request comes."""
+        """True while nothing is on and nothing speaks for a worker: no decision changes that until a request comes."""
         coming_usd = float(self._unreleased_usd.max(initial=0.0)) / _SMOOTHING_SECONDS
         return not (self._on.any() or self._evidence_usd.any() or coming_usd > self._usd_per_second)
 

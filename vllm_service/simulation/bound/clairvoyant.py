@@ -1,4 +1,4 @@
-"""A lower bound on what any policy can pay that keeps the floor, even one that knows the whole future."""
+"""A lower bound on what any policy can pay that keeps the floor, even with foresight of the whole trace."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class _Proven:
 
 @dataclass(frozen=True)
 class _Starts:
-    """What starts cost."""
+    """The costs of starts."""
 
     #: [N]: dollars of N starts together.
     usd: Floats

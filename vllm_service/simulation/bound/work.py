@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Demand:
-    """What the trace demands, a value per request; times are seconds."""
+    """The demand of a trace, a value per request; times are seconds."""
 
     #: When it arrives, or when the first worker can be there if that is later.
     arrival: Floats
@@ -35,7 +35,7 @@ class Demand:
 
     @property
     def can_be_in_time(self) -> NDArray[np.bool_]:
-        """Whether a worker that reads it at once has done so when its first token is due."""
+        """True where a worker that reads the prompt at once has done so when its first token is due."""
         in_time: NDArray[np.bool_] = self.arrival + self.reading <= self.first_due + 1e-9
         return in_time
 
