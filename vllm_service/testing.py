@@ -1,12 +1,12 @@
-"""A scripted provider for tests: a real HTTP/1.1 server on loopback that does what a script says, byte by byte.
+"""A scripted provider for tests: a real HTTP/1.1 server on loopback that executes a script, byte by byte.
 
     async with ScriptedProvider(in_turn(refused(503), chat("Hello"))) as provider:
         client = AsyncOpenAI(base_url=provider.url, api_key="any", max_retries=0)
         ...
     assert provider.requests[0].json["model"] == "small"
 
-A script makes a `Reply` of each request; a reply is a row of actions: bytes to write, a pause, the end of the
-connection, silence. Whatever such a row can say, a provider can do to its callers.
+A script returns a `Reply` for each request. A reply is a sequence of actions: bytes to write, a pause, the end of the
+connection, silence. So every failure of a provider, at every byte of its answer, can be written down as a reply.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ from typing import Any, Self, cast
 
 DONE = b"data: [DONE]\n\n"
 USAGE: Mapping[str, int] = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
-#: An answer of 200 that holds no answer.
+#: The body of a 200 that is not an answer.
 GARBAGE = b"<html>This is not JSON</html>"
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Nothing is sent for so long, or until the event is set; None: until the caller leaves."""
+    """Sends nothing for a while."""
 
+    #: Seconds, or an event that ends the pause; None: until the caller leaves.
     until: float | asyncio.Event | None
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The connection ends as if this were the end of the answer."""
+    """Closes the connection, as at the end of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The connection breaks (RST)."""
+    """Resets the connection (RST)."""
 
 
 Action = bytes | Pause | Close | Reset
@@ -50,22 +51,22 @@ Action = bytes | Pause | Close | Reset
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What becomes of one request. After the last action the connection waits for the next request."""
+    """The actions that answer one request. After the last one, the connection waits for the next request."""
 
     actions: tuple[Action, ...]
 
     @property
     def size(self) -> int:
-        """How many bytes are sent, head included."""
+        """The number of bytes that are sent, head included."""
         return sum(len(action) for action in self.actions if isinstance(action, bytes))
 
     @property
     def head_size(self) -> int:
-        """How many of these are the head."""
+        """The number of bytes of the head."""
         return b"".join(action for action in self.actions if isinstance(action, bytes)).index(b"\r\n\r\n") + 4
 
     def cut_at(self, position: int, *then: Action) -> Reply:
-        """As it is up to so many bytes; then something else, by default the end of the connection."""
+        """Returns the reply up to this many bytes, then other actions: by default the connection closes."""
         kept: list[Action] = []
         for action in self.actions:
             if isinstance(action, bytes):
@@ -77,11 +78,11 @@ class Reply:
         return Reply((*(action for action in kept if action != b""), *(then or (Close(),))))
 
     def after(self, until: float | asyncio.Event | None) -> Reply:
-        """The same, only later."""
+        """Returns the reply with a pause before it."""
         return Reply((Pause(until), *self.actions))
 
     def in_pieces(self, size: int, until: float = 0.0) -> Reply:
-        """Sent so many bytes at a time, with a pause before each piece but the first."""
+        """Returns the reply in pieces of `size` bytes, with a pause between them."""
         row: list[Action] = []
         for action in self.actions:
             if isinstance(action, bytes):
@@ -91,27 +92,28 @@ class Reply:
         return Reply(tuple(row[:-1] if row and isinstance(row[-1], Pause) else row))
 
     def then(self, *actions: Action) -> Reply:
-        """The same, and more."""
+        """Returns the reply with further actions."""
         return Reply((*self.actions, *actions))
 
 
 @dataclass(frozen=True)
 class ReceivedRequest:
-    """One request. headers: by lower-case name, of a repeated one the last."""
+    """A request that the provider has received."""
 
     method: str
     target: str
+    #: By lower-case name; of a repeated header the last.
     headers: Mapping[str, str]
     body: bytes
 
     @cached_property
     def json(self) -> Any:
-        """The body, read as JSON; None where there is none."""
+        """The body, read as JSON; None for an empty one."""
         return json.loads(self.body) if self.body else None
 
     @property
     def is_stream(self) -> bool:
-        """Whether a stream is asked for."""
+        """True if a stream is requested."""
         return isinstance(self.json, dict) and self.json.get("stream") is True
 
     @property
@@ -127,57 +129,57 @@ Script = Callable[[ReceivedRequest], Reply]
 def whole(
     document: object, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str | None = None
 ) -> Reply:
-    """An answer in one piece: bytes as they are, anything else as JSON."""
+    """Returns an answer in one piece: bytes as they are, anything else as JSON."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     lines = {"content-type": content_type or "application/json", "content-length": str(len(body)), **(headers or {})}
     return Reply((_head(status, lines), body))
 
 
 def refused(status: int, message: str = "refused", retry_after: str | None = None, **members: Any) -> Reply:
-    """An error as OpenAI's API words it; members: more of it, such as `code`."""
+    """Returns an error in the form of OpenAI's API. members: further members, such as `code`."""
     error = {"message": message, "type": "error", "param": None, "code": None, **members}
     return whole({"error": error}, status, {} if retry_after is None else {"retry-after": retry_after})
 
 
 def events(*items: object, status: int = 200, content_type: str | None = None) -> Reply:
-    """A stream of server-sent events, each written by itself: bytes as they are, anything else as JSON."""
+    """Returns a stream of server-sent events, each written by itself: bytes as they are, anything else as JSON."""
     lines = {"content-type": content_type or "text/event-stream", "transfer-encoding": "chunked"}
     chunks = [_chunk(event(item)) for item in items]
     return Reply((_head(status, lines), *chunks, b"0\r\n\r\n"))
 
 
 def event(item: object) -> bytes:
-    """One server-sent event."""
+    """Returns one server-sent event."""
     return item if isinstance(item, bytes) else b"data: %b\n\n" % json.dumps(item).encode()
 
 
 def chat(text: str, usage: Mapping[str, Any] | None = USAGE) -> Reply:
-    """A whole chat completion."""
+    """Returns a whole chat completion."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return whole(_completion("chat.completion", choice, usage))
 
 
 def chat_chunk(text: str | None, finish_reason: str | None = None) -> dict[str, Any]:
-    """One chunk of a streamed chat completion. text None: it has no content."""
+    """Returns one chunk of a streamed chat completion. text: None leaves the content out."""
     delta = {} if text is None else {"content": text}
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
     return _completion("chat.completion.chunk", choice, None)
 
 
 def chat_stream(*texts: str, usage: Mapping[str, Any] | None = USAGE) -> Reply:
-    """A streamed chat completion: a chunk for each text, the reason of the end, the usage, and [DONE]."""
+    """Returns a streamed chat completion: a chunk for each text, the finish reason, the usage, and [DONE]."""
     last = [] if usage is None else [{**chat_chunk(None), "choices": [], "usage": usage}]
     return events(*(chat_chunk(text) for text in texts), chat_chunk(None, "stop"), *last, DONE)
 
 
 def says(*texts: str) -> Script:
-    """Answers every chat, streamed where that is asked for."""
+    """Returns a script that answers every chat with these texts, streamed if requested."""
     return lambda request: chat_stream(*texts) if request.is_stream else chat("".join(texts))
 
 
 def in_turn(*replies: Reply | Script) -> Script:
-    """The first request gets the first reply, and so on; the last one stays."""
+    """Returns a script that gives the first request the first reply, and so on; the last reply is repeated."""
     remaining = list(replies)
 
     def script(request: ReceivedRequest) -> Reply:
@@ -194,34 +196,35 @@ HANGS = Reply((Pause(None),))
 
 @dataclass
 class ScriptedProvider:
-    """The server, for as long as its context is entered. `script` may be replaced at any time."""
+    """The server, which listens while its context is entered."""
 
+    #: May be replaced at any time.
     script: Script | Reply
-    #: With `/v1`, as a base URL.
+    #: The base URL, with `/v1`.
     url: str = ""
     requests: list[ReceivedRequest] = field(default_factory=list)
-    #: How many connections were opened.
+    #: The number of connections that were opened.
     connections: int = 0
     #: Set when a caller has left before the end of its answer.
     was_left: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Set when a reply has come to a pause without an end.
+    #: Set when a reply has reached a pause without an end.
     is_silent: asyncio.Event = field(default_factory=asyncio.Event)
     _open: set[_ServedConnection] = field(default_factory=set)
     _arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def until_requests(self, count: int) -> None:
-        """Waits until so many requests have come."""
+        """Waits until this many requests have arrived."""
         while len(self.requests) < count:
             async with self._arrived:
                 await self._arrived.wait()
 
     def reply_to(self, request: ReceivedRequest) -> Reply:
-        """Notes the request down and asks the script."""
+        """Records the request, and returns the script's reply."""
         self.requests.append(request)
         return self.script if isinstance(self.script, Reply) else self.script(request)
 
     async def notify(self) -> None:
-        """Wakes those in `until_requests`."""
+        """Wakes the tasks that wait in `until_requests`."""
         async with self._arrived:
             self._arrived.notify_all()
 
@@ -239,10 +242,11 @@ class ScriptedProvider:
 
 
 class _ServedConnection(asyncio.Protocol):
-    """One caller's connection: a request at a time."""
+    """A caller's connection, with one request at a time."""
 
     def __init__(self, provider: ScriptedProvider, opened: set[_ServedConnection]) -> None:
-        self._provider, self._opened = provider, opened
+        self._provider = provider
+        self._opened = opened
         self._received = b""
         self._task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
@@ -251,7 +255,7 @@ class _ServedConnection(asyncio.Protocol):
         self._may_write.set()
 
     async def end(self) -> None:
-        """Ends it, and waits for that."""
+        """Ends the connection, and waits until it has ended."""
         self._transport.abort()
         await self._has_ended.wait()
         if self._task is not None:
@@ -282,7 +286,7 @@ class _ServedConnection(asyncio.Protocol):
             self._begin()
 
     def _begin(self) -> None:
-        """Answers the next request, if all of it is there."""
+        """Answers the next request, if all of it has arrived."""
         head, end, rest = self._received.partition(b"\r\n\r\n")
         if not end:
             return
@@ -309,8 +313,8 @@ class _ServedConnection(asyncio.Protocol):
             await self._may_write.wait()
             transport.write(action)
         elif isinstance(action, Reset):
-            lingers = struct.pack("ii", 1, 0)  # on, for no time: what is closed so is reset
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingers)
+            linger = struct.pack("ii", 1, 0)  # SO_LINGER on, with no time: closing then sends RST instead of FIN
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             transport.abort()
         elif isinstance(action, Close):
             transport.close()
