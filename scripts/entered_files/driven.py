@@ -19,7 +19,7 @@ from benchmarks.worker_stack import ROOT, emulated_worker, free_port, process
 from scripts.entered_files.counting import Call, Last, Walk, walk_of
 
 TRACED = Path(__file__).with_name("traced.py").resolve()
-REQUESTS, WARM_UP = 5, 2
+REQUESTS, WARM_UP = 8, 2
 QUIET_SECONDS = 0.6  # after each request: its row has been written, nothing of it is left to do
 MESSAGES = [{"role": "user", "content": "What is continuous batching?"}]
 ASK = {"model": MODEL, "messages": MESSAGES, "temperature": 0.7, "max_tokens": 200}
