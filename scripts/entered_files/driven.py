@@ -19,7 +19,7 @@ from benchmarks.worker_stack import ROOT, emulated_worker, free_port, process
 from scripts.entered_files.counting import Call, Last, Walk, walk_of
 
 TRACED = Path(__file__).with_name("traced.py").resolve()
-REQUESTS = 5
+REQUESTS = 8
 WARM_UP = 2
 #: The pause after each request, in which its ledger row is written and its other remaining work ends.
 QUIET_SECONDS = 0.6
