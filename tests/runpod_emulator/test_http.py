@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 import httpx
 import pytest
-from aiohttp import web
 
 from runpod_emulator import Emulator, EndpointSettings, RateLimit
 from tests.runpod_emulator.played_worker import PlayedWorker, alongside
 from tests.runpod_emulator.support import client_of
+from vllm_service.testing import ScriptedProvider, whole
 
 
 async def test_a_job_is_run_and_its_status_tells_the_result(client: httpx.AsyncClient, worker: PlayedWorker) -> None:
@@ -122,22 +121,9 @@ async def test_too_many_requests_are_told_when_to_come_back() -> None:
 
 
 async def test_a_webhook_gets_the_result(client: httpx.AsyncClient, worker: PlayedWorker) -> None:
-    received: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    async def receive(request: web.Request) -> web.StreamResponse:
-        received.set_result(await request.json())
-        return web.Response()
-
-    app = web.Application()
-    app.router.add_post("/hook", receive)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        hook = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-        await client.post("/run", json={"input": 1, "webhook": hook})
+    async with ScriptedProvider(whole({}), path="/hook") as caller:
+        await client.post("/run", json={"input": 1, "webhook": caller.url})
         await worker.answer(output="told")
-        async with asyncio.timeout(5):
-            assert (await received)["output"] == "told"
-    finally:
-        await runner.cleanup()
+        async with asyncio.timeout(60):
+            await caller.until_requests(1)
+    assert (caller.requests[0].target, caller.requests[0].json["output"]) == ("/hook", "told")

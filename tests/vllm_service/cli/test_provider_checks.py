@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import web
 
 from runpod_emulator import Emulator, EndpointSettings, HostedFaults, HostedModel, HostedSettings
 from tests.vllm_service.catalog.support import Configured
@@ -16,6 +15,7 @@ from vllm_service.cli import check as command
 from vllm_service.cli.check import Report, check
 from vllm_service.cli.parser import parse
 from vllm_service.errors import ConfigurationError
+from vllm_service.testing import ScriptedProvider, whole
 
 
 @pytest.fixture
@@ -82,19 +82,9 @@ async def test_runpod_is_asked_for_its_health_and_wakes_nobody(configured: Confi
 
 @pytest.mark.parametrize("body", ["<html>", "[1, {}]", "null", '{"data": 3}', '{"data": [{"id": 4}, "x"]}'])
 async def test_an_answer_that_is_none_breaks_nothing(configured: Configured, body: str) -> None:
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(text=body)
-
-    app = web.Application()
-    app.router.add_get("/v1/models", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        report = (await reports(configured, {"odd": {"base_url": url}}, "m"))["odd"]
-    finally:
-        await runner.cleanup()
+    async with ScriptedProvider(whole(body.encode())) as provider:
+        report = (await reports(configured, {"odd": {"base_url": provider.url}}, "m"))["odd"]
+    assert [request.target for request in provider.requests] == ["/v1/models"]
     assert report.models_found == ()
     assert report.reachable == (body.endswith("]}") or body.startswith("["))
 

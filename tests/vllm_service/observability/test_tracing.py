@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from aiohttp import web
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
@@ -23,7 +22,7 @@ from tests.vllm_service.canary import Canaries
 from tests.vllm_service.gateway.asking import answers
 from tests.vllm_service.gateway.running import SECRET, Running, catalog_of, running
 from vllm_service.observability.opentelemetry import Tracing
-from vllm_service.testing import ScriptedProvider, refused
+from vllm_service.testing import ScriptedProvider, refused, whole
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -109,25 +108,14 @@ def test_nothing_of_it_is_imported_where_it_is_off() -> None:
 
 
 async def test_a_gateway_process_sends_its_spans_before_it_ends(tmp_path: Path) -> None:
-    got: list[bytes] = []
-
-    async def collect(request: web.Request) -> web.Response:
-        got.append(await request.read())
-        return web.Response()
-
-    app = web.Application()
-    app.router.add_post("/v1/traces", collect)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with ScriptedProvider(whole(b"", content_type="application/x-protobuf")) as collector:
         entry = {"base_url": "http://127.0.0.1:9/v1"}
         configure(tmp_path, {"p": entry}, {"m": {"offers": [{"provider": "p", "model": "m"}]}})
-        collector = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with gateway(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector) as served:
+        address = collector.url.removesuffix("/v1")
+        async with gateway(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=address) as served:
             async with httpx.AsyncClient(trust_env=False) as client:
                 await client.post(f"{served.url}/chat/completions", json={"model": "none"})
             await served.stop()
-    finally:
-        await runner.cleanup()
+    assert {request.target for request in collector.requests} == {"/v1/traces"}
+    got = [request.body for request in collector.requests]
     assert any(b"NOT_FOUND_404" in (gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body) for body in got)
