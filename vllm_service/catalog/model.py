@@ -14,14 +14,14 @@ APPLE_SILICON_TAG = "apple-silicon"
 
 
 class ProviderKind(StrEnum):
-    """How a provider is reached and billed: RunPod by the second of a worker, the others by the token."""
+    """The kinds of providers, by API and bill: RunPod by the second of a worker, hosted ones by the token."""
 
     RUNPOD = "runpod"
     HOSTED = "hosted"
 
 
 class OnDisconnect(StrEnum):
-    """What happens to a provider's answer when the caller has left."""
+    """The treatment of a provider's answer when the caller has left."""
 
     #: The connection to the provider is closed.
     STOP = "stop"

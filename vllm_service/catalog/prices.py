@@ -84,6 +84,7 @@ def _flat(price: Any, context_length: int | None) -> Decimal | None:
     """Returns the price below its first step. Raises ValueError if prompts can be longer than that."""
     if price is None or isinstance(price, Decimal):
         return price
+    # A TokenPrice is flat: a price that rises with the prompt's length is exact only below its first step.
     first = min(tier.start for tier in price.tiers)
     if context_length is None or context_length > first:
         raise ValueError(f"the price rises at {first} prompt tokens; set context_length to that, or prices in the file")

@@ -1,4 +1,4 @@
-"""Types of arguments for argparse. A wrong text ends the command with exit code 2 and says what is expected."""
+"""Types of arguments for argparse. A wrong text ends the command with exit code 2 and the expected form."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     revoke = commands.add_parser("revoke", help="revoke a key; gateways refuse it within seconds")
     revoke.add_argument("id", help="the key's id, as `list` shows it")
     limits = commands.add_parser("limits", help="show an organisation's limits, or set the given ones")
-    limits.add_argument("organisation", help="whose limits")
+    limits.add_argument("organisation", help="the organisation that has the limits")
     for name in _COUNTS:
         words = name.replace("_", " ")
         limits.add_argument(f"--{name.replace('_', '-')}", type=_limit, metavar="N|none", help=f"{words}, in UTC")

@@ -135,7 +135,7 @@ class Tally:
 
     @property
     def savings_picousd(self) -> int:
-        """What the baseline would have cost more, where both costs are known. Negative if it would have cost less."""
+        """The baseline's cost less the real cost, where both are known. Negative if the baseline is cheaper."""
         return self.compared_baseline_picousd - self.compared_cost_picousd
 
     @property

@@ -35,7 +35,7 @@ class Windows:
         ended_slot = self._slot
         self.current = Tally()
         self._slot = slot
-        if not ended.requests:
+        if not ended.requests:  # a time without requests takes no memory
             return ended
         hour = ended_slot // _SLOTS_PER_HOUR
         if not self._hours or self._hours[-1][0] != hour:

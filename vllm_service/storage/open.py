@@ -51,7 +51,7 @@ class Storage:
 
 
 class _Shared(NamedTuple):
-    """What replicas of the gateway share through Redis; without Redis each has its own."""
+    """The parts that replicas of the gateway share through Redis; without Redis each has its own."""
 
     quotas: Quotas
     responses: ResponseCache

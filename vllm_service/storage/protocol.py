@@ -66,7 +66,7 @@ class Ledger(Protocol):
 
     @property
     def dropped_rows(self) -> int:
-        """How many rows were lost since the start: the queue was full, or the database refused them."""
+        """The number of rows that were lost since the start: the queue was full, or the database refused them."""
         ...
 
 

@@ -1,1 +1,1 @@
-"""What replicas agree on: breakers, wake leases and worker targets; alone in memory, together through Redis."""
+"""The state that replicas share: breakers, wake leases and worker targets; in memory, or in Redis for several."""

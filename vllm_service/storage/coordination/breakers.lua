@@ -23,7 +23,9 @@ local function save(field, state) redis.call('HSET', KEYS[1], field, cjson.encod
 -- Only the token that claimed a probe ends it: the claim may have expired, and another replica may probe by now.
 local function end_probe(state, token)
   if state.token ~= token then return end
-  state.token, state.probed_at, state.probe_ms = nil, nil, nil
+  state.token = nil
+  state.probed_at = nil
+  state.probe_ms = nil
 end
 
 -- Returns {granted, ms to wait, successes}. While another replica probes the wait is half a second at most.

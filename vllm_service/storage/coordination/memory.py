@@ -10,7 +10,7 @@ from vllm_service.domain.breakers import BreakerChange, ProbeAnswer
 
 
 class MemoryBreakers:
-    """For a gateway without replicas. The breaker itself lets one probe through at a time."""
+    """Implements protocol.BreakerStore for one replica. The breaker itself lets one probe through at a time."""
 
     async def publish(self, change: BreakerChange, token: str) -> None:
         """Nothing to do."""
@@ -28,7 +28,7 @@ class MemoryBreakers:
 
 
 class MemoryWakes:
-    """For one replica. clock: monotonic seconds. Should it go back, a lease ends rather than last longer."""
+    """Implements protocol.Wakes for one replica. clock: monotonic seconds. If it goes back, leases end."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -57,7 +57,7 @@ class MemoryWakes:
 
 
 class MemoryTargets:
-    """For one replica, or several in one process. clock: monotonic seconds. Should it go back, targets end."""
+    """Implements protocol.Targets in one process. clock: monotonic seconds. If it goes back, targets end."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

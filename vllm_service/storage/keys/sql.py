@@ -161,7 +161,7 @@ _NO_DIGEST = bytes(32)
 
 @dataclass(slots=True)
 class _Entry:
-    """What the database had for one id."""
+    """The result of a look-up in the database, for one id."""
 
     digest: bytes
     #: None for an unknown id and a revoked key.
@@ -227,8 +227,10 @@ class CachedKeys:
             reading = self._reading[key_id] = asyncio.create_task(self._look_up(key_id))
             reading.add_done_callback(lambda _: self._reading.pop(key_id, None))
         try:
+            # Shielded: a caller that is cancelled must not fail the others, which wait for the same look-up.
             return await asyncio.shield(reading)
         except StorageUnavailable:
+            # An entry that is not too old is used on. A revoked one has no key, so that it stays refused.
             if before is None or self._clock() - before.read_at >= self._stale_seconds:
                 raise
             return before
@@ -236,6 +238,7 @@ class CachedKeys:
     async def _look_up(self, key_id: str) -> _Entry:
         """Reads one key from the database, and keeps it as known or unknown. The oldest entry beyond the bound goes."""
         entry = _entry(await self._store.get(key_id), self._clock())
+        # A key can be made after its id was looked up, and revoked after it was known: it then changes sides.
         kept, other = (self._known, self._unknown) if entry.key else (self._unknown, self._known)
         other.pop(key_id, None)
         kept[key_id] = entry

@@ -18,7 +18,7 @@ _PAGE_ROWS = 5_000
 
 
 class GroupBy(StrEnum):
-    """What totals can be grouped by. `day` is a UTC day, as days since 1970."""
+    """The columns that totals can be grouped by. `day` is a UTC day, as days since 1970."""
 
     ORGANISATION = "organisation"
     KEY = "key_id"

@@ -28,7 +28,8 @@ def _reader(columns: Sequence[LedgerColumn], conversion: Callable[[LedgerColumn]
     Every request runs it. So the getters are prepared once, and only values that need a conversion are touched again.
     """
     usage_at = [position for position, column in enumerate(columns) if column.of_usage]
-    first, end = usage_at[0], usage_at[-1] + 1
+    first = usage_at[0]
+    end = usage_at[-1] + 1
     assert usage_at == list(range(first, end)), "columns of the usage have to be neighbours: one getter reads them all"
     before, of_usage, after = (_getter(part) for part in (columns[:first], columns[first:end], columns[end:]))
     no_usage = (None,) * (end - first)

@@ -29,7 +29,7 @@ Row = tuple[Value, ...]
 
 @dataclass(frozen=True, slots=True)
 class LedgerWriterOptions:
-    """When the writer writes, and how much it keeps in memory."""
+    """The writer's times and bounds."""
 
     #: How long a row may wait for others to share a transaction with.
     flush_seconds: float = 0.2
@@ -85,12 +85,12 @@ class LedgerWriter:
 
     @property
     def waiting_rows(self) -> int:
-        """How many rows are queued and not yet durable."""
+        """The number of rows that are queued and not yet durable."""
         return len(self._waiting)
 
     @property
     def written_rows(self) -> int:
-        """How many rows are durable."""
+        """The number of rows that are durable."""
         return self._written_rows
 
     def status(self) -> LedgerState:

@@ -32,6 +32,7 @@ class SlidingWindow:
         if newest is None or newest[0] == bucket:
             return bucket
         span = self._shape.buckets
+        # The clock has gone back a little. Counting on in the newest bucket keeps the deque sorted and the limit kept.
         if bucket < newest[0] <= bucket + span:
             return newest[0]
         if bucket < newest[0]:

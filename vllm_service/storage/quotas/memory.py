@@ -128,8 +128,10 @@ class MemoryQuotas:
     ) -> MemoryReservation:
         """Implements protocol.Quotas."""
         now_ms = int(now_seconds * 1000)
+        # Expired leases first: what they give back may be just the room that this request needs.
         if now_ms >= self._first_expiry_ms:
             self._expire(now_ms)
+        # The lower bound matters after a clock has gone back: without it, no sweep would come until it has caught up.
         if not self._swept_at_ms <= now_ms < self._swept_at_ms + self._sweep_ms:
             self._sweep(now_seconds)
         by_key = self._key_windows.get(key.id) or _window(self._key_windows, key.id, KEY_WINDOW)
@@ -229,6 +231,7 @@ class MemoryQuotas:
             (Limit.TOKENS_PER_MONTH, month.tokens, month.settled_tokens),
             (Limit.USD_PER_MONTH, month.picousd, month.settled_picousd),
         ):
+            # If it would fit beside what is settled, only reservations are in the way, and a short wait may help.
             most = allowed[limit]
             if most is not None and taken + requested[limit] > most:
                 may_come_back = settled + requested[limit] <= most

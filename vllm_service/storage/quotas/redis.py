@@ -43,7 +43,7 @@ _MAX_UNSETTLED = 100_000
 
 
 class WhenRedisIsAway(StrEnum):
-    """What requests get while Redis is away."""
+    """The treatment of requests while Redis is away."""
 
     #: Requests fail with STORAGE_503.
     REFUSE = "refuse"
@@ -112,7 +112,7 @@ class RedisQuotas:
 
     @property
     def waiting_ends(self) -> int:
-        """How many ends of reservations wait for Redis."""
+        """The number of ends of reservations that wait for Redis."""
         return len(self._unsettled)
 
     async def reserve(

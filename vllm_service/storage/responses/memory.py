@@ -18,7 +18,7 @@ LARGEST_SHARE = 8
 
 @dataclass(frozen=True, slots=True)
 class ResponseBounds:
-    """How much a response cache holds, and for how long."""
+    """The bounds of a response cache."""
 
     max_bytes: int = 64_000_000
     max_entries: int = 10_000
@@ -56,6 +56,7 @@ class MemoryResponses:
     async def put(self, organisation: str, key: bytes, response: CachedResponse) -> None:
         """Implements protocol.ResponseCache."""
         entry_key = (organisation, key)
+        # Removed first, so that its bytes are not counted twice, and an answer that is too large leaves no older one.
         self._remove(entry_key)
         size = self._bounds.bytes_of(response)
         if size is None:

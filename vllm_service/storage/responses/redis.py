@@ -41,6 +41,7 @@ class RedisResponses:
     async def get(self, organisation: str, key: bytes) -> CachedResponse | None:
         """Implements protocol.ResponseCache."""
         try:
+            # An entry of another version may not decode: it counts as a failure to read, and the request is made.
             body = await self._link.execute(lambda: self._link.client.get(_redis_key(organisation, key)))
             found = _DECODER.decode(body) if isinstance(body, bytes) else None
             self._hits += found is not None

@@ -43,7 +43,7 @@ class MigrationFailed(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What differs between the databases in a migration."""
+    """The differences between the databases in a migration."""
 
     #: The type of a row id that the database makes and that grows: what `{id}` stands for in a migration.
     row_id: str
