@@ -1,1 +1,1 @@
-"""The hot path: from a caller's socket to a provider and back, as little work per request and per chunk as can be."""
+"""One request through the gateway, from a caller's socket to a provider and back, with little work for each chunk."""

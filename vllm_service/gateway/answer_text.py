@@ -1,4 +1,7 @@
-"""The text of an answer, kept while it passes, for providers that send no usage: bounded, and without its envelopes."""
+"""Keeps the text of an answer while it passes, so that its tokens can be counted if the provider sends no usage.
+
+Only the text is kept, without the JSON around it, and only up to a bound.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from collections.abc import Callable
 
 import msgspec
 
-MOST_TEXT_BYTES = 2 * 2**20  # of one answer; beyond, its length is estimated
+#: The most that is kept of one answer; the tokens of a longer one are estimated.
+MOST_TEXT_BYTES = 2 * 2**20
+# Chunks are collected before they are parsed, which takes the parsing off the path of most chunks.
 _READ_EVERY_BYTES = 65536
 
 
@@ -44,10 +49,15 @@ class _Item(msgspec.Struct):
 
 
 class _Document(msgspec.Struct):
-    """A whole answer, or an event: of chat and completions, or of responses (`delta` is text there)."""
+    """A whole answer or the data of one event, of any operation: `choices` of chat and completions, else responses'.
+
+    msgspec skips all other members without making objects of them.
+    """
 
     choices: list[_Choice] | None = None
+    #: The text of one event of a responses stream.
     delta: str | None = None
+    #: The items of a whole answer of responses.
     output: list[_Item] | None = None
 
 
@@ -55,32 +65,34 @@ _decoder = msgspec.json.Decoder(_Document)
 
 
 class AnswerText:
-    """`texts` by choice: they are counted each for itself. None once it was too long to be kept."""
+    """The text of one answer so far."""
 
     __slots__ = ("_bytes", "_pending", "_pending_bytes", "texts")
 
     def __init__(self) -> None:
+        #: Pieces of text by their choice's index, since each choice is tokenized by itself; None: too long to keep.
         self.texts: dict[int, list[str]] | None = {}
         self._bytes = 0
+        # What has come and is not parsed yet.
         self._pending: list[bytes] = []
         self._pending_bytes = 0
 
     @classmethod
     def whole(cls, document: bytes) -> AnswerText:
-        """Of an answer that came in one piece."""
-        said = cls()
-        said._bytes = len(document)
-        if said._bytes > MOST_TEXT_BYTES:
-            said.texts = None
+        """Returns the text of an answer that came in one piece."""
+        answer_text = cls()
+        answer_text._bytes = len(document)
+        if answer_text._bytes > MOST_TEXT_BYTES:
+            answer_text.texts = None
         else:
-            said._add(document)
-        return said
+            answer_text._add(document)
+        return answer_text
 
     def around(self, receive: Callable[[bytes], None]) -> Callable[[bytes], None]:
-        """Receives a stream's pieces, and passes them on."""
+        """Returns `receive` with the text of each piece kept as well."""
 
         def keep(data: bytes) -> None:
-            receive(data)
+            receive(data)  # first, so that the caller does not wait for the parsing
             if self.texts is not None:
                 self._pending.append(data)
                 self._pending_bytes += len(data)
@@ -90,33 +102,36 @@ class AnswerText:
         return keep
 
     def ended(self) -> dict[int, list[str]] | None:
-        """All texts, now that nothing more comes."""
+        """Returns the texts when the answer has ended; None if it was too long to keep."""
         self._read()
         return self.texts
 
     def _read(self) -> None:
-        """Takes the text out of what has come; a line that came in part waits for its rest."""
+        """Parses what has come; a line that came in part stays pending until its rest comes."""
         lines = b"".join(self._pending).split(b"\n")
         self._pending = [lines.pop()]
         self._pending_bytes = len(self._pending[0])
         for line in lines:
             if line.startswith(b"data:"):
                 self._add(line[5:])
+        # What is pending counts too: a provider could send one line without an end.
         if self._bytes + self._pending_bytes > MOST_TEXT_BYTES:
-            self.texts, self._pending, self._pending_bytes = None, [], 0
+            self.texts = None
+            self._pending = []
+            self._pending_bytes = 0
 
     def _add(self, document: bytes) -> None:
         try:
-            said = _decoder.decode(document)
+            answer = _decoder.decode(document)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return  # [DONE], or no document of ours
-        if said.delta:
-            self._keep(0, said.delta)
-        for choice in said.choices or ():
+            return  # [DONE], or JSON of another shape: it holds no text that could be counted
+        if answer.delta:
+            self._keep(0, answer.delta)
+        for choice in answer.choices or ():
             self._keep(choice.index, choice.text)
             if (message := choice.delta or choice.message) is not None:
                 self._add_message(choice.index, message)
-        for item in said.output or ():
+        for item in answer.output or ():
             for text in (item.name, item.arguments, *(part.text for part in item.content or ())):
                 self._keep(0, text)
 

@@ -1,4 +1,4 @@
-"""What the gateway looks up for every request, worked out once for each configuration."""
+"""The configuration in the form in which requests look it up, derived once for each reload."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vllm_service.errors import ModelNotFound
 
 
 class ServedModel:
-    """A public model, the price at each of its providers, and the highest of them: what a request can cost at most."""
+    """A public model with its prices. A reservation takes the highest price: no provider has been chosen then."""
 
     __slots__ = ("baseline", "dearest_input", "dearest_output", "model", "name", "prices", "tokenizer")
 
@@ -19,28 +19,31 @@ class ServedModel:
         self.name = model.name
         self.baseline = model.baseline_price
         self.tokenizer = model.tokenizer
+        #: The price of each offer, by provider and the provider's name of the model; None where it has none.
         self.prices: dict[tuple[str, str], TokenPrice | None] = {
             (offer.provider, offer.model): offer.price for offer in model.offers
         }
         known = [offer.price for offer in model.offers if offer.price is not None]
+        #: Pico-dollars for one token of the prompt and of the answer; 0 if no offer has a price.
         self.dearest_input = max((price.input_picousd for price in known), default=0)
         self.dearest_output = max((price.output_picousd for price in known), default=0)
 
 
 class ConfigSnapshot:
-    """One configuration: replaced as a whole on reload, so a request sees the old one or the new one, never both."""
+    """One configuration. A reload replaces it as a whole, so a request uses the old one or the new one, never both."""
 
     def __init__(self, catalog: Catalog, router: Router) -> None:
         self.catalog = catalog
         self.router = router
+        #: The names of the providers with this tag.
         self.on_apple_silicon = frozenset(
             name for name, provider in catalog.providers.items() if APPLE_SILICON_TAG in provider.tags
         )
-        #: By name and by alias.
+        #: The public models by name, by alias and by task.
         self.models = {name: ServedModel(model) for name, model in catalog.models.items()}
 
     def not_found(self, name: str) -> ModelNotFound:
-        """Returns the error for a name that is none of `models`; it names those that there are."""
+        """Returns the error for a name that is not in `models`; it lists the names that are."""
         tasks = {known for known in self.models if known.startswith(PREFIX)}
         return ModelNotFound(name[:256], sorted({model.name for model in self.models.values()} | tasks))
 
@@ -58,6 +61,6 @@ class CurrentConfig:
         return self.snapshot.catalog
 
     def catalog_and_router(self) -> tuple[Catalog, Router]:
-        """Returns both of one snapshot."""
+        """Returns the catalog and the router of the same snapshot."""
         snapshot = self.snapshot
         return snapshot.catalog, snapshot.router

@@ -1,4 +1,4 @@
-"""One request on its way: what is known of it so far, what its answer is annotated with, and its row in the ledger."""
+"""The state of one request on its way through the gateway, the members added to its answer, and its ledger row."""
 
 from __future__ import annotations
 
@@ -34,21 +34,25 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
 
 
 class RequestIds:
-    """Ids that are unique without asking the kernel for each: 64 random bits of the process, and a counter."""
+    """Makes request ids: 64 random bits drawn once per process, then a counter.
+
+    They are as unique as random ids, without a system call for each request.
+    """
 
     def __init__(self) -> None:
         self._process = os.urandom(8).hex()
         self._numbers = count(1)
 
-    def of(self, sent: bytes | None) -> str:
-        """The caller's id if it is made of at most 128 plain characters, else a new one."""
-        if sent is not None and _REQUEST_ID.fullmatch(sent):
-            return sent.decode("ascii")
+    def of(self, header: bytes | None) -> str:
+        """Returns the caller's id if it consists of 1 to 128 plain characters, else a new one."""
+        if header is not None and _REQUEST_ID.fullmatch(header):
+            return header.decode("ascii")
         return f"req-{self._process}-{next(self._numbers):x}"
 
 
 _encode = msgspec.json.Encoder().encode
-# %a writes a number as Python would, which is as JSON would.
+# The annotations are bytes templates, since they are filled in for every request. %a writes a number as repr does,
+# which is valid JSON for finite numbers.
 _COST = (
     b',"cost_info":{"vllm_cost_usd":%a,"openai_cost_usd":%a,"savings_usd":%a,"savings_percentage":%a,"is_estimate":%b}'
 )
@@ -64,9 +68,10 @@ _BOOLEANS = (b"false", b"true")
 
 
 def cost_info(cost_picousd: int | None, baseline_picousd: int | None, is_estimate: bool) -> bytes:
-    """`,"cost_info":{...}`: a member to be added to an object that has some.
+    """Returns `,"cost_info":{...}`: a member to append to a JSON object that has members already.
 
-    is_estimate: the cost is the router's expectation of a worker's seconds, or of tokens that nobody counted.
+    Costs are in pico-dollars; None is an unknown cost, which is written as null. is_estimate: the cost is the router's
+    expectation of a worker's seconds, or is based on estimated tokens.
     """
     if cost_picousd is None or not baseline_picousd:
         saved = None if cost_picousd is None or baseline_picousd is None else baseline_picousd - cost_picousd
@@ -83,30 +88,34 @@ def performance_info(
     ttft_seconds: float | None,
     completion_tokens: int | None,
     is_cached: bool,
-    place: bytes,
+    provider_members: bytes,
 ) -> bytes:
-    """`,"performance_info":{...}`, likewise. place: of `provider_info`."""
+    """Returns `,"performance_info":{...}`, in the same form. provider_members: the result of `provider_info`."""
     per_second = completion_tokens / total_seconds if completion_tokens and total_seconds > 0 else None
     return _PERFORMANCE % (
         total_seconds * 1000,
         b"null" if ttft_seconds is None else b"%.3f" % (ttft_seconds * 1000),
         b"null" if per_second is None else b"%.3f" % per_second,
         _BOOLEANS[is_cached],
-        place,
+        provider_members,
     )
 
 
 @lru_cache(maxsize=4096)
 def provider_info(provider: str | None, reason: str, is_on_apple_silicon: bool) -> bytes:
-    """The members of performance_info that say who answered, and why."""
+    """Returns the members of performance_info that name the provider and the reason for its choice."""
     members = {"provider": provider, "apple_silicon_optimized": is_on_apple_silicon, "route_reason": reason}
     return _encode(members)[1:-1]
 
 
 def spliced(document: bytes, *members: bytes) -> bytes:
-    """The document with these members at its end; white space, or SSE's line breaks, may follow the object."""
+    """Returns the document with these members appended to its object; the rest stays byte for byte.
+
+    White space or SSE's line breaks may follow the object.
+    """
     end = document.rindex(b"}")
     begin = document[:end]
+    # In an empty object the first member has no comma before it. The cheap test spares most documents the rstrip.
     if begin.endswith((b"{", b" ", b"\n", b"\t", b"\r")) and begin.rstrip().endswith(b"{"):
         members = (members[0][1:], *members[1:])
     return b"".join((begin, *members, document[end:]))
@@ -117,76 +126,103 @@ def _usd(amount_picousd: int | None) -> bytes:
 
 
 class RequestContext:
-    """Filled in phase by phase; what stands here is what holds until then. Times are of time.monotonic."""
+    """One request's state. `Gateway` fills it in phase by phase; a class attribute is the value until then.
 
+    Times without another note are seconds of time.monotonic.
+    """
+
+    #: Set when the key has been accepted; `fields`, `model` and `facts` follow in this order.
     key: ApiKey
+    #: The body's fields that the gateway reads.
     fields: RequestFields
     model: ServedModel
+    #: What the router decides by.
     facts: RequestFacts
+    #: The request's share of its key's limits; None until the limits have let it by.
     reservation: Reservation | None = None
+    #: Whether cost_info and performance_info are added to the answer.
     annotates = False
     trace: RequestSpan | None = None
+    #: The reason of the route: the plan's, and what happened on the way.
     reason: str | None = None
+    #: The offer that answers, as far as is known; None before the first attempt and for cached answers.
     step: Step | None = None
+    #: The number of attempts that were sent.
     attempts = 0
+    #: Hedges that lost, and their cost.
     losers: Sequence[HedgeLoser] = ()
-    sent: float | None = None
-    first_byte: float | None = None
-    said: AnswerText | None = None
+    #: When the attempt at `step` was sent.
+    sent_at: float | None = None
+    #: When the answer's first content came.
+    first_byte_at: float | None = None
+    #: The text whose tokens are counted if the provider sends no usage; kept only for models with a tokenizer.
+    answer_text: AnswerText | None = None
     usage: Usage | None = None
     cost_picousd: int | None = None
+    #: The cost of the same usage at the baseline model.
     baseline_picousd: int | None = None
+    #: Whether `cost_picousd` is the router's expectation or rests on estimated tokens.
     is_estimate = False
+    #: Whether a whole answer or a stream's end was written; the connection may serve its next request since then.
     is_answered = False
     outcome = Outcome.COMPLETED
+    #: The row's HTTP status; 499 when the caller has left.
     status = 200
     error_code: str | None = None
+    #: The error that the caller gets; it is raised to a caller within this process.
     error: ServiceError | None = None
-    #: As the ledger keeps them, see gateway/labels.py.
+    #: The labels as the ledger keeps them, see gateway/labels.py.
     labels: str | None = None
 
     def __init__(
         self,
         operation: Operation,
         request: Request,
-        caller: ResponseWriter,
+        writer: ResponseWriter,
         request_id: str,
         *,
-        configured: ConfigSnapshot,
+        snapshot: ConfigSnapshot,
         policy: ResiliencePolicy,
         upstream: Upstream,
     ) -> None:
         self.operation = operation
         self.request = request
-        self.caller = caller
+        self.writer = writer
         self.headers = request.named
         self.request_id = request_id
         self.id_line = b"x-request-id: %b\r\n" % request_id.encode()
-        self.configured = configured
+        self.snapshot = snapshot
         self.policy = policy
         self.upstream = upstream
-        self.started_at = time.time()  # since 1970
+        #: The arrival in seconds since 1970, for the row and for the quotas' days.
+        self.started_at = time.time()
+        #: The arrival by the monotonic clock, for durations.
         self.started = time.monotonic()
 
-    def went_to(self, attempt: Attempt[Answer], on_disconnect: OnDisconnect) -> None:
-        """The attempt that answers, as far as is known now. A caller who leaves ends it, or it is read to its end."""
-        self.step, self.sent, self.first_byte = attempt.step, attempt.started_at, attempt.first_byte_at
-        self.caller.stays = on_disconnect is OnDisconnect.DRAIN
+    def sent_to(self, attempt: Attempt[Answer], on_disconnect: OnDisconnect) -> None:
+        """Records the attempt that is expected to answer.
+
+        on_disconnect: with DRAIN the answer is read to its end after its caller has left; otherwise it is cancelled.
+        """
+        self.step = attempt.step
+        self.sent_at = attempt.started_at
+        self.first_byte_at = attempt.first_byte_at
+        self.writer.stays = on_disconnect is OnDisconnect.DRAIN
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
-        """See Caller; the connection is free for its next request."""
+        """Writes a whole answer (see ResponseWriter), after which the connection may serve its next request."""
         self.is_answered = True
-        self.caller.answer(status, headers, body)
+        self.writer.answer(status, headers, body)
 
     def end(self) -> None:
-        """The end of a stream; see Caller."""
+        """Ends a stream (see ResponseWriter), after which the connection may serve its next request."""
         self.is_answered = True
-        self.caller.end()
+        self.writer.end()
 
     def count(self, usage: Usage) -> None:
-        """Its tokens are known, and with them what they cost, and would have cost at the baseline model.
+        """Sets the usage, its cost, and its cost at the baseline model; replaces what an earlier call has set.
 
-        By the provider's price of a token; where it has none, what the router expected; else unknown.
+        The cost is by the provider's price of a token; without one, what the router expected; else unknown.
         """
         self.usage = usage
         model, step = self.model, self.step
@@ -200,42 +236,55 @@ class RequestContext:
             self.is_estimate = usage.estimated or (price is None and step.cost_picousd is not None)
 
     def annotated(self, document: bytes, now: float) -> bytes:
-        """A whole answer, or the event that carries usage, with what is added to it; as it was where nothing is."""
+        """Returns a whole answer, or the event that carries usage, with its annotations; unchanged if it gets none.
+
+        now: seconds of time.monotonic.
+        """
         if not self.annotates:
             return document
-        is_cached, usage = self.outcome is Outcome.CACHED, self.usage
+        is_cached = self.outcome is Outcome.CACHED
+        usage = self.usage
         provider = None if self.step is None else self.step.provider
         return spliced(
             document,
             cost_info(self.cost_picousd, self.baseline_picousd, self.is_estimate),
             performance_info(
                 now - self.started,
-                self.first_byte - self.started if self.first_byte is not None and self.fields.stream else None,
+                self.first_byte_at - self.started if self.first_byte_at is not None and self.fields.stream else None,
                 None if usage is None or is_cached else usage.completion_tokens,
                 is_cached,
-                provider_info(provider, self.reason or "", provider in self.configured.on_apple_silicon),
+                provider_info(provider, self.reason or "", provider in self.snapshot.on_apple_silicon),
             ),
         )
 
     def answer_headers(self, content_type: bytes) -> bytes:
-        """Header lines of its answer. content_type: a line, or more, each ended by CRLF."""
+        """Returns the header lines of the answer. content_type: one line or more, each ended by CRLF."""
         provider = None if self.step is None else self.step.provider
         return content_type + self.id_line + _route_headers(provider, self.reason or "")
 
     def upstream_headers(self) -> bytes:
-        """What goes with the request besides the provider's own headers; nothing else of the caller's does."""
+        """Returns the header lines for the provider besides its own: the request's id and its trace.
+
+        The caller's other headers stay here: one of them is the gateway's key.
+        """
         if self.trace is not None:
             return self.id_line + self.trace.headers()
         parent = self.headers.get(b"traceparent")
         return self.id_line if parent is None else self.id_line + trace_headers(parent, self.headers.get(b"tracestate"))
 
     def record(self, now: float) -> RequestRecord:
-        """Returns its row in the ledger. now: of time.monotonic."""
+        """Returns the request's row in the ledger. now: seconds of time.monotonic.
+
+        A request that was refused early lacks a key or facts; its row has empty texts there.
+        """
         key: ApiKey | None = getattr(self, "key", None)
         facts: RequestFacts | None = getattr(self, "facts", None)
-        step, started, sent, first = self.step, self.started, self.sent, self.first_byte
+        step = self.step
+        started = self.started
+        sent_at = self.sent_at
+        first_byte_at = self.first_byte_at
         # In two steps: beyond 15 names CPython 3.11 makes a dictionary of a call's arguments, 0.5 us more.
-        asked = RequestRecord(
+        request_part = RequestRecord(
             request_id=self.request_id,
             started_at=self.started_at,
             key_id=key.id if key else "",
@@ -248,14 +297,14 @@ class RequestContext:
             error_code=self.error_code,
         )
         return replace(
-            asked,
+            request_part,
             provider=step.provider if step else None,
             upstream_model=step.model if step else None,
             usage=self.usage,
             cost_picousd=self.cost_picousd,
             baseline_picousd=self.baseline_picousd,
-            queue_ms=None if sent is None else (sent - started) * 1000,
-            ttft_ms=None if first is None else (first - started) * 1000,
+            queue_ms=None if sent_at is None else (sent_at - started) * 1000,
+            ttft_ms=None if first_byte_at is None else (first_byte_at - started) * 1000,
             total_ms=(now - started) * 1000,
             attempts=self.attempts,
             route_reason=self.reason,
@@ -263,7 +312,10 @@ class RequestContext:
         )
 
     def record_of(self, loser: HedgeLoser, now: float) -> RequestRecord:
-        """A row of its own for a hedge that lost: id and a suffix, cancelled, what it cost; docs/ledger.md."""
+        """Returns the row of a hedge that lost: the request's id with `/hedge`, cancelled, with its cost.
+
+        docs/ledger.md describes it.
+        """
         step, usage, cost = loser
         return replace(
             self.record(now),
@@ -278,13 +330,16 @@ class RequestContext:
             ttft_ms=None,
             attempts=0,
             error_code=None,
-            route_reason="hedge: another place began first",
+            route_reason="hedge: another provider began first",
         )
 
 
 @lru_cache(maxsize=4096)
 def _route_headers(provider: str | None, reason: str) -> bytes:
-    """Names and reasons are people's text: what a header cannot hold is replaced."""
+    """Returns the lines x-provider and x-route-reason. What a header cannot hold is replaced by `?`.
+
+    Providers' names come from configuration files, so they may hold any character, line breaks among them.
+    """
     lines = (("x-provider", provider), ("x-route-reason", reason))
     return b"".join(
         b"%b: %b\r\n" % (name.encode(), "".join(c if " " <= c <= "~" else "?" for c in text).encode())

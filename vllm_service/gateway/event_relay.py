@@ -1,4 +1,7 @@
-"""A stream's events on their way: whole events only, looked at as little as can be, the usage chunk read in passing."""
+"""Passes a stream's events on, whole events only, and reads the usage chunk in passing.
+
+A chunk is searched for a few byte strings and is not parsed, because this runs for every chunk of every stream.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,25 @@ from collections.abc import Callable
 
 from vllm_service.domain.usage import Usage
 from vllm_service.gateway.operations import Operation
-from vllm_service.gateway.provider_request import Found, find_usage
+from vllm_service.gateway.provider_request import EventUsage, find_usage
 from vllm_service.http.upstream import CutShort
 
+#: An unfinished event is held in memory; one that is longer ends the stream.
 LONGEST_EVENT_BYTES = 16 * 2**20
+# An event ends with an empty line. The third line break of the standard, a lone \r, is not looked for.
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
+# Some providers write `"usage": null` into every chunk: only an object makes a chunk worth parsing.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _EVENT = re.compile(rb".*?(?:\n\n|\r\n\r\n)", re.DOTALL)
 _DATA = re.compile(rb"(?:^|\n)data: ?(\{.*\})", re.DOTALL)
 
 
 class EventRelay:
-    """Passes events to `send`; one that came in part waits for its rest, so that a broken stream ends between two.
+    """Passes events to `send`. An event that came in part is held until its rest comes.
 
-    finish: called with the event that carries usage, and says what is passed on in its place; b"" hides it.
+    So a broken stream ends between two events, and the error event can follow. finish: called with the event that
+    carries usage, the usage, and whether the event holds nothing else; its result is passed on in the event's place,
+    and b"" hides the event.
     """
 
     __slots__ = ("_finish", "_held", "_operation", "_send", "events", "is_complete", "usage")
@@ -32,15 +40,22 @@ class EventRelay:
         self._send = send
         self._finish = finish
         self._held = b""
+        #: The usage that came last; None until one has come.
         self.usage: Usage | None = None
+        #: Whether the operation's last event has come; a stream that ends without it is broken.
         self.is_complete = False
+        #: How many events have come, the last one included.
         self.events = 0
 
     def receive(self, data: bytes) -> None:
-        """The next bytes of the stream, cut anywhere. Raises CutShort for an event longer than LONGEST_EVENT_BYTES."""
+        """Takes the next bytes of the stream, cut anywhere.
+
+        Raises CutShort for an event that is longer than LONGEST_EVENT_BYTES.
+        """
         if self._held:
             data = self._held + data
             self._held = b""
+        # Most chunks end with an event: these are passed on without a copy.
         if not data.endswith(_EVENT_ENDS):
             end = _after_last_event(data)
             self._held = data[end:]
@@ -49,7 +64,8 @@ class EventRelay:
             data = data[:end]
             if not data:
                 return
-        self.events += data.count(b"data:")
+        self.events += data.count(b"data:")  # too many where a text holds "data:"; it is for estimates only
+        # The cheap test comes first; it is false for most chunks.
         if b'"usage"' in data and _USAGE.search(data):
             data = self._with_usage(data)
         operation = self._operation
@@ -59,12 +75,15 @@ class EventRelay:
             self._send(data)
 
     def _with_usage(self, data: bytes) -> bytes:
-        """Finds the event that carries usage among the others."""
+        """Returns the events with those that carry usage replaced by what `finish` returns for them.
+
+        The bytes `"usage":{` may also stand in an answer's text, so an event counts only if its JSON has the member.
+        """
         passed = []
         for event in _EVENT.findall(data):
             found = None
             if _USAGE.search(event) and (match := _DATA.search(event)):
-                found = _found_in(match.group(1))
+                found = _usage_in_event(match.group(1))
             if found is None or found.usage is None:
                 passed.append(event)
                 continue
@@ -74,13 +93,15 @@ class EventRelay:
 
 
 def _after_last_event(data: bytes) -> int:
-    """Where the last whole event ends."""
-    end = data.rfind(b"\n\n") + 2
-    windows = data.rfind(b"\r\n\r\n") + 4
-    return max(end if end > 1 else 0, windows if windows > 3 else 0)
+    """Returns the position behind the last whole event; 0 if there is none."""
+    # rfind gives -1 for nothing found, so 1 and 3 mean that there is no such end.
+    end_by_lf = data.rfind(b"\n\n") + 2
+    end_by_crlf = data.rfind(b"\r\n\r\n") + 4
+    return max(end_by_lf if end_by_lf > 1 else 0, end_by_crlf if end_by_crlf > 3 else 0)
 
 
-def _found_in(document: bytes) -> Found | None:
+def _usage_in_event(document: bytes) -> EventUsage | None:
+    """Returns what `find_usage` finds; None for data that is not JSON, which is passed on as it came."""
     try:
         return find_usage(document)
     except ValueError:

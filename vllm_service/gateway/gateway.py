@@ -1,4 +1,8 @@
-"""The way of a request: its key, its limits, its plan, the answer on its way back, and the row that it leaves."""
+"""The way of a request through the gateway, in the order of `Gateway._answer`.
+
+Key, body, model, facts and deadline, reservation of limits, response cache, plan, attempts, answer; then `_account`
+counts tokens, settles the reservation and records the row, whatever has happened before.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from vllm_service.domain.plan import Plan
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS, Usage, estimated_prompt_tokens
 from vllm_service.errors import ServiceError, Unauthorized
-from vllm_service.gateway import routing_headers as wishes
+from vllm_service.gateway import routing_headers
 from vllm_service.gateway.config_snapshot import CurrentConfig
 from vllm_service.gateway.context import RequestContext, RequestIds
 from vllm_service.gateway.in_process import Completion, EventStream, WholeAnswer, completion_of, finished, request_of
@@ -42,11 +46,11 @@ NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
 
 class Gateway:
-    """Everything that a request passes. A reload replaces `config.snapshot`; requests under way keep theirs.
+    """Answers requests. A reload replaces `config.snapshot`; requests under way keep theirs.
 
-    keys: None lets everybody in as `anonymous`. recorders: called with each row; the ledger's `record` is one of them.
-    record_loss: called with the rows of hedges that lost, which are no requests of their own: the ledger's.
-    wall_clock: seconds since 1970, for rows and quotas' days; it may jump. None is this machine's.
+    keys: None accepts every caller as `anonymous`. recorders: called with each row; the ledger's `record` comes first.
+    record_loss: called with the rows of hedges that lost; metrics must not count these as requests, so None is the
+    first recorder alone. wall_clock: seconds since 1970, for rows and quotas' days; it may jump. None: time.time.
     """
 
     def __init__(
@@ -79,11 +83,12 @@ class Gateway:
         self._counting = TokenCounting()
         self._tracer = tracer
         self._wall_clock = wall_clock
-        self._tasks: set[asyncio.Task[None]] = set()  # of requests from within, which nothing else may hold
+        # Requests from within this process. The event loop holds tasks weakly, so they would be collected without this.
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def serve(self, operation: Operation, request: Request, caller: ResponseWriter) -> Coroutine[Any, Any, None]:
-        """Answers the request, whatever happens, and records it."""
-        return self._serve(self._context(operation, request, caller))
+    def serve(self, operation: Operation, request: Request, writer: ResponseWriter) -> Coroutine[Any, Any, None]:
+        """Answers a request that came over a socket, and records it; every error becomes an answer."""
+        return self._serve(self._context(operation, request, writer))
 
     async def complete(
         self,
@@ -95,8 +100,8 @@ class Gateway:
     ) -> Completion:
         """Returns the whole answer to a request from within this process, which goes the way of one from outside.
 
-        key: whose limits count it. labels: kept in the ledger. headers: routing headers, a deadline, x-request-id.
-        Cancelling it cancels the request. Raises ServiceError.
+        key: its limits count the request. labels: kept in the ledger. headers: routing headers, a deadline,
+        x-request-id. Cancelling this call cancels the request. Raises ServiceError.
         """
         writer = WholeAnswer()
         context = self._context(operation, request_of(body, headers, stream=False), writer, labels_text(labels))
@@ -111,10 +116,11 @@ class Gateway:
         labels: Mapping[str, str] = NO_TEXTS,
         headers: Mapping[str, str] = NO_TEXTS,
     ) -> EventStream:
-        """Returns the events of a streamed answer; as `complete` otherwise. Wrong labels raise at once."""
-        request, kept = request_of(body, headers, stream=True), labels_text(labels)
+        """Returns the events of a streamed answer; as `complete` otherwise. Invalid labels raise at once."""
+        request = request_of(body, headers, stream=True)
+        label_text = labels_text(labels)
         return EventStream(
-            lambda writer: self._context(operation, request, writer, kept),
+            lambda writer: self._context(operation, request, writer, label_text),
             lambda context: self._in_background(context, key),
         )
 
@@ -125,150 +131,173 @@ class Gateway:
         return task
 
     def _context(
-        self, operation: Operation, request: Request, caller: ResponseWriter, labels: str | None = None
+        self, operation: Operation, request: Request, writer: ResponseWriter, labels: str | None = None
     ) -> RequestContext:
         headers = request.named
-        call = RequestContext(
+        context = RequestContext(
             operation,
             request,
-            caller,
+            writer,
             self._ids.of(headers.get(b"x-request-id")),
-            configured=self.config.snapshot,
+            snapshot=self.config.snapshot,  # taken once, so that a reload in between changes nothing for this request
             policy=self._policy,
             upstream=self._upstream,
         )
         if self._wall_clock is not None:
-            call.started_at = self._wall_clock()
+            context.started_at = self._wall_clock()
         if self._tracer is not None:
-            call.trace = self._tracer.begin(operation.name, headers.get(b"traceparent"), headers.get(b"tracestate"))
+            context.trace = self._tracer.begin(operation.name, headers.get(b"traceparent"), headers.get(b"tracestate"))
         if labels is not None:
-            call.labels = labels
-        return call
+            context.labels = labels
+        return context
 
-    async def _serve(self, call: RequestContext, key: ApiKey | None = None) -> None:
-        """key: of a request from within; from outside it is in the headers."""
+    async def _serve(self, context: RequestContext, key: ApiKey | None = None) -> None:
+        """Answers a request and accounts for it. key: of a request from within; None: it is in the headers."""
         try:
-            await self._answer(call, key)
+            await self._answer(context, key)
         except ServiceError as error:
-            _refuse(call, error)
+            _refuse(context, error)
         except asyncio.CancelledError:
-            if not call.is_answered:  # else the connection is the next request's
-                call.outcome, call.status, call.error_code = Outcome.CANCELLED, 499, None
-                call.caller.abort()
+            # After an answer the connection belongs to the next request, which an abort would break.
+            if not context.is_answered:
+                context.outcome = Outcome.CANCELLED
+                context.status = 499
+                context.error_code = None
+                context.writer.abort()
         except Exception as error:
-            _log.error("request %s failed within the gateway: %s", call.request_id, source_location(error))
-            _refuse(call, ServiceError("The gateway failed on this request; its log has more under its id."))
-        await self._account(call)
+            _log.error("request %s failed within the gateway: %s", context.request_id, source_location(error))
+            _refuse(context, ServiceError("The gateway failed on this request; its log has more under its id."))
+        await self._account(context)
 
-    async def _answer(self, call: RequestContext, key: ApiKey | None) -> None:
-        headers = call.headers
+    async def _answer(self, context: RequestContext, key: ApiKey | None) -> None:
+        """Takes a request from its key to its answer. Raises ServiceError for what the caller gets instead."""
+        headers = context.headers
         if key is None:
             key = self._anonymous if self._keys is None else await self._keys.find(_secret(headers))
         if key is None:
-            raise Unauthorized("This key is not known, or has been revoked.")
-        call.key = key
-        call.annotates = key.annotate and headers.get(b"x-annotate") != b"off"
-        call.fields = fields = read(call.request.body)
-        model = call.configured.models.get(fields.model)
+            raise Unauthorized("This key is unknown, or it has been revoked.")
+        context.key = key
+        context.annotates = key.annotate and headers.get(b"x-annotate") != b"off"
+        context.fields = fields = read(context.request.body)
+        model = context.snapshot.models.get(fields.model)
         if model is None:
-            raise call.configured.not_found(fields.model)
-        call.model = model
-        call.facts = _facts(call)
-        asked = headers.get(DEADLINE)
-        wished = None if asked is None else asked.decode("latin-1")
-        deadline = deadline_of(wished, self._policy.deadlines, call.started)
-        call.reservation = await self._reserve(call)
-        cached_under = None if self._responses is None else await self._replay(call, self._responses)
-        if call.outcome is Outcome.CACHED:
+            raise context.snapshot.not_found(fields.model)
+        context.model = model
+        context.facts = _facts(context)
+        timeout_bytes = headers.get(DEADLINE)
+        timeout_text = None if timeout_bytes is None else timeout_bytes.decode("latin-1")
+        deadline = deadline_of(timeout_text, self._policy.deadlines, context.started)
+        context.reservation = await self._reserve(context)
+        cached_under = None if self._responses is None else await self._replay(context, self._responses)
+        if context.outcome is Outcome.CACHED:
             return
-        plan = call.configured.router.plan(call.facts, call.started)
-        call.reason = plan.reason
-        request = _to_be_tried(call, plan, deadline)
+        plan = context.snapshot.router.plan(context.facts, context.started)
+        context.reason = plan.reason
+        request = _tried_request(context, plan, deadline)
         try:
-            attempt = await first_answer(plan, ProviderRequest(call), request)
-        finally:
-            call.reason, call.losers = request.reason, request.losers
-        call.first_byte = attempt.first_byte_at
-        if call.step is not attempt.step:  # a hedge was quicker: the row is about that
-            call.went_to(attempt, call.configured.catalog.providers[attempt.step.provider].on_disconnect)
+            attempt = await first_answer(plan, ProviderRequest(context), request)
+        finally:  # the row has them for failures, too
+            context.reason = request.reason
+            context.losers = request.losers
+        context.first_byte_at = attempt.first_byte_at
+        if context.step is not attempt.step:  # a hedge was quicker: the row is about that one
+            context.sent_to(attempt, context.snapshot.catalog.providers[attempt.step.provider].on_disconnect)
         try:
             if attempt.answer.is_stream:
-                response = await relay_events(call, attempt, keeps=cached_under is not None)
+                response = await relay_events(context, attempt, keeps=cached_under is not None)
             else:
-                response = send_whole(call, attempt, keeps=cached_under is not None)
+                response = send_whole(context, attempt, keeps=cached_under is not None)
         finally:
-            attempt.abandoned()  # unless it has ended by itself
+            attempt.abandoned()  # does nothing where the attempt has ended already
         if cached_under is not None and response is not None and self._responses is not None:
             await self._responses.put(key.organisation, cached_under, response)
 
-    async def _replay(self, call: RequestContext, responses: ResponseCache) -> bytes | None:
-        """Answers from the cache if it can; else returns the key under which the answer is to be kept, if any."""
-        key = cache_key(call)
-        cached = None if key is None else await responses.get(call.key.organisation, key)
+    async def _replay(self, context: RequestContext, responses: ResponseCache) -> bytes | None:
+        """Answers from the cache if the answer is there. Returns the key to keep an answer under; None: do not keep it.
+
+        After an answer from the cache `context.outcome` is CACHED.
+        """
+        key = cache_key(context)
+        cached = None if key is None else await responses.get(context.key.organisation, key)
         if cached is not None:
-            replay(call, cached)
+            replay(context, cached)
         return key
 
-    def _reserve(self, call: RequestContext) -> Awaitable[Reservation]:
-        """Raises errors.RateLimited when it is awaited."""
-        facts, model, request = call.facts, call.model, call.request
-        completion = facts.max_tokens or ASSUMED_COMPLETION_TOKENS if call.operation.has_completion else 0
+    def _reserve(self, context: RequestContext) -> Awaitable[Reservation]:
+        """Reserves the most that the request can take of its limits. Raises errors.RateLimited when it is awaited.
+
+        Which provider answers is not known yet, so tokens are priced at the dearest of them.
+        """
+        facts = context.facts
+        model = context.model
+        completion = facts.max_tokens or ASSUMED_COMPLETION_TOKENS if context.operation.has_completion else 0
         tokens = facts.prompt_tokens + completion
         cost = facts.prompt_tokens * model.dearest_input + completion * model.dearest_output
-        address = self._addresses.of(request.peer, request.headers)
-        return self._quotas.reserve(call.key, address, tokens, cost, call.started_at)
+        address = self._addresses.of(context.request.peer, context.request.headers)
+        return self._quotas.reserve(context.key, address, tokens, cost, context.started_at)
 
-    async def _account(self, call: RequestContext) -> None:
-        """Settles what was reserved and leaves the row. The caller has the answer: an error here is only logged."""
-        if call.usage is None and call.sent is not None and call.outcome is Outcome.CANCELLED:
-            call.count(Usage(call.facts.prompt_tokens, 0, estimated=True))  # who left early got nothing
-        if call.said is not None and call.usage is not None and call.usage.estimated and call.model.tokenizer:
-            await self._counting.count(call, call.model.tokenizer, call.said)
+    async def _account(self, context: RequestContext) -> None:
+        """Settles the reservation and records the row. The caller has the answer already, so errors are only logged."""
+        if context.usage is None and context.sent_at is not None and context.outcome is Outcome.CANCELLED:
+            # The caller left before any content came; the provider has read the prompt by then.
+            context.count(Usage(context.facts.prompt_tokens, 0, estimated=True))
+        if (
+            context.answer_text is not None
+            and context.usage is not None
+            and context.usage.estimated
+            and context.model.tokenizer
+        ):
+            await self._counting.count(context, context.model.tokenizer, context.answer_text)
         try:
-            if call.reservation is not None:
-                await self._settled(call, call.reservation)
+            if context.reservation is not None:
+                await self._settled(context, context.reservation)
         except Exception as error:
-            _log.error("a reservation was not settled, its lease will expire: %s", source_location(error))
-        row = call.record(time.monotonic())
-        recorders = self._recorders if call.trace is None else (*self._recorders, call.trace.end)
+            _log.error("a reservation was not settled; its lease will expire: %s", source_location(error))
+        row = context.record(time.monotonic())
+        recorders = self._recorders if context.trace is None else (*self._recorders, context.trace.end)
         for record in recorders:  # the ledger is the first
             _record(record, row)
-        for loser in call.losers:
-            _record(self._record_loss, call.record_of(loser, time.monotonic()))
+        for loser in context.losers:
+            _record(self._record_loss, context.record_of(loser, time.monotonic()))
 
-    def _settled(self, call: RequestContext, reservation: Reservation) -> Awaitable[None]:
-        """Also what a hedge lost was spent. What answers cost is what hedges may be paid from."""
-        if call.outcome is Outcome.CACHED:
+    def _settled(self, context: RequestContext, reservation: Reservation) -> Awaitable[None]:
+        """Replaces the reservation by what the request used, lost hedges included.
+
+        The cost of the answer alone earns budget for hedges: otherwise hedges would pay for hedges.
+        """
+        if context.outcome is Outcome.CACHED:
             return reservation.settle(0, 0)
-        if call.usage is None:
+        if context.usage is None:
             return reservation.release()
-        hedging, spent = self._policy.hedging, call.cost_picousd or 0
+        hedging = self._policy.hedging
+        spent = context.cost_picousd or 0
         if hedging is not None:
             hedging.budget.earn(spent)
-        if call.losers:
-            spent += sum(loser.cost_picousd or 0 for loser in call.losers)
-        return reservation.settle(call.usage.total_tokens, spent)
+        if context.losers:
+            spent += sum(loser.cost_picousd or 0 for loser in context.losers)
+        return reservation.settle(context.usage.total_tokens, spent)
 
 
-def _to_be_tried(call: RequestContext, plan: Plan, deadline: Deadline) -> TriedRequest:
-    """Two answers may cost more than a cap allows: such a request is not hedged."""
-    configured, policy, facts = call.configured, call.policy, call.facts
-    hedging = policy.hedging
+def _tried_request(context: RequestContext, plan: Plan, deadline: Deadline) -> TriedRequest:
+    """Returns what the attempts need. A request with a cost cap is not hedged: two answers may exceed the cap."""
+    snapshot = context.snapshot
+    facts = context.facts
+    hedging = context.policy.hedging
     return TriedRequest(
-        policy,
-        configured.router,
-        configured.catalog.providers,
-        call.model.prices,
+        context.policy,
+        snapshot.router,
+        snapshot.catalog.providers,
+        context.model.prices,
         facts,
         deadline,
         plan.reason,
-        hedging is not None and facts.cap_picousd is None and hedging.wanted_by(call.headers),
-        call.trace,
+        hedging is not None and facts.cap_picousd is None and hedging.is_on_for(context.headers),
+        context.trace,
     )
 
 
 def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None:
-    """A fault of one recorder is not the others'."""
+    """Calls one recorder. Its error is logged, so that the other recorders are called all the same."""
     try:
         record(row)
     except Exception as error:
@@ -276,41 +305,45 @@ def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None
 
 
 def _secret(headers: Mapping[bytes, bytes]) -> str:
-    """The caller's key. Raises errors.Unauthorized."""
-    sent = headers.get(b"authorization", b"")
-    if sent[:7].lower() != b"bearer ":
+    """Returns the caller's key. Raises errors.Unauthorized."""
+    authorization = headers.get(b"authorization", b"")
+    if authorization[:7].lower() != b"bearer ":
         raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
-    return sent[7:].strip().decode("latin-1")
+    return authorization[7:].strip().decode("latin-1")
 
 
-def _facts(call: RequestContext) -> RequestFacts:
-    """Raises errors.InvalidRequest for a header that is no wish."""
-    fields, headers, key = call.fields, call.headers, call.key
-    wished = wishes.NONE if headers.keys().isdisjoint(wishes.NAMES) else wishes.wishes(headers)
+def _facts(context: RequestContext) -> RequestFacts:
+    """Returns what the router decides by. Raises errors.InvalidRequest for a routing header that is not valid."""
+    fields = context.fields
+    key = context.key
+    has_none = context.headers.keys().isdisjoint(routing_headers.NAMES)  # most requests, and cheaper than reading
+    routing = routing_headers.NONE if has_none else routing_headers.read(context.headers)
     return RequestFacts(
-        call.model.name,
-        call.operation.name,
-        estimated_prompt_tokens(call.request.body),
+        context.model.name,
+        context.operation.name,
+        estimated_prompt_tokens(context.request.body),
         fields.longest_answer_tokens,
         fields.stream is True,
         key.id,
         key.organisation,
         fields.prefix,
-        wished.latency_target_seconds,
-        wished.cap_picousd,
-        wished.strategy or key.strategy,
-        wished.provider,
-        wished.tags,
+        routing.latency_target_seconds,
+        routing.cap_picousd,
+        routing.strategy or key.strategy,
+        routing.provider,
+        routing.tags,
     )
 
 
-def _refuse(call: RequestContext, error: ServiceError) -> None:
-    """The one place where an error becomes an answer; one that has its answer already has no other."""
-    if call.is_answered:
+def _refuse(context: RequestContext, error: ServiceError) -> None:
+    """Answers with an error, unless the request has its answer already. Every error answer is made here."""
+    if context.is_answered:
         return
-    call.outcome = Outcome.REJECTED if call.reservation is None else Outcome.FAILED
-    call.status, call.error_code, call.error = error.status, error.code, error
-    if call.caller.has_begun:
-        call.caller.abort()  # what has been sent of a stream cannot be taken back, and has no end
+    context.outcome = Outcome.REJECTED if context.reservation is None else Outcome.FAILED
+    context.status = error.status
+    context.error_code = error.code
+    context.error = error
+    if context.writer.has_begun:
+        context.writer.abort()  # bytes of a stream cannot be taken back; without its end it is seen to be broken
         return
-    call.answer(error.status, error_headers(error) + call.id_line, error_body(error, call.request_id))
+    context.answer(error.status, error_headers(error) + context.id_line, error_body(error, context.request_id))

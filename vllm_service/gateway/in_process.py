@@ -1,4 +1,4 @@
-"""The way in without a socket: where the answer of a request goes that comes from within this process.
+"""The way in without a socket: the requests that come from within this process, and the writers of their answers.
 
 `Gateway.complete` and `Gateway.stream` use it. Keys, limits, routing, ledger and cache hold as for a request from
 outside; an error is raised instead of being written.
@@ -19,7 +19,7 @@ from vllm_service.domain.usage import Usage
 from vllm_service.gateway.context import RequestContext
 from vllm_service.http.messages import FlowControl, Request
 
-# A reader that is this far behind pauses the provider's connection; it goes on when half of it is read.
+#: The provider's connection is paused while its reader is so far behind; it goes on when half of this has been read.
 MOST_WAITING_BYTES = 256 * 1024
 #: Begins to answer a request; the task ends when the request is settled and recorded.
 Begin = Callable[[RequestContext], "asyncio.Task[None]"]
@@ -27,10 +27,10 @@ Begin = Callable[[RequestContext], "asyncio.Task[None]"]
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer, and what became of the request. What is not known is None."""
+    """The outcome of a request, with its answer if that was not streamed. What is not known is None."""
 
     request_id: str
-    #: The answer's JSON as a caller from outside would get it; of a stream, what was read of it is not here.
+    #: The answer's JSON as a caller from outside would get it; empty for a stream.
     body: bytes
     provider: str | None
     upstream_model: str | None
@@ -44,7 +44,7 @@ class Completion:
 
     @property
     def document(self) -> Any:
-        """The answer, read."""
+        """The answer, parsed."""
         return json.loads(self.body)
 
 
@@ -69,17 +69,17 @@ def completion_of(context: RequestContext, body: bytes = b"") -> Completion:
 
 
 def request_of(body: Mapping[str, Any], headers: Mapping[str, str], *, stream: bool) -> Request:
-    """Returns the request as if it had been received. headers: routing headers, a deadline, an id.
+    """Returns a request as if it had been received. headers: routing headers, a deadline, an id.
 
-    It has no address, so no limit of addresses counts it.
+    It has no address, so no limit by address counts it. The argument `stream` overrides the body's member.
     """
     named = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in headers.items()}
-    sent = {**body, "stream": True} if stream else {name: value for name, value in body.items() if name != "stream"}
-    return Request(b"POST", b"", list(named.items()), named, json.dumps(sent, ensure_ascii=False).encode())
+    members = {**body, "stream": True} if stream else {name: value for name, value in body.items() if name != "stream"}
+    return Request(b"POST", b"", list(named.items()), named, json.dumps(members, ensure_ascii=False).encode())
 
 
 class WholeAnswer:
-    """A ResponseWriter that keeps an answer."""
+    """A ResponseWriter that keeps the whole answer."""
 
     def __init__(self) -> None:
         self.body = b""
@@ -88,11 +88,11 @@ class WholeAnswer:
         self.has_left = False
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
-        """Keeps the body; an error has its own way."""
+        """Keeps the body; `completion_of` raises an error instead."""
         self.body = body
 
     def begin(self, status: int, headers: bytes) -> None:
-        """Begins a stream, where a provider sent one although none was asked for."""
+        """Notes that a provider streams although the request was not for a stream."""
         self.has_begun = True
 
     def send(self, data: bytes) -> None:
@@ -103,31 +103,32 @@ class WholeAnswer:
         """Does nothing: the end is when the request is recorded."""
 
     def fed_by(self, flow: FlowControl) -> None:
-        """Does nothing: what is kept is bounded by the provider's answer."""
+        """Does nothing: the answer is kept as a whole, and the upstream connection bounds its length."""
 
     def abort(self) -> None:
-        """Does nothing: the request's outcome says what happened."""
+        """Does nothing: the request's outcome holds what happened."""
 
 
 async def finished(task: asyncio.Task[None], writer: WholeAnswer) -> None:
-    """Waits until the request is recorded. When this is cancelled, the request is, as if its caller had left.
+    """Waits until the request is recorded. Cancelling this cancels the request, as if its caller had left.
 
     An answer that is to be read to its end (`on_disconnect: drain`) goes on without a reader.
     """
     try:
+        # The shield leaves the decision to this function: a plain await would cancel a draining answer as well.
         await asyncio.shield(task)
     except asyncio.CancelledError:
         writer.has_left = True
         if not writer.stays and task.cancel():
-            await asyncio.wait([task])
+            await asyncio.wait([task])  # until the row is written
         raise
 
 
 class EventStream:
-    """The events of a streamed answer, as bytes; the pieces hold whole events.
+    """The events of a streamed answer, as pieces of bytes that hold whole events.
 
-    Begins with the first `anext`, or with `async with`, which also ends it. Raises ServiceError: before the first piece
-    when no provider answers, after the last one when the stream broke. `completion` is there when all has been read.
+    The request begins with the first `anext` or with `async with`; the latter also ends it. Raises ServiceError: before
+    the first piece if no provider answers, after the last one if the stream broke. `completion` is there at the end.
     """
 
     def __init__(self, context: Callable[[EventStream], RequestContext], begin: Begin) -> None:
@@ -145,9 +146,9 @@ class EventStream:
 
     @property
     def completion(self) -> Completion:
-        """The outcome. Raises the stream's error, and RuntimeError before the end."""
+        """The outcome. Raises the stream's error if it had one, and RuntimeError before the stream's end."""
         if self._task is None or not self._task.done() or self._pieces:
-            raise RuntimeError("the stream has not been read to its end")
+            raise RuntimeError("the stream has not been read to its end: iterate over it before using `completion`")
         return completion_of(self._context)
 
     # The reader's side
@@ -159,7 +160,7 @@ class EventStream:
         task = self._begun()
         while not self._pieces:
             if task.done():
-                completion_of(self._context)
+                completion_of(self._context)  # raises the stream's error
                 raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
@@ -193,15 +194,16 @@ class EventStream:
     def _begun(self) -> asyncio.Task[None]:
         if self._task is None:
             if self.has_left:
-                raise RuntimeError("the stream has been closed")
+                raise RuntimeError("the stream has been closed and cannot be read; make a new one")
             self._task = self._begin(self._context)
+            # A request can end without a last piece: a waiting reader is woken for that, too.
             self._task.add_done_callback(lambda _: self._changed.set())
         return self._task
 
     # The ResponseWriter
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
-        """Passes on an answer that came in one piece; an error has its own way."""
+        """Passes on an answer that came in one piece; an error is raised to the reader instead."""
         if self._context.error is None:
             self.send(body)
 
@@ -210,7 +212,7 @@ class EventStream:
         self.has_begun = True
 
     def send(self, data: bytes) -> None:
-        """Keeps a piece until it is read. The event that says that the stream broke is raised instead."""
+        """Keeps a piece until it is read. The error event of a broken stream is dropped: the reader gets the error."""
         if self.has_left or self._context.error is not None:
             return
         self._pieces.append(data)
@@ -224,11 +226,11 @@ class EventStream:
         """Does nothing: the reader sees the end when the request is recorded."""
 
     def fed_by(self, flow: FlowControl) -> None:
-        """Notes what is paused while the reader is behind."""
+        """Takes the connection that is paused while the reader is behind."""
         self._flow = flow
 
     def abort(self) -> None:
-        """Does nothing: the request's outcome says what happened."""
+        """Does nothing: the request's outcome holds what happened."""
 
     def _resume(self) -> None:
         if self._is_paused and self._flow is not None:

@@ -1,4 +1,4 @@
-"""Labels of a request: short texts by name, which go to the ledger beside it."""
+"""Labels of a request: short texts by name, which the ledger keeps in the request's row."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LONGEST_VALUE = 512
 
 
 def labels_text(labels: Mapping[str, str]) -> str | None:
-    """Returns labels as the ledger keeps them: one JSON object, names in order; None where there are none.
+    """Returns labels as the ledger keeps them: one JSON object with sorted names; None if there are none.
 
-    Raises InvalidRequest, which names the label, for too many, and for one that is too long or no text.
+    Raises InvalidRequest for too many labels, and for one that is too long or not a text; it names the label.
     """
     if not labels:
         return None
@@ -32,5 +32,5 @@ def labels_text(labels: Mapping[str, str]) -> str | None:
 
 
 def labels_in(text: str | None) -> dict[str, str]:
-    """Returns what `labels_text` was made of."""
+    """Returns the labels of a ledger row; the inverse of `labels_text`."""
     return {} if text is None else dict(json.loads(text))

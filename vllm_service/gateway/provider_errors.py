@@ -1,4 +1,8 @@
-"""Providers' errors in our codes, for gateway and client: which are the caller's own, and which the provider's."""
+"""Turns providers' errors into the service's own, for gateway and client.
+
+An error that the caller has caused keeps the provider's message. An error of the provider's making gets a message of
+ours: it is what the caller gets if no other provider does better.
+"""
 
 from __future__ import annotations
 
@@ -21,34 +25,47 @@ from vllm_service.errors import (
 from vllm_service.http.upstream import NotReached, ProviderFault, TimedOut
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered, retry_after_seconds
 
-_CONTEXT = ("context_length", "context length", "maximum context", "max_model_len", "too long", "reduce the length")
+# Engines and providers word this differently; one of these is in the code or the message of each that is known.
+_CONTEXT_PHRASES = (
+    "context_length",
+    "context length",
+    "maximum context",
+    "max_model_len",
+    "too long",
+    "reduce the length",
+)
 _LONGEST_MESSAGE = 2000
 
 
-class _Said(msgspec.Struct):
+class _ErrorMember(msgspec.Struct):
     message: str | None = None
     param: str | None = None
     code: str | int | None = None
     type: str | None = None
 
 
-class _Body(msgspec.Struct):
-    error: _Said | str | None = None
+class _ErrorBody(msgspec.Struct):
+    """The forms of an error's body: OpenAI's object, a plain text, or a message without an object around it."""
+
+    error: _ErrorMember | str | None = None
     message: str | None = None
     detail: msgspec.Raw = msgspec.Raw(b"")
 
 
-_decoder = msgspec.json.Decoder(_Body, strict=False)
+_decoder = msgspec.json.Decoder(_ErrorBody, strict=False)
 
 
 def retry_after_of(headers: Mapping[bytes, bytes]) -> float | None:
-    """Retry-After in seconds, of either form; nonsense is None."""
-    sent = headers.get(b"retry-after")
-    return None if sent is None else retry_after_seconds(sent.decode("latin-1"), time.time())
+    """Returns the seconds of Retry-After, which holds seconds or a date; None if it is absent or neither."""
+    header = headers.get(b"retry-after")
+    return None if header is None else retry_after_seconds(header.decode("latin-1"), time.time())
 
 
 def refused(status: int, headers: Mapping[bytes, bytes], body: bytes, model: str) -> NotAnswered:
-    """An attempt that was answered with a status of 400 or more. headers: names in lower case."""
+    """Returns the failure of an attempt that was answered with a status of 400 or more.
+
+    headers: names in lower case.
+    """
     wait = retry_after_of(headers)
     failure = Failure(Kind.STATUS, status, retry_after_seconds=wait)
     return NotAnswered(
@@ -57,22 +74,19 @@ def refused(status: int, headers: Mapping[bytes, bytes], body: bytes, model: str
 
 
 def callers_error(status: int, body: bytes) -> ServiceError:
-    """A provider's 4xx that is the caller's own, in our codes."""
-    said = _said(body)
-    message = (said.message or f"The provider refused the request with status {status}.")[:_LONGEST_MESSAGE]
-    details = {"upstream_status": status, "upstream_code": said.code, "upstream_type": said.type}
-    if status == 413 or (status in (400, 422) and _is_about_context(said)):
-        return ContextTooLong(message, param=said.param, details=details)
+    """Returns the error for a provider's 4xx that the caller has caused, with the provider's message."""
+    error = _error_in(body)
+    message = (error.message or f"The provider refused the request with status {status}.")[:_LONGEST_MESSAGE]
+    details = {"upstream_status": status, "upstream_code": error.code, "upstream_type": error.type}
+    if status == 413 or (status in (400, 422) and _is_about_context(error)):
+        return ContextTooLong(message, param=error.param, details=details)
     if status == 400:
-        return InvalidRequest(message, param=said.param, details=details)
-    return UpstreamError(status, message, code=f"UPSTREAM_{status}", param=said.param, details=details)
+        return InvalidRequest(message, param=error.param, details=details)
+    return UpstreamError(status, message, code=f"UPSTREAM_{status}", param=error.param, details=details)
 
 
 def providers_error(status: int, wait: float | None, model: str) -> ServiceError:
-    """A status that is the provider's fault, as the caller gets it where no other provider does better.
-
-    wait: its Retry-After in seconds.
-    """
+    """Returns the error for a status that is the provider's fault. wait: the provider's Retry-After in seconds."""
     details: dict[str, object] = {"model": model, "upstream_status": status}
     if status == 429:
         message = f"Every provider of {model!r} is at its rate limit."
@@ -89,7 +103,7 @@ def providers_error(status: int, wait: float | None, model: str) -> ServiceError
 
 
 def fault_error(fault: ProviderFault, model: str) -> ServiceError:
-    """The same for a provider that did not answer at all."""
+    """Returns the error for a provider that did not answer, or broke off."""
     details = {"model": model}
     if isinstance(fault, NotReached):
         message = f"The providers of {model!r} cannot be reached."
@@ -99,16 +113,17 @@ def fault_error(fault: ProviderFault, model: str) -> ServiceError:
     return UpstreamFailed(f"The providers of {model!r} broke off: {fault}.", details=details)
 
 
-def _said(body: bytes) -> _Said:
+def _error_in(body: bytes) -> _ErrorMember:
+    """Returns the error that a body holds; one without members if it is not JSON or of another shape."""
     try:
         document = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _Said()
-    if isinstance(document.error, _Said):
+        return _ErrorMember()
+    if isinstance(document.error, _ErrorMember):
         return document.error
-    return _Said(message=document.error or document.message)
+    return _ErrorMember(message=document.error or document.message)
 
 
-def _is_about_context(said: _Said) -> bool:
-    text = f"{said.code} {said.message}".lower()
-    return any(sign in text for sign in _CONTEXT)
+def _is_about_context(error: _ErrorMember) -> bool:
+    text = f"{error.code} {error.message}".lower()
+    return any(phrase in text for phrase in _CONTEXT_PHRASES)

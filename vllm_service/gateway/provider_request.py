@@ -1,4 +1,4 @@
-"""One sending of a request to a provider: whether what comes back is an answer, and the usage in it."""
+"""Sends a request to one provider, decides whether what comes back is an answer, and reads its usage."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
+    """A usage object by the names of chat and completions, and by those of responses (`input_...`, `output_...`)."""
+
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     input_tokens: int | None = None
@@ -40,7 +42,10 @@ class _Response(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
+    """A whole answer or the data of one event, as far as usage goes; all other members are skipped unread."""
+
     usage: _Usage | None = None
+    #: The last event of a responses stream has its usage in here.
     response: _Response | None = None
     choices: msgspec.Raw = msgspec.Raw(b"")
 
@@ -49,40 +54,45 @@ _decoder = msgspec.json.Decoder(_Answer)
 _lenient = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-class Found(NamedTuple):
-    """usage: None where there is none. is_only_usage: nothing else is in it (`choices` is empty)."""
+class EventUsage(NamedTuple):
+    """The usage in one event of a stream."""
 
+    #: None if the event has none.
     usage: Usage | None
+    #: Whether the event holds nothing else: its `choices` is an empty array.
     is_only_usage: bool
 
 
 def usage_in(document: bytes) -> Usage | None:
-    """Of a whole answer; None where it names none. Raises ValueError: this is not a JSON object."""
+    """Returns the usage of a whole answer; None if it has none. Raises ValueError if it is no JSON object."""
     try:
         return _usage_of(_decoder.decode(document))
     except msgspec.ValidationError:
         return _usage_of(_read(document))
 
 
-def find_usage(document: bytes) -> Found:
-    """Of one event's data. Raises ValueError: this is not a JSON object."""
+def find_usage(document: bytes) -> EventUsage:
+    """Returns the usage in one event's data. Raises ValueError if the data is no JSON object."""
     answer = _read(document)
     choices = bytes(answer.choices)
-    return Found(_usage_of(answer), len(choices) <= 16 and choices[1:-1].strip() == b"" != choices)
+    # `choices` stays raw, so that long ones are not parsed; an empty array, white space included, is short.
+    return EventUsage(_usage_of(answer), len(choices) <= 16 and choices[1:-1].strip() == b"" != choices)
 
 
 def _read(document: bytes) -> _Answer:
+    """Parses an answer. One whose usage has another shape has no usage. Raises ValueError if it is no JSON object."""
     try:
         return _decoder.decode(document)
     except msgspec.ValidationError:
-        _lenient.decode(document)  # an object, only with usage of another shape
+        _lenient.decode(document)  # raises if the document is something else than an object
         return _Answer()
 
 
 def _usage_of(answer: _Answer) -> Usage | None:
-    """In our words. Details that contradict the totals are cut to them. None for more than any answer can have.
+    """Returns the usage by our names; None if there is none, or if it is more than any answer can have.
 
-    Such a number would use up an organisation's month, and no database would take its row.
+    Such a number would use up an organisation's month, and no database would take its row. Details that contradict
+    the totals are limited to these.
     """
     usage = answer.usage
     if usage is None:
@@ -93,27 +103,31 @@ def _usage_of(answer: _Answer) -> Usage | None:
     completion = usage.completion_tokens or usage.output_tokens or 0
     if prompt > MOST_TOKENS or completion > MOST_TOKENS:
         return None
-    read = usage.prompt_tokens_details or usage.input_tokens_details
-    written = usage.completion_tokens_details or usage.output_tokens_details
-    if prompt < 0 or completion < 0 or read or written:
-        return _with_details(max(0, prompt), max(0, completion), read, written)
+    of_prompt = usage.prompt_tokens_details or usage.input_tokens_details
+    of_completion = usage.completion_tokens_details or usage.output_tokens_details
+    if prompt < 0 or completion < 0 or of_prompt or of_completion:
+        return _with_details(max(0, prompt), max(0, completion), of_prompt, of_completion)
     return Usage(prompt, completion)
 
 
-def _with_details(prompt: int, completion: int, read: _Details | None, written: _Details | None) -> Usage:
-    cached = (read.cached_tokens or 0) if read else 0
-    reasoning = (written.reasoning_tokens or 0) if written else 0
+def _with_details(prompt: int, completion: int, of_prompt: _Details | None, of_completion: _Details | None) -> Usage:
+    cached = (of_prompt.cached_tokens or 0) if of_prompt else 0
+    reasoning = (of_completion.reasoning_tokens or 0) if of_completion else 0
     return Usage(prompt, completion, min(max(0, cached), prompt), min(max(0, reasoning), completion))
 
 
-# A provider that fails after it has said 200 says so in its first event, or in place of the answer.
+# A provider that fails after the status 200 has been sent puts the error into its first event, or in place of the
+# answer. `"error": null` is no error, hence [^n\s].
 _ERROR_EVENT = re.compile(rb'\s*(?:event: ?error|data: ?\{\s*"error"\s*:\s*[^n\s])')
 _ERROR_BODY = re.compile(rb'\s*\{\s*"error"\s*:\s*[^n\s]')
 _KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
 
 
 def usage_of_answer(answer: Answer, model: str) -> Usage | None:
-    """The usage that a whole answer names; None for a stream that has begun. Closes what is none: NotAnswered."""
+    """Returns the usage of a whole answer; None if it has none, and for a stream that has begun.
+
+    Raises NotAnswered for everything that is not an answer, and closes it.
+    """
     if answer.status != 200:
         not_answered = _refused(answer, model)
     elif answer.is_stream:
@@ -135,20 +149,20 @@ def usage_of_answer(answer: Answer, model: str) -> Usage | None:
 
 
 def not_reached(fault: ProviderFault, model: str) -> NotAnswered:
-    """The provider did not answer as HTTP wants it."""
+    """Returns the failure of an attempt that got no answer by HTTP's rules."""
     return NotAnswered(Failure(_KINDS.get(type(fault), Kind.CUT)), fault_error(fault, model))
 
 
 def _refused(answer: Answer, model: str) -> NotAnswered:
-    """By its status."""
+    """Returns the failure for a status other than 200."""
     status = answer.status
-    if 200 <= status < 400:
+    if 200 <= status < 400:  # neither an answer nor an error that HTTP has a status for; redirects are not followed
         return _no_answer(Kind.GARBAGE, model, "failed")
     return refused(status, answer.headers, answer.body, model)
 
 
 def _not_begun(answer: Answer, model: str) -> NotAnswered | None:
-    """None for a stream that may be passed on."""
+    """Returns the failure of a stream that ended or broke before its first content; None if it may be passed on."""
     if not answer.has_begun():
         return _no_answer(Kind.CUT, model, "ended the stream before it began")
     return _no_answer(Kind.GARBAGE, model, "failed") if _ERROR_EVENT.match(answer.body) else None
@@ -159,43 +173,47 @@ def _no_answer(kind: Kind, model: str, what: str) -> NotAnswered:
 
 
 class ProviderRequest(msgspec.Struct, eq=False):
-    """An attempts.Send. What it knows of each attempt stands in the call, for the row in the ledger."""
+    """Implements attempts.Send for the gateway. It records each attempt in the request's context, for the ledger."""
 
-    _call: RequestContext
+    _context: RequestContext
 
     async def __call__(self, attempt: Attempt[Answer], patience: Patience) -> Answer:
-        """See attempts.Send. Returns when a whole answer is there, or of a stream the first event."""
-        call, step = self._call, attempt.step
-        provider = call.configured.catalog.providers[step.provider]
-        call.attempts += 1
+        """Returns when a whole answer is there, or the first event of a stream. Raises NotAnswered."""
+        context, step = self._context, attempt.step
+        provider = context.snapshot.catalog.providers[step.provider]
+        context.attempts += 1
         if not attempt.is_hedge:
-            call.went_to(attempt, provider.on_disconnect)
-        body = for_provider(call.request.body, call.fields, call.operation, step.model)
+            context.sent_to(attempt, provider.on_disconnect)
+        body = for_provider(context.request.body, context.fields, context.operation, step.model)
         try:
+            # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt
+            # that has less time than that, because of the request's deadline, needs a timer of its own.
             if patience.first_byte_seconds < provider.first_byte_timeout_seconds:
                 answer = await self._within(patience, provider, body)
-            else:  # the connections look after longer times, without a timer for each request
-                headers = call.upstream_headers()
-                answer = await call.upstream.send(provider, call.operation.path, headers, body, patience)
+            else:
+                headers = context.upstream_headers()
+                answer = await context.upstream.send(provider, context.operation.path, headers, body, patience)
         except ProviderFault as fault:
-            raise not_reached(fault, call.facts.model) from fault
-        attempt.usage = usage_of_answer(answer, call.facts.model)
+            raise not_reached(fault, context.facts.model) from fault
+        attempt.usage = usage_of_answer(answer, context.facts.model)
         return answer
 
     @property
-    def is_wanted(self) -> bool:
-        """A caller who has left, and whose answer was to be read to its end, needs no other."""
-        return not self._call.caller.has_left
+    def is_answer_needed(self) -> bool:
+        """Whether the caller is still there. The answer of a caller who has left is drained, but not sent for again."""
+        return not self._context.writer.has_left
 
-    async def leave(self, answer: Answer) -> None:
-        """See attempts.Send."""
+    async def close(self, answer: Answer) -> None:
+        """Closes an answer that lost a race."""
         answer.close()
 
     async def _within(self, patience: Patience, provider: Provider, body: bytes) -> Answer:
-        call, seconds = self._call, patience.first_byte_seconds
+        """Sends the request with a timer. Raises ProviderFault, TimedOut among them."""
+        context = self._context
+        seconds = patience.first_byte_seconds
         try:
             async with asyncio.timeout(seconds):
-                headers = call.upstream_headers()
-                return await call.upstream.send(provider, call.operation.path, headers, body, patience)
+                headers = context.upstream_headers()
+                return await context.upstream.send(provider, context.operation.path, headers, body, patience)
         except TimeoutError:
             raise TimedOut(f"no answer within the {seconds:g} s that were left") from None

@@ -1,4 +1,7 @@
-"""A caller's JSON, read once: the few fields that decide something. The rest passes through as it came."""
+"""Reads a caller's JSON once, for the few fields that the gateway needs, and writes it for a provider.
+
+All other members are passed on as they came, byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -11,62 +14,66 @@ from vllm_service.domain.usage import longest_answer_tokens, prefix_of
 from vllm_service.errors import InvalidRequest
 from vllm_service.gateway.operations import Operation
 
-# To JSON's schemas 5.0 is an integer, and some clients write so.
+#: A whole number. JSON Schema takes 5.0 for an integer, and some clients write it so.
 Count = int | float | None
 
 _EMPTY = msgspec.Raw(b"")
 
 
 class StreamOptions(msgspec.Struct):
-    """Of `stream_options` what the gateway looks at."""
+    """The member of `stream_options` that the gateway reads."""
 
     include_usage: bool | None = None
 
 
 class RequestFields(msgspec.Struct):
-    """What the gateway reads of a request, whichever operation it is for."""
+    """The members of a body that the gateway reads, of all operations together."""
 
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = None
+    # One bound on the answer under three names: the older and the newer one of chat, and the one of responses.
     max_tokens: Count = None
     max_completion_tokens: Count = None
     max_output_tokens: Count = None
     n: Count = None
+    # The prompts stay raw: only their first bytes are hashed.
     messages: msgspec.Raw = _EMPTY
     prompt: msgspec.Raw = _EMPTY
     input: msgspec.Raw = _EMPTY
 
     @property
-    def wants_usage(self) -> bool:
-        """Whether the caller asked for the usage chunk of a stream."""
+    def requests_usage(self) -> bool:
+        """Whether the caller has requested the usage chunk of a stream."""
         return self.stream_options is not None and self.stream_options.include_usage is True
 
     @property
     def longest_answer_tokens(self) -> int | None:
-        """The caller's bound on the answer, of all choices together; None without one."""
+        """The caller's bound on the tokens of the answer, all choices together; None if there is none."""
         bound = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
         return longest_answer_tokens(bound, self.n)
 
     @property
     def prefix(self) -> int:
-        """A hash of how the conversation begins, the same in every process; 0 for a shorter one."""
+        """A hash of the conversation's beginning, the same in every process; 0 for a conversation that is too short."""
         return prefix_of(self.messages or self.input or self.prompt)
 
     def floats_for_bounds(self) -> Sequence[tuple[str, float]]:
-        """Bounds that were written as 5.0, which providers may refuse; they are passed on as 5."""
-        most, completion, output = self.max_tokens, self.max_completion_tokens, self.max_output_tokens
-        if float not in (most.__class__, completion.__class__, output.__class__):
+        """Returns the bounds that were written as 5.0, by name. They are passed on as 5: providers may refuse 5.0."""
+        tokens = self.max_tokens
+        completion = self.max_completion_tokens
+        output = self.max_output_tokens
+        if float not in (tokens.__class__, completion.__class__, output.__class__):
             return ()
-        named = (("max_tokens", most), ("max_completion_tokens", completion), ("max_output_tokens", output))
+        named = (("max_tokens", tokens), ("max_completion_tokens", completion), ("max_output_tokens", output))
         return [(name, bound) for name, bound in named if isinstance(bound, float)]
 
 
 _decoder = msgspec.json.Decoder(RequestFields)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder = msgspec.json.Encoder()
-# msgspec speaks of Python's types, callers write JSON.
+# msgspec's messages name Python's types; callers write JSON.
 _PYTHON_WORD = re.compile(r"int \| float|\w+")
 _JSON_WORDS = {"int | float": "number", "int": "integer", "float": "number", "str": "string", "bool": "boolean"}
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]*)"')
@@ -74,9 +81,12 @@ _USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
 def read(body: bytes) -> RequestFields:
-    """The fields. Raises errors.InvalidRequest naming the field that is wrong; it quotes no text of the caller."""
+    """Returns the fields of a body.
+
+    Raises errors.InvalidRequest, which names the field that is wrong and quotes no text of the caller's.
+    """
     try:
-        str(body, "utf-8")  # msgspec does not look at the text of members that it skips
+        str(body, "utf-8")  # msgspec does not validate the text of members that it skips
         fields = _decoder.decode(body)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
@@ -85,17 +95,17 @@ def read(body: bytes) -> RequestFields:
         raise InvalidRequest(f"The request is not valid: {what}.", param=param) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest("The request's body is not a JSON object.") from None
-    for name, bound in fields.floats_for_bounds():  # JSON's 5.0 is a whole number; some clients write it
+    for name, bound in fields.floats_for_bounds():
         if not bound.is_integer():
             raise InvalidRequest(f"The request is not valid: `{name}` is not a whole number.", param=name)
     return fields
 
 
 def _renamed(body: bytes, before: str, after: str) -> bytes | None:
-    """The body with another model and every other byte as it was; None where it is not plain where its name stands.
+    """Returns the body with another model and every other byte unchanged; None if its position is not certain.
 
-    The body has been read, so it has a member `model`. Where no character is written as \\u, its name can only stand as
-    it is, and where that is there once, this is it.
+    The body has been parsed, so it has a member `model`. If no character is written as \\u, the member's name can only
+    be written as it is; if that occurs once, it is the member.
     """
     if body.count(b'"model"') != 1 or b"\\u" in body:
         return None
@@ -106,13 +116,17 @@ def _renamed(body: bytes, before: str, after: str) -> bytes | None:
 
 
 def for_provider(body: bytes, fields: RequestFields, operation: Operation, model: str) -> bytes:
-    """The body with the provider's name of the model, and in streams with a wish for usage; else byte for byte.
+    """Returns the body with the provider's name of the model, and with `include_usage` for a stream.
 
-    Of a member that is there twice the last counts, as providers read it; only that one is passed on.
+    Where neither changes anything, the body is passed on byte for byte. If it is parsed and a member is there twice,
+    the last one counts, as providers read it, and only that one is passed on.
     """
-    needs_usage = fields.stream and operation.has_stream_options and not fields.wants_usage
+    # Streams carry usage only if it is requested, and the gateway needs it for every stream. A caller who has not
+    # requested it does not get to see the usage chunk, see respond.py.
+    needs_usage = fields.stream and operation.has_stream_options and not fields.requests_usage
     bounds = fields.floats_for_bounds()
     if not needs_usage and not bounds:
+        # Replacing one name is much cheaper than parsing and writing a long conversation.
         renamed = body if model == fields.model else _renamed(body, fields.model, model)
         if renamed is not None:
             return renamed

@@ -1,4 +1,4 @@
-"""The way back: a provider's answer, or a cached one, counted, annotated and passed to the caller."""
+"""The way of an answer to the caller: counted, annotated and written, from a provider or from the response cache."""
 
 from __future__ import annotations
 
@@ -23,110 +23,124 @@ from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import Failure, Kind
 from vllm_service.storage.protocol import CachedResponse
 
-# What does not change the answer. Streams have keys of their own: they are replayed as they were.
-_ASIDE = ("stream_options", "user", "metadata", "safety_identifier")
+# Members that do not change an answer, so they are left out of the cache key. `stream` is not among them: an answer is
+# replayed in the form in which it came.
+_IGNORED_MEMBERS = ("stream_options", "user", "metadata", "safety_identifier")
 
 
-def cache_key(call: RequestContext) -> bytes | None:
-    """A digest of the request in canonical form; None when it is not to be cached.
+def cache_key(context: RequestContext) -> bytes | None:
+    """Returns a digest of the request in canonical form; None when its answer is not to be cached.
 
-    At temperature 0, for embeddings, or with the header `x-cache: on`; never with `x-cache: off`.
+    Cached are answers at temperature 0, embeddings, and all with the header `x-cache: on`; none with `x-cache: off`.
     """
-    wish = call.headers.get(b"x-cache")
-    is_repeatable = call.fields.temperature == 0 or call.operation is EMBEDDINGS
-    if wish == b"off" or not (is_repeatable or wish == b"on"):
+    cache_header = context.headers.get(b"x-cache")
+    is_repeatable = context.fields.temperature == 0 or context.operation is EMBEDDINGS
+    if cache_header == b"off" or not (is_repeatable or cache_header == b"on"):
         return None
     try:
-        members = msgspec.json.decode(call.request.body)
-        for name in _ASIDE:
+        members = msgspec.json.decode(context.request.body)
+        for name in _IGNORED_MEMBERS:
             members.pop(name, None)
-        members["model"], members["stream"] = call.model.name, call.fields.stream is True
-        canonical = msgspec.json.encode([call.operation.name, members], order="sorted")
-    except (msgspec.DecodeError, RecursionError):  # too large a number, or too deep, in a member that was only skipped
+        members["model"] = context.model.name  # an alias and its model share answers
+        members["stream"] = context.fields.stream is True
+        canonical = msgspec.json.encode([context.operation.name, members], order="sorted")
+    except (msgspec.DecodeError, RecursionError):
+        # `request_body.read` only skips most members; one of them may hold too large a number or be nested too deeply.
         return None
     return hashlib.sha256(canonical).digest()
 
 
 _JSON = b"content-type: application/json\r\n"
 _EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
-_ENVELOPE_BYTES = 350  # of a whole answer besides its text: id, times, names, finish reason
+# What a whole answer holds besides its text, about: id, times, names, finish reason. For estimating tokens only.
+_ENVELOPE_BYTES = 350
 
 
-def send_whole(call: RequestContext, attempt: Attempt[Answer], *, keeps: bool) -> CachedResponse | None:
-    """The provider's answer, annotated. keeps: it is returned as it came, as it may be given again."""
-    document, now = attempt.answer.body, time.monotonic()
-    if attempt.usage is None and call.model.tokenizer is not None:
-        call.said = AnswerText.whole(document)
-    call.count(attempt.usage or _by_length(call, max(0, len(document) - _ENVELOPE_BYTES)))
-    if call.caller.has_left:
-        call.outcome, call.status = Outcome.CANCELLED, 499
-    call.answer(200, call.answer_headers(_JSON), call.annotated(document, now))
+def send_whole(context: RequestContext, attempt: Attempt[Answer], *, keeps: bool) -> CachedResponse | None:
+    """Writes the provider's whole answer, annotated. keeps: returns it without annotations, for the response cache."""
+    document = attempt.answer.body
+    now = time.monotonic()
+    if attempt.usage is None and context.model.tokenizer is not None:
+        context.answer_text = AnswerText.whole(document)
+    context.count(attempt.usage or _by_length(context, max(0, len(document) - _ENVELOPE_BYTES)))
+    if context.writer.has_left:
+        context.outcome = Outcome.CANCELLED
+        context.status = 499
+    context.answer(200, context.answer_headers(_JSON), context.annotated(document, now))
     attempt.succeeded(attempt.usage, now)
-    return CachedResponse(document, False, call.usage) if keeps else None
+    return CachedResponse(document, False, context.usage) if keeps else None
 
 
-async def relay_events(call: RequestContext, attempt: Attempt[Answer], *, keeps: bool) -> CachedResponse | None:
-    """Returns when the stream has ended, well or with an explicit error; cancelled when the caller leaves.
+async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, keeps: bool) -> CachedResponse | None:
+    """Passes the stream on until it has ended, completely or with an explicit error.
 
-    keeps: what was streamed is returned if it is complete, as it may be given again.
+    keeps: returns a complete stream as it came, for the response cache. It is cancelled when the caller leaves.
     """
-    answer, caller = attempt.answer, call.caller
-    relay = EventRelay(call.operation, caller.send, partial(_finish, call))
+    answer = attempt.answer
+    writer = context.writer
+    relay = EventRelay(context.operation, writer.send, partial(_annotated_usage, context))
     kept: list[bytes] = []
+    # Copies are made only where they are needed, so that a plain stream costs one call per chunk.
     receive = _keeping(relay.receive, kept) if keeps else relay.receive
-    if call.model.tokenizer is not None:
-        call.said = AnswerText()
-        receive = call.said.around(receive)
-    caller.begin(200, call.answer_headers(_EVENT_STREAM))
-    caller.fed_by(answer)
+    if context.model.tokenizer is not None:
+        context.answer_text = AnswerText()
+        receive = context.answer_text.around(receive)
+    writer.begin(200, context.answer_headers(_EVENT_STREAM))
+    writer.fed_by(answer)
     error: ServiceError | None = None
     try:
         await answer.relay(receive)
     except ProviderFault as fault:
-        error = fault_error(fault, call.facts.model)
-    except BaseException:  # the caller has left, or the gateway itself failed: what came is counted either way
+        error = fault_error(fault, context.facts.model)
+    except BaseException:
+        # The caller has left, or the gateway itself failed. What has come so far costs money either way.
         answer.close()
-        call.count(relay.usage or _by_events(call, relay))
+        context.count(relay.usage or _by_events(context, relay))
         attempt.abandoned()
         raise
-    call.count(relay.usage or _by_events(call, relay))
-    if caller.has_left:
-        call.outcome, call.status = Outcome.CANCELLED, 499
+    context.count(relay.usage or _by_events(context, relay))
+    if writer.has_left:  # and the answer was read to its end all the same (on_disconnect: drain)
+        context.outcome = Outcome.CANCELLED
+        context.status = 499
     if relay.is_complete:
-        call.end()
+        context.end()
         attempt.succeeded(relay.usage)
-        return CachedResponse(b"".join(kept), True, call.usage) if keeps else None
-    error = error or UpstreamFailed(f"The provider of {call.facts.model!r} ended the stream before its end.")
-    _break(call, error)
+        return CachedResponse(b"".join(kept), True, context.usage) if keeps else None
+    error = error or UpstreamFailed(f"The provider of {context.facts.model!r} ended the stream before its last event.")
+    _end_with_error(context, error)
     attempt.failed(Failure(Kind.CUT, content_started=True))
     return None
 
 
-def replay(call: RequestContext, cached: CachedResponse) -> None:
-    """Gives an answer again, as JSON or as a stream. It costs nothing."""
-    call.outcome, call.reason = Outcome.CACHED, "response cache"
+def replay(context: RequestContext, cached: CachedResponse) -> None:
+    """Writes a cached answer, as JSON or as a stream. It costs nothing."""
+    context.outcome = Outcome.CACHED
+    context.reason = "response cache"
     if cached.usage is not None:
-        call.count(cached.usage)
+        context.count(cached.usage)
     if not cached.is_stream:
-        call.answer(200, call.answer_headers(_JSON), call.annotated(cached.body, time.monotonic()))
+        context.answer(200, context.answer_headers(_JSON), context.annotated(cached.body, time.monotonic()))
         return
-    call.caller.begin(200, call.answer_headers(_EVENT_STREAM))
-    EventRelay(call.operation, call.caller.send, partial(_finish, call)).receive(cached.body)
-    call.end()
+    context.writer.begin(200, context.answer_headers(_EVENT_STREAM))
+    EventRelay(context.operation, context.writer.send, partial(_annotated_usage, context)).receive(cached.body)
+    context.end()
 
 
-def _finish(call: RequestContext, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
-    """What is passed on in place of the event that carries usage.
+def _annotated_usage(context: RequestContext, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
+    """Counts the usage and returns what is passed on in place of its event; b"" hides the event.
 
-    Many callers take `choices[0]` of every chunk: the one without choices is for those who asked for it.
+    The gateway always requests the usage chunk from the provider. Many callers read `choices[0]` of every chunk, so
+    the chunk without choices is passed on only to callers who have requested it.
     """
-    call.count(usage)
-    if is_only_usage and not call.fields.wants_usage and call.headers.get(b"x-annotate") != b"on":
+    context.count(usage)
+    if is_only_usage and not context.fields.requests_usage and context.headers.get(b"x-annotate") != b"on":
         return b""
-    return call.annotated(event, time.monotonic())
+    return context.annotated(event, time.monotonic())
 
 
 def _keeping(receive: Callable[[bytes], None], kept: list[bytes]) -> Callable[[bytes], None]:
+    """Returns `receive` with a copy of each piece put into `kept`."""
+
     def keep(data: bytes) -> None:
         kept.append(data)
         receive(data)
@@ -134,20 +148,22 @@ def _keeping(receive: Callable[[bytes], None], kept: list[bytes]) -> Callable[[b
     return keep
 
 
-def _break(call: RequestContext, error: ServiceError) -> None:
-    """Ends a stream that has begun with an error and without [DONE]; the status stays 200, it has been sent."""
-    if call.outcome is not Outcome.CANCELLED:
-        call.outcome, call.error_code = Outcome.FAILED, error.code
-    call.error = error
-    call.caller.send(error_event(error, call.request_id))
-    call.end()
+def _end_with_error(context: RequestContext, error: ServiceError) -> None:
+    """Ends a stream that has begun with an error event and without [DONE]. The status 200 has been sent already."""
+    if context.outcome is not Outcome.CANCELLED:
+        context.outcome = Outcome.FAILED
+        context.error_code = error.code
+    context.error = error
+    context.writer.send(error_event(error, context.request_id))
+    context.end()
 
 
-def _by_length(call: RequestContext, text_bytes: int) -> Usage:
-    completion = text_bytes // BYTES_PER_TOKEN if call.operation.has_completion else 0
-    return Usage(call.facts.prompt_tokens, completion, estimated=True)
+def _by_length(context: RequestContext, text_bytes: int) -> Usage:
+    """Returns an estimated usage, by the length of the answer."""
+    completion = text_bytes // BYTES_PER_TOKEN if context.operation.has_completion else 0
+    return Usage(context.facts.prompt_tokens, completion, estimated=True)
 
 
-def _by_events(call: RequestContext, relay: EventRelay) -> Usage:
-    """Providers send about a token with each event."""
-    return Usage(call.facts.prompt_tokens, max(0, relay.events - relay.is_complete), estimated=True)
+def _by_events(context: RequestContext, relay: EventRelay) -> Usage:
+    """Returns an estimated usage: providers send about one token with each event, and [DONE] is none."""
+    return Usage(context.facts.prompt_tokens, max(0, relay.events - relay.is_complete), estimated=True)

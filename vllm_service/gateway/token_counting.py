@@ -1,4 +1,4 @@
-"""Counts the tokens that a provider did not, with the model's own tokenizer, after the answer has gone."""
+"""Counts tokens with the model's own tokenizer where a provider sent no usage, after the answer has been sent."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.operations import CHAT, RESPONSES, Operation
 
-# OpenAI's rule of thumb for what surrounds a message, where no template says it: role and separators.
+#: OpenAI's rule of thumb for a message's role and separators, for models without a chat template.
 TOKENS_PER_MESSAGE = 4
 
 
 class Tokenizer:
-    """Opened from a tokenizer.json, or from the folder that holds one; templates are looked for beside it."""
+    """A model's tokenizer, opened from a tokenizer.json or its directory, with the chat template beside it."""
 
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer as Opened  # noqa: PLC0415
@@ -33,11 +33,14 @@ class Tokenizer:
         self._render = _template(file.parent)
 
     def count(self, texts: Iterable[str], *, is_prompt: bool = False) -> int:
-        """Tokens of all. is_prompt: with what the tokenizer puts around a prompt, such as its first token."""
+        """Returns the number of tokens of all texts.
+
+        is_prompt: includes the tokens that the tokenizer puts around a prompt, such as its first one.
+        """
         return sum(len(self._tokenizer.encode(text, add_special_tokens=is_prompt).ids) for text in texts)
 
     def prompt_tokens(self, operation: Operation, body: bytes) -> int:
-        """Of a request; ValueError for a body that says nothing."""
+        """Returns the number of tokens of a request's prompt. Raises ValueError for a body without one."""
         fields = json.loads(body)
         if operation in (CHAT, RESPONSES):
             return self._conversation(_messages(fields), fields.get("tools"))
@@ -57,34 +60,38 @@ class Tokenizer:
         return self.count(texts) + TOKENS_PER_MESSAGE * len(plain) + images * TOKENS_PER_IMAGE
 
     def _inputs(self, inputs: object) -> int:
-        """Text, texts, tokens or lists of tokens."""
+        """Returns the tokens of a prompt that is a text, a list of texts, a list of tokens or a list of such lists."""
         if isinstance(inputs, str):
             return self.count([inputs], is_prompt=True)
         if not isinstance(inputs, list):
-            raise ValueError("no prompt")  # noqa: TRY004
+            raise ValueError("the request has no prompt")  # noqa: TRY004
         if all(isinstance(part, int) for part in inputs):
             return len(inputs)
         return sum(self._inputs(part) for part in inputs)
 
 
 def tokenizer_file(path: Path) -> Path:
-    """The file itself, of a file or a folder."""
+    """Returns the path of the tokenizer.json for its own path or its directory's."""
     return path / "tokenizer.json" if path.is_dir() else path
 
 
 def _messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of chat, or of responses."""
-    given = fields.get("messages", fields.get("input"))
-    messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    """Returns the messages of chat, or of responses, whose input may be a text. Raises ValueError if there are none."""
+    messages = fields.get("messages", fields.get("input"))
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ValueError("no messages")
+        raise ValueError("the request has no messages")
     if instructions := fields.get("instructions"):
         messages = [{"role": "system", "content": instructions}, *messages]
     return messages
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:
-    """With its content as text, and the arguments of calls as objects: so vLLM hands them to a template."""
+    """Returns a message with its content as text and its calls' arguments as objects.
+
+    vLLM passes messages to a template in this form.
+    """
     plain = {**message, "content": _text(message.get("content"))}
     if calls := message.get("tool_calls"):
         functions = (dict(call["function"]) for call in calls)
@@ -107,11 +114,15 @@ def _images(content: object) -> int:
 
 
 def _template(directory: Path) -> Any:
-    """The model's chat template as a function, rendered as transformers does; None where there is none."""
+    """Returns the model's chat template as a function; None if there is none.
+
+    The environment's options, filters and globals are those with which transformers renders templates. It is a sandbox,
+    since a template is code that comes with a model.
+    """
     config_file, template_file = directory / "tokenizer_config.json", directory / "chat_template.jinja"
     config = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
     source = template_file.read_text("utf-8") if template_file.is_file() else config.get("chat_template")
-    if isinstance(source, list):  # several, by name
+    if isinstance(source, list):  # several templates, each with its name
         source = {entry["name"]: entry["template"] for entry in source}.get("default")
     if not isinstance(source, str):
         return None
@@ -137,48 +148,54 @@ def _refuse(message: str) -> None:
 
 
 _log = logging.getLogger(__name__)
-# What waits holds its request and its answer: beyond this many, and for longer prompts, the estimate has to do.
+#: A waiting request holds its body and its answer in memory. Beyond this many the estimate stays.
 MOST_WAITING = 64
+#: Tokenizing a longer prompt would keep the thread busy for too long; its estimate stays.
 LONGEST_PROMPT_BYTES = 4 * 2**20
 
 
 class TokenCounting:
-    """One thread; tokenizers stay open once they were needed. One that cannot be opened is said so once."""
+    """Counts tokens in one thread beside the event loop. Tokenizers stay open once they have been used."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "token-counting")
+        #: None: the tokenizer could not be opened, which has been logged; it is not tried again.
         self._tokenizers: dict[Path, Tokenizer | None] = {}
         self._waiting = 0
 
-    async def count(self, call: RequestContext, path: Path, said: AnswerText) -> None:
-        """Replaces the call's estimated usage, which stays where this cannot be done. Never fails, never raises."""
-        body = call.request.body
-        if self._waiting >= MOST_WAITING or len(body) > LONGEST_PROMPT_BYTES or said.ended() is None:
+    async def count(self, context: RequestContext, path: Path, answer_text: AnswerText) -> None:
+        """Replaces the request's estimated usage by a counted one, or leaves it if that is not possible. Never raises.
+
+        path: the model's tokenizer.
+        """
+        body = context.request.body
+        if self._waiting >= MOST_WAITING or len(body) > LONGEST_PROMPT_BYTES or answer_text.ended() is None:
             return
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            usage = await loop.run_in_executor(self._thread, self._counted, path, call.operation, body, said)
+            usage = await loop.run_in_executor(self._thread, self._counted, path, context.operation, body, answer_text)
         except asyncio.CancelledError:
-            return  # the gateway stops: the row is written with the estimate
+            return  # the gateway is stopping: the row is written with the estimate
         finally:
             self._waiting -= 1
         if usage is not None:
-            call.count(usage)
+            context.count(usage)
 
-    def _counted(self, path: Path, operation: Operation, body: bytes, said: AnswerText) -> Usage | None:
-        """In the thread."""
+    def _counted(self, path: Path, operation: Operation, body: bytes, answer_text: AnswerText) -> Usage | None:
+        """Returns the counted usage, or None. Runs in the thread, which alone uses the tokenizers."""
         if path not in self._tokenizers:
             self._tokenizers[path] = _opened(path)
         tokenizer = self._tokenizers[path]
-        if tokenizer is None or said.texts is None:
+        if tokenizer is None or answer_text.texts is None:
             return None
         try:
             prompt = tokenizer.prompt_tokens(operation, body)
-            answer = tokenizer.count("".join(pieces) for pieces in said.texts.values())
-        except Exception as error:  # noqa: BLE001,RUF100  its text may quote the prompt
+            answer = tokenizer.count("".join(pieces) for pieces in answer_text.texts.values())
+        except Exception as error:  # noqa: BLE001,RUF100  only its class is logged: its text may quote the prompt
             _log.warning("tokens could not be counted (%s); they are estimated", type(error).__name__)
             return None
+        # Still "estimated": the provider's own count, by which it bills, may differ.
         return Usage(prompt, answer if operation.has_completion else 0, estimated=True)
 
 
@@ -186,5 +203,5 @@ def _opened(path: Path) -> Tokenizer | None:
     try:
         return Tokenizer(path)
     except Exception as error:  # noqa: BLE001,RUF100  tokenizers raises its own, without a class
-        _log.error("tokenizer %s cannot be used: %s; tokens are estimated", path, error)
+        _log.error("the tokenizer %s cannot be opened: %s; tokens are estimated", path, error)
         return None

@@ -128,11 +128,11 @@ class Send(Protocol[Answer]):
         ...
 
     @property
-    def is_wanted(self) -> bool:
+    def is_answer_needed(self) -> bool:
         """Whether another attempt is still worth its money."""
         ...
 
-    async def leave(self, answer: Answer) -> None:
+    async def close(self, answer: Answer) -> None:
         """Closes an answer that lost a race."""
         ...
 
@@ -170,7 +170,7 @@ async def first_answer(plan: Plan, send: Send[Answer], request: TriedRequest) ->
     policy = request.policy
     schedule = RetrySchedule(plan.steps, policy.retries, request.deadline)
     while (due := schedule.next(policy.clock())) is not None:
-        if request.error is not None and not send.is_wanted:
+        if request.error is not None and not send.is_answer_needed:
             raise asyncio.CancelledError
         attempted = _raced if request.is_hedged and due.number == 1 else _attempted
         try:
@@ -294,7 +294,7 @@ class _Racer(Generic[Answer]):
         usage = None
         if answer is not None:
             answer.abandoned()
-            await self._send.leave(answer.answer)
+            await self._send.close(answer.answer)
             usage = answer.usage
         usage = usage or Usage(self._request.facts.prompt_tokens, 0, estimated=True)
         cost = self._request.cost_picousd(step, usage)

@@ -103,7 +103,7 @@ class Hedging:
         self.budget = HedgeBudget(self.settings)
         self._first_bytes: dict[tuple[str, str], FirstBytes] = {}
 
-    def wanted_by(self, headers: Mapping[bytes, bytes]) -> bool:
+    def is_on_for(self, headers: Mapping[bytes, bytes]) -> bool:
         """`x-hedge: on` or `off`, else as configured."""
         sent = headers.get(HEADER)
         return self.is_on if sent is None else sent == b"on"

@@ -148,12 +148,12 @@ def test_a_refusal_speaks_of_jsons_types_and_not_of_pythons(member: str, message
 
 
 @pytest.mark.parametrize(
-    ("options", "wants"),
+    ("options", "requested"),
     [("null", False), ("{}", False), ('{"include_usage":null}', False), ('{"include_usage":true}', True),
      ('{"include_usage":false}', False), ('{"include_usage":true,"other":1}', True)],
 )  # fmt: skip
-def test_usage_is_wanted_only_where_it_is_asked_for(options: str, wants: bool) -> None:
-    assert read(b'{"model":"m","stream_options":%b}' % options.encode()).wants_usage is wants
+def test_usage_counts_as_requested_only_where_the_caller_requests_it(options: str, requested: bool) -> None:
+    assert read(b'{"model":"m","stream_options":%b}' % options.encode()).requests_usage is requested
 
 
 @pytest.mark.parametrize(

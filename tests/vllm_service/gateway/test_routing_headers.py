@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.errors import InvalidRequest
-from vllm_service.gateway.routing_headers import NAMES, NONE, RoutingHeaders, wishes
+from vllm_service.gateway.routing_headers import NAMES, NONE, RoutingHeaders, read
 
 TARGET, CAP = b"x-latency-target-ms", b"x-max-cost-usd"
 
 
 @pytest.mark.parametrize(
-    ("headers", "wished"),
+    ("headers", "expected"),
     [
         pytest.param({}, NONE, id="nothing"),
         pytest.param({b"authorization": b"Bearer x", b"x-other": b"1"}, NONE, id="other headers"),
@@ -51,8 +51,8 @@ TARGET, CAP = b"x-latency-target-ms", b"x-max-cost-usd"
         ),
     ],
 )
-def test_what_is_wished(headers: dict[bytes, bytes], wished: RoutingHeaders) -> None:
-    assert wishes(headers) == wished
+def test_the_headers_are_read(headers: dict[bytes, bytes], expected: RoutingHeaders) -> None:
+    assert read(headers) == expected
 
 
 @pytest.mark.parametrize("name", [TARGET, CAP])
@@ -65,14 +65,14 @@ def test_what_is_wished(headers: dict[bytes, bytes], wished: RoutingHeaders) -> 
 )  # fmt: skip
 def test_what_is_no_positive_number_is_refused_by_the_headers_name(name: bytes, sent: bytes) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        wishes({name: sent})
+        read({name: sent})
     assert refused.value.param == name.decode()
     assert name.decode() in refused.value.message
 
 
 def test_more_than_16_tags_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="at most 16") as refused:
-        wishes({b"x-route-tags": b",".join(b"%d" % number for number in range(17))})
+        read({b"x-route-tags": b",".join(b"%d" % number for number in range(17))})
     assert refused.value.param == "x-route-tags"
 
 
@@ -83,9 +83,9 @@ def test_every_header_that_is_read_is_listed() -> None:
 @given(st.dictionaries(st.sampled_from(NAMES), st.binary(max_size=40)))
 def test_no_header_does_anything_but_be_understood_or_refused(headers: dict[bytes, bytes]) -> None:
     try:
-        wished = wishes(headers)
+        routing = read(headers)
     except InvalidRequest:
         return
-    assert wished.cap_picousd is None or wished.cap_picousd >= 0
-    assert wished.latency_target_seconds is None or 0 <= wished.latency_target_seconds < 10**6
-    assert len(wished.tags) <= 16
+    assert routing.cap_picousd is None or routing.cap_picousd >= 0
+    assert routing.latency_target_seconds is None or 0 <= routing.latency_target_seconds < 10**6
+    assert len(routing.tags) <= 16

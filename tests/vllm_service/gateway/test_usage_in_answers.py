@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.domain.usage import MOST_TOKENS, Usage
-from vllm_service.gateway.provider_request import Found, find_usage, usage_in
+from vllm_service.gateway.provider_request import EventUsage, find_usage, usage_in
 
 MOST = Usage(MOST_TOKENS, MOST_TOKENS)
 COUNTS = st.integers(-5, MOST_TOKENS)
@@ -98,7 +98,7 @@ COUNTS = st.integers(-5, MOST_TOKENS)
 def test_usage_in_all_shapes(usage: object, expected: Usage | None) -> None:
     document = json.dumps({"id": "x", "choices": [{"index": 0}], "usage": usage}).encode()
     assert usage_in(document) == expected
-    assert find_usage(document) == Found(expected, False)
+    assert find_usage(document) == EventUsage(expected, False)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +169,12 @@ def test_what_is_no_json_object_is_a_value_error(document: bytes) -> None:
 )
 def test_a_chunk_without_choices_is_only_usage(choices: bytes, is_only_usage: bool) -> None:
     document = b'{"choices":%b,"usage":{"prompt_tokens":1}}' % choices
-    assert find_usage(document) == Found(Usage(1, 0), is_only_usage)
+    assert find_usage(document) == EventUsage(Usage(1, 0), is_only_usage)
 
 
 def test_an_event_without_choices_has_something_else_to_say() -> None:
     document = b'{"type":"response.completed","response":{"usage":{"input_tokens":7}}}'
-    assert find_usage(document) == Found(Usage(7, 0), False)
+    assert find_usage(document) == EventUsage(Usage(7, 0), False)
 
 
 @given(prompt=COUNTS, completion=COUNTS, cached=st.none() | COUNTS, reasoning=st.none() | COUNTS, ours=st.booleans())

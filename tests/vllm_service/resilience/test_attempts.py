@@ -36,7 +36,7 @@ class Sends:
     results: list[str | BaseException]
     left: list[str] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
-    is_wanted = True
+    is_answer_needed = True
 
     async def __call__(self, attempt: Attempt[str], patience: Patience) -> str:
         result = self.results.pop(0)
@@ -44,7 +44,7 @@ class Sends:
             raise result
         return result
 
-    async def leave(self, answer: str) -> None:
+    async def close(self, answer: str) -> None:
         self.left.append(answer)
 
     def attempted(self, step: Step, seconds: float, outcome: str, status: int | None) -> None:
@@ -108,9 +108,9 @@ async def test_an_attempt_that_failed_is_over_when_the_next_one_begins() -> None
     assert (world.in_flight, world.sends.ends) == (0, ["failed", "left"])
 
 
-async def test_a_request_that_is_wanted_no_more_makes_no_second_attempt() -> None:
+async def test_a_request_that_is_answer_needed_no_more_makes_no_second_attempt() -> None:
     sends = Sends([NotAnswered(FAILURE, UpstreamFailed("broken")), "answer"])
-    sends.is_wanted = False
+    sends.is_answer_needed = False
     with pytest.raises(asyncio.CancelledError):
         await World(sends).first_answer()
     assert sends.results == ["answer"]

@@ -183,7 +183,7 @@ class RoutedCall:
 class _ConnectionRequest(Generic[Sent]):
     """An attempts.Send over the client's connections. attempts: how many were sent; provider: the last one's name."""
 
-    is_wanted = True
+    is_answer_needed = True
 
     def __init__(self, places: Connections, ask: Payload) -> None:
         self.attempts = 0
@@ -208,7 +208,7 @@ class _ConnectionRequest(Generic[Sent]):
         """Raises ServiceError."""
         raise NotImplementedError
 
-    async def leave(self, answer: Sent) -> None:
+    async def close(self, answer: Sent) -> None:
         """See attempts.Send. A whole answer holds no connection."""
 
 
@@ -223,7 +223,7 @@ class _StreamRequest(_ConnectionRequest[OpenedAnswer]):
     async def _send(self, connection: Connection, ask: Payload, attempt: Attempt[OpenedAnswer]) -> OpenedAnswer:
         return await begin(connection, ask)
 
-    async def leave(self, answer: OpenedAnswer) -> None:
+    async def close(self, answer: OpenedAnswer) -> None:
         await answer[0].close()
 
 
