@@ -39,8 +39,8 @@ class Route:
         self.model, self.candidates = model, candidates
         #: Whether filters.check_model has anything to check for every request.
         self.has_bounds = model.context_length is not None
-        self.by_provider = {(place.provider.name, place.offer.model): place for place in candidates}
-        self.own = [place for place in candidates if place.endpoint is not None]
+        self.by_provider = {(candidate.provider.name, candidate.offer.model): candidate for candidate in candidates}
+        self.own = [candidate for candidate in candidates if candidate.endpoint is not None]
         #: Where demand for this model is logged; see `wakes`.
         self.controllers: list[EndpointDemand] = []
         self.strategy = find_strategy(model.strategy or settings.default_strategy)
@@ -49,24 +49,24 @@ class Route:
             self.target = replace(settings.target, ttft_seconds=model.latency_target_seconds)
         self.lengths = AnswerLengths()
         self.turns = Turns()
-        self.hosted_positions = [place.position for place in candidates if place.endpoint is None]
-        self._hosted = [place for place in candidates if place.endpoint is None]
+        self.hosted_positions = [candidate.position for candidate in candidates if candidate.endpoint is None]
+        self._hosted = [candidate for candidate in candidates if candidate.endpoint is None]
 
     def wakes(self, controllers: Mapping[str, EndpointDemand]) -> None:
         """Sets the controllers of the model's own endpoints, at which its demand is logged."""
-        self.controllers = [controllers[place.name] for place in self.own]
+        self.controllers = [controllers[candidate.name] for candidate in self.own]
 
     def take_over(self, before: Route | None, endpoints: Mapping[str, Endpoint]) -> None:
         """Keeps what was learned of answers' lengths and of offers. endpoints: those that the router has now."""
         if before is not None:
             self.lengths, self.turns = before.lengths, before.turns
-        for key, place in self.by_provider.items():
-            if place.endpoint is not None:
-                place.endpoint = endpoints[place.name]
+        for key, candidate in self.by_provider.items():
+            if candidate.endpoint is not None:
+                candidate.endpoint = endpoints[candidate.name]
             known = None if before is None else before.by_provider.get(key)
             if known is not None:
-                place.prompt_cache, place.late_until = known.prompt_cache, known.late_until
-                place.first_token_seconds, place.token_seconds = known.first_token_seconds, known.token_seconds
+                candidate.prompt_cache, candidate.late_until = known.prompt_cache, known.late_until
+                candidate.first_token_seconds, candidate.token_seconds = known.first_token_seconds, known.token_seconds
 
     def target_of(self, facts: RequestFacts) -> LatencyTarget:
         """Returns the model's target, with the caller's wait for the first token where there is one."""
@@ -76,7 +76,7 @@ class Route:
 
     def hosted_picousd(self, facts: RequestFacts, completion_tokens: int, now: float) -> int | None:
         """Returns what the cheapest hosted offer of a known price would take; None if there is none."""
-        prices = [marginal_picousd(place, facts, completion_tokens, now) for place in self._hosted]
+        prices = [marginal_picousd(candidate, facts, completion_tokens, now) for candidate in self._hosted]
         return min((price for price in prices if price is not None), default=None)
 
 

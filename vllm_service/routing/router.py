@@ -28,7 +28,7 @@ class ObservedAttempt(msgspec.Struct):
 
     route: Route
     #: The offer to which the request was sent.
-    place: Candidate
+    candidate: Candidate
     facts: RequestFacts
     began: float
     #: Whether the offer has lately read a prompt that begins as this one.
@@ -42,47 +42,47 @@ class ObservedAttempt(msgspec.Struct):
     is_over: bool = False
 
     @classmethod
-    def sent(cls, route: Route, place: Candidate, facts: RequestFacts, now: float) -> ObservedAttempt:
+    def sent(cls, route: Route, candidate: Candidate, facts: RequestFacts, now: float) -> ObservedAttempt:
         """Returns the observer of a request that has been sent to this offer, and counts the request there."""
-        attempt = cls(route, place, facts, now, place.follows(facts.prefix, now))
-        place.in_flight += 1
-        if place.endpoint is not None:
-            attempt.to_read = facts.prompt_tokens - place.cached_tokens(facts, now)
-            attempt.alone = place.endpoint.unread_tokens <= 0
-            place.endpoint.sent(attempt.to_read, now)
+        attempt = cls(route, candidate, facts, now, candidate.follows(facts.prefix, now))
+        candidate.in_flight += 1
+        if candidate.endpoint is not None:
+            attempt.to_read = facts.prompt_tokens - candidate.cached_tokens(facts, now)
+            attempt.alone = candidate.endpoint.unread_tokens <= 0
+            candidate.endpoint.sent(attempt.to_read, now)
         return attempt
 
     def first_token(self, now: float) -> None:
         """Learns the wait for the first token; not of a whole answer, whose first byte comes with its last token."""
         if self.first_token_at or self.is_over or not self.facts.stream:
             return
-        place = self.place
+        candidate = self.candidate
         waited = now - self.began
         self.first_token_at = now
-        place.first_token_seconds.add(waited)
-        if place.endpoint is not None:
-            place.endpoint.read(self.to_read)
+        candidate.first_token_seconds.add(waited)
+        if candidate.endpoint is not None:
+            candidate.endpoint.read(self.to_read)
             # Behind other prompts the wait is not the prompt's own. After one that it follows, how much was read is
             # known only from the usage, so that case waits for `_own_finished`.
             if self.alone and not self.follows:
-                place.endpoint.measured_answer(waited, self.facts.prompt_tokens)
+                candidate.endpoint.measured_answer(waited, self.facts.prompt_tokens)
 
     def succeeded(self, usage: Usage | None, now: float) -> None:
         """Learns speeds, the answer's length and the cached share from a complete answer."""
         if self.is_over:
             return
         self.is_over = True
-        place, facts = self.place, self.facts
-        place.in_flight -= 1
-        if place.endpoint is not None:
-            self._own_finished(place.endpoint, usage, now)
+        candidate, facts = self.candidate, self.facts
+        candidate.in_flight -= 1
+        if candidate.endpoint is not None:
+            self._own_finished(candidate.endpoint, usage, now)
         elif self.first_token_at and usage is not None and usage.completion_tokens > 1:
-            place.token_seconds.add((now - self.first_token_at) / (usage.completion_tokens - 1))
+            candidate.token_seconds.add((now - self.first_token_at) / (usage.completion_tokens - 1))
         if usage is not None:
             self.route.lengths.add(facts.key_id, facts.operation, usage.completion_tokens)
             # With a plain price cached tokens change nothing, so no prefixes are kept.
-            if usage.prompt_tokens > 0 and not usage.estimated and not place.has_plain_price:
-                place.prompt_cache.add(facts.prefix, self.follows, usage.cached_tokens / usage.prompt_tokens, now)
+            if usage.prompt_tokens > 0 and not usage.estimated and not candidate.has_plain_price:
+                candidate.prompt_cache.add(facts.prefix, self.follows, usage.cached_tokens / usage.prompt_tokens, now)
 
     def failed(self, status: int, retry_after_seconds: float | None, now: float) -> None:
         """Learns nothing from a failure but a 429's Retry-After, until which the offer comes last."""
@@ -90,19 +90,19 @@ class ObservedAttempt(msgspec.Struct):
             return
         self.abandoned(now)
         if status == 429 and retry_after_seconds:
-            self.place.late_until = now + retry_after_seconds
+            self.candidate.late_until = now + retry_after_seconds
 
     def abandoned(self, now: float) -> None:
         """Takes the request off those in flight."""
         if self.is_over:
             return
         self.is_over = True
-        place = self.place
-        place.in_flight -= 1
-        if place.endpoint is not None:
+        candidate = self.candidate
+        candidate.in_flight -= 1
+        if candidate.endpoint is not None:
             if not self.first_token_at:
-                place.endpoint.read(self.to_read)
-            place.endpoint.left()
+                candidate.endpoint.read(self.to_read)
+            candidate.endpoint.left()
 
     def _own_finished(self, endpoint: Endpoint, usage: Usage | None, ended: float) -> None:
         began, first_token_at, target = self.began, self.first_token_at, self.route.target
@@ -175,10 +175,10 @@ class CostRouter:
         prompt, answer = facts.prompt_tokens, int(completion)
         # By position, so that strategies need no look-up. A plain price is worked out here: a call costs more than it.
         costs = [
-            prompt * place.input_picousd + answer * place.output_picousd
-            if place.has_plain_price
-            else marginal_picousd(place, facts, answer, now_seconds)
-            for place in route.candidates
+            prompt * candidate.input_picousd + answer * candidate.output_picousd
+            if candidate.has_plain_price
+            else marginal_picousd(candidate, facts, answer, now_seconds)
+            for candidate in route.candidates
         ]
         if route.controllers:
             hosted = [cost for position in route.hosted_positions if (cost := costs[position]) is not None]
@@ -195,19 +195,22 @@ class CostRouter:
                 f"No provider of {facts.model} has a known price, which the strategy needs.",
                 details={"model": facts.model, "fallback_available": True},
             )
-        steps = [Step(place.name, place.model, costs[place.position]) for place in ordered[: self._settings.max_steps]]
+        steps = [
+            Step(candidate.name, candidate.model, costs[candidate.position])
+            for candidate in ordered[: self._settings.max_steps]
+        ]
         return Plan(tuple(steps), reason)
 
     def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> ObservedAttempt:
         """Counts the request as sent to this offer, and returns the attempt's observer."""
         route = self._routes.get(facts.model) or self._route(facts)
-        place = route.by_provider[step.provider, step.model]
-        attempt = ObservedAttempt.sent(route, place, facts, now_seconds)
-        if place.endpoint is not None:
+        candidate = route.by_provider[step.provider, step.model]
+        attempt = ObservedAttempt.sent(route, candidate, facts, now_seconds)
+        if candidate.endpoint is not None:
             completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
             hosted = route.hosted_picousd(facts, int(completion), now_seconds)
-            saved_usd = (hosted or 0) / PICOUSD_PER_USD * place.endpoint.share_paid_for_it
-            self.controllers[place.endpoint.name].took(saved_usd)
+            saved_usd = (hosted or 0) / PICOUSD_PER_USD * candidate.endpoint.share_paid_for_it
+            self.controllers[candidate.endpoint.name].took(saved_usd)
         return attempt
 
     def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
@@ -262,4 +265,6 @@ class CostRouter:
         if breakers is None or not breakers.not_closed:
             return candidates
         # Where every breaker is open the plan names them all: the breakers refuse at sending, and say until when.
-        return [place for place in candidates if breakers.may_try(place.name, place.model, now)] or candidates
+        return [
+            candidate for candidate in candidates if breakers.may_try(candidate.name, candidate.model, now)
+        ] or candidates

@@ -132,7 +132,7 @@ def by_cost(choice: Choice) -> Ordered:
     hosted.sort()
     cheapest = [entry[2] for entry in hosted]
     if len(ready) > 1:
-        ready.sort(key=lambda place: costs[place.position] or 0)
+        ready.sort(key=lambda candidate: costs[candidate.position] or 0)
     if ready:
         return ready + cheapest + busy, f"a warm own worker has room ({ready[0].provider.name})"
     if cheapest:
@@ -152,22 +152,22 @@ def _serving(candidate: Candidate) -> bool:
 def by_latency(choice: Choice) -> Ordered:
     """Orders by the expected end of the answer. A cold endpoint is last: no probe wakes a worker."""
     timed = sorted(
-        (place.expected_seconds(choice.facts, choice.completion_tokens, choice.now_seconds), place.position)
-        for place in choice.candidates
+        (candidate.expected_seconds(choice.facts, choice.completion_tokens, choice.now_seconds), candidate.position)
+        for candidate in choice.candidates
     )
-    by_position = {place.position: place for place in choice.candidates}
+    by_position = {candidate.position: candidate for candidate in choice.candidates}
     return [by_position[position] for _, position in timed], f"the fastest of late: {timed[0][0]:.2f} s expected"
 
 
 def by_quality(choice: Choice) -> Ordered:
     """Keeps the configured order: the operator puts the best first in models.yaml."""
-    return sorted(choice.candidates, key=lambda place: place.position), "quality: the configured order"
+    return sorted(choice.candidates, key=lambda candidate: candidate.position), "quality: the configured order"
 
 
 def balanced(choice: Choice) -> Ordered:
     """Sends `own_share` of requests to own endpoints, evenly spread, the rest to hosted offers."""
-    own = [place for place in choice.candidates if place.endpoint is not None]
-    hosted = [place for place in choice.candidates if place.endpoint is None]
+    own = [candidate for candidate in choice.candidates if candidate.endpoint is not None]
+    hosted = [candidate for candidate in choice.candidates if candidate.endpoint is None]
     choice.turns.own_debt += choice.own_share
     own_turn = choice.turns.own_debt >= 1.0 - 1e-9  # sums of a float share miss 1 by a little
     if own_turn:
@@ -185,7 +185,7 @@ def round_robin(choice: Choice) -> Ordered:
 
 def least_loaded(choice: Choice) -> Ordered:
     """Orders by requests in flight, the fewest first."""
-    order = sorted(choice.candidates, key=lambda place: (place.in_flight, place.position))
+    order = sorted(choice.candidates, key=lambda candidate: (candidate.in_flight, candidate.position))
     return order, f"least loaded: {order[0].in_flight} in flight"
 
 
@@ -197,7 +197,9 @@ def weighted(choice: Choice) -> Ordered:
     dice = choice.turns.dice
     order = sorted(
         choice.candidates,
-        key=lambda place: dice.random() ** (1.0 / place.weight) if place.weight > 0 else -place.position,
+        key=lambda candidate: (
+            dice.random() ** (1.0 / candidate.weight) if candidate.weight > 0 else -candidate.position
+        ),
         reverse=True,
     )
     return order, "drawn by weight"
