@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,15 +45,13 @@ class RedisServer:
     def start(self) -> None:
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(
-            [str(REDIS_EXECUTABLE), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [str(REDIS_EXECUTABLE), *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        with redis.Redis(port=self.port) as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.ConnectionError:
-                    time.sleep(0.02)
+        assert self._process.stdout is not None
+        with self._process.stdout as log:  # closed then: what Redis logs later goes nowhere, and stops nothing
+            is_ready = any(b"Ready to accept connections" in line for line in log)
+        if not is_ready:
+            raise RuntimeError(f"Redis has not started on port {self.port}, exit code {self._process.wait()}")
 
     def stop(self) -> None:
         if self._process is not None:
