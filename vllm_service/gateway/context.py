@@ -159,7 +159,7 @@ class RequestContext:
         self.operation = operation
         self.request = request
         self.caller = caller
-        self.headers = request.named
+        self.headers = request.headers_by_name
         self.request_id = request_id
         self.id_line = b"x-request-id: %b\r\n" % request_id.encode()
         self.configured = configured
@@ -171,15 +171,15 @@ class RequestContext:
     def went_to(self, attempt: Attempt[Answer], on_disconnect: OnDisconnect) -> None:
         """The attempt that answers, as far as is known now. A caller who leaves ends it, or it is read to its end."""
         self.step, self.sent, self.first_byte = attempt.step, attempt.started_at, attempt.first_byte_at
-        self.caller.stays = on_disconnect is OnDisconnect.DRAIN
+        self.caller.outlives_caller = on_disconnect is OnDisconnect.DRAIN
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
-        """See Caller; the connection is free for its next request."""
+        """See ResponseWriter: the connection is free for its next request."""
         self.is_answered = True
         self.caller.answer(status, headers, body)
 
     def end(self) -> None:
-        """The end of a stream; see Caller."""
+        """The end of a stream; see ResponseWriter."""
         self.is_answered = True
         self.caller.end()
 

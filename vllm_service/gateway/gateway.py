@@ -127,7 +127,7 @@ class Gateway:
     def _context(
         self, operation: Operation, request: Request, caller: ResponseWriter, labels: str | None = None
     ) -> RequestContext:
-        headers = request.named
+        headers = request.headers_by_name
         call = RequestContext(
             operation,
             request,

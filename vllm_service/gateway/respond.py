@@ -78,7 +78,7 @@ async def relay_events(call: RequestContext, attempt: Attempt[Answer], *, keeps:
         call.said = AnswerText()
         receive = call.said.around(receive)
     caller.begin(200, call.answer_headers(_EVENT_STREAM))
-    caller.fed_by(answer)
+    caller.set_source(answer)
     error: ServiceError | None = None
     try:
         await answer.relay(receive)

@@ -59,7 +59,7 @@ class _AsgiExchange:
         self._can_send = asyncio.Event()
         self._can_send.set()
         self.is_over = asyncio.Event()
-        caller.fed_by(self)
+        caller.set_source(self)
 
     def pause(self) -> None:
         """Implements FlowControl: the next `send` waits."""

@@ -42,7 +42,7 @@ class Request(msgspec.Struct, gc=False):
     #: In their order; names in lower case.
     headers: list[tuple[bytes, bytes]]
     #: The last header of each name.
-    named: dict[bytes, bytes]
+    headers_by_name: dict[bytes, bytes]
     body: bytes
     #: The address at the other end of the connection; empty on a Unix socket.
     peer: str = ""
@@ -64,11 +64,11 @@ class FlowControl(Protocol):
 class ResponseWriter(Protocol):
     """Writes the answer to one request: whole with `answer`, or as a stream with `begin`, `send`..., `end`.
 
-    When the caller leaves, the task that answers is cancelled, unless it `stays`.
+    When the caller leaves, the task that answers is cancelled, unless it `outlives_caller`.
     """
 
     #: The task goes on when the caller leaves; what it sends then is dropped.
-    stays: bool
+    outlives_caller: bool
     #: A stream has begun.
     has_begun: bool
 
@@ -93,7 +93,7 @@ class ResponseWriter(Protocol):
         """Completes the stream."""
         ...
 
-    def fed_by(self, flow: FlowControl) -> None:
+    def set_source(self, flow: FlowControl) -> None:
         """Sets what is paused while the caller reads slower than the stream comes."""
         ...
 

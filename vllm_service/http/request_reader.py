@@ -87,7 +87,7 @@ class RequestReader(Writer):
         self._peer = ""
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._named: dict[bytes, bytes] = {}
+        self._headers_by_name: dict[bytes, bytes] = {}
         self._body: bytes | bytearray = b""
         #: A request has begun and is not complete.
         self._is_receiving = False
@@ -162,7 +162,7 @@ class RequestReader(Writer):
             self.refuse(HeadTooLarge(f"The request's head is larger than {limits.head_bytes} bytes, or too long."))
             return
         self._head_bytes = 0
-        headers = self._named = dict(self._headers)
+        headers = self._headers_by_name = dict(self._headers)
         if int(headers.get(b"content-length", 0)) > limits.body_bytes:  # digits only: llhttp has checked them
             self._refuse_body()
         elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and not self._is_discarding:
@@ -189,7 +189,7 @@ class RequestReader(Writer):
         self._is_receiving = self._has_head = self._is_new = False
         body = self._body if isinstance(self._body, bytes) else bytes(self._body)
         version = parser.get_http_version()
-        headers, by_name = self._headers, self._named
+        headers, by_name = self._headers, self._headers_by_name
         request = Request(parser.get_method(), self._target, headers, by_name, body, self._peer, version)
         self.received(request, parser.should_keep_alive())
 

@@ -155,7 +155,7 @@ class ServerConnection(RequestReader):
         self._is_chunked = False
         self._is_reading_paused = False
         self._stalled_since: float | None = None
-        self.stays = self.has_begun = self.has_left = False
+        self.outlives_caller = self.has_begun = self.has_left = False
         self._flow: FlowControl | None = None
 
     # asyncio.Protocol
@@ -180,10 +180,10 @@ class ServerConnection(RequestReader):
         self._unsent.clear()
         self._requests.clear()
         self._server.lost(self)
-        if self._task is not None and not self.stays:
+        if self._task is not None and not self.outlives_caller:
             self._task.cancel()
         # The source was paused for a caller who reads slowly; resume_writing will not come any more.
-        if self.stays and self._flow is not None and self._stalled_since is not None:
+        if self.outlives_caller and self._flow is not None and self._stalled_since is not None:
             self._flow.resume()
 
     def pause_writing(self) -> None:
@@ -237,7 +237,7 @@ class ServerConnection(RequestReader):
             self.write(b"0\r\n\r\n")
         self._answered()
 
-    def fed_by(self, flow: FlowControl) -> None:
+    def set_source(self, flow: FlowControl) -> None:
         """Implements ResponseWriter."""
         self._flow = flow
         if self._stalled_since is not None:
@@ -307,7 +307,7 @@ class ServerConnection(RequestReader):
     def _answered(self) -> None:
         """Frees the connection for the next request, while the task may still book what it has answered."""
         self._task = self._flow = None
-        self.stays = self.has_begun = False
+        self.outlives_caller = self.has_begun = False
         if self._transport is None:
             return
         if not self._keeps_alive:
