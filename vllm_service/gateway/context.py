@@ -188,7 +188,7 @@ class RequestContext:
         self.operation = operation
         self.request = request
         self.writer = writer
-        self.headers = request.named
+        self.headers = request.headers_by_name
         self.request_id = request_id
         self.id_line = b"x-request-id: %b\r\n" % request_id.encode()
         self.snapshot = snapshot
@@ -207,7 +207,7 @@ class RequestContext:
         self.step = attempt.step
         self.sent_at = attempt.started_at
         self.first_byte_at = attempt.first_byte_at
-        self.writer.stays = on_disconnect is OnDisconnect.DRAIN
+        self.writer.outlives_caller = on_disconnect is OnDisconnect.DRAIN
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """Writes a whole answer (see ResponseWriter), after which the connection may serve its next request."""

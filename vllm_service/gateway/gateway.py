@@ -133,7 +133,7 @@ class Gateway:
     def _context(
         self, operation: Operation, request: Request, writer: ResponseWriter, labels: str | None = None
     ) -> RequestContext:
-        headers = request.named
+        headers = request.headers_by_name
         context = RequestContext(
             operation,
             request,

@@ -83,7 +83,7 @@ class WholeAnswer:
 
     def __init__(self) -> None:
         self.body = b""
-        self.stays = False
+        self.outlives_caller = False
         self.has_begun = False
         self.has_left = False
 
@@ -102,7 +102,7 @@ class WholeAnswer:
     def end(self) -> None:
         """Does nothing: the end is when the request is recorded."""
 
-    def fed_by(self, flow: FlowControl) -> None:
+    def set_source(self, flow: FlowControl) -> None:
         """Does nothing: the answer is kept as a whole, and the upstream connection bounds its length."""
 
     def abort(self) -> None:
@@ -119,7 +119,7 @@ async def finished(task: asyncio.Task[None], writer: WholeAnswer) -> None:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         writer.has_left = True
-        if not writer.stays and task.cancel():
+        if not writer.outlives_caller and task.cancel():
             await asyncio.wait([task])  # until the row is written
         raise
 
@@ -132,7 +132,7 @@ class EventStream:
     """
 
     def __init__(self, context: Callable[[EventStream], RequestContext], begin: Begin) -> None:
-        self.stays = False
+        self.outlives_caller = False
         self.has_begun = False
         self.has_left = False
         self._context = context(self)
@@ -177,7 +177,7 @@ class EventStream:
         task = self._task
         if task is None or task.done():
             return
-        if self.stays:
+        if self.outlives_caller:
             self._resume()
         elif task.cancel():
             await asyncio.wait([task])
@@ -225,7 +225,7 @@ class EventStream:
     def end(self) -> None:
         """Does nothing: the reader sees the end when the request is recorded."""
 
-    def fed_by(self, flow: FlowControl) -> None:
+    def set_source(self, flow: FlowControl) -> None:
         """Takes the connection that is paused while the reader is behind."""
         self._flow = flow
 

@@ -86,7 +86,7 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
         context.answer_text = AnswerText()
         receive = context.answer_text.around(receive)
     writer.begin(200, context.answer_headers(_EVENT_STREAM))
-    writer.fed_by(answer)
+    writer.set_source(answer)
     error: ServiceError | None = None
     try:
         await answer.relay(receive)

@@ -1,4 +1,4 @@
-"""Hands a request to an ASGI application: everything but the hot path is served so."""
+"""Hands requests to an ASGI application: everything outside the hot path is served this way."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ Application = Callable[
     [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
 
-_OURS = (b"content-length", b"transfer-encoding", b"connection", b"date")
+#: Response headers that this server writes itself; the application's are dropped, or they would stand there twice.
+_SERVER_HEADERS = (b"content-length", b"transfer-encoding", b"connection", b"date")
 
 
 async def serve_asgi(application: Application, request: Request, caller: ResponseWriter) -> None:
-    """Answers with what the application sends; its exceptions pass through."""
+    """Runs the application for one request and answers with what it sends. The application's exceptions pass."""
     exchange = _AsgiExchange(request, caller)
     try:
         await application(_scope(request), exchange.receive, exchange.send)
@@ -46,7 +47,7 @@ def _scope(request: Request) -> Message:
 
 
 class _AsgiExchange:
-    """One request and its answer, as the application sees them."""
+    """One request and its answer, behind ASGI's `receive` and `send`."""
 
     def __init__(self, request: Request, caller: ResponseWriter) -> None:
         self._request = request
@@ -55,21 +56,24 @@ class _AsgiExchange:
         self._status = 200
         self._headers = b""
         self._has_begun = False
-        self._is_readable = asyncio.Event()
-        self._is_readable.set()
+        self._can_send = asyncio.Event()
+        self._can_send.set()
         self.is_over = asyncio.Event()
-        caller.fed_by(self)
+        caller.set_source(self)
 
     def pause(self) -> None:
-        """See incoming.Flow."""
-        self._is_readable.clear()
+        """Implements FlowControl: the next `send` waits."""
+        self._can_send.clear()
 
     def resume(self) -> None:
-        """See incoming.Flow."""
-        self._is_readable.set()
+        """Implements FlowControl: a waiting `send` goes on."""
+        self._can_send.set()
 
     async def receive(self) -> Message:
-        """The body, then that the exchange is over; a caller who leaves cancels the task."""
+        """Returns the whole body, and once the exchange is over http.disconnect.
+
+        A caller who leaves needs no message of its own: the connection cancels the task.
+        """
         if not self._is_read:
             self._is_read = True
             return {"type": "http.request", "body": self._request.body, "more_body": False}
@@ -77,14 +81,15 @@ class _AsgiExchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """An answer in one piece goes out with its length, any other in chunks."""
+        """Sends an answer of one piece with its length, any other in chunks."""
         if self.is_over.is_set():
             return
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            lines = (b"%b: %b\r\n" % (name, value) for name, value in message.get("headers", ()) if name not in _OURS)
+            headers = message.get("headers", ())
+            lines = (b"%b: %b\r\n" % (name, value) for name, value in headers if name not in _SERVER_HEADERS)
             self._headers = b"".join(lines)
-            return
+            return  # the head waits for the first piece: only then is it known whether a length can be sent
         body = b"" if self._request.method == b"HEAD" else bytes(message.get("body", b""))
         if not message.get("more_body", False):
             self._end(body)
@@ -94,7 +99,7 @@ class _AsgiExchange:
             self._caller.begin(self._status, self._headers)
         if body:
             self._caller.send(body)
-        await self._is_readable.wait()
+        await self._can_send.wait()
 
     def _end(self, body: bytes) -> None:
         self.is_over.set()

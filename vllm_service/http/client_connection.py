@@ -1,4 +1,4 @@
-"""One kept HTTP/1.1 connection to a provider, and the answer that it carries: one at a time, whole or as a stream."""
+"""A persistent HTTP/1.1 connection to a provider and the answer it carries: one at a time, whole or as a stream."""
 
 from __future__ import annotations
 
@@ -17,52 +17,55 @@ from vllm_service.http.write_buffer import WriteBuffer, Writer
 from vllm_service.logs import source_location
 
 LONGEST_ANSWER_BYTES = 128 * 2**20
-# Of a stream, before its first event is whole: comments and pings, and then the event itself.
+#: Of a stream, until its first event is whole: comments and pings, and then the event itself.
 LONGEST_BEGINNING_BYTES = 16 * 2**20
-# Comments, which keep connections alive, are no events; an answer that only began one has not begun.
+# A comment (": ping") keeps a connection alive and is no event: fail-over stays possible until a real one is whole.
 _EVENT_BEGINS = re.compile(rb"(?:^|\n)(?:data|event):")
 _EVENT_ENDS = re.compile(rb"\n\n|\r\n\r\n")
-_LONGEST_MARK = len(b"\nevent:")  # no other is longer; a piece may end within one
+_LONGEST_MARK = len(b"\nevent:")  # the longest match of _EVENT_BEGINS; a piece of the stream may end within one
 
 
-class Carrier(Protocol):
-    """The connection."""
+class AnswerConnection(Protocol):
+    """The connection that carries an answer."""
 
     def fail(self, fault: ProviderFault) -> None:
-        """Ends it."""
+        """Ends the connection."""
 
     def pause(self) -> None:
-        """Reads no further."""
+        """Stops reading."""
 
     def resume(self) -> None:
         """Reads on."""
 
 
-class StreamOrWhole(msgspec.Struct, eq=False):
-    """A provider's answer (protocol.Answer) while its connection still carries it, and after."""
+class ProviderAnswer(msgspec.Struct, eq=False):
+    """A provider's answer (upstream.Answer), while its connection carries it and after."""
 
-    _connection: Carrier
+    _connection: AnswerConnection
     headers: dict[bytes, bytes]
+    #: 0 until the head is complete.
     status: int = 0
     is_stream: bool = False
+    #: The head has neither a length nor chunks: the body lasts until the provider closes the connection.
     ends_with_connection: bool = False
+    #: Set by `relay`: takes the pieces that come.
     received: Callable[[bytes], None] | None = None
     _kept: bytes | bytearray = b""
     _end: asyncio.Future[None] | None = None
     _fault: Exception | None = None
     _is_over: bool = False
     _has_event: bool = False
-    _searched: int = 0  # bytes in which nothing was found
+    _searched: int = 0  # bytes of `_kept` that `has_begun` need not search again
 
     @property
     def body(self) -> bytes:
-        """What has come and was not relayed."""
+        """Returns the bytes that have come and are not relayed."""
         if not isinstance(self._kept, bytes):
             self._kept = bytes(self._kept)
         return self._kept
 
     def keep(self, data: bytes) -> None:
-        """Adds a piece to what is kept: the most come in one."""
+        """Keeps a piece. Most bodies come in one piece, which is not copied; a second one makes a bytearray."""
         kept = self._kept
         if not kept:
             self._kept = data
@@ -76,19 +79,20 @@ class StreamOrWhole(msgspec.Struct, eq=False):
             self._connection.fail(CutShort(f"the {what} is longer than {most} bytes"))
 
     def has_begun(self) -> bool:
-        """See protocol.Answer. What was searched once is not searched again when more has come."""
+        """Implements upstream.Answer. Continues the search where it ended, or many small pieces would cost O(n^2)."""
         kept = self._kept
         if not self._has_event:
             found = _EVENT_BEGINS.search(kept, self._searched)
             if found is not None:
-                self._has_event, self._searched = True, found.end()
+                self._has_event = True
+                self._searched = found.end()
         if self._has_event and _EVENT_ENDS.search(kept, self._searched) is not None:
             return True
-        self._searched = max(self._searched, len(kept) - _LONGEST_MARK + 1)
+        self._searched = max(self._searched, len(kept) - _LONGEST_MARK + 1)  # the last bytes may begin a mark
         return False
 
     def relay(self, receive: Callable[[bytes], None]) -> asyncio.Future[None]:
-        """See protocol.Answer."""
+        """Implements upstream.Answer."""
         self._end = asyncio.get_running_loop().create_future()
         kept, self._kept = self.body, b""
         self.received = receive
@@ -99,94 +103,90 @@ class StreamOrWhole(msgspec.Struct, eq=False):
         return self._end
 
     def ended(self, fault: Exception | None) -> None:
-        """Called by the connection: the body is complete, or broken."""
-        self._is_over, self._fault = True, fault
+        """Called by the connection when the body is complete or, with a fault, broken."""
+        self._is_over = True
+        self._fault = fault
         if self._end is None or self._end.done():
             return
         if fault is None:
             self._end.set_result(None)
         else:
             self._end.set_exception(fault)
-            self._end.exception()  # whoever has left does not look
+            self._end.exception()  # marks it as seen, or asyncio warns when the caller has left and does not await it
 
     def pause(self) -> None:
-        """See protocol.Answer."""
+        """Implements upstream.Answer."""
         if not self._is_over:
             self._connection.pause()
 
     def resume(self) -> None:
-        """See protocol.Answer."""
+        """Implements upstream.Answer."""
         if not self._is_over:
             self._connection.resume()
 
     def close(self) -> None:
-        """See protocol.Answer."""
+        """Implements upstream.Answer."""
         if not self._is_over:
-            self._connection.fail(CutShort("left before its end"))
+            self._connection.fail(CutShort("the answer was dropped before its end"))
 
 
 LONGEST_HEAD_BYTES = 64 * 2**10
-STALE_SECONDS = 1.0  # a connection that had been closed says so within a round trip; later, somebody was at work
-_EVENT_STREAM = b"text/event-stream"
+#: A connection that was closed before a request fails within a round trip; a later failure may have cost GPU time.
+STALE_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
 class Connection(Writer):
-    """Parses what the provider says and hands it to whoever waits; `freed` is called when it is free, or has ended.
-
-    `quiet_since` is the loop's time of the last byte, or of the request: the pool ends connections that stay quiet, and
-    answers that take until `ends_at`.
-    Nothing here sets a timer: thousands of streams would set one for each chunk.
-    """
+    """Sends one request at a time, parses its answer, and calls `freed` when it is free again or has ended."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, outbox: WriteBuffer, freed: Callable[[Connection], None]
+        self, loop: asyncio.AbstractEventLoop, write_buffer: WriteBuffer, freed: Callable[[Connection], None]
     ) -> None:
-        super().__init__(outbox)
+        super().__init__(write_buffer)
         self._loop = loop
         self._freed = freed
         self._pieces: list[bytes] = []
-        self.on_body = self._pieces.append  # a callback too: of what comes in one read there may be many pieces
+        self.on_body = self._pieces.append  # the parser's callback, without a Python call for each of many chunks
         self._parser = httptools.HttpResponseParser(self)
-        self._answer: StreamOrWhole | None = None
-        self._waiter: asyncio.Future[StreamOrWhole] | None = None
+        self._answer: ProviderAnswer | None = None
+        self._waiter: asyncio.Future[ProviderAnswer] | None = None
         self._head_bytes = 0
         self._has_ended = self._keeps_alive = False
+        # By the loop's clock; the pool checks them from one timer, since a timer for each chunk would cost more.
         self.quiet_since = self.ends_at = self.first_byte_seconds = 0.0
         self.is_paused = False
 
     @property
     def is_open(self) -> bool:
-        """Whether it can still carry a request."""
+        """Returns true if the connection can still carry a request."""
         return self._transport is not None and not self._transport.is_closing()
 
     @property
     def is_busy(self) -> bool:
-        """Whether it carries a request."""
+        """Returns true while the connection carries a request."""
         return self._waiter is not None or self._answer is not None
 
     @property
     def was_stale(self) -> bool:
-        """Whether it ended at once, and no byte came back for its last request: it had been closed before."""
+        """Returns true if the connection ended at once and unanswered: it had been closed before the request."""
         return self._head_bytes == 0 and self._loop.time() - self.quiet_since <= STALE_SECONDS
 
     @property
     def _has_head(self) -> bool:
-        """Whether the head of an answer is there: its status is read with the last of it."""
         return self._answer is not None and self._answer.status != 0
 
     @property
     def is_answering(self) -> bool:
-        """Whether the provider has begun to answer."""
+        """Returns true once the provider has begun to answer."""
         return self._answer is not None
 
-    def ask(
+    def request(
         self, request: bytes, first_byte_seconds: float, total_seconds: float, *, is_alone: bool
-    ) -> asyncio.Future[StreamOrWhole]:
-        """Sends a request. The future has its answer when it is whole, or of a stream when its first event is there.
+    ) -> asyncio.Future[ProviderAnswer]:
+        """Sends a request. The future gets its answer when it is whole, or of a stream when its first event is there.
 
-        is_alone: no other connection carries one, so it need not wait for the end of the turn. Raises CutShort when it
-        cannot be sent. Whoever is cancelled while they wait calls `leave`.
+        is_alone: no other connection is busy, so nothing is gained by waiting for the end of the turn. Raises CutShort
+        when the connection has been closed. A task that is cancelled while it waits must call `abandon`.
         """
         self._head_bytes = 0
         self.quiet_since = now = self._loop.time()
@@ -203,15 +203,16 @@ class Connection(Writer):
             self.write(request)
         return waiter
 
-    def leave(self, waiter: asyncio.Future[StreamOrWhole]) -> None:
-        """Nobody waits any more. An answer that came in the same turn is left too; a later exchange is not touched."""
+    def abandon(self, waiter: asyncio.Future[ProviderAnswer]) -> None:
+        """Gives up a request and its connection: its late answer would be taken for the next request's."""
         if waiter is self._waiter:
-            self.fail(CutShort("left before the answer"))
+            self.fail(CutShort("the request was dropped before its answer"))
+        # The answer came in this very turn, and the connection may carry another request already.
         elif not waiter.cancelled() and waiter.exception() is None:
             waiter.result().close()
 
     def fail(self, fault: ProviderFault | RuntimeError) -> None:
-        """Ends the connection, and with this fault whoever waits for its answer. RuntimeError: the fault is our own."""
+        """Ends the connection and its exchange with this fault; a RuntimeError is the gateway's own."""
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
@@ -225,13 +226,13 @@ class Connection(Writer):
         self._freed(self)
 
     def pause(self) -> None:
-        """Stops reading."""
+        """Stops reading, so that TCP slows the provider down."""
         if self._transport is not None and not self.is_paused:
             self._transport.pause_reading()
             self.is_paused = True
 
     def resume(self) -> None:
-        """Reads on; the time that the reader took is not the provider's silence."""
+        """Reads on. The pause does not count as the provider's silence."""
         if self._transport is not None and self.is_paused:
             self._transport.resume_reading()
             self.is_paused = False
@@ -240,15 +241,15 @@ class Connection(Writer):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Both event loops set TCP_NODELAY; uvloop's transport is no subclass of asyncio's."""
-        self._transport = cast("asyncio.Transport", transport)
+        """Keeps the transport. TCP_NODELAY is set: asyncio and uvloop do so for connections that they make."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
-        """Feeds the parser; whatever is not the answer to a request ends the connection."""
+        """Feeds the parser. Bytes that are no answer to a request end the connection."""
         self.quiet_since = self._loop.time()
         answer = self._answer
         if answer is None or not answer.status:
-            self._head_bytes += len(data)
+            self._head_bytes += len(data)  # httptools has no limit of its own; counts whole reads
         try:
             self._parser.feed_data(data)
             if self._pieces:
@@ -262,7 +263,7 @@ class Connection(Writer):
                 self.fail(CutShort(f"the answer's head is longer than {LONGEST_HEAD_BYTES} bytes"))
 
     def _deliver(self) -> None:
-        """Passes on what was read at once as one piece, or keeps it until the whole is there."""
+        """Passes the body's part of one read on as one piece, or keeps it until the answer can be given out."""
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
@@ -277,7 +278,7 @@ class Connection(Writer):
             self._resolve(answer)
 
     def _fail_for(self, error: Exception) -> None:
-        """A fault of our own, unlike what was found in the answer, is nothing against the provider."""
+        """Ends the connection. An error of our own code must not count against the provider's breaker."""
         fault = fault_in(error)
         if fault is None:
             self.fail(CutShort("what the provider sent is not an HTTP answer"))
@@ -288,55 +289,54 @@ class Connection(Writer):
             self.fail(RuntimeError(f"the gateway failed on an answer ({type(fault).__name__})"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """An answer without a length ends with its connection; httptools cannot be told, so it is judged here."""
-        if self._transport is None:
+        """Completes an answer without a length: httptools has no call for the end of input. Any other is cut short."""
+        if self._transport is None:  # closed by this side
             return
-        answer = self._answer
-        if answer is not None and answer.ends_with_connection and error is None:
+        if self._answer is not None and self._answer.ends_with_connection and error is None:
             self._transport = None
             self._complete()
-            return
-        self.fail(CutShort("the connection ended before the answer"))
+        else:
+            self.fail(CutShort("the connection ended before the answer"))
 
     # httptools' callbacks
 
     def on_message_begin(self) -> None:
-        """An answer that nobody asked for is a reason to leave."""
+        """Begins an answer. Raises CutShort for one without a request: it would be taken for the next request's."""
         if self._waiter is None or self._has_ended:
             raise CutShort("an answer without a request")
-        self._answer = StreamOrWhole(self, {})
+        self._answer = ProviderAnswer(self, {})
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keeps the header."""
+        """Keeps a header."""
         if self._answer is not None:
             self._answer.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        """Decides how the answer is passed on."""
+        """Decides whether the answer is a stream, and how it will end. An error is never a stream: it is read whole."""
         answer = self._answer
         assert answer is not None
-        answer.status = status = self._parser.get_status_code()
+        answer.status = self._parser.get_status_code()
         headers = answer.headers
-        if status == 200:
-            answer.is_stream = headers.get(b"content-type", b"").lower().startswith(_EVENT_STREAM)
+        if answer.status == 200:
+            answer.is_stream = headers.get(b"content-type", b"").lower().startswith(b"text/event-stream")
         answer.ends_with_connection = b"content-length" not in headers and b"transfer-encoding" not in headers
 
     def on_message_complete(self) -> None:
-        """Interim answers (1xx) are dropped: the real one follows."""
+        """Marks the answer as complete. Drops an interim one (1xx), since the real one follows."""
         if self._answer is not None and self._answer.status < 200:
             self._answer = None
         else:
             self._has_ended = True
-            self._keeps_alive = self._parser.should_keep_alive()  # the parser forgets when it returns
+            self._keeps_alive = self._parser.should_keep_alive()  # the parser resets this when the callback returns
 
-    def _resolve(self, answer: StreamOrWhole) -> None:
-        """Forgets who waited at once: when they wake, the connection may carry another's request."""
+    def _resolve(self, answer: ProviderAnswer) -> None:
+        """Gives the answer out. Clears the waiter at once: when its task runs, another request may be on the way."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(answer)
 
     def _complete(self) -> None:
-        """The answer is there to its last byte; the connection is free when both sides keep it."""
+        """Ends an exchange whose answer is complete. The connection is free if both sides keep it open."""
         answer, self._answer = self._answer, None
         if self.is_paused:
             self.resume()

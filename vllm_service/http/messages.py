@@ -1,4 +1,4 @@
-"""A caller's request as it arrived, and the seam through which it is answered."""
+"""A caller's request as it arrived, and the interface through which it is answered."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ REASONS = {
     502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
 }  # fmt: skip
 
-#: The first lines of answers. A status that is not in it is sent with "-" for its reason.
+#: First lines of answers by status, built once. A status that is missing here is sent with "-" as its reason.
 STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, reason) for status, reason in REASONS.items()}
 
 
 def fault_in(error: Exception) -> BaseException | None:
-    """What code of ours raised, which httptools wraps in an error of its own; None: what came is not HTTP."""
+    """Returns the exception of our own code that caused a parser's error, or None if the bytes were not HTTP.
+
+    httptools wraps whatever a callback raises in HttpParserCallbackError; the original is its context.
+    """
     if isinstance(error, httptools.HttpParserCallbackError):
         raised = error.__context__
         return None if isinstance(raised, httptools.HttpParserError) else raised
@@ -31,67 +34,69 @@ def fault_in(error: Exception) -> BaseException | None:
 
 
 class Request(msgspec.Struct, gc=False):
-    """Method, target and headers (names in lower case, in their order), the whole body.
-
-    named: the headers by name, of a repeated one the last. peer: the connection's address, empty where it has none.
-    """
+    """A whole request. `gc=False`: it holds no cycle, and the garbage collector need not walk it."""
 
     method: bytes
+    #: Path and query as they were sent.
     target: bytes
+    #: In their order; names in lower case.
     headers: list[tuple[bytes, bytes]]
-    named: dict[bytes, bytes]
+    #: The last header of each name.
+    headers_by_name: dict[bytes, bytes]
     body: bytes
+    #: The address at the other end of the connection; empty on a Unix socket.
     peer: str = ""
     http_version: str = "1.1"
 
 
 class FlowControl(Protocol):
-    """Something that can be told to wait: whatever fills an answer faster than its caller reads."""
+    """The source of an answer, which may produce faster than the caller reads."""
 
     def pause(self) -> None:
-        """The caller is behind."""
+        """Stops producing: the caller is behind."""
         ...
 
     def resume(self) -> None:
-        """The caller has caught up."""
+        """Produces again: the caller has caught up."""
         ...
 
 
 class ResponseWriter(Protocol):
-    """Where an answer goes: whole with `answer`, or as a stream with `begin`, `send`..., `end`. One per request.
+    """Writes the answer to one request: whole with `answer`, or as a stream with `begin`, `send`..., `end`.
 
-    When the caller leaves, the task that answers is cancelled, unless `stays` is set: then what is sent goes nowhere.
-    has_begun: whether a stream has. has_left: whether the connection is gone.
+    When the caller leaves, the task that answers is cancelled, unless it `outlives_caller`.
     """
 
-    stays: bool
+    #: The task goes on when the caller leaves; what it sends then is dropped.
+    outlives_caller: bool
+    #: A stream has begun.
     has_begun: bool
 
     @property
     def has_left(self) -> bool:
-        """See above."""
+        """Returns true when the caller's connection is gone."""
         ...
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
-        """The whole answer. headers: lines, each ended by CRLF, without the length."""
+        """Sends a whole answer. headers: lines, each ended by CRLF, without the length."""
         ...
 
     def begin(self, status: int, headers: bytes) -> None:
-        """A stream begins."""
+        """Sends the head of a stream. headers: as for `answer`."""
         ...
 
     def send(self, data: bytes) -> None:
-        """A piece of the stream; not empty."""
+        """Sends a piece of the stream; it must not be empty, since an empty chunk would end the stream."""
         ...
 
     def end(self) -> None:
-        """The stream is complete."""
+        """Completes the stream."""
         ...
 
-    def fed_by(self, flow: FlowControl) -> None:
-        """`flow` is told to wait while the caller is behind."""
+    def set_source(self, flow: FlowControl) -> None:
+        """Sets what is paused while the caller reads slower than the stream comes."""
         ...
 
     def abort(self) -> None:
-        """The answer cannot be completed: the connection ends, so that nobody takes it for whole."""
+        """Closes the connection, so that an answer that cannot be completed is not taken for whole."""
         ...

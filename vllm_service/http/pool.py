@@ -1,4 +1,4 @@
-"""Kept connections to every provider: few system calls, no general client's options; what the gateway sends through."""
+"""Persistent connections to providers, with only what the gateway needs: few system calls, little Python."""
 
 from __future__ import annotations
 
@@ -9,48 +9,51 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from vllm_service.catalog.model import Provider
-from vllm_service.http.client_connection import Connection, StreamOrWhole
+from vllm_service.http.client_connection import Connection, ProviderAnswer
 from vllm_service.http.upstream import ENDLESS, Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.http.write_buffer import WriteBuffer
 from vllm_service.version import __version__
 
-# A server that closes an idle connection earlier (uvicorn, and with it vLLM, after 5 s) is noticed at once; routers on
-# the way, which forget in silence, keep it for a minute and more.
+#: Idle connections are closed after this. A server that closes one earlier (uvicorn, and with it vLLM, after 5 s) does
+#: so visibly; routers on the way forget connections silently, but only after a minute and more.
 KEEP_ALIVE_SECONDS = 55.0
-LOOK_EVERY_SECONDS = 0.25
-FEW_POOLS = 64  # more than that are left from reloads of the configuration
+#: Timeouts are as exact as this.
+CHECK_INTERVAL_SECONDS = 0.25
+#: Each reload of the configuration makes new Provider objects and so new pools; above this, empty ones are dropped.
+MAX_EMPTY_POOLS = 64
 
 
 class ConnectionPool:
-    """An Upstream (protocol.py) over asyncio and httptools. Belongs to one event loop; `close` when done."""
+    """Implements upstream.Upstream over asyncio and httptools. Belongs to one event loop; `close` ends it."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        """tls: how certificates are checked; by default as the system does."""
+        """Opens nothing yet. tls: how certificates are checked, by default with the system's authorities."""
         self._tls = tls
-        # By the provider's identity: hashing all its fields takes longer than a write.
+        # By the provider's identity, since hashing all its fields takes longer than a write. A pool holds its provider,
+        # so an identity is not reused while its pool is here.
         self._pools: dict[int, _Pool] = {}
-        self._outbox: WriteBuffer | None = None
+        self._write_buffer: WriteBuffer | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def send(
         self, provider: Provider, path: str, headers: bytes, body: bytes, patience: Patience = ENDLESS
     ) -> Awaitable[Answer]:
-        """See protocol.Upstream."""
+        """Implements upstream.Upstream."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
         return pool.send("POST", path, headers, body, patience)
 
     def get(self, provider: Provider, path: str, patience: Patience = ENDLESS) -> Awaitable[Answer]:
-        """GETs `base_url + path`; as `send` otherwise."""
+        """GETs `base_url + path`; errors as for `send`."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
         return pool.send("GET", path, b"", b"", patience)
 
     def patch(self, provider: Provider, path: str, body: bytes, patience: Patience = ENDLESS) -> Awaitable[Answer]:
-        """PATCHes JSON to `base_url + path`; as `send` otherwise. May arrive twice: it says what is to be."""
+        """PATCHes JSON to `base_url + path`; errors as for `send`. May arrive twice, so it must be idempotent."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
         return pool.send("PATCH", path, b"", body, patience)
 
     async def close(self) -> None:
-        """See protocol.Upstream."""
+        """Implements upstream.Upstream."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -59,37 +62,39 @@ class ConnectionPool:
         self._pools.clear()
 
     def _new_pool(self, provider: Provider) -> _Pool:
-        if self._outbox is None:
-            self._outbox = WriteBuffer(asyncio.get_running_loop())
-        pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._outbox)
-        self._look()
+        if self._write_buffer is None:
+            self._write_buffer = WriteBuffer(asyncio.get_running_loop())
+        pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._write_buffer)
+        self._check_pools()
         return pool
 
     def _tls_context(self) -> ssl.SSLContext:
-        """Made once, when the first provider with TLS is asked: reading the certificates takes 20 ms."""
+        """Returns the context, made for the first provider with TLS: reading the certificates takes 20 ms."""
         if self._tls is None:
             self._tls = ssl.create_default_context()
         return self._tls
 
-    def _look(self) -> None:
-        """Ends what has been quiet for too long; one timer for all connections."""
+    def _check_pools(self) -> None:
+        """Ends connections that have been quiet for too long. One timer serves all of them."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         for key, pool in list(self._pools.items()):
-            if not pool.end_quiet(now) and len(self._pools) > FEW_POOLS:
+            if not pool.end_overdue(now) and len(self._pools) > MAX_EMPTY_POOLS:
                 del self._pools[key]
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_later(LOOK_EVERY_SECONDS, self._look)
+        self._timer = loop.call_later(CHECK_INTERVAL_SECONDS, self._check_pools)
 
 
 class _Pool:
-    """One provider's connections."""
+    """One provider's connections: at most its `max_connections`, those being opened included."""
 
-    def __init__(self, provider: Provider, tls_context: Callable[[], ssl.SSLContext], outbox: WriteBuffer) -> None:
+    def __init__(
+        self, provider: Provider, tls_context: Callable[[], ssl.SSLContext], write_buffer: WriteBuffer
+    ) -> None:
         parts = urlsplit(provider.base_url)
         self._provider = provider
-        self._outbox = outbox
+        self._write_buffer = write_buffer
         self._host = parts.hostname or ""
         self._tls = tls_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
@@ -97,15 +102,18 @@ class _Pool:
         self._netloc = parts.netloc.rpartition("@")[2]
         self._heads: dict[tuple[str, str], bytes] = {}
         self._idle: list[Connection] = []
+        #: Open ones, idle or busy.
         self._all: set[Connection] = set()
         self._opening = 0
         self._is_closing = False
+        #: Requests without a connection, the longest wait first.
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
 
-    async def send(self, method: str, path: str, headers: bytes, body: bytes, patience: Patience) -> StreamOrWhole:
-        """Over a kept connection, else a new one. A kept one that ends unanswered had been closed: asked once more."""
+    async def send(self, method: str, path: str, headers: bytes, body: bytes, patience: Patience) -> ProviderAnswer:
+        """Sends a request over an idle connection, else over a new one, and returns its answer."""
         head = self._heads.get((method, path)) or self._head(method, path)
         request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
+        # The one used last: it is the least likely to be closed by now, and the others reach their idle time.
         connection = self._idle.pop() if self._idle else None
         is_kept = connection is not None
         own = self._provider.first_byte_timeout_seconds
@@ -116,22 +124,22 @@ class _Pool:
             waiter = None
             try:
                 is_alone = len(self._all) - len(self._idle) <= 1
-                waiter = connection.ask(request, first_byte, patience.total_seconds, is_alone=is_alone)
+                waiter = connection.request(request, first_byte, patience.total_seconds, is_alone=is_alone)
                 return await waiter
             except CutShort:
+                # The provider may close an idle connection just when a request is written to it. Such a request was
+                # not read and is sent once more. Any other may have been: sending it again could be paid for twice.
                 if not is_kept or self._is_closing or not connection.was_stale:
                     raise
-                connection, is_kept = None, False
+                connection = None
+                is_kept = False
             except asyncio.CancelledError:
                 if waiter is not None:
-                    connection.leave(waiter)
+                    connection.abandon(waiter)
                 raise
 
-    def end_quiet(self, now: float) -> bool:
-        """Ends what the provider keeps waiting for longer than its configuration allows, and what idles.
-
-        Whether there is any connection left.
-        """
+    def end_overdue(self, now: float) -> bool:
+        """Ends connections that are idle or silent for too long. Returns true if the pool is still in use."""
         for connection in list(self._all):
             fault = self._fault(connection, now)
             if fault is not None:
@@ -139,32 +147,35 @@ class _Pool:
         return bool(self._all or self._opening or self._waiting)
 
     def _fault(self, connection: Connection, now: float) -> ProviderFault | None:
-        provider, quiet = self._provider, now - connection.quiet_since
+        """Returns the reason to end a connection, or None."""
+        quiet_seconds = now - connection.quiet_since
         if not connection.is_busy:
-            return CutShort("idle") if quiet > KEEP_ALIVE_SECONDS else None
+            return CutShort("idle") if quiet_seconds > KEEP_ALIVE_SECONDS else None
         if now > connection.ends_at:
             return TimedOut("the time that the request may take is over")
-        if connection.is_paused:
+        if connection.is_paused:  # the caller is slow, not the provider
             return None
         if connection.is_answering:
-            longest, what = provider.idle_timeout_seconds, "silent for {:g} s within the answer"
-        else:
-            longest, what = connection.first_byte_seconds, "no answer within {:g} s"
-        return TimedOut(what.format(longest)) if quiet > longest else None
+            longest = self._provider.idle_timeout_seconds
+            return TimedOut(f"silent for {longest:g} s within the answer") if quiet_seconds > longest else None
+        longest = connection.first_byte_seconds
+        return TimedOut(f"no answer within {longest:g} s") if quiet_seconds > longest else None
 
     def close(self) -> None:
-        """Ends every connection, in the middle of an answer too."""
+        """Ends every connection, those in the middle of an answer too."""
         self._is_closing = True
         for connection in list(self._all):
             connection.fail(CutShort("the gateway is stopping"))
 
     async def _connect(self, seconds: float) -> Connection:
+        """Returns a new connection, or at the limit of connections one that becomes free. Raises NotReached."""
         provider = self._provider
         seconds = min(seconds, provider.connect_timeout_seconds)
         try:
             async with asyncio.timeout(seconds):
+                # A loop, since a connection that was handed over may end before this task runs.
                 while len(self._all) + self._opening >= provider.max_connections:
-                    freed = await self._wait()
+                    freed = await self._next_free()
                     if freed is not None and freed.is_open:
                         return freed
                 connection = await self._open()
@@ -179,29 +190,33 @@ class _Pool:
         self._opening += 1
         try:
             _, connection = await loop.create_connection(
-                lambda: Connection(loop, self._outbox, self._freed), self._host, self._port, ssl=self._tls
+                lambda: Connection(loop, self._write_buffer, self._freed), self._host, self._port, ssl=self._tls
             )
-        except BaseException:
+        except BaseException:  # a cancellation too: the next request may open a connection instead
             self._opening -= 1
-            self._wake(None)
+            self._hand_over(None)
             raise
         self._opening -= 1
         self._all.add(connection)
         return connection
 
-    async def _wait(self) -> Connection | None:
-        """Until it is this caller's turn: with a connection that is free, or None for the place of one that is gone."""
+    async def _next_free(self) -> Connection | None:
+        """Waits in line. Returns a free connection, or None where a new one may be opened since another has ended."""
         turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
             return await turn
         except asyncio.CancelledError:
+            # Cancelled in the turn in which the connection was handed over: passes it on, or it would be lost.
             if turn.done() and not turn.cancelled():
-                self._wake(turn.result())
+                self._hand_over(turn.result())
             raise
 
-    def _wake(self, connection: Connection | None) -> None:
-        """Gives it to who has waited longest; nobody who comes later takes it first."""
+    def _hand_over(self, connection: Connection | None) -> None:
+        """Gives the connection, or the right to open one, to the longest wait; without one it becomes idle.
+
+        It does not become idle first: a request that comes in between would take it out of turn.
+        """
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -211,10 +226,10 @@ class _Pool:
             self._idle.append(connection)
 
     def _freed(self, connection: Connection) -> None:
-        """Called by a connection that has carried its answer, or has ended."""
+        """Called by a connection that has carried its answer or has ended."""
         if connection.is_open:
             if self._waiting:
-                self._wake(connection)
+                self._hand_over(connection)
             else:
                 self._idle.append(connection)
             return
@@ -222,10 +237,13 @@ class _Pool:
             self._idle.remove(connection)
         if connection in self._all:
             self._all.discard(connection)
-            self._wake(None)
+            self._hand_over(None)
 
     def _head(self, method: str, path: str) -> bytes:
-        """All that is the same in every request to this path. The key is the provider's, never the caller's."""
+        """Returns the head's part that is the same for every request to this path, and keeps it.
+
+        The key is the provider's, never the caller's. Identity encoding: events are read and passed on as they are.
+        """
         key = f"authorization: Bearer {self._provider.api_key}\r\n" if self._provider.api_key else ""
         head = (
             f"{method} {self._base_path}{path} HTTP/1.1\r\nhost: {self._netloc}\r\n{key}"

@@ -1,4 +1,4 @@
-"""Reads a caller's requests off the wire: HTTP/1.1 by httptools, within limits of size, and from whose address."""
+"""Reads callers' requests: HTTP/1.1 by httptools within limits of size, and the client's address behind proxies."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ from vllm_service.logs import source_location
 Network = IPv4Network | IPv6Network
 # Some proxies write the port too: 198.51.100.1:52110, [2001:db8::1]:52110.
 _WITH_PORT = re.compile(r"\[([^\]]{2,45})\](?::\d{1,5})?|([0-9.]{7,15}):\d{1,5}")
-_LONGEST = 64
+#: An IPv6 address with its port has 47; the rest is no address and need not be parsed.
+_LONGEST_ADDRESS_CHARACTERS = 64
 
 
 class ClientAddresses:
-    """Reads X-Forwarded-For from the right: the last address that is no trusted proxy is the client's.
+    """Finds clients' addresses, which limits are counted by.
 
-    Each address has one spelling, whatever a proxy or the kernel writes: an IPv4 client is one client, also on a
-    socket of IPv6 (`::ffff:198.51.100.1`).
+    Reads X-Forwarded-For from the right and takes the first address that is no trusted proxy's: everything to its left
+    was sent by the client and may be forged. Each address has one spelling: an IPv4 client is the same client on an
+    IPv6 socket (`::ffff:198.51.100.1`).
     """
 
     def __init__(self, trusted: Sequence[Network] = ()) -> None:
         self._trusted = tuple(trusted)
 
     def of(self, peer: str, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
-        """The client's address; None when the connection has none (a Unix socket)."""
+        """Returns the client's address, or None when the connection has none (a Unix socket)."""
         if not self._trusted and ":" not in peer:
             return peer or None
         own = _address(peer)
@@ -45,7 +47,7 @@ class ClientAddresses:
             if not (written := text.strip()):
                 continue
             address = _address(written)
-            if address is None:
+            if address is None:  # nothing to the left of garbage can be trusted
                 break
             if not self._is_trusted(address):
                 return str(address)
@@ -56,8 +58,8 @@ class ClientAddresses:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """None for what is no address."""
-    if len(text) > _LONGEST:
+    """Returns the address in a text, an IPv4 one also where it is mapped into IPv6; None if it is no address."""
+    if len(text) > _LONGEST_ADDRESS_CHARACTERS:
         return None
     if (match := _WITH_PORT.fullmatch(text)) is not None:
         text = match.group(1) or match.group(2)
@@ -70,47 +72,54 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 _log = logging.getLogger(__name__)
-_OFFER = (b"upgrade", b"connection", b"http2-settings")
+#: The headers of an offer to change the protocol.
+_UPGRADE_HEADERS = (b"upgrade", b"connection", b"http2-settings")
 
 
 class RequestReader(Writer):
-    """The reading half of a connection. What it found goes to `received`; what is wrong, to `refuse`."""
+    """The reading half of a caller's connection. Calls `received` for each whole request and `refuse` for a bad one."""
 
-    def __init__(self, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop, outbox: WriteBuffer) -> None:
-        super().__init__(outbox)
+    def __init__(self, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop, write_buffer: WriteBuffer) -> None:
+        super().__init__(write_buffer)
         self._limits = limits
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
         self._peer = ""
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._named: dict[bytes, bytes] = {}
+        self._headers_by_name: dict[bytes, bytes] = {}
         self._body: bytes | bytearray = b""
+        #: A request has begun and is not complete.
         self._is_receiving = False
         self._has_head = False
         self._head_bytes = 0
+        #: The loop's time of the current request's first byte, and of the last byte.
         self._began = self._last_data = self._loop.time()
+        #: No request has come on this connection yet.
         self._is_new = True
+        #: A request was refused; whatever comes after it is dropped.
         self._is_discarding = False
 
     @abstractmethod
     def received(self, request: Request, keeps_alive: bool) -> None:
-        """A request is there."""
+        """Takes a whole request."""
 
     @abstractmethod
     def refuse(self, error: ServiceError) -> None:
-        """This cannot be read on."""
+        """Answers with an error and reads no further."""
 
     @abstractmethod
-    def reads_no_more(self) -> None:
-        """This was the last request."""
+    def end_reading(self) -> None:
+        """Makes the current request the connection's last."""
 
     def data_received(self, data: bytes) -> None:
-        """Feeds the parser. After an error what still comes is dropped: closing at once could lose the answer."""
+        """Feeds the parser. Drops bytes after an error: closing with unread bytes resets and could lose the answer."""
         if self._is_discarding:
             return
         self._last_data = self._loop.time()
         if not self._has_head:
+            # Counts whole reads, which may hold other bytes too: cheap, and enough to stop a head that never ends.
+            # on_headers_complete measures exactly where this is over the limit.
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -119,47 +128,48 @@ class RequestReader(Writer):
         except httptools.HttpParserError as error:
             if (own := fault_in(error)) is None:
                 self.refuse(InvalidRequest("This is not a valid HTTP/1.1 request."))
-            else:
+            else:  # an error of this code is not blamed on the caller
                 _log.error("a request could not be read: %s", source_location(own))
                 self.refuse(ServiceError("The gateway failed on this request."))
         else:
             if self._is_receiving and not self._has_head and self._head_bytes > self._limits.head_bytes:
                 self.refuse(HeadTooLarge(f"The request's head is larger than {self._limits.head_bytes} bytes."))
 
-    # httptools' callbacks: what the parser finds
+    # httptools' callbacks
 
     def on_message_begin(self) -> None:
-        """A request begins."""
-        self._is_receiving, self._has_head = True, False
+        """Begins a request."""
+        self._is_receiving = True
+        self._has_head = False
         self._target = self._body = b""
         self._headers = []
         self._began = self._last_data
 
     def on_url(self, url: bytes) -> None:
-        """A part of the target."""
+        """Adds a part of the target."""
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; what follows a chunked body is dropped."""
+        """Adds a header; drops trailers, which follow a chunked body and could contradict the head."""
         if not self._has_head:
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Everything that can be refused is refused before the body comes."""
+        """Refuses what the head shows to be wrong, before the body is sent and kept."""
         self._has_head = True
         limits = self._limits
         if len(self._headers) > limits.headers or (self._head_bytes > limits.head_bytes and self._head_is_too_large()):
             self.refuse(HeadTooLarge(f"The request's head is larger than {limits.head_bytes} bytes, or too long."))
             return
         self._head_bytes = 0
-        named = self._named = dict(self._headers)
-        if int(named.get(b"content-length", 0)) > limits.body_bytes:
+        headers = self._headers_by_name = dict(self._headers)
+        if int(headers.get(b"content-length", 0)) > limits.body_bytes:  # digits only: llhttp has checked them
             self._refuse_body()
-        elif b"expect" in named and named[b"expect"].lower() == b"100-continue" and not self._is_discarding:
+        elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and not self._is_discarding:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body: most come in one."""
+        """Adds a piece of the body. Most bodies come in one piece, which is not copied; a second makes a bytearray."""
         if self._is_discarding:
             return
         if not self._body:
@@ -168,36 +178,39 @@ class RequestReader(Writer):
             self._body = bytearray(self._body + body)
         else:
             self._body += body
-        if len(self._body) > self._limits.body_bytes:
+        if len(self._body) > self._limits.body_bytes:  # chunked: there was no length to check
             self._refuse_body()
 
     def on_message_complete(self) -> None:
-        """The request is there: it is answered now, or after those before it."""
+        """Passes the whole request on. One that offers an upgrade is read again: see _decline_upgrade."""
         parser = self._parser
         if self._is_discarding or parser.should_upgrade():
             return
         self._is_receiving = self._has_head = self._is_new = False
         body = self._body if isinstance(self._body, bytes) else bytes(self._body)
         version = parser.get_http_version()
-        request = Request(parser.get_method(), self._target, self._headers, self._named, body, self._peer, version)
+        headers, by_name = self._headers, self._headers_by_name
+        request = Request(parser.get_method(), self._target, headers, by_name, body, self._peer, version)
         self.received(request, parser.should_keep_alive())
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Reads the request again without its offer: Java's client offers HTTP/2 with its first POST, body and all.
+        """Reads a request again without its offer of another protocol, which HTTP allows a server to ignore.
 
-        The parser takes what follows such a head for another protocol, so its body would be lost.
+        Java's HTTP client offers HTTP/2 with its first POST. The parser takes everything after such a head for the
+        other protocol, so the body would be lost. rest: the bytes after the head.
         """
         method = self._parser.get_method()
         if method == b"CONNECT" or self._is_discarding:
-            self.refuse(InvalidRequest("This is no proxy."))
+            self.refuse(InvalidRequest("CONNECT is not served: this is no proxy. Send requests to it directly."))
             return
-        keep = [b"%b: %b\r\n" % header for header in self._headers if header[0] not in _OFFER]
+        keep = [b"%b: %b\r\n" % header for header in self._headers if header[0] not in _UPGRADE_HEADERS]
         if any(name == b"connection" and b"close" in value.lower() for name, value in self._headers):
             keep.append(b"connection: close\r\n")
         self._parser = httptools.HttpRequestParser(self)
         self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._target, b"".join(keep), rest))
 
     def _head_is_too_large(self) -> bool:
+        """Measures the head alone, without what came in the same reads. 4: the colon, the space and the line's end."""
         size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._headers)
         return size > self._limits.head_bytes
 

@@ -12,19 +12,22 @@ from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.server_connection import EagerTask, Handler, ServerConnection
 from vllm_service.http.write_buffer import WriteBuffer
 
-LOOK_EVERY_SECONDS = 0.5
+#: Timeouts of connections are as exact as this; the date header needs no more than a second.
+CHECK_INTERVAL_SECONDS = 0.5
+#: For tasks that were cancelled after the grace to end by themselves.
+CANCEL_SECONDS = 5
 
 
 class HttpServer:
     """Calls `handle` in a task of its own for every request. Belongs to one event loop.
 
-    Its connections share `date_line`, keep `tasks`, and ask whether it `is_stopping`.
+    Implements server_connection.Server, which explains the public attributes.
     """
 
     def __init__(self, handle: Handler, limits: ConnectionLimits | None = None) -> None:
         self.limits = limits or ConnectionLimits()
         self.loop = asyncio.get_running_loop()
-        self.outbox = WriteBuffer(self.loop)
+        self.write_buffer = WriteBuffer(self.loop)
         self.date_line = b""
         self.is_stopping = False
         self.handle = handle
@@ -34,64 +37,72 @@ class HttpServer:
         self._timer: asyncio.TimerHandle | None = None
 
     async def listen(self, listening: socket.socket) -> None:
-        """Begins to take connections from a bound socket; there may be several."""
+        """Begins to take connections from a bound socket. May be called once for each of several sockets."""
         if self._timer is None:
-            self._look()
+            self._check_connections()
         server = await self.loop.create_server(lambda: ServerConnection(self), sock=listening, backlog=2048)
         self._servers.append(server)
 
     async def stop(self, within_seconds: float) -> bool:
-        """Takes no more requests and lets those under way end; what has not by then is cut. Whether all have ended."""
+        """Takes no more requests, lets those under way end, and cuts those that have not after `within_seconds`.
+
+        Returns true if all have ended by themselves.
+        """
         self.is_stopping = True
         for server in self._servers:
             server.close()
         for connection in list(self._connections):
             connection.close_when_done()
-        await asyncio.sleep(0)  # one that was read ahead begins with the next turn
+        await asyncio.sleep(0)  # a request that was read ahead begins in the next turn, and counts as under way
         end = self.loop.time() + within_seconds
-        while self.tasks and (left := end - self.loop.time()) > 0:  # one that was half received may still begin
+        # A loop, since a request that was half received when the stop began may still become a task.
+        while self.tasks and (left := end - self.loop.time()) > 0:
             await asyncio.wait(set(self.tasks), timeout=left)
         late = set(self.tasks)
         for connection in list(self._connections):
-            connection.leave()
-        for task in late:
+            connection.disconnect()
+        for task in late:  # also those that would outlive their caller
             task.cancel()
         if late:
-            await asyncio.wait(late, timeout=5)
+            await asyncio.wait(late, timeout=CANCEL_SECONDS)
         if self._timer is not None:
             self._timer.cancel()
         return not late
 
     def status(self) -> ServerState:
-        """Returns what health and metrics show."""
+        """Returns the state that health and metrics show."""
         return ServerState(bool(self._servers), self.is_stopping, self.in_flight)
 
     @property
     def in_flight(self) -> int:
-        """Requests that are being answered."""
+        """Returns the number of requests that are being answered."""
         return len(self.tasks)
 
     @property
     def connected(self) -> int:
-        """Connections of callers."""
+        """Returns the number of callers' connections."""
         return len(self._connections)
 
-    # what connections call
+    # Called by connections
 
     def opened(self, connection: ServerConnection) -> None:
-        """Over the limit of connections the new one is told so and closed."""
+        """Counts a new connection; one over the limit is refused with 503 and closed."""
         self._connections.add(connection)
         if self.connected > self.limits.connections:
-            connection.refuse(Overloaded("The gateway has too many connections.", retry_after_seconds=1))
+            error = f"The gateway has too many connections, more than {self.limits.connections}; try again later."
+            connection.refuse(Overloaded(error, retry_after_seconds=1))
 
     def lost(self, connection: ServerConnection) -> None:
-        """The connection is no more."""
+        """Forgets a connection that has ended."""
         self._connections.discard(connection)
 
-    def _look(self) -> None:
-        """One timer for all connections: a timer for each request would cost more than parsing it."""
+    def _check_connections(self) -> None:
+        """Ends connections that waited too long and renews the date header.
+
+        One timer serves all connections: a timer for each request would cost more than parsing the request.
+        """
         now = self.loop.time()
         self.date_line = f"date: {formatdate(usegmt=True)}\r\n".encode()
         for connection in list(self._connections):
             connection.check(now)
-        self._timer = self.loop.call_later(LOOK_EVERY_SECONDS, self._look)
+        self._timer = self.loop.call_later(CHECK_INTERVAL_SECONDS, self._check_connections)

@@ -1,4 +1,4 @@
-"""A caller's connection: HTTP/1.1 requests in, one answered after the other, keep-alive, pipelining, limits."""
+"""A caller's connection: HTTP/1.1 requests, answered one after the other, with keep-alive, pipelining and limits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from vllm_service.logs import source_location
 
 
 class EagerTask(asyncio.Future[None]):
-    """Runs a coroutine, up to its first wait within `begin`, as asyncio's own tasks can from Python 3.12 on.
+    """Runs a coroutine, the part up to its first wait already within `begin`, at half the cost of asyncio.Task.
 
-    Within the coroutine it is the current task, by the rules of "Extending asyncio" in Python's documentation, so that
-    asyncio.timeout works. It takes half of what a Task takes. Not to be begun within another task.
+    Follows "Extending asyncio" in Python's documentation: the coroutine sees it as the current task, so asyncio.timeout
+    works. Must not begin within another task. Python 3.12's eager tasks do the same, but 3.11 is supported.
     ended: called when the coroutine has come to its end.
     """
 
@@ -45,29 +45,30 @@ class EagerTask(asyncio.Future[None]):
         self._cancellations = 0
 
     def begin(self) -> None:
-        """To the first wait."""
+        """Runs the coroutine up to its first wait."""
         self._context.run(self._step)
 
     def cancel(self, msg: object = None) -> bool:
-        """Throws CancelledError into the coroutine where it waits. msg: not used, as in asyncio since Python 3.11."""
+        """Throws CancelledError into the coroutine where it waits. msg: unused, as in asyncio since Python 3.11."""
         if self.done():
             return False
         self._cancellations += 1
+        # A cancelled future calls _step; without a future that can be cancelled, the next step throws by itself.
         if self._awaited is None or not self._awaited.cancel():
             self._is_to_cancel = True
         return True
 
     def cancelling(self) -> int:
-        """How often it was asked to end."""
+        """Returns the number of cancellations that are not taken back."""
         return self._cancellations
 
     def uncancel(self) -> int:
-        """One who asked has seen to it (asyncio.timeout)."""
+        """Takes one cancellation back, as asyncio.timeout does with its own."""
         self._cancellations = max(0, self._cancellations - 1)
         return self._cancellations
 
     def _step(self, _: asyncio.Future[Any] | None = None) -> None:
-        """To the next wait. A future that was awaited gives its result or error itself when the coroutine goes on."""
+        """Runs to the next wait. The awaited future's own __await__ gives its result or error to the coroutine."""
         self._awaited = None
         loop = self._own_loop
         _enter_task(loop, self)  # type: ignore[arg-type]
@@ -80,7 +81,7 @@ class EagerTask(asyncio.Future[None]):
             if awaited is None:  # asyncio.sleep(0)
                 loop.call_soon(self._step, context=self._context)
                 return
-            awaited._asyncio_future_blocking = False  # what a task says to a future that it awaits
+            awaited._asyncio_future_blocking = False  # asyncio's protocol: the yielded future is now waited for
             self._awaited = awaited
             awaited.add_done_callback(self._step, context=self._context)
             if self._is_to_cancel and awaited.cancel():
@@ -100,7 +101,7 @@ class EagerTask(asyncio.Future[None]):
             _leave_task(loop, self)  # type: ignore[arg-type]
 
 
-DISCARD_SECONDS = 2.0  # what still comes after a refusal is read for so long
+DISCARD_SECONDS = 2.0  # how long bytes after a refusal are read and dropped
 CLOSE = b"connection: close\r\n"
 _log = logging.getLogger(__name__)
 Handler = Callable[[Request, ResponseWriter], Coroutine[Any, Any, None]]
@@ -111,9 +112,10 @@ class Server(Protocol):
 
     limits: ConnectionLimits
     loop: asyncio.AbstractEventLoop
-    outbox: WriteBuffer
+    write_buffer: WriteBuffer
     #: The `date` header line, renewed twice a second.
     date_line: bytes
+    #: Answers close their connections.
     is_stopping: bool
     handle: Handler
     #: Requests that are being answered, of all connections.
@@ -140,29 +142,31 @@ def whole_answer(status: int, headers: bytes, last: bytes, body: bytes) -> bytes
 
 
 class ServerConnection(RequestReader):
-    """Also the Caller (incoming.py) of the request that is being answered; there is one at a time."""
+    """Reads requests and is the ResponseWriter of the one being answered; one object for both saves one a request."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server.limits, server.loop, server.outbox)
+        super().__init__(server.limits, server.loop, server.write_buffer)
         self._server = server
+        #: Read ahead, each with whether its caller keeps the connection.
         self._requests: deque[tuple[Request, bool]] = deque()
+        #: The task whose answer is not complete.
         self._task: EagerTask | None = None
         self._keeps_alive = True
         self._is_chunked = False
         self._is_reading_paused = False
         self._stalled_since: float | None = None
-        self.stays = self.has_begun = self.has_left = False
+        self.outlives_caller = self.has_begun = self.has_left = False
         self._flow: FlowControl | None = None
 
-    # asyncio.Protocol: what the caller sends
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """uvloop's transport is no subclass of asyncio's.
+        """Keeps the transport and sets TCP_NODELAY.
 
-        TCP_NODELAY is set here: asyncio does not where the listening socket was made without naming the protocol, and
-        then the second piece of each stream waits 40 ms.
+        asyncio does not set it where the listening socket was made without a protocol number; then the second piece of
+        each stream waits 40 ms.
         """
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of asyncio.Transport
         if isinstance(own := transport.get_extra_info("socket"), socket.socket | TransportSocket):
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = transport.get_extra_info("peername")
@@ -170,88 +174,91 @@ class ServerConnection(RequestReader):
         self._server.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The caller has left; whoever answers is stopped, unless it stays to the end."""
+        """Cancels the task that answers, since the caller has left, unless it outlives the caller."""
         self._transport = None
         self.has_left = True
         self._unsent.clear()
         self._requests.clear()
         self._server.lost(self)
-        if self._task is not None and not self.stays:
+        if self._task is not None and not self.outlives_caller:
             self._task.cancel()
-        if self.stays and self._flow is not None and self._stalled_since is not None:
+        # The source was paused for a caller who reads slowly; resume_writing will not come any more.
+        if self.outlives_caller and self._flow is not None and self._stalled_since is not None:
             self._flow.resume()
 
     def pause_writing(self) -> None:
-        """The caller reads slower than the provider writes."""
+        """Pauses the answer's source: the caller reads slower than the provider sends."""
         self._stalled_since = self._loop.time()
         if self._flow is not None:
             self._flow.pause()
 
     def resume_writing(self) -> None:
-        """The caller has caught up."""
+        """Resumes the answer's source: the caller has caught up."""
         self._stalled_since = None
         if self._flow is not None:
             self._flow.resume()
 
     def received(self, request: Request, keeps_alive: bool) -> None:
-        """The request is there: it is answered now, or after those before it."""
+        """Begins to answer the request, or queues it behind those before it."""
         if self._task is None and not self._requests:
             self._begin(request, keeps_alive)
             return
         self._requests.append((request, keeps_alive))
+        # More pipelined requests wait in the caller's socket, not in this process's memory; `_next` reads on.
         if len(self._requests) >= self._limits.pipelined and not self._is_reading_paused and self._transport:
             self._is_reading_paused = True
             self._transport.pause_reading()
 
-    # The Caller that is answered
+    # ResponseWriter
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
-        """See Caller."""
+        """Implements ResponseWriter."""
         if self._transport is not None:
             last = self._server.date_line if self._keeps_alive else CLOSE
+            # A lone request is written at once; under load, writes of one turn are joined.
             write = self.write if len(self._server.tasks) > 1 else self.write_now
             write(whole_answer(status, headers, last, body))
         self._answered()
 
     def begin(self, status: int, headers: bytes) -> None:
-        """See Caller."""
+        """Implements ResponseWriter. An HTTP/1.0 caller gets no chunks: its stream ends with the connection."""
         self.has_begun = True
         framing = b"transfer-encoding: chunked\r\n" if self._is_chunked else b""
         last = self._server.date_line if self._keeps_alive else CLOSE
         self.write(b"%b%b%b%b\r\n" % (status_line(status), headers, last, framing))
 
     def send(self, data: bytes) -> None:
-        """See Caller."""
+        """Implements ResponseWriter."""
         self.write_now(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 
     def end(self) -> None:
-        """See Caller."""
+        """Implements ResponseWriter."""
         if self._is_chunked:
             self.write(b"0\r\n\r\n")
         self._answered()
 
-    def fed_by(self, flow: FlowControl) -> None:
-        """See Caller."""
+    def set_source(self, flow: FlowControl) -> None:
+        """Implements ResponseWriter."""
         self._flow = flow
         if self._stalled_since is not None:
             flow.pause()
 
     def abort(self) -> None:
-        """See Caller."""
+        """Implements ResponseWriter."""
         self._task = None
         if self._transport is not None:
             self._transport.abort()
 
-    # its life
+    # Timeouts, stopping, and one request after the other
 
     def check(self, now: float) -> None:
-        """Called by the server twice a second: ends what has waited for too long."""
+        """Ends the connection if it has waited too long. The server calls this twice a second."""
         limits = self._limits
         if self._stalled_since is not None:
             since, longest = self._stalled_since, limits.stalled_write_seconds
         elif self._is_discarding:
             since, longest = self._last_data, DISCARD_SECONDS
-        elif self._task is not None or self._requests:
+        elif self._task is not None or self._requests:  # the gateway is at work, under its own deadlines
             return
         elif self._is_receiving:
             longest = limits.body_seconds if self._has_head else limits.head_seconds
@@ -261,17 +268,17 @@ class ServerConnection(RequestReader):
         else:
             since, longest = self._last_data, limits.head_seconds if self._is_new else limits.keep_alive_seconds
         if now - since > longest:
-            self.leave()
+            self.disconnect()
 
     def close_when_done(self) -> None:
-        """The server is stopping: no further request on this connection."""
-        self.reads_no_more()
+        """Makes the current request the last, and closes an idle connection. For a server that is stopping."""
+        self.end_reading()
         if not (self._task or self._requests or self._is_receiving) and self._transport is not None:
             self.flush()
             self._transport.close()
 
-    def leave(self) -> None:
-        """Ends the connection as if the caller had: whoever answers is told."""
+    def disconnect(self) -> None:
+        """Ends the connection as if the caller had left; connection_lost then cancels the task."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -284,12 +291,12 @@ class ServerConnection(RequestReader):
         task.begin()
 
     def _ended(self, task: EagerTask) -> None:
-        """The task is over. What it did not answer by itself, the gateway has failed on; the caller learns no more."""
+        """Answers 500 for a task that failed before its answer. The error's text is not shown: it may hold a secret."""
         self._server.tasks.discard(task)
         failure = None if task.cancelled() else task.exception()
         if failure is not None:
             _log.error("a request could not be answered: %s", source_location(failure))
-        if self._task is not task:
+        if self._task is not task:  # its answer is complete
             return
         if failure is None or self.has_begun:
             self.abort()
@@ -298,8 +305,9 @@ class ServerConnection(RequestReader):
             self.answer(error.status, error_headers(error), error_body(error, None))
 
     def _answered(self) -> None:
-        """What the task still does, it does for itself; the caller's next request may begin."""
-        self._task, self.stays, self.has_begun, self._flow = None, False, False, None
+        """Frees the connection for the next request, while the task may still book what it has answered."""
+        self._task = self._flow = None
+        self.outlives_caller = self.has_begun = False
         if self._transport is None:
             return
         if not self._keeps_alive:
@@ -307,12 +315,12 @@ class ServerConnection(RequestReader):
             self.flush()
             self._transport.close()
         elif self._requests:
-            self._loop.call_soon(self._next)  # not within the task that is here
+            self._loop.call_soon(self._next)  # not from within this task: an EagerTask cannot begin in another
         else:
             self._last_data = self._loop.time()
 
     def _next(self) -> None:
-        """Begins with the first request that waits, unless the caller has left meanwhile."""
+        """Begins with the first request in the queue. The queue is empty if the caller has left meanwhile."""
         if self._requests and self._task is None:
             self._begin(*self._requests.popleft())
         if self._is_reading_paused and self._transport is not None:
@@ -320,18 +328,20 @@ class ServerConnection(RequestReader):
             self._transport.resume_reading()
 
     def refuse(self, error: ServiceError) -> None:
-        """An error of the connection itself. An answer under way is not mixed with it."""
+        """Answers with an error of the connection itself, unless another answer is under way, and reads no further."""
         if self._is_discarding:
             return
-        self.reads_no_more()
+        self.end_reading()
+        # The error must not be mixed into an answer, nor overtake one: the connection closes after those before it.
         if self._task is not None or self._requests or self._transport is None:
             return
         self.write(whole_answer(error.status, error_headers(error), CLOSE, error_body(error, None)))
-        # Ends our side and reads on for a moment: a reset could overtake the answer.
+        # Closing while the caller still sends would reset the connection, and a reset may overtake the answer. Closes
+        # only the sending side, then reads and drops for DISCARD_SECONDS.
         self._is_discarding = True
         self.flush()
         self._transport.write_eof()
 
-    def reads_no_more(self) -> None:
-        """Nothing more is read from here."""
+    def end_reading(self) -> None:
+        """Closes the connection after the current answer."""
         self._keeps_alive = False

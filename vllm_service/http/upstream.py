@@ -1,4 +1,4 @@
-"""The seam to providers: one request out, one answer back, whole or as a stream."""
+"""The interface to providers: one request out, one answer back, whole or as a stream."""
 
 from __future__ import annotations
 
@@ -13,66 +13,63 @@ from vllm_service.catalog.model import Provider
 
 
 class Answer(Protocol):
-    """What a provider said. Either whole (`body` holds all of it) or a stream of server-sent events, to be relayed.
-
-    headers: lower-case names; of a repeated one the last.
-    """
+    """A provider's answer. Either whole (`body` holds all of it) or a stream of server-sent events, to be relayed."""
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
+        """Returns the HTTP status."""
         ...
 
     @property
     def headers(self) -> Mapping[bytes, bytes]:
-        """The headers."""
+        """Returns the last header of each name; names in lower case."""
         ...
 
     @property
     def body(self) -> bytes:
-        """The whole body; of a stream, what has come until it is relayed."""
+        """Returns the whole body; of a stream, the bytes that have come and are not relayed yet."""
         ...
 
     @property
     def is_stream(self) -> bool:
-        """Whether the body is still to be relayed."""
+        """Returns true if the body is a stream, to be relayed."""
         ...
 
     def has_begun(self) -> bool:
-        """Of a stream: whether its first event, which is no comment, is there and whole."""
+        """Returns true once a stream's first event is there and whole; comments are not events."""
         ...
 
     def relay(self, receive: Callable[[bytes], None]) -> asyncio.Future[None]:
-        """Calls `receive` with what has come and with each piece as it comes. Done when the body has ended.
+        """Calls `receive` with the bytes that have come and with each piece as it comes.
 
-        Raises (the future) CutShort, or TimedOut when the provider fell silent.
+        The future is done when the body has ended. It fails with CutShort, or with TimedOut after a long silence.
         """
         ...
 
     def pause(self) -> None:
-        """Reads no further until `resume`: whoever reads the answer is slower than the provider."""
+        """Stops reading until `resume`, because the caller reads slower than the provider sends."""
         ...
 
     def resume(self) -> None:
-        """Reads on."""
+        """Reads on after `pause`."""
         ...
 
     def close(self) -> None:
-        """Leaves the answer; in the middle of one this ends the connection, and the provider stops."""
+        """Drops the answer; before its end this closes the connection, so that the provider stops generating."""
         ...
 
 
 class Patience(msgspec.Struct, frozen=True, gc=False):
-    """Seconds that one sending may take, instead of the provider's configured ones: see resilience/retry_schedule.py.
+    """Seconds that one attempt may take, by its deadline; resilience/retry_schedule.py computes them."""
 
-    The time to connect counts only where it is less.
-    """
-
+    #: The provider's own connect timeout holds too; the shorter of the two counts.
     connect_seconds: float = math.inf
+    #: Replaces the provider's own first-byte timeout.
     first_byte_seconds: float = math.inf
     total_seconds: float = math.inf
 
 
+#: The provider's configured times alone.
 ENDLESS = Patience()
 
 
@@ -87,7 +84,8 @@ class Upstream(Protocol):
         headers: more header lines, each ended by CRLF. Returns when a whole answer is there, or of a stream (a 200 of
         type text/event-stream) the first whole event. Cancelling it closes the connection.
 
-        Raises NotReached, CutShort or TimedOut; those are all the errors that there are, faults of our own apart.
+        Raises NotReached, CutShort or TimedOut for anything that the provider or the network does, and RuntimeError
+        for a fault of the gateway's own.
         """
         ...
 
@@ -97,22 +95,22 @@ class Upstream(Protocol):
 
 
 class ProviderFault(Exception):
-    """The provider did not answer as HTTP wants it.
+    """The provider sent no complete HTTP answer.
 
     ProviderFault
     ├── NotReached   no connection could be made; nothing was sent
-    ├── TimedOut     it fell silent: before the answer, or within it
-    └── CutShort     the connection ended, or what came is not HTTP
+    ├── TimedOut     it fell silent before or within the answer, or the answer took too long
+    └── CutShort     the connection ended, or the bytes are not HTTP
     """
 
 
 class NotReached(ProviderFault):
-    """No connection could be made, or none was free in time; the request was not sent."""
+    """No connection could be made, or none was free in time. The request was not sent, so it is safe to repeat."""
 
 
 class TimedOut(ProviderFault):
-    """No byte came for as long as the provider's configuration allows."""
+    """No byte came for as long as the provider's configuration allows, or the request's whole time is over."""
 
 
 class CutShort(ProviderFault):
-    """The answer ended before its end, or is not HTTP."""
+    """The answer broke off, is too long, or is not HTTP."""

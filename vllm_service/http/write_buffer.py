@@ -1,4 +1,4 @@
-"""Writes at the end of a turn: what came for a connection within it goes out in one piece, and wakes its peer once."""
+"""Joins the writes of one turn of the event loop, so that each connection sends once and wakes its peer once."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import asyncio
 
 
 class WriteBuffer:
-    """One for each event loop is enough. A turn is what the loop does between two looks at its sockets."""
+    """Flushes all writers of an event loop at the end of a turn, which is one pass of the loop over its callbacks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._writers: list[Writer] = []
 
     def add(self, writer: Writer) -> None:
-        """It has something to write."""
+        """Flushes the writer at the end of this turn."""
         writers = self._writers
         if not writers:
+            # Runs after the callbacks that are ready now, and so after all that one read of the sockets causes.
             self._loop.call_soon(self._flush)
         writers.append(writer)
 
@@ -28,26 +29,27 @@ class WriteBuffer:
 class Writer(asyncio.Protocol):
     """The writing half of a connection."""
 
-    def __init__(self, outbox: WriteBuffer) -> None:
-        self._outbox = outbox
+    def __init__(self, write_buffer: WriteBuffer) -> None:
+        self._write_buffer = write_buffer
+        #: None before the connection is made and after it has ended.
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """At the end of this turn, if there is still a connection then."""
+        """Writes at the end of this turn, if the connection still exists then."""
         if not self._unsent:
-            self._outbox.add(self)
+            self._write_buffer.add(self)
         self._unsent.append(data)
 
     def write_now(self, data: bytes) -> None:
-        """At once, unless something waits before it: for what is alone in its turn."""
+        """Writes at once, for data that is alone in its turn; data behind unsent data keeps its order and waits."""
         if self._unsent:
             self._unsent.append(data)
         elif self._transport is not None:
             self._transport.write(data)
 
     def flush(self) -> None:
-        """Now."""
+        """Writes what is unsent."""
         unsent, self._unsent = self._unsent, []
         if self._transport is not None and unsent:
             self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))

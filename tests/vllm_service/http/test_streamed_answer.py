@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.http import client_connection
-from vllm_service.http.client_connection import StreamOrWhole
+from vllm_service.http.client_connection import ProviderAnswer
 from vllm_service.http.upstream import CutShort, ProviderFault
 
 BEGUN = re.compile(rb"(?:^|\n)(?:data|event):.*?(?:\n\n|\r\n\r\n)", re.DOTALL)
@@ -34,7 +34,7 @@ class Carrier:
 
 @given(st.lists(PIECES, max_size=12))
 def test_it_has_begun_with_the_end_of_its_first_event_wherever_it_was_cut(pieces: list[bytes]) -> None:
-    answer, so_far = StreamOrWhole(Carrier(), {}, is_stream=True), b""
+    answer, so_far = ProviderAnswer(Carrier(), {}, is_stream=True), b""
     for piece in pieces:
         answer.keep(piece)
         so_far += piece
@@ -46,7 +46,7 @@ def test_it_has_begun_with_the_end_of_its_first_event_wherever_it_was_cut(pieces
 def test_what_is_kept_has_a_bound(is_stream: bool) -> None:
     carrier = Carrier()
     most = client_connection.LONGEST_BEGINNING_BYTES if is_stream else client_connection.LONGEST_ANSWER_BYTES
-    answer = StreamOrWhole(carrier, {}, is_stream=is_stream)
+    answer = ProviderAnswer(carrier, {}, is_stream=is_stream)
     answer.keep(bytes(most))
     assert carrier.fault is None
     answer.keep(b"x")

@@ -18,16 +18,16 @@ class Transport:
         self.written.append(data)
 
 
-def writer_to(transport: Transport, outbox: WriteBuffer) -> Writer:
-    writer = Writer(outbox)
+def writer_to(transport: Transport, write_buffer: WriteBuffer) -> Writer:
+    writer = Writer(write_buffer)
     writer._transport = cast("Any", transport)
     return writer
 
 
 async def test_pieces_of_one_turn_go_out_as_one_to_each_connection() -> None:
-    outbox = WriteBuffer(asyncio.get_running_loop())
+    write_buffer = WriteBuffer(asyncio.get_running_loop())
     transports = Transport(), Transport()
-    writers = [writer_to(transport, outbox) for transport in transports]
+    writers = [writer_to(transport, write_buffer) for transport in transports]
     for piece in (b"a", b"b"):
         for writer in writers:
             writer.write(piece)
