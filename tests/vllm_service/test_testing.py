@@ -199,6 +199,15 @@ async def test_a_stream_that_has_begun_ends_only_when_it_is_told_to() -> None:
     assert received + b"0\r\n\r\n" == whole_stream
 
 
+async def test_a_provider_comes_back_at_its_address() -> None:
+    async with ScriptedProvider(CLOSES) as gone:
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        await raw(gone)
+    async with ScriptedProvider(chat("x").then(Close()), port=gone.port) as back:
+        assert (back.url, (await raw(gone))[-1:]) == (gone.url, b"}")
+
+
 async def test_the_official_client_reads_text_completions_and_their_streams() -> None:
     async with ScriptedProvider(says("Hel", "lo"), path="/v2/ep/openai/v1") as provider, sdk(provider) as client:
         answer = await client.completions.create(model="m", prompt="Hi")

@@ -80,6 +80,8 @@ class ScriptedProvider:
     script: Script | Reply
     #: The path of the base URL. Requests to any other are answered as well.
     path: str = "/v1"
+    #: 0: any free one. A provider that comes back has the port of the one before.
+    port: int = 0
     #: The base URL, with the path.
     url: str = ""
     requests: list[ReceivedRequest] = field(default_factory=list)
@@ -108,9 +110,10 @@ class ScriptedProvider:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _ServedConnection(self, self._open), "127.0.0.1", 0, backlog=1024
+            lambda: _ServedConnection(self, self._open), "127.0.0.1", self.port, backlog=1024
         )
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}{self.path}"
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}{self.path}"
         return self
 
     async def __aexit__(

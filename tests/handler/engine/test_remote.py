@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,9 +15,11 @@ from handler.engine.protocol import Document, EngineRequest, Stream
 from handler.engine.remote import RemoteEngine
 from handler.errors import ConfigurationError, EngineUnavailable, StreamBroken
 from tests.support import event_data
+from tests.waiting import until_seen
+from vllm_service.testing import CLOSES, Close, Reply, Script, ScriptedProvider, in_turn, refused, whole
 
 MODELS = EngineRequest("GET", "/v1/models")
-Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+WELL, LOADING = whole({}), whole({}, 503)
 
 
 def completion(*, stream: bool) -> EngineRequest:
@@ -34,46 +36,24 @@ async def running(url: str, *, api_key: str | None = None) -> AsyncIterator[Remo
         await engine.stop()
 
 
-@asynccontextmanager
-async def raw_server(answer: Answer, port: int = 0) -> AsyncIterator[str]:
-    """One request per connection: `answer` is given its head, and writes what it likes."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await answer(await reader.readuntil(b"\r\n\r\n"), writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", port)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
 async def healthy(engine: RemoteEngine) -> None:
-    async with asyncio.timeout(5):
-        while True:
-            with contextlib.suppress(EngineUnavailable):
-                return await engine.check_health()
-            await asyncio.sleep(0)
+    async def is_well() -> bool:
+        with contextlib.suppress(EngineUnavailable):
+            await engine.check_health()
+            return True
+        return False
+
+    await until_seen(is_well)
 
 
-def reply(status: str, body: bytes = b"{}", length: int | None = None) -> bytes:
-    length = len(body) if length is None else length
-    head = (
-        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode() + body
+def server(script: Script | Reply, port: int = 0) -> ScriptedProvider:
+    """Its URL has no path, as VLLM_BASE_URL may have none."""
+    return ScriptedProvider(script, path="", port=port)
 
 
-def healthy_but(path: bytes, answer: bytes) -> Answer:
-    """A server that is well, except on one path."""
-
-    async def say(head: bytes, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer if path in head.split(b"\r\n")[0] else reply("200 OK"))
-
-    return say
+def healthy_but(path: str, reply: Reply) -> ScriptedProvider:
+    """A server that is well, except on one path, and on those below it."""
+    return server(lambda request: reply if request.target.startswith(path) else WELL)
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
@@ -129,10 +109,9 @@ async def test_leaving_before_the_answer_aborts_it_upstream() -> None:
 
 
 async def test_an_error_of_the_server_is_an_answer() -> None:
-    missing = reply("404 Not Found", b'{"error": {"message": "no such model"}}')
     async with (
-        raw_server(healthy_but(b"/v1/completions", missing)) as url,
-        running(url) as engine,
+        healthy_but("/v1/completions", refused(404, "no such model")) as upstream,
+        running(upstream.url) as engine,
         engine.send(completion(stream=False)) as response,
     ):
         assert response.status == 404
@@ -141,10 +120,10 @@ async def test_an_error_of_the_server_is_an_answer() -> None:
 
 
 async def test_an_answer_that_is_cut_is_a_broken_stream() -> None:
-    cut = reply("200 OK", b'{"a": ', length=100)
+    cut = whole({"a": "x" * 100}).cut_at(whole({}).head_size + 20, Close())
     async with (
-        raw_server(healthy_but(b"/v1/completions", cut)) as url,
-        running(url) as engine,
+        healthy_but("/v1/completions", cut) as upstream,
+        running(upstream.url) as engine,
         engine.send(completion(stream=False)) as response,
     ):
         assert isinstance(response, Document)
@@ -153,30 +132,23 @@ async def test_an_answer_that_is_cut_is_a_broken_stream() -> None:
 
 
 async def test_a_refused_connection_is_remembered_until_the_server_is_back() -> None:
-    well = healthy_but(b"/nothing", b"")
-    async with raw_server(well) as url:
-        engine = RemoteEngine(url, patience=0)
+    async with server(WELL) as upstream:
+        engine = RemoteEngine(upstream.url, patience=0)
         await engine.start()
-    with pytest.raises(EngineUnavailable, match=url):
+    with pytest.raises(EngineUnavailable, match=upstream.url):
         async with engine.send(MODELS):
             pass
     with pytest.raises(EngineUnavailable):
         await engine.check_health()
-    asked = asyncio.Event()
-
-    async def well_again(head: bytes, writer: asyncio.StreamWriter) -> None:
-        await well(head, writer)
-        asked.set()
-
-    async with raw_server(well_again, port=int(url.rpartition(":")[2])):
-        await asked.wait()  # nobody sends a request: the engine looks by itself
+    async with server(WELL, port=upstream.port) as back:
+        await back.until_requests(1)  # no caller sends a request: the engine looks by itself
         await healthy(engine)
         await engine.stop()
 
 
 async def test_one_lost_connection_does_not_make_the_engine_dead() -> None:
-    async with raw_server(healthy_but(b"/nothing", b"")) as url:
-        engine = RemoteEngine(url)
+    async with server(WELL) as upstream:
+        engine = RemoteEngine(upstream.url)
         await engine.start()
     for _ in range(2):
         with pytest.raises(EngineUnavailable, match="cannot be reached"):
@@ -187,28 +159,23 @@ async def test_one_lost_connection_does_not_make_the_engine_dead() -> None:
 
 
 async def test_a_server_that_hangs_up_before_it_answers_is_unavailable() -> None:
-    async with raw_server(healthy_but(b"/v1/completions", b"")) as url, running(url) as engine:
+    async with healthy_but("/v1/completions", CLOSES) as upstream, running(upstream.url) as engine:
         with pytest.raises(EngineUnavailable, match="ServerDisconnectedError"):
             async with engine.send(completion(stream=False)):
                 pass
 
 
 async def test_start_waits_for_a_server_that_is_still_loading() -> None:
-    requests: list[bytes] = []
-
-    async def loading(head: bytes, writer: asyncio.StreamWriter) -> None:
-        requests.append(head.split(b" ")[1])
-        writer.write(reply("503 Loading" if len(requests) < 5 else "200 OK"))
-
-    async with raw_server(loading) as url, running(url) as engine:
+    async with server(in_turn(*[LOADING] * 4, WELL)) as upstream, running(upstream.url) as engine:
         await engine.check_health()
-    assert requests == [b"/v1/models", b"/health", b"/v1/models", b"/health", b"/v1/models"]
+    paths = [request.target for request in upstream.requests]
+    assert paths == ["/v1/models", "/health", "/v1/models", "/health", "/v1/models"]
 
 
 async def test_start_gives_up_and_names_the_url_without_its_credentials() -> None:
-    async with raw_server(healthy_but(b"/", reply("503 Loading"))) as url:
-        engine = RemoteEngine(url.replace("://", "://user:secret@"), start_timeout=0.1)
-        with pytest.raises(EngineUnavailable, match=f"{url} gave no answer within 0.1 s"):
+    async with server(LOADING) as upstream:
+        engine = RemoteEngine(upstream.url.replace("://", "://user:secret@"), start_timeout=0.1)
+        with pytest.raises(EngineUnavailable, match=f"{upstream.url} gave no answer within 0.1 s"):
             await engine.start()
     with pytest.raises(EngineUnavailable, match="not started"):
         await engine.check_health()
@@ -217,28 +184,21 @@ async def test_start_gives_up_and_names_the_url_without_its_credentials() -> Non
             pass
 
 
-@pytest.mark.parametrize(("key", "header"), [("sk-1", b"Bearer sk-1"), (None, b"Basic dTpw")])
-async def test_credentials_go_with_every_request(key: str | None, header: bytes) -> None:
-    heads: list[bytes] = []
-
-    async def listen(head: bytes, writer: asyncio.StreamWriter) -> None:
-        heads.append(head)
-        writer.write(reply("200 OK"))
-
+@pytest.mark.parametrize(("key", "header"), [("sk-1", "Bearer sk-1"), (None, "Basic dTpw")])
+async def test_credentials_go_with_every_request(key: str | None, header: str) -> None:
     async with (
-        raw_server(listen) as url,
-        running(url.replace("://", "://u:p@"), api_key=key) as engine,
+        server(WELL) as upstream,
+        running(upstream.url.replace("://", "://u:p@"), api_key=key) as engine,
         engine.send(MODELS),
     ):
         pass
-    assert len(heads) == 2
-    assert all(b"Authorization: " + header in head for head in heads)
+    assert [request.headers["authorization"] for request in upstream.requests] == [header] * 2
 
 
 async def test_a_refused_key_ends_the_start_at_once() -> None:
-    async with raw_server(healthy_but(b"/v1/models", reply("401 Unauthorized"))) as url:
+    async with healthy_but("/v1/models", refused(401)) as upstream:
         with pytest.raises(ConfigurationError, match="refuses the API key"):
-            await RemoteEngine(url).start()
+            await RemoteEngine(upstream.url).start()
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://h/v1?x=1", "http://h:port"])
