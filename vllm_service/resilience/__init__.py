@@ -1,1 +1,1 @@
-"""How attempts go: one driver, breakers, retries, deadlines, hedging. It knows no server and no client."""
+"""What every attempt of a request passes: the one driver, circuit breakers, retries, deadlines and hedging."""

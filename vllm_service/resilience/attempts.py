@@ -1,7 +1,8 @@
-"""One attempt, and the only loop over attempts. docs/failing-over.md has the rules.
+"""The attempt, and `first_answer`, the only loop over attempts. docs/failing-over.md has the rules.
 
-`first_answer` tries the steps of a plan until one begins to answer; after that nothing else is tried. How a request is
-sent, and whether what came back is an answer, is the caller's `Send`: the gateway and the client each have one.
+The loop: `RetrySchedule` chooses a step of the plan; its circuit breaker lets it by or not; `Send` sends the request.
+The first attempt whose answer has content ends the loop: after that nothing else is tried, since the caller would get
+two answers in one. The gateway and the client differ only in their `Send`.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ Answer = TypeVar("Answer")
 
 
 class AttemptTrace(Protocol):
-    """Where attempts are noted down."""
+    """Receives each attempt that has ended."""
 
     def attempted(self, step: Step, seconds: float, outcome: str, status: int | None) -> None:
-        """An attempt has ended just now, and took so long. status: HTTP's; None where there was no answer."""
+        """Takes an attempt that has just ended and lasted `seconds`. status: HTTP's; None if there was no answer."""
         ...
 
 
 class HedgeLoser(NamedTuple):
-    """What a request cost at a step that did not answer; an estimate, unless its whole answer was there."""
+    """The cost of a request at a step that lost a race; an estimate, unless its whole answer was there."""
 
     step: Step
     usage: Usage
@@ -48,12 +49,13 @@ class HedgeLoser(NamedTuple):
 class Attempt(msgspec.Struct, Generic[Answer], eq=False):
     """One sending of a request. It ends by `succeeded`, `failed` or `abandoned`; only the first of these calls counts.
 
-    Each of them reaches router, breaker and trace. Times are of the policy's clock.
+    Each of them informs router, breaker and trace, so none of these can miss an attempt's end. Times are of the
+    policy's clock.
     """
 
     step: Step
     started_at: float
-    #: Whether it was sent beside another, which was slow to begin.
+    #: Whether it was sent beside another attempt, which was slow to begin.
     is_hedge: bool
     _observer: AttemptObserver
     _breaker: CircuitBreaker
@@ -61,30 +63,31 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
     _policy: ResiliencePolicy
     _trace: AttemptTrace | None
     first_byte_at: float | None = None
-    #: Of a whole answer, as its provider counted it.
+    #: The provider's count for a whole answer; None for a stream, whose usage comes at its end.
     usage: Usage | None = None
     _answer: Answer | None = None
     _is_over: bool = False
 
     @property
     def answer(self) -> Answer:
-        """What `Send` returned."""
+        """The answer that `Send` returned."""
         assert self._answer is not None
         return self._answer
 
     def began(self, answer: Answer) -> None:
-        """Content has come: from now on nothing else is tried. A probe of the breaker has succeeded with that."""
+        """Takes the answer when its first content has come. From now on nothing else is tried."""
         self._answer = answer
-        policy, admission = self._policy, self._admission
+        policy = self._policy
         self.first_byte_at = now = policy.clock()
-        if admission.is_probe:
-            self._breaker.answers(admission, now)
+        # A probe has succeeded with its first content: the next one would otherwise wait for the end of a long answer.
+        if self._admission.is_probe:
+            self._breaker.first_content(self._admission, now)
         self._observer.first_token(now)
         if policy.hedging is not None:
             policy.hedging.began(self.step, now - self.started_at)
 
     def succeeded(self, usage: Usage | None, now: float | None = None) -> None:
-        """The answer is complete. usage: its provider's count, None where there is none. now: None reads the clock."""
+        """Ends the attempt with a complete answer. usage: the provider's count or None. now: None reads the clock."""
         if self._is_over:
             return
         self._is_over = True
@@ -95,18 +98,20 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         self._observer.succeeded(usage, now)
 
     def failed(self, failure: Failure) -> None:
-        """The provider failed, before its answer began or in the middle of it."""
+        """Ends the attempt with the provider's failure, before its answer began or in the middle of it."""
         if self._is_over:
             return
         self._is_over = True
-        now, status, wait = self._policy.clock(), failure.told_status, failure.retry_after_seconds
+        now = self._policy.clock()
+        status = failure.breaker_status
+        wait = failure.retry_after_seconds
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "failed", status or None)
         self._policy.shared.failed(self.step, self._admission, status, wait)
         self._observer.failed(status, wait, now)
 
     def abandoned(self) -> None:
-        """The caller has left, or another attempt was quicker: not the provider's fault."""
+        """Ends the attempt without a judgement of the provider: the caller has left, or another attempt was quicker."""
         if self._is_over:
             return
         self._is_over = True
@@ -118,10 +123,10 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
 
 
 class Send(Protocol[Answer]):
-    """The seam of the driver: how a request is sent, and what counts as an answer."""
+    """Sends a request and decides what counts as an answer. The gateway and the client implement it."""
 
     def __call__(self, attempt: Attempt[Answer], patience: Patience) -> Awaitable[Answer]:
-        """Returns when a whole answer is there, or of a stream its first content. Keeps to `patience`.
+        """Returns when a whole answer is there, or the first content of a stream. Keeps to the times of `patience`.
 
         Raises failures.NotAnswered; anything else that it raises ends the request. Cleans up when it is cancelled.
         """
@@ -129,7 +134,7 @@ class Send(Protocol[Answer]):
 
     @property
     def is_answer_needed(self) -> bool:
-        """Whether another attempt is still worth its money."""
+        """Whether somebody waits for the answer, so that a further attempt is worth its money."""
         ...
 
     async def close(self, answer: Answer) -> None:
@@ -138,73 +143,80 @@ class Send(Protocol[Answer]):
 
 
 class TriedRequest(msgspec.Struct, eq=False):
-    """One request while it is tried: what each attempt needs, and what has become of them so far."""
+    """One request while it is tried: what each attempt needs, and what has happened so far."""
 
     policy: ResiliencePolicy
     router: Router
+    #: The providers by name.
     providers: Mapping[str, Provider]
+    #: The price of each offer, by provider and the provider's name of the model; None where it has none.
     prices: Mapping[tuple[str, str], TokenPrice | None]
     facts: RequestFacts
     deadline: Deadline
-    #: Why it goes where it goes: the plan's reason, and what happened on the way.
+    #: The reason of the route: the plan's, and what happened on the way.
     reason: str
-    #: Whether it may be sent twice at once; only where the policy hedges.
+    #: Whether a second attempt may run beside the first; the policy must have hedging for that.
     is_hedged: bool = False
     trace: AttemptTrace | None = None
-    #: Hedges that lost, and what they cost.
+    #: Hedges that lost, and their cost.
     losers: Sequence[HedgeLoser] = ()
-    #: Of the attempt that failed last.
+    #: The error of the attempt that failed last.
     error: ServiceError | None = None
 
     def cost_picousd(self, step: Step, usage: Usage) -> int | None:
-        """By the price of a token; where there is none, what the router expected."""
+        """Returns the cost by the price of a token; without a price, what the router expected, or None."""
         price = self.prices.get((step.provider, step.model))
         return step.cost_picousd if price is None else price.cost_picousd(usage)
 
 
 async def first_answer(plan: Plan, send: Send[Answer], request: TriedRequest) -> Attempt[Answer]:
-    """Returns the first attempt whose answer holds content; the caller ends it by one of its three exits.
+    """Returns the first attempt whose answer has content; the caller ends it by one of its three exits.
 
-    Raises the caller's own error at once, else what all failures amount to.
+    Raises an error that the caller has caused at once; when all attempts have failed, the error that sums them up.
     """
     policy = request.policy
     schedule = RetrySchedule(plan.steps, policy.retries, request.deadline)
     while (due := schedule.next(policy.clock())) is not None:
         if request.error is not None and not send.is_answer_needed:
             raise asyncio.CancelledError
-        attempted = _raced if request.is_hedged and due.number == 1 else _attempted
+        # Only the first attempt is hedged: after a failure the next one is a second chance already.
+        send_once = _send_hedged if request.is_hedged and due.number == 1 else _send_one
         try:
-            attempt = await attempted(due, send, request, schedule)
-        except NotAnswered as failed:
-            if failed.failure.is_final:
-                raise failed.error from None
+            attempt = await send_once(due, send, request, schedule)
+        except NotAnswered as not_answered:
+            if not_answered.failure.is_final:
+                raise not_answered.error from None
         else:
             if attempt is not None:
                 return attempt
-    raise _given_up(plan, request, schedule)
+    raise _final_error(plan, request, schedule)
 
 
-async def _attempted(
+async def _send_one(
     due: ScheduledAttempt,
     send: Send[Answer],
     request: TriedRequest,
     schedule: RetrySchedule,
     is_hedge: bool = False,
 ) -> Attempt[Answer] | None:
-    """Waits, passes the breaker, sends. None: the breaker refused, nothing was sent. Raises NotAnswered."""
+    """Waits until the attempt is due, passes its breaker, and sends it. Raises NotAnswered.
+
+    Returns the attempt when its answer has begun; None if the breaker refused it and nothing was sent.
+    """
     if due.wait_seconds > 0:
         await asyncio.sleep(due.wait_seconds)
-    step, policy = due.step, request.policy
+    step = due.step
+    policy = request.policy
     provider = request.providers.get(step.provider)
-    if provider is None:
-        _leave_out(step, request, schedule)
+    if provider is None:  # the plan's router has another catalog than this request
+        _skip(step, request, schedule)
         return None
     breakers = policy.shared.breakers
-    breaker = breakers.by_place.get((step.provider, step.model)) or breakers.of(step.provider, step.model)
-    # While it is closed there is nothing to share with other replicas.
+    breaker = breakers.by_offer.get((step.provider, step.model)) or breakers.of(step.provider, step.model)
+    # Only a probe has to be agreed on with other replicas, and a closed breaker sends none.
     admission = breaker.while_closed or await policy.shared.admit(step)
     if admission is None:
-        _leave_out(step, request, schedule)
+        _skip(step, request, schedule)
         return None
     now = policy.clock()
     observer = request.router.started(step, request.facts, now)
@@ -222,46 +234,47 @@ async def _attempted(
     return attempt
 
 
-def _leave_out(step: Step, request: TriedRequest, schedule: RetrySchedule) -> None:
-    """Goes on without a step, and says so in the reason."""
+def _skip(step: Step, request: TriedRequest, schedule: RetrySchedule) -> None:
+    """Goes on without a step, and adds that to the route's reason."""
     schedule.skip(step)
     request.reason = f"{request.reason}; {step.provider} is left alone"
 
 
 def _patience(provider: Provider, request: TriedRequest, now: float, *, is_last: bool) -> Patience:
-    """Raises errors.GatewayTimeout when no time is left.
+    """Returns how long the attempt may take. Raises errors.GatewayTimeout when no time is left.
 
-    A whole answer's first byte comes with its last: the provider's time to a first byte is for streams.
+    A provider's limit for the first byte is for streams: the first byte of a whole answer comes with its last one.
     """
     first_byte = provider.first_byte_timeout_seconds if request.facts.stream else math.inf
     return request.deadline.limits(provider.connect_timeout_seconds, first_byte, now, is_last=is_last)
 
 
-async def _raced(
+async def _send_hedged(
     due: ScheduledAttempt, send: Send[Answer], request: TriedRequest, schedule: RetrySchedule
 ) -> Attempt[Answer] | None:
-    """The first attempt, and a second one where it is slow to begin. As `_attempted` otherwise."""
+    """Sends an attempt, and a second one beside it if the first is slow to begin. As `_send_one` otherwise."""
     hedging = request.policy.hedging
     assert hedging is not None
     racer = _Racer(due, send, request, schedule)
     try:
-        won = await hedged(
+        winner = await hedged(
             racer,
             due.step,
             lambda: schedule.peek(request.policy.clock()),
             hedging.delay_seconds(due.step),
             hedging.budget,
-            failed=_noted_already,
+            failed=_ignore_failure,
         )
     except _Refused:
         return None
-    except asyncio.CancelledError:  # the request's own row is about the first
+    except asyncio.CancelledError:
+        # Both attempts were stopped. The request's own row is about the first one, so only the second gets another row.
         request.losers = [loser for loser in racer.losers if loser.step is not due.step]
         raise
     request.losers = racer.losers
-    if won.step is not due.step:
+    if winner.step is not due.step:
         request.reason = f"{request.reason}; hedged: {due.step.provider} was slow to begin"
-    return won.answer
+    return winner.answer
 
 
 class _Refused(Exception):
@@ -269,28 +282,34 @@ class _Refused(Exception):
 
 
 class _Racer(Generic[Answer]):
-    """A hedging.Racer over attempts."""
+    """Implements hedging.Racer with attempts."""
 
     def __init__(
         self, first: ScheduledAttempt, send: Send[Answer], request: TriedRequest, schedule: RetrySchedule
     ) -> None:
         self.losers: list[HedgeLoser] = []
-        self._first, self._send = first, send
-        self._request, self._schedule = request, schedule
+        self._first = first
+        self._send = send
+        self._request = request
+        self._schedule = schedule
 
     async def attempt(self, step: Step) -> Attempt[Answer]:
-        """Raises NotAnswered, or _Refused."""
-        is_hedge, due = step is not self._first.step, self._first
+        """Returns the attempt when its answer has begun. Raises NotAnswered, or _Refused."""
+        due = self._first
+        is_hedge = step is not due.step
         if is_hedge:
             self._schedule.hedge(step)
             due = ScheduledAttempt(step, self._schedule.attempts, 0.0, is_last=True)
-        attempt = await _attempted(due, self._send, self._request, self._schedule, is_hedge)
+        attempt = await _send_one(due, self._send, self._request, self._schedule, is_hedge)
         if attempt is None:
             raise _Refused
         return attempt
 
     async def abandon(self, step: Step, answer: Attempt[Answer] | None) -> int:
-        """See hedging.Racer. A provider that was stopped before it answered has read the prompt, as far as is known."""
+        """Ends an attempt that lost, and returns its cost in pico-dollars.
+
+        A provider that was stopped before it answered is assumed to have read the whole prompt.
+        """
         usage = None
         if answer is not None:
             answer.abandoned()
@@ -302,17 +321,19 @@ class _Racer(Generic[Answer]):
         return cost or 0
 
 
-def _noted_already(step: Step, error: Exception) -> None:
-    """What a failure of the race is told: the attempt itself has noted it."""
+def _ignore_failure(step: Step, error: Exception) -> None:
+    """Does nothing with a failure in a race: the attempt itself has reported it."""
 
 
-def _given_up(plan: Plan, request: TriedRequest, schedule: RetrySchedule) -> ServiceError:
-    """The error for the caller; the last provider's own words where they say more than that it failed."""
-    now, model, last = request.policy.clock(), request.facts.model, request.error
-    if last is None:
+def _final_error(plan: Plan, request: TriedRequest, schedule: RetrySchedule) -> ServiceError:
+    """Returns the error for the caller when no attempt has answered: the last one's if it says most, else a summary."""
+    now = request.policy.clock()
+    model = request.facts.model
+    last = request.error
+    if last is None:  # no attempt was sent
         if not any(step.provider in request.providers for step in plan.steps):
             return ModelUnavailable("No provider of this model is configured.", details={"model": model})
-        return request.policy.all_left_alone(plan, model, now)
+        return request.policy.circuit_open(plan, model, now)
     error = schedule.error(now, last)
     if error is not last:
         error.details = {"model": model, "attempts": schedule.attempts}

@@ -1,4 +1,4 @@
-"""How a place can fail a request, whose fault that is, and whether another place may be tried."""
+"""The ways in which a provider can fail a request, whose fault each is, and whether another offer may be tried."""
 
 from __future__ import annotations
 
@@ -8,95 +8,108 @@ from enum import StrEnum
 
 from vllm_service.errors import ServiceError
 
+#: The status, in nginx's numbers, of a request whose caller has left.
 LEFT_BY_CALLER = 499
+#: The status of an attempt without an answer.
 NO_ANSWER = 0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
-# Of our account at the provider, which the caller neither chose nor can mend: a key revoked, credits used up.
+#: Statuses about our account at the provider: a key was revoked, credits are used up. The caller can do nothing about
+#: them, so they are the provider's fault.
 OUR_ACCOUNT = frozenset({401, 402})
-# May be this place's alone: a model or a route that it does not have, a permission, a conflict. It says nothing of how
-# well the place is, so it never trips a breaker; but another place may know better.
-ONLY_HERE = frozenset({403, 404, 405, 409, 421, 425})
+#: Statuses that may hold for one offer alone: a model or a route that it lacks, a permission, a conflict. Another offer
+#: may be tried. They are no sign of a sick provider, so they never open a breaker.
+THIS_OFFER_ONLY = frozenset({403, 404, 405, 409, 421, 425})
 
 
 class NotAnswered(Exception):
-    """One attempt has failed. `error` is the caller's if nothing else is tried, or nothing else does better."""
+    """Raised when one attempt has failed."""
 
     def __init__(self, failure: Failure, error: ServiceError) -> None:
         super().__init__()
         self.failure = failure
+        #: The error for the caller if nothing else is tried, or nothing else does better.
         self.error = error
 
 
 class Blame(StrEnum):
-    """Who a status speaks against."""
+    """The party that a status speaks against."""
 
-    PLACE = "place"
+    PROVIDER = "provider"
+    #: The provider, but it is sound: it limits our rate.
     THROTTLED = "throttled"
     CALLER = "caller"
-    NOBODY = "nobody"
+    NONE = "none"
 
 
 class Kind(StrEnum):
-    """What happened, as far as the gateway saw it."""
+    """What happened to an attempt."""
 
+    #: No connection to the provider.
     CONNECT = "connect"
+    #: No answer in time.
     TIMEOUT = "timeout"
+    #: A status of 400 or more.
     STATUS = "status"
+    #: An answer that is none: another form than asked for, or an error with status 200.
     GARBAGE = "garbage"
+    #: A connection that broke in the middle of the answer.
     CUT = "cut"
+    #: The caller has left.
     CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One attempt that came to nothing.
-
-    status: HTTP's where the place answered with one. content_started: the caller has content bytes already, so that
-    another place's answer would be a second one. retry_after_seconds: what the place asked for.
-    """
+    """The way in which one attempt failed."""
 
     kind: Kind
+    #: The provider's HTTP status; NO_ANSWER if it sent none.
     status: int = NO_ANSWER
+    #: Whether the caller has content bytes already: the answer of another offer would be a second one.
     content_started: bool = False
+    #: The provider's Retry-After.
     retry_after_seconds: float | None = None
 
     @property
-    def told_status(self) -> int:
-        """What the breaker and the router are told: HTTP's status, 0 for no answer, 499 for a caller who left."""
+    def breaker_status(self) -> int:
+        """The status for breaker and router: HTTP's of an error, 0 for no sound answer, 499 for a caller who has left.
+
+        A status 200 with garbage counts as no answer.
+        """
         if self.kind is Kind.CANCELLED:
             return LEFT_BY_CALLER
         return self.status if self.kind is Kind.STATUS else NO_ANSWER
 
     @property
     def is_final(self) -> bool:
-        """Whether no other place may be tried: content has been passed on, the caller has left, or erred."""
-        status = self.told_status
-        return self.content_started or (status not in ONLY_HERE and blame(status) in (Blame.CALLER, Blame.NOBODY))
+        """Whether no other offer may be tried: content has been passed on, or the caller has left or made a mistake."""
+        status = self.breaker_status
+        return self.content_started or (status not in THIS_OFFER_ONLY and blame(status) in (Blame.CALLER, Blame.NONE))
 
 
 def blame(status: int) -> Blame:
-    """Whose fault a status is: 408, 5xx, no answer, and what is no status of an answer are the place's."""
+    """Returns the party at fault: the provider for 408, 5xx, no answer (0), and statuses below 400."""
     if status == LEFT_BY_CALLER:
-        return Blame.NOBODY
+        return Blame.NONE
     if status == 429:
         return Blame.THROTTLED
     if 400 <= status < 500 and status != 408 and status not in OUR_ACCOUNT:
         return Blame.CALLER
-    return Blame.PLACE
+    return Blame.PROVIDER
 
 
 def retry_after_seconds(header: str | None, now_utc_seconds: float) -> float | None:
-    """Seconds to wait by a Retry-After header (RFC 9110, 10.2.3: seconds or a date); None where it says nothing.
+    """Returns the seconds of a Retry-After header (RFC 9110, 10.2.3: seconds or a date); None if it is neither.
 
-    At most LONGEST_RETRY_AFTER_SECONDS, whatever a provider writes.
+    At most LONGEST_RETRY_AFTER_SECONDS: a provider's mistake must not take an offer away for days.
     """
     if header is None:
         return None
     text = header.strip()
-    if text.isascii() and text.replace(".", "", 1).isdigit():
+    if text.isascii() and text.replace(".", "", 1).isdigit():  # fractions are beyond the RFC, but clear
         return min(float(text), LONGEST_RETRY_AFTER_SECONDS)
     try:
-        waits = parsedate_to_datetime(text).timestamp() - now_utc_seconds
-        return min(max(0.0, waits), LONGEST_RETRY_AFTER_SECONDS)
+        wait = parsedate_to_datetime(text).timestamp() - now_utc_seconds
+        return min(max(0.0, wait), LONGEST_RETRY_AFTER_SECONDS)
     except (ValueError, OverflowError):
         return None

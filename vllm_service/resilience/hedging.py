@@ -1,7 +1,7 @@
-"""A second request to the next place when the first is slow to begin, within a budget; exactly one of them answers.
+"""Sends a second attempt to the next offer when the first is slow to begin; exactly one of the two answers.
 
-Of two requests the one that does not answer is extra spend. Its budget is a share of what is spent anyway: every dollar
-spent earns some cents, up to a limit, and no hedge is sent that could cost more than has been earned.
+The attempt that loses is extra spend. Its budget is a share of what answers cost anyway: every dollar earns some cents,
+up to a limit, and no hedge is sent that could cost more than has been earned.
 """
 
 from __future__ import annotations
@@ -21,40 +21,48 @@ HEADER = b"x-hedge"
 
 @dataclass(frozen=True, kw_only=True)
 class HedgeSettings:
-    """percent: of spend, at most, for requests that do not answer; 0 never hedges. delay_seconds None: the p95.
+    """When a hedge is sent, and its budget."""
 
-    burst_picousd: how much can be saved up; samples: of first bytes that the p95 is taken from.
-    """
-
+    #: The share of spend that may go to attempts that lose; 0 never hedges.
     percent: int = 5
+    #: The most that the budget can save up.
     burst_picousd: int = 10**12
+    #: The time that the first attempt has to begin; None: the offer's own 95th percentile.
     delay_seconds: float | None = None
+    #: How many of an offer's latest answers the percentile is taken from.
     samples: int = 200
+    #: With fewer there is no percentile; 20 is the least for which the 95th is not simply the largest.
     fewest_samples: int = 20
 
 
 class HedgeBudget:
-    """A bucket of pico-dollars: extra spend stays below its share unless a loser costs more than was expected."""
+    """A bucket of pico-dollars. Extra spend stays below its share unless a loser costs more than was expected.
+
+    The bucket starts empty: hedges are paid from what answers have earned.
+    """
 
     def __init__(self, settings: HedgeSettings) -> None:
         self._percent = settings.percent
         self._burst = settings.burst_picousd
-        self._hundredths = 0  # of pico-dollars, so that a percent of a small cost is not lost
+        # In hundredths of a pico-dollar, so that a percent of any cost is whole and nothing is lost by rounding.
+        self._hundredths = 0
+        #: What all losers have cost.
         self.spent_extra_picousd = 0
 
     @property
     def picousd(self) -> int:
-        """What a hedge may cost now; below 0 when losers cost more than expected."""
+        """The most that a hedge may cost now; below 0 after losers that cost more than expected."""
         return self._hundredths // 100
 
     def earn(self, cost_picousd: int) -> None:
-        """So much was spent on requests that answered."""
+        """Adds the share of what an answer has cost."""
         self._hundredths = min(self._hundredths + cost_picousd * self._percent, self._burst * 100)
 
     def reserve(self, first: Step, second: Step) -> int | None:
-        """Pico-dollars set aside for whichever of the two loses; None: not enough, or a cost is unknown."""
+        """Sets aside what the loser of the two can cost. Returns it; None if it is too much or a cost is unknown."""
         if first.cost_picousd is None or second.cost_picousd is None:
             return None
+        # Which of the two will lose is not known yet, so the dearer one is covered.
         most = max(first.cost_picousd, second.cost_picousd)
         if self._percent <= 0 or most > self.picousd:
             return None
@@ -62,13 +70,13 @@ class HedgeBudget:
         return most
 
     def settle(self, reserved_picousd: int, lost_picousd: int) -> None:
-        """The loser cost so much; the rest of what was set aside comes back."""
+        """Books what the loser has cost; the rest of what was set aside returns to the bucket."""
         self._hundredths = min(self._hundredths + (reserved_picousd - lost_picousd) * 100, self._burst * 100)
         self.spent_extra_picousd += lost_picousd
 
 
 class FirstBytes:
-    """How long one place takes to its first byte, of its latest answers; seconds."""
+    """The seconds to the first byte of one offer's latest answers."""
 
     def __init__(self, settings: HedgeSettings) -> None:
         self._latest: deque[float] = deque(maxlen=settings.samples)
@@ -77,13 +85,17 @@ class FirstBytes:
         self._new = 0
 
     def add(self, seconds: float) -> None:
-        """One answer has begun."""
+        """Adds an answer that has begun."""
         self._latest.append(seconds)
         self._new += 1
 
     def p95(self) -> float | None:
-        """None while there are too few; worked out anew every twentieth sample."""
+        """Returns the 95th percentile; None while there are fewer than `fewest_samples`.
+
+        It is computed again only after as many new samples, since sorting for each request would cost too much.
+        """
         if len(self._latest) >= self._fewest and (self._p95 is None or self._new >= self._fewest):
+            # The nearest rank, ceil(0.95 n), in whole numbers: -(-a // b) rounds up.
             self._p95 = sorted(self._latest)[-(-len(self._latest) * 95 // 100) - 1]
             self._new = 0
         return self._p95
@@ -91,12 +103,10 @@ class FirstBytes:
 
 @dataclass
 class Hedging:
-    """How slow each place is to begin, and what may be spent on a second request. is_on: where nothing was asked for.
-
-    The budget starts empty: it is earned.
-    """
+    """How slow each offer is to begin, and what may be spent on second attempts."""
 
     settings: HedgeSettings = field(default_factory=HedgeSettings)
+    #: Whether requests without the header are hedged.
     is_on: bool = False
 
     def __post_init__(self) -> None:
@@ -104,40 +114,41 @@ class Hedging:
         self._first_bytes: dict[tuple[str, str], FirstBytes] = {}
 
     def is_on_for(self, headers: Mapping[bytes, bytes]) -> bool:
-        """`x-hedge: on` or `off`, else as configured."""
-        sent = headers.get(HEADER)
-        return self.is_on if sent is None else sent == b"on"
+        """Whether a request may be hedged: by its header `x-hedge: on` or `off`, else as configured."""
+        header = headers.get(HEADER)
+        return self.is_on if header is None else header == b"on"
 
     def delay_seconds(self, step: Step) -> float | None:
-        """When the second request is sent; None: never, too little is known of the first place."""
+        """Returns how long the first attempt has to begin; None: no hedge, too little is known of its offer."""
         if self.settings.delay_seconds is not None:
             return self.settings.delay_seconds
-        known = self._first_bytes.get((step.provider, step.model))
-        return None if known is None else known.p95()
+        first_bytes = self._first_bytes.get((step.provider, step.model))
+        return None if first_bytes is None else first_bytes.p95()
 
     def began(self, step: Step, seconds: float) -> None:
-        """An answer's first byte came after so long."""
-        known = self._first_bytes.get((step.provider, step.model))
-        if known is None:
-            known = self._first_bytes[step.provider, step.model] = FirstBytes(self.settings)
-        known.add(seconds)
+        """Records the seconds to an answer's first byte."""
+        first_bytes = self._first_bytes.get((step.provider, step.model))
+        if first_bytes is None:
+            first_bytes = FirstBytes(self.settings)
+            self._first_bytes[step.provider, step.model] = first_bytes
+        first_bytes.add(seconds)
 
 
 class Racer(Protocol[Answer]):
-    """What the driver gives the race. Neither may swallow its cancellation."""
+    """Sends and stops the attempts of a race. Neither method may suppress its cancellation."""
 
     async def attempt(self, step: Step) -> Answer:
-        """Returns with the first byte of content; raises when the place fails. Cleans up when it is cancelled."""
+        """Returns at the first content; raises when the provider fails. Cleans up when it is cancelled."""
         ...
 
     async def abandon(self, step: Step, answer: Answer | None) -> int:
-        """The request lost: closes its answer if it has one already, books it, returns its cost in pico-dollars."""
+        """Books an attempt that lost, and closes its answer if it has one. Returns its cost in pico-dollars."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Won(Generic[Answer]):
-    """The answer, and the place it comes from."""
+class Winner(Generic[Answer]):
+    """The answer, and the step that it comes from."""
 
     step: Step
     answer: Answer
@@ -152,11 +163,12 @@ async def hedged(
     *,
     failed: Callable[[Step, Exception], None],
     sleep: Sleep = asyncio.sleep,
-) -> Won[Answer]:
-    """Exactly one answer; raises the first place's failure when there is none. Every failure is told to `failed`.
+) -> Winner[Answer]:
+    """Returns exactly one answer. Raises the first step's failure when there is none. Calls `failed` for every failure.
 
-    choose_second: asked after `delay_seconds` (None: never), when the first has not begun; None: there is no other.
+    choose_second: called when the first has not begun after `delay_seconds` (None: never); None: there is no other.
     """
+    # A runner leaves this mapping when it answers or fails; the runners that are left at the end have lost.
     runners: dict[asyncio.Task[Answer], Step] = {asyncio.create_task(_run(racer, first)): first}
     reserved: int | None = None
     try:
@@ -166,7 +178,7 @@ async def hedged(
             if second is not None and reserved is not None:
                 runners[asyncio.create_task(_run(racer, second))] = second
         return await _first_to_answer(runners, first, failed)
-    finally:
+    finally:  # reached by an answer, a failure and a cancellation alike: no attempt may go on without being booked
         lost = [await _stop(racer, task, step, failed) for task, step in runners.items()]
         if reserved is not None:
             budget.settle(reserved, sum(lost))
@@ -188,33 +200,35 @@ async def _begins_within(task: asyncio.Task[Answer], seconds: float, sleep: Slee
 
 async def _first_to_answer(
     runners: dict[asyncio.Task[Answer], Step], first: Step, failed: Callable[[Step, Exception], None]
-) -> Won[Answer]:
-    """Takes the winner, and those that failed, out of the runners: who is left has lost.
+) -> Winner[Answer]:
+    """Returns the winner; takes it, and the runners that failed before it, out of `runners`.
 
-    That the second place was left alone, or failed too, says less than why the first did.
+    When all have failed, raises the first step's failure: a second one's failure, or its open breaker, says less.
     """
-    told: Exception | None = None
+    failure: Exception | None = None
     while True:
         done, _ = await asyncio.wait(runners, return_when=asyncio.FIRST_COMPLETED)
-        for task in [task for task in runners if task in done]:  # in the plan's order
+        # In the plan's order, since `done` is a set: when both have begun, the first one wins.
+        for task in [task for task in runners if task in done]:
             error = task.exception()
             step = runners.pop(task)
             if error is None:
-                return Won(step, task.result())
+                return Winner(step, task.result())
             if not isinstance(error, Exception):
                 raise error
             failed(step, error)
-            told = error if told is None or step is first else told
+            failure = error if failure is None or step is first else failure
             if not runners:
-                raise told
+                raise failure
 
 
 async def _stop(
     racer: Racer[Answer], task: asyncio.Task[Answer], step: Step, failed: Callable[[Step, Exception], None]
 ) -> int:
-    """Cancels it and waits until it has cleaned up, since only then what it cost is known."""
+    """Cancels an attempt and waits until it has cleaned up, since its cost is known only then. Returns that cost."""
     task.cancel()
     await asyncio.wait({task})
+    # It may have failed, or even answered, before the cancellation reached it.
     error = None if task.cancelled() else task.exception()
     if isinstance(error, Exception):
         failed(step, error)

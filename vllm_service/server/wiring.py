@@ -166,7 +166,7 @@ def policy_of(settings: ServiceSettings, storage: Storage) -> ResiliencePolicy:
             consecutive_failures=settings.breaker_failures, open_seconds=shut, longest_open_seconds=max(300.0, shut)
         ),
         storage.breakers,
-        RetrySettings(attempts=settings.attempts, attempts_per_place=settings.attempts_per_place),
+        RetrySettings(attempts=settings.attempts, attempts_per_offer=settings.attempts_per_place),
         DeadlineSettings(default_seconds=seconds, longest_seconds=seconds),
         Hedging(hedges, is_on=settings.hedge),
     )

@@ -245,7 +245,7 @@ def of_broken_streams() -> Iterator[Case]:
 
 
 def of_time() -> Iterator[Case]:
-    soon, once = Setting(deadline_seconds=1.0), Setting(deadline_seconds=0.5, attempts_per_place=1)
+    soon, once = Setting(deadline_seconds=1.0), Setting(deadline_seconds=0.5, attempts_per_offer=1)
     yield Case(name="silence, alone", scripts=_of(HANGS), verdict=fails(*GATEWAY_TIMEOUT), requests=(1,), setting=once)
     yield Case(
         name="silence leaves the next one time",

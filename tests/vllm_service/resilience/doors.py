@@ -60,7 +60,7 @@ class Setting:
     hedge_after_seconds: float | None = None
     offers_of_one: int = 0
     on_disconnect: OnDisconnect = OnDisconnect.STOP
-    attempts_per_place: int = 2
+    attempts_per_offer: int = 2
 
 
 class Door(Protocol):
@@ -128,7 +128,7 @@ def policy_of(setting: Setting) -> ResiliencePolicy:
         hedging.budget.earn(10**12)
     seconds = setting.deadline_seconds
     deadlines = DeadlineSettings(default_seconds=seconds, longest_seconds=seconds)
-    retries = replace(QUICK, attempts_per_place=setting.attempts_per_place)
+    retries = replace(QUICK, attempts_per_offer=setting.attempts_per_offer)
     return ResiliencePolicy.of(setting.breakers, None, retries, deadlines, hedging)
 
 

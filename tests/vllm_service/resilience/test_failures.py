@@ -25,11 +25,11 @@ def test_the_callers_errors_are_final(status: int) -> None:
 
 def test_a_caller_who_left_is_final_and_told_as_499() -> None:
     assert Failure(Kind.CANCELLED).is_final
-    assert Failure(Kind.CANCELLED).told_status == 499
+    assert Failure(Kind.CANCELLED).breaker_status == 499
 
 
 def test_a_garbled_200_is_told_as_no_answer() -> None:
-    assert Failure(Kind.GARBAGE, 200).told_status == 0
+    assert Failure(Kind.GARBAGE, 200).breaker_status == 0
 
 
 @pytest.mark.parametrize(

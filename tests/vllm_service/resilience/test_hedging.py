@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.waiting import until
 from vllm_service.domain.plan import Step
-from vllm_service.resilience.hedging import FirstBytes, HedgeBudget, HedgeSettings, Won, hedged
+from vllm_service.resilience.hedging import FirstBytes, HedgeBudget, HedgeSettings, Winner, hedged
 
 FIRST, SECOND = Step("a", "m", cost_picousd=100), Step("b", "m", cost_picousd=300)
 DELAY = 0.25
@@ -53,7 +53,7 @@ class Race:
     def failed(self, step: Step, error: Exception) -> None:
         self.failures.append(step.provider)
 
-    def run(self, second: Step | None = SECOND, delay: float | None = DELAY) -> asyncio.Task[Won[str]]:
+    def run(self, second: Step | None = SECOND, delay: float | None = DELAY) -> asyncio.Task[Winner[str]]:
         race = hedged(self, FIRST, lambda: second, delay, self.budget, failed=self.failed, sleep=self.sleep)
         return asyncio.create_task(race)
 
@@ -69,7 +69,7 @@ async def test_a_first_byte_in_time_sends_no_hedge() -> None:
     task = race.run()
     await race.until_sent(1)
     race.sent["a"].set_result("A")
-    assert await task == Won(FIRST, "A")
+    assert await task == Winner(FIRST, "A")
     assert (list(race.sent), race.slept, race.abandoned) == (["a"], [DELAY], [])
     assert race.budget.picousd == 5000
 

@@ -14,7 +14,7 @@ from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, Retr
 A, B, C = (Step(name, "m") for name in "abc")
 DOWN = Failure(Kind.CONNECT)
 SETTINGS = RetrySettings(
-    attempts=5, attempts_per_place=2, first_wait_seconds=1, jitter_seconds=0, longest_wait_seconds=8
+    attempts=5, attempts_per_offer=2, first_wait_seconds=1, jitter_seconds=0, longest_wait_seconds=8
 )
 LAST = ServiceError("in the last provider's words")
 
@@ -39,7 +39,7 @@ def test_every_place_is_tried_at_once_and_then_again_after_a_pause_until_attempt
 
 def test_pauses_at_one_place_double_up_to_a_limit() -> None:
     settings = RetrySettings(
-        attempts=6, attempts_per_place=6, first_wait_seconds=1, jitter_seconds=0, longest_wait_seconds=5
+        attempts=6, attempts_per_offer=6, first_wait_seconds=1, jitter_seconds=0, longest_wait_seconds=5
     )
     assert [second for _, second in tried(course(A, settings=settings), DOWN)] == [0, 1, 3, 7, 12, 17]
 
@@ -103,7 +103,7 @@ def test_a_hedge_counts_as_an_attempt_and_takes_the_place_out_of_its_turn() -> N
 
 
 def test_an_attempt_knows_whether_it_is_the_last() -> None:
-    steps = course(A, B, settings=RetrySettings(attempts=3, attempts_per_place=1))
+    steps = course(A, B, settings=RetrySettings(attempts=3, attempts_per_offer=1))
     first = steps.next(0.0)
     assert first == ScheduledAttempt(A, 1, 0.0, is_last=False)
     steps.failed(A, DOWN, 0.0)
@@ -155,7 +155,7 @@ FAILURES = st.builds(
 def test_never_more_attempts_than_configured_and_none_after_the_deadline(
     places: int, attempts: int, per_place: int, failures: list[Failure], seconds: float
 ) -> None:
-    settings = RetrySettings(attempts=attempts, attempts_per_place=per_place)
+    settings = RetrySettings(attempts=attempts, attempts_per_offer=per_place)
     steps = [Step(str(number), "m") for number in range(places)]
     made = tried(RetrySchedule(steps, settings, Deadline(0.0, seconds)), *failures)
     names = [name for name, _ in made]

@@ -83,7 +83,7 @@ class World:
             course.succeeded()
             self.answered[place] += 1
         else:
-            breaker.failed(admission, failure.told_status, failure.retry_after_seconds, self.now)
+            breaker.failed(admission, failure.breaker_status, failure.retry_after_seconds, self.now)
             course.failed(attempt.step, failure, self.now)
 
     def sent_to_own(self, start: float, end: float) -> int:

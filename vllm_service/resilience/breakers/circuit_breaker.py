@@ -1,4 +1,9 @@
-"""Leaves an offer alone that keeps failing, and finds out with one request at a time when it is well again."""
+"""The circuit breaker of one offer: stops requests to an offer that keeps failing, and probes when it is sound again.
+
+CLOSED lets requests by. RESTING lets none by until a Retry-After is over; the offer is sound, so no probe follows.
+OPEN lets none by for a time, which doubles with each failed probe. HALF_OPEN lets one request at a time by as a probe;
+some probes in a row that succeed close the breaker, one that fails opens it again.
+"""
 
 from __future__ import annotations
 
@@ -11,78 +16,86 @@ from vllm_service.resilience.failures import Blame, blame
 
 @dataclass(frozen=True, kw_only=True)
 class BreakerSettings:
-    """When a breaker opens and closes. Raises ValueError for what cannot be.
+    """When a breaker opens and closes."""
 
-    error_rate: share of failures in the window that opens it, from `minimum_requests` on.
-    open_seconds: the first time; doubled by each probe that fails, up to `longest_open_seconds`.
-    longest_retry_after_seconds: more than this is not believed.
-    probe_seconds: a probe of which nothing was heard for so long is lost; more than any first byte may take.
-    throttled_seconds: 429s alone for so long, and at least `consecutive_failures` of them, open it.
-    """
-
+    #: So many failures in a row open it.
     consecutive_failures: int = 5
+    #: The share of failures in the window that opens it.
     error_rate: float = 0.5
     window_seconds: float = 30.0
+    #: With fewer requests in the window the share is not looked at.
     minimum_requests: int = 20
+    #: How long it is open at first; each probe that fails doubles this, up to `longest_open_seconds`.
     open_seconds: float = 10.0
     longest_open_seconds: float = 300.0
+    #: The longest Retry-After that is obeyed.
     longest_retry_after_seconds: float = 3600.0
+    #: So many probes in a row that succeed close it.
     successes_to_close: int = 2
+    #: A probe without a result after so long is taken for lost; longer than any first byte may take.
     probe_seconds: float = 150.0
+    #: Nothing but 429s for so long, and at least `consecutive_failures` of them, open it.
     throttled_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        """Counts are at least one, times above zero, the rate a share."""
+        """Raises ValueError for a count below 1, a time that is not positive, or a rate that is not a share."""
         if min(self.consecutive_failures, self.minimum_requests, self.successes_to_close) < 1:
-            raise ValueError("circuit breaker: counts are at least 1")
+            raise ValueError("circuit breaker: the counts must be at least 1")
         times = (self.window_seconds, self.open_seconds, self.longest_retry_after_seconds, self.probe_seconds)
         if min(times) <= 0 or self.longest_open_seconds < self.open_seconds or self.throttled_seconds < 0:
-            raise ValueError("circuit breaker: times are above 0, longest_open_seconds at least open_seconds")
+            raise ValueError("circuit breaker: times must be above 0, longest_open_seconds at least open_seconds")
         if not 0 < self.error_rate <= 1:
-            raise ValueError(f"circuit breaker: error_rate is above 0 and at most 1, got {self.error_rate}")
+            raise ValueError(f"circuit breaker: error_rate must be above 0 and at most 1, got {self.error_rate}")
 
 
 SLICES = 10
 
 
 class ErrorWindow:
-    """Counts over the last `seconds`, a tenth of them more or less. A clock that goes back starts it afresh."""
+    """Counts requests and failures over the last `seconds`, in ten slices of time. A clock that goes back clears it.
+
+    The oldest slice is dropped as a whole, so the window is up to a tenth shorter than `seconds`.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._slice_seconds = seconds / SLICES
+        # The number of the current slice, counted from the clock's zero; its counts lie at this number modulo SLICES.
         self._slice = 0
         self._answered = [0] * SLICES
         self._failed = [0] * SLICES
+        #: The sums over all slices: requests that ended, and those of them that failed.
         self.answered = 0
         self.failed = 0
 
     def add(self, now_seconds: float, *, failed: bool) -> None:
-        """One request has ended."""
+        """Counts a request that has ended."""
         number = int(now_seconds / self._slice_seconds)
         if number != self._slice:
             self._move_to(number)
-        place = number % SLICES
-        self._answered[place] += 1
+        index = number % SLICES
+        self._answered[index] += 1
         self.answered += 1
         if failed:
-            self._failed[place] += 1
+            self._failed[index] += 1
             self.failed += 1
 
     def clear(self) -> None:
-        """Nothing has happened."""
+        """Sets all counts to 0."""
         self._answered = [0] * SLICES
         self._failed = [0] * SLICES
-        self.answered = self.failed = 0
+        self.answered = 0
+        self.failed = 0
 
     def _move_to(self, number: int) -> None:
         if not 0 < number - self._slice < SLICES:
             self.clear()
         else:
             for passed in range(self._slice + 1, number + 1):
-                place = passed % SLICES
-                self.answered -= self._answered[place]
-                self.failed -= self._failed[place]
-                self._answered[place] = self._failed[place] = 0
+                index = passed % SLICES
+                self.answered -= self._answered[index]
+                self.failed -= self._failed[index]
+                self._answered[index] = 0
+                self._failed[index] = 0
         self._slice = number
 
 
@@ -92,59 +105,68 @@ CLOSED, RESTING, OPEN, HALF_OPEN = BreakerState
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Leave to send one request. Tells its result apart from those that were sent before the breaker moved on."""
+    """The right to send one request."""
 
+    #: A result of an older generation is ignored: that request was sent before the breaker's last change.
     generation: int
     is_probe: bool = False
 
 
 class CircuitBreaker:
-    """Of one provider and one model there. Every admission ends in one call of succeeded, failed or cancelled."""
+    """The breaker of one provider's model. Every admission ends in one call of succeeded, failed or cancelled."""
 
     def __init__(self, provider: str, model: str, settings: BreakerSettings, on_change: OnChange) -> None:
-        self.provider, self.model = provider, model
+        self.provider = provider
+        self.model = model
+        #: Failures in a row.
         self.failures = 0
         self.last_failure_at: float | None = None
         self._settings = settings
         self._on_change = on_change
         self._window = ErrorWindow(settings.window_seconds)
         self._state = CLOSED
+        # One object for all requests of a generation, so that the hot path makes none.
         self._admission = Admission(0)
-        self._shut_at = self._shut_seconds = 0.0
-        self._openings = 0  # without having been closed in between
+        self._shut_at = 0.0
+        self._shut_seconds = 0.0
+        # How often it has opened since it was last closed; each time doubles the pause.
+        self._openings = 0
+        # Probes in a row that have succeeded.
         self._successes = 0
+        # While a probe is out, or another replica's is, no further one is sent for so many seconds.
         self._probe_at: float | None = None
         self._probe_seconds = 0.0
+        # 429s in a row, and when the first of them came.
         self._throttles = 0
         self._throttled_at = 0.0
 
     @property
     def while_closed(self) -> Admission | None:
-        """What `admit` gives while it is closed; None: ask `admit`."""
+        """The result of `admit` while the breaker is closed, without a call; None: call `admit`."""
         return self._admission if self._state is CLOSED else None
 
     def state(self, now: float) -> BreakerState:
-        """Where it stands; time alone may have moved it."""
+        """Returns the state now. A pause that is over changes it, since no timer does that."""
         if self._state in (OPEN, RESTING) and not self.seconds_shut(now):
-            self._move(CLOSED if self._state is RESTING else HALF_OPEN, "the time to leave it alone is over")
+            self._move(CLOSED if self._state is RESTING else HALF_OPEN, "the pause is over")
         return self._state
 
     def seconds_shut(self, now: float) -> float:
-        """Seconds until it lets a request by again; 0 unless it is open or resting."""
+        """Returns the seconds until it lets a request by again; 0 unless it is open or resting."""
         if self._state not in (OPEN, RESTING):
             return 0.0
-        self._shut_at = min(self._shut_at, now)  # the clock went back: not shut for longer because of that
+        self._shut_at = min(self._shut_at, now)  # a clock that went back must not make the pause longer
         return max(0.0, self._shut_at + self._shut_seconds - now)
 
     def allows(self, now: float) -> bool:
-        """Whether `admit` would let a request by; takes nothing."""
+        """Whether `admit` would let a request by. It reserves nothing."""
         if self._state is CLOSED:
             return True
         state = self.state(now)
         return state is CLOSED or (state is HALF_OPEN and not self._is_probing(now))
 
     def admit(self, now: float) -> Admission | None:
-        """Leave to send a request, or None; while half open for one probe at a time."""
+        """Returns the right to send a request, or None. A half-open breaker gives it to one probe at a time."""
         if self._state is CLOSED:
             return self._admission
         if not self.allows(now):
@@ -154,13 +176,13 @@ class CircuitBreaker:
             self._admission = Admission(self._admission.generation + 1, is_probe=True)
         return self._admission
 
-    def answers(self, admission: Admission, now: float) -> None:
-        """The first byte of content has come: for a probe that is success, or the next would wait for a long answer."""
+    def first_content(self, admission: Admission, now: float) -> None:
+        """Records an answer's first content. A probe has succeeded with that: the next need not wait for its end."""
         if admission.is_probe:
             self.succeeded(admission, now)
 
     def succeeded(self, admission: Admission, now: float) -> None:
-        """The answer came, whole."""
+        """Records a whole answer."""
         if admission.generation != self._admission.generation:
             return
         self._throttles = 0
@@ -176,33 +198,36 @@ class CircuitBreaker:
             self._move(HALF_OPEN, "a probe succeeded")
 
     def failed(self, admission: Admission, status: int, retry_after: float | None, now: float) -> None:
-        """No answer came (status 0), or one with this status. retry_after: seconds, if the place named them."""
+        """Records a request that failed. status: HTTP's; 0 for no answer. retry_after: the provider's, in seconds."""
         if admission.generation != self._admission.generation:
             return
-        culprit = blame(status)
-        if culprit in (Blame.CALLER, Blame.NOBODY):
+        at_fault = blame(status)
+        if at_fault in (Blame.CALLER, Blame.NONE):
             self.cancelled(admission)
             return
         rest = min(retry_after or 0.0, self._settings.longest_retry_after_seconds)
-        if culprit is Blame.THROTTLED:
+        if at_fault is Blame.THROTTLED:
             self._count_throttle(rest, now)
         else:
             self._count_failure(status, rest, now)
 
     def cancelled(self, admission: Admission) -> None:
-        """It came to nothing that tells anything of the place."""
+        """Records a request whose end says nothing about the provider."""
         if admission.is_probe and admission.generation == self._admission.generation:
             self._end_probe()
 
     def postpone(self, admission: Admission, seconds: float, successes: int, now: float) -> None:
-        """Another replica probes, or knows better: this probe is not sent, nor another within these seconds."""
+        """Takes back a probe that is not sent, since another replica probes. None is sent within these seconds.
+
+        successes: probes in a row that have succeeded at all replicas.
+        """
         if admission.is_probe and admission.generation == self._admission.generation:
             self._end_probe()
             self._successes = max(self._successes, successes)
             self._hold_probes(seconds, now)
 
     def apply(self, change: BreakerChange, now: float) -> None:
-        """What another replica saw, as if it had been seen here."""
+        """Applies a change that another replica has published, as if it had happened here."""
         if change.after is CLOSED:
             if self._state is not CLOSED:
                 self._close(change.reason, from_elsewhere=True)
@@ -212,7 +237,8 @@ class CircuitBreaker:
             self._shut_from_elsewhere(change, now)
 
     def _count_failure(self, status: int, rest: float, now: float) -> None:
-        settings, window = self._settings, self._window
+        settings = self._settings
+        window = self._window
         self.failures += 1
         self.last_failure_at = now
         window.add(now, failed=True)
@@ -226,12 +252,13 @@ class CircuitBreaker:
             self._rest(rest, now)
 
     def _count_throttle(self, rest: float, now: float) -> None:
+        """Counts a 429. The provider is sound, so it rests; `throttled_seconds` of nothing else open the breaker."""
         if not self._throttles or now < self._throttled_at:
             self._throttled_at = now
         self._throttles += 1
         lasted = now - self._throttled_at
         if self._state is HALF_OPEN:
-            self._openings = max(0, self._openings - 1)  # a place that answers 429 is not getting worse
+            self._openings = max(0, self._openings - 1)  # it answers, so the pause need not become longer
             self._open("a probe was answered 429", rest, now)
         elif self._throttles >= self._settings.consecutive_failures and lasted >= self._settings.throttled_seconds:
             self.last_failure_at = now
@@ -240,26 +267,32 @@ class CircuitBreaker:
             self._rest(rest, now)
 
     def _rest(self, seconds: float, now: float) -> None:
+        """Stops requests for the provider's Retry-After, unless they are stopped for longer already."""
         if seconds > self.seconds_shut(now):
             before = self._state
             self._shut(RESTING, seconds, now)
-            self._tell(before, f"it asked to be left alone for {seconds:g} s")
+            self._notify(before, f"the provider's Retry-After is {seconds:g} s")
 
     def _open(self, reason: str, rest: float, now: float) -> None:
         before = self._state
+        # The exponent is limited because 2.0 ** 1024 overflows; the pause has reached its limit long before.
         seconds = min(self._settings.open_seconds * 2.0 ** min(self._openings, 60), self._settings.longest_open_seconds)
         self._openings += 1
         self._shut(OPEN, max(seconds, rest), now)
         self._successes = 0
-        self._tell(before, reason)
+        self._notify(before, reason)
 
     def _shut(self, state: BreakerState, seconds: float, now: float) -> None:
-        self._state, self._shut_at, self._shut_seconds = state, now, seconds
+        self._state = state
+        self._shut_at = now
+        self._shut_seconds = seconds
         if state is OPEN:
             self._end_probe()
 
     def _shut_from_elsewhere(self, change: BreakerChange, now: float) -> None:
-        shut, before = self.seconds_shut(now), self._state
+        """Opens or rests as another replica does; of two pauses the longer one holds."""
+        shut = self.seconds_shut(now)
+        before = self._state
         if before is change.after and shut >= change.seconds:
             return
         if change.after is OPEN:
@@ -268,32 +301,38 @@ class CircuitBreaker:
             self._openings += before is not OPEN
             self._successes = 0
         self._shut(change.after, max(change.seconds, shut), now)
-        self._tell(before, change.reason, from_elsewhere=True)
+        self._notify(before, change.reason, from_elsewhere=True)
 
     def _close(self, reason: str, *, from_elsewhere: bool = False) -> None:
-        self.failures = self._openings = self._successes = self._throttles = 0
+        self.failures = 0
+        self._openings = 0
+        self._successes = 0
+        self._throttles = 0
         self._window.clear()
         self._admission = Admission(self._admission.generation + 1)
         self._move(CLOSED, reason, from_elsewhere=from_elsewhere)
 
     def _hold_probes(self, seconds: float, now: float) -> None:
-        self._probe_at, self._probe_seconds = now, seconds
+        self._probe_at = now
+        self._probe_seconds = seconds
 
     def _end_probe(self) -> None:
         self._probe_at = None
-        self._admission = Admission(self._admission.generation + 1)  # what else is told of it comes too late
+        # A new generation: a second result of the same probe is ignored.
+        self._admission = Admission(self._admission.generation + 1)
 
     def _is_probing(self, now: float) -> bool:
         if self._probe_at is None:
             return False
-        self._probe_at = min(self._probe_at, now)
+        self._probe_at = min(self._probe_at, now)  # as in `seconds_shut`
         return now - self._probe_at < self._probe_seconds
 
     def _move(self, state: BreakerState, reason: str, *, from_elsewhere: bool = False) -> None:
-        before, self._state = self._state, state
-        self._tell(before, reason, from_elsewhere=from_elsewhere)
+        before = self._state
+        self._state = state
+        self._notify(before, reason, from_elsewhere=from_elsewhere)
 
-    def _tell(self, before: BreakerState, reason: str, *, from_elsewhere: bool = False) -> None:
+    def _notify(self, before: BreakerState, reason: str, *, from_elsewhere: bool = False) -> None:
         seconds = self._shut_seconds if self._state in (OPEN, RESTING) else 0.0
         self._on_change(
             BreakerChange(

@@ -1,4 +1,4 @@
-"""What circuit breakers did, for the log, and how they stand by provider, for health and metrics."""
+"""Logs the changes of circuit breakers, and sums their states up by provider for health and metrics."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ _log = logging.getLogger(__name__)
 
 
 class BreakerReport:
-    """Listens to the breakers from when it is made. A provider is open when none of its models may be tried."""
+    """Counts and logs the breakers' changes from its creation on.
+
+    A provider counts as open when the breakers of all its models are open.
+    """
 
     def __init__(self, breakers: Breakers, clock: Callable[[], float] = time.monotonic) -> None:
         self._breakers = breakers
         self._clock = clock
         self._openings: Counter[str] = Counter()
-        breakers.listen(self._heard)
+        breakers.listen(self._on_change)
 
     def status(self) -> BreakersState:
-        """Returns the state of every provider that was ever tried. One that rests after a Retry-After is closed."""
+        """Returns the state of every provider that has been tried. One that rests after a Retry-After is closed."""
         now = self._clock()
-        places: defaultdict[str, list[tuple[BreakerState, str]]] = defaultdict(list)
+        by_provider: defaultdict[str, list[tuple[BreakerState, str]]] = defaultdict(list)
         for (provider, model), state in self._breakers.states(now).items():
-            places[provider].append((state, model))
+            by_provider[provider].append((state, model))
         return BreakersState(
-            {provider: self._of_provider(provider, states, now) for provider, states in places.items()}
+            {provider: self._of_provider(provider, offers, now) for provider, offers in by_provider.items()}
         )
 
-    def _of_provider(self, provider: str, places: list[tuple[BreakerState, str]], now: float) -> ProviderCircuit:
-        states = {state for state, _ in places}
-        breakers = [self._breakers.of(provider, model) for _, model in places]
+    def _of_provider(self, provider: str, offers: list[tuple[BreakerState, str]], now: float) -> ProviderCircuit:
+        states = {state for state, _ in offers}
+        breakers = [self._breakers.of(provider, model) for _, model in offers]
         circuit = Circuit.CLOSED
+        # One model that is closed or rests makes the provider closed; else one that is probed makes it half open.
         if states <= {BreakerState.OPEN, BreakerState.HALF_OPEN}:
             circuit = Circuit.OPEN if states == {BreakerState.OPEN} else Circuit.HALF_OPEN
         retry_at = None
@@ -45,7 +49,8 @@ class BreakerReport:
         failures = max(breaker.failures for breaker in breakers)
         return ProviderCircuit(circuit, failures, self._openings[provider], retry_at)
 
-    def _heard(self, change: BreakerChange) -> None:
+    def _on_change(self, change: BreakerChange) -> None:
+        # A pause that is made longer is no further opening.
         self._openings[change.provider] += change.after is BreakerState.OPEN and change.before is not BreakerState.OPEN
         level = logging.INFO if change.after is BreakerState.CLOSED else logging.WARNING
         _log.log(

@@ -1,4 +1,7 @@
-"""The breakers of all offers, kept in step with other replicas: one probe at a time, changes published and received."""
+"""The breakers of all offers, shared with other replicas: one probe at a time among all, changes published and applied.
+
+A closed breaker needs no store, so most requests do not wait for Redis.
+"""
 
 from __future__ import annotations
 
@@ -17,69 +20,71 @@ from vllm_service.storage.coordination.protocol import BreakerStore
 
 
 def ignore(change: BreakerChange) -> None:
-    """For those who do not listen."""
+    """Does nothing with a change."""
 
 
 class Breakers:
-    """One per provider and model there. Listeners hear of every change, from here or from another replica."""
+    """The breakers of all offers: one per provider and model. Listeners are called with every change of any of them."""
 
     def __init__(self, settings: BreakerSettings, on_change: OnChange = ignore) -> None:
         self._settings = settings
         self._listeners: list[OnChange] = [on_change]
-        self.by_place: dict[tuple[str, str], CircuitBreaker] = {}
-        #: Of these `may_try` may be False; while there is none, a plan has no breaker to look at.
+        #: By provider and the provider's name of the model.
+        self.by_offer: dict[tuple[str, str], CircuitBreaker] = {}
+        #: The offers for which `may_try` may be False. While there are none, plans need not look at any breaker.
         self.not_closed: set[tuple[str, str]] = set()
 
     def listen(self, on_change: OnChange) -> None:
-        """For metrics and logs; called in the middle of things, so it must neither block nor raise."""
+        """Adds a listener. It is called in the middle of a change, so it must neither block nor raise."""
         self._listeners.append(on_change)
 
     def of(self, provider: str, model: str) -> CircuitBreaker:
-        """The breaker of a place, closed when it is new."""
-        breaker = self.by_place.get((provider, model))
+        """Returns the breaker of an offer; a new one is closed."""
+        breaker = self.by_offer.get((provider, model))
         if breaker is None:
-            breaker = CircuitBreaker(provider, model, self._settings, self._tell)
-            self.by_place[provider, model] = breaker
+            breaker = CircuitBreaker(provider, model, self._settings, self._notify)
+            self.by_offer[provider, model] = breaker
         return breaker
 
     def admit(self, step: Step, now: float) -> Admission | None:
-        """Leave to send a request to this place, or None."""
+        """Returns the right to send a request to a step's offer, or None."""
         return self.of(step.provider, step.model).admit(now)
 
     def allows(self, step: Step, now: float) -> bool:
-        """Whether a request would be let by; for the router's plans, takes nothing."""
+        """Whether `admit` would let a request by. It reserves nothing, so the router's plans may call it."""
         return self.of(step.provider, step.model).allows(now)
 
     def may_try(self, provider: str, model: str, now: float) -> bool:
-        """The same by names: see routing.router.BreakerView."""
+        """Whether `admit` would let a request by, as routing.router.BreakerView declares it."""
         return self.of(provider, model).allows(now)
 
     def apply(self, change: BreakerChange, now: float) -> None:
-        """What another replica saw."""
+        """Applies a change that another replica has published."""
         self.of(change.provider, change.model).apply(change, now)
 
     def states(self, now: float) -> dict[tuple[str, str], BreakerState]:
-        """Of every place that was ever named, for /health and metrics."""
-        return {place: breaker.state(now) for place, breaker in self.by_place.items()}
+        """Returns the state of every offer that has a breaker."""
+        return {offer: breaker.state(now) for offer, breaker in self.by_offer.items()}
 
     def details(self, steps: Iterable[Step], now: float, utc_seconds: float) -> dict[str, Any]:
-        """Returns the `circuit_breaker` object of an error, for the place among these that recovers first.
+        """Returns the `circuit_breaker` object of an error, for the step whose offer recovers first.
 
-        utc_seconds: the same moment as `now`, in seconds since 1970. fallback: another of the places lets requests by.
+        utc_seconds: the same moment as `now`, in seconds since 1970. `fallback_available` is whether a step's offer
+        lets requests by.
         """
         breakers = [self.of(step.provider, step.model) for step in steps]
         soonest = min(breakers, key=lambda breaker: breaker.seconds_shut(now))
-        others = any(breaker.allows(now) for breaker in breakers)
+        is_any_allowed = any(breaker.allows(now) for breaker in breakers)
         return {
             "status": soonest.state(now).value,
             "failure_count": soonest.failures,
             "last_failure_time": _rfc3339(soonest.last_failure_at, now, utc_seconds),
             "estimated_recovery_time": _rfc3339(now + soonest.seconds_shut(now), now, utc_seconds),
             "fallback_mode": "next_candidate" if len(breakers) > 1 else "none",
-            "fallback_available": others,
+            "fallback_available": is_any_allowed,
         }
 
-    def _tell(self, change: BreakerChange) -> None:
+    def _notify(self, change: BreakerChange) -> None:
         if change.after is BreakerState.CLOSED:
             self.not_closed.discard((change.provider, change.model))
         else:
@@ -89,35 +94,39 @@ class Breakers:
 
 
 def _rfc3339(at: float | None, now: float, utc_seconds: float) -> str | None:
+    """Returns a moment of the monotonic clock as a date and time. utc_seconds: the moment `now`, since 1970."""
     return None if at is None else rfc3339(utc_seconds + at - now)
 
 
-Errand = Callable[[], Awaitable[None]]
+StoreWrite = Callable[[], Awaitable[None]]
 
 
 class SharedBreakers:
-    """Lets attempts by, or not, where their breaker is not closed, and takes failures. `run` must run beside it.
+    """Admits attempts and takes their failures, in agreement with other replicas. `run` must run beside it.
 
-    Only a probe asks the store first. clock: seconds, monotonic. store None: no other replica, and nothing to run.
+    Only a probe waits for the store; everything else is written to it later, by `run`. clock: monotonic seconds.
+    store None: there is no other replica, and nothing to run.
     """
 
     def __init__(
         self, breakers: Breakers, store: BreakerStore | None, clock: Callable[[], float], *, probe_seconds: float
     ) -> None:
-        #: A success goes to its breaker itself: what it changes is published like every change.
+        #: A success is recorded at its breaker itself: if that changes the breaker, the change is published from there.
         self.breakers = breakers
         self._store = store
         self._clock = clock
         self._probe_seconds = probe_seconds
+        # This replica's probes by offer, each with the token under which the store knows it.
         self._probes: dict[tuple[str, str], tuple[Admission, str]] = {}
         self._numbers = itertools.count()
         self._replica = uuid.uuid4().hex
-        self._errands: asyncio.Queue[Errand] = asyncio.Queue()
+        # One queue, so that the writes reach the store in their order.
+        self._writes: asyncio.Queue[StoreWrite] = asyncio.Queue()
         if store is not None:
-            breakers.listen(partial(self._tell_others, store))
+            breakers.listen(partial(self._publish, store))
 
     async def admit(self, step: Step) -> Admission | None:
-        """Leave to send a request to this place, or None.
+        """Returns the right to send a request to a step's offer, or None. A probe needs the store's consent.
 
         Every admission ends in one call of `failed`, `cancelled`, or of its breaker's `succeeded`.
         """
@@ -139,40 +148,41 @@ class SharedBreakers:
         return None
 
     def failed(self, step: Step, admission: Admission, status: int, retry_after: float | None) -> None:
-        """No answer (status 0), or one with this status."""
+        """Records a failure. status: HTTP's; 0 for no answer. retry_after: the provider's, in seconds."""
         self.breakers.of(step.provider, step.model).failed(admission, status, retry_after, self._clock())
         self._release_probe(step, admission)
 
     def cancelled(self, step: Step, admission: Admission) -> None:
-        """The request came to nothing that tells anything of the place."""
+        """Records a request whose end says nothing about the provider."""
         self.breakers.of(step.provider, step.model).cancelled(admission)
         self._release_probe(step, admission)
 
     async def run(self) -> None:
-        """Tells and hears, until it is cancelled. Returns at once where there is no store."""
+        """Publishes changes and applies those of other replicas until it is cancelled. Without a store it returns."""
         if self._store is None:
             return
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._store.follow(lambda change: self.breakers.apply(change, self._clock())))
-            tasks.create_task(self._run_errands())
+            tasks.create_task(self._write())
 
-    async def _run_errands(self) -> None:
+    async def _write(self) -> None:
         while True:
-            errand = await self._errands.get()
-            await errand()
+            write = await self._writes.get()
+            await write()
 
-    def _tell_others(self, store: BreakerStore, change: BreakerChange) -> None:
+    def _publish(self, store: BreakerStore, change: BreakerChange) -> None:
+        """Queues a change for other replicas, unless it comes from one or they make it themselves when a pause ends."""
         is_progress = change.after is not BreakerState.HALF_OPEN or change.successes > 0
         rested = change.before is BreakerState.RESTING and change.after is BreakerState.CLOSED
         if not change.from_elsewhere and is_progress and not rested:
             _, token = self._probes.pop((change.provider, change.model), (None, ""))
-            self._errands.put_nowait(lambda: store.publish(change, token))
+            self._writes.put_nowait(lambda: store.publish(change, token))
 
     def _release_probe(self, step: Step, admission: Admission) -> None:
-        """Unless what became of the probe has been published, which ends it as well."""
-        place = step.provider, step.model
-        probe, token = self._probes.get(place, (None, ""))
+        """Queues the release of a probe, unless its result has been published, which releases it as well."""
+        offer = (step.provider, step.model)
+        probe, token = self._probes.get(offer, (None, ""))
         store = self._store
         if admission is probe and store is not None:
-            del self._probes[place]
-            self._errands.put_nowait(lambda: store.release_probe(*place, token))
+            del self._probes[offer]
+            self._writes.put_nowait(lambda: store.release_probe(*offer, token))

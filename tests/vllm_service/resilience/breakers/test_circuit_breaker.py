@@ -113,11 +113,11 @@ def test_a_probe_counts_once_its_answer_begins_and_what_comes_of_it_later_does_n
     place.send(500, 500, 500)
     place.now += 10
     first, second = place.admitted(), None
-    place.breaker.answers(first, place.now)
+    place.breaker.first_content(first, place.now)
     second = place.admitted()
     place.end(first, 500)
     assert place.state() is BreakerState.HALF_OPEN
-    place.breaker.answers(second, place.now)
+    place.breaker.first_content(second, place.now)
     assert place.state() is BreakerState.CLOSED
 
 
@@ -215,7 +215,7 @@ def test_every_change_is_told_with_its_reason(place: Place) -> None:
     place.send(200, 200)
     assert [(change.before.value, change.after.value, change.reason) for change in place.told] == [
         ("closed", "open", "3 failures in a row, the last with 500"),
-        ("open", "half_open", "the time to leave it alone is over"),
+        ("open", "half_open", "the pause is over"),
         ("half_open", "half_open", "a probe succeeded"),
         ("half_open", "closed", "its probes succeeded"),
     ]

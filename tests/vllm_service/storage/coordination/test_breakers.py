@@ -138,13 +138,13 @@ async def probes(one: Replica, two: Replica) -> list[Admission | None]:
 
 
 async def flushed(replica: Replica) -> None:
-    """What it had to tell has been told: the errands are run in order."""
+    """Waits until all that the replica had queued for the store is written: writes keep their order."""
     done = asyncio.Event()
 
-    async def errand() -> None:
+    async def write() -> None:
         done.set()
 
-    replica.shared._errands.put_nowait(errand)
+    replica.shared._writes.put_nowait(write)
     await done.wait()
 
 
