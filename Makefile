@@ -10,6 +10,9 @@ HADOLINT_VERSION := 2.15.1
 HADOLINT := build/hadolint-$(HADOLINT_VERSION)/bin/hadolint
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
+# How many processes the tests run in; tests/groups.py divides them.
+PROCESSES := 2
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client bench-gateway bench-against entered-files test test-image lint-image check audit lock train-demo-model clean
 
@@ -57,8 +60,8 @@ bench-against: setup  ## CPU of gateway, LLMRouter and worker beside another che
 entered-files: setup  ## how many files one request, one job and one call of LLMRouter enter
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m scripts.entered_files
 
-test: check  ## every check and every test
-	$(PY) -m pytest
+test: check  ## every check and every test, in two processes (PROCESSES=0: in one, in the order of the files)
+	$(PY) -m pytest -n $(PROCESSES)
 
 test-image: setup lint-image  ## build both Dockerfiles on a base of Debian packages and run them (podman, mmdebstrap; root)
 	@for tool in podman runc mmdebstrap; do command -v $$tool >/dev/null || { echo "$$tool is needed: see docs/deploy.md"; exit 1; }; done

@@ -62,7 +62,7 @@ class Scheduled(CostPolicy):
         if not self._closed:
             self.replay.endpoint.set_target(workers, self.replay.now)
 
-    def _look(self) -> None:
+    def _round(self) -> None:
         """Does nothing: the schedule sets the targets."""
 
     def _worker_states_changed(self, now: float) -> None:

@@ -28,6 +28,10 @@ class Dispatcher:
         self._settings = settings
         self._pace = Pace()
 
+    def capacity(self) -> int:
+        """Returns how many jobs may run at the same time, as things stand now."""
+        return self._settings.max_concurrency or self._engine.capacity
+
     def parse(self, job_input: object) -> ParsedJob:
         """Returns the job in its parsed form; raises WorkerError."""
         try:

@@ -6,14 +6,28 @@ import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from handler.dispatch import Dispatcher
 from handler.engine.embedded import EmbeddedEngine
 from handler.settings import WorkerSettings, export
+from tests.groups import rank_of, scheduling
 from tests.servers import PostgresServer, RedisServer
 from tests.support import Worker
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`, whole groups of files go to the processes; see tests/groups.py."""
+    return scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n`, in the order of the groups; alone, in the order of the files."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: rank_of(item.nodeid))
 
 
 @pytest.fixture(scope="session")

@@ -154,3 +154,18 @@ def test_the_readme_counts_the_runs_that_saved_nothing_too() -> None:
         f"within 0.5 %, and {more} more, by {100 * (max(ratios) - 1):.1f} % at most."
     )
     assert sentence in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+# Pages about the code. Others write paths of a machine or of a hub, such as `org/name`.
+ABOUT_CODE = ("accounting", "architecture", "failing-over", "gateway", "operations", "routing", "runpod")
+
+
+@pytest.mark.parametrize("page", ABOUT_CODE)
+def test_every_path_that_a_page_about_the_code_names_exists(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    paths = {path for path in re.findall(r"`([\w.-]+(?:/[\w.-]+)*/?)`", text) if re.search(r"/|\.(py|lua)$", path)}
+    packages = [ROOT / name for name in ("vllm_service", "handler", "runpod_emulator")]
+    names = {path.name for package in packages for path in package.rglob("*")}  # `sql/` is named beside its folder
+    missing = [path for path in paths if not any((home / path).exists() for home in (ROOT, *packages))]
+    assert sorted(path for path in missing if path.rstrip("/") not in names) == []

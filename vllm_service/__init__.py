@@ -1,6 +1,6 @@
-"""The service: gateway, cost router, ledger and client for your own endpoint and hosted providers.
+"""Gateway, cost router, ledger and client for your own RunPod endpoint and hosted providers.
 
-The client's names are imported from here, and loaded when they are first used: a server does not pay for the client.
+Import the client's names from here. Each is loaded at its first use, so that a server does not load the client.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ __all__ = [
     "compare_costs",
 ]
 
+# The modules of the names in __all__.
 _HOMES = {
     "vllm_service.client.compare": ("CostComparison", "Offering", "compare_costs"),
     "vllm_service.client.errors": ("BatchFailed", "JobCancelled", "StreamBroken"),
@@ -73,7 +74,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    """PEP 562: the module that a name lives in is imported when the name is first used."""
+    """Imports the module of a public name at the name's first use (PEP 562)."""
     module = _HOME_OF.get(name)
     if module is None:
         raise AttributeError(f"module 'vllm_service' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`vllm-service COMMAND`, the same as `python -m vllm_service COMMAND`: parses one verb, runs it, returns its code."""
+"""Runs one verb: `vllm-service COMMAND`, the same as `python -m vllm_service COMMAND`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from vllm_service.cli.exit_codes import FAILED, MISSING_EXTRA
 from vllm_service.cli.extras import advice
 from vllm_service.cli.parser import PROGRAM, parse
-from vllm_service.errors import ConfigurationError
+from vllm_service.errors import ServiceError
 
 
 def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
-    """Runs one command and returns its exit code; see cli/exit_codes.py. SystemExit for what argparse ends itself."""
+    """Runs one command; returns its exit code, see cli/exit_codes.py. SystemExit where argparse ends the program."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         options = parse(given, program)
         code: int = options.run(options)
-    except ConfigurationError as error:
+    except ServiceError as error:
         sys.stderr.write(f"{error.message}\n")
         return FAILED
     except ModuleNotFoundError as error:

@@ -1,12 +1,12 @@
-"""What can go wrong in the service. Each error carries its HTTP status, its public code, and whether a retry helps.
+"""The errors of the service. Each has its HTTP status, its public code, and whether a retry can help.
 
 ServiceError
-├── ConfigurationError      500  a file or the environment asks for something that cannot be; found at start-up
+├── ConfigurationError      500  CONFIGURATION_500: a file, variable or argument is wrong; found at start-up
 ├── InvalidRequest          400  INVALID_REQUEST_400
 ├── Unauthorized            401  UNAUTHORIZED_401
 ├── Forbidden               403  FORBIDDEN_403
 ├── NotFound                404  NOT_FOUND_404
-│   └── ModelNotFound       404  nobody serves a model of this name
+│   └── ModelNotFound       404  no provider serves a model of this name
 ├── MethodNotAllowed        405  METHOD_NOT_ALLOWED_405
 ├── RequestTimeout          408  REQUEST_TIMEOUT_408: the request did not arrive in time
 ├── ContextTooLong          413  CONTEXT_TOO_LONG_413
@@ -14,11 +14,11 @@ ServiceError
 ├── HeadTooLarge            431  HEAD_TOO_LARGE_431
 ├── QualityCheckFailed      422  QUALITY_CHECK_FAILED_422
 ├── RateLimited             429  RATE_LIMIT_429, with Retry-After
-├── UpstreamFailed          502  UPSTREAM_502: the provider broke off, or answered with what is no answer
+├── UpstreamFailed          502  UPSTREAM_502: the provider broke off, or its answer is invalid
 ├── Overloaded              503  OVERLOADED_503: too many connections, or about to stop
 ├── ModelUnavailable        503  MODEL_503
 │   └── CircuitOpen         503  CIRCUIT_BREAKER_503
-├── StorageUnavailable      503  STORAGE_503: what keeps keys, limits or the ledger does not answer
+├── StorageUnavailable      503  STORAGE_503: the database or Redis does not answer
 ├── GatewayTimeout          504  GATEWAY_TIMEOUT_504
 └── UpstreamError           any  a provider's own error, passed on
 """
@@ -30,15 +30,15 @@ from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
-    """The root of the tree. `message` is meant for the caller and holds no secret and no prompt text.
+    """The root of the tree."""
 
-    kind: OpenAI's `type`, by which its SDKs and people sort errors.
-    request_id, endpoint: which request it was, and where it was sent; the client fills them in.
-    """
-
+    #: The HTTP status.
     status: int = 500
+    #: The public code, which callers may rely on.
     code: str = "INTERNAL_500"
+    #: OpenAI's `type` of error.
     kind: ClassVar[str] = "server_error"
+    #: True if the same request may succeed later.
     is_transient: bool = False
 
     def __init__(
@@ -50,25 +50,28 @@ class ServiceError(Exception):
         retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
+        #: For callers: it holds no secret and no prompt text.
         self.message = message
+        #: The field, variable or path that is wrong.
         self.param = param
         self.details = dict(details or {})
         self.retry_after_seconds = retry_after_seconds
+        #: Which request failed, and the URL it was sent to. The client sets both.
         self.request_id: str | None = None
         self.endpoint: str | None = None
 
     @property
     def status_code(self) -> int:
-        """`status`, as openai's errors name it."""
+        """`status`, by the name that OpenAI's SDK uses."""
         return self.status
 
     @property
     def retry_after(self) -> float | None:
-        """`retry_after_seconds`, as the header names it."""
+        """`retry_after_seconds`, by the header's name."""
         return self.retry_after_seconds
 
     def to_json(self, request_id: str | None) -> dict[str, Any]:
-        """`{"error": {"type", "code", "message", "param", "details", "request_id"}}`."""
+        """Returns `{"error": {"type", "code", "message", "param", "details", "request_id"}}`."""
         return {
             "error": {
                 "type": self.kind,
@@ -82,7 +85,7 @@ class ServiceError(Exception):
 
 
 class ConfigurationError(ServiceError):
-    """The configuration cannot be used; the service does not start, or keeps the one it has."""
+    """The configuration cannot be used. The service does not start, or goes on with the one it has."""
 
     code = "CONFIGURATION_500"
 
@@ -90,115 +93,154 @@ class ConfigurationError(ServiceError):
 class InvalidRequest(ServiceError):
     """The request is wrong; `param` names the field."""
 
-    status, code, kind = 400, "INVALID_REQUEST_400", "invalid_request_error"
+    status = 400
+    code = "INVALID_REQUEST_400"
+    kind = "invalid_request_error"
 
 
 class Unauthorized(ServiceError):
-    """No key, or none that is known."""
+    """The key is missing, unknown or revoked."""
 
-    status, code, kind = 401, "UNAUTHORIZED_401", "authentication_error"
+    status = 401
+    code = "UNAUTHORIZED_401"
+    kind = "authentication_error"
 
 
 class Forbidden(ServiceError):
-    """The key is known and may not do this."""
+    """The key is valid and may not do this."""
 
-    status, code, kind = 403, "FORBIDDEN_403", "permission_error"
+    status = 403
+    code = "FORBIDDEN_403"
+    kind = "permission_error"
 
 
 class NotFound(ServiceError):
     """There is nothing at this path."""
 
-    status, code, kind = 404, "NOT_FOUND_404", "not_found_error"
+    status = 404
+    code = "NOT_FOUND_404"
+    kind = "not_found_error"
 
 
 class ModelNotFound(NotFound):
     """No provider serves a model of this name."""
 
-    def __init__(self, model: str, known: list[str]) -> None:
-        names = ", ".join(sorted(known)) or "none is configured"
+    def __init__(self, model: str, models: list[str]) -> None:
+        names = ", ".join(sorted(models)) or "none is configured"
         super().__init__(f"There is no model {model!r} here. Models: {names}.", param="model", details={"model": model})
 
 
 class MethodNotAllowed(ServiceError):
-    """The path exists, for another method."""
+    """The path exists for another method only."""
 
-    status, code, kind = 405, "METHOD_NOT_ALLOWED_405", "invalid_request_error"
+    status = 405
+    code = "METHOD_NOT_ALLOWED_405"
+    kind = "invalid_request_error"
 
 
 class RequestTimeout(ServiceError):
-    """The request did not arrive in time; the gateway has stopped waiting for the rest of it."""
+    """The request did not arrive in time. The gateway has stopped waiting for the rest of it."""
 
-    status, code, kind, is_transient = 408, "REQUEST_TIMEOUT_408", "timeout_error", True
+    status = 408
+    code = "REQUEST_TIMEOUT_408"
+    kind = "timeout_error"
+    is_transient = True
 
 
 class ContextTooLong(ServiceError):
-    """Prompt and answer do not fit the model."""
+    """The prompt and the requested answer do not fit into the model's context."""
 
-    status, code, kind = 413, "CONTEXT_TOO_LONG_413", "invalid_request_error"
+    status = 413
+    code = "CONTEXT_TOO_LONG_413"
+    kind = "invalid_request_error"
 
 
 class BodyTooLarge(ServiceError):
     """The body is larger than the gateway accepts."""
 
-    status, code, kind = 413, "BODY_TOO_LARGE_413", "invalid_request_error"
+    status = 413
+    code = "BODY_TOO_LARGE_413"
+    kind = "invalid_request_error"
 
 
 class HeadTooLarge(ServiceError):
     """The request's line and headers are larger than the gateway accepts."""
 
-    status, code, kind = 431, "HEAD_TOO_LARGE_431", "invalid_request_error"
+    status = 431
+    code = "HEAD_TOO_LARGE_431"
+    kind = "invalid_request_error"
 
 
 class QualityCheckFailed(ServiceError):
     """The answer did not pass the configured check."""
 
-    status, code, kind = 422, "QUALITY_CHECK_FAILED_422", "quality_error"
+    status = 422
+    code = "QUALITY_CHECK_FAILED_422"
+    kind = "quality_error"
 
 
 class RateLimited(ServiceError):
     """A limit of the key, its organisation or the client's address, or of every provider, is used up for now."""
 
-    status, code, kind, is_transient = 429, "RATE_LIMIT_429", "rate_limit_error", True
+    status = 429
+    code = "RATE_LIMIT_429"
+    kind = "rate_limit_error"
+    is_transient = True
 
 
 class UpstreamFailed(ServiceError):
-    """The provider broke off, or answered with what is not an answer."""
+    """The provider broke off, or its answer is invalid."""
 
-    status, code, kind, is_transient = 502, "UPSTREAM_502", "upstream_error", True
+    status = 502
+    code = "UPSTREAM_502"
+    kind = "upstream_error"
+    is_transient = True
 
 
 class Overloaded(ServiceError):
-    """The gateway takes no more connections for now."""
+    """The gateway accepts no more connections for now."""
 
-    status, code, kind, is_transient = 503, "OVERLOADED_503", "service_unavailable_error", True
+    status = 503
+    code = "OVERLOADED_503"
+    kind = "service_unavailable_error"
+    is_transient = True
 
 
 class ModelUnavailable(ServiceError):
-    """Nobody can serve the model now. details: model, estimated_ready_time, fallback_available."""
+    """No provider can serve the model now. details: model, estimated_ready_time, fallback_available."""
 
-    status, code, kind, is_transient = 503, "MODEL_503", "service_unavailable_error", True
+    status = 503
+    code = "MODEL_503"
+    kind = "service_unavailable_error"
+    is_transient = True
 
 
 class CircuitOpen(ModelUnavailable):
-    """Every provider of the model has been failing and is left alone for a while. details: circuit_breaker."""
+    """The breakers of all offers of the model are open. details: circuit_breaker."""
 
     code = "CIRCUIT_BREAKER_503"
 
 
 class StorageUnavailable(ServiceError):
-    """The database or Redis does not answer, or not in time; nothing was taken from any limit."""
+    """The database or Redis does not answer in time. Nothing was taken from any limit."""
 
-    status, code, kind, is_transient = 503, "STORAGE_503", "service_unavailable_error", True
+    status = 503
+    code = "STORAGE_503"
+    kind = "service_unavailable_error"
+    is_transient = True
 
 
 class GatewayTimeout(ServiceError):
     """The provider did not answer in time."""
 
-    status, code, kind, is_transient = 504, "GATEWAY_TIMEOUT_504", "timeout_error", True
+    status = 504
+    code = "GATEWAY_TIMEOUT_504"
+    kind = "timeout_error"
+    is_transient = True
 
 
 class UpstreamError(ServiceError):
-    """A provider's own error: its status, and of its body what callers can use."""
+    """A provider's own error: its status, and the part of its body that callers can use."""
 
     def __init__(
         self,
@@ -216,11 +258,12 @@ class UpstreamError(ServiceError):
 
 
 def known_codes() -> frozenset[str]:
-    """Every code of this file: what may be a metric's label. Not a provider's own, nor those of the client's errors."""
-    found, left = set(), [ServiceError]
-    while left:
-        kind = left.pop()
+    """Returns every code of this file: a metric's labels. Codes of providers and of the client are not among them."""
+    found = set()
+    remaining = [ServiceError]
+    while remaining:
+        kind = remaining.pop()
         if kind.__module__ == __name__:
             found.add(kind.code)
-        left.extend(kind.__subclasses__())
+        remaining.extend(kind.__subclasses__())
     return frozenset(found)

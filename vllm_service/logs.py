@@ -1,4 +1,4 @@
-"""Lines of the log, as text for people or as JSON for machines. The access log is observability/access_log.py."""
+"""Formats the log, as text for people or as JSON for machines. The access log is observability/access_log.py."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import msgspec
 
 from vllm_service.domain.timestamps import rfc3339
 
+#: The attribute of a log record that holds named values, set by `extra={FIELDS: {...}}`.
 FIELDS = "fields"
 _encode = msgspec.json.Encoder().encode
 
 
 def configure(level: str, form: str) -> None:
-    """Everything that is logged goes to stderr in one form. form: `json` or `text`."""
+    """Sends everything that is logged to stderr. form: `json` or `text`."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.captureWarnings(True)
@@ -24,22 +25,22 @@ def configure(level: str, form: str) -> None:
 
 
 class TextLines(logging.Formatter):
-    """`2026-11-21 12:00:00,000 INFO vllm_service.access: request request_id=... status=200`."""
+    """Formats `2026-11-21 12:00:00,000 INFO vllm_service.access: request request_id=... status=200`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """With the fields that are known, spaces in them quoted."""
+        """Returns the message with its known fields, quoted where they hold spaces."""
         pairs = (f"{name}={_word(value)}" for name, value in _fields(record).items() if value is not None)
         return " ".join((super().formatMessage(record), *pairs))
 
 
 class JsonLines(logging.Formatter):
-    """One object per line: time (RFC 3339, UTC), level, logger, message, then the fields; null is not known."""
+    """Formats one JSON object per line: time (RFC 3339, UTC), level, logger, message, then the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """A traceback is text in `exception`."""
+        """Returns the line. A traceback is a text in `exception`."""
         line: dict[str, Any] = {
             "time": rfc3339(record.created),
             "level": record.levelname,
@@ -53,10 +54,10 @@ class JsonLines(logging.Formatter):
 
 
 def source_location(error: BaseException) -> str:
-    """An error's type and where it was raised. Never its text: that may quote a prompt or a secret."""
+    """Returns an error's type and source locations, the innermost first, without its text: that may quote a prompt."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
-    places = " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-    return f"{type(error).__name__} at {places}"
+    locations = " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {locations}"
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
@@ -65,6 +66,7 @@ def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
 
 
 def _word(value: object) -> str:
+    """Returns the value of `name=value`, as a JSON string where it is empty or would be ambiguous."""
     if isinstance(value, float):
         return f"{value:.12g}"
     text = str(value)

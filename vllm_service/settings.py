@@ -1,4 +1,7 @@
-"""CatalogSettings and ServiceSettings: what the environment says. Alone in reading it; frozen, validated when made."""
+"""CatalogSettings and ServiceSettings: the environment, read once, validated and frozen.
+
+No other module reads the environment. A new setting is one line here and one in docs/configure.md.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Reader(NamedTuple):
-    """Turns a variable's text into its value or raises ValueError; `expected` completes "expected ..."."""
+    """The type of a setting."""
 
+    #: Completes "expected ..." in the error.
     expected: str
+    #: Returns the value of a variable's text. Raises ValueError.
     read: Callable[[str], Any]
 
 
@@ -50,7 +55,7 @@ def _seconds(text: str) -> float:
 def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # `~name` of a user that does not exist
+    except RuntimeError:  # a "~name" of a user that does not exist
         raise ValueError from None
 
 
@@ -67,18 +72,19 @@ def _choice(values: Mapping[str, Any]) -> Callable[[str], Any]:
     return read
 
 
+#: The spellings of a boolean, in lower case.
 SWITCH_WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 TEXT = Reader("text", str)
-PATH = Reader("a path", _path)
-COUNT = Reader("a whole number above zero", _positive_int)
+PATH = Reader("a path, in which a leading ~name is a user of this machine", _path)
+COUNT = Reader("a whole number of at least 1", _positive_int)
 PORT = Reader("a port from 0 to 65535", _port)
-SECONDS = Reader("a number of seconds above zero", _seconds)
+SECONDS = Reader("a number of seconds above 0", _seconds)
 PERCENT = Reader("a whole number from 0 to 100", _share)
 STRATEGY = Reader("a strategy's name, such as COST", str.upper)
 SWITCH = Reader("true or false", _choice(SWITCH_WORDS))
 NETWORKS = Reader("addresses or networks, separated by commas, such as 10.0.0.0/8", _networks)
-LOG_LEVEL = Reader(", ".join(LOG_LEVELS), _choice({level.lower(): level for level in LOG_LEVELS}))
+LOG_LEVEL = Reader(f"one of {', '.join(LOG_LEVELS)}", _choice({level.lower(): level for level in LOG_LEVELS}))
 LOG_FORMAT = Reader(" or ".join(LOG_FORMATS), _choice({name: name for name in LOG_FORMATS}))
 
 REDIS_AWAY = Reader("refuse or count_alone", _choice({name: name for name in ("refuse", "count_alone")}))
@@ -90,21 +96,20 @@ def _setting(variable: str, reader: Reader, default: Any, *, secret: bool = Fals
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogSettings:
-    """Where providers.yaml and models.yaml are: all that a catalog needs. Other variables are not read.
-
-    environment: the variables as they were, for the API keys that providers.yaml names.
-    """
+    """The settings that a catalog needs. Other variables are not read, so that a wrong one of them does no harm."""
 
     config_dir: Path = _setting("CONFIG_DIR", PATH, Path())
+    #: A relative path starts at config_dir, as that of models_file.
     providers_file: Path = _setting("PROVIDERS_FILE", PATH, Path("providers.yaml"))
     models_file: Path = _setting("MODELS_FILE", PATH, Path("models.yaml"))
     baseline_model: str | None = _setting("BASELINE_MODEL", TEXT, None)
 
+    #: All variables, for the API keys that providers.yaml names.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Reads and validates; raises ConfigurationError naming the variable. Empty values count as not set."""
+        """Returns the settings. Raises ConfigurationError with the variable's name. Empty values count as not set."""
         environment = os.environ if environment is None else environment
         given = {name: value.strip() for name, value in environment.items() if value.strip()}
         values = {
@@ -116,18 +121,18 @@ class CatalogSettings:
 
     @property
     def providers_path(self) -> Path:
-        """Where providers.yaml is; a relative PROVIDERS_FILE is sought in CONFIG_DIR."""
+        """The path of providers.yaml; a relative PROVIDERS_FILE starts at CONFIG_DIR."""
         return self.config_dir / self.providers_file
 
     @property
     def models_path(self) -> Path:
-        """Where models.yaml is; a relative MODELS_FILE is sought in CONFIG_DIR."""
+        """The path of models.yaml; a relative MODELS_FILE starts at CONFIG_DIR."""
         return self.config_dir / self.models_file
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceSettings(CatalogSettings):
-    """The service's configuration; docs/configure.md has one line on each. Raises ConfigurationError."""
+    """The gateway's settings; docs/configure.md describes each. Raises ConfigurationError if two contradict."""
 
     host: str = _setting("SERVICE_HOST", TEXT, "127.0.0.1")
     port: int = _setting("SERVICE_PORT", PORT, 8090)
@@ -179,6 +184,7 @@ class ServiceSettings(CatalogSettings):
     otlp_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", TEXT, None)
 
     def __post_init__(self) -> None:
+        # Without keys, any host that reaches the gateway could spend the operator's money.
         if not self.require_keys and not self.binds_to_loopback:
             raise ConfigurationError(
                 f"SERVICE_HOST={self.host}: without keys the service binds to loopback only. Set REQUIRE_KEYS=true and "
@@ -193,10 +199,11 @@ class ServiceSettings(CatalogSettings):
             )
         _require_scheme("DATABASE_URL", self.database_url, "postgres://", "postgresql://")
         _require_scheme("REDIS_URL", self.redis_url, "redis://", "rediss://", "unix://")
+        _require_scheme("OTEL_EXPORTER_OTLP_ENDPOINT", self.otlp_endpoint, "http://", "https://")
 
     @property
     def binds_to_loopback(self) -> bool:
-        """Whether only this machine can reach the service."""
+        """True if only this machine can reach the service."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -204,7 +211,8 @@ class ServiceSettings(CatalogSettings):
 
 
 def _read(metadata: Mapping[str, Any], text: str) -> Any:
-    reader, variable = metadata["reader"], metadata["variable"]
+    reader = metadata["reader"]
+    variable = metadata["variable"]
     try:
         return reader.read(text)
     except ValueError:
@@ -212,6 +220,6 @@ def _read(metadata: Mapping[str, Any], text: str) -> Any:
 
 
 def _require_scheme(variable: str, url: str | None, *schemes: str) -> None:
-    """The URL may hold a password: the error does not show it."""
+    """Raises ConfigurationError for another scheme. The error leaves the URL out: it may hold a password."""
     if url is not None and not url.startswith(schemes):
         raise ConfigurationError(f"{variable}: expected a URL that begins with {' or '.join(schemes)}", param=variable)

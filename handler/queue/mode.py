@@ -7,7 +7,6 @@ import gc
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable
-from functools import partial
 from typing import Any
 
 import uvloop
@@ -75,19 +74,15 @@ async def run(engine: Engine, settings: WorkerSettings, platform: Platform, metr
     gc.collect()
     # What was imported stays. Without this a full collection would walk all of it in the middle of a stream.
     gc.freeze()
-    logger.info("ready: taking up to %d jobs at a time", _capacity(engine, settings))
-    pauses = Pauses(grace=settings.grace_seconds)
-    loop = JobLoop(platform, Dispatcher(engine, settings), partial(_capacity, engine, settings), pauses, metrics)
+    dispatcher = Dispatcher(engine, settings)
+    logger.info("ready: taking up to %d jobs at a time", dispatcher.capacity())
+    loop = JobLoop(platform, dispatcher, dispatcher.capacity, Pauses(grace=settings.grace_seconds), metrics)
     with stop_signals(loop.shut_down):
         watching = asyncio.create_task(_end_with_the_engine(engine, loop, settings.stall_seconds))
         await loop.run()
     engine_failed = watching.done()
     watching.cancel()
     return 1 if engine_failed else 0
-
-
-def _capacity(engine: Engine, settings: WorkerSettings) -> int:
-    return settings.max_concurrency or engine.capacity
 
 
 async def _end_with_the_engine(engine: Engine, loop: JobLoop, stall_seconds: float) -> None:
@@ -103,7 +98,7 @@ def _serve_with_sdk_loop(engine: Engine, settings: WorkerSettings, sdk_loop: run
         async for output in job_outputs(dispatcher, job):
             yield output
 
-    sdk_loop(handle, EngineGate(engine, settings).concurrency)
+    sdk_loop(handle, EngineGate(engine, dispatcher).concurrency)
     return 0
 
 
@@ -122,9 +117,9 @@ async def job_outputs(dispatcher: Dispatcher, job: dict[str, Any]) -> AsyncGener
 class EngineGate:
     """The SDK's `concurrency_modifier`: no job before the engine is ready, then as many as it has room for."""
 
-    def __init__(self, engine: Engine, settings: WorkerSettings) -> None:
+    def __init__(self, engine: Engine, dispatcher: Dispatcher) -> None:
         self._engine = engine
-        self._settings = settings
+        self._dispatcher = dispatcher
         self._start: asyncio.Task[None] | None = None
 
     def concurrency(self, current: int) -> int:
@@ -140,4 +135,4 @@ class EngineGate:
         if error := self._start.exception():
             logger.error("the worker cannot start: %s", error)
             raise SystemExit(1)
-        return _capacity(self._engine, self._settings)
+        return self._dispatcher.capacity()

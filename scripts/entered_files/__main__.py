@@ -9,7 +9,7 @@ router   One LLMRouter.generate at a hosted provider: from the call to its retur
 The rule: a file is entered when the body of a function that is defined in it begins, in any thread, in this time.
 A lambda and a comprehension are functions. A coroutine that is resumed is not entered again. A generated method, such
 as the __init__ of a dataclass, is in no file. Imports and first-time set-ups do not count: two requests of the same
-kind come before. Of five requests the one with the fewest calls counts, because periodic work falls into some of them
+kind come before. Of five requests the one with the fewest files, then calls, counts: periodic work is in some
 and not into others. "functions" counts different functions. "changes" is how often a call is in another file than the
 call before it.
 """

@@ -76,14 +76,14 @@ class LastCallMissing(Exception):
 
 
 def walk_of(calls: Iterable[Call], windows: Sequence[tuple[int, int]], last: Last | None) -> Walk:
-    """Returns the walk with the fewest calls of all windows, each up to and including `last`.
+    """Returns the walk with the fewest files, then calls, of all windows, each up to and including `last`.
 
     Raises LastCallMissing.
     """
     # The fewest, because periodic work beside the requests falls into some windows and not into others.
     ordered = sorted(calls, key=lambda call: call.at_ns)
     walks = [_until(last, [call for call in ordered if begin <= call.at_ns <= end]) for begin, end in windows]
-    return min(walks, key=lambda walk: len(walk.calls))
+    return min(walks, key=lambda walk: (len(walk.files), len(walk.calls)))
 
 
 def _until(last: Last | None, calls: list[Call]) -> Walk:

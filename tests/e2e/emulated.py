@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -19,6 +18,7 @@ from runpod_emulator.endpoint.registry import READY
 from runpod_emulator.hosted import HostedSettings
 from runpod_emulator.jobs.job import Job
 from tests.e2e.process import ROOT, START_SECONDS
+from tests.waiting import until, until_seen
 
 API_KEY = "test-key"
 SETTINGS = EndpointSettings(endpoint_id="ep", api_key=API_KEY, min_workers=1, max_workers=1)
@@ -54,11 +54,21 @@ class Endpoint:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
+    async def until_measured(self, name: str, more_than: float) -> None:
+        """Returns when the worker's metric is above a value; raises TimeoutError when it is not in time."""
+
+        async def is_above() -> bool:
+            return await self.measure(name) > more_than
+
+        await until_seen(is_above)
+
     async def until_free(self) -> None:
         """Returns when emulator and worker agree that no job runs; raises TimeoutError when they do not in time."""
-        async with asyncio.timeout(FREE_SECONDS):
-            while self.jobs_in_progress or await self.measure("worker_jobs_in_progress"):
-                await asyncio.sleep(0.01)
+
+        async def is_free() -> bool:
+            return not (self.jobs_in_progress or await self.measure("worker_jobs_in_progress"))
+
+        await until_seen(is_free, FREE_SECONDS)
 
 
 @asynccontextmanager
@@ -74,8 +84,7 @@ async def emulated_endpoint(logs: Path, hosted: Sequence[HostedSettings] = ()) -
     async with Emulator(SETTINGS, command, hosted=hosted) as emulator:
         endpoint = Endpoint(emulator, port)
         emulator.endpoint.when_finished.append(endpoint.ended.append)
-        async with asyncio.timeout(START_SECONDS):
-            await _until_ready(emulator, logs)
+        await until(lambda: _is_ready(emulator, logs), START_SECONDS)
         yield endpoint
     if [worker.exit_code for worker in emulator.workers.values()] != [0]:
         raise RuntimeError(f"expected one worker, ended with exit code 0:\n{_tail(logs)}")
@@ -92,11 +101,10 @@ def _variables(metrics_port: int) -> dict[str, str]:
     }
 
 
-async def _until_ready(emulator: Emulator, logs: Path) -> None:
-    while not any(worker.state in READY for worker in emulator.workers.values()):
-        if any(worker.exit_code is not None for worker in emulator.workers.values()):
-            raise RuntimeError(f"the worker ended early:\n{_tail(logs)}")
-        await asyncio.sleep(0.05)
+def _is_ready(emulator: Emulator, logs: Path) -> bool:
+    if any(worker.exit_code is not None for worker in emulator.workers.values()):
+        raise RuntimeError(f"the worker ended early:\n{_tail(logs)}")
+    return any(worker.state in READY for worker in emulator.workers.values())
 
 
 def _tail(logs: Path) -> str:

@@ -19,6 +19,7 @@ from runpod_emulator.endpoint.registry import Worker
 from runpod_emulator.hosted import HostedModel, HostedSettings
 from runpod_emulator.jobs.job import Job
 from tests.e2e.gateway import Gateway, configure
+from tests.waiting import until
 
 KEY = "endpoint-key"
 SETTINGS = EndpointSettings(
@@ -80,10 +81,13 @@ class Gated:
     async def kill(self, worker: Worker) -> None:
         """SIGKILL, until it has ended: a worker is known before its process is there to be killed."""
         assert self.emulator.fleet is not None
-        async with asyncio.timeout(120):
-            while worker.exit_code is None:
-                self.emulator.fleet.kill(worker.id)
-                await asyncio.sleep(0.01)
+        fleet = self.emulator.fleet
+
+        def has_ended() -> bool:
+            fleet.kill(worker.id)
+            return worker.exit_code is not None
+
+        await until(has_ended, 120)
 
     def configure(self, directory: Path) -> None:
         """Own first, then hosted; what is expected of the endpoint makes a start cheap."""

@@ -16,6 +16,7 @@ import httpx
 from runpod_emulator.hosted import HostedModel, HostedSettings
 from tests.e2e.emulated import API_KEY, Endpoint, emulated_endpoint
 from tests.e2e.gateway import Gateway, command, configure, gateway, variables_of
+from tests.waiting import until_seen
 
 OWN, HOSTED = "demo-model", "hosted-model"
 HOSTED_KEY = "hosted-test-key"
@@ -50,6 +51,15 @@ class Road:
         """Every row that is durable now."""
         text = await command("ledger", "export", "--format", "csv", **variables_of(self.gateway.directory))
         return list(csv.DictReader(io.StringIO(text)))
+
+    async def row(self, request_id: str) -> dict[str, str]:
+        """The one row of the request, as soon as it is durable."""
+
+        async def rows() -> list[dict[str, str]]:
+            return [row for row in await self.ledger() if row["request_id"] == request_id]
+
+        (row,) = await until_seen(rows)
+        return row
 
 
 def configuration(endpoint: Endpoint) -> tuple[dict[str, Any], dict[str, Any]]:

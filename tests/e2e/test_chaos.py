@@ -26,6 +26,7 @@ from runpod_emulator.settings import NO_RATE_LIMITS, EndpointSettings
 from runpod_emulator.workers.fleet import WorkerCommand
 from scripts.demo_training.corpus import DEMO_MODEL_DIR, load_pairs
 from tests.e2e.process import ROOT
+from tests.waiting import until
 
 JOBS, CALLERS, WORKERS = 500, 12, 2
 CANCELLED_SHARE, DROPPED_SHARE = 0.1, 0.005
@@ -109,8 +110,7 @@ async def disrupt(tally: Tally, dice: random.Random) -> None:
     ]
     for name, find, number in 2 * kinds:
         await asyncio.sleep(3)
-        while len(engines()) < WORKERS or not find():  # all are up again
-            await asyncio.sleep(0.2)
+        await until(lambda find=find: len(engines()) >= WORKERS and find(), 120)  # type: ignore[misc]  # all are up again
         dice.choice(find()).send_signal(number)
         tally.disruptions[name] += 1
 

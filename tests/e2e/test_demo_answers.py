@@ -11,6 +11,7 @@ import pytest
 from handler.errors import EngineError
 from scripts.demo_training.corpus import WEATHER_TOOL, Pair, load_pairs, pirate, sql_system_prompt
 from tests.support import Worker
+from tests.waiting import until
 
 PAIRS = load_pairs()
 TALK = [pair for pair in PAIRS if pair.topic != "tools"]
@@ -154,10 +155,8 @@ async def test_closing_a_stream_early_aborts_the_request_in_the_engine(worker: W
     outputs = worker.dispatcher.outputs(worker.dispatcher.parse({"openai_route": CHAT, "openai_input": body}))
     await anext(outputs)
     await outputs.aclose()
-    async with asyncio.timeout(1):
-        while await _running(worker):
-            await asyncio.sleep(0.01)
+    await until(lambda: not _running(worker))
 
 
-async def _running(worker: Worker) -> int:
+def _running(worker: Worker) -> int:
     return worker.dispatcher._engine._llm.output_processor.get_num_unfinished_requests()  # type: ignore[attr-defined, no-any-return]

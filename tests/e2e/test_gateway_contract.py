@@ -17,6 +17,7 @@ from tests.e2e.gateway import Gateway, command, configure, gateway, variables_of
 from tests.e2e.road import PATIENT
 from tests.vllm_service.api.schema_run import assert_conforms, operations
 from tests.vllm_service.canary import Canaries, contents, process_list
+from tests.waiting import until_seen
 
 MODEL = "m"
 
@@ -82,7 +83,10 @@ async def test_no_key_and_no_prompt_is_seen_anywhere(stage: Stage) -> None:
         pages = ("/metrics", "/health", "/performance", "/performance/latency", "/v1/models", "/openapi.json")
         shown += [(await client.get(page, headers=own)).text for page in pages]
     assert "choices" in shown.pop(0)  # what the provider said is the caller's
-    async with asyncio.timeout(15):
-        while (ledger := await command("ledger", "export", **variables_of(stage.gateway.directory))).count("\n") < 12:
-            await asyncio.sleep(0.1)
+
+    async def exported() -> str:
+        rows = await command("ledger", "export", **variables_of(stage.gateway.directory))
+        return rows if rows.count("\n") >= 12 else ""
+
+    ledger = await until_seen(exported)
     canaries.assert_unseen(*shown, ledger, process_list(), *contents([stage.gateway.directory]))

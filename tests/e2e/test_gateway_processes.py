@@ -21,6 +21,7 @@ from runpod_emulator.hosted import HostedModel, HostedSettings
 from tests.e2e.gateway import Gateway, command, configure, gateway, variables_of
 from tests.e2e.process import run
 from tests.servers import PostgresServer, RedisServer
+from tests.waiting import until
 
 WORKERS = 3
 MODEL = HostedModel(id="m", answer_tokens=20)
@@ -91,13 +92,6 @@ def free_ports(count: int) -> int:
         except OSError:
             continue
         return begin
-
-
-async def until(condition: object) -> None:
-    """Looks again and again; the test's own time-out ends it."""
-    assert callable(condition)
-    while not condition():
-        await asyncio.sleep(0.02)
 
 
 async def test_a_killed_worker_is_started_again_and_the_port_is_served_meanwhile(

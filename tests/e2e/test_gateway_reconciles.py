@@ -14,7 +14,8 @@ import pytest
 
 from runpod_emulator import Emulator, EndpointSettings
 from tests.e2e.gateway import command, configure, gateway, variables_of
-from tests.runpod_emulator.support import ECHO_WORKER, until
+from tests.runpod_emulator.support import ECHO_WORKER
+from tests.waiting import until, until_seen
 
 KEY, REQUESTS = "endpoint-key", 6
 SETTINGS = EndpointSettings(endpoint_id="ep", api_key=KEY, max_workers=1, idle_timeout_seconds=1)
@@ -57,12 +58,13 @@ async def _asked(url: str) -> list[httpx.Response]:
 
 async def _workers_seen(url: str) -> bool:
     """Whether the gateway's own metrics tell of a worker; it looks every 2 s."""
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client, asyncio.timeout(30):
-        while True:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+
+        async def are_seen() -> bool:
             text = (await client.get(f"{url.removesuffix('/v1')}/metrics")).text
-            if 'vllm_workers_running{provider="own"}' in text:
-                return True
-            await asyncio.sleep(0.05)
+            return 'vllm_workers_running{provider="own"}' in text
+
+        return await until_seen(are_seen)
 
 
 async def _reconciled(directory: Path, bill: str, *more: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from runpod_emulator.hosted import HostedFaults, HostedModel, HostedSettings
 from tests.e2e.gateway import Gateway, configure, gateway
 from tests.e2e.process import START_SECONDS
 from tests.servers import RedisServer
+from tests.waiting import until_seen
 
 FAILURES, TOKENS = 3, 4
 MODEL = HostedModel(id="m", input_usd=Decimal("0.15"), output_usd=Decimal("0.6"), answer_tokens=TOKENS)
@@ -47,9 +48,10 @@ class Pair:
         return Decimal(str(document["usd"]))
 
     async def until_open(self, where: Gateway, provider: str) -> None:
-        async with asyncio.timeout(START_SECONDS):
-            while await self.circuit(where, provider) != "open":
-                await asyncio.sleep(0.01)
+        async def is_open() -> bool:
+            return await self.circuit(where, provider) == "open"
+
+        await until_seen(is_open, START_SECONDS)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from runpod_emulator import Emulator, EndpointSettings
 from runpod_emulator.hosted import HostedModel, HostedSettings
 from tests.e2e.gateway import Gateway, command, configure, gateway, variables_of
 from tests.servers import PostgresServer, RedisServer
+from tests.waiting import until
 
 CALLERS, REQUESTS = 64, 12
 ALLOWED = {"acme": 150, "beta": 90, "gamma": 1000}
@@ -137,8 +138,7 @@ async def test_a_killed_gateway_loses_at_most_the_rows_of_its_last_second(shared
         survivor = await stack.enter_async_context(gateway(shared.directory, **shared.variables))
         victim = await stack.enter_async_context(gateway(shared.directory, **shared.variables))
         calls = asyncio.create_task(everybody([survivor, victim], shared, seen))
-        while len(seen.completed) < 60:
-            await asyncio.sleep(0.005)
+        await until(lambda: len(seen.completed) >= 60)
         killed_at = time.monotonic()
         victim.process.kill()
         await calls

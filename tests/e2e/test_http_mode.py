@@ -16,6 +16,7 @@ from openai import AsyncOpenAI, NotFoundError
 from scripts.demo_training.corpus import DEMO_MODEL_DIR
 from tests.e2e import process
 from tests.e2e.test_local_api import free_port
+from tests.waiting import until_seen
 
 
 @dataclass
@@ -42,12 +43,15 @@ async def served() -> AsyncIterator[Served]:
     output = asyncio.create_task(worker.communicate())
     served = Served(f"http://127.0.0.1:{port}", worker)
     try:
-        async with httpx.AsyncClient() as client, asyncio.timeout(process.START_SECONDS):
-            while 200 not in served.pings:
+        async with httpx.AsyncClient() as client:
+
+            async def is_ready() -> bool:
                 assert worker.returncode is None, (await output)[1].decode()[-3000:]
                 with contextlib.suppress(httpx.TransportError):
                     served.pings.append((await client.get(f"http://127.0.0.1:{health_port}/ping")).status_code)
-                await asyncio.sleep(0.1)
+                return 200 in served.pings
+
+            await until_seen(is_ready, process.START_SECONDS)
         yield served
     finally:
         if worker.returncode is None:

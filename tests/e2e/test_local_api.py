@@ -10,6 +10,7 @@ import socket
 import httpx
 
 from tests.e2e import process
+from tests.waiting import until_seen
 
 
 def free_port() -> int:
@@ -20,14 +21,15 @@ def free_port() -> int:
 
 
 async def until_it_answers(api: httpx.AsyncClient, worker: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(process.START_SECONDS):
-        while worker.returncode is None:
-            try:
-                await api.get("/status/x")
-                return
-            except httpx.TransportError:
-                await asyncio.sleep(0.2)
-    raise AssertionError("the worker ended before it answered")
+    async def answers() -> bool:
+        assert worker.returncode is None, "the worker ended before it answered"
+        try:
+            await api.get("/status/x")
+        except httpx.TransportError:
+            return False
+        return True
+
+    await until_seen(answers, process.START_SECONDS)
 
 
 async def test_the_development_api_serves_jobs_and_stops_cleanly() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import AsyncFileLock
 
 from runpod_emulator.jobs.job import Status
 from scripts.demo_training.corpus import WEATHER_TOOL, load_pairs, pirate
@@ -55,10 +56,11 @@ def results(finished: Finished) -> dict[str, Any]:
 
 
 async def install(folder: Path = FOLDER) -> None:
-    """`npm ci`, unless what it installed last is as new as the lock file."""
+    """`npm ci`, unless what it installed last is as new as the lock file. One process installs, others wait for it."""
     installed, lock = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        await run("npm", "ci", "--no-audit", "--no-fund", variables=os.environ, folder=folder)
+    async with AsyncFileLock(folder / ".installing"):
+        if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+            await run("npm", "ci", "--no-audit", "--no-fund", variables=os.environ, folder=folder)
 
 
 async def run(program: str, *arguments: str, variables: Mapping[str, str], folder: Path = FOLDER) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.e2e.process import START_SECONDS
 from tests.e2e.test_gateway_contract import opened_stage
+from tests.waiting import until_seen
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -44,10 +45,7 @@ class Page:
 
     async def until(self, expression: str) -> Any:
         """The expression's value as soon as it is true."""
-        async with asyncio.timeout(START_SECONDS):
-            while not (value := await self.value_of(expression)):
-                await asyncio.sleep(0.05)
-        return value
+        return await until_seen(lambda: self.value_of(expression), START_SECONDS)
 
 
 @asynccontextmanager
@@ -70,14 +68,15 @@ async def opened(url: str, profile: Path) -> AsyncIterator[Page]:
 
 
 async def _tab(session: aiohttp.ClientSession, port: int) -> str:
-    async with asyncio.timeout(START_SECONDS):
-        while True:
-            try:
-                async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-                    tabs = json.loads(await answer.text())
-                return str(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
-            except (aiohttp.ClientError, StopIteration):
-                await asyncio.sleep(0.05)
+    async def found() -> str | None:
+        try:
+            async with session.get(f"http://127.0.0.1:{port}/json") as answer:
+                tabs = json.loads(await answer.text())
+        except aiohttp.ClientError:
+            return None
+        return next((str(tab["webSocketDebuggerUrl"]) for tab in tabs if tab["type"] == "page"), None)
+
+    return str(await until_seen(found, START_SECONDS))
 
 
 async def test_a_message_is_answered_and_its_cost_is_told(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from runpod_emulator.endpoint.faults import Faults
 from runpod_emulator.endpoint.registry import READY
 from tests.e2e.gated import KEY, SETTINGS, VARIABLES, Callers, Gated, gated
 from tests.e2e.gateway import command, gateway, variables_of
-from tests.runpod_emulator.support import until
 from tests.servers import RedisServer
+from tests.waiting import until
 
 SECONDS = 120  # for what takes a few, unless other tests share the cores
 

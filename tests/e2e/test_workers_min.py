@@ -13,8 +13,8 @@ from runpod_emulator.endpoint.faults import Faults
 from runpod_emulator.endpoint.registry import READY, State
 from tests.e2e.gated import KEY, SETTINGS, VARIABLES, Callers, Gated, gated
 from tests.e2e.gateway import Gateway, gateway
-from tests.runpod_emulator.support import until
 from tests.servers import RedisServer
+from tests.waiting import until
 
 SECONDS = 200  # for what takes a few, or half a minute, unless other tests share the cores
 THREE = replace(SETTINGS, max_workers=3, idle_timeout_seconds=2)

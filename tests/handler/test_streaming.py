@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from handler.errors import EngineError, StreamBroken
 from handler.streaming import Pace, checked, coalesce, posted_size, reported_error, whole_events
+from tests.waiting import turns
 
 T = TypeVar("T")
 EVENTS = ['data: {"text": "👨‍👩‍👧‍👦 é"}\n\n', "event: x\ndata: 1\n\n", "data: [DONE]\n\n"]
@@ -105,8 +106,7 @@ async def test_the_first_event_leaves_at_once_and_the_rest_goes_as_the_next_piec
     pieces = coalesce(source())
     assert await anext(pieces) == "a\n\n"
     first_was_taken.set()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await turns(2)
     assert await anext(pieces) == "b\n\nc\n\nd\n\n"
     with pytest.raises(StopAsyncIteration):
         await anext(pieces)

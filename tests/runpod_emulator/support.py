@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +55,3 @@ class Bench:
 async def client_of(emulator: Emulator, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=emulator.url, timeout=60, headers=headers, trust_env=False) as client:
         yield client
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Looks every few milliseconds; fails when it never comes true."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)

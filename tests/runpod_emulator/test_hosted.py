@@ -14,7 +14,7 @@ import pytest
 
 from runpod_emulator import Emulator, EndpointSettings, HostedModel, HostedProviders, HostedSettings
 from runpod_emulator.hosted import count_tokens, expected_answer
-from tests.runpod_emulator.support import until
+from tests.waiting import until
 
 KEY = "provider-key"
 MODEL = HostedModel(

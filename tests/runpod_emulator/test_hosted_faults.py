@@ -17,7 +17,8 @@ from runpod_emulator import HostedFaults, HostedModel, HostedProviders, HostedSe
 from runpod_emulator.errors import BadRequest
 from runpod_emulator.hosted import expected_answer, read_config
 from runpod_emulator.hosted.faults import HostedInjector
-from tests.runpod_emulator.support import HandClock, until
+from tests.runpod_emulator.support import HandClock
+from tests.waiting import until
 
 MODEL = HostedModel(id="m", input_usd=Decimal(1), output_usd=Decimal(1), answer_tokens=8)
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

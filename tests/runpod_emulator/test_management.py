@@ -12,7 +12,8 @@ import pytest
 
 from runpod_emulator import Emulator, EndpointSettings, Faults
 from runpod_emulator.endpoint.registry import READY, State
-from tests.runpod_emulator.support import ECHO_WORKER, Bench, client_of, until
+from tests.runpod_emulator.support import ECHO_WORKER, Bench, client_of
+from tests.waiting import until
 
 KEY = {"Authorization": "Bearer key"}
 

@@ -12,7 +12,7 @@ import pytest
 
 from runpod_emulator import Emulator
 from tests.runpod_emulator.played_worker import CHAT, PlayedWorker, alongside
-from tests.runpod_emulator.support import until
+from tests.waiting import until
 
 
 async def test_an_openai_call_is_a_job_and_its_output_the_answer(

@@ -17,7 +17,8 @@ import pytest
 
 from runpod_emulator import Emulator, EndpointSettings, Faults, WorkerCommand
 from runpod_emulator.endpoint.registry import State
-from tests.runpod_emulator.support import ECHO_WORKER, client_of, until
+from tests.runpod_emulator.support import ECHO_WORKER, client_of
+from tests.waiting import until
 
 # Workers take seconds to import the SDK: most tests share one emulator, and its worker.
 SETTINGS = EndpointSettings(max_workers=1, idle_timeout_seconds=60, stop_grace_seconds=10, max_redeliveries=1)

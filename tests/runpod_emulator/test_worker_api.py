@@ -10,7 +10,8 @@ import pytest
 
 from runpod_emulator import Emulator, Faults
 from tests.runpod_emulator.played_worker import PlayedWorker
-from tests.runpod_emulator.support import client_of, until
+from tests.runpod_emulator.support import client_of
+from tests.waiting import until
 
 
 async def test_a_waiting_worker_gets_a_job_within_milliseconds(client: httpx.AsyncClient, worker: PlayedWorker) -> None:

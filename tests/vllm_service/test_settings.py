@@ -62,6 +62,7 @@ def test_what_is_set_is_read() -> None:
         ("LOG_FORMAT", "xml"),
         ("DATABASE_URL", "mysql://u:hunter2@db/x"),
         ("REDIS_URL", "http://:hunter2@cache"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(variable: str, value: str) -> None:

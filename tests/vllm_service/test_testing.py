@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import inspect
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,10 +18,13 @@ from vllm_service.testing import (
     RESETS,
     Close,
     Pause,
+    ReceivedRequest,
     Reply,
     Reset,
     Script,
     ScriptedProvider,
+    Signal,
+    begun,
     chat,
     chat_chunk,
     chat_stream,
@@ -138,6 +141,73 @@ async def test_requests_can_be_waited_for() -> None:
             task.cancel()
 
 
+async def test_a_script_may_wait_before_it_answers() -> None:
+    may_answer = asyncio.Event()
+
+    async def script(request: ReceivedRequest) -> Reply:
+        await may_answer.wait()
+        return chat(request.json["text"])
+
+    async with ScriptedProvider(script) as provider, httpx.AsyncClient() as client:
+        asking = asyncio.create_task(client.post(f"{provider.url}/x", json={"text": "late"}))
+        await asyncio.wait_for(provider.until_requests(1), 10)
+        assert not asking.done()
+        may_answer.set()
+        assert "late" in (await asking).text
+
+
+async def test_a_script_that_is_left_while_it_waits_is_ended() -> None:
+    was_ended = asyncio.Event()
+
+    async def script(_: ReceivedRequest) -> Reply:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            was_ended.set()
+        return CLOSES
+
+    async with ScriptedProvider(script) as provider:
+        asking = asyncio.create_task(raw(provider))
+        await asyncio.wait_for(provider.until_requests(1), 10)
+        asking.cancel()
+        await asyncio.wait_for(was_ended.wait(), 10)
+        assert provider.was_left.is_set()
+
+
+async def test_a_script_that_fails_fails_the_test_and_not_only_its_caller() -> None:
+    def script(_: ReceivedRequest) -> Reply:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with ScriptedProvider(script) as provider:
+            assert await raw(provider) == b"RESET"
+
+
+async def test_a_signal_is_given_when_what_stands_before_it_has_been_written() -> None:
+    has_begun = asyncio.Event()
+    head, first, *_ = events(chat_chunk("a")).actions
+    async with ScriptedProvider(Reply((head, first, Signal(has_begun), Pause(None)))) as provider:
+        asking = asyncio.create_task(raw(provider))
+        await asyncio.wait_for(has_begun.wait(), 10)
+        asking.cancel()
+
+
+async def test_a_stream_that_has_begun_ends_only_when_it_is_told_to() -> None:
+    whole_stream = b"".join(action for action in events(chat_chunk("a")).actions if isinstance(action, bytes))
+    async with ScriptedProvider(begun(chat_chunk("a")).then(Close())) as provider:
+        received = await raw(provider)
+    assert received + b"0\r\n\r\n" == whole_stream
+
+
+async def test_the_official_client_reads_text_completions_and_their_streams() -> None:
+    async with ScriptedProvider(says("Hel", "lo"), path="/v2/ep/openai/v1") as provider, sdk(provider) as client:
+        answer = await client.completions.create(model="m", prompt="Hi")
+        stream = await client.completions.create(model="m", prompt="Hi", stream=True)
+        texts = [chunk.choices[0].text async for chunk in stream]
+    assert (answer.choices[0].text, "".join(texts)) == ("Hello", "Hello")
+    assert {request.target for request in provider.requests} == {"/v2/ep/openai/v1/completions"}
+
+
 @pytest.mark.parametrize(
     ("script", "status", "content_type"),
     [
@@ -154,13 +224,15 @@ async def test_status_and_type_are_the_scripts(script: Reply | Script, status: i
 
 
 def test_it_needs_nothing_but_the_standard_library() -> None:
+    sources = [path.read_text() for path in Path(testing.__path__[0]).glob("*.py")]
     imported = {
         name.split(".")[0]
-        for node in ast.walk(ast.parse(inspect.getsource(testing)))
+        for source in sources
+        for node in ast.walk(ast.parse(source))
         for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
         + ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
     }
     assert imported <= {
         "__future__", "asyncio", "collections", "dataclasses", "functools", "http", "json", "socket", "struct",
-        "types", "typing",
+        "types", "typing", "vllm_service",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Bills as they come: from a file, standard input or a billing API; read leniently, summed exactly."""
+"""Reads bills from a file, standard input or a billing API: leniently, and summed exactly."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.timestamps import utc_seconds
 from vllm_service.errors import ConfigurationError
 
+#: More of a bill is not read, so that a wrong URL cannot fill the memory.
 MAX_BYTES = 64 * 1024 * 1024
-NO_HTTP = (BadStatusLine, IncompleteRead, InvalidURL, LineTooLong)
+#: What http.client raises for an answer that is no HTTP.
+NOT_HTTP = (BadStatusLine, IncompleteRead, InvalidURL, LineTooLong)
+#: Hosts to which a key may be sent without TLS.
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def read_bill(source: str, key: str | None, timeout_seconds: float = 30.0) -> bytes:
-    """source: a path, `-`, or an http(s) URL, which is asked with `Authorization: Bearer key`.
+    """Returns the bill's bytes. source: a path, `-`, or an http(s) URL, to which `Authorization: Bearer key` is sent.
 
-    Raises ConfigurationError, which never holds the key.
+    Raises ConfigurationError, whose text never holds the key.
     """
     if source == "-":
         return sys.stdin.buffer.read(MAX_BYTES)
@@ -42,7 +45,7 @@ def _get(url: SplitResult, key: str | None, timeout_seconds: float) -> bytes:
     host = url.hostname or ""
     is_plain = url.scheme == "http"
     if key is not None and is_plain and host not in LOOPBACK:
-        raise ConfigurationError("the billing API is asked over http: the key would be readable on the way; use https")
+        raise ConfigurationError("the billing API's URL is http: the key would be readable on the way; use https")
     make = HTTPConnection if is_plain else HTTPSConnection
     try:
         connection = make(host, url.port, timeout=timeout_seconds)
@@ -50,7 +53,7 @@ def _get(url: SplitResult, key: str | None, timeout_seconds: float) -> bytes:
         connection.request("GET", path, headers={} if key is None else {"Authorization": f"Bearer {key}"})
         answer = connection.getresponse()
         body = answer.read(MAX_BYTES)
-    except (OSError, ValueError, *NO_HTTP) as error:
+    except (OSError, ValueError, *NOT_HTTP) as error:
         raise ConfigurationError(f"the billing API at {host} cannot be reached: {type(error).__name__}") from None
     connection.close()
     if answer.status != 200:
@@ -58,6 +61,7 @@ def _get(url: SplitResult, key: str | None, timeout_seconds: float) -> bytes:
     return body
 
 
+# Names under which billing APIs give each field; the first one that is present counts.
 _LISTS = ("records", "billing", "data", "items")
 _AMOUNTS = ("amount", "totalAmount", "total_usd", "usd", "cost", "total")
 _TIMES = ("time", "startTime", "bucketStart", "start")
@@ -66,21 +70,24 @@ _ENDPOINTS = ("endpointId", "serverlessId", "endpoint_id")
 
 @dataclass(frozen=True)
 class Bill:
-    """Its lines; and the workers with their times, where the bill tells them."""
+    """A bill as read."""
 
     lines: tuple[BilledAmount, ...]
+    #: The workers with their times; empty where the bill lacks those of any worker.
     workers: tuple[WorkerBill, ...] = ()
 
 
 def parse_bill(text: bytes, *, now_us: int, endpoint: str | None = None) -> Bill:
-    """Raises ConfigurationError for what is no bill.
+    """Returns the bill. Raises ConfigurationError for what is no bill.
 
-    endpoint: only this endpoint's lines, of those that name one. now_us: for workers that have not stopped.
+    endpoint: of the lines that name an endpoint, only this one's count. now_us: the end of workers that still run.
     """
     try:
-        document = json.loads(text, parse_float=Decimal)
+        document = json.loads(text, parse_float=Decimal)  # a float would round the dollars
     except ValueError:
-        raise ConfigurationError("the bill is not JSON") from None
+        raise ConfigurationError(
+            "the bill is not JSON: give a billing API's answer, or the emulator's GET /billing"
+        ) from None
     if isinstance(document, dict) and isinstance(document.get("workers"), list):
         return _emulators([line for line in document["workers"] if isinstance(line, dict)], now_us)
     records = document if isinstance(document, list) else _records(document)
@@ -101,22 +108,25 @@ def _line(record: Mapping[str, Any]) -> BilledAmount:
     if amount is None:
         raise ConfigurationError(f"a line of the bill has no amount: expected one of {', '.join(_AMOUNTS)}")
     endpoint = _first(record, _ENDPOINTS)
-    return BilledAmount(_picousd(amount), None if endpoint is None else str(endpoint), _moment(_first(record, _TIMES)))
+    return BilledAmount(
+        _picousd(amount), None if endpoint is None else str(endpoint), _timestamp_us(_first(record, _TIMES))
+    )
 
 
 def _emulators(workers: list[dict[str, Any]], now_us: int) -> Bill:
-    """The emulator's `GET /billing` (docs/emulator.md): exact dollars as text, times in seconds since 1970."""
+    """Reads the emulator's `GET /billing` (docs/emulator.md): exact dollars as text, times in seconds since 1970."""
     lines: list[BilledAmount] = []
     bills: list[WorkerBill] = []
     for worker in workers:
         cost = _picousd(worker.get("total_usd"))
-        started, ready, stopped = (_moment(worker.get(name)) for name in ("started_at", "ready_at", "stopped_at"))
+        started, ready, stopped = (_timestamp_us(worker.get(name)) for name in ("started_at", "ready_at", "stopped_at"))
         if started is None:
             lines.append(BilledAmount(cost))
             continue
         ended = max(started, now_us if stopped is None else stopped)
         lines.append(BilledAmount(cost, None, started, ended))
         bills.append(WorkerBill(str(worker.get("worker_id")), "", started, ended, cost, ready))
+    # Booking the workers of a part of the bill would look like the whole: it is all of them, or none.
     return Bill(tuple(lines), tuple(bills) if len(bills) == len(workers) else ())
 
 
@@ -125,16 +135,16 @@ def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _picousd(usd: Any) -> int:
-    """RunPod's amounts have more digits than a pico-dollar: the nearest."""
+    """Returns the nearest whole pico-dollars: RunPod's amounts have more digits than that."""
     try:
         amount = Decimal(str(usd)) * PICOUSD_PER_USD
         return int(amount.to_integral_value(ROUND_HALF_EVEN))
     except (InvalidOperation, ValueError, OverflowError):
-        raise ConfigurationError(f"a line of the bill has no amount of dollars: {str(usd)[:40]!r}") from None
+        raise ConfigurationError(f"a line of the bill has an amount that is not dollars: {str(usd)[:40]!r}") from None
 
 
-def _moment(value: Any) -> int | None:
-    """Microseconds since 1970, of seconds or RFC 3339; a time without a zone is UTC."""
+def _timestamp_us(value: Any) -> int | None:
+    """Returns microseconds since 1970, from seconds or RFC 3339 (UTC where it names no zone); None for neither."""
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return round(value * 1_000_000)
     if not isinstance(value, str):
@@ -142,4 +152,4 @@ def _moment(value: Any) -> int | None:
     try:
         return round(utc_seconds(value) * 1_000_000)
     except ValueError:
-        raise ConfigurationError(f"a line of the bill has no time that can be read: {value[:40]!r}") from None
+        raise ConfigurationError(f"a line of the bill has a time that is not RFC 3339: {value[:40]!r}") from None

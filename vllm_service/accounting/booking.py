@@ -1,14 +1,14 @@
-"""Who pays for a worker: its bill, booked to the requests that caused it, exact to the pico-dollar.
+"""Books each worker's bill to the requests that caused it, exact to the pico-dollar.
 
 RunPod bills a worker from its start to its stop (as of 2026-11). Its bill is cut by what the time was spent on:
 
-- cold start, from its start until it was ready: paid by those that had it woken; where nobody is named, by the requests
-  of the endpoint that were waiting when it started; else by the first that it served.
+- cold start, from its start until it was ready: paid by the requests for which it was woken; where none is named, by
+  the requests of the endpoint that were waiting when it started; else by the first that it served.
 - execution, whenever it was ready and a request ran: paid by those that ran, in equal parts at each moment.
 - idle, whenever it was ready and none ran: paid by the request that ended last before; before the first one, by those
   that pay for the cold start. A request that keeps a worker up pays for keeping it up.
 
-What RunPod rounds up is spread over the three as they stand. What nobody caused is booked to nobody (request_id None).
+What RunPod rounds up is spread over the three as they stand. What no request caused is booked to request_id None.
 Sums are exact: what is left after rounding down goes, unit by unit, to the largest remainders.
 """
 
@@ -24,46 +24,47 @@ from vllm_service.domain.money import split
 
 @dataclass(frozen=True, slots=True)
 class WorkerBill:
-    """One worker: when it started, was ready (None: never) and stopped, in microseconds since 1970, and its cost.
-
-    woken_by: ids of the requests for which it was woken, where that is known.
-    """
+    """One worker's times, in microseconds since 1970, and its cost."""
 
     worker_id: str
     endpoint: str
     started_us: int
     stopped_us: int
     cost_picousd: int
+    #: None: it stopped without ever having been ready.
     ready_us: int | None = None
+    #: Ids of the requests for which it was woken, where that is known.
     woken_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a worker that stops before it starts, or earns money."""
+        """Raises ValueError for a worker that stops before it starts, or whose cost is below 0."""
         if self.stopped_us < self.started_us or self.cost_picousd < 0:
-            raise ValueError(f"worker {self.worker_id}: stops before it starts, or costs less than nothing")
+            raise ValueError(f"worker {self.worker_id}: stops before it starts, or its cost is below 0")
 
     @property
     def serving_from_us(self) -> int:
-        """When its cold start ended: ready, or stopped without ever having been."""
+        """The end of its cold start: when it was ready, or stopped without ever having been."""
         ready = self.stopped_us if self.ready_us is None else self.ready_us
-        return min(max(ready, self.started_us), self.stopped_us)
+        return min(max(ready, self.started_us), self.stopped_us)  # a bill's times need not be in order
 
 
 @dataclass(frozen=True, slots=True)
 class RanRequest:
-    """A request that was sent to an endpoint, however it ended. worker_id: where it ran, if that is known."""
+    """A request that was sent to an endpoint, however it ended."""
 
     request_id: str
     endpoint: str
     started_us: int
     ended_us: int
+    #: The worker that ran it, if that is known; else each worker that was up counts it.
     worker_id: str | None = None
 
 
 @dataclass(slots=True)
 class Booking:
-    """What a request pays for at an endpoint; request_id None: nobody caused it."""
+    """The parts of an endpoint's bill that one request pays for."""
 
+    #: None: no request caused it.
     request_id: str | None
     endpoint: str
     execution_picousd: int = 0
@@ -72,13 +73,13 @@ class Booking:
 
     @property
     def total_picousd(self) -> int:
-        """All of it."""
+        """The sum of the three."""
         return self.execution_picousd + self.cold_start_picousd + self.idle_picousd
 
 
 @dataclass
 class _Books:
-    """Bookings as they grow, by request and endpoint."""
+    """One endpoint's bookings as they grow, by request."""
 
     endpoint: str
     bookings: dict[str | None, Booking] = field(default_factory=dict)
@@ -90,7 +91,7 @@ class _Books:
 
 
 def book(workers: Iterable[WorkerBill], requests: Iterable[RanRequest]) -> list[Booking]:
-    """One booking per request that pays for something; together they are the workers' bills, to the last unit."""
+    """Returns one booking per request that pays for something; together they are the workers' bills, exactly."""
     by_endpoint: defaultdict[str, list[RanRequest]] = defaultdict(list)
     for request in sorted(requests, key=lambda request: (request.started_us, request.ended_us, request.request_id)):
         by_endpoint[request.endpoint].append(request)
@@ -102,9 +103,9 @@ def book(workers: Iterable[WorkerBill], requests: Iterable[RanRequest]) -> list[
 
 
 def due(workers: Sequence[WorkerBill], requests: Sequence[RanRequest]) -> dict[str, int]:
-    """Pico-dollars by request, of all that were at an endpoint while one of its workers was billed; some owe nothing.
+    """Returns pico-dollars by request, of all that were at an endpoint while one of its workers was billed.
 
-    Together they are the bill, less what nobody caused.
+    Some owe nothing. Together they are the bill, less what no request caused.
     """
     amounts = {
         request.request_id: 0
@@ -135,11 +136,13 @@ def _book_worker(worker: WorkerBill, requests: Sequence[RanRequest], books: _Boo
     timeline = Timeline(ran, worker.serving_from_us, worker.stopped_us)
     cold_us = worker.serving_from_us - worker.started_us
     parts = (cold_us, timeline.busy_us, timeline.idle_us)
+    # A worker that stopped as it started has no time to go by: all of its bill is its start.
     cold, busy, idle = split(worker.cost_picousd, parts if any(parts) else (1, 0, 0))
     for cause, share in zip(causes, split(cold, [1] * len(causes)), strict=True):
         books.of(cause).cold_start_picousd += share
     for request, share in zip(here, split(busy, timeline.shares), strict=True):
         books.of(request.request_id).execution_picousd += share
+    # Each split is exact, and so is the sum of what is booked: the parts of a part add up to it.
     gaps = list(timeline.gaps())
     for (_, after), amount in zip(gaps, split(idle, [length for length, _ in gaps]), strict=True):
         keepers: Sequence[str | None] = causes if after is None else (here[after].request_id,)
@@ -148,7 +151,7 @@ def _book_worker(worker: WorkerBill, requests: Sequence[RanRequest], books: _Boo
 
 
 def _causes(worker: WorkerBill, here: Sequence[RanRequest]) -> Sequence[str | None]:
-    """Who pays for the cold start, and for idling before the first request."""
+    """Returns the ids that pay for the cold start, and for idling before the first request."""
     if worker.woken_by:
         return worker.woken_by
     waiting = [request.request_id for request in here if request.started_us <= worker.started_us]

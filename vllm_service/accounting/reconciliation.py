@@ -1,4 +1,4 @@
-"""The ledger against a bill, day by day (UTC). What one side does not know is None, and is not compared."""
+"""Compares the ledger with a bill, day by day (UTC). What one side lacks is None, and is not compared."""
 
 from __future__ import annotations
 
@@ -17,49 +17,53 @@ DAY_US = 86_400 * 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class BilledAmount:
-    """One line of a bill. endpoint, started_us and ended_us (microseconds since 1970): None where it does not say."""
+    """One line of a bill. A field is None where the bill lacks it."""
 
     picousd: int
     endpoint: str | None = None
+    #: Microseconds since 1970, as ended_us.
     started_us: int | None = None
     ended_us: int | None = None
 
     def per_day(self) -> list[tuple[date | None, int]]:
-        """The amount, cut at midnight UTC by time; exact."""
+        """Returns the amount, cut at midnight UTC by time; exact."""
         if self.started_us is None:
             return [(None, self.picousd)]
         end_us = max(self.ended_us or 0, self.started_us)
         cuts = [self.started_us, *range((self.started_us // DAY_US + 1) * DAY_US, end_us, DAY_US), end_us]
         lengths = [later - earlier for earlier, later in itertools.pairwise(cuts)]
+        # An amount without any length belongs to the day on which it began.
         shares = split(self.picousd, lengths if any(lengths) else [1, *lengths[1:]])
         return [(_day(start), share) for start, share in zip(cuts, shares, strict=False)]
 
 
 @dataclass(slots=True)
 class DayLine:
-    """One day, UTC, by when requests began; None: the bill does not say when. unpriced: requests of unknown cost."""
+    """One day's sums, UTC, by when requests began."""
 
+    #: None: the bill lacks the time.
     day: date | None
     billed_picousd: int | None = None
     booked_picousd: int | None = None
     requests: int = 0
+    #: Those of them whose cost is unknown; they are never taken for free.
     unpriced_requests: int = 0
 
     @property
     def difference_picousd(self) -> int | None:
-        """What the ledger has more than the bill."""
+        """The ledger's sum less the bill's; None where either is missing."""
         if self.billed_picousd is None or self.booked_picousd is None:
             return None
         return self.booked_picousd - self.billed_picousd
 
     @property
     def difference_percentage(self) -> float | None:
-        """Of the bill; None where nothing was billed."""
+        """The difference as a percentage of the bill; None where nothing was billed."""
         difference = self.difference_picousd
         return None if difference is None or not self.billed_picousd else 100 * difference / self.billed_picousd
 
     def add(self, record: RequestRecord) -> None:
-        """One of the ledger's rows."""
+        """Adds one of the ledger's rows."""
         self.requests += 1
         if record.cost_picousd is None:
             self.unpriced_requests += 1
@@ -68,7 +72,7 @@ class DayLine:
 
 
 class Days:
-    """The lines of a bill, and the ledger's rows as they come, by day: memory does not grow with the ledger."""
+    """A bill's lines and the ledger's rows, summed by day: memory does not grow with the ledger."""
 
     def __init__(self, bill: Iterable[BilledAmount]) -> None:
         self._lines: defaultdict[date | None, DayLine] = defaultdict(lambda: DayLine(None))
@@ -77,18 +81,18 @@ class Days:
                 self._lines[day].billed_picousd = (self._lines[day].billed_picousd or 0) + picousd
 
     def add(self, record: RequestRecord) -> None:
-        """One of the ledger's rows."""
+        """Adds one of the ledger's rows."""
         self._lines[_day(round(record.started_at * 1_000_000))].add(record)
 
     def in_order(self) -> list[DayLine]:
-        """What the bill does not date comes last."""
+        """Returns the days in order; what the bill does not date comes last."""
         for day, line in self._lines.items():
             line.day = day
         return sorted(self._lines.values(), key=lambda line: (line.day is None, line.day or date.min))
 
 
 class Reconciliation:
-    """A bill, and the rows of those that were sent to what was billed; providers None: all that were sent anywhere.
+    """A bill, and the ledger's rows of the billed providers; providers None: of all providers.
 
     Memory grows with the days, and with the requests that were under way while a billed worker ran.
     """
@@ -105,7 +109,7 @@ class Reconciliation:
         self.providers: set[str] = set()
 
     def add(self, record: RequestRecord) -> None:
-        """One of the ledger's rows, in any order."""
+        """Adds one of the ledger's rows, in any order."""
         if record.provider is None or (self._billed is not None and record.provider not in self._billed):
             return
         self.providers.add(record.provider)
@@ -115,20 +119,20 @@ class Reconciliation:
             self._ran.append(ran)
 
     def days(self) -> list[DayLine]:
-        """See Days.in_order."""
+        """Returns the days as Days.in_order does."""
         return self._days.in_order()
 
     def bookings(self) -> list[Booking]:
-        """What the billed workers' seconds went into."""
+        """Returns the billed workers' costs, booked to requests."""
         return book(self._workers, self._ran)
 
     def due(self) -> dict[str, int]:
-        """Pico-dollars that each request owes of the bill, by its id; see accounting.due."""
+        """Returns the pico-dollars that each request owes of the bill, by its id; see booking.due."""
         return due(self._workers, self._ran)
 
 
 def total(lines: Iterable[DayLine]) -> DayLine:
-    """All days together, dated or not."""
+    """Returns all days together, dated or not."""
     whole = DayLine(None)
     for line in lines:
         whole.requests += line.requests
@@ -139,7 +143,7 @@ def total(lines: Iterable[DayLine]) -> DayLine:
 
 
 def ran_at(endpoint: str, record: RequestRecord) -> RanRequest:
-    """When a request of the ledger was at an endpoint, for accounting.book."""
+    """Returns when a request of the ledger was at an endpoint, for booking.book."""
     started_us = round(record.started_at * 1_000_000)
     return RanRequest(record.request_id, endpoint, started_us, started_us + round((record.total_ms or 0) * 1000))
 

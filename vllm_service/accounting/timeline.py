@@ -1,35 +1,34 @@
-"""A stretch of time on which intervals lie: how much of it is covered, each interval's share, and the gaps."""
+"""A span of time on which intervals lie: how much of it is covered, each interval's share, and the gaps."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-# A moment shared by n is counted n times as 1/n of it, rounded down to this fraction of a microsecond.
+#: Shares are counted in this fraction of a microsecond: a span that n intervals cover gives each 1/n of it, rounded
+#: down, and a finer unit keeps that rounding small beside the pico-dollars that are split by them.
 _PARTS = 1 << 20
 
 
 class Timeline:
-    """Of intervals in microseconds, sorted by their starts, between `begin` and `end`.
-
-    shares: each interval's part of the covered time, where moments that several cover are shared evenly; integers of
-    one unit, not microseconds.
-    """
+    """Intervals in microseconds, sorted by their starts, as they lie between `begin` and `end`."""
 
     def __init__(self, intervals: Sequence[tuple[int, int]], begin: int, end: int) -> None:
         self._clipped = [(min(max(start, begin), end), min(max(stop, begin), end)) for start, stop in intervals]
-        self._begin, self._end = begin, end
-        moments = sorted({moment for interval in self._clipped for moment in interval})
-        grown = self._share_until(moments)
-        position = {moment: number for number, moment in enumerate(moments)}
+        self._begin = begin
+        self._end = end
+        edges = sorted({edge for interval in self._clipped for edge in interval})
+        grown = self._share_until(edges)
+        position = {edge: number for number, edge in enumerate(edges)}
+        #: Each interval's part of the covered time, in 1 / _PARTS us; time that several cover is shared evenly.
         self.shares = [grown[position[stop]] - grown[position[start]] for start, stop in self._clipped]
         self.idle_us = sum(length for length, _ in self.gaps())
         self.busy_us = end - begin - self.idle_us
 
     def gaps(self) -> Iterator[tuple[int, int | None]]:
-        """Length of each stretch that nothing covers, and which interval ended last before it; None: none had.
+        """Yields the length of each span that nothing covers, and the number of the interval that ended last before it.
 
-        One that ended before the stretch began, or as it began itself, was never on it.
+        None if no interval had. One that ended before `begin`, or at it, is clipped to no length and was never there.
         """
         covered_until: int = self._begin
         last: int | None = None
@@ -43,16 +42,21 @@ class Timeline:
         if self._end > covered_until:
             yield self._end - covered_until, last
 
-    def _share_until(self, moments: Sequence[int]) -> list[int]:
-        """What an interval that covers everything up to each moment would have as its share."""
-        changes = [0] * len(moments)
+    def _share_until(self, edges: Sequence[int]) -> list[int]:
+        """Returns the share that an interval would have that covers everything up to each edge.
+
+        An interval's own share is a difference of two of these, so all of them cost one pass over the edges.
+        """
+        changes = [0] * len(edges)
         for start, stop in self._clipped:
-            changes[bisect_left(moments, start)] += 1
-            changes[bisect_left(moments, stop)] -= 1
-        grown, running, total = [], 0, 0
-        for number, moment in enumerate(moments):
+            changes[bisect_left(edges, start)] += 1
+            changes[bisect_left(edges, stop)] -= 1
+        grown = []
+        running = 0
+        total = 0
+        for number, edge in enumerate(edges):
             if running:
-                total += (moment - moments[number - 1]) * _PARTS // running
+                total += (edge - edges[number - 1]) * _PARTS // running
             grown.append(total)
             running += changes[number]
         return grown

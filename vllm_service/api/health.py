@@ -33,7 +33,7 @@ def health_router(parts: Dependencies) -> APIRouter:
     @router.get("/health", responses=_UNWELL)
     async def health(request: Request, response: Response) -> schemas.Health:
         """200 healthy, 503 initializing or degraded, 500 unhealthy; the body always has the same fields."""
-        verdict = judge(parts.state, parts.catalog())
+        verdict = judge(parts)
         response.status_code = verdict.http_status
         return _report(parts, verdict, in_full=await is_known(parts.keys, request))
 
@@ -45,8 +45,8 @@ def health_router(parts: Dependencies) -> APIRouter:
     @router.get("/health/ready", responses=_NOT_READY)
     async def ready(response: Response) -> schemas.Probe:
         """200 if requests should be sent here: also when degraded, since other models are served."""
-        status = judge(parts.state, parts.catalog()).status
-        if status in ("healthy", "degraded") and not parts.state.is_draining():
+        status = judge(parts).status
+        if status in ("healthy", "degraded") and not parts.server.is_stopping:
             return schemas.Probe(status="ready")
         response.status_code = 503
         return schemas.Probe(status="not_ready")
@@ -55,8 +55,8 @@ def health_router(parts: Dependencies) -> APIRouter:
 
 
 def _report(parts: Dependencies, verdict: Verdict, *, in_full: bool) -> schemas.Health:
-    state, catalog, measurements = parts.state, parts.catalog(), parts.measurements
-    breakers, hour = state.breakers(), measurements.last_hour()
+    catalog, measurements, breakers = parts.catalog(), parts.measurements, parts.breakers
+    hour = measurements.last_hour()
     models = list(catalog.models.values())
     return schemas.Health.model_validate(
         {
@@ -65,8 +65,8 @@ def _report(parts: Dependencies, verdict: Verdict, *, in_full: bool) -> schemas.
             "model_loaded": _is_loaded(parts),
             "gpu_available": None,
             "apple_silicon_optimized": any(is_on_apple_silicon(catalog, model) for model in models),
-            "warmup_completed": state.is_ready(),
-            "memory_usage": _memory(state.process()),
+            "warmup_completed": parts.server.is_listening,
+            "memory_usage": _memory(parts.process.status()),
             "uptime_seconds": measurements.uptime_seconds,
             "performance_target_met": is_target_met(hour, measurements.target_ms()),
             "circuit_breaker_status": worst_circuit(breakers),
@@ -91,8 +91,8 @@ def is_target_met(hour: Tally, target_ms: float | None) -> bool | None:
 
 def _is_loaded(parts: Dependencies) -> bool | None:
     """Whether a worker of ours has a model loaded; None where no endpoint has said how many workers run."""
-    running = [worker.running for worker in parts.state.workers().values()]
-    idle = [worker.idle for worker in parts.state.workers().values()]
+    running = [worker.running for worker in parts.workers.values()]
+    idle = [worker.idle for worker in parts.workers.values()]
     known = [count for count in (*running, *idle) if count is not None]
     return any(known) if known else None
 
@@ -121,7 +121,7 @@ def _addresses(catalog: Catalog, models: list[PublicModel], *, in_full: bool) ->
 
 
 def _endpoint(parts: Dependencies, models: list[PublicModel], *, in_full: bool) -> schemas.ModelEndpoint:
-    providers, breakers = parts.catalog().providers, parts.state.breakers()
+    providers, breakers = parts.catalog().providers, parts.breakers
     open_ones = [name for model in models for name in available(model, breakers)]
     mean_ms = parts.measurements.numbers_of_last_hour(models[0].name).mean_latency_ms
     return schemas.ModelEndpoint(

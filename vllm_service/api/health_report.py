@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from vllm_service.api.dependencies import ServiceState
+from vllm_service.api.dependencies import Dependencies
 from vllm_service.catalog.model import Catalog, PublicModel
-from vllm_service.domain.status import Circuit, LedgerState, ProviderCircuit
+from vllm_service.domain.status import Circuit, LedgerState, ProviderCircuit, QuotaState
 
 _WORST_FIRST = (Circuit.OPEN, Circuit.HALF_OPEN, Circuit.CLOSED)
 DEFAULT_USE_CASE = "chat"
@@ -27,14 +27,17 @@ class Verdict:
         return {"healthy": 200, "unhealthy": 500}.get(self.status, 503)
 
 
-def judge(state: ServiceState, catalog: Catalog) -> Verdict:
-    """Unhealthy: no request can succeed. Degraded: some models have nobody to serve them, or rows cannot be written.
+def judge(parts: Dependencies) -> Verdict:
+    """Returns the status, and the reasons for it.
+
+    Unhealthy: no request can succeed. Degraded: a model has no provider, or rows of the ledger cannot be written.
 
     A provider whose circuit is open is no reason by itself: as long as another serves its models, callers see nothing.
     """
-    if not state.is_ready():
+    catalog, breakers, server = parts.catalog(), parts.breakers, parts.server
+    if not server.is_listening:
         return Verdict("initializing", ("the start is not complete",))
-    ledger, quotas, breakers = state.ledger(), state.quotas(), state.breakers()
+    ledger, quotas = parts.statuses.of(LedgerState), parts.statuses.of(QuotaState)
     models = {model.name: model for model in catalog.models.values()}
     left = sorted(name for name, model in models.items() if not available(model, breakers))
     if quotas is not None and quotas.is_failing:
@@ -46,7 +49,7 @@ def judge(state: ServiceState, catalog: Catalog) -> Verdict:
         reasons.extend(_of_ledger(ledger))
     if not models:
         reasons.append("no model is configured")
-    if state.is_draining():
+    if server.is_stopping:
         reasons.append("the gateway is stopping")
     return Verdict("degraded", tuple(reasons)) if reasons else Verdict("healthy")
 

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from vllm_service.api.authentication import required_key
 from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.schemas import ErrorAnswer
+from vllm_service.domain.status import CacheState, LedgerState, QualityState, QuotaState, SessionsState, WorkerSlotState
 from vllm_service.observability.prometheus.family import Family, Snapshot
 from vllm_service.observability.prometheus.part_families import PARTS
 from vllm_service.observability.prometheus.request_families import REQUESTS
@@ -58,7 +59,8 @@ def metrics_router(parts: Dependencies) -> APIRouter:
 
 def take_snapshot(parts: Dependencies) -> Snapshot:
     """What all parts say now."""
-    state, measurements, catalog = parts.state, parts.measurements, parts.catalog()
+    of, measurements, catalog = parts.statuses.of, parts.measurements, parts.catalog()
+    sessions, quality = of(SessionsState), of(QualityState)
     models = measurements.by_model()
     names = sorted({model.name for model in catalog.models.values()})
     return Snapshot(
@@ -69,15 +71,15 @@ def take_snapshot(parts: Dependencies) -> Snapshot:
         rates=measurements.rates(),
         uptime_seconds=measurements.uptime_seconds,
         targets_ms={name: measurements.target_ms(name) for name in names},
-        is_ready=state.is_ready(),
-        breakers=state.breakers(),
-        workers=state.workers(),
-        cache=state.cache(),
-        ledger=state.ledger(),
-        quotas=state.quotas(),
-        process=state.process(),
-        place=state.place(),
-        in_flight=state.in_flight(),
-        quality_scores=state.quality_scores(),
-        active_sessions=state.active_sessions(),
+        is_ready=parts.server.is_listening,
+        breakers=parts.breakers,
+        workers=parts.workers,
+        cache=of(CacheState),
+        ledger=of(LedgerState),
+        quotas=of(QuotaState),
+        process=parts.process.status(),
+        worker_slot=of(WorkerSlotState),
+        in_flight=parts.server.in_flight,
+        quality_scores={} if quality is None else quality.by_model,
+        active_sessions=None if sessions is None else sessions.active,
     )

@@ -11,7 +11,7 @@ from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.health import GIGABYTE, is_target_met
 from vllm_service.api.health_report import worst_circuit
 from vllm_service.api.models import is_on_apple_silicon
-from vllm_service.domain.status import Circuit
+from vllm_service.domain.status import CacheState, Circuit
 from vllm_service.observability.histogram import Distribution
 from vllm_service.observability.tally import Tally
 
@@ -35,7 +35,7 @@ def performance_router(parts: Dependencies) -> APIRouter:
             optimization_status=schemas.OptimizationStatus(
                 apple_silicon_enabled=_has_apple_silicon(parts),
                 mps_acceleration=None,
-                response_caching=parts.state.cache() is not None,
+                response_caching=parts.statuses.of(CacheState) is not None,
                 batch_processing=None,
                 quantization_enabled=None,
             ),
@@ -57,7 +57,7 @@ def grade(share: float | None) -> Grade | None:
 
 
 def _latency(parts: Dependencies) -> schemas.Latency:
-    measurements, state = parts.measurements, parts.state
+    measurements = parts.measurements
     hour, day, always = measurements.last_hour(), measurements.last_day(), measurements.all_time()
     target_ms = measurements.target_ms()
     return schemas.Latency(
@@ -71,9 +71,9 @@ def _latency(parts: Dependencies) -> schemas.Latency:
         latency_breakdown=_breakdown(hour),
         optimizations_enabled=schemas.OptimizationsEnabled(
             apple_silicon=_has_apple_silicon(parts),
-            warmup_completed=state.is_ready(),
-            cache_enabled=state.cache() is not None,
-            circuit_breaker=bool(state.breakers()),
+            warmup_completed=parts.server.is_listening,
+            cache_enabled=parts.statuses.of(CacheState) is not None,
+            circuit_breaker=bool(parts.breakers),
         ),
         historical_performance=schemas.HistoricalPerformance(
             last_hour_avg_ms=hour.latency.mean_ms,
@@ -110,8 +110,8 @@ def _throughput(parts: Dependencies) -> schemas.ThroughputMetrics:
 
 
 def _resources(parts: Dependencies) -> schemas.ResourceUtilization:
-    process, cache = parts.state.process(), parts.state.cache()
-    circuit = worst_circuit(parts.state.breakers())
+    process, cache = parts.process.status(), parts.statuses.of(CacheState)
+    circuit = worst_circuit(parts.breakers)
     return schemas.ResourceUtilization(
         cpu_usage_percentage=process.cpu_percentage,
         memory_usage_gb=process.memory_bytes / GIGABYTE,

@@ -1,4 +1,4 @@
-"""What the keeper knows of one endpoint, and whether that means that a worker is to be woken, or kept."""
+"""The state of one endpoint, and the rules by which a worker is to be woken, or kept."""
 
 from __future__ import annotations
 
@@ -14,52 +14,55 @@ from vllm_service.runpod.health import EndpointHealth
 
 @dataclass(slots=True)
 class EndpointState:
-    """One endpoint. wake: the last by this replica. kept_seconds: how long a job keeps its worker from being let go.
-
-    follower: where workersMin follows the router; then nobody is woken or kept by a job.
-    """
+    """One endpoint as this replica's controller sees it."""
 
     endpoint: RunPodEndpoint
+    #: The model's name at the endpoint, which a warm-up job needs.
     model: str
+    #: How long one job keeps an idle worker from being stopped: half the idle timeout.
     kept_seconds: float
+    #: Set where workersMin follows the router; then no job wakes or keeps a worker.
     follower: WorkersMinFollower | None = None
+    #: As last seen; None: the endpoint did not answer, or was not looked at yet.
     health: EndpointHealth | None = None
+    #: The last wake by this replica.
     wake: WakeProgress = field(default_factory=WakeProgress)
 
     def take_over(self, before: EndpointState) -> None:
-        """What was known of it before the configuration was read again."""
-        self.health, self.wake = before.health, before.wake
-        if self.follower is not None and before.follower is not None and self.manages == before.manages:
+        """Keeps what was known of the endpoint before the configuration was read again."""
+        self.health = before.health
+        self.wake = before.wake
+        if self.follower is not None and before.follower is not None and self.managed_url == before.managed_url:
             self.follower.take_over(before.follower)
 
     @property
-    def manages(self) -> str | None:
-        """Where it is that workersMin follows the router."""
+    def managed_url(self) -> str | None:
+        """The management API's address, where workersMin follows the router."""
         return None if self.follower is None else self.follower.url
 
-    def state(self) -> WorkerState | None:
-        """For health and metrics. None: it was not seen."""
+    def worker_state(self) -> WorkerState | None:
+        """Returns the workers and jobs for health and metrics; None: the endpoint was not seen."""
         if self.health is None:
             return None
         return _state(self.health, None if self.follower is None else self.follower.known)
 
 
 def is_to_be_kept(target: WorkerTarget, health: EndpointHealth | None) -> bool:
-    """Its workers idle, all of them, as far as is known; who works is not let go."""
+    """Returns whether workers are wanted and all of them idle, as far as is known; the platform stops no busy one."""
     if target.workers <= target.always_on or health is None or not health.workers_warm:
         return False
     return not (health.jobs_in_progress or health.jobs_queued or health.workers_running)
 
 
 def is_to_be_woken(target: WorkerTarget, health: EndpointHealth | None) -> bool:
-    """Only from nothing: a warm-up job would be taken by a worker that is there already."""
+    """Returns whether workers are wanted and there is none: a warm worker would take the warm-up job itself."""
     if target.workers <= target.always_on or health is None:
         return False
     return not (health.workers_warm or health.workers_initializing or health.jobs_queued)
 
 
 def document_of(health: EndpointHealth) -> dict[str, object]:
-    """As `/health` has it, without what was unknown."""
+    """Returns the workers as `/health` has them, without what was unknown."""
     return {"workers": dict(health.workers)}
 
 

@@ -11,9 +11,10 @@ from vllm_service.storage.coordination.protocol import Wakes
 
 
 class WakeOutcome(StrEnum):
-    """What came of the wish to wake an endpoint."""
+    """The outcome of one try to wake an endpoint."""
 
     STARTED = "started"
+    #: Another replica holds the lease.
     UNDER_WAY = "under_way"
     FAILED = "failed"
 
@@ -22,22 +23,27 @@ class Wakeable(Protocol):
     """An endpoint that can be woken (runpod/endpoint.py)."""
 
     async def wake(self, model: str) -> str:
-        """Raises ServiceError."""
+        """Sends the warm-up job and returns its id. Raises ServiceError."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class WakeSettings:
-    """Seconds. lease: how long nobody else wakes it: its longest cold start. retry: after a wake that failed."""
+    """How long wakes of one endpoint are apart."""
 
+    #: How long no other replica wakes the endpoint: its longest cold start.
     lease_seconds: float = 300.0
+    #: The pause after a wake that failed.
     retry_seconds: float = 5.0
 
 
 async def wake_once(
     name: str, model: str, endpoint: Wakeable, wakes: Wakes, settings: WakeSettings
 ) -> tuple[WakeOutcome, str | None]:
-    """Also the job's id, or why it failed. When a worker is seen ready, or gone, call `wakes.shorten(name, ...)`."""
+    """Wakes the endpoint unless its lease is held. Returns the outcome, and the job's id or why it failed.
+
+    The lease outlives this call: when a worker is seen ready, or gone, the caller shortens it.
+    """
     if not await wakes.claim(name, settings.lease_seconds):
         return WakeOutcome.UNDER_WAY, None
     try:

@@ -1,8 +1,8 @@
 """Lets an endpoint's workersMin follow the router, up and down: one number and one setter of all replicas.
 
-workersMin is paid until somebody lowers it. So it is looked at again now and then, also when nothing is to be changed:
-an order that was taken for lost may have arrived late. Workers of an endpoint that cannot be seen are not asked for,
-and kept for a while only. The last replica that stops sets it back, and the first that starts what a killed one left.
+workersMin is paid until it is lowered. So it is read again now and then, also when nothing is to be changed: an order
+that was taken for lost may have arrived late. An endpoint that cannot be seen gets no more workers, and keeps those it
+has for a while only. The last replica that stops sets it back, and the first that starts lowers what a killed one left.
 """
 
 from __future__ import annotations
@@ -21,99 +21,125 @@ _log = logging.getLogger(__name__)
 
 
 class Manageable(Protocol):
-    """An endpoint whose workersMin can be set (runpod/management.py). url: by which it is known."""
+    """An endpoint whose workersMin can be set (runpod/management.py)."""
 
+    #: The provider's name.
     name: str
+    #: The address in the management API, by which endpoints differ.
     url: str
 
     async def ensure(self, workers: int) -> bool:
-        """Whether it had to be changed. Raises UpstreamFailed."""
+        """Sets workersMin and returns whether it had to be changed. Raises UpstreamFailed."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class FollowSettings:
-    """Seconds. word: how long a replica's number counts. lease: the longest that setting may take. pace: between two
-    changes. retry: after a failure, doubled up to longest_retry. look: between two looks when all is as it should be.
-    unseen: how long workers of an endpoint that cannot be seen are kept. leave: the longest that setting it back takes.
-    """
+    """The times of one endpoint's workersMin."""
 
-    word_seconds: float = 10.0
+    #: How long a replica's target counts after it was published, so that a killed replica's ends.
+    target_seconds: float = 10.0
+    #: The longest that one change may take: three requests of management.TIMEOUT_SECONDS fit.
     lease_seconds: float = 20.0
+    #: Between two changes of one endpoint, over all replicas.
     pace_seconds: float = 5.0
+    #: The pause after a failure, doubled with each one in a row.
     retry_seconds: float = 5.0
     longest_retry_seconds: float = 60.0
+    #: How often workersMin is read when all is as it should be.
     look_seconds: float = 60.0
+    #: How long workers of an endpoint that cannot be seen are kept.
     unseen_seconds: float = 30.0
+    #: The longest that a stopping replica takes to set workersMin back.
     leave_seconds: float = 8.0
     leave_retry_seconds: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """most: workers that the endpoint may have. base: what workersMin is set back to."""
+    """Between what workersMin is set."""
 
+    #: Workers that the endpoint may have.
     most: int
+    #: What workersMin is set back to.
     base: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
-    """By what this replica agrees with the others, and its name among them."""
+class Coordination:
+    """How this replica agrees with the others on one target and one setter."""
 
+    #: This replica's name among them.
     replica: str
+    #: Leases: the holder of an endpoint's lease sets its workersMin.
     wakes: Wakes
+    #: The replicas' targets, of which the highest counts.
     targets: Targets
 
 
 class WorkersMinFollower:
-    """One endpoint. clock: seconds, monotonic. known: workersMin as last set or found; None: not yet."""
+    """Lets one endpoint's workersMin follow the router's target."""
 
     def __init__(
         self,
         managed: Manageable,
         bounds: Bounds,
-        together: Together,
+        coordination: Coordination,
         clock: Callable[[], float],
         settings: FollowSettings | None = None,
     ) -> None:
         self.url = managed.url
+        #: workersMin as last set or found; None: not yet, or the last order failed.
         self.known: int | None = None
-        self._name, self._lease = managed.name, f"{managed.name}/workersMin"
+        self._name = managed.name
+        self._lease = f"{managed.name}/workersMin"
         self._managed = managed
         self._bounds = bounds
-        self._together = together
-        self._clock = clock
+        self._coordination = coordination
+        self._clock = clock  # seconds, monotonic
         self._settings = settings or FollowSettings()
-        self._seen_at = self._looked_at = -math.inf
+        #: When the endpoint's workers were last seen.
+        self._seen_at = -math.inf
+        #: When workersMin was last set or read.
+        self._looked_at = -math.inf
         self._failures = 0
-        self._refused: int | None = None  # what the last order asked for, if it failed
+        #: What the last order was for, if it failed.
+        self._refused: int | None = None
 
     def take_over(self, before: WorkersMinFollower) -> None:
-        """The same endpoint in a configuration that was read again: what is known of it."""
-        self.known, self._seen_at, self._looked_at = before.known, before._seen_at, before._looked_at
+        """Keeps what was known of the same endpoint before the configuration was read again."""
+        self.known = before.known
+        self._seen_at = before._seen_at
+        self._looked_at = before._looked_at
 
     async def follow(self, target: int, reason: str, *, is_seen: bool) -> None:
-        """To be called about once a second. is_seen: whether the last look at its workers told something."""
-        together, settings = self._together, self._settings
-        own = self._within_sight(target, is_seen=is_seen)
-        highest = await together.targets.publish(self._name, together.replica, own, settings.word_seconds)
+        """Publishes this replica's target and sets workersMin to the highest of all; to be called about once a second.
+
+        is_seen: whether the endpoint's workers were seen when they were last looked at.
+        """
+        coordination = self._coordination
+        settings = self._settings
+        own = self._own_target(target, is_seen=is_seen)
+        highest = await coordination.targets.publish(self._name, coordination.replica, own, settings.target_seconds)
         wanted = min(highest, self._bounds.most)
         now = self._clock()
         is_well = wanted == self.known and 0 <= now - self._looked_at < settings.look_seconds
-        if wanted < (self._refused or 0):  # to lower it, nobody waits for the pause of an order to raise it
-            await together.wakes.shorten(self._lease, settings.pace_seconds)
-        if not is_well and await together.wakes.claim(self._lease, settings.lease_seconds):
+        if wanted < (self._refused or 0):
+            # Lowering it saves money, so it does not wait out the longer pause after an order to raise it failed.
+            await coordination.wakes.shorten(self._lease, settings.pace_seconds)
+        if not is_well and await coordination.wakes.claim(self._lease, settings.lease_seconds):
             await self._set(wanted, reason)
 
     async def leave(self) -> None:
-        """This replica stops, or looks after the endpoint no longer. Returns in time; logs what it could not do."""
-        together, base, why = self._together, min(self._bounds.base, self._bounds.most), "no answer"
+        """Withdraws this replica's target; the last one sets workersMin back. Logs what could not be done in time."""
+        coordination = self._coordination
+        base = min(self._bounds.base, self._bounds.most)
+        why = "no answer"
         try:
             async with asyncio.timeout(self._settings.leave_seconds):
-                if await together.targets.withdraw(self._name, together.replica) is not None:
+                if await coordination.targets.withdraw(self._name, coordination.replica) is not None:
                     return
-                while (failure := await self._tried(base)) is not None:
+                while (failure := await self._set_back(base)) is not None:
                     why = failure
                     await asyncio.sleep(self._settings.leave_retry_seconds)
         except TimeoutError:
@@ -122,9 +148,13 @@ class WorkersMinFollower:
                 "Set it by hand; docs/operations.md says how",
                 *(self._name, base, why),
             )
-        await together.wakes.clear(self._lease)
+        await coordination.wakes.clear(self._lease)
 
-    def _within_sight(self, target: int, *, is_seen: bool) -> int:
+    def _own_target(self, target: int, *, is_seen: bool) -> int:
+        """Returns the target, but for an endpoint that cannot be seen no more workers than there are, and soon none.
+
+        The router would send nothing to workers that it cannot see.
+        """
         now = self._clock()
         if is_seen:
             self._seen_at = now
@@ -132,26 +162,31 @@ class WorkersMinFollower:
         return min(target, self.known or 0) if 0 <= now - self._seen_at < self._settings.unseen_seconds else 0
 
     async def _set(self, workers: int, reason: str) -> None:
-        """By who has the lease. Others may change it again when the pace allows."""
-        wakes, settings = self._together.wakes, self._settings
+        """Sets workersMin while this replica holds the lease; the next change may come when the pace allows."""
+        wakes = self._coordination.wakes
+        settings = self._settings
         try:
             was_changed = await self._managed.ensure(workers)
         except UpstreamFailed as error:
             pause = min(settings.retry_seconds * 2.0 ** min(self._failures, 20), settings.longest_retry_seconds)
-            self.known, self._refused = None, workers
+            self.known = None
+            self._refused = workers
             self._failures += 1
-            _log.warning("%s; it is tried again in %.0f s", error.message, pause)
+            _log.warning("%s; the next try is in %.0f s", error.message, pause)
             await wakes.shorten(self._lease, pause)
             return
-        self.known, self._looked_at, self._failures, self._refused = workers, self._clock(), 0, None
+        self.known = workers
+        self._looked_at = self._clock()
+        self._failures = 0
+        self._refused = None
         if was_changed:
             _log.info("workersMin of %s is %d now: %s", self._name, workers, reason)
             await wakes.shorten(self._lease, settings.pace_seconds)
         else:
             await wakes.clear(self._lease)
 
-    async def _tried(self, workers: int) -> str | None:
-        """Why it failed, if it did."""
+    async def _set_back(self, workers: int) -> str | None:
+        """Sets workersMin once; returns why that failed, or None."""
         try:
             await self._managed.ensure(workers)
         except UpstreamFailed as error:

@@ -1,1 +1,1 @@
-"""Providers, models and prices: what providers.yaml and models.yaml say."""
+"""Providers, models and prices: providers.yaml and models.yaml, read and checked."""

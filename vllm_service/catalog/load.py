@@ -1,4 +1,4 @@
-"""providers.yaml and models.yaml become a Catalog, or an error that names file, line, path and what to do."""
+"""Loads providers.yaml and models.yaml as a Catalog, or raises an error with file, line, path and remedy."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A catalog, and what stays unknown in it, one sentence each."""
+    """A catalog with its warnings."""
 
     catalog: Catalog
+    #: What stays unknown, such as a price: one sentence each.
     warnings: tuple[str, ...]
 
 
 def load(settings: CatalogSettings) -> Catalog:
-    """The catalog of both files, as they are now; warnings are logged. Raises ConfigurationError.
+    """Returns the catalog of both files as they are now, and logs its warnings. Raises ConfigurationError.
 
-    Touches nothing that was loaded before: on SIGHUP, who gets an error keeps what it has.
+    It changes nothing that was loaded before: after an error on SIGHUP the gateway goes on with the catalog it has.
     """
     loaded = read(settings)
     for warning in loaded.warnings:
@@ -35,7 +36,7 @@ def load(settings: CatalogSettings) -> Catalog:
 
 
 def read(settings: CatalogSettings, prices: PackagePrices | None = None) -> Loaded:
-    """The catalog and its warnings. Raises ConfigurationError."""
+    """Returns the catalog and its warnings. Raises ConfigurationError."""
     entries = read_providers(read_yaml(settings.providers_path), settings.environment)
     reader = ModelReader(entries, prices or PackagePrices(), settings.baseline_model)
     models = reader.read(read_yaml(settings.models_path))

@@ -1,4 +1,4 @@
-"""Providers and public models as values: what providers.yaml and models.yaml say, after validation."""
+"""Providers and public models as values: the validated content of providers.yaml and models.yaml."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 
-# A provider tagged so in providers.yaml runs on Apple silicon.
+#: The tag in providers.yaml of a provider that runs on Apple silicon.
 APPLE_SILICON_TAG = "apple-silicon"
 
 
@@ -21,71 +21,72 @@ class ProviderKind(StrEnum):
 
 
 class OnDisconnect(StrEnum):
-    """What becomes of an answer when the caller has left: stopped, or read to its end since it is billed anyway."""
+    """What happens to a provider's answer when the caller has left."""
 
+    #: The connection to the provider is closed.
     STOP = "stop"
+    #: The answer is read to its end, where the provider bills it anyway.
     DRAIN = "drain"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkersMin:
-    """A RunPod endpoint whose workersMin the gateway sets to as many workers as the router wants.
+    """A RunPod endpoint whose workersMin the gateway sets to the router's worker target."""
 
-    url: of RunPod's management API, `https://rest.runpod.io/v1/endpoints/ENDPOINT_ID`. base: what it is set back to by
-    the last gateway that stops.
-    """
-
+    #: In RunPod's management API: `https://rest.runpod.io/v1/endpoints/ENDPOINT_ID`.
     url: str
+    #: The workersMin that the last gateway to stop sets again.
     base: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A place that answers OpenAI requests.
-
-    base_url: up to and with `/v1`; for RunPod `https://api.runpod.ai/v2/ENDPOINT/openai/v1`.
-    api_key: the provider's, never shown; None sends no Authorization.
-    control_url: RunPod's `/v2/ENDPOINT`, where `/health` and `/run` are; None for hosted providers.
-    workers_min: set where that number follows the router; None where workers are woken by warm-up jobs.
-    second_price: RunPod's, per worker. expected: where the router's estimates of an endpoint start, by the names of
-    routing.profiles.EndpointProfile. timeouts in seconds: to connect, to a stream's first byte, between bytes.
-    """
+    """A service that answers OpenAI requests: a RunPod endpoint or a hosted provider."""
 
     name: str
     kind: ProviderKind
+    #: Up to and including `/v1`; for RunPod `https://api.runpod.ai/v2/ENDPOINT_ID/openai/v1`.
     base_url: str
+    #: Secret, hence in no repr. None sends no Authorization header.
     api_key: str | None = field(default=None, repr=False)
+    #: RunPod's `/v2/ENDPOINT_ID`, the parent of `/health` and `/run`; None for hosted providers.
     control_url: str | None = None
+    #: RunPod's price of a second of one worker.
     second_price: SecondPrice | None = None
     on_disconnect: OnDisconnect = OnDisconnect.STOP
     connect_timeout_seconds: float = 5.0
+    #: From the request to the first byte, of streams only: a whole answer may take as long as its request.
     first_byte_timeout_seconds: float = 120.0
+    #: Between two bytes of an answer.
     idle_timeout_seconds: float = 60.0
     max_connections: int = 1024
     region: str | None = None
     tags: frozenset[str] = frozenset()
+    #: The router's first estimates of an endpoint, by the names of routing.profiles.EndpointProfile's fields.
     expected: tuple[tuple[str, float], ...] = ()
+    #: Set where the gateway sets workersMin; None where warm-up jobs wake the workers.
     workers_min: WorkersMin | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A provider that serves a model: its name there, and its price there; None is unknown, or by the second."""
+    """A provider's model that can answer a public model's requests."""
 
     provider: str
+    #: The model's name at the provider.
     model: str
+    #: None where it is unknown, or the provider is paid by the second.
     price: TokenPrice | None = None
+    #: The offer's share of the requests under the strategy WEIGHTED, relative to the other offers'.
     weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class PublicModel:
-    """A model as callers name it. `offers` are in configured order; `baseline` is what savings are counted against.
-
-    tokenizer: counts what a provider that sends no usage did not; a tokenizer.json, or a folder that holds one.
-    """
+    """A model as callers name it."""
 
     name: str
+    #: In configured order.
     offers: tuple[Offer, ...]
     aliases: tuple[str, ...] = ()
     context_length: int | None = None
@@ -93,14 +94,17 @@ class PublicModel:
     description: str | None = None
     latency_target_seconds: float | None = None
     strategy: str | None = None
+    #: The model that savings are counted against, such as `openai/gpt-4o-mini`, and its price.
     baseline_model: str | None = None
     baseline_price: TokenPrice | None = None
+    #: A tokenizer.json, or a directory with one: it counts tokens where a provider sends no usage.
     tokenizer: Path | None = None
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """Everything that can be asked for, and where. `models` holds each model under its name and under its aliases."""
+    """All enabled providers and all models that they serve."""
 
     providers: Mapping[str, Provider]
+    #: Each model under its name, its aliases and its tasks.
     models: Mapping[str, PublicModel]

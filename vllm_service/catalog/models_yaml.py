@@ -1,4 +1,4 @@
-"""The entries of models.yaml: public names, their offers with prices, aliases, limits, and the baseline."""
+"""Reads models.yaml: public models, their offers with prices, aliases, limits, and the baseline."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ EMBEDDINGS = "embeddings"
 
 @dataclass
 class ModelReader:
-    """Reads models.yaml. `warnings` fills with what stays unknown, and why."""
+    """Reads models.yaml against the entries of providers.yaml."""
 
+    #: By name; None for a disabled provider.
     providers: Mapping[str, ProviderEntry | None]
     prices: PackagePrices
     default_baseline: str | None = None
+    #: Filled by `read`: what stays unknown, and why.
     warnings: list[str] = field(default_factory=list)
 
     def read(self, root: Value) -> dict[str, PublicModel]:
-        """Each model under its name, its aliases and its tasks. Raises ConfigurationError."""
+        """Returns each model under its name, its aliases and its tasks. Raises ConfigurationError."""
         top = root.section(("baseline", "models", "tasks"))
         self.default_baseline = top.text("baseline") or self.default_baseline
         section = top.need("models").section()
@@ -44,22 +46,27 @@ class ModelReader:
                 continue
             for known_as in (name, *model.aliases):
                 if known_as in found:
-                    raise value.wrong(f"{known_as!r} already names the model {found[known_as].name!r}")
+                    raise value.wrong(
+                        f"{known_as!r} is already a name of the model {found[known_as].name!r}; change one"
+                    )
                 found[known_as] = model
         if not found:
-            raise section.place.wrong("there is no model with an enabled provider; add offers, or enable providers")
+            raise section.value.wrong(
+                "no model has an enabled provider; add offers, or set enabled: true at a provider"
+            )
         tasks = top.get("tasks")
         return found if tasks is None else with_tasks(found, tasks, declared, self.warnings)
 
     def _model(self, name: str, section: Section) -> PublicModel | None:
-        length, target = section.get("context_length"), section.get("latency_target_seconds")
+        length = section.get("context_length")
+        target = section.get("latency_target_seconds")
         context_length = None if length is None else length.count()
         capabilities = frozenset(section.words("capabilities"))
         offers = self._offers(section, context_length, capabilities)
         if not offers:
-            self.warnings.append(f"{section.place.path}: all of its providers are disabled; it is not served")
+            self.warnings.append(f"{section.value.path}: all of its providers are disabled, so it is not served")
             return None
-        # A chat model says nothing of what embeddings would have cost: they have the baseline that they name.
+        # A chat model's price is no measure for embeddings: they have no baseline but one that they name themselves.
         baseline = section.text("baseline") or (None if capabilities == {EMBEDDINGS} else self.default_baseline)
         return PublicModel(
             name=name,
@@ -84,8 +91,8 @@ class ModelReader:
             offer = item.section(("provider", "model", "weight"))
             provider = offer.need("provider").choice(self.providers)
             model = offer.need("model").text()
-            if any(known.provider == provider and known.model == model for known in offers):
-                raise item.wrong(f"{provider} already offers {model} here")
+            if any(earlier.provider == provider and earlier.model == model for earlier in offers):
+                raise item.wrong(f"{provider} already offers {model} here; remove one of the two")
             if (entry := self.providers[provider]) is None:
                 continue
             quote = self._quote(entry, model, context_length, output=capabilities != {EMBEDDINGS})
@@ -96,7 +103,7 @@ class ModelReader:
 
     def _quote(self, entry: ProviderEntry, model: str, context_length: int | None, *, output: bool) -> Quote:
         if entry.provider.kind is ProviderKind.RUNPOD:
-            unknown = "" if entry.provider.second_price else "usd_per_second is not set at its provider"
+            unknown = "" if entry.provider.second_price else "set usd_per_second at its provider"
             return Quote(None, unknown)
         if model in entry.prices:
             return Quote(entry.prices[model])
@@ -109,6 +116,8 @@ class ModelReader:
             return read_price(price)
         if baseline is None:
             return None
+        # The part before the slash is a provider of providers.yaml, whose own price comes first; else a preset; else a
+        # provider by the price package's name.
         source, _, model = baseline.partition("/")
         entry = self.providers.get(source)
         if entry is not None and model in entry.prices:
@@ -117,15 +126,15 @@ class ModelReader:
         source = (entry.price_source if entry else None) or (preset.price_source if preset else None) or source
         quote = self.prices.quote(source, model, context_length)
         if quote.reason:
-            self.warnings.append(f"{section.place.path}.baseline: price unknown: {quote.reason}")
+            self.warnings.append(f"{section.value.path}.baseline: price unknown: {quote.reason}")
         return quote.price
 
 
 def _tokenizer(section: Section) -> Path | None:
-    """A relative path begins at the file's own folder."""
+    """Returns the tokenizer's path; a relative one starts at the file's own directory."""
     if (value := section.get("tokenizer")) is None:
         return None
     path = value.file.parent / Path(value.text()).expanduser()
     if not path.is_file() and not (path / "tokenizer.json").is_file():
-        raise value.wrong(f"{path} is neither a tokenizer.json nor a folder that holds one")
+        raise value.wrong(f"{path} is neither a tokenizer.json nor a directory with one")
     return path.resolve()

@@ -1,4 +1,4 @@
-"""Hosted providers that need no base URL in providers.yaml. As of 2026-11-21; a base_url in the file wins."""
+"""Hosted providers that need no base URL in providers.yaml, as of 2026-11-21. A base_url in the file overrides."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ RUNPOD_MANAGEMENT_URL = "https://rest.runpod.io"
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """base_url: up to and with `/v1`. price_source: its name in the price package; None: not listed there."""
+    """A hosted provider's defaults."""
 
+    #: Up to and including `/v1`.
     base_url: str
+    #: The provider's name in the price package; None if it is not listed there.
     price_source: str | None
 
 

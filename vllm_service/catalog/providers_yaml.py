@@ -1,4 +1,4 @@
-"""The entries of providers.yaml: RunPod endpoints by id, hosted providers by preset or URL, with own prices."""
+"""Reads providers.yaml: RunPod endpoints by id, hosted providers by preset or URL, with own prices."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ COMMON = (
 )
 SCALING_KEYS = ("scaling", "workers_min", "management_url")
 RUNPOD_KEYS = ("endpoint_id", "api_url", "usd_per_second", "as_of", "expected", *SCALING_KEYS, *COMMON)
-# How an endpoint gets the workers that the router wants: the first is the default.
-WARM_UP_JOBS, WORKERS_MIN = SCALING = ("warm_up_jobs", "workers_min")
-# Where the router's estimates of an endpoint start, until it has measured: see docs/providers.md.
+#: How the gateway gets an endpoint to the router's worker target.
+WARM_UP_JOBS = "warm_up_jobs"
+WORKERS_MIN = "workers_min"
+#: The first is the default.
+SCALING = (WARM_UP_JOBS, WORKERS_MIN)
+#: The router's first estimates of an endpoint, until it has measured: see docs/providers.md.
 EXPECTED_COUNTS = ("slots", "max_workers", "always_on_workers")
 EXPECTED_SECONDS = (
     *("prefill_tokens_per_second", "decode_seconds", "decode_seconds_per_batch"),
@@ -31,24 +34,31 @@ HOSTED_KEYS = ("preset", "base_url", "price_source", "prices", *COMMON)
 
 @dataclass(frozen=True)
 class ProviderEntry:
-    """A provider, and where its models' prices come from: the file's own before the package's `price_source`."""
+    """A provider with the sources of its models' prices."""
 
     provider: Provider
+    #: The file's own, by the model's name at the provider. They are used before the price package.
     prices: Mapping[str, TokenPrice] = field(default_factory=dict)
+    #: The provider's name in the price package; None: only the file's prices.
     price_source: str | None = None
 
 
 def read_providers(root: Value, environment: Mapping[str, str]) -> dict[str, ProviderEntry | None]:
-    """By name, None for those with `enabled: false`. Raises ConfigurationError."""
+    """Returns the entries by name; None for those with `enabled: false`. Raises ConfigurationError."""
     section = root.section(("providers",)).need("providers").section()
     entries = {name: _entry(name, value, environment) for name, value in section}
     if not entries:
-        raise section.place.wrong("there is no provider; name at least one")
+        raise section.value.wrong(
+            "there is no provider; add at least one: NAME: {preset: openai, api_key_env: OPENAI_API_KEY}"
+        )
     return entries
 
 
 def read_price(value: Value) -> TokenPrice:
-    """`{input, output, cached_input?, as_of}` in USD per million tokens; cached_input unset is no discount."""
+    """Returns the price `{input, output, cached_input?, as_of}`, in USD per million tokens.
+
+    Without cached_input, cached tokens cost as much as others.
+    """
     section = value.section(("input", "output", "cached_input", "as_of"))
     _as_of(section)
     cached = section.get("cached_input")
@@ -65,7 +75,9 @@ def read_price(value: Value) -> TokenPrice:
 def _entry(name: str, value: Value, environment: Mapping[str, str]) -> ProviderEntry | None:
     any_keys = value.section()
     if any_keys.get("api_key"):
-        raise any_keys.need("api_key").wrong("keys do not belong into files; write api_key_env: NAME_OF_A_VARIABLE")
+        raise any_keys.need("api_key").wrong(
+            "a key must not stand in a file; put it into an environment variable, and its name here: api_key_env: NAME"
+        )
     enabled = any_keys.get("enabled")
     if enabled is not None and not enabled.switch():
         return None
@@ -85,7 +97,7 @@ def _runpod(name: str, section: Section, environment: Mapping[str, str]) -> Prov
         except ValueError as error:
             raise per_second.wrong(str(error)) from None
     if section.get("api_key_env") is None and api_url is None:
-        raise section.place.wrong("api_key_env is missing; RunPod wants a key: api_key_env: RUNPOD_API_KEY")
+        raise section.value.wrong("api_key_env is missing; RunPod requires a key: api_key_env: RUNPOD_API_KEY")
     provider = _provider(
         name,
         section,
@@ -111,20 +123,22 @@ def _expected(section: Section) -> tuple[tuple[str, float], ...]:
 
 
 def _workers_min(section: Section, url: str, expected: Mapping[str, float]) -> WorkersMin | None:
-    """url: of the management API, unless the section names another."""
+    """Returns what the gateway needs to set workersMin; None with warm-up jobs. url: RunPod's management API."""
     scaling, base, own_url = (section.get(key) for key in SCALING_KEYS)
     if scaling is None or scaling.choice(SCALING) == WARM_UP_JOBS:
         for unused in (base, own_url):
             if unused is not None:
-                raise unused.wrong(f"only with scaling: {WORKERS_MIN}; write that at this provider, or take this out")
+                raise unused.wrong(f"valid only with scaling: {WORKERS_MIN}; set that at this provider, or remove this")
         return None
     if section.get("usd_per_second") is None:
-        raise scaling.wrong("usd_per_second is missing; without a price the router never says how many workers")
+        raise scaling.wrong(
+            "usd_per_second is missing at this provider; without a price the router has no worker target"
+        )
     if expected.get("always_on_workers"):
-        raise scaling.wrong("the gateway sets workersMin itself; take expected.always_on_workers out, or this")
+        raise scaling.wrong("the gateway sets workersMin itself; remove expected.always_on_workers, or this")
     workers = 0 if base is None else _count_from_zero(base)
     if base is not None and workers > expected.get("max_workers", workers):
-        raise base.wrong(f"more than expected.max_workers, which is {expected['max_workers']:g}")
+        raise base.wrong(f"{workers} is more than expected.max_workers, which is {expected['max_workers']:g}; lower it")
     origin = url if own_url is None else _url(own_url).removesuffix("/v1")
     return WorkersMin(f"{origin}/v1/endpoints/{section.need('endpoint_id').text()}", workers)
 
@@ -145,9 +159,9 @@ def _hosted(name: str, section: Section, environment: Mapping[str, str]) -> Prov
     elif preset is not None:
         base_url = preset.base_url
     else:
-        raise section.place.wrong(
-            f"what is this? Give preset: ({', '.join(PRESETS)}), base_url: (any OpenAI-compatible URL, with /v1), "
-            "or endpoint_id: (RunPod)"
+        raise section.value.wrong(
+            f"the provider has no address; set preset (one of {', '.join(PRESETS)}), base_url (of any "
+            "OpenAI-compatible API, with /v1), or endpoint_id (RunPod)"
         )
     prices = section.get("prices")
     return ProviderEntry(
@@ -167,7 +181,8 @@ def _provider(
     control_url: str | None = None,
     second_price: SecondPrice | None = None,
 ) -> Provider:
-    leaving, connections = section.get("on_disconnect"), section.get("max_connections")
+    on_disconnect = section.get("on_disconnect")
+    connections = section.get("max_connections")
     return Provider(
         name=name,
         kind=kind,
@@ -175,7 +190,7 @@ def _provider(
         api_key=_key(section.get("api_key_env"), environment),
         control_url=control_url,
         second_price=second_price,
-        on_disconnect=OnDisconnect.STOP if leaving is None else OnDisconnect(leaving.choice([*OnDisconnect])),
+        on_disconnect=OnDisconnect(on_disconnect.choice([*OnDisconnect])) if on_disconnect else OnDisconnect.STOP,
         connect_timeout_seconds=section.positive("connect_timeout_seconds", 5.0),
         first_byte_timeout_seconds=section.positive("first_byte_timeout_seconds", 120.0),
         idle_timeout_seconds=section.positive("idle_timeout_seconds", 60.0),
@@ -190,18 +205,20 @@ def _key(variable: Value | None, environment: Mapping[str, str]) -> str | None:
         return None
     if key := environment.get(variable.text(), "").strip():
         return key
-    raise variable.wrong(f"{variable.text()} is not set; export it, or write enabled: false at this provider")
+    raise variable.wrong(
+        f"the environment variable {variable.text()} is not set; set it, or write enabled: false at this provider"
+    )
 
 
 def _url(value: Value) -> str:
     parts = urlsplit(value.text())
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-        raise value.wrong("expected a URL like https://host/v1, without a user or a query")
+        raise value.wrong("expected a URL like https://host/v1, without user name and query")
     return value.text().rstrip("/")
 
 
 def _as_of(section: Section) -> None:
-    """Prices in files are dated: without a date nobody knows when to look again."""
+    """Raises ConfigurationError for a price without a date: its age shows when it has to be checked again."""
     value = section.need("as_of")
     try:
         date.fromisoformat(value.text())

@@ -1,4 +1,4 @@
-"""The `tasks` of models.yaml: which public model answers for `task:code`. To everybody else it is one more alias."""
+"""Reads the `tasks` of models.yaml: the public model that answers requests for `task:code`, as one more alias."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ _TASK = re.compile(r"[A-Za-z0-9._-]{1,64}")
 def with_tasks(
     models: Mapping[str, PublicModel], tasks: Value, declared: Collection[str], warnings: list[str]
 ) -> dict[str, PublicModel]:
-    """The models, also under the tasks that they answer for: of a task's candidates, the first that is served.
+    """Returns the models with their tasks as aliases: of a task's candidates, the first that is served.
 
-    tasks: `{code: MODEL}` or `{code: [MODEL, MODEL]}`, by name or alias. declared: all names in the file, also of
-    models whose providers are all disabled. warnings: gets tasks that nobody answers for. Raises ConfigurationError.
+    tasks: `{code: MODEL}` or `{code: [MODEL, MODEL]}`, by name or alias. declared: all names in the file, those of
+    models without an enabled provider included. warnings: receives the tasks without a served candidate.
+    Raises ConfigurationError.
     """
     answered: dict[str, list[str]] = {}
     for task, value in tasks.section():
         if not _TASK.fullmatch(task):
-            raise value.wrong(f"a task is named by letters, digits and . _ -; callers write {PREFIX}NAME")
+            raise value.wrong(f"a task's name has 1 to 64 letters, digits, and . _ -; callers write {PREFIX}NAME")
         candidates = _candidates(value, declared)
         served = next((name for name in candidates if name in models), None)
         if served is None:
-            warnings.append(f"{value.path}: none of its models is served; {PREFIX}{task} is no model")
+            warnings.append(f"{value.path}: none of its models is served, so requests for {PREFIX}{task} are refused")
         elif PREFIX + task in declared:
-            raise value.wrong(f"{PREFIX}{task} already names a model")
+            raise value.wrong(f"{PREFIX}{task} is already the name of a model; rename one")
         else:
             answered.setdefault(models[served].name, []).append(PREFIX + task)
     return _named(models, answered)
 
 
 def tasks_of(models: Mapping[str, PublicModel]) -> dict[str, str]:
-    """Task -> the model that answers for it."""
+    """Returns the model's name for each task."""
     return {name.removeprefix(PREFIX): model.name for name, model in models.items() if name.startswith(PREFIX)}
 
 
@@ -50,7 +51,7 @@ def _candidates(value: Value, declared: Collection[str]) -> list[str]:
 
 
 def _named(models: Mapping[str, PublicModel], answered: Mapping[str, list[str]]) -> dict[str, PublicModel]:
-    """One object for each model, under every name."""
+    """Returns the models under all their names, one object for each model."""
     named = {
         model.name: replace(model, aliases=(*model.aliases, *answered.get(model.name, ()))) for model in models.values()
     }

@@ -1,1 +1,1 @@
-"""The command line: the verbs, how they are parsed, and what they need."""
+"""The command line: one module for each verb, and what the verbs share."""

@@ -1,4 +1,4 @@
-"""`vllm-service check`: is the configuration valid, and does every provider answer with its configured models?"""
+"""`check`: validates the configuration, and finds out whether every provider answers and has its configured models."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from rich.table import Table
 from vllm_service.catalog.load import Loaded, read
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind
 from vllm_service.catalog.tasks import PREFIX, tasks_of
+from vllm_service.cli.argument_types import positive
 from vllm_service.cli.command import Command
 from vllm_service.errors import UpstreamFailed
+from vllm_service.routing.from_catalog import make_router
 from vllm_service.runpod.health import health_of
 from vllm_service.settings import ServiceSettings
 
@@ -28,58 +30,58 @@ TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found out about one provider.
-
-    latency_ms: of the answer, however it was; None without one. problem: why it counts as unreachable, without secrets.
-    models_found, models_missing: of those configured; both empty where they cannot be asked for (RunPod's would wake).
-    prices_unknown: configured models without a price; RunPod's have one by the second.
-    workers: RunPod's worker counts as they came, None for hosted providers.
-    """
+    """The result of checking one provider."""
 
     provider: str
     kind: str
+    #: The URL that was requested.
     url: str
     reachable: bool
+    #: Of the answer, an error included; None without one.
     latency_ms: float | None = None
+    #: Why the provider counts as unreachable, without secrets.
     problem: str | None = None
+    #: Of the configured models. Both are empty for RunPod, where a request for its models would wake a worker.
     models_found: tuple[str, ...] = ()
     models_missing: tuple[str, ...] = ()
+    #: Configured models with and without a price. RunPod's have one by the second.
     prices_known: tuple[str, ...] = ()
     prices_unknown: tuple[str, ...] = ()
+    #: RunPod's worker counts by state; None for hosted providers.
     workers: dict[str, int] | None = None
 
 
 async def check(catalog: Catalog, timeout_seconds: float = TIMEOUT_SECONDS) -> list[Report]:
-    """A report on each provider, in configured order. Raises nothing."""
+    """Returns a report on each provider, in configured order. Raises nothing."""
     async with httpx2.AsyncClient(timeout=timeout_seconds, follow_redirects=False) as client:
         probes = [probe(client, provider, offers_of(catalog, provider)) for provider in catalog.providers.values()]
         return await asyncio.gather(*probes)
 
 
 def offers_of(catalog: Catalog, provider: Provider) -> list[Offer]:
-    """What the provider is configured to serve, each model once."""
+    """Returns what the provider is configured to serve, each model once."""
     offers = (offer for model in catalog.models.values() for offer in model.offers if offer.provider == provider.name)
     return list({offer.model: offer for offer in offers}.values())
 
 
 async def probe(client: httpx2.AsyncClient, provider: Provider, offers: list[Offer]) -> Report:
-    """One GET: a hosted provider's models, or RunPod's /health, which wakes no worker."""
+    """Sends one GET, for a hosted provider's models or RunPod's /health, which wakes no worker; returns the report."""
     is_runpod = provider.kind is ProviderKind.RUNPOD
     url = f"{provider.control_url}/health" if is_runpod else f"{provider.base_url}/models"
     headers = {} if provider.api_key is None else {"Authorization": f"Bearer {provider.api_key}"}
-    known = tuple(offer.model for offer in offers if offer.price is not None or provider.second_price is not None)
+    priced = tuple(offer.model for offer in offers if offer.price is not None or provider.second_price is not None)
     facts: dict[str, Any] = {
         "provider": provider.name,
         "kind": provider.kind.value,
         "url": url,
-        "prices_known": known,
-        "prices_unknown": tuple(offer.model for offer in offers if offer.model not in known),
+        "prices_known": priced,
+        "prices_unknown": tuple(offer.model for offer in offers if offer.model not in priced),
     }
     start = time.perf_counter()
     try:
         response = await client.get(url, headers=headers)
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-        return Report(**facts, reachable=False, problem=f"no answer: {_why(error)}")
+        return Report(**facts, reachable=False, problem=f"no answer: {_reason(error)}")
     facts["latency_ms"] = round((time.perf_counter() - start) * 1000, 1)
     try:
         document = _document(response, provider)
@@ -89,13 +91,13 @@ async def probe(client: httpx2.AsyncClient, provider: Provider, offers: list[Off
     return Report(**facts, **found, reachable=True)
 
 
-def _why(error: Exception) -> str:
-    """In a user's words, then in the library's."""
-    words = "the address cannot be used"
+def _reason(error: Exception) -> str:
+    """Returns the reason in plain words, with the library's error class."""
+    words = "the URL cannot be used"
     if isinstance(error, httpx2.TimeoutException):
-        words = "it took too long (--timeout)"
+        words = "it took too long (see --timeout)"
     elif isinstance(error, httpx2.ConnectError):
-        words = "nothing listens there, or the name or certificate is wrong"
+        words = "nothing listens there, or the host name or certificate is wrong"
     elif isinstance(error, httpx2.TransportError):
         words = "the connection broke"
     return f"{words} ({type(error).__name__})"
@@ -103,10 +105,10 @@ def _why(error: Exception) -> str:
 
 def _document(response: httpx2.Response, provider: Provider) -> dict[str, Any] | list[Any]:
     if response.status_code in (401, 403):
-        hint = "its key was refused" if provider.api_key else "it wants a key: set api_key_env"
+        hint = "its key was refused" if provider.api_key else "it requires a key: set api_key_env"
         raise UpstreamFailed(f"HTTP {response.status_code}: {hint}")
     if response.status_code == 404:
-        raise UpstreamFailed("HTTP 404: wrong endpoint_id or base_url (it ends with /v1)")
+        raise UpstreamFailed("HTTP 404: the endpoint_id or base_url is wrong (a base_url ends with /v1)")
     if response.status_code != 200:
         raise UpstreamFailed(f"HTTP {response.status_code}")
     try:
@@ -119,7 +121,7 @@ def _document(response: httpx2.Response, provider: Provider) -> dict[str, Any] |
 
 
 def _models(document: dict[str, Any] | list[Any], offers: list[Offer]) -> dict[str, tuple[str, ...]]:
-    """OpenAI wraps its list in `data`, Together sends it bare."""
+    """Returns which models were found. OpenAI sends its list in `data`, Together sends it bare."""
     entries = document if isinstance(document, list) else document.get("data")
     if not isinstance(entries, list):
         raise UpstreamFailed("HTTP 200, but no list of models: is the base_url right?")
@@ -132,15 +134,18 @@ def _models(document: dict[str, Any] | list[Any], offers: list[Offer]) -> dict[s
 
 
 def _workers(document: dict[str, Any] | list[Any]) -> dict[str, int]:
-    """RunPod adds states without notice: whatever is a count is passed on."""
+    """Returns all counts of workers: RunPod adds states without notice."""
     if not isinstance(document, dict) or not isinstance(document.get("workers"), dict):
         raise UpstreamFailed("HTTP 200, but no worker counts: is the endpoint_id right?")
     return dict(health_of(document).workers)
 
 
 def run(options: argparse.Namespace, settings: ServiceSettings | None = None) -> int:
-    """0 when at least one provider answers, 1 when none does. Raises ConfigurationError for files that are wrong."""
-    loaded = read(settings or ServiceSettings.from_environment())
+    """Returns 0 if at least one provider answers, else 1. Raises ConfigurationError for wrong files."""
+    settings = settings or ServiceSettings.from_environment()
+    loaded = read(settings)
+    # It checks what the files alone do not show: the names of strategies, the figures under `expected`.
+    make_router(loaded.catalog, settings.default_strategy)
     reports = [] if options.offline else asyncio.run(check(loaded.catalog, options.timeout))
     if options.json:
         sys.stdout.write(json.dumps(to_json(loaded, reports), indent=2) + "\n")
@@ -150,13 +155,19 @@ def run(options: argparse.Namespace, settings: ServiceSettings | None = None) ->
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="the same as JSON")
-    parser.add_argument("--offline", action="store_true", help="read the files only, send nothing")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="SECONDS", help="(default: 5)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    parser.add_argument("--offline", action="store_true", help="check the files only; send nothing")
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=TIMEOUT_SECONDS,
+        metavar="SECONDS",
+        help="how long to wait for each provider (default: 5)",
+    )
 
 
 def to_json(loaded: Loaded, reports: list[Report]) -> dict[str, object]:
-    """`{"models": [...], "tasks": {task: model}, "providers": [Report], "warnings": [...]}`."""
+    """Returns `{"models": [...], "tasks": {task: model}, "providers": [Report], "warnings": [...]}`."""
     return {
         "models": _public_names(loaded),
         "tasks": tasks_of(loaded.catalog.models),
@@ -166,7 +177,7 @@ def to_json(loaded: Loaded, reports: list[Report]) -> dict[str, object]:
 
 
 def show(loaded: Loaded, reports: list[Report], console: Console) -> None:
-    """A line per provider, and what stays unknown."""
+    """Prints a line for each provider, and what stays unknown."""
     console.print(f"Models: {', '.join(_public_names(loaded))}", markup=False, highlight=False)
     if tasks := tasks_of(loaded.catalog.models):
         answered = ", ".join(f"{task} by {model}" for task, model in sorted(tasks.items()))
@@ -198,7 +209,8 @@ def _row(report: Report) -> tuple[str, str, str, str, str]:
 
 
 COMMAND = Command(
-    "Validates the configuration: is it right, which providers answer, which models and prices are there?",
+    "Validates providers.yaml and models.yaml, then sends one request to every provider: which of them answer, which "
+    "configured models they have, and which prices are known. No worker is woken.",
     _add_arguments,
     run,
 )

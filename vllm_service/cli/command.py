@@ -1,4 +1,4 @@
-"""What a verb of the command line is: a description, its arguments, and what it does with them."""
+"""A verb of the command line: a description, its arguments, and the function that runs it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One verb. `run` returns the exit code; it may raise ConfigurationError, which is 1."""
+    """One verb: the value of COMMAND in each verb's module."""
 
+    #: Sentences for `VERB --help`.
     description: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
+    #: Returns the exit code. A ServiceError that it raises is printed, and is exit code 1.
     run: Callable[[argparse.Namespace], int]

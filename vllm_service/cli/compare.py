@@ -1,4 +1,4 @@
-"""What a month of your tokens costs at each provider, as a table or as JSON."""
+"""`compare`: what a month of tokens costs at each provider, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -28,29 +28,25 @@ from vllm_service.client.compare import (
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.quotas import SECONDS_PER_DAY
 from vllm_service.domain.requests import Outcome, RequestRecord
-from vllm_service.errors import ServiceError
 from vllm_service.settings import CatalogSettings, ServiceSettings
 from vllm_service.storage.ledger.reader import LedgerReader, Window
 from vllm_service.storage.sql.database import Database
 
+#: Suffixes of numbers of tokens.
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 MILLION = 10**6
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the comparison; 1 if it cannot be made."""
-    try:
-        offerings = DOCUMENTED_EXAMPLE if options.example else _offerings(options.model)
-        if not options.measured:
-            return _compare(offerings, options)
-    except ServiceError as error:
-        sys.stderr.write(f"compare: {error.message}\n")
-        return 1
+    """Prints the comparison; returns 0. Raises ServiceError."""
+    offerings = DOCUMENTED_EXAMPLE if options.example else _offerings(options.model)
+    if not options.measured:
+        return _compare(offerings, options)
 
-    async def with_what_was_measured(database: Database, settings: ServiceSettings) -> int:
+    async def compare_measured(database: Database, settings: ServiceSettings) -> int:
         return _compare(with_measurements(offerings, await _measurements(LedgerReader(database))), options)
 
-    return with_database(options, with_what_was_measured)
+    return with_database(options, compare_measured)
 
 
 def _compare(offerings: Sequence[Offering], options: argparse.Namespace) -> int:
@@ -68,7 +64,7 @@ def _compare(offerings: Sequence[Offering], options: argparse.Namespace) -> int:
 
 
 async def _measurements(ledger: LedgerReader) -> list[Measurement]:
-    """Of the requests that were answered in the last week."""
+    """Returns the latency and tokens of the requests that were completed in the last week."""
     week = Window(since=time.time() - 7 * SECONDS_PER_DAY)
     return [
         Measurement(record.provider, record.upstream_model, record.total_ms, _completion_tokens(record))
@@ -82,24 +78,36 @@ def _completion_tokens(record: RequestRecord) -> int | None:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--example", action="store_true", help="the documents' figures instead of your configuration")
-    parser.add_argument("--model", help="one model of models.yaml (default: all)")
     parser.add_argument(
-        "--monthly-tokens", type=_tokens, default=10 * MILLION, metavar="N", help="such as 10M (default)"
+        "--example", action="store_true", help="use the documentation's figures instead of your configuration"
+    )
+    parser.add_argument("--model", help="compare one model of models.yaml (default: all)")
+    parser.add_argument(
+        "--monthly-tokens",
+        type=_tokens,
+        default=10 * MILLION,
+        metavar="N",
+        help="tokens of a month, such as 500k (default: 10M)",
     )
     parser.add_argument(
-        "--output-share", type=float, default=0.5, metavar="SHARE", help="generated ones (default: 0.5)"
+        "--output-share",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="generated tokens among them, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument(
-        "--baseline", metavar="PROVIDER", help="what savings are counted against (default: the dearest)"
+        "--baseline", metavar="PROVIDER", help="count savings against this provider (default: the most expensive)"
     )
-    parser.add_argument("--measured", action="store_true", help="with latency and tokens/s of the ledger's last week")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--measured", action="store_true", help="add latency and tokens/s from the last week of the ledger"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     add_location(parser)
 
 
 def _offerings(model: str | None) -> Sequence[Offering]:
-    """Of providers.yaml and models.yaml: everybody who offers the model, or any."""
+    """Returns the offers of the model, or of all models, from providers.yaml and models.yaml."""
     catalog = read(CatalogSettings.from_environment()).catalog
     names = [model] if model is not None else sorted({public.name for public in catalog.models.values()})
     return [offering for name in names for offering in offerings_of(catalog, name)]
@@ -114,7 +122,7 @@ def _tokens(text: str) -> int:
 
 def _print(comparison: CostComparison) -> None:
     tokens = f"{comparison.input_tokens:,} in + {comparison.output_tokens:,} out"
-    table = Table(title=f"A month of {tokens} tokens; savings against {comparison.baseline or 'nobody'}")
+    table = Table(title=f"A month of {tokens} tokens; savings against {comparison.baseline or 'no provider'}")
     table.add_column("provider")
     table.add_column("model")
     for name in ("$/M in", "$/M out", "latency ms", "tokens/s", "$ a month", "saved $", "saved %"):
@@ -144,4 +152,4 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-COMMAND = Command("What a month of your tokens costs at each provider, as a table or as JSON.", _add_arguments, run)
+COMMAND = Command("Compares what a month of tokens costs at each configured provider.", _add_arguments, run)

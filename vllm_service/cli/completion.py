@@ -1,4 +1,4 @@
-"""Prints a script by which a shell completes this program's commands, options and the names of shipped files."""
+"""`completion`: a script by which a shell completes commands, options and the names of shipped files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from vllm_service.cli.parser import parser_of
 from vllm_service.data import Kind, shipped
 
 SHELLS = ("bash", "fish", "zsh")
-# Options that take a shipped name or a file, and those that take a directory.
+# Arguments that take a shipped name or a file.
 _NAMES_OF = {"scenario": (Kind.SCENARIO,), "trace": (Kind.TRACE,), "name": tuple(Kind), "names": tuple(Kind)}
+# Arguments that take a directory.
 _DIRECTORIES = ("data_dir", "directory")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns 0."""
+    """Prints the script; returns 0."""
     sys.stdout.write(script(options.shell))
     return 0
 
 
 def script(shell: str) -> str:
-    """Returns the script. Every verb is imported for it, which the client's extra is enough for."""
+    """Returns the script. It imports every verb; the client's extra is enough for that."""
     parser = parser_of()
     for action in _actions(parser):
         completed = _completed(action)
@@ -39,7 +40,7 @@ def script(shell: str) -> str:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Yields every argument of the parser and of those below it."""
+    """Yields every argument of the parser and its subparsers."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for child in action.choices.values():
@@ -49,7 +50,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def _completed(action: argparse.Action) -> object:
-    """Returns shtab's description of what the argument takes, None for what it finds out itself."""
+    """Returns shtab's description of the argument's values; None where shtab finds them itself."""
     if action.dest in _NAMES_OF:
         names = [name for kind in _NAMES_OF[action.dest] for name in shipped(kind)]
         return _names_or_files(f"_vllm_service_{action.dest}", names)
@@ -59,7 +60,7 @@ def _completed(action: argparse.Action) -> object:
 
 
 def _names_or_files(function: str, names: Sequence[str]) -> dict[str, object]:
-    """Returns a completion by the names and by the files there are, which shtab does not have ready."""
+    """Returns a completion by names and by files, a combination that shtab lacks."""
     words = shlex.join(names)
     return {
         "bash": function,
@@ -73,12 +74,12 @@ def _names_or_files(function: str, names: Sequence[str]) -> dict[str, object]:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=SHELLS)
+    parser.add_argument("shell", choices=SHELLS, help="the shell that the script is for")
 
 
 COMMAND = Command(
-    'Prints a completion script. bash: eval "$(vllm-service completion bash)"; zsh: the same with zsh, after compinit; '
-    "fish: vllm-service completion fish | source.",
+    'Prints a completion script. In bash, run: eval "$(vllm-service completion bash)". In zsh, the same with zsh, '
+    "after compinit. In fish: vllm-service completion fish | source.",
     _add_arguments,
     run,
 )

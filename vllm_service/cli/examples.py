@@ -1,4 +1,4 @@
-"""Shows and writes the files that travel with the program: example configuration, scenarios, traces."""
+"""`examples`: lists, shows and writes the files that come with the program."""
 
 from __future__ import annotations
 
@@ -11,26 +11,35 @@ from vllm_service.cli.command import Command
 from vllm_service.data import Kind, shipped
 from vllm_service.errors import ConfigurationError
 
+#: The files that `write` writes by default.
 CONFIGURATION = ("providers", "models")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns 0. Raises ConfigurationError for a name that is not known and for a file that is in the way."""
+    """Returns 0. Raises ConfigurationError for an unknown name, and for a file that exists already."""
     code: int = options.do(options)
     return code
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="every file: kind, name, path")
+    listing = actions.add_parser("list", help="list every file: kind, name, path")
     listing.set_defaults(do=_list)
-    showing = actions.add_parser("show", help="write one file to standard output")
-    showing.add_argument("name", metavar="NAME", help="a name of `list`")
+    showing = actions.add_parser("show", help="print one file")
+    showing.add_argument("name", metavar="NAME", help="a name that `list` shows")
     showing.set_defaults(do=_show)
-    writing = actions.add_parser("write", help="copy files, to be edited; by default providers.yaml and models.yaml")
-    writing.add_argument("names", metavar="NAME", nargs="*", default=list(CONFIGURATION), help="names of `list`")
-    writing.add_argument("--directory", type=Path, default=Path(), help="where to (default: here)")
-    writing.add_argument("--force", action="store_true", help="replace files that are there")
+    writing = actions.add_parser("write", help="copy files, to be edited")
+    writing.add_argument(
+        "names",
+        metavar="NAME",
+        nargs="*",
+        default=list(CONFIGURATION),
+        help="names that `list` shows (default: providers models)",
+    )
+    writing.add_argument(
+        "--directory", type=Path, default=Path(), help="where to write (default: the current directory)"
+    )
+    writing.add_argument("--force", action="store_true", help="replace existing files")
     writing.set_defaults(do=_write)
 
 
@@ -48,30 +57,32 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _write(options: argparse.Namespace) -> int:
-    """Nothing is written if one of the files is there already."""
+    """Copies the files, or none of them if one exists already."""
     copies = {path: options.directory / path.name for path in (_file(name) for name in options.names)}
     present = [str(target) for target in copies.values() if target.exists()]
     if present and not options.force:
-        raise ConfigurationError(f"{', '.join(present)}: exists already; move it away, or replace it with --force")
+        raise ConfigurationError(f"{', '.join(present)}: already there; move it away, or replace it with --force")
     try:
         options.directory.mkdir(parents=True, exist_ok=True)
         for source, target in copies.items():
             shutil.copyfile(source, target)
             sys.stdout.write(f"{target}\n")
     except OSError as error:
-        raise ConfigurationError(f"{options.directory}: cannot be written: {error}") from None
+        raise ConfigurationError(
+            f"{options.directory}: cannot be written: {error.strerror}; name another --directory"
+        ) from None
     return 0
 
 
 def _file(name: str) -> Path:
     every = {name: path for kind in Kind for name, path in shipped(kind).items()}
     if name not in every:
-        raise ConfigurationError(f"There is no shipped file {name!r}. Shipped: {', '.join(every)}.")
+        raise ConfigurationError(f"There is no shipped file {name!r}. The shipped files are {', '.join(every)}.")
     return every[name]
 
 
 COMMAND = Command(
-    "Shows and writes the files that travel with the program: example configuration, scenarios, traces.",
+    "Lists, shows and writes the files that come with the program: example configuration, scenarios, traces.",
     _add_arguments,
     run,
 )

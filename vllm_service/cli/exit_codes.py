@@ -1,7 +1,12 @@
 """The exit codes of every verb."""
 
-FAILED, WRONG_ARGUMENTS, MISSING_EXTRA = 1, 2, 3
+#: The command was not carried out, or the configuration is wrong.
+FAILED = 1
+#: argparse's own.
+WRONG_ARGUMENTS = 2
+#: A library is missing that an extra of the package installs.
+MISSING_EXTRA = 3
 DESCRIPTION = (
-    f"exit codes: 0 done; {FAILED} not done, or a configuration that is wrong; {WRONG_ARGUMENTS} wrong arguments; "
+    f"exit codes: 0 done; {FAILED} not done, or the configuration is wrong; {WRONG_ARGUMENTS} wrong arguments; "
     f"{MISSING_EXTRA} an extra is not installed"
 )

@@ -1,8 +1,8 @@
-"""Which extra of the package installs a library, for commands that miss one."""
+"""Finds the extra of the package that installs a library, for commands that lack it."""
 
 from __future__ import annotations
 
-# extra -> the libraries that are imported somewhere below vllm_service/, by the names they are imported by.
+#: By extra: the libraries that vllm_service imports, by the names under which it imports them.
 LIBRARIES = {
     "client": ("genai_prices", "httpx2", "msgspec", "numpy", "openai", "pydantic", "rich", "shtab", "tenacity", "yaml"),
     "service": (
@@ -25,7 +25,7 @@ _EXTRA_OF = {library: extra for extra, libraries in LIBRARIES.items() for librar
 
 
 def advice(error: ModuleNotFoundError, command: str) -> str | None:
-    """Returns the line that says what to install. None for a module of no extra: its absence is a defect."""
+    """Returns a line with what to install; None for a module of no extra, whose absence is a defect."""
     library = (error.name or "").partition(".")[0]
     extra = _EXTRA_OF.get(library)
     if extra is None:

@@ -1,4 +1,4 @@
-"""`ledger export|summary|prune`: the record of every request."""
+"""`ledger export|summary|prune`: reads and prunes the record of every request."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 
 from rich.table import Table
 
+from vllm_service.cli.argument_types import instant, positive
 from vllm_service.cli.command import Command
 from vllm_service.cli.exit_codes import WRONG_ARGUMENTS
 from vllm_service.cli.storage_options import add_location, wide_console, with_database
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.quotas import SECONDS_PER_DAY
-from vllm_service.domain.timestamps import utc_seconds
+from vllm_service.errors import ConfigurationError
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.ledger.export import FORMATS
 from vllm_service.storage.ledger.reader import GroupBy, LedgerReader, Totals, Window
@@ -24,9 +25,9 @@ from vllm_service.storage.sql.database import Database
 
 
 def run(options: argparse.Namespace) -> int:
-    """0, or 1 for a database that does not answer; 2 for arguments that are wrong."""
+    """Returns 0, 1 for a database that cannot be used, 2 for wrong arguments."""
     if options.command == "export" and options.format == "parquet" and options.output is None:
-        sys.stderr.write("Parquet is binary: say where it goes with --output FILE\n")
+        sys.stderr.write("Parquet is binary: name a file with --output FILE\n")
         return WRONG_ARGUMENTS
 
     async def work(database: Database, settings: ServiceSettings) -> int:
@@ -38,37 +39,55 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="command", required=True)
-    export = commands.add_parser("export", help="every row, one line each; columns as in docs/ledger.md")
-    export.add_argument("--format", choices=sorted(FORMATS), default="csv")
-    export.add_argument("--output", type=Path, help="a file; CSV goes to standard output by default")
-    summary = commands.add_parser("summary", help="totals as a table")
-    summary.add_argument("--by", type=GroupBy, choices=list(GroupBy), nargs="+", default=[GroupBy.ORGANISATION])
+    commands = parser.add_subparsers(title="actions", dest="command", metavar="ACTION", required=True)
+    export = commands.add_parser("export", help="write every row, with the columns of docs/ledger.md")
+    export.add_argument("--format", choices=sorted(FORMATS), default="csv", help="(default: csv)")
+    export.add_argument("--output", type=Path, metavar="FILE", help="where to write (CSV's default: standard output)")
+    summary = commands.add_parser("summary", help="print totals as a table")
+    summary.add_argument(
+        "--by",
+        choices=[group.value for group in GroupBy],
+        nargs="+",
+        default=[GroupBy.ORGANISATION.value],
+        metavar="COLUMN",
+        help=f"group by some of {', '.join(GroupBy)} (default: organisation)",
+    )
     for command in (export, summary):
-        command.add_argument("--since", type=_moment, metavar="YYYY-MM-DD[THH:MM]", help="UTC; from then on")
-        command.add_argument("--until", type=_moment, metavar="YYYY-MM-DD[THH:MM]", help="UTC; until before then")
+        command.add_argument("--since", type=instant, metavar="TIME", help="from then on, UTC: 2026-11-30[T12:00]")
+        command.add_argument("--until", type=instant, metavar="TIME", help="until before then, UTC")
     prune = commands.add_parser("prune", help="delete old rows")
-    prune.add_argument("--older-than-days", type=float, help="LEDGER_RETENTION_DAYS by default")
+    prune.add_argument(
+        "--older-than-days",
+        type=positive,
+        metavar="N",
+        help="delete rows of older requests (default: LEDGER_RETENTION_DAYS)",
+    )
     for command in (export, summary, prune):
         add_location(command)
 
 
 async def _export(reader: LedgerReader, options: argparse.Namespace) -> int:
-    rows = await FORMATS[options.format](reader.records(_window(options)), options.output)
+    try:
+        rows = await FORMATS[options.format](reader.records(_window(options)), options.output)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{options.output}: cannot be written: {error.strerror}; name another --output."
+        ) from None
     sys.stderr.write(f"{rows:,} rows\n")
     return 0
 
 
 async def _summary(reader: LedgerReader, options: argparse.Namespace) -> int:
-    table = Table(*(group.value for group in options.by))
+    by = [GroupBy(name) for name in options.by]
+    table = Table(*options.by)
     for column in _SUMMARY:
         table.add_column(column, justify="right")
-    for totals in await reader.totals(options.by, _window(options)):
-        table.add_row(*_words(options.by, totals), *_figures(totals))
+    for totals in await reader.totals(by, _window(options)):
+        table.add_row(*_words(by, totals), *_figures(totals))
     console = wide_console()
     console.print(table)
     for warning in (*await reader.lost_writers(), *await reader.refusals()):
-        console.print(f"Beware: {warning}.", style="yellow", markup=False)
+        console.print(f"Warning: {warning}.", style="yellow", markup=False)
     return 0
 
 
@@ -94,7 +113,9 @@ def _figures(totals: Totals) -> list[str]:
 
 async def _prune(reader: LedgerReader, options: argparse.Namespace) -> int:
     if options.older_than_days is None:
-        sys.stderr.write("Say how old: --older-than-days N, or LEDGER_RETENTION_DAYS.\n")
+        sys.stderr.write(
+            "The age of the rows to delete is missing: give --older-than-days N, or set LEDGER_RETENTION_DAYS.\n"
+        )
         return WRONG_ARGUMENTS
     deleted = await reader.prune(time.time() - options.older_than_days * SECONDS_PER_DAY)
     sys.stderr.write(f"{deleted:,} rows deleted\n")
@@ -103,13 +124,6 @@ async def _prune(reader: LedgerReader, options: argparse.Namespace) -> int:
 
 def _window(options: argparse.Namespace) -> Window:
     return Window(options.since, options.until)
-
-
-def _moment(text: str) -> float:
-    try:
-        return utc_seconds(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no date such as 2026-11-30 or 2026-11-30T12:00") from None
 
 
 _SUMMARY = (
@@ -123,4 +137,4 @@ _SUMMARY = (
     "unpriced",
 )
 _COMMANDS = {"export": _export, "summary": _summary, "prune": _prune}
-COMMAND = Command("The record of every request.", _add_arguments, run)
+COMMAND = Command("Exports, sums up or prunes the ledger, the record of every request.", _add_arguments, run)

@@ -1,4 +1,4 @@
-"""The table of verbs, and one parser for all of them. A verb's module is imported when the verb is asked for."""
+"""The table of verbs, and one parser for all of them. A verb's module is imported only to run that verb."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from vllm_service.cli.exit_codes import DESCRIPTION
 from vllm_service.version import __version__
 
 PROGRAM = "vllm-service"
-# verb -> (module:Command, what it does)
+#: What each verb does, for `--help`. Its module in this folder has its name.
 COMMANDS = {
-    "advise": ("vllm_service.cli.simulate:ADVISE", "GPU, idle time-out and providers for your own traffic"),
-    "check": ("vllm_service.cli.check:COMMAND", "is the configuration valid, and does every provider answer"),
-    "compare": ("vllm_service.cli.compare:COMMAND", "what providers charge for your tokens in a month"),
-    "completion": ("vllm_service.cli.completion:COMMAND", "a script that completes this program's arguments"),
-    "examples": ("vllm_service.cli.examples:COMMAND", "example configuration, scenarios and traces to copy"),
-    "explain": ("vllm_service.cli.explain:COMMAND", "where a described request would go, and why"),
-    "keys": ("vllm_service.cli.keys:COMMAND", "callers' keys and the limits of their organisations"),
-    "ledger": ("vllm_service.cli.ledger:COMMAND", "the record of every request: export, summary, prune"),
-    "reconcile": ("vllm_service.cli.reconcile:COMMAND", "the ledger against RunPod's bill, day by day"),
-    "serve": ("vllm_service.cli.serve:COMMAND", "the gateway"),
-    "simulate": ("vllm_service.cli.simulate:SIMULATE", "what a traffic trace would have cost, by policy"),
+    "advise": "find the cheapest GPU, idle timeout and providers for your traffic",
+    "check": "check the configuration, and whether every provider answers",
+    "compare": "compare what providers charge for a month of tokens",
+    "completion": "print a script for the shell's completion",
+    "examples": "list, show and copy example configuration, scenarios and traces",
+    "explain": "show where a request would go, and why",
+    "keys": "make and revoke callers' keys, set their organisations' limits",
+    "ledger": "export, sum up or prune the record of every request",
+    "reconcile": "compare the ledger with RunPod's bill, day by day",
+    "serve": "run the gateway",
+    "simulate": "compute what a traffic trace would have cost, by policy",
 }
 
 
 def parser_of(verbs: Collection[str] = COMMANDS, program: str = PROGRAM) -> argparse.ArgumentParser:
-    """Returns the parser. Every verb is listed; only those of `verbs` are imported and know their arguments.
+    """Returns the parser. It lists every verb, but imports only those of `verbs`: the others have no arguments.
 
-    The namespace it makes has `run`, a function from that namespace to the exit code.
+    The parsed namespace has `run`, a function from that namespace to the exit code.
     """
     parser = argparse.ArgumentParser(
         prog=program,
@@ -40,13 +40,13 @@ def parser_of(verbs: Collection[str] = COMMANDS, program: str = PROGRAM) -> argp
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(
-        title="commands", dest="verb", metavar="COMMAND", required=True, help="COMMAND --help has more on each"
+        title="commands", dest="verb", metavar="COMMAND", required=True, help="COMMAND --help describes each"
     )
-    for name, (place, does) in COMMANDS.items():
-        command = _command(place) if name in verbs else None
-        # Help texts are formats for argparse; a description with a percent sign must stay one.
+    for name, summary in COMMANDS.items():
+        command = _command(name) if name in verbs else None
+        # argparse formats help texts: a percent sign of a description has to be doubled.
         description = None if command is None else command.description.replace("%", "%%")
-        child = subparsers.add_parser(name, help=does, description=description)
+        child = subparsers.add_parser(name, help=summary, description=description)
         if command is not None:
             command.add_arguments(child)
             child.set_defaults(run=command.run)
@@ -54,13 +54,12 @@ def parser_of(verbs: Collection[str] = COMMANDS, program: str = PROGRAM) -> argp
 
 
 def parse(arguments: Sequence[str], program: str = PROGRAM) -> argparse.Namespace:
-    """Returns the parsed arguments. SystemExit with 2 for wrong ones, with 0 after --help and --version."""
-    asked = next((word for word in arguments if not word.startswith("-")), None)
-    return parser_of([asked] if asked in COMMANDS else [], program).parse_args(arguments)
+    """Returns the parsed arguments. Raises SystemExit with 2 for wrong ones, and with 0 after --help and --version."""
+    verb = next((word for word in arguments if not word.startswith("-")), None)
+    return parser_of([verb] if verb in COMMANDS else [], program).parse_args(arguments)
 
 
-def _command(place: str) -> Command:
-    module, _, attribute = place.partition(":")
-    command = getattr(importlib.import_module(module), attribute)
+def _command(verb: str) -> Command:
+    command = importlib.import_module(f"vllm_service.cli.{verb}").COMMAND
     assert isinstance(command, Command)
     return command

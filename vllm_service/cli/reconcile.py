@@ -1,4 +1,4 @@
-"""`reconcile --bill FILE|URL`: does the ledger agree with the bill, day by day?"""
+"""`reconcile`: compares the ledger with a bill, day by day, and can book what was billed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.table import Table
 from vllm_service.accounting.bills import Bill, parse_bill, read_bill
 from vllm_service.accounting.booking import Booking
 from vllm_service.accounting.reconciliation import DayLine, Reconciliation, total
+from vllm_service.cli.argument_types import day
 from vllm_service.cli.command import Command
 from vllm_service.cli.storage_options import add_location, with_database
 from vllm_service.domain.money import to_usd
@@ -30,13 +31,14 @@ from vllm_service.storage.ledger.csv import CsvLedger
 from vllm_service.storage.ledger.reader import LedgerReader, Window
 from vllm_service.storage.sql.database import Database
 
+#: The variable with the key that is sent to a bill's URL.
 KEY_VARIABLE = "RUNPOD_API_KEY"
-# RunPod lets a job wait and run for a day at most, unless its TTL is set (as of 2026-11).
+#: RunPod lets a job wait and run for a day at most, unless its TTL is set (as of 2026-11).
 LONGEST_REQUEST_SECONDS = SECONDS_PER_DAY
 
 
 def run(options: argparse.Namespace) -> int:
-    """0; 1 when the totals differ by more than --tolerance. Raises ConfigurationError."""
+    """Returns 0, or 1 if the totals differ by more than --tolerance. Raises ConfigurationError."""
     key = ServiceSettings.from_environment().environment.get(KEY_VARIABLE)
     bill = parse_bill(read_bill(options.bill, key), now_us=time.time_ns() // 1000, endpoint=options.endpoint)
 
@@ -48,11 +50,14 @@ def run(options: argparse.Namespace) -> int:
         return _report(compared, bill, options)
 
     if options.book and not bill.workers:
-        raise ConfigurationError("the bill does not tell when workers ran, so nobody knows who caused what: not booked")
+        raise ConfigurationError(
+            "Nothing was booked: the bill has no start and stop of workers, so costs cannot be attributed to requests. "
+            "Leave out --book."
+        )
     if options.ledger is None:
         return with_database(options, work, must_exist=True)
     if options.book:
-        raise ConfigurationError("--book writes into the service's own ledger: leave out --ledger")
+        raise ConfigurationError("--book writes to the service's own ledger: leave out --ledger.")
     compared = Reconciliation(bill.lines, bill.workers, options.provider)
     for record in CsvLedger(options.ledger):
         compared.add(record)
@@ -60,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _read(database: Database, bill: Bill, options: argparse.Namespace) -> Reconciliation:
-    """Requests by their rows' ids: callers may give two the same one."""
+    """Returns the comparison, with the rows' ids for requests' ids: callers may give two requests the same id."""
     compared = Reconciliation(bill.lines, bill.workers, options.provider)
     async for row_id, record in LedgerReader(database).records(_window(bill, options.since, options.until)):
         compared.add(replace(record, request_id=str(row_id)))
@@ -69,7 +74,7 @@ async def _read(database: Database, bill: Bill, options: argparse.Namespace) -> 
 
 
 def _require_one_provider(compared: Reconciliation, options: argparse.Namespace) -> None:
-    """Who names no provider must have a ledger of one."""
+    """Raises ConfigurationError for a ledger of several providers if none was named."""
     if options.provider is None and len(compared.providers) > 1:
         names = sorted(compared.providers)
         raise ConfigurationError(f"the ledger holds several providers: name what was billed with --provider: {names}")
@@ -77,14 +82,15 @@ def _require_one_provider(compared: Reconciliation, options: argparse.Namespace)
 
 def _report(compared: Reconciliation, bill: Bill, options: argparse.Namespace) -> int:
     _require_one_provider(compared, options)
-    lines = [line for line in compared.days() if _is_asked_for(line, options.since, options.until)]
-    whole, bookings = total(lines), compared.bookings()
+    lines = [line for line in compared.days() if _is_requested(line, options.since, options.until)]
+    whole = total(lines)
+    bookings = compared.bookings()
     if options.json:
         sys.stdout.write(json.dumps(_document(lines, whole, bookings)) + "\n")
     else:
         _show(lines, whole, bookings, bill)
-    off = whole.difference_percentage
-    return int(options.tolerance is not None and (off is None or abs(off) > options.tolerance))
+    difference = whole.difference_percentage
+    return int(options.tolerance is not None and (difference is None or abs(difference) > options.tolerance))
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,27 +98,32 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bill",
         required=True,
         metavar="FILE|URL",
-        help=f"the emulator's or RunPod's; - is stdin; a URL is asked with the key in {KEY_VARIABLE}, if it is set",
+        help=f"RunPod's bill, or the emulator's; - reads stdin; a request to a URL has the key in {KEY_VARIABLE}",
     )
     parser.add_argument(
-        "--ledger", type=Path, metavar="FILE", help="an export, .csv or .csv.gz (default: the service's own database)"
+        "--ledger", type=Path, metavar="FILE", help="an exported ledger, .csv or .csv.gz (default: the database)"
     )
     add_location(parser)
-    parser.add_argument("--provider", action="append", metavar="NAME", help="the ledger's name of what was billed")
+    parser.add_argument(
+        "--provider",
+        action="append",
+        metavar="NAME",
+        help="the billed provider, as the ledger names it; may be repeated",
+    )
     parser.add_argument("--endpoint", metavar="ID", help="only this endpoint's lines of the bill")
-    parser.add_argument("--since", type=date.fromisoformat, metavar="DAY", help="the first day, UTC: 2026-11-01")
-    parser.add_argument("--until", type=date.fromisoformat, metavar="DAY", help="the last day, UTC")
-    parser.add_argument("--tolerance", type=float, metavar="PERCENT", help="exit 1 when the totals differ by more")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    parser.add_argument("--since", type=day, metavar="DAY", help="the first day, UTC: 2026-11-01")
+    parser.add_argument("--until", type=day, metavar="DAY", help="the last day, UTC")
+    parser.add_argument("--tolerance", type=float, metavar="PERCENT", help="exit with 1 if the totals differ by more")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument(
         "--book",
         action="store_true",
-        help="put what was billed into the ledger, in place of what its rows were expected to cost; may be repeated",
+        help="replace the estimated costs in the ledger by the billed ones; running it again changes nothing",
     )
 
 
 def _window(bill: Bill, since: date | None, until: date | None) -> Window:
-    """The rows to read: of the days asked for, and of whoever may have been at a billed worker."""
+    """Returns the rows to read: those of the days, and those of requests that may have run on a billed worker."""
     first = [worker.started_us / 1_000_000 - LONGEST_REQUEST_SECONDS for worker in bill.workers]
     last = [worker.stopped_us / 1_000_000 for worker in bill.workers]
     return Window(
@@ -125,7 +136,7 @@ def _midnight(day: date) -> float:
     return utc_seconds(day.isoformat())
 
 
-def _is_asked_for(line: DayLine, since: date | None, until: date | None) -> bool:
+def _is_requested(line: DayLine, since: date | None, until: date | None) -> bool:
     if line.day is None:
         return since is None and until is None
     return (since is None or line.day >= since) and (until is None or line.day <= until)
@@ -151,14 +162,14 @@ def _figures(line: DayLine) -> dict[str, Any]:
 
 
 def _attribution(bookings: Sequence[Booking]) -> dict[str, float] | None:
-    """What the billed workers' seconds went into; None when the bill does not tell when they ran."""
+    """Returns what the billed seconds were used for; None without the workers' times in the bill."""
     if not bookings:
         return None
-    caused = [booking for booking in bookings if booking.request_id is not None]
+    attributed = [booking for booking in bookings if booking.request_id is not None]
     return {
-        "execution_usd": to_usd(sum(booking.execution_picousd for booking in caused)),
-        "cold_start_usd": to_usd(sum(booking.cold_start_picousd for booking in caused)),
-        "idle_usd": to_usd(sum(booking.idle_picousd for booking in caused)),
+        "execution_usd": to_usd(sum(booking.execution_picousd for booking in attributed)),
+        "cold_start_usd": to_usd(sum(booking.cold_start_picousd for booking in attributed)),
+        "idle_usd": to_usd(sum(booking.idle_picousd for booking in attributed)),
         "nobody_usd": to_usd(sum(booking.total_picousd for booking in bookings if booking.request_id is None)),
     }
 
@@ -191,4 +202,8 @@ def _cells(line: DayLine) -> tuple[str, ...]:
     )
 
 
-COMMAND = Command("Does the ledger agree with the bill, day by day?", _add_arguments, run)
+COMMAND = Command(
+    "Compares the ledger with RunPod's bill, day by day, and shows what the billed seconds were used for.",
+    _add_arguments,
+    run,
+)

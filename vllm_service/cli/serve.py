@@ -1,4 +1,4 @@
-"""`serve`: the gateway. Configured by the environment and two files, see docs/configure.md."""
+"""`serve`: runs the gateway. The environment and two files configure it, see docs/configure.md."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from vllm_service.cli.command import Command
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serves until SIGTERM; the first line on stdout is the base URL."""
-    # The server needs the service extra; who only asks for help, or completes a command line, may be without.
+    """Serves until SIGTERM. The first line on stdout is the base URL."""
+    # Imported here, because the server needs the service extra, and --help and completion have to work without it.
     from vllm_service.cli.serving import serve  # noqa: PLC0415
 
     return serve()
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The environment configures the gateway: there are none."""
+    """Adds none: the environment configures the gateway."""
 
 
 COMMAND = Command(
-    "The gateway, until SIGTERM. Configured by the environment and two files, see docs/configure.md.",
+    "Runs the gateway until SIGTERM. Environment variables, providers.yaml and models.yaml configure it: see "
+    "docs/configure.md. The first line on standard output is the base URL.",
     _add_arguments,
     run,
 )

@@ -1,4 +1,4 @@
-"""The gateway from the settings: in this process, or in several that share one address."""
+"""Runs the gateway by its settings: in this process, or in several that share one address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vllm_service.settings import ServiceSettings
 
 
 def serve() -> int:
-    """Serves until SIGTERM, by the environment's settings; the first line on stdout is the base URL."""
+    """Serves until SIGTERM, by the environment's settings. The first line on stdout is the base URL."""
     settings = ServiceSettings.from_environment()
     logs.configure(settings.log_level, settings.log_format)
     router = partial(make_router, default_strategy=settings.default_strategy)
@@ -26,13 +26,13 @@ def serve() -> int:
 
 
 def _serve_in_several(settings: ServiceSettings, service: Callable[[WorkerSlot], Coroutine[None, None, int]]) -> int:
-    """The files are read here first: what is wrong with them is said once, and nothing is started."""
+    """Serves in several processes. The files are read here first, so that an error in them is reported once."""
     load(settings)
     listening = bound(settings.host, settings.port)
     supervisor = Supervisor(
         workers=settings.workers,
         listening=listening,
-        serve=lambda place: uvloop.run(service(place)),
+        serve=lambda slot: uvloop.run(service(slot)),
         announce=partial(announce, listening),
         grace_seconds=settings.grace_seconds,
     )

@@ -1,4 +1,4 @@
-"""Where commands find what the gateway keeps: the service's settings, unless the command line says otherwise."""
+"""The arguments by which commands find the gateway's database; the service's settings by default."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vllm_service.errors import ConfigurationError, ServiceError
+from vllm_service.errors import ConfigurationError
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.open import DATABASE_FILE, open_database
 from vllm_service.storage.sql.database import Database
 
 
 def add_location(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which database."""
+    """Adds --database-url and --data-dir."""
     parser.add_argument(
         "--database-url",
-        help="Postgres; DATABASE_URL by default, and better for a URL with a password, which `ps` would show",
+        metavar="URL",
+        help="Postgres (default: DATABASE_URL, the safer one for a password: `ps` shows arguments)",
     )
-    parser.add_argument("--data-dir", type=Path, help="where SQLite's file is; DATA_DIR by default")
+    parser.add_argument("--data-dir", type=Path, metavar="DIRECTORY", help="of SQLite's file (default: DATA_DIR)")
 
 
 def wide_console() -> Console:
-    """For tables: as wide as the terminal, or wide enough where there is none and lines can be of any length."""
+    """Returns a console for tables: as wide as the terminal, or 200 columns wide in a pipe or file."""
     return Console(width=None if sys.stdout.isatty() else 200)
 
 
@@ -36,9 +37,9 @@ def with_database(
     *,
     must_exist: bool = False,
 ) -> int:
-    """Opens the database, works, closes it; 1 and the error's text if it cannot be used.
+    """Opens the database, runs `work` and closes it; returns its exit code. Raises ServiceError.
 
-    must_exist: where there is no database, none is made.
+    must_exist: raise ConfigurationError instead of making a database.
     """
     settings = ServiceSettings.from_environment()
 
@@ -46,15 +47,11 @@ def with_database(
         database_url = options.database_url or (None if options.data_dir else settings.database_url)
         data_dir = options.data_dir or settings.data_dir
         if must_exist and database_url is None and not (data_dir / DATABASE_FILE).exists():
-            raise ConfigurationError(f"there is no ledger in {data_dir}: say where it is by DATA_DIR or DATABASE_URL")
+            raise ConfigurationError(f"there is no ledger in {data_dir}: set DATA_DIR or DATABASE_URL to where it is")
         database = await open_database(database_url, data_dir)
         try:
             return await work(database, settings)
         finally:
             await database.close()
 
-    try:
-        return asyncio.run(opened())
-    except ServiceError as error:
-        sys.stderr.write(f"{error.message}\n")
-        return 1
+    return asyncio.run(opened())

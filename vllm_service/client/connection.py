@@ -21,8 +21,8 @@ from openai import AsyncOpenAI, AsyncStream, DefaultAsyncHttpxClient
 from openai._streaming import ServerSentEvent
 
 from vllm_service.client.cost_info import MEMBER, read_annotation
-from vllm_service.client.errors import StreamBroken, Unreachable, at_endpoint, from_sdk, request_id
-from vllm_service.client.payload import Json, Payload, read_whole
+from vllm_service.client.errors import StreamBroken, Unreachable, at_endpoint, from_sdk
+from vllm_service.client.payload import Json, Payload, read_whole, request_id
 from vllm_service.client.per_loop import PerLoop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
@@ -68,29 +68,32 @@ class Connection:
         return self._sdks.get()
 
     async def answer(self, ask: Payload, policy: RetryPolicy) -> Answer:
-        """The whole answer. Raises ServiceError."""
+        """Returns the whole answer, after as many attempts as the policy allows. Raises ServiceError."""
         started = time.perf_counter()
+        return await retrying(lambda number: self.attempt(ask, started, number), policy)
 
-        async def attempt(number: int) -> Answer:
-            with self.raising_ours():
-                response = await self.sdk.post(ask.route, cast_to=httpx2.Response, body=ask.body)
-                _is_answer(response)
-                whole = read_whole(_json(response))
-            answer = Answer(
-                text=whole.text,
-                model=ask.model,
-                provider=self.provider,
-                usage=whole.usage,
-                cost_picousd=self.cost_picousd(ask.model, whole.usage),
-                latency_ms=(time.perf_counter() - started) * 1000,
-                request_id=request_id(response.headers),
-                finish_reason=whole.finish_reason,
-                attempts=number,
-                message=whole.message,
-            )
-            return self.annotated(answer, response.content)
+    async def attempt(self, ask: Payload, started: float, number: int = 1) -> Answer:
+        """Sends the request once, and returns the whole answer. Raises ServiceError.
 
-        return await retrying(attempt, policy)
+        started: where the answer's latency begins, by time.perf_counter. number: of the attempt.
+        """
+        with self.raising_ours():
+            response = await self.sdk.post(ask.route, cast_to=httpx2.Response, body=ask.body)
+            _is_answer(response)
+            whole = read_whole(_json(response))
+        answer = Answer(
+            text=whole.text,
+            model=ask.model,
+            provider=self.provider,
+            usage=whole.usage,
+            cost_picousd=self.cost_picousd(ask.model, whole.usage),
+            latency_ms=(time.perf_counter() - started) * 1000,
+            request_id=request_id(response.headers),
+            finish_reason=whole.finish_reason,
+            attempts=number,
+            message=whole.message,
+        )
+        return self.annotated(answer, response.content)
 
     def annotated(self, answer: Answer, document: bytes | str | None) -> Answer:
         """The answer, with what the gateway says of it in the document that it came in, if it is a gateway's."""

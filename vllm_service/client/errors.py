@@ -21,6 +21,7 @@ from typing import Any
 import openai
 
 from vllm_service import errors
+from vllm_service.client.payload import request_id
 from vllm_service.client.results import BatchItem
 from vllm_service.errors import ServiceError, UpstreamError, UpstreamFailed
 from vllm_service.resilience.failures import retry_after_seconds
@@ -37,7 +38,6 @@ BY_STATUS: Mapping[int, type[ServiceError]] = {
     503: errors.ModelUnavailable,
     504: errors.GatewayTimeout,
 }
-REQUEST_IDS = ("x-request-id", "x-runpod-job-id")
 
 
 class Unreachable(UpstreamFailed):
@@ -139,11 +139,6 @@ def message_of(body: object, status: int) -> str:
     """What the error object says; else the name of the status. A body that is no JSON is somebody's HTML: left out."""
     message = _field(body, "message")
     return message if isinstance(message, str) and message else _phrase(status)
-
-
-def request_id(headers: Mapping[str, str]) -> str | None:
-    """The provider's id of a request, by which its support finds it."""
-    return next((headers[name] for name in REQUEST_IDS if name in headers), None)
 
 
 def _field(body: object, name: str) -> Any:

@@ -14,6 +14,7 @@ Message = Mapping[str, Any]
 
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
 DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE = 500, 0.7
+REQUEST_IDS = ("x-request-id", "x-runpod-job-id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,11 @@ def read_usage(document: object) -> Usage | None:
         return None
     cached = _detail(usage.get("prompt_tokens_details"), "cached_tokens")
     return Usage(prompt, completion, cached, _detail(usage.get("completion_tokens_details"), "reasoning_tokens"))
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """Returns the provider's id of a request, by which its support finds it; None where it sent none."""
+    return next((headers[name] for name in REQUEST_IDS if name in headers), None)
 
 
 def _first_choice(document: object) -> Mapping[str, Any] | None:

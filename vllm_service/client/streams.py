@@ -10,8 +10,8 @@ from types import AsyncGeneratorType, TracebackType
 from typing import Protocol, Self, cast
 
 from vllm_service.client.connection import Connection, EventStream
-from vllm_service.client.errors import Unreachable, request_id
-from vllm_service.client.payload import Payload, read_piece
+from vllm_service.client.errors import Unreachable
+from vllm_service.client.payload import Payload, read_piece, request_id
 from vllm_service.client.per_loop import running_loop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying

@@ -1,4 +1,4 @@
-"""The files that travel in the wheel: example configuration, scenarios and traces, each known by a short name."""
+"""The files that ship with the package: example configuration, scenarios and traces, each with a short name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 class Kind(StrEnum):
-    """What a shipped file is for; the value is its folder."""
+    """The kinds of shipped files; each value is a directory here."""
 
     EXAMPLE = "examples"
     SCENARIO = "scenarios"
@@ -19,7 +19,7 @@ class Kind(StrEnum):
 
 
 def shipped(kind: Kind) -> dict[str, Path]:
-    """Returns the files of one kind by their names, which have no suffix."""
+    """Returns the files of one kind by their names, which are without suffix."""
     files = sorted(path for path in (FOLDER / kind).iterdir() if path.is_file())
     return {path.name.partition(".")[0]: path for path in files}
 
@@ -27,7 +27,7 @@ def shipped(kind: Kind) -> dict[str, Path]:
 def path_of(kind: Kind, name: str) -> Path:
     """Returns the file at this path, else the shipped file of this name.
 
-    Raises ConfigurationError, with the shipped names, where there is neither.
+    Raises ConfigurationError, with the shipped names, if neither exists.
     """
     given = Path(name)
     if given.is_file():

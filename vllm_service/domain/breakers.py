@@ -1,4 +1,4 @@
-"""What a circuit breaker says of one place, as replicas tell one another. Durations, no clock times: clocks differ."""
+"""A circuit breaker's states and changes, as replicas exchange them. Durations, no clock times: clocks differ."""
 
 from __future__ import annotations
 
@@ -7,37 +7,43 @@ from enum import StrEnum
 
 
 class BreakerState(StrEnum):
-    """CLOSED lets by, OPEN does not, HALF_OPEN lets one probe by; RESTING waits out a Retry-After of a sound place."""
+    """A breaker's state: which requests go to the provider's model."""
 
+    #: Every request goes there.
     CLOSED = "closed"
+    #: None goes there until a Retry-After is over; the provider is sound, so no probe is needed then.
     RESTING = "resting"
+    #: None goes there until the pause is over.
     OPEN = "open"
+    #: One request at a time goes there, as a probe.
     HALF_OPEN = "half_open"
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerChange:
-    """One step of one breaker.
-
-    seconds: how long it stays OPEN or RESTING from now on. failures: in a row, when it opened.
-    successes: of probes in a row, while HALF_OPEN. from_elsewhere: another replica saw it.
-    """
+    """One breaker's change from one state to another."""
 
     provider: str
     model: str
     before: BreakerState
     after: BreakerState
     reason: str
+    #: How long it stays OPEN or RESTING from now on.
     seconds: float = 0.0
+    #: Failures in a row, when it opened.
     failures: int = 0
+    #: Probes in a row that succeeded, while HALF_OPEN.
     successes: int = 0
+    #: Whether another replica saw it.
     from_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """Whether a replica may probe a place now. If not, `wait_seconds` until it may ask again."""
+    """The answer to a replica's claim to probe a provider's model now."""
 
     granted: bool
+    #: If it is not granted: how long until the replica may try again.
     wait_seconds: float = 0.0
+    #: Probes in a row that have succeeded so far, at all replicas.
     successes: int = 0

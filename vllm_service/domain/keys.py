@@ -1,4 +1,4 @@
-"""Who calls: keys, their tier, and the limits of the organisation they belong to."""
+"""Callers' keys: their tier, and the limits of the organisation that they belong to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Tier(StrEnum):
-    """What a key was made for; it sets how many requests it may make in a minute."""
+    """A key's purpose, which sets how many requests it may make in a minute."""
 
     __hash__ = str.__hash__  # Enum's own is Python, and each request looks its limit up
 
@@ -31,14 +31,14 @@ class OrganisationLimits:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A caller's key as it is stored: never the key itself. `id` is public and appears in the ledger.
+    """A caller's key as it is stored: never the key itself."""
 
-    annotate: whether answers carry cost_info and performance_info. strategy: the routing strategy of this key, if any.
-    """
-
+    #: Public: it appears in the ledger.
     id: str
     organisation: str
     tier: Tier = Tier.DEVELOPMENT
     limits: OrganisationLimits = OrganisationLimits()
+    #: Whether answers carry cost_info and performance_info.
     annotate: bool = True
+    #: The routing strategy of this key's requests; None is the model's.
     strategy: str | None = None

@@ -1,4 +1,4 @@
-"""The seam between the gateway and the router: a plan for one request, and what the router is told of how it went."""
+"""The seam between the gateway and the router: a plan for one request, and reports of how its attempts went."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from vllm_service.domain.usage import Usage
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """One place to try: a provider by its configured name, and the model's name there.
+    """One offer to try."""
 
-    cost_picousd: the marginal cost that the router expects; None where it is unknown.
-    """
-
+    #: The provider's configured name.
     provider: str
+    #: The model's name at the provider.
     model: str
+    #: The marginal cost that the router expects; None where it is unknown.
     cost_picousd: int | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
-    """Places in the order in which they are tried, and why, for people: `x-route-reason` and the ledger."""
+    """Offers in the order in which they are tried."""
 
     steps: tuple[Step, ...]
+    #: Why in this order, for people: `x-route-reason` and the ledger.
     reason: str
 
 
@@ -34,36 +35,37 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
 class WorkerTarget:
     """How many workers a per-second endpoint should have from now on, and why.
 
-    More than there are: wake them (a cheap warm-up job, or workersMin). Fewer: let them end what they have and leave
-    (workersMax, or no more jobs and the idle time-out). always_on: of them, there without being woken or kept.
+    More than there are: wake them (a cheap warm-up job, or workersMin). Fewer: let them end what they have and stop
+    (workersMin, or no more jobs and the idle timeout).
     """
 
     provider: str
     workers: int
     reason: str
+    #: How many of them are always on, without being woken or kept.
     always_on: int = 0
 
 
 class AttemptObserver(Protocol):
-    """What a router learns from one attempt: `first_token`, then one of the three exits; later calls do nothing.
+    """Reports one attempt to the router: `first_token`, then one of the three exits; later calls do nothing.
 
     Times are seconds of the clock that the router was given.
     """
 
     def first_token(self, now_seconds: float) -> None:
-        """The first byte of content has come back."""
+        """Reports that the first byte of content has come back."""
         ...
 
     def succeeded(self, usage: Usage | None, now_seconds: float) -> None:
-        """The answer is complete; usage None when nothing counted it."""
+        """Reports a complete answer; usage is None when nothing counted it."""
         ...
 
     def failed(self, status: int, retry_after_seconds: float | None, now_seconds: float) -> None:
-        """The provider failed: HTTP's status, or 0 where no answer came."""
+        """Reports a provider's failure by HTTP's status, or by 0 where no answer came."""
         ...
 
     def abandoned(self, now_seconds: float) -> None:
-        """The attempt was left before its end, which says nothing about the provider."""
+        """Reports that the attempt was left before its end, which says nothing about the provider."""
         ...
 
 
@@ -71,17 +73,17 @@ class Router(Protocol):
     """Decides and learns; takes time as an input and does no I/O. Times are seconds of one monotonic clock."""
 
     def plan(self, facts: RequestFacts, now_seconds: float) -> Plan:
-        """Raises errors.ModelNotFound if nobody serves it, errors.ModelUnavailable when none may be tried."""
+        """Returns the offers to try. Raises ModelNotFound for an unknown model, ModelUnavailable if none is left."""
         ...
 
     def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> AttemptObserver:
-        """The request is sent there; what becomes of it goes to the observer, which holds all that it needs."""
+        """Counts a request as sent to this offer; the returned observer takes the reports of what becomes of it."""
         ...
 
     def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
-        """What the platform's `/health` said of an endpoint's workers; None when it did not answer."""
+        """Takes what the platform's `/health` answered about an endpoint's workers; None when it did not answer."""
         ...
 
     def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
-        """To be asked about once a second. The same target again is no new wake: the gateway acts on changes."""
+        """Returns a target per endpoint; to be called about once a second. A repeated target is no new wake."""
         ...

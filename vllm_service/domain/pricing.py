@@ -1,4 +1,4 @@
-"""What tokens and seconds cost. A price that is not known is None where it is kept, never a number."""
+"""Prices of tokens and of seconds. A price that is not known is None where it is kept, never a number."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from vllm_service.domain.usage import Usage
 
 @dataclass(frozen=True, slots=True)
 class TokenPrice:
-    """Pico-dollars per token. `cached_input` None: the provider gives no discount, a cached token costs `input`."""
+    """Pico-dollars per token."""
 
     input_picousd: int
     output_picousd: int
+    #: None: the provider gives no discount, so a cached token costs `input_picousd`.
     cached_input_picousd: int | None = None
 
     @classmethod
@@ -24,28 +25,29 @@ class TokenPrice:
         output_usd: Decimal | str | int,
         cached_input_usd: Decimal | str | int | None = None,
     ) -> TokenPrice:
-        """From dollars per million tokens. ValueError: see money.picousd_per_token."""
+        """Makes a price from dollars per million tokens. Raises ValueError as money.picousd_per_token does."""
         cached = None if cached_input_usd is None else picousd_per_token(cached_input_usd)
         return cls(picousd_per_token(input_usd), picousd_per_token(output_usd), cached)
 
     @property
     def input_usd_per_million(self) -> float:
-        """For JSON and people."""
+        """Dollars per million prompt tokens, for JSON and people."""
         return to_usd(self.input_picousd * 10**6)
 
     @property
     def output_usd_per_million(self) -> float:
-        """For JSON and people."""
+        """Dollars per million completion tokens, for JSON and people."""
         return to_usd(self.output_picousd * 10**6)
 
     @property
     def cached_input_usd_per_million(self) -> float | None:
-        """For JSON and people; None as `cached_input_picousd`."""
+        """Dollars per million cached prompt tokens, for JSON and people; None as `cached_input_picousd`."""
         return None if self.cached_input_picousd is None else to_usd(self.cached_input_picousd * 10**6)
 
     def cost_picousd(self, usage: Usage) -> int:
-        """Pico-dollars of these tokens, exact."""
+        """Returns the exact pico-dollars of these tokens."""
         cached_price = self.input_picousd if self.cached_input_picousd is None else self.cached_input_picousd
+        # Cached tokens are part of the prompt's, so they are charged once, at their own price.
         return (
             (usage.prompt_tokens - usage.cached_tokens) * self.input_picousd
             + usage.cached_tokens * cached_price
@@ -55,15 +57,15 @@ class TokenPrice:
 
 @dataclass(frozen=True, slots=True)
 class SecondPrice:
-    """Pico-dollars per microsecond of one worker, as RunPod bills it: from its start to its full stop."""
+    """The price of one worker's time, which RunPod bills from its start to its full stop."""
 
     picousd_per_microsecond: int
 
     @classmethod
     def per_second(cls, usd: Decimal | str | int) -> SecondPrice:
-        """From dollars per second. ValueError: see money.picousd_per_microsecond."""
+        """Makes a price from dollars per second. Raises ValueError as money.picousd_per_microsecond does."""
         return cls(picousd_per_microsecond(usd))
 
     def cost_picousd(self, microseconds: int) -> int:
-        """Pico-dollars of this time of one worker, exact."""
+        """Returns the exact pico-dollars of this time of one worker."""
         return microseconds * self.picousd_per_microsecond

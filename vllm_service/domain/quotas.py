@@ -1,4 +1,4 @@
-"""The limits' names, windows and periods: what a minute, a UTC day and a UTC month are to a limit. Pure arithmetic."""
+"""The limits' names, windows and periods: a minute, a UTC day and a UTC month as limits count them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ADDRESS_REQUESTS_PER_SECOND = 50
 
 
 class Limit(StrEnum):
-    """What can be used up: `details.limit` of a 429. The Lua scripts number them in this order."""
+    """A limit's name in `details.limit` of a 429. The Lua scripts number the limits in this order."""
 
     REQUESTS_PER_MINUTE = "requests_per_minute"
     ADDRESS_REQUESTS_PER_SECOND = "address_requests_per_second"
@@ -35,31 +35,33 @@ class RateWindow:
 
     @property
     def lifetime_ms(self) -> int:
-        """From a bucket's beginning until it counts no more."""
+        """How long a bucket counts, from its beginning."""
         return (self.buckets + 1) * self.bucket_ms
 
 
+#: A minute in 60 buckets: a slot comes back at most a second late.
 KEY_WINDOW = RateWindow(buckets=60, bucket_ms=1000)
+#: A second in 20 buckets: a slot comes back at most 50 ms late.
 ADDRESS_WINDOW = RateWindow(buckets=20, bucket_ms=50)
 
 
 def utc_day(now_seconds: float) -> int:
-    """Days since 1970-01-01."""
+    """Returns the days since 1970-01-01."""
     return int(now_seconds // SECONDS_PER_DAY)
 
 
 def utc_month(day: int) -> int:
-    """Months since year 0 of the month that this day (since 1970) lies in."""
+    """Returns the months since year 0, of the month that this day (since 1970) lies in."""
     date = time.gmtime(day * SECONDS_PER_DAY)
     return date.tm_year * 12 + date.tm_mon - 1
 
 
 def seconds_to_next_day(now_seconds: float) -> float:
-    """Until 00:00 UTC."""
+    """Returns the seconds until 00:00 UTC."""
     return (utc_day(now_seconds) + 1) * SECONDS_PER_DAY - now_seconds
 
 
 def seconds_to_next_month(now_seconds: float) -> float:
-    """Until 00:00 UTC of the next month's first day."""
+    """Returns the seconds until 00:00 UTC of the next month's first day."""
     year, month = divmod(utc_month(utc_day(now_seconds)) + 1, 12)
     return calendar.timegm((year, month + 1, 1, 0, 0, 0)) - now_seconds

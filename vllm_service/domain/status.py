@@ -1,13 +1,17 @@
-"""How the parts of the gateway are doing, as values: what health, performance and metrics are told. None is unknown."""
+"""The status of each part of the gateway, as a value, and where health, metrics and pages read it. None is unknown."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar, cast
+
+Status = TypeVar("Status")
 
 
 class Circuit(StrEnum):
-    """Whether a provider is tried: always, for one trial request, or not for a while."""
+    """A circuit's state: the provider is tried always, by one trial request, or not for a while."""
 
     CLOSED = "closed"
     HALF_OPEN = "half_open"
@@ -16,17 +20,20 @@ class Circuit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProviderCircuit:
-    """One provider's circuit breaker. failures: in a row; openings: since the start; retry_at: seconds since 1970."""
+    """One provider's circuit breaker."""
 
     circuit: Circuit
+    #: Failures in a row.
     failures: int | None = None
+    #: How often it has opened since the start.
     openings: int | None = None
+    #: Seconds since 1970.
     retry_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CacheState:
-    """The response cache since the start, and what it holds."""
+    """The response cache: its counts since the start, and what it holds."""
 
     hits: int
     misses: int
@@ -36,26 +43,28 @@ class CacheState:
 
     @property
     def hit_rate(self) -> float | None:
-        """0-1; None before the first look-up."""
+        """The share of look-ups that were hits, 0-1; None before the first."""
         looked_up = self.hits + self.misses
         return self.hits / looked_up if looked_up else None
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerState:
-    """The ledger's writer: rows that wait, rows that are durable, writes that failed, and whether the last one did.
+    """The ledger's writer."""
 
-    dropped: rows that are lost; refused: those of them that the database would not take. refusal: why it refuses rows
-    now, or has refused some for good; None where all is well.
-    """
-
+    #: Rows that wait to be written.
     queued: int
+    #: Rows that are durable.
     written: int | None = None
     failed_writes: int | None = None
+    #: Whether the last write failed.
     is_failing: bool = False
     oldest_queued_seconds: float | None = None
+    #: Rows that are lost.
     dropped: int | None = None
+    #: Those of the lost rows that the database would not take.
     refused: int | None = None
+    #: Why the database refuses rows now, or has refused some for good; None where all is well.
     refusal: str | None = None
 
 
@@ -70,10 +79,7 @@ class QuotaState:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A RunPod endpoint's workers and jobs, as its `/health` last said.
-
-    workers_min: its workersMin, where the gateway sets it: so many are paid whether they work or not.
-    """
+    """A RunPod endpoint's workers and jobs, as its `/health` last counted them."""
 
     running: int | None = None
     idle: int | None = None
@@ -81,26 +87,94 @@ class WorkerState:
     throttled: int | None = None
     jobs_queued: int | None = None
     jobs_in_progress: int | None = None
+    #: The endpoint's workersMin, where the gateway sets it: so many are paid whether they work or not.
     workers_min: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlotState:
-    """Which of how many processes behind one port this is, from 1; restarts: of any of them, since the start."""
+    """This process among those behind one port."""
 
+    #: Its number, from 1.
     worker: int
+    #: How many there are.
     workers: int
+    #: Restarts of any of them since the start.
     restarts: int
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """This process and its machine. cpu_percentage: of one core, since the last look."""
+    """This process and its machine."""
 
     memory_bytes: int
+    #: Of one core, since the last measurement.
     cpu_percentage: float | None
     cpu_seconds: float
     open_files: int | None
     machine_available_bytes: int
     machine_cached_bytes: int | None
     machine_used_percentage: float
+
+
+@dataclass(frozen=True, slots=True)
+class BreakersState:
+    """The circuit breakers of every provider that has been tried."""
+
+    by_provider: Mapping[str, ProviderCircuit]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersState:
+    """The workers of every own endpoint that has been seen."""
+
+    by_provider: Mapping[str, WorkerState]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """The HTTP server of this process."""
+
+    is_listening: bool
+    #: SIGTERM has come: connections are closed when their request has ended.
+    is_stopping: bool = False
+    in_flight: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsState:
+    """Conversations that are kept."""
+
+    active: int
+
+
+@dataclass(frozen=True, slots=True)
+class QualityState:
+    """The mean score of a model's answers, 0-1."""
+
+    by_model: Mapping[str, float]
+
+
+class Statuses:
+    """The statuses of the parts that registered, by the type of the status. Health, metrics and pages read them.
+
+    A kind without a part is unknown: health and metrics leave it out.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[type[object], Callable[[], object]] = {}
+
+    def register(self, kind: type[Status], status: Callable[[], Status]) -> None:
+        """Adds a part. status: called at each look; returns at once. Raises ValueError for a second of a kind."""
+        if kind in self._read:
+            raise ValueError(f"a part with {kind.__name__} is registered already")
+        self._read[kind] = status
+
+    def of(self, kind: type[Status]) -> Status | None:
+        """Returns the present status of this kind; None where no such part runs here."""
+        read = self._read.get(kind)
+        return None if read is None else cast("Status", read())
+
+    def all(self) -> Mapping[str, object]:
+        """Returns every status by the name of its type, in the order of registration."""
+        return {kind.__name__: read() for kind, read in self._read.items()}

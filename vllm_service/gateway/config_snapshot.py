@@ -36,12 +36,28 @@ class ConfigSnapshot:
         self.on_apple_silicon = frozenset(
             name for name, provider in catalog.providers.items() if APPLE_SILICON_TAG in provider.tags
         )
-        self._models = {name: ServedModel(model) for name, model in catalog.models.items()}
+        #: By name and by alias.
+        self.models = {name: ServedModel(model) for name, model in catalog.models.items()}
 
-    def model(self, name: str) -> ServedModel:
-        """By name or alias. Raises errors.ModelNotFound."""
-        model = self._models.get(name)
-        if model is None:
-            tasks = {known for known in self._models if known.startswith(PREFIX)}
-            raise ModelNotFound(name[:256], sorted({model.name for model in self._models.values()} | tasks))
-        return model
+    def not_found(self, name: str) -> ModelNotFound:
+        """Returns the error for a name that is none of `models`; it names those that there are."""
+        tasks = {known for known in self.models if known.startswith(PREFIX)}
+        return ModelNotFound(name[:256], sorted({model.name for model in self.models.values()} | tasks))
+
+
+class CurrentConfig:
+    """The configuration in use. A reload replaces the snapshot; requests under way keep theirs."""
+
+    __slots__ = ("snapshot",)
+
+    def __init__(self, snapshot: ConfigSnapshot) -> None:
+        self.snapshot = snapshot
+
+    def catalog(self) -> Catalog:
+        """Returns the catalog in use."""
+        return self.snapshot.catalog
+
+    def catalog_and_router(self) -> tuple[Catalog, Router]:
+        """Returns both of one snapshot."""
+        snapshot = self.snapshot
+        return snapshot.catalog, snapshot.router

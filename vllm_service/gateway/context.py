@@ -18,6 +18,7 @@ from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import Step
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import Usage
+from vllm_service.errors import ServiceError
 from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, ServedModel
 from vllm_service.gateway.operations import Operation
@@ -140,6 +141,9 @@ class RequestContext:
     outcome = Outcome.COMPLETED
     status = 200
     error_code: str | None = None
+    error: ServiceError | None = None
+    #: As the ledger keeps them, see gateway/labels.py.
+    labels: str | None = None
 
     def __init__(
         self,
@@ -255,6 +259,7 @@ class RequestContext:
             total_ms=(now - started) * 1000,
             attempts=self.attempts,
             route_reason=self.reason,
+            labels=self.labels,
         )
 
     def record_of(self, loser: HedgeLoser, now: float) -> RequestRecord:

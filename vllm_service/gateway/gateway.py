@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.plan import Plan
@@ -13,8 +15,10 @@ from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS, Usage, estimated_prompt_tokens
 from vllm_service.errors import ServiceError, Unauthorized
 from vllm_service.gateway import routing_headers as wishes
-from vllm_service.gateway.config_snapshot import ConfigSnapshot
+from vllm_service.gateway.config_snapshot import CurrentConfig
 from vllm_service.gateway.context import RequestContext, RequestIds
+from vllm_service.gateway.in_process import Completion, EventStream, WholeAnswer, completion_of, finished, request_of
+from vllm_service.gateway.labels import labels_text
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
@@ -34,10 +38,11 @@ from vllm_service.storage.protocol import Keys, Quotas, Reservation, ResponseCac
 
 _log = logging.getLogger(__name__)
 DEADLINE = HEADER.encode()
+NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
 
 class Gateway:
-    """Everything that a request passes. `configured` may be replaced at any time; requests under way keep theirs.
+    """Everything that a request passes. A reload replaces `config.snapshot`; requests under way keep theirs.
 
     keys: None lets everybody in as `anonymous`. recorders: called with each row; the ledger's `record` is one of them.
     record_loss: called with the rows of hedges that lost, which are no requests of their own: the ledger's.
@@ -47,7 +52,7 @@ class Gateway:
     def __init__(
         self,
         *,
-        configured: ConfigSnapshot,
+        config: CurrentConfig,
         upstream: Upstream,
         quotas: Quotas,
         recorders: Sequence[Callable[[RequestRecord], None]],
@@ -60,7 +65,7 @@ class Gateway:
         record_loss: Callable[[RequestRecord], None] | None = None,
         wall_clock: Callable[[], float] | None = None,
     ) -> None:
-        self.configured = configured
+        self.config = config
         self._upstream = upstream
         self._quotas = quotas
         self._recorders = tuple(recorders)
@@ -74,16 +79,61 @@ class Gateway:
         self._counting = TokenCounting()
         self._tracer = tracer
         self._wall_clock = wall_clock
+        self._tasks: set[asyncio.Task[None]] = set()  # of requests from within, which nothing else may hold
 
-    async def serve(self, operation: Operation, request: Request, caller: ResponseWriter) -> None:
+    def serve(self, operation: Operation, request: Request, caller: ResponseWriter) -> Coroutine[Any, Any, None]:
         """Answers the request, whatever happens, and records it."""
+        return self._serve(self._context(operation, request, caller))
+
+    async def complete(
+        self,
+        key: ApiKey,
+        operation: Operation,
+        body: Mapping[str, Any],
+        labels: Mapping[str, str] = NO_TEXTS,
+        headers: Mapping[str, str] = NO_TEXTS,
+    ) -> Completion:
+        """Returns the whole answer to a request from within this process, which goes the way of one from outside.
+
+        key: whose limits count it. labels: kept in the ledger. headers: routing headers, a deadline, x-request-id.
+        Cancelling it cancels the request. Raises ServiceError.
+        """
+        writer = WholeAnswer()
+        context = self._context(operation, request_of(body, headers, stream=False), writer, labels_text(labels))
+        await finished(self._in_background(context, key), writer)
+        return completion_of(context, writer.body)
+
+    def stream(
+        self,
+        key: ApiKey,
+        operation: Operation,
+        body: Mapping[str, Any],
+        labels: Mapping[str, str] = NO_TEXTS,
+        headers: Mapping[str, str] = NO_TEXTS,
+    ) -> EventStream:
+        """Returns the events of a streamed answer; as `complete` otherwise. Wrong labels raise at once."""
+        request, kept = request_of(body, headers, stream=True), labels_text(labels)
+        return EventStream(
+            lambda writer: self._context(operation, request, writer, kept),
+            lambda context: self._in_background(context, key),
+        )
+
+    def _in_background(self, context: RequestContext, key: ApiKey) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._serve(context, key))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _context(
+        self, operation: Operation, request: Request, caller: ResponseWriter, labels: str | None = None
+    ) -> RequestContext:
         headers = request.named
         call = RequestContext(
             operation,
             request,
             caller,
             self._ids.of(headers.get(b"x-request-id")),
-            configured=self.configured,
+            configured=self.config.snapshot,
             policy=self._policy,
             upstream=self._upstream,
         )
@@ -91,28 +141,38 @@ class Gateway:
             call.started_at = self._wall_clock()
         if self._tracer is not None:
             call.trace = self._tracer.begin(operation.name, headers.get(b"traceparent"), headers.get(b"tracestate"))
+        if labels is not None:
+            call.labels = labels
+        return call
+
+    async def _serve(self, call: RequestContext, key: ApiKey | None = None) -> None:
+        """key: of a request from within; from outside it is in the headers."""
         try:
-            await self._answer(call)
+            await self._answer(call, key)
         except ServiceError as error:
             _refuse(call, error)
         except asyncio.CancelledError:
             if not call.is_answered:  # else the connection is the next request's
                 call.outcome, call.status, call.error_code = Outcome.CANCELLED, 499, None
-                caller.abort()
+                call.caller.abort()
         except Exception as error:
             _log.error("request %s failed within the gateway: %s", call.request_id, source_location(error))
             _refuse(call, ServiceError("The gateway failed on this request; its log has more under its id."))
         await self._account(call)
 
-    async def _answer(self, call: RequestContext) -> None:
+    async def _answer(self, call: RequestContext, key: ApiKey | None) -> None:
         headers = call.headers
-        key = self._anonymous if self._keys is None else await self._keys.find(_secret(headers))
+        if key is None:
+            key = self._anonymous if self._keys is None else await self._keys.find(_secret(headers))
         if key is None:
             raise Unauthorized("This key is not known, or has been revoked.")
         call.key = key
         call.annotates = key.annotate and headers.get(b"x-annotate") != b"off"
         call.fields = fields = read(call.request.body)
-        call.model = call.configured.model(fields.model)
+        model = call.configured.models.get(fields.model)
+        if model is None:
+            raise call.configured.not_found(fields.model)
+        call.model = model
         call.facts = _facts(call)
         asked = headers.get(DEADLINE)
         wished = None if asked is None else asked.decode("latin-1")
@@ -249,7 +309,7 @@ def _refuse(call: RequestContext, error: ServiceError) -> None:
     if call.is_answered:
         return
     call.outcome = Outcome.REJECTED if call.reservation is None else Outcome.FAILED
-    call.status, call.error_code = error.status, error.code
+    call.status, call.error_code, call.error = error.status, error.code, error
     if call.caller.has_begun:
         call.caller.abort()  # what has been sent of a stream cannot be taken back, and has no end
         return

@@ -138,6 +138,7 @@ def _break(call: RequestContext, error: ServiceError) -> None:
     """Ends a stream that has begun with an error and without [DONE]; the status stays 200, it has been sent."""
     if call.outcome is not Outcome.CANCELLED:
         call.outcome, call.error_code = Outcome.FAILED, error.code
+    call.error = error
     call.caller.send(error_event(error, call.request_id))
     call.end()
 

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from email.utils import formatdate
 
+from vllm_service.domain.status import ServerState
 from vllm_service.errors import Overloaded
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.server_connection import EagerTask, Handler, ServerConnection
@@ -60,6 +61,10 @@ class HttpServer:
         if self._timer is not None:
             self._timer.cancel()
         return not late
+
+    def status(self) -> ServerState:
+        """Returns what health and metrics show."""
+        return ServerState(bool(self._servers), self.is_stopping, self.in_flight)
 
     @property
     def in_flight(self) -> int:

@@ -1,1 +1,1 @@
-"""What is measured and logged of requests."""
+"""Measurements, metrics, spans and the access log of requests."""

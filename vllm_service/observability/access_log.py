@@ -12,6 +12,6 @@ _access = logging.getLogger("vllm_service.access")
 
 
 def log_request(record: RequestRecord) -> None:
-    """A recorder (gateway.py): a line at INFO. It holds no prompt, no answer and no key."""
+    """Logs a request at INFO: a recorder of the gateway. The line holds no prompt, no answer and no key."""
     if _access.isEnabledFor(logging.INFO):
         _access.info("request", extra={FIELDS: logged(record)})

@@ -1,4 +1,4 @@
-"""Spans by OpenTelemetry's SDK, sent by its batch processor from a thread. Imported only where tracing is on."""
+"""Implements tracing with OpenTelemetry's SDK, whose batch processor sends from a thread. Imported only if it is on."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
 _context = TraceContextTextMapPropagator()
+#: The longest wait for the last spans at the end.
 CLOSING_MILLISECONDS = 5000
 
 
 class Tracing:
-    """A Tracer (observability/tracing.py). Spans wait in memory, at most as many as the SDK keeps."""
+    """Implements tracing.Tracer. Spans wait in memory, at most as many as the SDK allows."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         resource = Resource.create({SERVICE_NAME: "vllm-service", SERVICE_VERSION: __version__})
@@ -35,13 +36,13 @@ class Tracing:
 
     @classmethod
     def to(cls, endpoint: str) -> Tracing:
-        """endpoint: OTEL_EXPORTER_OTLP_ENDPOINT, the base URL of a collector that speaks OTLP over HTTP."""
+        """Returns tracing to a collector. endpoint: its base URL for OTLP over HTTP (OTEL_EXPORTER_OTLP_ENDPOINT)."""
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
         return cls(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))
 
     def begin(self, operation: str, traceparent: bytes | None, tracestate: bytes | None) -> RequestSpan:
-        """See Tracer."""
+        """Implements Tracer."""
         carrier = {"traceparent": (traceparent or b"").decode("latin-1")}
         if tracestate:
             carrier["tracestate"] = tracestate.decode("latin-1")
@@ -49,13 +50,13 @@ class Tracing:
         return RequestSpan(self._tracer, self._tracer.start_span(operation, context, SpanKind.SERVER))
 
     def close(self) -> None:
-        """Sends what waits; blocks for as long as that takes, at most CLOSING_MILLISECONDS."""
+        """Sends the spans that wait. Blocks for as long as that takes, at most CLOSING_MILLISECONDS."""
         self._provider.force_flush(CLOSING_MILLISECONDS)
         self._provider.shutdown()
 
 
 class RequestSpan:
-    """See observability/tracing.py. Names follow OpenTelemetry's conventions for generative AI where there is one."""
+    """Implements tracing.RequestSpan. Names follow OpenTelemetry's conventions for generative AI where there is one."""
 
     __slots__ = ("_span", "_tracer")
 
@@ -64,13 +65,13 @@ class RequestSpan:
         self._span = span
 
     def headers(self) -> bytes:
-        """The propagator's own."""
+        """Returns the W3C headers that the SDK's propagator makes of this span."""
         carrier: dict[str, str] = {}
         _context.inject(carrier, set_span_in_context(self._span))
         return b"".join(b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in carrier.items())
 
     def attempted(self, step: Step, seconds: float, outcome: str, status: int | None) -> None:
-        """A child that began `seconds` ago and ends now."""
+        """Adds a child span that began `seconds` ago and ends now."""
         now = time.time_ns()
         attributes: dict[str, AttributeValue] = {
             "gen_ai.provider.name": step.provider,
@@ -91,7 +92,7 @@ class RequestSpan:
         span.end(now)
 
     def end(self, row: RequestRecord) -> None:
-        """Whatever is known goes into attributes."""
+        """Ends the span, with the known columns of the row as attributes."""
         span = self._span
         span.update_name(f"{row.operation} {row.model}".strip())
         span.set_attributes(span_attributes(row))

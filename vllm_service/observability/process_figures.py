@@ -1,4 +1,4 @@
-"""This process's memory, CPU and files, read with psutil when somebody asks for the first time."""
+"""Reads this process's memory, CPU and files with psutil, which is imported at the first reading."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ if TYPE_CHECKING:
 
 
 class ProcessReader:
-    """CPU is measured between two looks, so the first one does not know it."""
+    """Reads the state of this process. CPU is measured between two readings, so the first has None."""
 
     def __init__(self) -> None:
         self._process: psutil.Process | None = None
 
-    def __call__(self) -> ProcessState:
-        """The present state; a few hundred microseconds."""
-        import psutil  # noqa: PLC0415 - a gateway that nobody asks does not pay for it
+    def status(self) -> ProcessState:
+        """Returns the present state. It takes a few hundred microseconds."""
+        import psutil  # noqa: PLC0415 - a gateway without metrics and health need not load it
 
         is_first = self._process is None
         process = self._process = self._process or psutil.Process()
         percentage = process.cpu_percent(interval=None)
-        times, machine = process.cpu_times(), psutil.virtual_memory()
+        times = process.cpu_times()
+        machine = psutil.virtual_memory()
         return ProcessState(
             memory_bytes=process.memory_info().rss,
             cpu_percentage=None if is_first else percentage,

@@ -1,4 +1,4 @@
-"""What adds up over finished requests: counts, tokens, money, latencies. Tallies of two times make one of both."""
+"""Sums over finished requests: counts, tokens, money, latencies. Tallies of two spans merge to one of both."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.observability.histogram import Distribution
 
+#: The plain sums, which `merge_numbers` adds.
 _NUMBERS = (
     *("streams", "attempts", "fallbacks", "targets_met", "targets_missed"),
     *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "estimated", "uncounted"),
     *("timed_tokens", "timed_ms", "queue_ms", "queued", "latency_ms", "latencies"),
     *("cost_picousd", "unpriced", "baseline_picousd", "compared_cost_picousd", "compared_baseline_picousd"),
 )
-_HOW = attrgetter("outcome", "status", "attempts", "stream")
+_COUNTED = attrgetter("outcome", "status", "attempts", "stream")
 _TOKENS = attrgetter("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "estimated")
 _COST_AND_BASELINE = attrgetter("cost_picousd", "baseline_picousd")
 
 
 class Tally:
-    """Sums over requests; money in exact pico-dollars.
+    """Sums over requests, with money in exact pico-dollars.
 
-    Latency, TTFT and targets are of requests that a provider completed: a rejection's or a cached answer's millisecond
-    says nothing of a model. `uncounted` and `unpriced` are completed requests without usage, or without a cost.
-    `compared_*`: of the requests where both the cost and the baseline's cost are known; savings come from them.
+    Latency, TTFT and targets are those of requests that a provider completed: the millisecond of a rejection or of a
+    cached answer is no measure of a model. Savings come from the requests of which both the cost and the baseline's
+    cost are known; an unknown cost would look like a saving.
     """
 
     __slots__ = ("by_outcome", "by_status", "errors", "latency", "ttft", *_NUMBERS)
@@ -39,19 +40,27 @@ class Tally:
         self.ttft = Distribution()
         self.streams = self.attempts = self.fallbacks = self.targets_met = self.targets_missed = 0
         self.prompt_tokens = self.cached_tokens = self.completion_tokens = self.reasoning_tokens = 0
-        self.estimated = self.uncounted = self.timed_tokens = self.queued = self.latencies = 0
+        # Completed requests: with an estimated usage, and without a usage.
+        self.estimated = self.uncounted = 0
+        # Of requests with both: generated tokens and duration, from which tokens per second follow.
+        self.timed_tokens = 0
+        # How many values `queue_ms` and `latency_ms` sum up.
+        self.queued = self.latencies = 0
         self.timed_ms = self.queue_ms = self.latency_ms = 0.0
-        self.cost_picousd = self.baseline_picousd = self.unpriced = 0
+        self.cost_picousd = self.baseline_picousd = 0
+        # Completed requests of unknown cost.
+        self.unpriced = 0
+        # Of requests where both are known.
         self.compared_cost_picousd = self.compared_baseline_picousd = 0
 
     def add(self, records: Sequence[RequestRecord], errors: Iterable[str], target_ms: float | None) -> None:
-        """Finished requests, column by column: many at once take a third of what they would take one by one.
+        """Adds finished requests, column by column: many at once take a third of the time of one by one.
 
-        errors: the records' error codes, or what stands for them where they are none of ours.
+        errors: the records' error codes, those of providers replaced by "other".
         """
         if not records:
             return
-        outcomes, statuses, attempts, streams = zip(*map(_HOW, records), strict=True)
+        outcomes, statuses, attempts, streams = zip(*map(_COUNTED, records), strict=True)
         self.by_outcome.update(outcomes)
         self.by_status.update(statuses)
         self.errors.update(errors)
@@ -85,7 +94,8 @@ class Tally:
             self.targets_met += met
             self.targets_missed += len(timed) - met
         for record in records:
-            usage, total_ms = record.usage, record.total_ms
+            usage = record.usage
+            total_ms = record.total_ms
             self.uncounted += usage is None
             self.unpriced += record.cost_picousd is None
             if usage is not None and total_ms is not None:
@@ -100,7 +110,7 @@ class Tally:
         self.compared_baseline_picousd += sum([baseline for _, baseline in compared])
 
     def merge(self, other: Tally) -> None:
-        """Everything that the other holds, too."""
+        """Adds all sums of the other."""
         self.by_status.update(other.by_status)
         self.by_outcome.update(other.by_outcome)
         self.errors.update(other.errors)
@@ -109,39 +119,39 @@ class Tally:
         self.merge_numbers(other)
 
     def merge_numbers(self, other: Tally) -> None:
-        """The plain sums only, ten times as fast: what lists need of many models at once."""
+        """Adds the plain sums of the other, in a tenth of the time: enough for lists of many models."""
         for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
     def requests(self) -> int:
-        """All finished requests, however they ended."""
+        """The number of finished requests, however they ended."""
         return sum(self.by_outcome.values())
 
     @property
     def mean_latency_ms(self) -> float | None:
-        """The exact mean; None of nothing."""
+        """The exact mean; None without requests."""
         return self.latency_ms / self.latencies if self.latencies else None
 
     @property
     def savings_picousd(self) -> int:
-        """What the baseline would have cost more, where both costs are known; negative if it would have cost less."""
+        """What the baseline would have cost more, where both costs are known. Negative if it would have cost less."""
         return self.compared_baseline_picousd - self.compared_cost_picousd
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Generated tokens per second of request time, as one caller sees it; None before anything was measured."""
+        """Generated tokens per second of request time, as one caller sees it; None without requests."""
         return self.timed_tokens / self.timed_ms * 1000 if self.timed_ms else None
 
     @property
     def target_met_share(self) -> float | None:
-        """0-1, of the requests that had a target; None of none."""
-        judged = self.targets_met + self.targets_missed
-        return self.targets_met / judged if judged else None
+        """The share (0-1) of requests within their target; None without requests that have one."""
+        with_target = self.targets_met + self.targets_missed
+        return self.targets_met / with_target if with_target else None
 
 
 def combined(tallies: Iterable[Tally]) -> Tally:
-    """One tally of all."""
+    """Returns one tally of all."""
     result = Tally()
     for tally in tallies:
         result.merge(tally)

@@ -1,4 +1,4 @@
-"""The seam to tracing: a span for a request, one for each attempt; and W3C trace context. Off, it costs nothing."""
+"""The protocols of tracing, a span for each request and each attempt; and W3C trace context for when it is off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_TRACESTATE = 512
 
 
 def trace_headers(traceparent: bytes | None, tracestate: bytes | None) -> bytes:
-    """Header lines for the provider: the caller's trace with a span of our own; none without a valid traceparent."""
+    """Returns header lines for the provider: the caller's trace, a new span id; none without a valid traceparent."""
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if match is None:
         return b""
@@ -26,24 +26,24 @@ def trace_headers(traceparent: bytes | None, tracestate: bytes | None) -> bytes:
 
 
 class RequestSpan(Protocol):
-    """One request. Nothing here blocks, and nothing holds a prompt."""
+    """The span of one request. No method blocks, and no attribute holds a prompt."""
 
     def headers(self) -> bytes:
-        """Header lines for the provider: the trace goes on below this span."""
+        """Returns header lines for the provider, by which its spans become children of this one."""
         ...
 
     def attempted(self, step: Step, seconds: float, outcome: str, status: int | None) -> None:
-        """An attempt has ended just now, and took so long. status: HTTP's; None where there was no answer."""
+        """Notes an attempt that ends now and took `seconds`. status: HTTP's; None where there was no answer."""
         ...
 
     def end(self, row: RequestRecord) -> None:
-        """The request has ended."""
+        """Ends the span of a request that has ended."""
         ...
 
 
 class Tracer(Protocol):
-    """Where spans come from."""
+    """Makes the spans of requests."""
 
     def begin(self, operation: str, traceparent: bytes | None, tracestate: bytes | None) -> RequestSpan:
-        """A request has come, as part of the caller's trace if it names one."""
+        """Returns the span of a request that begins, as part of the caller's trace if there is one."""
         ...

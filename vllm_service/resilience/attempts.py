@@ -20,7 +20,7 @@ from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelUnavailable, ServiceError
 from vllm_service.http.upstream import Patience
-from vllm_service.resilience.breakers.circuit_breaker import Admission
+from vllm_service.resilience.breakers.circuit_breaker import Admission, CircuitBreaker
 from vllm_service.resilience.failures import Failure, NotAnswered
 from vllm_service.resilience.hedging import hedged
 from vllm_service.resilience.policy import ResiliencePolicy
@@ -56,6 +56,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
     #: Whether it was sent beside another, which was slow to begin.
     is_hedge: bool
     _observer: AttemptObserver
+    _breaker: CircuitBreaker
     _admission: Admission
     _policy: ResiliencePolicy
     _trace: AttemptTrace | None
@@ -77,7 +78,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         policy, admission = self._policy, self._admission
         self.first_byte_at = now = policy.clock()
         if admission.is_probe:
-            policy.shared.answers(self.step, admission)
+            self._breaker.answers(admission, now)
         self._observer.first_token(now)
         if policy.hedging is not None:
             policy.hedging.began(self.step, now - self.started_at)
@@ -90,7 +91,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         now = self._policy.clock() if now is None else now
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "completed", 200)
-        self._policy.shared.succeeded(self.step, self._admission)
+        self._breaker.succeeded(self._admission, now)
         self._observer.succeeded(usage, now)
 
     def failed(self, failure: Failure) -> None:
@@ -194,16 +195,20 @@ async def _attempted(
     if due.wait_seconds > 0:
         await asyncio.sleep(due.wait_seconds)
     step, policy = due.step, request.policy
-    shared = policy.shared
     provider = request.providers.get(step.provider)
-    admission = None if provider is None else shared.admit_at_once(step) or await shared.admit(step)
-    if provider is None or admission is None:
-        schedule.skip(step)
-        request.reason = f"{request.reason}; {step.provider} is left alone"
+    if provider is None:
+        _leave_out(step, request, schedule)
+        return None
+    breakers = policy.shared.breakers
+    breaker = breakers.by_place.get((step.provider, step.model)) or breakers.of(step.provider, step.model)
+    # While it is closed there is nothing to share with other replicas.
+    admission = breaker.while_closed or await policy.shared.admit(step)
+    if admission is None:
+        _leave_out(step, request, schedule)
         return None
     now = policy.clock()
     observer = request.router.started(step, request.facts, now)
-    attempt: Attempt[Answer] = Attempt(step, now, is_hedge, observer, admission, policy, request.trace)
+    attempt: Attempt[Answer] = Attempt(step, now, is_hedge, observer, breaker, admission, policy, request.trace)
     try:
         attempt.began(await send(attempt, _patience(provider, request, now, is_last=due.is_last)))
     except NotAnswered as not_answered:
@@ -215,6 +220,12 @@ async def _attempted(
         attempt.abandoned()
         raise
     return attempt
+
+
+def _leave_out(step: Step, request: TriedRequest, schedule: RetrySchedule) -> None:
+    """Goes on without a step, and says so in the reason."""
+    schedule.skip(step)
+    request.reason = f"{request.reason}; {step.provider} is left alone"
 
 
 def _patience(provider: Provider, request: TriedRequest, now: float, *, is_last: bool) -> Patience:

@@ -1,1 +1,1 @@
-"""Which place answers a request, in which order places are tried, and what was learned from how it went."""
+"""Which offer answers a request, in which order offers are tried, and what was learned from how it went."""

@@ -1,4 +1,4 @@
-"""What a request would cost at each place: marginal pico-dollars, whole numbers."""
+"""The marginal cost of a request at each offer, in whole pico-dollars."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from vllm_service.domain.requests import RequestFacts
 from vllm_service.routing.strategies import Candidate
 
 _PICOUSD = 1e12
-_UNBOUNDED_ANSWER = 4  # without max_tokens an answer may be this many times as long as expected
+#: Without max_tokens an answer may be this many times as long as expected (docs/routing.md, the cap in dollars).
+_UNBOUNDED_ANSWER = 4
 
 
 def own_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: float) -> int:
-    """The seconds of a full worker that it takes, times the price of a second: what the request displaces there.
+    """Returns what the request displaces at an own endpoint: seconds of a full worker, times the price of a second.
 
-    A free slot of a warm worker costs less than that; a cold worker costs its start and its idle tail besides, which
-    the wake controller decides about, over many requests.
+    A free slot of a warm worker costs less than that. A cold worker costs its start and its idle tail besides; whether
+    these pay is decided over many requests, by demand/target.py.
     """
     endpoint = candidate.endpoint
     assert endpoint is not None
@@ -21,9 +22,9 @@ def own_picousd(candidate: Candidate, prompt_tokens: int, completion_tokens: flo
 
 
 def marginal_picousd(candidate: Candidate, facts: RequestFacts, completion_tokens: int, now: float) -> int | None:
-    """By work or by tokens, less what is expected to be cached there; None where the price is unknown.
+    """Returns the expected cost, by work or by tokens, less what is expected to be cached there.
 
-    Then nobody may claim that it is cheap.
+    None where the price is unknown: an unknown price is never taken for a low one.
     """
     if not candidate.is_priced:
         return None
@@ -39,7 +40,7 @@ def marginal_picousd(candidate: Candidate, facts: RequestFacts, completion_token
 def highest_picousd(
     candidate: Candidate, prompt_tokens: int, expected_completion: float, max_tokens: int | None
 ) -> int | None:
-    """What it may cost at most: nothing cached, the answer as long as `max_tokens` (else four times the expected)."""
+    """Returns the highest cost: nothing cached, the answer as long as `max_tokens`, else four times the expected."""
     if not candidate.is_priced:
         return None
     longest = max_tokens if max_tokens is not None else int(_UNBOUNDED_ANSWER * expected_completion) + 1

@@ -1,4 +1,4 @@
-"""Running estimates: means that forget, a line through measured points, lengths of answers, cached prompt prefixes."""
+"""Running estimates that forget: means, a line through measured points, lengths of answers, cached prompt prefixes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from vllm_service.domain.requests import RequestFacts
 
 
 class Mean:
-    """A mean in which the last `memory` observations weigh most; it starts at a guess that weighs as `trust` ones."""
+    """A mean in which the last `memory` observations weigh most; it starts at a guess that weighs as `trust` ones.
+
+    Until `memory` observations have come it is their plain mean, from then on an exponential one.
+    """
 
     __slots__ = ("_memory", "_weight", "value")
 
@@ -16,7 +19,7 @@ class Mean:
         self._memory = memory
 
     def add(self, observed: float) -> None:
-        """One more observation."""
+        """Takes one more observation."""
         weight = self._weight
         if weight < self._memory:
             weight = self._weight = weight + 1.0
@@ -24,14 +27,15 @@ class Mean:
 
     @property
     def weight(self) -> float:
-        """How many observations it rests on, the guess's trust included; at most its memory."""
+        """How many observations the mean rests on, the guess's trust included; at most its memory."""
         return self._weight
 
 
 class Line:
     """y = intercept + slope x by least squares that forget; starts as a guessed line that weighs as `trust` points.
 
-    Both are kept from going below zero: a speed cannot improve with load.
+    Only the five sums of the normal equations are kept, each decayed by `1 - 1 / memory` per point. Intercept and slope
+    are kept from going below zero: a speed cannot improve with load.
     """
 
     __slots__ = ("_keep", "_n", "_x", "_xx", "_xy", "_y", "intercept", "slope")
@@ -40,32 +44,38 @@ class Line:
         self, intercept: float, slope: float, scale: float, trust: float = 20.0, memory: float = 500.0
     ) -> None:
         self._keep = 1.0 - 1.0 / memory
-        self.intercept, self.slope = intercept, slope
+        self.intercept = intercept
+        self.slope = slope
         # Two points of the guessed line, at x = 0 and x = scale, each with half the trust.
-        half, end = trust / 2.0, intercept + slope * scale
-        self._n, self._x, self._xx = trust, half * scale, half * scale * scale
-        self._y, self._xy = half * (intercept + end), half * scale * end
+        half = trust / 2.0
+        end = intercept + slope * scale
+        self._n = trust
+        self._x = half * scale
+        self._xx = half * scale * scale
+        self._y = half * (intercept + end)
+        self._xy = half * scale * end
 
     def add(self, x: float, y: float) -> None:
-        """One more measured point."""
+        """Takes one more measured point."""
         keep = self._keep
         self._n = n = self._n * keep + 1.0
         self._x = sx = self._x * keep + x
         self._xx = sxx = self._xx * keep + x * x
         self._y = sy = self._y * keep + y
         self._xy = sxy = self._xy * keep + x * y
+        # n squared times the variance of x. While all points have nearly the same x there is no slope to be found.
         spread = n * sxx - sx * sx
         if spread > 1e-9 * n * sxx:
             self.slope = slope = max(0.0, (n * sxy - sx * sy) / spread)
             self.intercept = max(0.0, (sy - slope * sx) / n)
 
     def at(self, x: float) -> float:
-        """The line's value."""
+        """Returns the line's value at x."""
         return self.intercept + self.slope * x
 
 
 class AnswerLengths:
-    """How many tokens an answer will have: by key and operation where seen often enough, else by what all got."""
+    """How many tokens an answer will have: learned by key and operation, and of all answers where none was seen."""
 
     __slots__ = ("_all", "_by_caller", "_limit")
 
@@ -75,52 +85,56 @@ class AnswerLengths:
         self._limit = callers
 
     def expect(self, key_id: str, operation: str, max_tokens: int | None) -> float:
-        """Tokens, never more than the caller allows."""
+        """Returns the expected tokens, never more than the caller allows."""
         caller = self._by_caller.get((key_id, operation))
         expected = (caller or self._all).value
         return expected if max_tokens is None or expected < max_tokens else float(max_tokens)
 
     def add(self, key_id: str, operation: str, completion_tokens: int) -> None:
-        """An answer was this long."""
+        """Takes the length of one more answer."""
         caller = self._by_caller.get((key_id, operation))
         if caller is None:
             if len(self._by_caller) >= self._limit:
-                self._by_caller.clear()  # rather than grow without bound; it is learned again within a few answers
+                # Rather than grow without bound; lengths are learned again within a few answers.
+                self._by_caller.clear()
             caller = self._by_caller[key_id, operation] = Mean(self._all.value, memory=200.0, trust=5.0)
         caller.add(completion_tokens)
         self._all.add(completion_tokens)
 
 
-# Hosted providers keep a prefix for five minutes and more after its last use; they look for it by the first 256 tokens
-# (OpenAI's guide on prompt caching, 2026-11), about as many as RequestFacts.prefix is a hash of.
+#: Hosted providers keep a prefix for five minutes and more after its last use; they look for it by the first 256 tokens
+#: (OpenAI's guide on prompt caching, 2026-11), about as many as RequestFacts.prefix is a hash of.
 KEPT_SECONDS = 300.0
+#: How many prefixes are remembered per offer; the one that was read longest ago is forgotten first.
 MOST_PREFIXES = 10_000
 
 
 class PromptCache:
-    """Two learned shares of prompts: of those that follow one of the same beginning, and of all others."""
+    """The cached shares of prompts at one offer: of those that follow one of the same beginning, and of all others."""
 
     __slots__ = ("_following", "_others", "_read_at")
 
     def __init__(self) -> None:
+        #: When a prompt of each prefix was last read here; the order is that of reading.
         self._read_at: dict[int, float] = {}
         self._following = Mean(0.0)
         self._others = Mean(0.0)
 
     def has_read(self, prefix: int, now: float, since: float = 0.0) -> bool:
-        """Whether a prompt of this beginning was read here lately, and after `since`; never for 0: no beginning."""
+        """Returns whether a prompt that begins so was read here lately, and after `since`; never for the prefix 0."""
         read_at = self._read_at.get(prefix)
         return read_at is not None and read_at > now - KEPT_SECONDS and read_at > since
 
     def cached_tokens(self, facts: RequestFacts, now: float) -> int:
-        """Of its prompt, that are expected to be cached here."""
-        share, read_at = self._others.value, self._read_at.get(facts.prefix)
+        """Returns how many of its prompt's tokens are expected to be cached here."""
+        share = self._others.value
+        read_at = self._read_at.get(facts.prefix)
         if read_at is not None and read_at > now - KEPT_SECONDS and self._following.value > share:
             share = self._following.value
         return int(share * facts.prompt_tokens)
 
     def add(self, prefix: int, follows: bool, share: float, now: float) -> None:
-        """A prompt was read here, and this share of it had been cached. follows: as it was when the prompt was sent."""
+        """Learns from a prompt that was read here: this share of it was cached. follows: as it was when it was sent."""
         (self._following if follows else self._others).add(share)
         if prefix:
             read_at = self._read_at

@@ -1,7 +1,7 @@
-"""Rules that take places away before cost decides: tags, region, context length, capabilities, a cap in dollars.
+"""Rules that remove offers before cost decides: tags, region, context length, capabilities, a cap in dollars.
 
-What a caller asks for travels in `RequestFacts.tags`: `region:eu` wants data to stay there, `needs:vision` wants a
-capability of the model, any other tag must be one of the provider's.
+A caller's conditions travel in `RequestFacts.tags`: `region:eu` keeps data there, `needs:vision` names a capability
+that the model must have, any other tag must be one of the provider's.
 """
 
 from __future__ import annotations
@@ -21,23 +21,28 @@ def check_model(model: PublicModel, facts: RequestFacts) -> None:
     """Raises ContextTooLong, or InvalidRequest for a capability that the model lacks."""
     if model.context_length is not None and facts.prompt_tokens > model.context_length:
         raise ContextTooLong(
-            f"About {facts.prompt_tokens} prompt tokens do not fit the {model.context_length} of {model.name}.",
+            f"About {facts.prompt_tokens} prompt tokens do not fit the context length of {model.name}, "
+            f"{model.context_length} tokens: shorten the messages, or name a model with a longer context.",
             param="messages",
             details={"prompt_tokens": facts.prompt_tokens, "context_length": model.context_length},
         )
     lacking = sorted({tag[len(_NEEDS) :] for tag in facts.tags if tag.startswith(_NEEDS)} - model.capabilities)
     if lacking:
-        raise InvalidRequest(f"The model {model.name} cannot do: {', '.join(lacking)}.", param="model")
+        raise InvalidRequest(
+            f"The model {model.name} lacks the capabilities {', '.join(lacking)}, which a needs: tag requires: "
+            "name another model, or drop the tag.",
+            param="model",
+        )
 
 
 def allowed(candidates: Sequence[Candidate], facts: RequestFacts, expected_completion: float) -> list[Candidate]:
-    """Those that every rule lets through. Raises ModelUnavailable naming the rule that left none."""
+    """Returns the offers that every rule lets through. Raises ModelUnavailable naming the rule that left none."""
     left = list(candidates)
     for rule, keeps in _rules(facts, expected_completion):
         left = [candidate for candidate in left if keeps(candidate)]
         if not left:
             raise ModelUnavailable(
-                f"No provider of {facts.model} is left by the rule {rule}.",
+                f"The rule {rule} leaves no provider of {facts.model}: relax it, or name another model.",
                 details={"model": facts.model, "rule": rule, "fallback_available": False},
             )
     return left
@@ -48,7 +53,7 @@ Rule = tuple[str, Callable[[Candidate], bool]]
 
 def _rules(facts: RequestFacts, expected_completion: float) -> Iterator[Rule]:
     if facts.provider is not None:
-        yield f"provider = {facts.provider}", lambda place: place.provider.name == facts.provider
+        yield f"provider = {facts.provider}", lambda candidate: candidate.provider.name == facts.provider
     for tag in sorted(facts.tags):
         if tag.startswith(_REGION):
             yield tag, _in_region(tag[len(_REGION) :])
@@ -56,15 +61,15 @@ def _rules(facts: RequestFacts, expected_completion: float) -> Iterator[Rule]:
             yield f"tag {tag}", _has_tag(tag)
     cap = facts.cap_picousd
     if cap is not None:
-        yield f"cap of {cap / 1e12:.6f} USD", lambda place: _within(place, facts, expected_completion, cap)
+        yield f"cap of {cap / 1e12:.6f} USD", lambda candidate: _within(candidate, facts, expected_completion, cap)
 
 
 def _in_region(region: str) -> Callable[[Candidate], bool]:
-    return lambda place: place.provider.region == region
+    return lambda candidate: candidate.provider.region == region
 
 
 def _has_tag(tag: str) -> Callable[[Candidate], bool]:
-    return lambda place: tag in place.provider.tags
+    return lambda candidate: tag in candidate.provider.tags
 
 
 def _within(candidate: Candidate, facts: RequestFacts, expected_completion: float, cap_picousd: int) -> bool:

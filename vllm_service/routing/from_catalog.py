@@ -1,4 +1,4 @@
-"""The router of a configuration: what providers.yaml expects of endpoints, and a strategy that every model can have."""
+"""Makes the router of a configuration: profiles of endpoints, and a strategy that suits every model's prices."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from vllm_service.routing.profiles import EndpointProfile, RouterSettings
 from vllm_service.routing.router import CostRouter
 from vllm_service.routing.strategies import DEFAULT, STRATEGIES
 
+#: The fields of EndpointProfile that are whole numbers; YAML's are read as floats.
 _WHOLE = frozenset({"slots", "max_workers", "always_on_workers"})
-_MOST_PLACES = 8
+#: How many offers a plan names at most.
+_MOST_STEPS = 8
+#: The strategy of a model none of whose prices is known: COST would have no candidate.
 WITHOUT_PRICES = "QUALITY"
 
 
 def make_router(catalog: Catalog, default_strategy: str = DEFAULT) -> CostRouter:
-    """The gateway's. Raises ConfigurationError for a strategy that does not exist, or an endpoint that cannot be."""
+    """Makes the gateway's router. Raises ConfigurationError for an unknown strategy or an impossible endpoint."""
     if default_strategy not in STRATEGIES:
         raise ConfigurationError(f"DEFAULT_STRATEGY={default_strategy}: expected one of {', '.join(STRATEGIES)}")
     settings = RouterSettings(
         profiles={name: _profile(name, provider.expected) for name, provider in catalog.providers.items()},
         default_strategy=default_strategy,
-        max_steps=_MOST_PLACES,
+        max_steps=_MOST_STEPS,
     )
     known: dict[int, PublicModel] = {}
     for model in catalog.models.values():
@@ -31,12 +34,15 @@ def make_router(catalog: Catalog, default_strategy: str = DEFAULT) -> CostRouter
     models = {name: known[id(model)] for name, model in catalog.models.items()}
     router = CostRouter(Catalog(catalog.providers, models), settings)
     for demand in router.controllers.values():
-        demand.load()  # now, not while requests wait
+        demand.load()  # now, because loading numpy would make requests wait
     return router
 
 
 def _routable(catalog: Catalog, model: PublicModel, default_strategy: str) -> PublicModel:
-    """COST leaves places without a known price alone: a model that has no other keeps its configured order."""
+    """Returns the model with a strategy that can route it: COST skips offers without a known price.
+
+    A model that has no other offers keeps its configured order.
+    """
     if model.strategy is not None and model.strategy.upper() not in STRATEGIES:
         known = ", ".join(STRATEGIES)
         raise ConfigurationError(f"models.yaml: {model.name}: strategy {model.strategy!r}: expected one of {known}")

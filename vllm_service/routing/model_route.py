@@ -8,17 +8,17 @@ from dataclasses import replace
 from vllm_service.catalog.model import Catalog, ProviderKind, PublicModel
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.errors import ConfigurationError, InvalidRequest
+from vllm_service.errors import ConfigurationError
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.cost import marginal_picousd
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
 from vllm_service.routing.estimates import AnswerLengths
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
-from vllm_service.routing.strategies import STRATEGIES, Candidate, Strategy, Turns
+from vllm_service.routing.strategies import Candidate, Turns, find_strategy
 
 
 class Route:
-    """A public model, compiled: its candidates, strategy and target."""
+    """A public model, compiled: its candidates, strategy and target, and the lengths of its answers."""
 
     __slots__ = (
         "_hosted",
@@ -37,9 +37,11 @@ class Route:
 
     def __init__(self, model: PublicModel, candidates: list[Candidate], settings: RouterSettings) -> None:
         self.model, self.candidates = model, candidates
+        #: Whether filters.check_model has anything to check for every request.
         self.has_bounds = model.context_length is not None
         self.by_provider = {(place.provider.name, place.offer.model): place for place in candidates}
         self.own = [place for place in candidates if place.endpoint is not None]
+        #: Where demand for this model is logged; see `wakes`.
         self.controllers: list[EndpointDemand] = []
         self.strategy = find_strategy(model.strategy or settings.default_strategy)
         self.target = settings.target
@@ -51,11 +53,11 @@ class Route:
         self._hosted = [place for place in candidates if place.endpoint is None]
 
     def wakes(self, controllers: Mapping[str, EndpointDemand]) -> None:
-        """Demand for this model is told to the controllers of its own endpoints."""
+        """Sets the controllers of the model's own endpoints, at which its demand is logged."""
         self.controllers = [controllers[place.name] for place in self.own]
 
     def take_over(self, before: Route | None, endpoints: Mapping[str, Endpoint]) -> None:
-        """What was learned of answers' lengths and of places. endpoints: those that the router has now."""
+        """Keeps what was learned of answers' lengths and of offers. endpoints: those that the router has now."""
         if before is not None:
             self.lengths, self.turns = before.lengths, before.turns
         for key, place in self.by_provider.items():
@@ -67,27 +69,19 @@ class Route:
                 place.first_token_seconds, place.token_seconds = known.first_token_seconds, known.token_seconds
 
     def target_of(self, facts: RequestFacts) -> LatencyTarget:
-        """The model's, unless the caller wants the first token earlier or later."""
+        """Returns the model's target, with the caller's wait for the first token where there is one."""
         if facts.latency_target_seconds is None:
             return self.target
         return replace(self.target, ttft_seconds=facts.latency_target_seconds)
 
     def hosted_picousd(self, facts: RequestFacts, completion_tokens: int, now: float) -> int | None:
-        """What the cheapest hosted place of a known price would take; None if there is none."""
+        """Returns what the cheapest hosted offer of a known price would take; None if there is none."""
         prices = [marginal_picousd(place, facts, completion_tokens, now) for place in self._hosted]
         return min((price for price in prices if price is not None), default=None)
 
 
-def find_strategy(name: str) -> Strategy:
-    """Raises InvalidRequest for a name that is none of STRATEGIES; case does not matter."""
-    strategy = STRATEGIES.get(name) or STRATEGIES.get(name.upper())
-    if strategy is None:
-        raise InvalidRequest(f"There is no strategy {name!r}. Strategies: {', '.join(STRATEGIES)}.", param="strategy")
-    return strategy
-
-
 def make_endpoints(catalog: Catalog, settings: RouterSettings) -> dict[str, Endpoint]:
-    """One per RunPod provider whose price per second is known, by its name."""
+    """Returns one endpoint per RunPod provider whose price per second is known, by the provider's name."""
     endpoints = {}
     for name, provider in catalog.providers.items():
         if provider.kind is ProviderKind.RUNPOD and provider.second_price is not None:
@@ -98,10 +92,13 @@ def make_endpoints(catalog: Catalog, settings: RouterSettings) -> dict[str, Endp
 
 
 def make_candidates(catalog: Catalog, model: PublicModel, endpoints: Mapping[str, Endpoint]) -> list[Candidate]:
-    """In configured order. Raises ConfigurationError for an offer of a provider that is not there."""
+    """Returns the candidates in configured order. Raises ConfigurationError for an offer of an unknown provider."""
     for offer in model.offers:
         if offer.provider not in catalog.providers:
-            raise ConfigurationError(f"The model {model.name} names the provider {offer.provider}, which is not there.")
+            raise ConfigurationError(
+                f"The model {model.name} names the provider {offer.provider}, which is not configured: add it to "
+                "providers.yaml, or take the offer out of models.yaml."
+            )
     return [
         Candidate(catalog.providers[offer.provider], offer, endpoints.get(offer.provider), position)
         for position, offer in enumerate(model.offers)

@@ -1,8 +1,9 @@
-"""The router: request facts and a time in, an ordered plan out; and what it learns of each attempt."""
+"""The router: makes an ordered plan from a request's facts and a time, and learns from each attempt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
+from typing import Protocol
 
 import msgspec
 
@@ -17,32 +18,32 @@ from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import marginal_picousd
 from vllm_service.routing.demand.counterfactual import Demand
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
-from vllm_service.routing.model_route import Route, find_strategy, make_candidates, make_endpoints
+from vllm_service.routing.model_route import Route, make_candidates, make_endpoints
 from vllm_service.routing.profiles import RouterSettings
-from vllm_service.routing.strategies import Candidate, Choice
+from vllm_service.routing.strategies import Candidate, Choice, find_strategy
 
 
 class ObservedAttempt(msgspec.Struct):
-    """A plan.AttemptObserver. Two of them may be open at one offer, or at two offers of one provider: a hedge.
-
-    first_token_at: 0 until it has come. follows: the place has lately read a prompt that begins as this one.
-
-    Of an endpoint, to_read: prompt tokens that it is expected to have to read; alone: no prompt was waiting there.
-    """
+    """A plan.AttemptObserver. Two of them may be open at one offer, or at two offers of one provider: a hedge."""
 
     route: Route
+    #: The offer to which the request was sent.
     place: Candidate
     facts: RequestFacts
     began: float
+    #: Whether the offer has lately read a prompt that begins as this one.
     follows: bool
+    #: At an endpoint: prompt tokens that it is expected to have to read.
     to_read: int = 0
+    #: At an endpoint: whether no other prompt was waiting there.
     alone: bool = False
+    #: 0 until it has come.
     first_token_at: float = 0.0
     is_over: bool = False
 
     @classmethod
     def sent(cls, route: Route, place: Candidate, facts: RequestFacts, now: float) -> ObservedAttempt:
-        """The request has been sent to this place."""
+        """Returns the observer of a request that has been sent to this offer, and counts the request there."""
         attempt = cls(route, place, facts, now, place.follows(facts.prefix, now))
         place.in_flight += 1
         if place.endpoint is not None:
@@ -52,7 +53,7 @@ class ObservedAttempt(msgspec.Struct):
         return attempt
 
     def first_token(self, now: float) -> None:
-        """See plan.AttemptObserver. A whole answer comes with its last token: its first byte says nothing of speeds."""
+        """Learns the wait for the first token; not of a whole answer, whose first byte comes with its last token."""
         if self.first_token_at or self.is_over or not self.facts.stream:
             return
         place = self.place
@@ -61,11 +62,13 @@ class ObservedAttempt(msgspec.Struct):
         place.first_token_seconds.add(waited)
         if place.endpoint is not None:
             place.endpoint.read(self.to_read)
+            # Behind other prompts the wait is not the prompt's own. After one that it follows, how much was read is
+            # known only from the usage, so that case waits for `_own_finished`.
             if self.alone and not self.follows:
                 place.endpoint.measured_answer(waited, self.facts.prompt_tokens)
 
     def succeeded(self, usage: Usage | None, now: float) -> None:
-        """See plan.AttemptObserver."""
+        """Learns speeds, the answer's length and the cached share from a complete answer."""
         if self.is_over:
             return
         self.is_over = True
@@ -77,11 +80,12 @@ class ObservedAttempt(msgspec.Struct):
             place.token_seconds.add((now - self.first_token_at) / (usage.completion_tokens - 1))
         if usage is not None:
             self.route.lengths.add(facts.key_id, facts.operation, usage.completion_tokens)
+            # With a plain price cached tokens change nothing, so no prefixes are kept.
             if usage.prompt_tokens > 0 and not usage.estimated and not place.has_plain_price:
                 place.prompt_cache.add(facts.prefix, self.follows, usage.cached_tokens / usage.prompt_tokens, now)
 
     def failed(self, status: int, retry_after_seconds: float | None, now: float) -> None:
-        """See plan.AttemptObserver."""
+        """Learns nothing from a failure but a 429's Retry-After, until which the offer comes last."""
         if self.is_over:
             return
         self.abandoned(now)
@@ -89,7 +93,7 @@ class ObservedAttempt(msgspec.Struct):
             self.place.late_until = now + retry_after_seconds
 
     def abandoned(self, now: float) -> None:
-        """See plan.AttemptObserver."""
+        """Takes the request off those in flight."""
         if self.is_over:
             return
         self.is_over = True
@@ -111,6 +115,7 @@ class ObservedAttempt(msgspec.Struct):
                 endpoint.measured_answer(first_token_at - began, read)
             if first_token_at and tokens > 1:
                 endpoint.measured_token((ended - first_token_at) / (tokens - 1), ended)
+            # Judged by the model's own target, also where the caller has set another.
             allowed = target.first_token_seconds(prompt)
             in_time = not first_token_at or first_token_at - began <= allowed
             in_time = in_time and ended - began <= allowed + target.seconds_per_output_token * tokens
@@ -118,20 +123,30 @@ class ObservedAttempt(msgspec.Struct):
         endpoint.left()
 
 
-MayTry = Callable[[str, str, float], bool]
+class BreakerView(Protocol):
+    """The circuit breakers of offers, as far as plans look at them."""
+
+    @property
+    def not_closed(self) -> Collection[tuple[str, str]]:
+        """Providers, and models there, whose breakers may refuse a request; all others let every request by."""
+        ...
+
+    def may_try(self, provider: str, model: str, now_seconds: float) -> bool:
+        """Whether a request would be let by."""
+        ...
 
 
 class CostRouter:
-    """Implements plan.Router over a catalog. `may_try` is the circuit breaker's word on (provider, model, now)."""
+    """Implements plan.Router over a catalog. breakers: offers that they refuse are left out of plans."""
 
     def __init__(
         self,
         catalog: Catalog,
         settings: RouterSettings | None = None,
-        may_try: MayTry | None = None,
+        breakers: BreakerView | None = None,
     ) -> None:
         self._settings = settings = settings or RouterSettings()
-        self._may_try = may_try
+        self._breakers = breakers
         self.endpoints = make_endpoints(catalog, settings)
         self.controllers = {
             name: EndpointDemand(
@@ -148,16 +163,17 @@ class CostRouter:
             self._routes[name] = routes[id(model)]
 
     def plan(self, facts: RequestFacts, now_seconds: float) -> Plan:
-        """See plan.Router. Raises ModelNotFound, ContextTooLong, InvalidRequest, ModelUnavailable."""
+        """Returns the plan. Raises ModelNotFound, ContextTooLong, InvalidRequest, ModelUnavailable."""
         route = self._routes.get(facts.model) or self._route(facts)
         completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
         candidates = route.candidates
         is_ruled = facts.tags or facts.provider is not None or facts.cap_picousd is not None
-        if is_ruled or route.has_bounds or self._may_try is not None:
+        if is_ruled or route.has_bounds or (self._breakers is not None and self._breakers.not_closed):
             candidates = self._allowed(route, facts, completion, now_seconds)
         strategy = route.strategy if facts.strategy is None else find_strategy(facts.strategy)
-        target = route.target_of(facts)
+        target = route.target if facts.latency_target_seconds is None else route.target_of(facts)
         prompt, answer = facts.prompt_tokens, int(completion)
+        # By position, so that strategies need no look-up. A plain price is worked out here: a call costs more than it.
         costs = [
             prompt * place.input_picousd + answer * place.output_picousd
             if place.has_plain_price
@@ -183,7 +199,7 @@ class CostRouter:
         return Plan(tuple(steps), reason)
 
     def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> ObservedAttempt:
-        """See plan.Router."""
+        """Counts the request as sent to this offer, and returns the attempt's observer."""
         route = self._routes.get(facts.model) or self._route(facts)
         place = route.by_provider[step.provider, step.model]
         attempt = ObservedAttempt.sent(route, place, facts, now_seconds)
@@ -195,15 +211,15 @@ class CostRouter:
         return attempt
 
     def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
-        """See plan.Router."""
+        """Takes `/health` of an endpoint; a provider that is none changes nothing."""
         endpoint = self.endpoints.get(provider)
         if endpoint is not None:
             endpoint.observe(health, now_seconds)
 
     def take_over(self, before: CostRouter) -> None:
-        """What was learned of endpoints and models that are still configured as they were, by the router before this.
+        """Keeps what the router before this learned of endpoints and models that are still configured as they were.
 
-        Requests under way go on telling the router before this; endpoints are the same for both.
+        Attempts under way go on reporting to the router before this; endpoints are the same objects for both.
         """
         for name in self.endpoints.keys() & before.endpoints.keys():
             if self.endpoints[name].is_configured_as(before.endpoints[name]):
@@ -213,7 +229,7 @@ class CostRouter:
             route.wakes(self.controllers)
 
     def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
-        """See plan.Router."""
+        """Returns a target per endpoint, always-on workers included."""
         return tuple(self._target(name, endpoint, now_seconds) for name, endpoint in self.endpoints.items())
 
     def _target(self, name: str, endpoint: Endpoint, now: float) -> WorkerTarget:
@@ -242,8 +258,8 @@ class CostRouter:
             filters.check_model(route.model, facts)
         if facts.tags or facts.provider is not None or facts.cap_picousd is not None:
             candidates = filters.allowed(candidates, facts, completion)
-        if self._may_try is None:
+        breakers = self._breakers
+        if breakers is None or not breakers.not_closed:
             return candidates
-        may_try = self._may_try
         # Where every breaker is open the plan names them all: the breakers refuse at sending, and say until when.
-        return [place for place in candidates if may_try(place.provider.name, place.offer.model, now)] or candidates
+        return [place for place in candidates if breakers.may_try(place.name, place.model, now)] or candidates

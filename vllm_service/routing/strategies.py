@@ -1,4 +1,4 @@
-"""Candidates, the offers of a model with what was learned about them, and the strategies that order them."""
+"""Candidates (a model's offers, with what was learned about them), and the strategies that order them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 
 from vllm_service.catalog.model import Offer, Provider, ProviderKind
 from vllm_service.domain.requests import RequestFacts
+from vllm_service.errors import InvalidRequest
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.estimates import Mean, PromptCache
 from vllm_service.routing.profiles import LatencyTarget
@@ -17,11 +18,7 @@ _GUESSED_FIRST_TOKEN_SECONDS, _GUESSED_TOKEN_SECONDS = 0.6, 0.015
 
 
 class Candidate:
-    """One offer. Prices in pico-dollars per token; `endpoint` is set for a per-second one.
-
-    is_priced: its marginal cost can be told; cost strategies leave the others alone. discount_picousd: on a cached
-    prompt token. late_until: it asked to be left alone until then.
-    """
+    """One offer, with what was learned about it. Prices are in pico-dollars per token."""
 
     __slots__ = (
         "discount_picousd", "endpoint", "first_token_seconds", "has_plain_price",
@@ -34,23 +31,27 @@ class Candidate:
         self.name, self.model = provider.name, offer.model
         price = offer.price
         by_second = provider.kind is ProviderKind.RUNPOD and provider.second_price is not None
+        #: Whether its marginal cost is known; COST leaves other offers out.
         self.is_priced = by_second if endpoint is not None else price is not None
         self.input_picousd = price.input_picousd if price else 0
         self.output_picousd = price.output_picousd if price else 0
         cached = price.cached_input_picousd if price else None
+        #: What a cached prompt token costs less.
         self.discount_picousd = 0 if cached is None else self.input_picousd - cached
+        #: Whether the cost is tokens x price and nothing else, which the router computes without a call.
         self.has_plain_price = endpoint is None and price is not None and not self.discount_picousd
         self.weight = offer.weight
         self.in_flight = 0
+        #: Until then a Retry-After holds, and COST puts the offer last.
         self.late_until = 0.0
         self.prompt_cache = PromptCache()
         self.first_token_seconds = Mean(_GUESSED_FIRST_TOKEN_SECONDS)
         self.token_seconds = Mean(_GUESSED_TOKEN_SECONDS)
 
     def follows(self, prefix: int, now: float) -> bool:
-        """Whether a prompt that begins so comes after one that this place has read lately.
+        """Returns whether a prompt that begins so comes after one that this offer has read lately.
 
-        Of an endpoint only where the worker that has read it is the only one: nobody knows which one gets a job.
+        At an endpoint only where the worker that has read it is the only one: RunPod chooses which one gets a job.
         """
         endpoint = self.endpoint
         if endpoint is None:
@@ -58,13 +59,13 @@ class Candidate:
         return endpoint.serving == 1 and self.prompt_cache.has_read(prefix, now, endpoint.serving_since)
 
     def cached_tokens(self, facts: RequestFacts, now: float) -> int:
-        """Of an endpoint: prompt tokens that its worker is expected to have cached; 0 unless such a prompt was read."""
+        """Returns how many prompt tokens are expected to be cached here; 0 unless such a prompt was read."""
         if not facts.prefix or not self.follows(facts.prefix, now):
             return 0
         return self.prompt_cache.cached_tokens(facts, now)
 
     def expected_seconds(self, facts: RequestFacts, completion_tokens: float, now: float) -> float:
-        """To the end of the answer, as this place has been lately; infinite for an endpoint with no worker."""
+        """Returns the expected time to the end of the answer; infinite for an endpoint with no worker."""
         endpoint = self.endpoint
         if endpoint is None:
             return self.first_token_seconds.value + completion_tokens * self.token_seconds.value
@@ -77,26 +78,26 @@ Ordered = tuple[list[Candidate], str]
 
 
 class Turns:
-    """What a strategy remembers between the requests of one model: whose turn it is, and its own dice."""
+    """The memory of strategies between the requests of one model: the turn, a debt, and random numbers."""
 
     __slots__ = ("count", "dice", "own_debt")
 
     def __init__(self, seed: int = 0) -> None:
         self.count = 0
+        #: BALANCED's: how many requests the own endpoint is behind its share.
         self.own_debt = 0.0
         self.dice = random.Random(seed)  # noqa: S311  # it shares out load, it guards nothing
 
 
 class Choice(msgspec.Struct):
-    """One request, and the places that rules have left. completion_tokens: expected.
-
-    costs: marginal pico-dollars by a candidate's position; None where the price is unknown.
-    """
+    """One request, and the candidates that the rules have left."""
 
     facts: RequestFacts
     candidates: list[Candidate]
     target: LatencyTarget
+    #: The expected length of the answer.
     completion_tokens: float
+    #: Marginal pico-dollars by a candidate's position; None where the price is unknown.
     costs: list[int | None]
     now_seconds: float
     turns: Turns
@@ -107,7 +108,10 @@ Strategy = Callable[[Choice], Ordered]
 
 
 def by_cost(choice: Choice) -> Ordered:
-    """An own worker that is warm and predicted to be in time, else the cheapest hosted place; unknown prices last."""
+    """Orders own workers that are predicted to be in time first, then hosted offers by cost, then busy own ones.
+
+    Offers of unknown price are left out. Only an endpoint whose worker is warm is predicted to be in time.
+    """
     prompt, now, costs = choice.facts.prompt_tokens, choice.now_seconds, choice.costs
     ready: list[Candidate] = []
     busy: list[Candidate] = []
@@ -136,6 +140,7 @@ def by_cost(choice: Choice) -> Ordered:
     return busy, "only the own endpoint serves it at a known price"
 
 
+#: Added to the cost of an offer whose Retry-After still holds: more than any cost, so it sorts behind all others.
 _LAST = 1 << 62
 _OWN_BUSY, _OWN_OFF = "cheapest hosted; own workers are busy", "cheapest hosted; own workers are off"
 
@@ -145,7 +150,7 @@ def _serving(candidate: Candidate) -> bool:
 
 
 def by_latency(choice: Choice) -> Ordered:
-    """The soonest end of the answer, as places have been lately. A cold endpoint is last: no probe wakes a worker."""
+    """Orders by the expected end of the answer. A cold endpoint is last: no probe wakes a worker."""
     timed = sorted(
         (place.expected_seconds(choice.facts, choice.completion_tokens, choice.now_seconds), place.position)
         for place in choice.candidates
@@ -155,16 +160,16 @@ def by_latency(choice: Choice) -> Ordered:
 
 
 def by_quality(choice: Choice) -> Ordered:
-    """As configured: whoever writes models.yaml puts the best first."""
+    """Keeps the configured order: the operator puts the best first in models.yaml."""
     return sorted(choice.candidates, key=lambda place: place.position), "quality: the configured order"
 
 
 def balanced(choice: Choice) -> Ordered:
-    """`own_share` of requests to the own endpoint (80 % unless configured), evenly spread, the rest to hosted ones."""
+    """Sends `own_share` of requests to own endpoints, evenly spread, the rest to hosted offers."""
     own = [place for place in choice.candidates if place.endpoint is not None]
     hosted = [place for place in choice.candidates if place.endpoint is None]
     choice.turns.own_debt += choice.own_share
-    own_turn = choice.turns.own_debt >= 1.0 - 1e-9
+    own_turn = choice.turns.own_debt >= 1.0 - 1e-9  # sums of a float share miss 1 by a little
     if own_turn:
         choice.turns.own_debt -= 1.0
     first, then = (own, hosted) if own_turn else (hosted, own)
@@ -172,20 +177,23 @@ def balanced(choice: Choice) -> Ordered:
 
 
 def round_robin(choice: Choice) -> Ordered:
-    """Each place in turn."""
+    """Takes the offers in turn."""
     turn = choice.turns.count % len(choice.candidates)
     choice.turns.count += 1
     return choice.candidates[turn:] + choice.candidates[:turn], "round robin"
 
 
 def least_loaded(choice: Choice) -> Ordered:
-    """The fewest requests in flight."""
+    """Orders by requests in flight, the fewest first."""
     order = sorted(choice.candidates, key=lambda place: (place.in_flight, place.position))
     return order, f"least loaded: {order[0].in_flight} in flight"
 
 
 def weighted(choice: Choice) -> Ordered:
-    """Drawn by the offers' weights, without putting back; weight 0 comes last, as configured."""
+    """Draws by the offers' weights, without putting back; weight 0 comes last, as configured.
+
+    Sorting by u ** (1 / weight), with u uniform, is that draw (Efraimidis and Spirakis, 2006).
+    """
     dice = choice.turns.dice
     order = sorted(
         choice.candidates,
@@ -196,7 +204,7 @@ def weighted(choice: Choice) -> Ordered:
 
 
 def pinned(choice: Choice) -> Ordered:
-    """One place only: the one asked for, else the first that is configured. Nothing is tried after it."""
+    """Takes one offer only: the requested one, else the first that is configured. Nothing is tried after it."""
     return choice.candidates[:1], f"pinned to {choice.candidates[0].provider.name}"
 
 
@@ -211,3 +219,11 @@ STRATEGIES: dict[str, Strategy] = {
     "WEIGHTED": weighted,
     "PINNED": pinned,
 }
+
+
+def find_strategy(name: str) -> Strategy:
+    """Raises InvalidRequest for a name that is none of STRATEGIES; case does not matter."""
+    strategy = STRATEGIES.get(name) or STRATEGIES.get(name.upper())
+    if strategy is None:
+        raise InvalidRequest(f"There is no strategy {name!r}. Strategies: {', '.join(STRATEGIES)}.", param="strategy")
+    return strategy

@@ -12,57 +12,58 @@ from vllm_service.http.upstream import Answer, Patience, ProviderFault
 from vllm_service.runpod.endpoint import Reply
 
 
-class Asks(Protocol):
-    """Of Connections what is needed here."""
+class ProviderRequests(Protocol):
+    """The part of http.upstream.Connections that control requests need."""
 
     def send(
         self, provider: Provider, path: str, headers: bytes, body: bytes, patience: Patience = ...
     ) -> Awaitable[Answer]:
-        """POSTs."""
+        """Sends a POST request."""
         ...
 
     def get(self, provider: Provider, path: str, patience: Patience = ...) -> Awaitable[Answer]:
-        """GETs."""
+        """Sends a GET request."""
         ...
 
     def patch(self, provider: Provider, path: str, body: bytes, patience: Patience = ...) -> Awaitable[Answer]:
-        """PATCHes."""
+        """Sends a PATCH request."""
         ...
 
 
 class ControlHttp:
-    """Implements runpod.SendHttp. Each address and key gets a pool of its own, a few connections at most."""
+    """Implements runpod.SendHttp. Each origin and key gets a pool of its own, a few connections at most."""
 
-    def __init__(self, connections: Asks) -> None:
+    def __init__(self, connections: ProviderRequests) -> None:
         self._connections = connections
-        self._places: dict[tuple[str, str | None], Provider] = {}
+        #: By origin and key: Connections keeps one pool per provider, so these are kept too.
+        self._providers: dict[tuple[str, str | None], Provider] = {}
 
     async def __call__(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float
     ) -> Reply:
-        """See runpod.SendHttp. GET, PATCH or POST; of the headers only the key is sent on."""
+        """Sends GET, PATCH or POST as runpod.SendHttp says; of the headers only the key is sent on."""
         parts = urlsplit(url)
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        place = self._place(f"{parts.scheme}://{parts.netloc}", headers.get("authorization"))
+        provider = self._provider(f"{parts.scheme}://{parts.netloc}", headers.get("authorization"))
         patience = Patience(total_seconds=timeout_seconds)
         try:
             async with asyncio.timeout(timeout_seconds):
                 if method == "GET":
-                    answer = await self._connections.get(place, path, patience)
+                    answer = await self._connections.get(provider, path, patience)
                 elif method == "PATCH":
-                    answer = await self._connections.patch(place, path, body, patience)
+                    answer = await self._connections.patch(provider, path, body, patience)
                 else:
-                    answer = await self._connections.send(place, path, b"", body, patience)
+                    answer = await self._connections.send(provider, path, b"", body, patience)
         except ProviderFault as fault:
             raise OSError(str(fault)) from fault
         reply = Reply(answer.status, answer.body, {n.decode(): v.decode("latin-1") for n, v in answer.headers.items()})
         answer.close()
         return reply
 
-    def _place(self, origin: str, authorization: str | None) -> Provider:
+    def _provider(self, origin: str, authorization: str | None) -> Provider:
         key = None if authorization is None else authorization.removeprefix("Bearer ")
-        place = self._places.get((origin, key))
-        if place is None:
-            place = Provider(origin, ProviderKind.HOSTED, origin, key, max_connections=4)
-            self._places[origin, key] = place
-        return place
+        provider = self._providers.get((origin, key))
+        if provider is None:
+            provider = Provider(origin, ProviderKind.HOSTED, origin, key, max_connections=4)
+            self._providers[origin, key] = provider
+        return provider

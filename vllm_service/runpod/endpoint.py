@@ -1,8 +1,8 @@
 """A RunPod endpoint's own API, beside the OpenAI route: waking it with a cheap job, and looking at its health.
 
-Looking never wakes a worker: `/health` only counts. Waking does: a job in the queue makes RunPod start one. The job
-asks for one token, may run briefly and is dropped if no worker takes it in time. It is not sent with lowPriority, which
-on RunPod keeps a job from starting workers (docs.runpod.io, execution policies, 2026-11).
+Looking never wakes a worker: `/health` only counts. A job in the queue does: it makes RunPod start one. The job
+generates one token, may run briefly and is dropped if no worker takes it in time. It is not sent with lowPriority,
+which on RunPod keeps a job from starting workers (docs.runpod.io, execution policies, 2026-11).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from vllm_service.catalog.model import Provider
 from vllm_service.errors import ConfigurationError, UpstreamFailed
 from vllm_service.runpod.health import EndpointHealth, parse_health
 
+#: What SendHttp raises when there is no answer.
 FAULTS = (OSError, TimeoutError)
 
 
@@ -36,32 +37,32 @@ class SendHttp(Protocol):
     async def __call__(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float
     ) -> Reply:
-        """body: JSON, or empty."""
+        """Sends one request and returns the whole answer. body: JSON, or empty."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPodSettings:
-    """Seconds. health_interval: between two looks at an endpoint, at least; longer after each that failed.
+    """The times of requests to RunPod's own API."""
 
-    wake_ttl: how long the warm-up job waits for a worker: the longest cold start. wake_execution: how long it may run;
-    RunPod takes 5 s at least.
-    """
-
+    #: Of each request.
     timeout_seconds: float = 10.0
+    #: The least time between two looks at an endpoint; doubled with each look in a row that failed.
     health_interval_seconds: float = 2.0
     longest_health_interval_seconds: float = 60.0
+    #: How long the warm-up job waits for a worker: the longest cold start.
     wake_ttl_seconds: float = 600.0
+    #: How long the warm-up job may run.
     wake_execution_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what RunPod would refuse."""
+        """Raises ValueError for what RunPod would refuse: an executionTimeout below 5 s."""
         if self.wake_execution_seconds < 5:
-            raise ValueError(f"wake_execution_seconds: at least 5, got {self.wake_execution_seconds:g}")
+            raise ValueError(f"wake_execution_seconds: must be at least 5, got {self.wake_execution_seconds:g}")
 
 
 class RunPodEndpoint:
-    """One endpoint. clock: seconds, monotonic. Raises ConfigurationError when the provider has no control_url."""
+    """One endpoint's API. clock: monotonic seconds. Raises ConfigurationError if the provider has no control_url."""
 
     def __init__(
         self,
@@ -71,7 +72,10 @@ class RunPodEndpoint:
         settings: RunPodSettings | None = None,
     ) -> None:
         if provider.control_url is None:
-            raise ConfigurationError(f"provider {provider.name}: control_url is missing; RunPod's is /v2/ENDPOINT_ID")
+            raise ConfigurationError(
+                f"provider {provider.name}: control_url is missing; set it in providers.yaml, for RunPod to "
+                "https://api.runpod.ai/v2/ENDPOINT_ID"
+            )
         self._url = provider.control_url.rstrip("/")
         self._name = provider.name
         self._headers = {"content-type": "application/json"}
@@ -83,6 +87,7 @@ class RunPodEndpoint:
         self._health: EndpointHealth | None = None
         self._looked_at: float | None = None
         self._failures = 0
+        #: Makes callers that come during a look wait for it instead of looking themselves.
         self._looking = asyncio.Lock()
 
     async def wake(self, model: str) -> str:
@@ -97,12 +102,12 @@ class RunPodEndpoint:
         return job_id
 
     async def cancel(self, job_id: str) -> None:
-        """Takes a warm-up job back; one that has ended stays as it is, one that is not reached ends by itself."""
+        """Cancels a warm-up job. One that has ended stays as it is; one that cannot be reached ends by its ttl."""
         with contextlib.suppress(*FAULTS):
             await self._request("POST", f"/cancel/{job_id}", b"")
 
     async def health(self) -> EndpointHealth | None:
-        """What RunPod said last; asked anew when the interval has passed. None: it has never said, or fails to now."""
+        """Returns the last health, read again when the interval has passed; None if the last look failed."""
         async with self._looking:
             now = self._clock()
             if self._looked_at is None or not 0 <= now - self._looked_at < self._interval():
@@ -128,9 +133,9 @@ class RunPodEndpoint:
 
 
 def warm_up_job(model: str, settings: RunPodSettings) -> bytes:
-    """The body of `POST /run`: one token to generate, on the route that the worker serves anyway."""
+    """Returns the body of `POST /run`: one token to generate, on the route that the worker serves anyway."""
     chat = {"model": model, "messages": [{"role": "user", "content": "."}], "max_tokens": 1, "temperature": 0}
-    policy = {
+    policy = {  # milliseconds, by RunPod's names
         "executionTimeout": round(settings.wake_execution_seconds * 1000),
         "ttl": round(settings.wake_ttl_seconds * 1000),
     }

@@ -1,4 +1,4 @@
-"""What RunPod's `/health` says of an endpoint, read leniently: a number that is missing or no count is unknown."""
+"""RunPod's `/health` of an endpoint, read leniently: a number that is missing or no count is unknown."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class EndpointHealth:
-    """How many jobs and workers are in which state, by RunPod's names of the states (as of 2026-11).
+    """How many jobs and workers were in which state some seconds ago.
 
-    RunPod counted them some seconds ago. A state that it leaves out is not there: its property is None, unknown.
+    A state that RunPod leaves out is not in the mappings, and its property is None, unknown.
     """
 
+    #: Jobs by RunPod's names of the states (as of 2026-11).
     jobs: Mapping[str, int] = field(default_factory=dict)
+    #: Workers, likewise.
     workers: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -58,7 +60,7 @@ class EndpointHealth:
 
 
 def parse_health(body: bytes) -> EndpointHealth | None:
-    """None: the body is nothing that could be a health document."""
+    """Returns the health; None if the body cannot be a health document."""
     try:
         document = json.loads(body)
     except ValueError:
@@ -67,7 +69,7 @@ def parse_health(body: bytes) -> EndpointHealth | None:
 
 
 def health_of(document: object) -> EndpointHealth:
-    """Whatever of it is counted, also in states that RunPod has added since."""
+    """Returns every count of the document, also of states that RunPod has added since."""
     fields = document if isinstance(document, Mapping) else {}
     return EndpointHealth(_counts(fields.get("jobs")), _counts(fields.get("workers")))
 
@@ -79,6 +81,7 @@ def _counts(states: object) -> Mapping[str, int]:
 
 
 def _count(value: object) -> int | None:
+    # Beyond 2**53 a float no longer holds every whole number, so it is no count; nan fails the comparison too.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
         return None
     return int(value) if value == int(value) else None

@@ -43,8 +43,8 @@ class WorkerSlot:
         self.shared[8 + self.number] = 1
         os.kill(os.getppid(), signal.SIGUSR1)
 
-    def state(self) -> WorkerSlotState:
-        """Which of how many, and how often one of them was started again."""
+    def status(self) -> WorkerSlotState:
+        """Returns which of how many processes this is, and how often one was started again."""
         return WorkerSlotState(self.number, self.workers, int.from_bytes(self.shared[:8], "little"))
 
 

@@ -1,20 +1,159 @@
-"""What the environment says, in the words of the parts that are made of it."""
+"""Makes the parts of the gateway from its settings, in the order in which they need one another."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from vllm_service.api.dependencies import Dependencies
+from vllm_service.autoscaling.controller import EndpointController
+from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
+from vllm_service.domain.requests import RequestRecord
+from vllm_service.domain.status import (
+    BreakersState,
+    CacheState,
+    LedgerState,
+    QuotaState,
+    ServerState,
+    Statuses,
+    WorkerSlotState,
+    WorkersState,
+)
 from vllm_service.errors import ConfigurationError
+from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
+from vllm_service.gateway.gateway import Gateway
 from vllm_service.http.limits import ConnectionLimits
+from vllm_service.http.pool import ConnectionPool
+from vllm_service.http.request_reader import ClientAddresses
+from vllm_service.http.server import HttpServer
+from vllm_service.observability.access_log import log_request
+from vllm_service.observability.measurements import Measurements
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.report import BreakerReport
 from vllm_service.resilience.hedging import HedgeSettings, Hedging
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
+from vllm_service.runpod.control import ControlHttp
+from vllm_service.runpod.endpoint import RunPodSettings
+from vllm_service.server.dispatch import Dispatcher, rest_of
+from vllm_service.server.supervisor import WorkerSlot
 from vllm_service.settings import ServiceSettings
-from vllm_service.storage.open import Storage
+from vllm_service.storage.open import Storage, open_storage
+from vllm_service.storage.quotas.memory import LEASE_SECONDS
+from vllm_service.storage.quotas.redis import WhenRedisIsAway
+from vllm_service.storage.responses.memory import ResponseBounds
 
 if TYPE_CHECKING:
     from vllm_service.observability.opentelemetry import Tracing
+
+# Every caller on this machine, when keys are not required; the service then binds to loopback only.
+LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What runs in one process of the gateway, besides its storage."""
+
+    config: CurrentConfig
+    upstream: ConnectionPool
+    policy: ResiliencePolicy
+    controller: EndpointController
+    gateway: Gateway
+    dispatcher: Dispatcher
+    server: HttpServer
+    #: The status of each part that has one; routes read it.
+    statuses: Statuses
+    tracing: Tracing | None = None
+
+
+def build(
+    settings: ServiceSettings, storage: Storage, snapshot: ConfigSnapshot, slot: WorkerSlot | None = None
+) -> Parts:
+    """Returns the parts, connected; none of them has begun. Belongs to the running event loop.
+
+    slot: the process's own, as one of several behind one port. Raises ConfigurationError where tracing is configured
+    and not installed.
+    """
+    config, statuses, upstream = CurrentConfig(snapshot), Statuses(), ConnectionPool()
+    policy = policy_of(settings, storage)
+    tracing = None if settings.otlp_endpoint is None else tracing_to(settings.otlp_endpoint)
+    measurements = Measurements(config.catalog, settings.latency_target_seconds)
+    controller = _controller(settings, storage, upstream)
+    keys = storage.keys if settings.require_keys else None
+    gateway = Gateway(
+        config=config,
+        upstream=upstream,
+        quotas=storage.quotas,
+        recorders=_recorders(settings, storage, measurements),
+        keys=keys,
+        anonymous=LOCAL_KEY,
+        addresses=ClientAddresses(settings.trusted_proxies),
+        responses=storage.responses if settings.response_cache else None,
+        policy=policy,
+        record_loss=storage.ledger.record,
+        tracer=tracing,
+    )
+    dependencies = Dependencies(
+        config.catalog,
+        measurements,
+        statuses,
+        keys,
+        serves_metrics=settings.metrics,
+        metrics_need_key=settings.metrics_require_key,
+    )
+    dispatcher = Dispatcher(gateway, partial(rest_of, dependencies))
+    server = HttpServer(dispatcher, connection_limits(settings))
+    _register(
+        statuses,
+        settings=settings,
+        storage=storage,
+        slot=slot,
+        policy=policy,
+        controller=controller,
+        server=server,
+    )
+    return Parts(config, upstream, policy, controller, gateway, dispatcher, server, statuses, tracing)
+
+
+def _register(
+    statuses: Statuses,
+    *,
+    settings: ServiceSettings,
+    storage: Storage,
+    slot: WorkerSlot | None,
+    policy: ResiliencePolicy,
+    controller: EndpointController,
+    server: HttpServer,
+) -> None:
+    statuses.register(ServerState, server.status)
+    statuses.register(BreakersState, BreakerReport(policy.breakers).status)
+    statuses.register(WorkersState, controller.status)
+    statuses.register(LedgerState, storage.ledger.status)
+    statuses.register(QuotaState, storage.quotas.status)
+    if settings.response_cache:
+        statuses.register(CacheState, storage.responses.status)
+    if slot is not None:
+        statuses.register(WorkerSlotState, slot.status)
+
+
+def storage_of(settings: ServiceSettings) -> AbstractAsyncContextManager[Storage]:
+    """Returns the storage that the settings name, to be opened. Entering it raises StorageUnavailable."""
+    return open_storage(
+        settings.database_url,
+        settings.redis_url,
+        settings.data_dir,
+        pepper=settings.key_pepper.encode(),
+        address_limit=settings.requests_per_second_per_ip,
+        lease_seconds=max(LEASE_SECONDS, 1.5 * settings.request_timeout_seconds),
+        when_redis_is_away=WhenRedisIsAway(settings.when_redis_is_away),
+        retention_days=settings.ledger_retention_days,
+        response_bounds=ResponseBounds(
+            settings.response_cache_max_bytes, ttl_seconds=settings.response_cache_ttl_seconds
+        ),
+    )
 
 
 def policy_of(settings: ServiceSettings, storage: Storage) -> ResiliencePolicy:
@@ -56,3 +195,20 @@ def tracing_to(endpoint: str) -> Tracing:
         variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
         message = f"{variable} is set, but {error.name} is not installed: pip install 'vllm-service[tracing]'."
         raise ConfigurationError(message, param=variable) from None
+
+
+def _controller(settings: ServiceSettings, storage: Storage, upstream: ConnectionPool) -> EndpointController:
+    return EndpointController(
+        ControlHttp(upstream),
+        storage.wakes if settings.wake_endpoints else None,
+        RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
+        targets=storage.targets,
+    )
+
+
+def _recorders(
+    settings: ServiceSettings, storage: Storage, measurements: Measurements
+) -> list[Callable[[RequestRecord], None]]:
+    """Returns what is called with the row of each request that has ended; the ledger first."""
+    recorders: list[Callable[[RequestRecord], None]] = [storage.ledger.record, measurements.record]
+    return [*recorders, log_request] if settings.access_log else recorders

@@ -1,1 +1,1 @@
-"""What a traffic trace would have cost: a discrete-event simulator that replays it through the real router."""
+"""A discrete-event simulator of what a traffic trace would have cost, replayed through the real router."""

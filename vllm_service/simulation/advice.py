@@ -1,4 +1,4 @@
-"""`advise`: what to rent for a trace. Tries GPUs, idle time-outs and provider mixes in the simulator."""
+"""Advises what to rent for a trace: tries GPUs, idle timeouts and provider mixes in the simulator."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from vllm_service.simulation.compare import Result, compare
 from vllm_service.simulation.scenario import Scenario
 from vllm_service.simulation.trace import Trace
 
+#: The floor: choices with less of the requests in time are ranked last.
 _LEAST_WITHIN_PCT = 99.0
 
 
 @dataclass(frozen=True)
-class Found:
+class SimulatedChoice:
     """A choice, and what the router would have paid with it."""
 
     scenario: Scenario
@@ -22,18 +23,18 @@ class Found:
     result: Result
 
     def to_json(self) -> dict[str, object]:
-        """With what was chosen."""
+        """Returns the result's fields and what was chosen."""
         return {
             "scenario": self.scenario.name,
             "policy": self.policy,
             "idle_timeout_seconds": self.scenario.own.profile.idle_timeout_seconds,
-            "hosted": [place.name for place in self.scenario.hosted],
+            "hosted": [provider.name for provider in self.scenario.hosted],
             **{name: value for name, value in self.result.to_json().items() if name != "policy"},
         }
 
 
 def middle(trace: Trace, most: int) -> Trace:
-    """At most so many requests, from the middle of the trace: enough to compare choices by."""
+    """Returns at most so many requests, from the middle of the trace: enough to compare choices by."""
     if len(trace) <= most:
         return trace
     begin = (len(trace) - most) // 2
@@ -43,7 +44,7 @@ def middle(trace: Trace, most: int) -> Trace:
 
 
 def choices(scenarios: Sequence[Scenario], idle_seconds: Sequence[float]) -> list[tuple[Scenario, str]]:
-    """Each GPU with each idle time-out and with all, or only the first, of its hosted providers; and no GPU at all."""
+    """Returns the choices: each GPU with each idle timeout and all hosted providers, or only the first; and no GPU."""
     found: list[tuple[Scenario, str]] = []
     for scenario in scenarios:
         found.append((scenario, "all_hosted"))
@@ -55,20 +56,22 @@ def choices(scenarios: Sequence[Scenario], idle_seconds: Sequence[float]) -> lis
     return found
 
 
-def cost_of(trace: Trace, choice: tuple[Scenario, str], seed: int, progress: Callable[[str, int], None]) -> Found:
+def cost_of(
+    trace: Trace, choice: tuple[Scenario, str], seed: int, progress: Callable[[str, int], None]
+) -> SimulatedChoice:
     """Simulates one choice."""
     scenario, policy = choice
     (result,) = compare(trace, scenario, seed, [policy], lambda _, done: progress(_label(scenario, policy), done))
-    return Found(scenario, policy, result)
+    return SimulatedChoice(scenario, policy, result)
 
 
-def as_json(found: Sequence[Found]) -> str:
-    """The best first."""
+def as_json(found: Sequence[SimulatedChoice]) -> str:
+    """Returns one JSON document, the best choice first."""
     return json.dumps({"choices": [choice.to_json() for choice in ranked(found)]}, indent=2) + "\n"
 
 
-def as_text(found: Sequence[Found]) -> str:
-    """The best first, a line each."""
+def as_text(found: Sequence[SimulatedChoice]) -> str:
+    """Returns a line per choice, the best first."""
     lines = [
         f"{_label(choice.scenario, choice.policy):60} {choice.result.usd:10.4f} USD "
         f"{choice.result.usd_per_million_tokens:8.4f} per M tokens {choice.result.within_target_pct:7.2f} % in time"
@@ -77,13 +80,13 @@ def as_text(found: Sequence[Found]) -> str:
     return "\n".join(["The best first (simulated; parameters are estimates):", *lines]) + "\n"
 
 
-def ranked(found: Sequence[Found]) -> list[Found]:
-    """Those that keep 99 % within target first, then by dollars."""
+def ranked(found: Sequence[SimulatedChoice]) -> list[SimulatedChoice]:
+    """Returns the choices that keep 99 % within target first, then by dollars."""
     return sorted(found, key=lambda choice: (choice.result.within_target_pct < _LEAST_WITHIN_PCT, choice.result.usd))
 
 
 def _label(scenario: Scenario, policy: str) -> str:
-    hosted = "+".join(place.name for place in scenario.hosted)
+    hosted = "+".join(provider.name for provider in scenario.hosted)
     if policy == "all_hosted":
         return f"{scenario.name}: no own workers, {hosted}"
     return f"{scenario.name}: idle {scenario.own.profile.idle_timeout_seconds:g} s, {hosted}"

@@ -1,4 +1,4 @@
-"""All policies on one trace and scenario, with the same random draws."""
+"""Compares all policies on one trace and scenario, with the same random draws."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ POLICIES: dict[str, Callable[[], Policy]] = {"cost": CostPolicy, **BASELINES}
 CLAIRVOYANT = "clairvoyant"
 NAMES = (*POLICIES, CLAIRVOYANT)
 
+#: Called with a policy's name and how many of its requests are done.
 Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One policy's figures. outcome: what happened, per request; None for the bound, which is no schedule."""
+    """One policy's figures."""
 
     policy: str
     usd: float
@@ -31,10 +32,11 @@ class Result:
     within_target_pct: float
     worker_hours: float
     starts: int
+    #: What happened to each request; None for the bound, which is no schedule.
     outcome: Outcome | None = None
 
     def to_json(self) -> dict[str, object]:
-        """What `simulate --json` prints of it."""
+        """Returns what `simulate --json` prints of it."""
         return {
             "policy": self.policy,
             "usd": round(self.usd, 6),
@@ -52,7 +54,7 @@ def compare(
     policies: Sequence[str] = NAMES,
     progress: Progress = lambda policy, done: None,
 ) -> list[Result]:
-    """In the order of `policies`. Raises ConfigurationError for a name that is no policy."""
+    """Returns a result per policy, in the order of `policies`. Raises ConfigurationError for an unknown name."""
     unknown = [name for name in policies if name not in NAMES]
     if unknown:
         raise ConfigurationError(f"No such policy: {', '.join(unknown)}. Policies: {', '.join(NAMES)}.")

@@ -1,8 +1,8 @@
 """The own endpoint: its queue, its workers' starts and stops, and the bill, as RunPod does it (as of 2026-11).
 
 Two ways of scaling: the platform's (`by_queue_delay`, between `least` and `most` workers), or exactly as many workers
-as a policy asks for (`set_target`), which is what the platform's workersMin = workersMax does. A worker that is let go
-takes no more jobs, ends those it has, and is billed for its idle time-out.
+as a policy sets (`set_target`), which is what the platform's workersMin = workersMax does. A worker that is let go
+takes no more jobs, ends those it has, and is billed for its idle timeout.
 """
 
 from __future__ import annotations
@@ -17,37 +17,44 @@ from vllm_service.simulation.worker import NEVER, Worker
 
 
 class Endpoint:
-    """next_event: when `step` has something to do. Workers that are billed are in `starting` or `warm`."""
+    """The own endpoint on the virtual clock."""
 
     def __init__(self, physics: OwnPhysics, draws: Draws, *, least: int = 0, most: int | None = None) -> None:
-        self._physics, self._draws, self._profile = physics, draws, physics.profile
+        self._physics = physics
+        self._draws = draws
+        self._profile = physics.profile
         self._least = least
         self._most = physics.profile.max_workers if most is None else most
         self._by_queue_delay = True
         self._last_start = -NEVER
+        #: Jobs that wait: (since when, request, prompt tokens, completion tokens).
         self.queue: deque[tuple[float, int, float, float]] = deque()
+        #: Workers that are billed are in one of these two.
         self.starting: list[Worker] = []
         self.warm: list[Worker] = []
         self.billed_seconds = 0
         self.starts = 0
+        #: (begun, ended) of each worker that has stopped.
         self.lifetimes: list[tuple[float, float]] = []
+        #: Called with the time when a worker has changed its state.
         self.on_change: Callable[[float], None] | None = None
+        #: When `step` has something to do.
         self.next_event = NEVER
 
     def open(self, now: float) -> None:
-        """The platform starts what it is to keep without any job."""
+        """Starts the workers that the platform keeps without any job."""
         self._scale(now)
         self._schedule()
 
     def set_target(self, workers: int, now: float) -> None:
-        """From now on exactly this many, at most the profile's maximum; letting go never interrupts an answer."""
+        """Keeps exactly this many workers from now on, at most the profile's maximum; no answer is interrupted."""
         self._by_queue_delay = False
         self._least = self._most = min(workers, self._profile.max_workers)
         self._scale(now)
         self._schedule()
 
     def submit(self, request: int, prompt_tokens: float, completion_tokens: float, now: float) -> None:
-        """A job: to the worker that is the first to have read its prompts, or into the queue while no slot is free."""
+        """Sends a job to the worker that will first have read its prompts, or into the queue if no slot is free."""
         worker = None if self.queue else self._freest(now)
         if worker is None:
             self.queue.append((now, request, prompt_tokens, completion_tokens))
@@ -57,15 +64,15 @@ class Endpoint:
         self._schedule()
 
     def busy(self) -> bool:
-        """Whether a job waits or runs."""
+        """Returns whether a job waits or runs."""
         return bool(self.queue) or any(worker.in_flight for worker in self.warm)
 
     def free_slots(self) -> int:
-        """Of the warm workers that take jobs."""
+        """Returns the free slots of the warm workers that take jobs."""
         return sum(self._profile.slots - worker.in_flight for worker in self.warm if not worker.draining)
 
     def step(self) -> list[tuple[int, bool]]:
-        """Everything that is due at `next_event`: first tokens (request, True), ends of answers (request, False)."""
+        """Does what is due at `next_event`; returns (request, True) per first token, (request, False) per end."""
         now = self.next_event
         happened = []
         for worker in self.warm:
@@ -79,21 +86,23 @@ class Endpoint:
         return happened
 
     def close(self, now: float) -> None:
-        """No more requests: what is idle leaves by its time-out. What the platform is starting, it starts."""
+        """Ends the run: idle workers stop after their timeout. What the platform is starting, it still starts."""
         if not self._by_queue_delay:
             self.set_target(0, now)
         self._least = 0
         self._schedule()
 
     def _freest(self, now: float) -> Worker | None:
-        """Of those with a free slot: the one that has the least to read, of these the one with the fewest in flight."""
-        best, least = None, (NEVER, 0)
+        """Returns the worker with a free slot that has the least to read, of equals the one with fewest in flight."""
+        best = None
+        least = (NEVER, 0)
         slots = self._profile.slots
         for worker in self.warm:
             if worker.in_flight < slots and not worker.draining:
                 load = (max(worker.reads_until, now), worker.in_flight)
                 if load < least:
-                    best, least = worker, load
+                    best = worker
+                    least = load
         return best
 
     def _let_in(self, now: float) -> None:
@@ -107,7 +116,7 @@ class Endpoint:
             worker.add(request, prompt_tokens, completion_tokens, now)
 
     def _stop_idle(self, now: float) -> None:
-        """Idle ones beyond `least` leave after the time-out, whether or not they were told to."""
+        """Stops idle workers beyond `least` after the timeout, whether they were let go or the platform scales."""
         timeout = self._profile.idle_timeout_seconds
         spare = len(self.warm) + len(self.starting) - self._least
         for worker in [worker for worker in self.warm if not worker.in_flight]:
@@ -118,7 +127,7 @@ class Endpoint:
                 self._changed(now)
 
     def _bill(self, worker: Worker, now: float) -> None:
-        self.billed_seconds += math.ceil(now - worker.billed_from - 1e-6)
+        self.billed_seconds += math.ceil(now - worker.billed_from - 1e-6)  # not a second more for a float's error
         self.lifetimes.append((worker.billed_from, now))
 
     def _scale(self, now: float) -> None:
@@ -141,7 +150,7 @@ class Endpoint:
             self._start(now)
 
     def _let_go(self, spare: int, taking: list[Worker], now: float) -> None:
-        """Those that start first, then those with the least to do."""
+        """Lets go of workers that are starting first, then of those with the least to do."""
         for worker in self.starting[len(self.starting) - min(spare, len(self.starting)) :]:
             self.starting.remove(worker)
             self._bill(worker, now)
@@ -153,7 +162,7 @@ class Endpoint:
         self._changed(now)
 
     def _scale_by_queue_delay(self, now: float) -> None:
-        """The first worker at once; one more whenever the oldest job, and the last start, are a queue delay ago."""
+        """Starts the first worker at once; one more when the oldest job, and the last start, are a queue delay ago."""
         count = len(self.warm) + len(self.starting)
         delay = self._physics.queue_delay_seconds
         if count < self._least or (self.queue and not count):
@@ -175,7 +184,8 @@ class Endpoint:
             self.on_change(now)
 
     def _schedule(self) -> None:
-        timeout, soonest = self._profile.idle_timeout_seconds, NEVER
+        timeout = self._profile.idle_timeout_seconds
+        soonest = NEVER
         spare = len(self.warm) + len(self.starting) > self._least
         for worker in self.warm:
             soonest = min(soonest, worker.next_event)

@@ -1,4 +1,4 @@
-"""The run over time: how much traffic, how many workers, and what each policy had cost by then."""
+"""Draws a run over time: how much traffic, how many workers, and what each policy had cost by then."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COLOURS = {
 
 
 def draw(path: Path, trace: Trace, scenario: Scenario, results: Sequence[Result], title: str) -> None:
-    """Writes a PNG (or what the suffix says). ModuleNotFoundError without matplotlib (the extra `plots`)."""
+    """Writes a PNG, or what the suffix names. Raises ModuleNotFoundError without matplotlib (the extra `plots`)."""
     import matplotlib as mpl  # noqa: PLC0415  # an optional dependency
 
     mpl.use("Agg")

@@ -22,40 +22,42 @@ class Policy(Protocol):
     """Decides where each request goes, by calling `replay.send_own` or `replay.send_hosted`."""
 
     def begin(self, replay: Replay) -> Endpoint:
-        """The own endpoint as this policy has it scaled."""
+        """Returns the own endpoint as this policy has it scaled."""
         ...
 
     def arrived(self, request: int, now: float) -> None:
-        """A request wants an answer."""
+        """Sends the request that has arrived somewhere."""
         ...
 
     def first_token(self, request: int, now: float) -> None:
-        """The own endpoint's first token of it has come back."""
+        """Learns that the own endpoint's first token of it has come back."""
         ...
 
     def ended(self, request: int, now: float) -> None:
-        """The own endpoint's answer to it is complete."""
+        """Learns that the own endpoint's answer to it is complete."""
         ...
 
     def close(self, now: float) -> None:
-        """No request will come any more."""
+        """Ends the run: no request will come any more."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HostedAnswer:
-    """rejections: providers that answered 429, in order; then `provider` answered. Times on the virtual clock."""
+    """A hosted answer. Times are on the virtual clock."""
 
+    #: The provider that answered, by its number in the scenario.
     provider: int
     first_token_at: float
     ends_at: float
     usd: float
+    #: The providers that answered 429 before it, in order.
     rejections: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a policy did. Arrays hold a value per request, in the order of arrival; seconds since its arrival."""
+    """The outcome of a run. Arrays hold a value per request, in the order of arrival; seconds since its arrival."""
 
     hosted_usd: float
     own_usd: float
@@ -69,12 +71,12 @@ class Outcome:
 
     @property
     def usd(self) -> float:
-        """Of hosted answers and of workers."""
+        """Dollars of hosted answers and of workers."""
         return self.hosted_usd + self.own_usd
 
     @property
     def within_target_pct(self) -> float:
-        """Share of requests whose first token and whose end were both in time."""
+        """The percentage of requests whose first token and whose end were both in time."""
         return 100.0 * float(self.within.mean())
 
 
@@ -82,32 +84,38 @@ class Replay:
     """One run of one policy. `now` only moves forward."""
 
     def __init__(self, trace: Trace, scenario: Scenario, draws: Draws, policy: Policy) -> None:
-        self.trace, self.scenario, self.draws, self.policy = trace, scenario, draws, policy
+        self.trace = trace
+        self.scenario = scenario
+        self.draws = draws
+        self.policy = policy
+        # Lists, because single elements of numpy arrays are slow to read.
         self.prompts: list[float] = trace.prompt_tokens.tolist()
         self.completions: list[float] = trace.completion_tokens.tolist()
         self.arrivals: list[float] = trace.arrival_seconds.tolist()
         self.now = 0.0
+        #: 0 until it has come, as in ends_at.
         self.first_token_at = [0.0] * len(trace)
         self.ends_at = [0.0] * len(trace)
         self.hosted_usd = [0.0] * len(trace)
+        #: A heap of (time, number, call, arguments); the number keeps timers of one time in their order.
         self._timers: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._timer_number = 0
         self._rejected = {(int(r), int(p)) for r, p in np.argwhere(draws.rejected)}
         self.endpoint = policy.begin(self)
 
     def at(self, time: float, call: Callable[..., None], *arguments: Any) -> None:
-        """Calls this when the clock gets there."""
+        """Calls this when the clock reaches `time`."""
         self._timer_number += 1
         heapq.heappush(self._timers, (time, self._timer_number, call, arguments))
 
     def send_own(self, request: int) -> None:
-        """Now, to the own endpoint's queue."""
+        """Sends the request to the own endpoint's queue, now."""
         self.endpoint.submit(request, self.prompts[request], self.completions[request], self.now)
 
-    def ask_hosted(self, request: int, order: tuple[int, ...]) -> HostedAnswer:
-        """What happens when these providers are tried in this order, from now on; again from the first after the last.
+    def try_hosted(self, request: int, order: tuple[int, ...]) -> HostedAnswer:
+        """Returns the answer if these providers are tried in this order from now on, then the first once more.
 
-        A provider's 429 is drawn once per request; a second round is answered.
+        A provider's 429 is drawn once per request, so the second attempt at the first provider is answered.
         """
         begins = self.now
         rejections: tuple[int, ...] = ()
@@ -119,22 +127,30 @@ class Replay:
             begins += self.scenario.rejection_seconds
         else:
             provider = order[0]
-        place = self.scenario.hosted[provider]
-        first_token_at = begins + place.ttft_seconds
-        ends_at = first_token_at + self.completions[request] / place.tokens_per_second
-        usd = place.usd(self.prompts[request], self.completions[request])
+        physics = self.scenario.hosted[provider]
+        first_token_at = begins + physics.ttft_seconds
+        ends_at = first_token_at + self.completions[request] / physics.tokens_per_second
+        usd = physics.usd(self.prompts[request], self.completions[request])
         return HostedAnswer(provider, first_token_at, ends_at, usd, rejections)
 
     def book_hosted(self, request: int, answer: HostedAnswer) -> None:
-        """This is what the caller got, and what it cost."""
+        """Books what the caller got, and what it cost."""
         self.first_token_at[request] = answer.first_token_at
         self.ends_at[request] = answer.ends_at
         self.hosted_usd[request] += answer.usd
 
     def run(self, progress: Callable[[int], None] = lambda done: None) -> Outcome:
-        """To the end of the last answer and the last worker's idle time-out."""
-        endpoint, policy, timers, arrivals = self.endpoint, self.policy, self._timers, self.arrivals
-        count, arrived, closed = len(arrivals), 0, False
+        """Runs to the end of the last answer and the last worker's idle timeout.
+
+        Of events at one time, the endpoint's come first, then timers, then arrivals: an arrival sees what is over.
+        """
+        endpoint = self.endpoint
+        policy = self.policy
+        timers = self._timers
+        arrivals = self.arrivals
+        count = len(arrivals)
+        arrived = 0
+        closed = False
         never = float("inf")
         while True:
             arrival = arrivals[arrived] if arrived < count else never
@@ -168,6 +184,7 @@ class Replay:
         overhead = self.scenario.own.profile.overhead_seconds
         for request, is_first_token in endpoint.step():
             if is_first_token:
+                # A policy may have booked a hosted answer meanwhile: the caller has had that one.
                 if not self.first_token_at[request]:
                     self.first_token_at[request] = self.now + overhead
                 policy.first_token(request, self.now)

@@ -1,4 +1,4 @@
-"""Results for people and for programs: a table on stdout, or one JSON document."""
+"""Prints results for people and for programs: a table on stdout, or one JSON document."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vllm_service.simulation.compare import CLAIRVOYANT, Result
 
 
 def as_json(results: Sequence[Result]) -> str:
-    """`{"policies": [{"policy", "usd", ...}]}`, in the order in which they ran."""
+    """Returns `{"policies": [{"policy", "usd", ...}]}`, in the order in which they ran."""
     return json.dumps({"policies": [result.to_json() for result in results]}, indent=2)
 
 
 def print_table(results: Sequence[Result], title: str) -> None:
-    """The cheapest first; the bound is no policy and comes last."""
+    """Prints the policies, the cheapest first; the bound is no policy and comes last."""
     table = Table(title=title, caption="Simulated; parameters are estimates. The bound knows the future.")
     for column in ("policy", "USD", "USD per M tokens", "within target", "worker hours", "starts"):
         table.add_column(column, justify="left" if column == "policy" else "right")

@@ -1,6 +1,6 @@
-"""A scenario: the physics of one own endpoint, hosted providers in order, and the latency target. From YAML.
+"""Reads scenarios from YAML: the physics of one own endpoint, hosted providers in order, and the latency target.
 
-Parameters are estimates; a scenario file says when they were made (`dated`).
+Parameters are estimates; a scenario file holds the date when they were made (`dated`).
 """
 
 from __future__ import annotations
@@ -27,40 +27,41 @@ class HostedPhysics:
     tokens_per_second: float
 
     def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """What one answer costs. Float: the simulator estimates, the ledger counts."""
+        """Returns what one answer costs. A float: the simulator estimates, the ledger counts."""
         return (prompt_tokens * self.input_usd_per_million + completion_tokens * self.output_usd_per_million) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class OwnPhysics:
-    """The own endpoint: what a worker costs per second, how fast it is, and how the platform starts and sees it.
+    """The own endpoint: what a worker costs, how fast it is, and how the platform starts and reports it."""
 
-    cold_start_sigma: of the lognormal whose median is the profile's cold start. state_lag_seconds: how old the worker
-    states are that the router gets to see.
-    """
-
+    #: The price of one worker.
     usd_per_second: float
     profile: EndpointProfile
+    #: Of the lognormal whose median is the profile's cold start.
     cold_start_sigma: float = 0.3
+    #: How long the oldest job waits before the platform starts one more worker.
     queue_delay_seconds: float = 4.0
+    #: How old the worker states are that the router gets to see.
     state_lag_seconds: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Everything but the traffic. rejection_rate: of hosted attempts that end in a 429 after rejection_seconds."""
+    """Everything but the traffic."""
 
     name: str
     dated: str
     own: OwnPhysics
     hosted: tuple[HostedPhysics, ...]
     target: LatencyTarget
+    #: The share of hosted attempts that end in a 429, after rejection_seconds.
     rejection_rate: float = 0.01
     rejection_seconds: float = 0.3
 
 
 def load_scenario(path: Path) -> Scenario:
-    """Raises ConfigurationError, naming the file and the field, for what is missing, unknown or of a wrong type."""
+    """Reads a scenario. Raises ConfigurationError, naming file and field, for a missing, unknown or wrong one."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -72,13 +73,13 @@ def load_scenario(path: Path) -> Scenario:
 
 
 def parse_scenario(document: Mapping[str, Any]) -> Scenario:
-    """From YAML's mappings. KeyError, TypeError or ValueError for what does not fit."""
+    """Makes a scenario from YAML's mappings. Raises KeyError, TypeError or ValueError for what does not fit."""
     own = dict(document["own"])
     physics = {name: float(own.pop(name)) for name in _names(OwnPhysics) if name in own}
     profile = EndpointProfile(**own)
     hosted = tuple(HostedPhysics(**entry) for entry in document["hosted"])
     if not hosted:
-        raise ValueError("hosted: at least one provider")
+        raise ValueError("hosted: must name at least one provider")
     return Scenario(
         name=str(document["name"]),
         dated=str(document["dated"]),

@@ -1,4 +1,4 @@
-"""A traffic trace: when requests came and how long they were. CSV, gzip or not, ours or the ledger's export."""
+"""Reads traffic traces: when requests came and how long they were. CSV, gzip or not; the ledger's export is one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from vllm_service.domain.timestamps import utc_seconds
 from vllm_service.errors import ConfigurationError
 
 Floats = NDArray[np.float64]
+#: The columns that may hold the arrival; the second is the ledger's.
 _ARRIVALS = ("arrival_s", "started_at")
 
 
@@ -32,20 +33,20 @@ class Trace:
         return len(self.arrival_seconds)
 
     def scaled(self, scale: float) -> Trace:
-        """The same requests, arriving `scale` times as fast."""
+        """Returns the same requests, arriving `scale` times as fast."""
         return Trace(self.arrival_seconds / scale, self.prompt_tokens, self.completion_tokens)
 
     @property
     def tokens(self) -> float:
-        """Of all prompts and answers."""
+        """The tokens of all prompts and answers."""
         return float(self.prompt_tokens.sum() + self.completion_tokens.sum())
 
 
 def load_trace(path: Path) -> Trace:
-    """Columns arrival_s or started_at (seconds, or RFC 3339), prompt_tokens, completion_tokens; others are ignored.
+    """Reads the columns arrival_s or started_at (seconds, or RFC 3339), prompt_tokens, completion_tokens.
 
-    Rows without tokens of prompt or answer are left out: nothing was computed for them. Raises ConfigurationError,
-    naming file and line, for what is not such a table.
+    Other columns are ignored. Rows without tokens of prompt or answer are left out: nothing was computed for them.
+    Raises ConfigurationError, naming file and line, for what is not such a table.
     """
     try:
         with _opened(path) as text:

@@ -1,9 +1,10 @@
-"""One worker of the own endpoint, computed between changes of its batch: no event per token.
+"""Computes one worker of the own endpoint from change to change of its batch: no event per token.
 
 Prompts are read one after the other at the prefill speed. All answers advance together: a token takes
 `decode_seconds + decode_seconds_per_batch x batch`, and while a prompt is being read only `1 - prefill_share` of that
 speed is left. `progress` is the number of tokens that an answer which was there all along would have got; an answer is
-complete when progress has passed its own start by its length. The first token comes with the end of the prefill.
+complete when progress has passed its own start by its length. So a change of the speed changes one number, and not
+every answer's end. The first token comes with the end of the prefill.
 """
 
 from __future__ import annotations
@@ -17,10 +18,7 @@ NEVER = float("inf")
 
 
 class Worker:
-    """in_flight: requests in its slots. reads_until: when its prompts will have been read.
-
-    next_event: when `step` has something to do.
-    """
+    """One worker, from its start to its stop."""
 
     __slots__ = (
         "_advanced_at", "_answers", "_itl0", "_itl1", "_prefill_ends", "_prefill_speed", "_progress", "_prompts",
@@ -34,15 +32,22 @@ class Worker:
         self.ready_at = ready_at
         self.idle_since = ready_at
         self.draining = False
+        #: Requests in its slots.
         self.in_flight = 0
+        #: When `step` has something to do.
         self.next_event = NEVER
+        #: When its prompts will have been read.
         self.reads_until = ready_at
         self._prefill_speed = profile.prefill_tokens_per_second
-        self._itl0, self._itl1 = profile.decode_seconds, profile.decode_seconds_per_batch
+        self._itl0 = profile.decode_seconds
+        self._itl1 = profile.decode_seconds_per_batch
         self._slowed = 1.0 - profile.prefill_share
+        #: (request, prompt tokens, completion tokens); the first is being read.
         self._prompts: deque[tuple[int, float, float]] = deque()
+        #: A heap of (progress at which the answer is complete, request).
         self._answers: list[tuple[float, int]] = []
         self._prefill_ends = NEVER
+        #: Tokens, as it was at _advanced_at; it grows by _rate per second.
         self._progress = 0.0
         self._advanced_at = started_at
         self._rate = 0.0
@@ -58,7 +63,7 @@ class Worker:
             self._plan(now)
 
     def step(self) -> tuple[int, bool]:
-        """What happens at `next_event`: (request, True) at its first token, (request, False) when it is complete."""
+        """Does what is due at `next_event`; returns (request, True) at its first token, (request, False) at its end."""
         now = self.next_event
         self._advance(now)
         if self._prefill_ends <= now:
@@ -81,7 +86,8 @@ class Worker:
     def _plan(self, now: float) -> None:
         answers = self._answers
         if not answers:
-            self._rate, self._progress = 0.0, 0.0
+            self._rate = 0.0
+            self._progress = 0.0  # no answer counts from it, so it need not grow for ever
             self.next_event = self._prefill_ends
             return
         rate = 1.0 / (self._itl0 + self._itl1 * len(answers))

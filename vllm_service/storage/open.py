@@ -1,4 +1,4 @@
-"""Opens what the gateway keeps things in: SQLite and memory by default, Postgres and Redis where URLs say so."""
+"""Opens the gateway's storage: SQLite and memory by default, Postgres and Redis where URLs are given."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
-from vllm_service.domain.status import CacheState, QuotaState
 from vllm_service.storage.coordination.memory import MemoryBreakers, MemoryTargets, MemoryWakes
 from vllm_service.storage.keys.sql import CachedKeys, KeyStore
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.ledger.retention import Retention
-from vllm_service.storage.ledger.writer import LedgerPace, LedgerWriter
+from vllm_service.storage.ledger.writer import LedgerWriter, LedgerWriterOptions
 from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
 from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas
 from vllm_service.storage.quotas.redis import RedisQuotas, WhenRedisIsAway
@@ -35,45 +34,43 @@ DATABASE_FILE = "service.sqlite3"
 
 @dataclass(frozen=True)
 class Storage:
-    """Everything that outlives a request. `keys` is for the hot path, `key_store` for who makes and revokes them.
+    """Everything that outlives a request."""
 
-    What replicas share comes last; quota_state and cache_state are for health and metrics.
-    """
-
+    #: Finds keys on the hot path, through memory.
     keys: Keys
+    #: Makes, lists and revokes keys.
     key_store: KeyStore
     ledger: LedgerWriter
     ledger_reader: LedgerReader
+    # From here on in the order of _Shared: in memory, or in Redis for all replicas.
     quotas: Quotas
     responses: ResponseCache
     breakers: MemoryBreakers | RedisBreakers
     wakes: MemoryWakes | RedisWakes
     targets: MemoryTargets | RedisTargets
-    quota_state: Callable[[], QuotaState]
-    cache_state: Callable[[], CacheState]
 
 
 class _Shared(NamedTuple):
+    """What replicas of the gateway share through Redis; without Redis each has its own."""
+
     quotas: Quotas
     responses: ResponseCache
     breakers: MemoryBreakers | RedisBreakers
     wakes: MemoryWakes | RedisWakes
     targets: MemoryTargets | RedisTargets
-    quota_state: Callable[[], QuotaState]
-    cache_state: Callable[[], CacheState]
 
 
 async def open_database(
     database_url: str | None, data_dir: Path, migrations: Sequence[Migration] | None = None
 ) -> Database:
-    """Opens Postgres by URL, else a file in `data_dir`, at the newest version of the schema.
+    """Opens Postgres by URL, else a file in `data_dir`, and brings it to the newest version of the schema.
 
-    migrations: this program's by default. StorageUnavailable; ConfigurationError for a database that is newer than
-    this program, or whose tables are not as any version leaves them.
+    migrations: this program's by default. Raises StorageUnavailable, and ConfigurationError for a database that is
+    newer than this program or has tables of no version of it.
     """
     steps = shipped() if migrations is None else migrations
     if database_url:
-        from vllm_service.storage.sql.postgres import PostgresDatabase  # noqa: PLC0415  # 5 MB without need of it
+        from vllm_service.storage.sql.postgres import PostgresDatabase  # noqa: PLC0415  # 5 MB that SQLite does not need
 
         return await PostgresDatabase.open(database_url, steps)
     return await SqliteDatabase.open(data_dir / DATABASE_FILE, steps)
@@ -90,13 +87,14 @@ async def open_storage(
     lease_seconds: float = LEASE_SECONDS,
     when_redis_is_away: WhenRedisIsAway = WhenRedisIsAway.REFUSE,
     response_bounds: ResponseBounds | None = None,
-    pace: LedgerPace | None = None,
+    ledger_options: LedgerWriterOptions | None = None,
     retention_days: float | None = None,
 ) -> AsyncIterator[Storage]:
-    """Closes in the reverse order: the ledger is durable when this ends. StorageUnavailable when one is not there.
+    """Opens all parts, and closes them in the reverse order: when this ends, the ledger is durable.
 
-    pepper: mixed into the digests of keys; the commands that make keys need the same. lease_seconds: longer than any
-    request takes. address_limit: requests a second of one client address.
+    pepper: mixed into the digests of keys; the commands that make keys need the same. lease_seconds: how long a
+    reservation may stay open, longer than any request takes. address_limit: requests a second of one client address.
+    ledger_options: see LedgerWriter. Raises StorageUnavailable when the database cannot be reached.
     """
     bounds = response_bounds or ResponseBounds()
     async with AsyncExitStack() as stack:
@@ -108,17 +106,17 @@ async def open_storage(
         stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
         shared = _embedded(own_quotas, bounds)
         if redis_url is not None:
-            instead = own_quotas if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE else None
+            fallback = own_quotas if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE else None
             shared = _in_redis(
                 stack,
                 redis_url,
                 bounds,
                 lambda link: RedisQuotas(
-                    link, lease_seconds=lease_seconds, address_limit=address_limit, instead=instead
+                    link, lease_seconds=lease_seconds, address_limit=address_limit, fallback=fallback
                 ),
             )
         reader = LedgerReader(database)
-        ledger = await _open_ledger(stack, database, None if database_url else data_dir, pace)
+        ledger = await _open_ledger(stack, database, None if database_url else data_dir, ledger_options)
         if retention_days is not None:
             stack.push_async_callback(Retention(reader, retention_days).close)
         key_store = KeyStore(database, pepper)
@@ -126,33 +124,32 @@ async def open_storage(
 
 
 def _embedded(quotas: MemoryQuotas, bounds: ResponseBounds) -> _Shared:
-    responses = MemoryResponses(bounds)
-    return _Shared(quotas, responses, MemoryBreakers(), MemoryWakes(), MemoryTargets(), quotas.state, responses.state)
+    return _Shared(quotas, MemoryResponses(bounds), MemoryBreakers(), MemoryWakes(), MemoryTargets())
 
 
 def _in_redis(
     stack: AsyncExitStack, url: str, bounds: ResponseBounds, make_quotas: Callable[[RedisLink], RedisQuotas]
 ) -> _Shared:
     from vllm_service.storage.coordination.redis import RedisBreakers, RedisTargets, RedisWakes  # noqa: PLC0415
-    from vllm_service.storage.redis_link import RedisLink  # noqa: PLC0415  # 10 MB without need of it
+    from vllm_service.storage.redis_link import RedisLink  # noqa: PLC0415  # 10 MB that a single replica does not need
 
     link = RedisLink(url)
     stack.push_async_callback(link.close)
     quotas = make_quotas(link)
     stack.push_async_callback(quotas.close)
-    responses, client = RedisResponses(link, bounds), link.client
-    is_away = lambda: QuotaState(is_failing=link.is_resting)  # noqa: E731
-    wakes, targets = RedisWakes(client), RedisTargets(client)
-    return _Shared(quotas, responses, RedisBreakers(client), wakes, targets, is_away, responses.state)
+    responses = RedisResponses(link, bounds)
+    # Coordination goes past the link and its rests: it has a shorter timeout of its own, and decides alone after it.
+    client = link.client
+    return _Shared(quotas, responses, RedisBreakers(client), RedisWakes(client), RedisTargets(client))
 
 
 async def _open_ledger(
-    stack: AsyncExitStack, database: Database, sqlite_dir: Path | None, pace: LedgerPace | None
+    stack: AsyncExitStack, database: Database, sqlite_dir: Path | None, options: LedgerWriterOptions | None
 ) -> LedgerWriter:
-    """With SQLite it gets a connection of its own, so that look-ups of keys do not wait for batches."""
+    """Opens the ledger, with SQLite on a connection of its own, so that look-ups of keys do not wait for batches."""
     if sqlite_dir is not None:
         database = await open_database(None, sqlite_dir)
         stack.push_async_callback(database.close)
-    ledger = await LedgerWriter.open(database, pace)
+    ledger = await LedgerWriter.open(database, options)
     stack.push_async_callback(ledger.close)
     return ledger

@@ -1,4 +1,4 @@
-"""What the gateway asks of storage. Each has an embedded and a shared implementation; one test suite runs on both."""
+"""The protocols of storage. Each has an embedded and a shared implementation; one test suite runs on both."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from typing import Protocol
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.requests import RequestRecord
+from vllm_service.domain.status import CacheState, QuotaState
 from vllm_service.domain.usage import Usage
 
 
 class Keys(Protocol):
-    """Callers' keys, stored hashed."""
+    """The callers' API keys, stored as digests."""
 
     async def find(self, secret: str) -> ApiKey | None:
-        """The key that this secret belongs to; None for none, or a revoked one. Constant-time in the secret.
+        """Returns the key of this secret; None if there is none, or it was revoked. Takes the same time for any secret.
 
-        Raises errors.StorageUnavailable for a key that is not known yet while the database is away.
+        Raises errors.StorageUnavailable for a key that is not in memory while the database is away.
         """
         ...
 
 
 class Reservation(Protocol):
-    """One request's share of its limits. Ends once, by settle or release; if neither comes, its lease expires."""
+    """One request's share of its limits. It ends once, by `settle` or `release`, else when its lease expires."""
 
     async def settle(self, tokens: int, cost_picousd: int) -> None:
-        """The request used this much; what was reserved beyond it is given back."""
+        """Books what the request used, and gives back what was reserved beyond it."""
         ...
 
     async def release(self) -> None:
-        """The request came to nothing: everything is given back, the request itself too."""
+        """Gives back everything, the request itself included: it used nothing."""
         ...
 
 
@@ -39,40 +40,43 @@ class Quotas(Protocol):
     async def reserve(
         self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
     ) -> Reservation:
-        """Raises errors.RateLimited, with the limit's name and seconds to wait; then nothing was taken from any limit.
+        """Takes the request from every limit, or raises errors.RateLimited and takes it from none.
 
-        With Redis away: errors.StorageUnavailable, or this process's own limits, as configured.
+        The error has the limit's name and the seconds to wait. While Redis is away this raises
+        errors.StorageUnavailable, or applies this process's own limits, as configured.
         tokens, cost_picousd: upper estimates. now_seconds: seconds since 1970.
         """
         ...
 
+    def status(self) -> QuotaState:
+        """Returns what health and metrics show."""
+        ...
+
 
 class Ledger(Protocol):
-    """A row for every request, written off the hot path in batches, durable within a second."""
+    """One row for every request, written in batches beside the hot path, durable within a second."""
 
     def record(self, record: RequestRecord) -> None:
-        """Queues the row; never blocks and never raises."""
+        """Queues the row. Never blocks and never raises."""
         ...
 
     async def close(self) -> None:
-        """Returns when everything that was queued is durable."""
+        """Returns when every queued row is durable."""
         ...
 
     @property
     def dropped_rows(self) -> int:
-        """Rows that could not be kept since the start: the queue was full, or no database would take them."""
+        """How many rows were lost since the start: the queue was full, or the database refused them."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CachedResponse:
-    """An answer as it was sent: a JSON document, or a whole stream of server-sent events.
-
-    usage: the tokens of the request that made it, None where nobody counted them.
-    """
+    """An answer as it was sent: a JSON document, or a whole stream of server-sent events."""
 
     body: bytes
     is_stream: bool
+    #: The tokens of the request that produced the answer; None where they are unknown.
     usage: Usage | None = None
 
 
@@ -80,9 +84,13 @@ class ResponseCache(Protocol):
     """Answers by organisation and key, bounded by bytes and entries, each for a limited time. Never raises."""
 
     async def get(self, organisation: str, key: bytes) -> CachedResponse | None:
-        """None: never stored, expired, evicted, or the store does not answer."""
+        """Returns the answer; None if it was never stored, has expired, was evicted, or the store is away."""
         ...
 
     async def put(self, organisation: str, key: bytes, response: CachedResponse) -> None:
-        """Keeps it, unless it alone is larger than one entry may be. key: a digest of the canonical request."""
+        """Stores the answer, unless it is larger than one entry may be. key: a digest of the canonical request."""
+        ...
+
+    def status(self) -> CacheState:
+        """Returns what health and metrics show."""
         ...

@@ -1,4 +1,7 @@
-"""The connection to Redis: one attempt, short timeouts, and no attempts at all for a moment after one has failed."""
+"""The connections to Redis: one try for each command, short timeouts, and a rest after a failure.
+
+Redis is "away" when it cannot be reached, does not answer in time, or answers with an error.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,19 @@ from redis.exceptions import RedisError
 from vllm_service.errors import StorageUnavailable
 
 Result = TypeVar("Result")
+#: For connecting, for a free connection of the pool, and for each read and write.
 TIMEOUT_SECONDS = 1.0
-# While Redis is away each request would wait for the timeout; this many seconds apart one of them tries.
+#: After a failure, commands fail at once for so long. Without the rest every request would wait for the whole timeout
+#: while Redis is away; with it, only those do that arrive just after a rest.
 REST_SECONDS = 0.5
 MAX_CONNECTIONS = 64
 
 
 class RedisLink:
-    """Raises StorageUnavailable where redis raises, and at once while Redis is known to be away.
+    """A pool of connections. Raises StorageUnavailable instead of the driver's errors, and at once during a rest.
 
-    Nothing is sent again by itself: only who sends knows whether it may arrive twice.
+    No command is sent again here. The first sending may have arrived, and only the caller can tell whether a second
+    one does harm.
     """
 
     def __init__(
@@ -45,15 +51,15 @@ class RedisLink:
 
     @property
     def is_resting(self) -> bool:
-        """Whether it failed a moment ago, and is not asked now."""
+        """True for REST_SECONDS after a failure: commands then fail without being sent."""
         return self._clock() < self._resting_until
 
-    def script(self, name: str) -> AsyncScript:
-        """The script of this file name; loaded where Redis does not have it."""
-        return self.client.register_script(resources.files(__package__).joinpath(name).read_text("utf-8"))
+    def script(self, package: str, name: str) -> AsyncScript:
+        """Returns the Lua script in this file of a package; redis-py loads it into a server that lacks it."""
+        return self.client.register_script(resources.files(package).joinpath(name).read_text("utf-8"))
 
-    async def ask(self, command: Callable[[], Awaitable[Result]]) -> Result:
-        """The answer to a command; StorageUnavailable."""
+    async def execute(self, command: Callable[[], Awaitable[Result]]) -> Result:
+        """Returns the reply to a command. Raises StorageUnavailable; if it has a cause, the command was sent."""
         if self._clock() < self._resting_until:
             raise _away("is away", self._resting_until - self._clock())
         try:
@@ -68,4 +74,7 @@ class RedisLink:
 
 
 def _away(what: str, retry_after_seconds: float) -> StorageUnavailable:
-    return StorageUnavailable(f"Redis, which keeps the limits, {what}.", retry_after_seconds=retry_after_seconds)
+    return StorageUnavailable(
+        f"Redis, which holds the limits, {what}. Try again; if it lasts, check REDIS_URL and that Redis runs.",
+        retry_after_seconds=retry_after_seconds,
+    )

@@ -25,8 +25,10 @@ from tests.e2e.emulated import API_KEY, Endpoint
 from tests.e2e.gateway import configure, gateway
 from tests.e2e.test_openai_node_client import FOLDER as NODE_FOLDER
 from tests.e2e.test_openai_node_client import install
-from tests.vllm_service.client.scripted import HANG, RESET, refused, scripted, stream
+from tests.vllm_service.client.runpod_provider import runpod, stream_then
+from tests.waiting import until
 from vllm_service import RunPodVLLMService, errors
+from vllm_service.testing import Close, Pause, refused
 
 EXAMPLES = process.ROOT / "examples"
 LANGCHAIN = process.ROOT / "build" / "langchain-openai-1"
@@ -61,8 +63,7 @@ async def serving(url: str, api_key: str) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(lambda: RunPodVLLMService("ep", api_key, url, MODEL))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
     task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
+    await until(lambda: server.started)
     address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     async with httpx.AsyncClient(base_url=address, timeout=60, trust_env=False) as client:
         yield client
@@ -121,14 +122,17 @@ async def test_the_backends_own_trouble_is_not_its_callers(endpoint: Endpoint) -
 
 
 async def test_a_caller_who_leaves_the_backend_ends_the_generation() -> None:
-    async with scripted(lambda request: stream("Once", then=[HANG])) as provider, serving(provider.url, "k") as client:
+    async with (
+        runpod(lambda request: stream_then(Pause(None), "Once")) as provider,
+        serving(provider.url, "k") as client,
+    ):
         async with client.stream("POST", "/stream", json={"prompt": "A story"}) as response:
             assert await anext(response.aiter_lines()) == "data: Once"
-        await asyncio.wait_for(provider.left.wait(), 10)
+        await asyncio.wait_for(provider.was_left.wait(), 10)
 
 
 async def test_a_stream_that_breaks_says_so_in_an_event() -> None:
-    async with scripted(lambda request: stream("a\nb", then=[RESET])) as provider, serving(provider.url, "k") as client:
+    async with runpod(lambda request: stream_then(Close(), "a\nb")) as provider, serving(provider.url, "k") as client:
         response = await client.post("/stream", json={"prompt": "A story"})
     assert response.text.startswith("data: a\ndata: b\n\nevent: error\ndata: {")
     assert "[DONE]" not in response.text
@@ -136,7 +140,7 @@ async def test_a_stream_that_breaks_says_so_in_an_event() -> None:
 
 async def test_when_to_come_back_is_passed_on() -> None:
     async with (
-        scripted(lambda request: refused(429, retry_after="7")) as provider,
+        runpod(lambda request: refused(429, retry_after="7")) as provider,
         serving(provider.url, "k") as client,
     ):
         response = await client.post("/generate", json={"prompt": "x"})

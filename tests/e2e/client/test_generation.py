@@ -133,8 +133,7 @@ async def test_leaving_a_stream_cancels_its_job_and_frees_the_worker(
 async def test_cancelling_a_call_cancels_its_job(endpoint: Endpoint, service: RunPodVLLMService) -> None:
     before, ended = await endpoint.measure(TOKENS), len(endpoint.ended)
     call = asyncio.create_task(service.generate(FRANCE, **LONG))
-    while await endpoint.measure(TOKENS) == before:
-        await asyncio.sleep(0.01)
+    await endpoint.until_measured(TOKENS, before)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

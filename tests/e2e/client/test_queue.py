@@ -118,8 +118,7 @@ async def test_cancelling_the_task_cancels_the_job_and_frees_the_worker(
             pass
 
     task = asyncio.create_task(read()) if is_stream else asyncio.create_task(service.wait(queued.id))
-    while await endpoint.measure(TOKENS) == before:
-        await asyncio.sleep(0.01)
+    await endpoint.until_measured(TOKENS, before)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -14,6 +14,7 @@ from handler.metrics import WorkerMetrics
 from handler.outputs import Output, StreamPiece, WholeAnswer
 from handler.queue.job_loop import JobLoop, Pauses
 from tests.handler.queue.fake_platform import FakePlatform
+from tests.waiting import turns
 
 QUICK = Pauses(retry=0.001, longest_retry=0.004, deliver=0.5, grace=5.0, last_look=0.001)
 
@@ -46,7 +47,7 @@ class Script:
                 raise InvalidInput("wrong", param="x")
             for piece in job_input.get("pieces", ()):
                 yield StreamPiece(piece)
-                await _turns(job_input.get("turns", 0))
+                await turns(job_input.get("turns", 0))
                 if job_input.get("hang"):
                     await asyncio.Event().wait()
             if job_input.get("break"):
@@ -82,9 +83,3 @@ async def running(
         loop.shut_down()
         async with asyncio.timeout(5):
             await task
-
-
-async def _turns(count: int) -> None:
-    """Others run meanwhile."""
-    for _ in range(count):
-        await asyncio.sleep(0)

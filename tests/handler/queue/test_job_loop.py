@@ -11,6 +11,7 @@ from handler.errors import EngineUnavailable
 from handler.queue.job_loop import JobLoop, Pauses
 from tests.handler.queue.fake_platform import FakePlatform
 from tests.handler.queue.job_script import QUICK, Script, running
+from tests.waiting import until
 
 
 async def test_a_plain_job_is_answered_once() -> None:
@@ -47,8 +48,7 @@ async def test_taking_goes_on_while_jobs_run_and_a_freed_slot_is_refilled() -> N
         for name in "abc":
             platform.submit(name, {"wait": True})
         await platform.until_taken("a", "b")
-        while script.running < 2:
-            await asyncio.sleep(0)
+        await until(lambda: script.running >= 2)
         assert platform.waiting == ["c"]
         script.go_on.set()
         await platform.result("c")
@@ -69,9 +69,7 @@ async def test_a_stopped_job_is_aborted_and_posts_nothing_more() -> None:
         platform.submit("a", {"name": "a", "pieces": ["data: 1\n\n"], "hang": True})
         await platform.chunk("a")
         platform.stop("a")
-        async with asyncio.timeout(1):
-            while loop.jobs_in_progress:
-                await asyncio.sleep(0)
+        await until(lambda: not loop.jobs_in_progress)
         assert script.closed == ["a"]
     assert platform.results_posted["a"] == 0
     assert platform.in_progress == set()
@@ -129,9 +127,7 @@ async def test_a_job_whose_error_is_rejected_too_gives_its_slot_back() -> None:
     async with running(platform, Script(), capacity=1) as loop:
         platform.submit("a", {})
         await platform.until_taken("a")
-        async with asyncio.timeout(1):
-            while loop.jobs_in_progress:
-                await asyncio.sleep(0)
+        await until(lambda: not loop.jobs_in_progress)
     assert platform.results == {}
 
 

@@ -16,6 +16,7 @@ from handler.jobs import GenericRoute, ParsedJob
 from handler.outputs import Output, StreamPiece
 from handler.queue.job_loop import JobLoop, Pauses
 from tests.handler.queue.fake_platform import FakePlatform
+from tests.waiting import turns
 
 PAUSES = Pauses(retry=0.0001, longest_retry=0.0001, deliver=1.0, grace=1.0, last_look=0.0001)
 
@@ -150,8 +151,7 @@ class JobLoopMachine(RuleBasedStateMachine):
 async def settle() -> None:
     """Lets every task run until it waits; the pauses of the loop are far shorter."""
     for _ in range(5):
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         await asyncio.sleep(0.0005)
 
 

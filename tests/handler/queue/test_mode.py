@@ -21,22 +21,26 @@ from tests.support import FakeEngine
 SETTINGS = WorkerSettings(environment={})
 
 
+def gate_of(engine: FakeEngine, settings: WorkerSettings) -> EngineGate:
+    return EngineGate(engine, Dispatcher(engine, settings))
+
+
 async def test_no_job_is_taken_before_the_engine_is_ready_then_as_many_as_it_has_room_for() -> None:
-    gate = EngineGate(FakeEngine(capacity=7), SETTINGS)
+    gate = gate_of(FakeEngine(capacity=7), SETTINGS)
     assert gate.concurrency(1) == 0
     await asyncio.sleep(0)
     assert gate.concurrency(0) == 7
 
 
 async def test_max_concurrency_wins_over_the_engines_capacity() -> None:
-    gate = EngineGate(FakeEngine(capacity=7), WorkerSettings(environment={}, max_concurrency=3))
+    gate = gate_of(FakeEngine(capacity=7), WorkerSettings(environment={}, max_concurrency=3))
     gate.concurrency(1)
     await asyncio.sleep(0)
     assert gate.concurrency(0) == 3
 
 
 async def test_an_engine_that_does_not_start_ends_the_worker() -> None:
-    gate = EngineGate(FakeEngine(start_error=EngineUnavailable("no memory")), SETTINGS)
+    gate = gate_of(FakeEngine(start_error=EngineUnavailable("no memory")), SETTINGS)
     gate.concurrency(1)
     await asyncio.sleep(0)
     with pytest.raises(SystemExit):

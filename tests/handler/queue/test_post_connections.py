@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from handler.queue.post_connections import NeverSent, PostConnections
+from tests.waiting import until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -104,9 +105,7 @@ async def test_an_idle_connection_that_the_server_closed_is_not_used() -> None:
     async with served(OK, OK) as (server, posts):
         await posts.post("/", b"x")
         server.connections[0].close()
-        async with asyncio.timeout(5):
-            while posts._idle[0].is_open:  # until the news has come
-                await asyncio.sleep(0)
+        await until(lambda: not posts._idle[0].is_open)  # until the news has come
         assert await posts.post("/", b"y") == 200
 
 
@@ -120,9 +119,7 @@ async def test_where_nobody_listens_nothing_was_sent() -> None:
 async def test_a_post_that_is_given_up_closes_its_connection() -> None:
     async with served() as (server, posts):
         post = asyncio.create_task(posts.post("/", b"x"))
-        async with asyncio.timeout(5):
-            while not server.posts:
-                await asyncio.sleep(0.01)
+        await until(lambda: server.posts)
         post.cancel()
         with pytest.raises(asyncio.CancelledError):
             await post

@@ -6,18 +6,19 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from vllm_service.api.dependencies import Dependencies, ServiceState
+from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.fastapi_app import make_app
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.domain.status import ServerState, Statuses
 from vllm_service.domain.usage import Usage
 from vllm_service.observability.measurements import Measurements
 
@@ -82,13 +83,23 @@ class OneKey:
         return ApiKey("k1", "acme") if secret == KEY else None
 
 
-def state(**known: Any) -> ServiceState:
-    """A gateway that is ready, and of which nothing else is known but this."""
-    return replace(ServiceState(is_ready=lambda: True), **known)
+def _same(status: object) -> object:
+    return status
+
+
+LISTENING = ServerState(is_listening=True)
+
+
+def statuses(*known: object) -> Statuses:
+    """Returns these statuses; the server listens unless one of them says otherwise."""
+    registered = Statuses()
+    for status in known if any(isinstance(one, ServerState) for one in known) else (LISTENING, *known):
+        registered.register(type(status), partial(_same, status))
+    return registered
 
 
 def parts(
-    service_state: ServiceState | None = None,
+    known: Statuses | None = None,
     *,
     catalog: Callable[[], Catalog] = lambda: CATALOG,
     clock: Callable[[], float] | None = None,
@@ -96,7 +107,7 @@ def parts(
 ) -> Dependencies:
     """Without keys unless they are given."""
     measurements = Measurements(catalog, 0.5, *([clock] if clock else []))
-    return Dependencies(catalog, measurements, service_state or state(), **others)
+    return Dependencies(catalog, measurements, known or statuses(), **others)
 
 
 @contextmanager

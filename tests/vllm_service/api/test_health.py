@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpx
 import pytest
 
-from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, Clock, OneKey, parts, served, state
+from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, Clock, OneKey, parts, served, statuses
 from vllm_service.catalog.model import Catalog
-from vllm_service.domain.status import Circuit, LedgerState, ProviderCircuit, QuotaState, WorkerState
+from vllm_service.domain.status import (
+    BreakersState,
+    Circuit,
+    LedgerState,
+    ProviderCircuit,
+    QuotaState,
+    ServerState,
+    WorkersState,
+    WorkerState,
+)
 
 OPEN = ProviderCircuit(Circuit.OPEN, failures=5, openings=1, retry_at=1_800_000_000.0)
 CLOSED = ProviderCircuit(Circuit.CLOSED, failures=0, openings=0)
@@ -18,19 +25,19 @@ CLOSED = ProviderCircuit(Circuit.CLOSED, failures=0, openings=0)
 @pytest.mark.parametrize(
     ("known", "code", "status", "readiness"),
     [
-        ({}, 200, "healthy", 200),
-        ({"is_ready": lambda: False}, 503, "initializing", 503),
-        ({"is_draining": lambda: True}, 503, "degraded", 503),
-        ({"breakers": lambda: {"hosted": OPEN, "runpod": CLOSED}}, 200, "healthy", 200),
-        ({"breakers": lambda: {"hosted": CLOSED, "runpod": OPEN}}, 503, "degraded", 200),
-        ({"breakers": lambda: {"hosted": OPEN, "runpod": OPEN}}, 500, "unhealthy", 503),
-        ({"ledger": lambda: LedgerState(queued=9, is_failing=True)}, 503, "degraded", 200),
-        ({"ledger": lambda: LedgerState(queued=9, dropped=1, refused=1, refusal="no column")}, 503, "degraded", 200),
-        ({"quotas": lambda: QuotaState(is_failing=True)}, 500, "unhealthy", 503),
+        ([], 200, "healthy", 200),
+        ([ServerState(is_listening=False)], 503, "initializing", 503),
+        ([ServerState(is_listening=True, is_stopping=True)], 503, "degraded", 503),
+        ([BreakersState({"hosted": OPEN, "runpod": CLOSED})], 200, "healthy", 200),
+        ([BreakersState({"hosted": CLOSED, "runpod": OPEN})], 503, "degraded", 200),
+        ([BreakersState({"hosted": OPEN, "runpod": OPEN})], 500, "unhealthy", 503),
+        ([LedgerState(queued=9, is_failing=True)], 503, "degraded", 200),
+        ([LedgerState(queued=9, dropped=1, refused=1, refusal="no column")], 503, "degraded", 200),
+        ([QuotaState(is_failing=True)], 500, "unhealthy", 503),
     ],
 )
-def test_the_status_follows_from_the_parts(known: dict[str, Any], code: int, status: str, readiness: int) -> None:
-    with served(parts(state(**known))) as address:
+def test_the_status_follows_from_the_parts(known: list[object], code: int, status: str, readiness: int) -> None:
+    with served(parts(statuses(*known))) as address:
         answer = httpx.get(f"{address}/health")
         assert (answer.status_code, answer.json()["status"]) == (code, status)
         assert bool(answer.json()["reasons"]) == (status != "healthy")
@@ -45,7 +52,7 @@ def test_without_models_nothing_can_be_served() -> None:
 
 
 def test_the_document_holds_what_is_known_and_null_for_the_rest() -> None:
-    service = parts(state(breakers=lambda: {"hosted": OPEN}), clock=Clock(), started_at=0.0)
+    service = parts(statuses(BreakersState({"hosted": OPEN})), clock=Clock(), started_at=0.0)
     with served(service) as address:
         before = httpx.get(f"{address}/v1/health").json()
         service.measurements.record(REQUEST)
@@ -70,7 +77,7 @@ def test_the_document_holds_what_is_known_and_null_for_the_rest() -> None:
 
 @pytest.mark.parametrize(("workers", "is_loaded"), [(0, False), (2, True), (None, None)])
 def test_a_model_is_loaded_where_a_worker_runs(workers: int | None, is_loaded: bool | None) -> None:
-    with served(parts(state(workers=lambda: {"runpod": WorkerState(running=workers)}))) as address:
+    with served(parts(statuses(WorkersState({"runpod": WorkerState(running=workers)})))) as address:
         assert httpx.get(f"{address}/health").json()["model_loaded"] is is_loaded
 
 

@@ -11,31 +11,36 @@ import yaml
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.vllm_service.api.service import KEY, REQUEST, OneKey, parts, served, state
+from tests.vllm_service.api.service import KEY, REQUEST, OneKey, parts, served, statuses
 from vllm_service.api.metrics import FAMILIES
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.status import (
+    BreakersState,
     CacheState,
     Circuit,
     LedgerState,
     ProviderCircuit,
+    QualityState,
     QuotaState,
+    ServerState,
+    SessionsState,
     WorkerSlotState,
+    WorkersState,
     WorkerState,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "metrics.md"
-FULL = state(
-    breakers=lambda: {"hosted": ProviderCircuit(Circuit.OPEN, 5, 2)},
-    workers=lambda: {"runpod": WorkerState(1, 2, 3, 4, 5, 6, 7)},
-    cache=lambda: CacheState(3, 1, 2, 1000, 0),
-    ledger=lambda: LedgerState(4, 100, 0, oldest_queued_seconds=0.1, dropped=3, refused=2, refusal="no column"),
-    quotas=lambda: QuotaState(2, 0),
-    in_flight=lambda: 7,
-    place=lambda: WorkerSlotState(2, 4, 1),
-    quality_scores=lambda: {"llama": 0.9},
-    active_sessions=lambda: 0,
+FULL = statuses(
+    ServerState(is_listening=True, in_flight=7),
+    BreakersState({"hosted": ProviderCircuit(Circuit.OPEN, 5, 2)}),
+    WorkersState({"runpod": WorkerState(1, 2, 3, 4, 5, 6, 7)}),
+    CacheState(3, 1, 2, 1000, 0),
+    LedgerState(4, 100, 0, oldest_queued_seconds=0.1, dropped=3, refused=2, refusal="no column"),
+    QuotaState(2, 0),
+    WorkerSlotState(2, 4, 1),
+    QualityState({"llama": 0.9}),
+    SessionsState(0),
 )
 AGREED_NAMES = {
     "vllm_requests_total",

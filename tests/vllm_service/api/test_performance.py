@@ -8,9 +8,9 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from tests.vllm_service.api.service import REQUEST, Clock, parts, served, state
+from tests.vllm_service.api.service import REQUEST, Clock, parts, served, statuses
 from vllm_service.api.performance import grade
-from vllm_service.domain.status import CacheState, Circuit, ProviderCircuit
+from vllm_service.domain.status import BreakersState, CacheState, Circuit, ProviderCircuit
 
 
 def fetched(path: str, service: Any) -> Any:
@@ -58,10 +58,7 @@ def test_before_the_first_request_nothing_is_invented() -> None:
 
 def test_cache_and_breakers_are_reported_where_there_are_any() -> None:
     service = parts(
-        state(
-            cache=lambda: CacheState(hits=3, misses=1),
-            breakers=lambda: {"hosted": ProviderCircuit(Circuit.HALF_OPEN)},
-        )
+        statuses(CacheState(hits=3, misses=1), BreakersState({"hosted": ProviderCircuit(Circuit.HALF_OPEN)}))
     )
     performance = fetched("/performance", service)
     assert performance["resource_utilization"]["cache_hit_rate"] == 0.75

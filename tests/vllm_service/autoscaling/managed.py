@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.vllm_service.configured_order import ConfiguredOrder
+from tests.waiting import turns
 from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.autoscaling.workers_min import FollowSettings
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel, WorkersMin
@@ -139,8 +140,7 @@ class World:
     async def begun(self, replica: Replica) -> None:
         """A round, of which something may hang; two seconds."""
         replica.keeper.round(self.catalog, replica.router)
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await turns(50)
         self.now += 2.0
 
     async def until_it_hangs(self, replica: Replica) -> None:

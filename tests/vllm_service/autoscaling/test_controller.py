@@ -104,7 +104,7 @@ async def test_health_is_asked_every_two_seconds_at_most_and_the_router_is_told(
     assert world.platform.looks == 11
     assert world.router.told[0] == {"workers": {"idle": 0, "running": 0, "initializing": 0}}
     assert world.platform.jobs == []
-    assert keeper.workers()["own"].idle == 0
+    assert keeper.status().by_provider["own"].idle == 0
 
 
 @pytest.mark.parametrize("health", [None, b"<html>", b"[]"])
@@ -115,7 +115,7 @@ async def test_an_endpoint_that_cannot_be_seen_is_not_woken(health: Any) -> None
     assert world.platform.jobs == []
     assert set(map(str, world.router.told)) == {"None"}
     assert world.platform.looks < 20
-    assert keeper.workers() == {}
+    assert keeper.status().by_provider == {}
 
 
 @pytest.mark.parametrize(
@@ -228,5 +228,5 @@ async def test_reading_the_configuration_again_keeps_what_is_known() -> None:
     keeper = world.keeper()
     await world.rounds(keeper)
     keeper.round(Catalog(dict(CATALOG.providers), dict(CATALOG.models)), world.router)
-    assert keeper.workers()["own"].idle == 2
+    assert keeper.status().by_provider["own"].idle == 2
     await keeper.idle()

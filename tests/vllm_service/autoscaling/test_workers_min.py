@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.vllm_service.autoscaling.managed import KEY, PLACE, PROVIDER, Managed, World, other
+from tests.waiting import turns
 from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.catalog.model import Catalog
 
@@ -21,7 +22,7 @@ async def test_it_is_set_to_what_the_router_wants_up_and_down_and_nobody_is_woke
         replica.router.workers = workers
         await world.rounds(replica, count=10)
         assert world.platform.workers_min == workers
-        assert replica.keeper.workers()["own"].workers_min == workers
+        assert replica.keeper.status().by_provider["own"].workers_min == workers
     assert world.platform.set_to == [1, 3, 1, 0]
     assert {call for call in world.platform.asked if call.startswith("POST")} == set()
 
@@ -190,8 +191,7 @@ async def test_a_stop_in_the_middle_of_a_change_sets_it_back_and_leaves_the_leas
     world.platform.fails = None
     await replica.keeper.leave()
     world.platform.released.set()
-    for _ in range(50):
-        await asyncio.sleep(0)
+    await turns(50)
     assert world.platform.workers_min == 0
     await world.rounds(world.replica(1), count=3)
     assert world.platform.workers_min == 1
@@ -221,7 +221,7 @@ async def test_an_endpoint_that_is_configured_no_longer_is_set_back_and_one_that
     looks = world.platform.asked.count(f"GET {PLACE.url}")
     await world.rounds(replica)
     assert world.platform.asked.count(f"GET {PLACE.url}") == looks
-    assert replica.keeper.workers()["own"].workers_min == 2
+    assert replica.keeper.status().by_provider["own"].workers_min == 2
     assert world.platform.set_to == [2]
     by_jobs = replace(PROVIDER, workers_min=None)
     world.catalog = Catalog({"own": by_jobs}, world.catalog.models)

@@ -59,11 +59,14 @@ def test_an_endpoints_workers_min_follows_the_router_where_the_file_says_so(
     ("lines", "complaint"),
     [
         (["scaling: workersMin"], r"yaml:7: providers\.own\.scaling: .*expected one of warm_up_jobs, workers_min"),
-        (["workers_min: 1"], r"yaml:7: providers\.own\.workers_min: only with scaling: workers_min; write that"),
-        (["scaling: warm_up_jobs", "management_url: http://x"], r"yaml:8: .*management_url: only with scaling"),
-        (["scaling: workers_min", "expected: {always_on_workers: 1}"], r"yaml:7: .*scaling: .*always_on_workers out"),
+        (["workers_min: 1"], r"yaml:7: providers\.own\.workers_min: valid only with scaling: workers_min; set that"),
+        (["scaling: warm_up_jobs", "management_url: http://x"], r"yaml:8: .*management_url: valid only with scaling"),
+        (
+            ["scaling: workers_min", "expected: {always_on_workers: 1}"],
+            r"yaml:7: .*scaling: .*remove expected\.always_on_workers",
+        ),
         (["scaling: workers_min", "workers_min: 1.5"], r"yaml:8: .*workers_min: expected a whole number"),
-        (["scaling: workers_min", "workers_min: -1"], r"yaml:8: .*workers_min: .*not negative"),
+        (["scaling: workers_min", "workers_min: -1"], r"yaml:8: .*workers_min: .*at least 0"),
         (["scaling: workers_min", "workers_min: 3", "expected: {max_workers: 2}"], r"yaml:8: .*which is 2"),
         (["scaling: workers_min", "management_url: rest.runpod.io"], r"yaml:8: .*management_url: expected a URL"),
         (["scaling: workers_min", "management_url: http://me:hunter2@x"], r"yaml:8: .*management_url: expected a URL"),
@@ -149,16 +152,20 @@ def test_disabled_providers_need_no_key_and_take_their_offers_with_them(configur
         ("OWN_KEY", "OTHER_KEY", r"providers\.yaml:10: .*OTHER_KEY is not set"),
         ("http://127", "127", r"providers\.yaml:9: providers\.mine\.base_url: expected a URL"),
         ("http://127", "http://user:hunter2@127", r"providers\.yaml:9: providers\.mine\.base_url: expected a URL"),
-        ("  groq: {preset: groq}", "  groq: {tags: [eu]}", r"providers\.yaml:7: providers\.groq: what is this\?"),
-        ("{preset: groq}", "{preset: groq, tag: [eu]}", r"providers\.groq\.tag: not a key \(did you mean tags\?\)"),
-        ("  groq:", "  own:", r"providers\.yaml:7: providers\.own: stands here twice"),
+        (
+            "  groq: {preset: groq}",
+            "  groq: {tags: [eu]}",
+            r"providers\.yaml:7: providers\.groq: the provider has no address",
+        ),
+        ("{preset: groq}", "{preset: groq, tag: [eu]}", r"providers\.groq\.tag: unknown key \(did you mean tags\?\)"),
+        ("  groq:", "  own:", r"providers\.yaml:7: providers\.own: the key is here twice"),
         ("0.00031", "cheap", r"providers\.yaml:5: providers\.own\.usd_per_second: expected a number"),
         ("0.00031", "0.0000000001", r"providers\.yaml:5: .*finer than"),
         ("0.00031", "1e9999999", r"providers\.yaml:5: .*more than can be counted"),
         ("0.025", "0.00000001", r"providers\.yaml:12: providers\.mine\.prices\.small: .*finer than"),
         ("output: 0.2, as_of: 2026-11-21", "output: 0.2", r"providers\.mine\.prices\.small: as_of is missing"),
         ("output: 0.2, as_of: 2026-11-21", "output: 0.2, as_of: today", r"expected a date"),
-        ("endpoint_id: abc", "endpoint_id: [", r"providers\.yaml:\d+: not YAML"),
+        ("endpoint_id: abc", "endpoint_id: [", r"providers\.yaml:\d+: the file is not valid YAML"),
         (PROVIDERS, "", r"providers\.yaml: the file is empty"),
         (PROVIDERS, "- a", r"providers\.yaml:1: expected keys and values"),
         (PROVIDERS, "providers: {}", r"providers\.yaml:1: providers: there is no provider"),
@@ -178,11 +185,11 @@ def test_what_is_wrong_with_providers_is_named(configured: Configured, old: str,
         ("provider: groq", "provider: grog", r"models\.yaml:5: models\.llama\.offers\[1\]\.provider: .*mean groq"),
         ("provider: groq, ", "", r"models\.yaml:5: models\.llama\.offers\[1\]: provider is missing"),
         ("weight: 2", "weight: 0", r"models\.yaml:6: models\.llama\.offers\[2\]\.weight: .*above zero"),
-        ("[gpt-3.5-turbo]", "[a, a]", r"already names the model 'llama'|twice"),
+        ("[gpt-3.5-turbo]", "[a, a]", r"is already a name of the model 'llama'|twice"),
         ("[gpt-3.5-turbo]", "gpt-3.5-turbo", r"models\.llama\.aliases: expected a list"),
         ("    aliases: [gpt-3.5-turbo]", "    context_length: 1.5", r"context_length: expected a whole number"),
         (MODELS, "models: {a: {offers: []}}", r"models\.a\.offers: there is no offer"),
-        (MODELS, "models: {}", r"there is no model"),
+        (MODELS, "models: {}", r"no model has an enabled provider"),
     ],
 )
 def test_what_is_wrong_with_models_is_named(configured: Configured, old: str, new: str, complaint: str) -> None:
@@ -193,7 +200,7 @@ def test_what_is_wrong_with_models_is_named(configured: Configured, old: str, ne
 
 def test_two_models_cannot_share_a_name(configured: Configured) -> None:
     other = "  gpt-3.5-turbo:\n    offers: [{provider: groq, model: m}]\n"
-    with pytest.raises(ConfigurationError, match=r"models\.yaml:9: .*already names the model 'llama'"):
+    with pytest.raises(ConfigurationError, match=r"models\.yaml:9: .*is already a name of the model 'llama'"):
         configured.read(models=MODELS + other)
 
 

@@ -31,7 +31,7 @@ def test_a_listed_model_has_its_price(source: str, model: str, price: TokenPrice
         ("openai", "gpt-4o-mini-turbo-ultra", "lists no gpt-4o-mini-turbo-ultra at openai"),
         ("cerebras", "llama3.1-8b-mine", "lists no"),
         ("deepinfra", "meta-llama/Llama-3.3-70B-Instruct", "at deepinfra"),
-        ("openai", "text-embedding-3-small", "both prices"),
+        ("openai", "text-embedding-3-small", "lacks the input or the output price"),
     ],
 )
 def test_what_is_not_listed_exactly_is_unknown(source: str, model: str, reason: str) -> None:

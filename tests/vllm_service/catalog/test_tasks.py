@@ -41,7 +41,7 @@ def test_one_model_can_answer_for_several_tasks(configured: Configured) -> None:
 def test_a_task_that_nobody_answers_for_is_told(configured: Configured) -> None:
     loaded = configured.read(DISABLED, "tasks: {code: large}\n" + MODELS)
     assert "task:code" not in loaded.catalog.models
-    assert "tasks.code: none of its models is served; task:code is no model" in loaded.warnings
+    assert "tasks.code: none of its models is served, so requests for task:code are refused" in loaded.warnings
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_a_task_that_nobody_answers_for_is_told(configured: Configured) -> None:
         ("{code: [small, lage]}", r"models\.yaml:1: tasks\.code\[1\]: 'lage' is not known \(did you mean large\?\)"),
         ("{code: []}", r"tasks\.code: there is no model"),
         ("{code: {model: small}}", r"tasks\.code: expected text"),
-        ("{'task:code': small}", r"tasks\.task:code: a task is named by letters"),
+        ("{'task:code': small}", r"tasks\.task:code: a task's name has 1 to 64 letters"),
         ("[code]", r"tasks: expected keys and values"),
-        ("{code: small, code: large}", r"tasks\.code: stands here twice"),
+        ("{code: small, code: large}", r"tasks\.code: the key is here twice"),
     ],
 )
 def test_what_is_wrong_with_tasks_is_named(configured: Configured, tasks: str, complaint: str) -> None:
@@ -62,7 +62,7 @@ def test_what_is_wrong_with_tasks_is_named(configured: Configured, tasks: str, c
 
 
 def test_a_model_that_is_called_like_a_task_is_not_hidden_by_it(configured: Configured) -> None:
-    with pytest.raises(ConfigurationError, match=r"tasks\.code: task:code already names a model"):
+    with pytest.raises(ConfigurationError, match=r"tasks\.code: task:code is already the name of a model"):
         configured.read(models="tasks: {code: small}\n" + MODELS.replace("tiny", "'task:code'"))
 
 

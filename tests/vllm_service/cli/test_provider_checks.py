@@ -15,6 +15,7 @@ from vllm_service.catalog.load import load
 from vllm_service.cli import check as command
 from vllm_service.cli.check import Report, check
 from vllm_service.cli.parser import parse
+from vllm_service.errors import ConfigurationError
 
 
 @pytest.fixture
@@ -111,6 +112,15 @@ def test_nobody_reachable_is_a_failure(configured: Configured, capsys: pytest.Ca
     assert command.run(parse(["check"]), configured.settings()) == 1
     assert "no answer" in capsys.readouterr().out
     assert command.run(parse(["check", "--offline"]), configured.settings()) == 0
+
+
+def test_a_strategy_that_does_not_exist_is_found_without_a_request(configured: Configured) -> None:
+    configured.write(
+        "providers: {mine: {base_url: 'http://127.0.0.1:1/v1'}}",
+        "models: {m: {offers: [{provider: mine, model: small}], strategy: GUESS}}",
+    )
+    with pytest.raises(ConfigurationError, match=r"models\.yaml: m: strategy 'GUESS'"):
+        command.run(parse(["check", "--offline"]), configured.settings())
 
 
 def test_wrong_arguments_exit_with_two(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from runpod_emulator import Emulator, EndpointSettings
 from tests.e2e import process
-from tests.runpod_emulator.support import ECHO_WORKER, client_of, until
+from tests.runpod_emulator.support import ECHO_WORKER, client_of
+from tests.waiting import until
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.storage.ledger.writer import LedgerWriter
 from vllm_service.storage.open import open_database
@@ -188,7 +189,7 @@ async def test_a_ledger_of_several_providers_asks_which_was_billed(tmp_path: Pat
 async def test_a_broken_row_is_named_by_its_line(tmp_path: Path, broken: Row) -> None:
     ended = await reconcile(tmp_path, [row("a", NOON, NOON, 1), row("b", NOON, NOON, 1) | broken])
     assert ended.code == 1
-    assert "line 3 is no row of the ledger" in ended.stderr
+    assert "line 3 is not a row of the ledger" in ended.stderr
 
 
 async def test_arguments_that_are_wrong_end_with_2() -> None:

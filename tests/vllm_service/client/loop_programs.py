@@ -6,20 +6,9 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.vllm_service.client.router.two_places import chat, pieces
-from tests.vllm_service.client.scripted import (
-    DONE,
-    HANG,
-    Reply,
-    Request,
-    Scripted,
-    answer,
-    completion,
-    scripted,
-    stop,
-    stream,
-)
+from tests.vllm_service.client.runpod_provider import runpod
 from tests.vllm_service.client.subprocesses import run_program
+from vllm_service.testing import Pause, ReceivedRequest, Reply, ScriptedProvider, says, whole
 
 SECRET = "sk-secret"
 HEAD = """
@@ -70,23 +59,19 @@ async def read(stream):
 """
 
 
-def reply(request: Request) -> Reply:
+def reply(request: ReceivedRequest) -> Reply:
     """A platform and an engine: what is asked comes back; "cut" is a stream that does not go on."""
-    if request.path.endswith("/health"):
-        return answer({"jobs": {}, "workers": {"idle": 1}})
-    if request.method == "GET" or request.path.endswith("/run"):
-        return answer({"id": "j", "status": "COMPLETED", "output": "done"})
-    text, is_chat = request.asked, "messages" in request.body
-    if not request.body.get("stream"):
-        return chat(text) if is_chat else completion(text)
-    then = [HANG] if text == "cut" else None
-    if is_chat:
-        return pieces(*text, then=then)
-    return stream(*text, then=then) if then else stream(*text, stop(), DONE)
+    if request.target.endswith("/health"):
+        return whole({"jobs": {}, "workers": {"idle": 1}})
+    if request.method == "GET" or request.target.endswith("/run"):
+        return whole({"id": "j", "status": "COMPLETED", "output": "done"})
+    text = request.last_text
+    reply = says(*text)(request)
+    return Reply((*reply.actions[:-3], Pause(None))) if request.is_stream and text == "cut" else reply
 
 
-async def printed(program: str, directory: Path) -> tuple[Sequence[str], Scripted]:
-    async with scripted(reply) as server:
+async def printed(program: str, directory: Path) -> tuple[Sequence[str], ScriptedProvider]:
+    async with runpod(reply) as server:
         code = HEAD.format(url=server.url) + textwrap.dedent(program)
         lines = (await run_program(code, directory)).splitlines()
     assert SECRET not in "".join(lines)

@@ -13,29 +13,17 @@ from typing import Any
 
 import pytest
 
-from tests.vllm_service.client.scripted import (
-    AT_ONCE,
-    DONE,
-    HANG,
-    RESET,
-    Reply,
-    Request,
-    answer,
-    completion,
-    refused,
-    scripted,
-    stop,
-    stream,
-)
+from tests.vllm_service.client.runpod_provider import AT_ONCE, STOP, runpod, stream, stream_then
 from vllm_service import Answer, BatchFailed, BatchItem, RunPodVLLMService, ServiceError, errors
 from vllm_service.client.batch import answer_all, texts
 from vllm_service.client.payload import Payload
+from vllm_service.testing import DONE, HANGS, RESETS, Close, ReceivedRequest, Reply, completion, refused, whole
 
 PROMPTS = [f"prompt {number}" for number in range(40)]
 
 
-def echo(request: Request) -> Reply:
-    return completion(f"answer to {request.asked}")
+def echo(request: ReceivedRequest) -> Reply:
+    return completion(f"answer to {request.last_text}")
 
 
 def answers(prompts: Sequence[str]) -> list[str]:
@@ -48,7 +36,7 @@ async def batch(url: str, prompts: Any = PROMPTS, **options: Any) -> list[BatchI
 
 
 async def test_texts_come_in_the_order_of_the_prompts() -> None:
-    async with scripted(echo) as server, RunPodVLLMService(base_url=server.url) as service:
+    async with runpod(echo) as server, RunPodVLLMService(base_url=server.url) as service:
         assert await service.batch_generate(PROMPTS, concurrent=7) == answers(PROMPTS)
     assert len(server.requests) == len(PROMPTS)
 
@@ -72,10 +60,10 @@ async def test_so_many_are_asked_at_once_and_no_more() -> None:
 
 
 async def test_a_failed_prompt_has_its_own_error_and_the_others_their_answers() -> None:
-    def reply(request: Request) -> Reply:
-        return refused(400, "too long") if request.asked == "prompt 3" else echo(request)
+    def reply(request: ReceivedRequest) -> Reply:
+        return refused(400, "too long") if request.last_text == "prompt 3" else echo(request)
 
-    async with scripted(reply) as server:
+    async with runpod(reply) as server:
         items = await batch(server.url, [*PROMPTS[:5], "", [{"role": "user", "content": "said"}]])
         assert [item.index for item in items] == list(range(7))
         assert [item.error.status for item in items if item.error is not None] == [400, 400]
@@ -90,7 +78,7 @@ async def test_a_failed_prompt_has_its_own_error_and_the_others_their_answers() 
 
 async def test_progress_is_told_and_can_be_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     told: list[tuple[int, int]] = []
-    async with scripted(echo) as server:
+    async with runpod(echo) as server:
         await batch(server.url, PROMPTS[:3], progress=lambda done, total: told.append((done, total)))
         await batch(server.url, PROMPTS[:3], progress=True)
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
@@ -102,17 +90,17 @@ async def test_a_batch_goes_on_from_its_file(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     failing = {"prompt 2"}
 
-    def reply(request: Request) -> Reply:
-        return refused(400) if request.asked in failing else echo(request)
+    def reply(request: ReceivedRequest) -> Reply:
+        return refused(400) if request.last_text in failing else echo(request)
 
-    async with scripted(reply) as server:
+    async with runpod(reply) as server:
         first = await batch(server.url, PROMPTS[:6], file=file)
         assert [item.from_file for item in first] == [False] * 6
         failing.clear()
         server.requests.clear()
         changed = [*PROMPTS[:5], "prompt 5, changed", "prompt 0"]
         second = await batch(server.url, changed, file=file)
-        assert Counter(request.asked for request in server.requests) == Counter(changed[i] for i in (2, 5, 6))
+        assert Counter(request.last_text for request in server.requests) == Counter(changed[i] for i in (2, 5, 6))
         assert [item.answer.text for item in second if item.answer] == answers(changed)
         assert [item.from_file for item in second] == [True, True, False, True, True, False, False]
         server.requests.clear()
@@ -123,9 +111,9 @@ async def test_a_batch_goes_on_from_its_file(tmp_path: Path) -> None:
 async def test_an_answer_from_the_file_is_the_answer_that_was_given(tmp_path: Path) -> None:
     """Tool calls too."""
     called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
-    reply = answer({"choices": [{"message": called, "finish_reason": "tool_calls"}]})
+    reply = whole({"choices": [{"message": called, "finish_reason": "tool_calls"}]})
     asked = [{"role": "user", "content": "x"}]
-    async with scripted(lambda request: reply) as server:
+    async with runpod(lambda request: reply) as server:
         (first,) = await batch(server.url, [asked], file=tmp_path / "f")
         (second,) = await batch(server.url, [asked], file=tmp_path / "f")
     assert first.answer is not None
@@ -137,7 +125,7 @@ async def test_an_answer_from_the_file_is_the_answer_that_was_given(tmp_path: Pa
 @pytest.mark.parametrize("kept", [1, 50, -1], ids=["one byte", "fifty bytes", "all but the newline"])
 async def test_a_torn_last_line_is_asked_again_and_spoils_nothing(tmp_path: Path, kept: int) -> None:
     file = tmp_path / "answers.jsonl"
-    async with scripted(echo) as server:
+    async with runpod(echo) as server:
         await batch(server.url, PROMPTS[:3], file=file, concurrent=1)
         whole = file.read_bytes().splitlines(keepends=True)
         file.write_bytes(b"".join(whole[:2]) + whole[2][:kept])
@@ -150,13 +138,13 @@ async def test_a_torn_last_line_is_asked_again_and_spoils_nothing(tmp_path: Path
 
 
 async def test_the_file_holds_no_prompt(tmp_path: Path) -> None:
-    async with scripted(lambda request: completion("fine")) as server:
+    async with runpod(lambda request: completion("fine")) as server:
         await batch(server.url, ["a secret question"], file=tmp_path / "f")
     assert "secret" not in (tmp_path / "f").read_text()
 
 
 async def test_a_file_that_cannot_be_written_is_said_before_anything_is_asked(tmp_path: Path) -> None:
-    async with scripted(echo) as server:
+    async with runpod(echo) as server:
         with pytest.raises(OSError, match="missing"):
             await batch(server.url, file=tmp_path / "missing" / "f")
     assert server.requests == []
@@ -165,33 +153,33 @@ async def test_a_file_that_cannot_be_written_is_said_before_anything_is_asked(tm
 async def test_cancelling_a_batch_keeps_what_had_ended(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
 
-    def reply(request: Request) -> Reply:
-        return [HANG] if request.asked == "prompt 4" else echo(request)
+    def reply(request: ReceivedRequest) -> Reply:
+        return HANGS if request.last_text == "prompt 4" else echo(request)
 
-    async with scripted(reply) as server:
+    async with runpod(reply) as server:
         task = asyncio.create_task(batch(server.url, PROMPTS[:6], file=file, concurrent=1))
-        await server.hanging.wait()
+        await server.is_silent.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(server.left.wait(), 10)
+        await asyncio.wait_for(server.was_left.wait(), 10)
     assert [json.loads(line)["index"] for line in file.read_text().splitlines()] == [0, 1, 2, 3]
 
 
-def faulty(seed: int, share: float) -> Callable[[Request], Reply]:
+def faulty(seed: int, share: float) -> Callable[[ReceivedRequest], Reply]:
     """Of all replies this share is some fault: a status, a reset, garbage, an answer cut off, or one that is slow."""
     chance = random.Random(seed)
-    faults: list[Callable[[Request], Reply]] = [
+    faults: list[Callable[[ReceivedRequest], Reply]] = [
         lambda request: refused(429, retry_after="0"),
         lambda request: refused(503),
-        lambda request: [RESET],
-        lambda request: answer(b"\x00garbage\xff"),
-        lambda request: answer({"choices": [{"text": 3}]}),
-        lambda request: [b"".join(echo(request))[at : at + 40] for at in range(0, 400, 40)],
-        lambda request: [b"".join(echo(request))[:-20], RESET],
+        lambda request: RESETS,
+        lambda request: whole(b"\x00garbage\xff"),
+        lambda request: whole({"choices": [{"text": 3}]}),
+        lambda request: echo(request).in_pieces(40),
+        lambda request: echo(request).cut_at(echo(request).size - 20),
     ]
 
-    def reply(request: Request) -> Reply:
+    def reply(request: ReceivedRequest) -> Reply:
         return chance.choice(faults)(request) if chance.random() < share else echo(request)
 
     return reply
@@ -200,9 +188,9 @@ def faulty(seed: int, share: float) -> Callable[[Request], Reply]:
 @pytest.mark.parametrize("share", [0.3, 0.9])
 async def test_of_two_thousand_prompts_each_is_answered_once_or_has_its_own_error(share: float) -> None:
     prompts = [f"prompt {number}" for number in range(2000)]
-    async with scripted(faulty(7, share)) as server:
+    async with runpod(faulty(7, share)) as server:
         items = await batch(server.url, prompts, concurrent=64)
-    asked = Counter(request.asked for request in server.requests)
+    asked = Counter(request.last_text for request in server.requests)
     assert [item.index for item in items] == list(range(2000))
     for item, prompt in zip(items, prompts, strict=True):
         assert 1 <= asked[prompt] <= AT_ONCE.attempts
@@ -221,13 +209,13 @@ async def test_of_two_thousand_prompts_each_is_answered_once_or_has_its_own_erro
 async def test_of_five_hundred_streams_each_ends_whole_or_with_an_error_and_no_text_comes_twice() -> None:
     chance = random.Random(3)
 
-    def reply(request: Request) -> Reply:
-        said = (request.asked, " is", " heard", stop(), DONE)
+    def reply(request: ReceivedRequest) -> Reply:
+        said = (request.last_text, " is", " heard", STOP, DONE)
         cut = chance.randrange(len(said))
-        faults = [refused(503), [RESET], stream(*said[:cut], then=[RESET]), stream(*said[: min(cut, 3)])]
+        faults = [refused(503), RESETS, stream_then(Close(), *said[:cut]), stream(*said[: min(cut, 3)])]
         return chance.choice(faults) if chance.random() < 0.3 else stream(*said)
 
-    async with scripted(reply) as server, RunPodVLLMService(base_url=server.url) as service:
+    async with runpod(reply) as server, RunPodVLLMService(base_url=server.url) as service:
 
         async def read(prompt: str) -> tuple[str, bool]:
             said = ""
@@ -247,7 +235,7 @@ async def test_of_five_hundred_streams_each_ends_whole_or_with_an_error_and_no_t
 
         prompts = [f"p{number}" for number in range(500)]
         ended = await asyncio.gather(*map(bounded, prompts))
-    for prompt, (said, whole) in zip(prompts, ended, strict=True):
+    for prompt, (said, is_whole) in zip(prompts, ended, strict=True):
         expected = f"{prompt} is heard"
-        assert said == expected if whole else expected.startswith(said)
-    assert sum(whole for _, whole in ended) > 400
+        assert said == expected if is_whole else expected.startswith(said)
+    assert sum(is_whole for _, is_whole in ended) > 400

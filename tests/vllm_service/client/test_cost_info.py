@@ -12,29 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from tests.vllm_service.client.scripted import DONE, answer, in_turn, scripted, stop, stream
+from tests.vllm_service.client.runpod_provider import STOP, runpod, stream
 from tests.vllm_service.gateway.running import SECRET, Running, gateway_to
-from tests.vllm_service.upstream import DONE as END
-from tests.vllm_service.upstream import USAGE, Asked, ScriptedUpstream, chunk, completion, event
 from vllm_service import Answer, RunPodVLLMService, TokenPrice
 from vllm_service.client.cost_info import read_annotation
 from vllm_service.domain.keys import ApiKey
 from vllm_service.gateway.context import cost_info, performance_info, provider_info
 from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
+from vllm_service.testing import DONE, Reply, Script, ScriptedProvider, chat, in_turn, says, whole
 
 PRICES = {"small": TokenPrice.per_million("7", "7")}
 GATEWAYS_PICOUSD = 10 * 100_000 + 3 * 200_000  # of tests.gateway.running's catalog, for USAGE
 OWN_PICOUSD = 13 * 7_000_000
 MESSAGES = [{"role": "user", "content": "Hi"}]
+HELLO = says("Hel", "lo")
 CALLS = ["chat", "stream_chat", "complete", "stream"]
-
-
-async def answers(asked: Asked) -> None:
-    if not asked.body.get("stream"):
-        return await asked.json(completion("Hello"))
-    last = {"index": 0, "delta": {}, "finish_reason": "stop"}
-    documents = [chunk("Hel"), chunk("lo"), chunk("", choices=[last]), chunk("", choices=[], usage=USAGE)]
-    return await asked.stream([*map(event, documents), END])
 
 
 async def asked(service: RunPodVLLMService, call: str) -> Answer:
@@ -50,9 +42,11 @@ async def asked(service: RunPodVLLMService, call: str) -> Answer:
 
 
 @asynccontextmanager
-async def at_gateway(script: Any = answers, **settings: Any) -> AsyncIterator[tuple[RunPodVLLMService, Running]]:
+async def at_gateway(
+    script: Script | Reply = HELLO, **settings: Any
+) -> AsyncIterator[tuple[RunPodVLLMService, Running]]:
     async with (
-        gateway_to(ScriptedUpstream(script), **settings) as gateway,
+        gateway_to(ScriptedProvider(script), **settings) as gateway,
         RunPodVLLMService(api_key=SECRET, base_url=gateway.url, default_model="small", prices=PRICES) as service,
     ):
         yield service, gateway
@@ -78,10 +72,7 @@ async def test_a_key_without_annotations_leaves_the_prices_that_were_given(call:
 
 
 async def test_a_cost_that_the_gateway_could_only_estimate_says_so() -> None:
-    async def without_usage(asked: Asked) -> None:
-        await asked.json({**completion(), "usage": None})
-
-    async with at_gateway(without_usage) as (service, gateway):
+    async with at_gateway(chat("Hello", usage=None)) as (service, gateway):
         got = await service.chat(MESSAGES)
         row = await gateway.books.row()
     assert got.cost_picousd == row.cost_picousd
@@ -120,7 +111,7 @@ def test_digits_that_a_float_would_lose_are_kept() -> None:
     assert annotation.cost_picousd == 1234567_890123456789
 
 
-GARBAGE = {
+FOREIGN = {
     "null": {"cost_info": None},
     "a number": {"cost_info": 0.5},
     "a list": {"cost_info": [0.1]},
@@ -141,16 +132,16 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize("members", GARBAGE.values(), ids=GARBAGE.keys())
+@pytest.mark.parametrize("members", FOREIGN.values(), ids=FOREIGN.keys())
 async def test_a_foreign_cost_info_breaks_no_answer_and_changes_no_cost(members: dict[str, Any]) -> None:
     choice = {"index": 0, "text": "Hello", "message": {"content": "Hello"}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 10, "completion_tokens": 3}
-    whole = answer({"choices": [choice], "usage": usage, **members})
+    complete = whole({"choices": [choice], "usage": usage, **members})
     last = {"choices": [], "usage": usage, **members}
     for call in CALLS:
-        reply = stream(_piece("Hello"), stop(), last, DONE) if call.startswith("stream") else whole
+        reply = stream(_piece("Hello"), STOP, last, DONE) if call.startswith("stream") else complete
         async with (
-            scripted(in_turn(reply)) as server,
+            runpod(in_turn(reply)) as server,
             RunPodVLLMService(base_url=server.url, default_model="small", prices=PRICES) as service,
         ):
             got = await asked(service, call)
@@ -160,8 +151,8 @@ async def test_a_foreign_cost_info_breaks_no_answer_and_changes_no_cost(members:
 async def test_a_cost_that_the_gateway_does_not_know_is_that_of_the_prices_or_unknown() -> None:
     members = annotated(cost={"vllm_cost_usd": None})
     choice = {"index": 0, "text": "Hello", "finish_reason": "stop"}
-    reply = answer({"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 3}, **members})
-    async with scripted(in_turn(reply)) as server:
+    reply = whole({"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 3}, **members})
+    async with runpod(in_turn(reply)) as server:
         for prices, expected in ((PRICES, OWN_PICOUSD), (None, None)):
             async with RunPodVLLMService(base_url=server.url, default_model="small", prices=prices) as service:
                 got = await service.complete("Hi")

@@ -62,7 +62,6 @@ async def test_the_windows_of_the_queue_hold_for_all_loops_together(tmp_path: Pa
 
 
 async def test_a_loop_reuses_its_connection_and_closes_it_at_its_end(tmp_path: Path) -> None:
-    """`left` would be set if a connection were torn."""
     program = """
     client = service()
     async def use():
@@ -72,7 +71,7 @@ async def test_a_loop_reuses_its_connection_and_closes_it_at_its_end(tmp_path: P
     print("ended")
     """
     lines, server = await printed(program, tmp_path)
-    assert (lines, server.left.is_set()) == (["ended"], False)
+    assert (lines, server.connections) == (["ended"], 1)
 
 
 async def test_threads_with_loops_of_their_own_share_a_service(tmp_path: Path) -> None:
@@ -280,7 +279,7 @@ async def test_closing_the_sync_service_ends_calls_of_other_threads(tmp_path: Pa
     lines, server = await printed(program, tmp_path)
     assert len(lines) == 1
     assert not lines[0].startswith("worked")
-    await asyncio.wait_for(server.left.wait(), 10)
+    await asyncio.wait_for(server.was_left.wait(), 10)
 
 
 async def test_every_call_of_a_closed_client_says_that_it_is_closed(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_seconds_since_1970_are_text_to_the_millisecond(seconds: float, text: st
     assert rfc3339(seconds) == text
 
 
-@given(st.integers(0, 13_569_465_600_000))  # to the year 2400
+@given(st.integers(0, 7_258_118_400_000))  # to the year 2200; from 2242 a float holds no whole microseconds
 def test_every_millisecond_comes_back(milliseconds: int) -> None:
     text = rfc3339(milliseconds / 1000)
     assert utc_seconds(text) == milliseconds / 1000

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from tests.vllm_service.gateway.running import Running
-from tests.vllm_service.upstream import Asked, completion, events
+from vllm_service.testing import ReceivedRequest, Reply, chat, chat_events, chat_stream, event
 
 MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 HEADERS = {"x-annotate": "off"}
 
 
-async def answers(asked: Asked) -> None:
-    await asked.stream(events("Hel", "lo")) if asked.body.get("stream") else await asked.json(completion())
+def answers(request: ReceivedRequest) -> Reply:
+    return chat_stream("Hel", "lo") if request.is_stream else chat("Hello there")
+
+
+def joined(items: Iterable[object]) -> bytes:
+    """The bytes of these events."""
+    return b"".join(event(item) for item in items)
+
+
+#: What a caller who asked for no usage reads of a stream of `answers`.
+SHOWN = joined(chat_events("Hel", "lo", usage=None))
 
 
 async def posted(gateway: Running, body: Any, **headers: str) -> tuple[int, dict[str, str], bytes]:

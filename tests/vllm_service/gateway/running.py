@@ -13,14 +13,14 @@ import httpx
 from openai import AsyncOpenAI
 
 from tests.vllm_service.configured_order import ConfiguredOrder
-from tests.vllm_service.upstream import ScriptedUpstream
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.plan import Router
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import RequestRecord
+from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited
-from vllm_service.gateway.config_snapshot import ConfigSnapshot
+from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
@@ -31,6 +31,7 @@ from vllm_service.resilience.retry_schedule import RetrySettings
 from vllm_service.routing.from_catalog import make_router
 from vllm_service.server.dispatch import Dispatcher
 from vllm_service.storage.protocol import Quotas, ResponseCache
+from vllm_service.testing import ScriptedProvider
 
 SECRET = "sk-of-the-caller"
 # A place that asks for more patience than this is not tried again.
@@ -73,6 +74,9 @@ class Books:
             raise RateLimited("The limit of requests a minute is used up.", retry_after_seconds=7.2)
         self.shares.append(Share(tokens))
         return self.shares[-1]
+
+    def status(self) -> QuotaState:
+        return QuotaState()
 
     def record(self, row: RequestRecord) -> None:
         self.rows.append(row)
@@ -155,7 +159,7 @@ async def running(
     upstream = ConnectionPool()
     default = make_router(catalog, "QUALITY") if router_costs else ConfiguredOrder(catalog)
     gateway = Gateway(
-        configured=ConfigSnapshot(catalog, router or default),
+        config=CurrentConfig(ConfigSnapshot(catalog, router or default)),
         upstream=upstream,
         quotas=quotas or books,
         recorders=[*recorders, books.record],
@@ -184,7 +188,7 @@ async def running(
 
 
 @asynccontextmanager
-async def gateway_to(upstream: ScriptedUpstream, **settings: Any) -> AsyncIterator[Running]:
+async def gateway_to(upstream: ScriptedProvider, **settings: Any) -> AsyncIterator[Running]:
     """A gateway to one scripted provider."""
     async with upstream, running(catalog_of(upstream.url), **settings) as gateway:
         yield gateway

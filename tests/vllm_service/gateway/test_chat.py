@@ -6,16 +6,16 @@ import json
 
 import pytest
 
-from tests.vllm_service.gateway.asking import HEADERS, MESSAGES, answers, posted
+from tests.vllm_service.gateway.asking import HEADERS, MESSAGES, SHOWN, answers, posted
 from tests.vllm_service.gateway.running import PROVIDER_SECRET, SECRET, catalog_of, gateway_to, running
-from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
 from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
+from vllm_service.testing import ScriptedProvider, chat_document, event, events, whole
 
 
 async def test_the_official_client_gets_an_answer_and_the_ledger_a_row() -> None:
-    async with gateway_to(ScriptedUpstream(answers)) as gateway:
+    async with gateway_to(ScriptedProvider(answers)) as gateway:
         answer = await gateway.client.chat.completions.create(model="gpt-3.5-turbo", messages=MESSAGES)
         assert answer.choices[0].message.content == "Hello there"
         row = await gateway.books.row()
@@ -28,13 +28,13 @@ async def test_the_official_client_gets_an_answer_and_the_ledger_a_row() -> None
 
 
 async def test_only_the_models_name_is_replaced_and_the_callers_key_stays_here() -> None:
-    upstream = ScriptedUpstream(answers)
+    upstream = ScriptedProvider(answers)
     body = {"model": "small", "messages": MESSAGES, "logit_bias": {"5": 1.50}, "made_up": [1, {"model": "small"}]}
     async with gateway_to(upstream) as gateway:
         await posted(gateway, body, **{"x-request-id": "mine-1", "openai-organization": "secret-org"})
-    asked = upstream.asked[0]
-    assert asked.body == {**body, "model": "small-there"}
-    assert b"1.5" in asked.raw
+    asked = upstream.requests[0]
+    assert asked.json == {**body, "model": "small-there"}
+    assert b"1.5" in asked.body
     assert asked.headers["authorization"] == f"Bearer {PROVIDER_SECRET}"
     assert asked.headers["x-request-id"] == "mine-1"
     assert SECRET not in str(asked.headers)
@@ -42,21 +42,21 @@ async def test_only_the_models_name_is_replaced_and_the_callers_key_stays_here()
 
 
 async def test_a_trace_goes_on_with_a_span_of_its_own() -> None:
-    upstream = ScriptedUpstream(answers)
+    upstream = ScriptedProvider(answers)
     trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
     async with gateway_to(upstream) as gateway:
         await posted(gateway, {"model": "small"}, traceparent=f"00-{trace}-{span}-01", tracestate="a=b")
         await posted(gateway, {"model": "small"}, traceparent="nonsense", tracestate="a=b")
-    version, same_trace, new_span, flags = upstream.asked[0].headers["traceparent"].split("-")
+    version, same_trace, new_span, flags = upstream.requests[0].headers["traceparent"].split("-")
     assert (version, same_trace, flags) == ("00", trace, "01")
     assert new_span != span
-    assert upstream.asked[0].headers["tracestate"] == "a=b"
-    assert "traceparent" not in upstream.asked[1].headers
+    assert upstream.requests[0].headers["tracestate"] == "a=b"
+    assert "traceparent" not in upstream.requests[1].headers
 
 
 async def test_annotations_are_added_and_nothing_else_is_changed() -> None:
-    upstream = ScriptedUpstream(answers)
-    original = json.dumps(completion()).encode()
+    upstream = ScriptedProvider(answers)
+    original = json.dumps(chat_document("Hello there")).encode()
     async with gateway_to(upstream) as gateway:
         _, headers, annotated = await posted(gateway, {"model": "small"})
         _, _, plain = await posted(gateway, {"model": "small"}, **HEADERS)
@@ -87,16 +87,13 @@ async def test_annotations_are_added_and_nothing_else_is_changed() -> None:
 
 @pytest.mark.parametrize("tags", [frozenset[str](), frozenset({"apple-silicon"})])
 async def test_who_answers_on_apple_silicon_says_so(tags: frozenset[str]) -> None:
-    async with ScriptedUpstream(answers) as upstream, running(catalog_of(upstream.url, tags=tags)) as gateway:
+    async with ScriptedProvider(answers) as upstream, running(catalog_of(upstream.url, tags=tags)) as gateway:
         _, _, annotated = await posted(gateway, {"model": "small"})
     assert json.loads(annotated)["performance_info"]["apple_silicon_optimized"] is bool(tags)
 
 
 async def test_the_other_operations_pass_too() -> None:
-    async def script(asked: Asked) -> None:
-        await asked.json({"object": "x", "data": [], "usage": {"prompt_tokens": 4, "total_tokens": 4}})
-
-    upstream = ScriptedUpstream(script)
+    upstream = ScriptedProvider(whole({"object": "x", "data": [], "usage": {"prompt_tokens": 4, "total_tokens": 4}}))
     async with gateway_to(upstream) as gateway:
         for path in ("completions", "responses", "embeddings"):
             response = await gateway.http.post(f"{gateway.url}/{path}", json={"model": "small", "input": "x"})
@@ -106,7 +103,11 @@ async def test_the_other_operations_pass_too() -> None:
         assert (await gateway.http.get(f"{gateway.url}/embeddings")).status_code == 405
         elsewhere = await gateway.http.post(f"{gateway.url}/other", content=b"body")
         assert (elsewhere.status_code, elsewhere.content) == (418, b"body")
-    assert [asked.target for asked in upstream.asked[:3]] == ["/v1/completions", "/v1/responses", "/v1/embeddings"]
+    assert [request.target for request in upstream.requests[:3]] == [
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/embeddings",
+    ]
 
 
 async def test_a_stream_of_the_responses_api_is_complete_with_its_last_event() -> None:
@@ -116,10 +117,7 @@ async def test_a_stream_of_the_responses_api_is_complete_with_its_last_event() -
         b"event: response.completed\n" + event(last),
     ]
 
-    async def script(asked: Asked) -> None:
-        await asked.stream(pieces)
-
-    async with gateway_to(ScriptedUpstream(script)) as gateway:
+    async with gateway_to(ScriptedProvider(events(*pieces))) as gateway:
         response = await gateway.http.post(
             f"{gateway.url}/responses", json={"model": "small", "stream": True}, headers=HEADERS
         )
@@ -129,7 +127,7 @@ async def test_a_stream_of_the_responses_api_is_complete_with_its_last_event() -
 
 
 async def test_a_cached_answer_costs_nothing_and_is_told_as_such() -> None:
-    upstream = ScriptedUpstream(answers)
+    upstream = ScriptedProvider(answers)
     async with gateway_to(upstream, responses=MemoryResponses(ResponseBounds())) as gateway:
         body = {"model": "small", "temperature": 0, "messages": MESSAGES}
         await posted(gateway, body | {"user": "a"})
@@ -138,11 +136,11 @@ async def test_a_cached_answer_costs_nothing_and_is_told_as_such() -> None:
             _, _, streamed = await posted(gateway, body | {"stream": True}, **HEADERS)
         await posted(gateway, body, **{"x-cache": "off"})
         rows = [await gateway.books.row(number) for number in range(5)]
-    assert len(upstream.asked) == 3
+    assert len(upstream.requests) == 3
     document = json.loads(again)
     assert document["performance_info"]["cache_hit"] is True
     assert document["cost_info"]["vllm_cost_usd"] == 0
-    assert streamed == b"".join([event(chunk("Hel")), event(chunk("lo")), DONE])
+    assert streamed == SHOWN
     assert [row.outcome for row in rows].count(Outcome.CACHED) == 2
     assert rows[1].cost_picousd == 0
     assert gateway.books.shares[1].ended == [(0, 0)]

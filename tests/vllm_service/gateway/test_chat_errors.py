@@ -9,8 +9,8 @@ import pytest
 
 from tests.vllm_service.gateway.asking import MESSAGES, answers, posted
 from tests.vllm_service.gateway.running import catalog_of, gateway_to, running
-from tests.vllm_service.upstream import Asked, ScriptedUpstream, event
 from vllm_service.domain.requests import Outcome
+from vllm_service.testing import ScriptedProvider, events, refused, whole
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,7 @@ from vllm_service.domain.requests import Outcome
 async def test_errors_of_providers_raise_the_right_class(
     status: int, body: Any, kind: type[openai.APIStatusError], code: str
 ) -> None:
-    async def script(asked: Asked) -> None:
-        await asked.json(body, status, "retry-after: 3\r\n")
-
-    async with gateway_to(ScriptedUpstream(script)) as gateway:
+    async with gateway_to(ScriptedProvider(whole(body, status, {"retry-after": "3"}))) as gateway:
         with pytest.raises(kind) as raised:
             await gateway.client.chat.completions.create(model="small", messages=MESSAGES)
         row = await gateway.books.row()
@@ -48,7 +45,7 @@ async def test_errors_of_providers_raise_the_right_class(
 
 
 async def test_our_own_errors_cost_nothing_and_leave_a_row() -> None:
-    upstream = ScriptedUpstream(answers)
+    upstream = ScriptedProvider(answers)
     async with gateway_to(upstream) as gateway:
         create = gateway.client.chat.completions.create
         with pytest.raises(openai.NotFoundError):
@@ -67,17 +64,12 @@ async def test_our_own_errors_cost_nothing_and_leave_a_row() -> None:
         rows = [await gateway.books.row(number) for number in range(4)]
     assert [row.outcome for row in rows] == [Outcome.REJECTED] * 4
     assert [row.status for row in rows] == [404, 401, 400, 429]
-    assert (upstream.asked, gateway.books.shares) == ([], [])
+    assert (upstream.requests, gateway.books.shares) == ([], [])
 
 
 async def test_the_next_provider_answers_when_one_cannot() -> None:
-    async def fails(asked: Asked) -> None:
-        await asked.json({"error": {"message": "down"}}, 503)
-
-    async def fails_late(asked: Asked) -> None:
-        await asked.stream([event({"error": {"message": "overloaded", "code": 529}})])
-
-    first, second, third = ScriptedUpstream(fails), ScriptedUpstream(fails_late), ScriptedUpstream(answers)
+    late = events({"error": {"message": "overloaded", "code": 529}})
+    first, second, third = ScriptedProvider(refused(503)), ScriptedProvider(late), ScriptedProvider(answers)
     async with (
         first, second, third,
         running(catalog_of("http://127.0.0.1:9/v1", first.url, second.url, third.url)) as gateway,
@@ -90,10 +82,7 @@ async def test_the_next_provider_answers_when_one_cannot() -> None:
 
 
 async def test_the_callers_own_mistake_is_not_tried_elsewhere() -> None:
-    async def refuses(asked: Asked) -> None:
-        await asked.json({"error": {"message": "no"}}, 400)
-
-    first, second = ScriptedUpstream(refuses), ScriptedUpstream(answers)
+    first, second = ScriptedProvider(refused(400)), ScriptedProvider(answers)
     async with first, second, running(catalog_of(first.url, second.url)) as gateway:
         assert (await posted(gateway, {"model": "small"}))[0] == 400
-    assert second.asked == []
+    assert second.requests == []

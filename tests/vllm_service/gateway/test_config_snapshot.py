@@ -9,7 +9,6 @@ import pytest
 from tests.vllm_service.configured_order import ConfiguredOrder
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
-from vllm_service.errors import ModelNotFound
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, ServedModel
 
 CHEAP_IN = TokenPrice.per_million("0.10", "0.90", "0.01")
@@ -69,25 +68,23 @@ def configured(catalog: Catalog = CATALOG) -> ConfigSnapshot:
     ("asked", "name"), [("small", "small"), ("gpt-3.5-turbo", "small"), ("task:sql", "small"), ("large", "large")]
 )
 def test_a_model_is_found_by_name_alias_and_task(asked: str, name: str) -> None:
-    assert configured().model(asked).name == name
+    assert configured().models[asked].name == name
 
 
 @pytest.mark.parametrize("asked", ["", "Small", "small ", "task:", "task:other", "東京", "small\x00"])
 def test_an_unknown_name_is_refused_with_the_names_and_tasks_that_there_are(asked: str) -> None:
-    with pytest.raises(ModelNotFound, match="Models: large, small, task:sql") as refused:
-        configured().model(asked)
-    assert refused.value.details == {"model": asked}
+    assert asked not in configured().models
+    error = configured().not_found(asked)
+    assert "Models: large, small, task:sql" in str(error)
+    assert error.details == {"model": asked}
 
 
 def test_a_name_without_end_is_repeated_up_to_256_characters() -> None:
-    with pytest.raises(ModelNotFound) as refused:
-        configured().model("x" * 100_000)
-    assert refused.value.details == {"model": "x" * 256}
+    assert configured().not_found("x" * 100_000).details == {"model": "x" * 256}
 
 
 def test_without_models_the_refusal_says_so() -> None:
-    with pytest.raises(ModelNotFound, match="none is configured"):
-        configured(Catalog({}, {})).model("small")
+    assert "none is configured" in str(configured(Catalog({}, {})).not_found("small"))
 
 
 def test_only_the_exact_tag_is_apple_silicon() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import MappingProxyType
 from typing import Any
@@ -15,43 +15,41 @@ import pytest
 
 from tests.vllm_service.gateway.asking import HEADERS
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, running
-from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event, events
 from vllm_service.domain.requests import Outcome
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
+from vllm_service.testing import (
+    DONE,
+    GARBAGE,
+    HANGS,
+    Close,
+    ReceivedRequest,
+    Reply,
+    Script,
+    ScriptedProvider,
+    begun,
+    chat,
+    chat_chunk,
+    event,
+    events,
+    refused,
+    says,
+    whole,
+)
 
 FAILURES = 3
 SHUT = BreakerSettings(consecutive_failures=FAILURES, open_seconds=3600, longest_open_seconds=3600)
 BODY: dict[str, Any] = {"model": "small", "messages": [{"role": "user", "content": "Hi"}]}
-Script = Callable[[Asked], Awaitable[None]]
 
 
-async def answers(asked: Asked) -> None:
-    await asked.stream(events("se", "cond")) if asked.body.get("stream") else await asked.json(completion("second"))
+DEAD = {"error": {"message": "engine dead"}}
+FAILS, CUTS = refused(500), chat("x").cut_at(chat("x").head_size + 1)
+
+answers = says("se", "cond")
 
 
-async def fails(asked: Asked) -> None:
-    await asked.json({"error": {"message": "broken"}}, 500)
-
-
-async def garbage(asked: Asked) -> None:
-    await asked.json(b"<html>not an answer</html>")
-
-
-async def cuts(asked: Asked) -> None:
-    await asked.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{")
-    asked.cut()
-
-
-async def hangs(_: Asked) -> None:
-    await asyncio.Event().wait()
-
-
-async def says_error_with_200(asked: Asked) -> None:
-    if asked.body.get("stream"):
-        await asked.stream([event({"error": {"message": "engine dead"}}), DONE])
-    else:
-        await asked.json({"error": {"message": "engine dead"}})
+def says_error_with_200(request: ReceivedRequest) -> Reply:
+    return events(DEAD, DONE) if request.is_stream else whole(DEAD)
 
 
 def refused_url() -> str:
@@ -61,10 +59,12 @@ def refused_url() -> str:
 
 
 @asynccontextmanager
-async def gateway_of(*scripts: Script, **settings: Any) -> AsyncIterator[tuple[Running, list[ScriptedUpstream]]]:
+async def gateway_of(
+    *scripts: Script | Reply, **settings: Any
+) -> AsyncIterator[tuple[Running, list[ScriptedProvider]]]:
     """A gateway before as many providers as there are scripts, in that order."""
     async with AsyncExitStack() as stack:
-        upstreams = [await stack.enter_async_context(ScriptedUpstream(script)) for script in scripts]
+        upstreams = [await stack.enter_async_context(ScriptedProvider(script)) for script in scripts]
         catalog = catalog_of(*(upstream.url for upstream in upstreams))
         yield await stack.enter_async_context(running(catalog, **settings)), upstreams
 
@@ -77,35 +77,37 @@ async def post(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("first", [fails, garbage, cuts, says_error_with_200])
-async def test_what_fails_before_its_content_is_answered_by_the_next_place(first: Script, stream: bool) -> None:
+@pytest.mark.parametrize(
+    "first", [FAILS, whole(GARBAGE), CUTS, says_error_with_200], ids=["500", "garbage", "cut", "error"]
+)
+async def test_what_fails_before_its_content_is_answered_by_the_next_place(first: Script | Reply, stream: bool) -> None:
     async with gateway_of(first, answers) as (gateway, (broken, sound)):
         response = await post(gateway, stream=stream)
         row = await gateway.books.row()
     assert response.status_code == 200
     assert response.content.count(b"cond") == 1
-    assert (len(broken.asked), len(sound.asked)) == (1, 1)
+    assert (len(broken.requests), len(sound.requests)) == (1, 1)
     assert (row.provider, row.attempts, row.outcome) == ("provider-2", 2, Outcome.COMPLETED)
     assert gateway.books.shares[0].ended == [(13, row.cost_picousd)]
 
 
 async def test_who_cannot_be_reached_is_passed_over() -> None:
-    async with ScriptedUpstream(answers) as sound, running(catalog_of(refused_url(), sound.url)) as gateway:
+    async with ScriptedProvider(answers) as sound, running(catalog_of(refused_url(), sound.url)) as gateway:
         assert (await post(gateway)).headers["x-provider"] == "provider-2"
 
 
 async def test_a_place_that_keeps_failing_is_left_alone_and_the_reason_says_so() -> None:
-    async with gateway_of(fails, answers, policy=ResiliencePolicy.of(SHUT, retries=QUICK)) as (gateway, (broken, _)):
+    async with gateway_of(FAILS, answers, policy=ResiliencePolicy.of(SHUT, retries=QUICK)) as (gateway, (broken, _)):
         responses = [await post(gateway) for _ in range(FAILURES + 4)]
     assert {response.status_code for response in responses} == {200}
-    assert len(broken.asked) == FAILURES
+    assert len(broken.requests) == FAILURES
     assert responses[-1].headers["x-route-reason"] == "configured order; provider-1 is left alone"
     assert gateway.books.rows[-1].attempts == 1
 
 
 async def test_when_every_place_is_left_alone_the_caller_is_told_until_when() -> None:
-    async with gateway_of(fails, policy=ResiliencePolicy.of(SHUT, retries=QUICK)) as (gateway, (broken,)):
-        while len(broken.asked) < FAILURES:
+    async with gateway_of(FAILS, policy=ResiliencePolicy.of(SHUT, retries=QUICK)) as (gateway, (broken,)):
+        while len(broken.requests) < FAILURES:
             assert (await post(gateway)).status_code == 502
         response = await post(gateway)
         row = gateway.books.rows[-1]
@@ -121,43 +123,38 @@ async def test_when_every_place_is_left_alone_the_caller_is_told_until_when() ->
 
 
 async def test_attempts_are_bounded_over_all_places() -> None:
-    async with gateway_of(fails, fails, fails) as (gateway, upstreams):
+    async with gateway_of(FAILS, FAILS, FAILS) as (gateway, upstreams):
         assert (await post(gateway)).status_code == 502
         row = await gateway.books.row()
-    assert [len(upstream.asked) for upstream in upstreams] == [2, 1, 1]
+    assert [len(upstream.requests) for upstream in upstreams] == [2, 1, 1]
     assert row.attempts == 4
 
 
 async def test_the_callers_own_mistake_is_asked_once() -> None:
-    async def refuses(asked: Asked) -> None:
-        await asked.json({"error": {"message": "no such tool", "param": "tools"}}, 400)
-
+    refuses = refused(400, "no such tool", param="tools")
     async with gateway_of(refuses, answers, policy=ResiliencePolicy.of(SHUT, retries=QUICK)) as (gateway, upstreams):
         for _ in range(FAILURES + 1):
             assert (await post(gateway)).status_code == 400
-    assert [len(upstream.asked) for upstream in upstreams] == [FAILURES + 1, 0]
+    assert [len(upstream.requests) for upstream in upstreams] == [FAILURES + 1, 0]
 
 
 async def test_a_place_that_asks_for_a_pause_gets_it() -> None:
-    async def storms(asked: Asked) -> None:
-        await asked.json({"error": {"message": "slow down"}}, 429, "retry-after: 3000\r\n")
-
-    async with gateway_of(storms, answers) as (gateway, (stormy, _)):
+    async with gateway_of(refused(429, "slow down", "3000"), answers) as (gateway, (stormy, _)):
         assert {(await post(gateway)).status_code for _ in range(20)} == {200}
-    assert len(stormy.asked) == 1
+    assert len(stormy.requests) == 1
 
 
 async def test_a_slow_place_leaves_the_next_one_time_to_answer() -> None:
-    async with gateway_of(hangs, answers) as (gateway, (slow, _)):
+    async with gateway_of(HANGS, answers) as (gateway, (slow, _)):
         response = await post(gateway, {"x-request-timeout-ms": "400"})
-        await asyncio.wait_for(slow.left.wait(), 10)
+        await asyncio.wait_for(slow.was_left.wait(), 10)
     assert response.headers["x-provider"] == "provider-2"
 
 
 async def test_when_its_time_is_over_the_caller_is_told() -> None:
-    async with gateway_of(hangs) as (gateway, (slow,)):
+    async with gateway_of(HANGS) as (gateway, (slow,)):
         response = await post(gateway, {"x-request-timeout-ms": "50"})
-        await asyncio.wait_for(slow.left.wait(), 10)
+        await asyncio.wait_for(slow.was_left.wait(), 10)
         row = await gateway.books.row()
     assert (response.status_code, response.json()["error"]["code"]) == (504, "GATEWAY_TIMEOUT_504")
     assert row.status == 504
@@ -168,25 +165,22 @@ async def test_a_time_that_is_none_is_refused(sent: str) -> None:
     async with gateway_of(answers) as (gateway, (upstream,)):
         response = await post(gateway, {"x-request-timeout-ms": sent})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "x-request-timeout-ms")
-    assert upstream.asked == []
+    assert upstream.requests == []
 
 
 async def test_a_stream_cut_anywhere_is_answered_once_or_broken_off() -> None:
     """Before its first whole event the next place answers, whole; after it nobody else does."""
-    first = event(chunk("first"))
-    whole = b": ping\n\n" + first + event(chunk("more"))
+    first = event(chat_chunk("first"))
+    uncut = b": ping\n\n" + first + event(chat_chunk("more"))
     position = 0
 
-    async def script(asked: Asked) -> None:
-        await asked.begin()
-        if position:
-            await asked.chunk(whole[:position])
-        asked.cut()
+    def script(_: ReceivedRequest) -> Reply:
+        return begun(*([uncut[:position]] if position else [])).then(Close())
 
     patient = ResiliencePolicy.of(BreakerSettings(consecutive_failures=10**6, minimum_requests=10**6), retries=QUICK)
-    begun_at = whole.index(first) + len(first)
+    begun_at = uncut.index(first) + len(first)
     async with gateway_of(script, answers, policy=patient) as (gateway, _):
-        for position in range(0, len(whole), 3):
+        for position in range(0, len(uncut), 3):
             content = (await post(gateway, stream=True)).content
             if position < begun_at:
                 assert b"first" not in content, position
@@ -201,13 +195,12 @@ async def test_one_probe_goes_out_when_a_place_may_be_well_again() -> None:
     settings = BreakerSettings(consecutive_failures=1, open_seconds=0.001, successes_to_close=1)
     is_released, has_come = asyncio.Event(), asyncio.Event()
 
-    async def recovers(asked: Asked) -> None:
-        if len(flapping.asked) == 1:
-            await fails(asked)
-            return
+    async def recovers(_: ReceivedRequest) -> Reply:
+        if len(flapping.requests) == 1:
+            return FAILS
         has_come.set()
         await is_released.wait()
-        await asked.json(completion("first"))
+        return chat("first")
 
     async with gateway_of(recovers, answers, policy=ResiliencePolicy.of(settings, retries=QUICK)) as (gateway, both):
         flapping = both[0]
@@ -216,7 +209,7 @@ async def test_one_probe_goes_out_when_a_place_may_be_well_again() -> None:
         await has_come.wait()
         others = await asyncio.gather(*(post(gateway) for _ in range(20)))
         assert {response.headers["x-provider"] for response in others} == {"provider-2"}
-        assert len(flapping.asked) == 2
+        assert len(flapping.requests) == 2
         is_released.set()
         assert (await probe).headers["x-provider"] == "provider-1"
         assert (await post(gateway)).headers["x-provider"] == "provider-1"

@@ -14,7 +14,6 @@ import pytest
 from tests.vllm_service.configured_order import ConfiguredOrder
 from tests.vllm_service.gateway.asking import MESSAGES, answers
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gateway_to, running
-from tests.vllm_service.upstream import ScriptedUpstream
 from vllm_service.catalog.model import Catalog, Offer, PublicModel
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import StorageUnavailable
@@ -23,6 +22,7 @@ from vllm_service.http.server import HttpServer
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.protocol import CachedResponse
+from vllm_service.testing import ScriptedProvider
 
 CANARY = "what-the-prompt-said"
 
@@ -45,10 +45,10 @@ class FaultyRouter(ConfiguredOrder):
 
 
 def break_router(gateway: Running, fails_in: str) -> None:
-    catalog = gateway.gateway.configured.catalog
+    catalog = gateway.gateway.config.catalog()
     router = FaultyRouter(catalog)
     router.fails_in = fails_in
-    gateway.gateway.configured = ConfigSnapshot(catalog, router)
+    gateway.gateway.config.snapshot = ConfigSnapshot(catalog, router)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -56,7 +56,7 @@ async def test_before_the_answer_the_caller_gets_a_500_and_the_request_its_row(
     stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        async with gateway_to(ScriptedUpstream(answers)) as gateway:
+        async with gateway_to(ScriptedProvider(answers)) as gateway:
             break_router(gateway, "plan")
             with pytest.raises(openai.InternalServerError) as raised:
                 await gateway.client.chat.completions.create(model="small", messages=MESSAGES, stream=stream)
@@ -72,7 +72,7 @@ async def test_before_the_answer_the_caller_gets_a_500_and_the_request_its_row(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_after_the_answer_the_caller_notices_nothing_and_the_next_request_is_answered(stream: bool) -> None:
-    async with gateway_to(ScriptedUpstream(answers)) as gateway:
+    async with gateway_to(ScriptedProvider(answers)) as gateway:
         break_router(gateway, "finished")
         body = {"model": "small", "messages": MESSAGES, "stream": stream}
         texts = [(await gateway.http.post(f"{gateway.url}/chat/completions", json=body)).text for _ in range(2)]
@@ -87,7 +87,7 @@ async def test_a_recorder_that_fails_keeps_no_other_from_its_row(caplog: pytest.
     def fails(_: RequestRecord) -> None:
         raise RuntimeError(CANARY)
 
-    async with gateway_to(ScriptedUpstream(answers), recorders=[fails]) as gateway:
+    async with gateway_to(ScriptedProvider(answers), recorders=[fails]) as gateway:
         await gateway.client.chat.completions.create(model="small", messages=MESSAGES)
         row = await asyncio.wait_for(gateway.books.row(), 10)
     assert row.outcome is Outcome.COMPLETED
@@ -114,7 +114,7 @@ class FaultyTracer:
 
 
 async def test_a_trace_that_fails_takes_no_row() -> None:
-    async with gateway_to(ScriptedUpstream(answers), tracer=FaultyTracer()) as gateway:
+    async with gateway_to(ScriptedProvider(answers), tracer=FaultyTracer()) as gateway:
         await gateway.client.chat.completions.create(model="small", messages=MESSAGES)
         row = await asyncio.wait_for(gateway.books.row(), 10)
     assert row.outcome is Outcome.COMPLETED
@@ -138,7 +138,7 @@ async def test_what_fails_once_the_answer_is_given_takes_neither_it_nor_its_conn
     body = b'{"model":"small","messages":[],"temperature":0}'
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-of-the-caller\r\n%b"
     length = b"content-length: %d\r\n\r\n%b" % (len(body), body)
-    async with gateway_to(ScriptedUpstream(answers), responses=FaultyCache(fault)) as gateway:
+    async with gateway_to(ScriptedProvider(answers), responses=FaultyCache(fault)) as gateway:
         received = await gateway.raw(head % length + head % (b"connection: close\r\n" + length))
         rows = [await gateway.books.row(number) for number in range(2)]
     assert received.count(b"HTTP/1.1 200 OK") == 2
@@ -174,7 +174,7 @@ async def test_a_request_that_cannot_be_written_takes_no_probe() -> None:
     admission = breaker.admit(now)
     assert admission is not None
     breaker.failed(admission, 500, None, now - 1)
-    async with ScriptedUpstream(answers) as upstream:
+    async with ScriptedProvider(answers) as upstream:
         providers = catalog_of(upstream.url).providers
         catalog = Catalog(providers, {"small": PublicModel("small", (Offer("provider-1", unwritable),))})
         async with running(catalog, policy=over) as gateway:

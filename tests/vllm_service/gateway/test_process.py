@@ -14,10 +14,11 @@ from pathlib import Path
 import httpx
 
 from tests.vllm_service.gateway.asking import answers
-from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, completion, event
+from tests.waiting import until
 from vllm_service.domain.requests import Outcome
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.open import open_database
+from vllm_service.testing import DONE, Pause, Reply, ScriptedProvider, Signal, chat, chat_stream
 
 STREAM = {"model": "small", "stream": True}
 
@@ -56,16 +57,9 @@ async def served(directory: Path, *urls: str) -> AsyncIterator[Served]:
 
 async def test_sigterm_lets_a_stream_end_and_loses_no_row(tmp_path: Path) -> None:
     has_begun, may_end = asyncio.Event(), asyncio.Event()
-
-    async def script(asked: Asked) -> None:
-        await asked.begin()
-        await asked.chunk(event(chunk("Hel")))
-        has_begun.set()
-        await may_end.wait()
-        await asked.chunk(event(chunk("lo")) + DONE)
-        await asked.send(b"0\r\n\r\n")
-
-    async with ScriptedUpstream(script) as upstream, served(tmp_path, upstream.url) as service:
+    head, first, *rest = chat_stream("Hel", "lo").actions
+    reply = Reply((head, first, Signal(has_begun), Pause(may_end), *rest))
+    async with ScriptedProvider(reply) as upstream, served(tmp_path, upstream.url) as service:
         async with httpx.AsyncClient(timeout=20) as http:
             call = asyncio.ensure_future(http.post(f"{service.url}/chat/completions", json=STREAM))
             await has_begun.wait()
@@ -79,10 +73,11 @@ async def test_sigterm_lets_a_stream_end_and_loses_no_row(tmp_path: Path) -> Non
 
 
 async def test_sighup_under_load_drops_nothing_and_takes_effect(tmp_path: Path) -> None:
-    async def there(asked: Asked) -> None:
-        await asked.json(completion("new"))
-
-    async with ScriptedUpstream(answers) as old, ScriptedUpstream(there) as new, served(tmp_path, old.url) as service:
+    async with (
+        ScriptedProvider(answers) as old,
+        ScriptedProvider(chat("new")) as new,
+        served(tmp_path, old.url) as service,
+    ):
         is_over = asyncio.Event()
         texts: list[str] = []
 
@@ -93,20 +88,19 @@ async def test_sighup_under_load_drops_nothing_and_takes_effect(tmp_path: Path) 
                     response.raise_for_status()
                     texts.append(response.json()["choices"][0]["message"]["content"])
 
-        async def until(text: str, times: int) -> None:
+        async def until_said(text: str, times: int) -> None:
             before = texts.count(text)
-            while texts.count(text) < before + times:
-                await asyncio.sleep(0)
+            await until(lambda: texts.count(text) >= before + times)
 
         callers = [asyncio.ensure_future(caller()) for _ in range(8)]
         for _ in range(5):
-            await until("Hello there", 20)
+            await until_said("Hello there", 20)
             service.catalog.write_text(json.dumps([new.url]))
             service.process.send_signal(signal.SIGHUP)
-            await until("new", 20)
+            await until_said("new", 20)
             service.catalog.write_text("not a configuration")
             service.process.send_signal(signal.SIGHUP)
-            await until("new", 20)
+            await until_said("new", 20)
             service.catalog.write_text(json.dumps([old.url]))
             service.process.send_signal(signal.SIGHUP)
         is_over.set()

@@ -13,23 +13,23 @@ import httpx
 
 from tests.vllm_service.gateway.running import QUICK, SECRET, Running, catalog_of, running
 from tests.vllm_service.gateway.test_failing_over import BODY, answers, post
-from tests.vllm_service.upstream import Asked, ScriptedUpstream, completion
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.keys import ApiKey, OrganisationLimits
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.quotas.memory import MemoryQuotas
+from vllm_service.testing import ReceivedRequest, Reply, ScriptedProvider, chat, refused
 
 FAILURES, CALLERS, ROOM = 3, 30, 4
-RETRY_AFTER = "retry-after: 3000\r\n"
+RETRY_AFTER = "3000"
 
 
 class Place:
     """A provider that is up, or down; while its requests are held, none of them gets an answer."""
 
     def __init__(self) -> None:
-        self.upstream = ScriptedUpstream(self.script)
+        self.upstream = ScriptedProvider(self.script)
         self.is_down = False
         self.has_come = asyncio.Event()
         self.goes_on = asyncio.Event()
@@ -38,23 +38,20 @@ class Place:
 
     @property
     def asked(self) -> int:
-        return len(self.upstream.asked)
+        return len(self.upstream.requests)
 
     def hold(self) -> None:
         self.has_come.clear()
         self.goes_on.clear()
         self.most_under_way = 0
 
-    async def script(self, asked: Asked) -> None:
+    async def script(self, _: ReceivedRequest) -> Reply:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         self.has_come.set()
         await self.goes_on.wait()
         self.under_way -= 1
-        if self.is_down:
-            await asked.json({"error": {"message": "broken"}}, 500)
-        else:
-            await asked.json(completion("first"))
+        return refused(500) if self.is_down else chat("first")
 
 
 async def held_probe(gateway: Running, place: Place) -> asyncio.Task[list[httpx.Response]]:
@@ -80,7 +77,7 @@ async def test_a_place_that_flaps_gets_one_probe_at_a_time_and_fails_nobody() ->
     over = ResiliencePolicy.of(settings, retries=QUICK)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(flapping.upstream)
-        sound = await stack.enter_async_context(ScriptedUpstream(answers))
+        sound = await stack.enter_async_context(ScriptedProvider(answers))
         catalog = catalog_of(flapping.upstream.url, sound.url)
         gateway = await stack.enter_async_context(running(catalog, policy=over))
         for _ in range(4):
@@ -105,30 +102,34 @@ class Storm:
     """Answers 429 with Retry-After, to the first `at_once` only when all of them have come."""
 
     def __init__(self, at_once: int) -> None:
-        self.upstream = ScriptedUpstream(self.script)
+        self.upstream = ScriptedProvider(self.script)
         self.at_once = at_once
         self._all_are_there = asyncio.Event()
 
-    async def script(self, asked: Asked) -> None:
-        if len(self.upstream.asked) >= self.at_once:
+    async def script(self, _: ReceivedRequest) -> Reply:
+        if len(self.upstream.requests) >= self.at_once:
             self._all_are_there.set()
         await self._all_are_there.wait()
-        await asked.json({"error": {"message": "slow down"}}, 429, RETRY_AFTER)
+        return refused(429, "slow down", RETRY_AFTER)
 
 
 class Counting:
-    """A provider that is well, and counts how many it answers at the same time."""
+    """A provider that is well, and counts how many it answers at the same time: the first few come together."""
 
-    def __init__(self) -> None:
-        self.upstream = ScriptedUpstream(self.script)
+    def __init__(self, at_once: int) -> None:
+        self.upstream = ScriptedProvider(self.script)
+        self.at_once = at_once
         self.under_way = self.most_under_way = 0
+        self._they_are_there = asyncio.Event()
 
-    async def script(self, asked: Asked) -> None:
+    async def script(self, _: ReceivedRequest) -> Reply:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
-        await asyncio.sleep(0.005)
+        if self.under_way == self.at_once:
+            self._they_are_there.set()
+        await self._they_are_there.wait()
         self.under_way -= 1
-        await asked.json(completion("second"))
+        return chat("second")
 
 
 def with_room(catalog: Catalog, name: str, connections: int) -> Catalog:
@@ -138,7 +139,7 @@ def with_room(catalog: Catalog, name: str, connections: int) -> Catalog:
 
 @asynccontextmanager
 async def stormy(**settings: Any) -> AsyncIterator[tuple[Running, Storm, Counting]]:
-    storm, sound = Storm(CALLERS), Counting()
+    storm, sound = Storm(CALLERS), Counting(ROOM)
     async with storm.upstream, sound.upstream:
         catalog = with_room(catalog_of(storm.upstream.url, sound.upstream.url), "provider-2", ROOM)
         async with running(catalog, **settings) as gateway:
@@ -148,12 +149,12 @@ async def stormy(**settings: Any) -> AsyncIterator[tuple[Running, Storm, Countin
 async def test_a_storm_of_429s_sends_no_herd_to_the_next_place_and_each_is_answered_once() -> None:
     async with stormy() as (gateway, storm, sound):
         first = await asyncio.gather(*(post(gateway) for _ in range(CALLERS)))
-        assert len(storm.upstream.asked) == CALLERS
+        assert len(storm.upstream.requests) == CALLERS
         later = await asyncio.gather(*(post(gateway) for _ in range(CALLERS)))
         rows = [await gateway.books.row(number) for number in range(2 * CALLERS)]
-    assert len(storm.upstream.asked) == CALLERS  # it asked to be left alone, and was
-    assert sound.most_under_way == ROOM
-    assert len(sound.upstream.asked) == 2 * CALLERS
+    assert len(storm.upstream.requests) == CALLERS  # it asked to be left alone, and was
+    assert (sound.most_under_way, sound.upstream.connections) == (ROOM, ROOM)
+    assert len(sound.upstream.requests) == 2 * CALLERS
     for response in (*first, *later):
         assert (response.status_code, response.headers["x-provider"]) == (200, "provider-2")
         assert response.content.count(b"second") == 1
@@ -172,7 +173,7 @@ async def test_in_a_storm_an_organisation_never_spends_more_than_its_dollars() -
     key = ApiKey("key-1", "acme", limits=OrganisationLimits(None, None, None, cap))
     async with stormy(quotas=quotas) as (gateway, storm, sound):
         gateway.books.keys[SECRET] = key
-        storm.at_once = 1
+        storm.at_once = sound.at_once = 1
         responses: list[httpx.Response] = []
         for _ in range(4):
             posts = (gateway.http.post(f"{gateway.url}/chat/completions", json=body) for _ in range(CALLERS))
@@ -182,13 +183,13 @@ async def test_in_a_storm_an_organisation_never_spends_more_than_its_dollars() -
         _, month = quotas.periods.at("acme", time.time())
     good = [response for response in responses if response.status_code == 200]
     assert {response.status_code for response in responses} == {200, 429}
-    assert len(sound.upstream.asked) == len(good) > 0
+    assert len(sound.upstream.requests) == len(good) > 0
     assert spent == month.picousd
     assert cap - reserved < spent <= cap
 
 
 async def test_a_request_with_a_cap_is_not_sent_where_a_storm_would_drive_it() -> None:
-    storm, sound = Storm(1), Counting()
+    storm, sound = Storm(1), Counting(1)
     async with storm.upstream, sound.upstream:
         catalog = catalog_of(storm.upstream.url, sound.upstream.url)
         model = catalog.models["small"]
@@ -202,5 +203,5 @@ async def test_a_request_with_a_cap_is_not_sent_where_a_storm_would_drive_it() -
                 response = await gateway.http.post(f"{gateway.url}/chat/completions", json=body, headers=headers)
                 assert response.status_code in (429, 503)
                 assert int(response.headers["retry-after"]) > 2900
-    assert len(storm.upstream.asked) == 1
-    assert sound.upstream.asked == []
+    assert len(storm.upstream.requests) == 1
+    assert sound.upstream.requests == []

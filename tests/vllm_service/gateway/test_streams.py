@@ -10,17 +10,32 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.vllm_service.gateway.asking import HEADERS, MESSAGES
+from tests.vllm_service.gateway.asking import HEADERS, MESSAGES, joined
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gateway_to, running
-from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, event, events
+from tests.waiting import until
 from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
+from vllm_service.testing import (
+    DONE,
+    HANGS,
+    Close,
+    Pause,
+    ReceivedRequest,
+    Reply,
+    ScriptedProvider,
+    Signal,
+    begun,
+    chat_chunk,
+    chat_events,
+    chat_stream,
+    events,
+)
 
-WHOLE = b"".join(events("Hel", "lo \u4e16\u754c"))
-SHOWN = b"".join([event(chunk("Hel")), event(chunk("lo \u4e16\u754c")), DONE])
+WHOLE = joined(chat_events("Hel", "lo \u4e16\u754c"))
+SHOWN = joined(chat_events("Hel", "lo \u4e16\u754c", usage=None))
 
 
 async def streamed(gateway: Running) -> bytes:
@@ -40,18 +55,13 @@ def places_to_cut(data: bytes) -> list[int]:
 async def test_a_stream_cut_anywhere_never_ends_as_a_clean_one(end: str) -> None:
     position = 0
 
-    async def script(asked: Asked) -> None:
-        if end == "clean":
-            await asked.stream([WHOLE[:position]] if position else [])
-            return
-        await asked.begin()
-        if position:
-            await asked.chunk(WHOLE[:position])
-        asked.cut()
+    def script(request: ReceivedRequest) -> Reply:
+        sent = [WHOLE[:position]] if position else []
+        return events(*sent) if end == "clean" else begun(*sent).then(Close())
 
     done_at = len(WHOLE) - 1
     patient = ResiliencePolicy.of(BreakerSettings(consecutive_failures=10**6, minimum_requests=10**6), retries=QUICK)
-    async with gateway_to(ScriptedUpstream(script), policy=patient) as gateway:
+    async with gateway_to(ScriptedProvider(script), policy=patient) as gateway:
         for number, position in enumerate(places_to_cut(WHOLE)):
             response = await gateway.http.post(
                 f"{gateway.url}/chat/completions", json={"model": "small", "stream": True}, headers=HEADERS
@@ -74,10 +84,7 @@ def splits(data: bytes) -> Iterator[list[bytes]]:
 async def test_events_split_anywhere_arrive_whole() -> None:
     pieces: list[bytes] = []
 
-    async def script(asked: Asked) -> None:
-        await asked.stream(pieces)
-
-    async with gateway_to(ScriptedUpstream(script)) as gateway:
+    async with gateway_to(ScriptedProvider(lambda request: events(*pieces))) as gateway:
         for number, split in enumerate(splits(WHOLE)):
             pieces[:] = split
             assert await streamed(gateway) == SHOWN
@@ -85,21 +92,14 @@ async def test_events_split_anywhere_arrive_whole() -> None:
 
 
 async def test_other_line_breaks_and_comments_pass() -> None:
-    async def script(asked: Asked) -> None:
-        await asked.stream([b": waiting\r\n\r\n", WHOLE.replace(b"\n", b"\r\n")])
-
-    async with gateway_to(ScriptedUpstream(script)) as gateway:
+    reply = events(b": waiting\r\n\r\n", WHOLE.replace(b"\n", b"\r\n"))
+    async with gateway_to(ScriptedProvider(reply)) as gateway:
         assert await streamed(gateway) == b": waiting\r\n\r\n" + SHOWN.replace(b"\n", b"\r\n")
         assert (await gateway.books.row()).usage == Usage(10, 3)
 
 
 async def test_the_official_client_raises_when_a_stream_breaks() -> None:
-    async def script(asked: Asked) -> None:
-        await asked.begin()
-        await asked.chunk(event(chunk("Hel")))
-        asked.cut()
-
-    async with gateway_to(ScriptedUpstream(script)) as gateway:
+    async with gateway_to(ScriptedProvider(begun(chat_chunk("Hel")).then(Close()))) as gateway:
         stream = await gateway.client.chat.completions.create(model="small", messages=MESSAGES, stream=True)
         with pytest.raises(openai.APIError, match="broke off"):
             _ = [piece async for piece in stream]
@@ -113,15 +113,10 @@ async def left_after_one_chunk(gateway: Running) -> None:
 
 
 async def test_a_caller_who_leaves_stops_the_provider() -> None:
-    async def script(asked: Asked) -> None:
-        await asked.begin()
-        await asked.chunk(event(chunk("Hel")))
-        await asyncio.Event().wait()
-
-    upstream = ScriptedUpstream(script)
+    upstream = ScriptedProvider(begun(chat_chunk("Hel")).then(Pause(None)))
     async with gateway_to(upstream) as gateway:
         await left_after_one_chunk(gateway)
-        await asyncio.wait_for(upstream.left.wait(), 10)
+        await asyncio.wait_for(upstream.was_left.wait(), 10)
         row = await gateway.books.row()
     assert (row.outcome, row.status) == (Outcome.CANCELLED, 499)
     assert row.usage is not None
@@ -130,66 +125,41 @@ async def test_a_caller_who_leaves_stops_the_provider() -> None:
 
 
 async def test_a_caller_who_leaves_before_the_answer_stops_the_provider_too() -> None:
-    arrived = asyncio.Event()
-
-    async def script(asked: Asked) -> None:
-        arrived.set()
-        await asyncio.Event().wait()
-
-    upstream = ScriptedUpstream(script)
+    upstream = ScriptedProvider(HANGS)
     async with gateway_to(upstream) as gateway:
         call = asyncio.ensure_future(gateway.client.chat.completions.create(model="small", messages=MESSAGES))
-        await arrived.wait()
+        await upstream.is_silent.wait()
         call.cancel()
-        await asyncio.wait_for(upstream.left.wait(), 10)
+        await asyncio.wait_for(upstream.was_left.wait(), 10)
         assert (await gateway.books.row()).outcome is Outcome.CANCELLED
 
 
 async def test_a_provider_that_bills_anyway_is_read_to_its_end() -> None:
     has_left = asyncio.Event()
 
-    async def script(asked: Asked) -> None:
-        await asked.begin()
-        await asked.chunk(event(chunk("Hel")))
-        await has_left.wait()
-        await asked.chunk(b"".join(events("lo")))
-        await asked.send(b"0\r\n\r\n")
-
-    upstream = ScriptedUpstream(script)
+    head, first, *rest = chat_stream("Hel", "lo").actions
+    upstream = ScriptedProvider(Reply((head, first, Pause(has_left), *rest)))
     async with upstream, running(catalog_of(upstream.url, on_disconnect=OnDisconnect.DRAIN)) as gateway:
         await left_after_one_chunk(gateway)
-        while gateway.server.connected:
-            await asyncio.sleep(0)
+        await until(lambda: not gateway.server.connected)
         has_left.set()
         row = await gateway.books.row()
-    assert not upstream.left.is_set()
+    assert not upstream.was_left.is_set()
     assert (row.outcome, row.usage) == (Outcome.CANCELLED, Usage(10, 3))
 
 
 async def test_a_slow_reader_slows_the_provider_and_misses_nothing() -> None:
-    sent = 0
-    big = event(chunk("x" * 60_000))
-
-    async def script(asked: Asked) -> None:
-        nonlocal sent
-        await asked.begin()
-        for _ in range(600):
-            await asked.chunk(big)
-            sent += 1
-        await asked.chunk(DONE)
-        await asked.send(b"0\r\n\r\n")
-
-    upstream = ScriptedUpstream(script)
+    all_is_sent = asyncio.Event()
+    *pieces, end = events(*[chat_chunk("x" * 60_000)] * 600, DONE).actions
+    upstream = ScriptedProvider(Reply((*pieces, Signal(all_is_sent), end)))
     async with gateway_to(upstream) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024)
         body = b'{"model":"small","stream":true}'
         head = b"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer sk-of-the-caller\r\nx-annotate: off\r\n"
         writer.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         await reader.readline()
-        async with asyncio.timeout(20):
-            while not gateway.has_paused_a_provider:
-                await asyncio.sleep(0)
-        assert sent < 600  # nobody reads: what has not been sent by now never fits into the sockets' buffers
+        await until(lambda: gateway.has_paused_a_provider)
+        assert not all_is_sent.is_set()  # without a reader, what is left never fits into the sockets' buffers
         rest = await reader.read()
         assert rest.count(b"data: ") == 601
         assert rest.endswith(b"0\r\n\r\n")
@@ -197,13 +167,9 @@ async def test_a_slow_reader_slows_the_provider_and_misses_nothing() -> None:
 
 
 async def test_a_provider_that_falls_silent_is_given_up() -> None:
-    async def script(asked: Asked) -> None:
-        if asked.body.get("stream"):
-            await asked.begin()
-            await asked.chunk(event(chunk("Hel")))
-        await asyncio.Event().wait()
-
-    upstream = ScriptedUpstream(script)
+    upstream = ScriptedProvider(
+        lambda request: begun(chat_chunk("Hel")).then(Pause(None)) if request.is_stream else HANGS
+    )
     soon = {"first_byte_timeout_seconds": 0.3, "idle_timeout_seconds": 0.3}
     async with upstream, running(catalog_of(upstream.url, **soon)) as gateway:
         with pytest.raises(openai.InternalServerError) as raised:

@@ -12,19 +12,15 @@ import openai
 import pytest
 
 from tests.vllm_service.gateway.running import Running, running
-from tests.vllm_service.upstream import Asked, ScriptedUpstream, completion
 from vllm_service.catalog.load import load
 from vllm_service.settings import ServiceSettings
+from vllm_service.testing import ScriptedProvider, chat
 
 MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 
 
-async def answers(asked: Asked) -> None:
-    await asked.json(completion())
-
-
 @asynccontextmanager
-async def configured(directory: Path, upstream: ScriptedUpstream, tasks: Any) -> AsyncIterator[Running]:
+async def configured(directory: Path, upstream: ScriptedProvider, tasks: Any) -> AsyncIterator[Running]:
     """A gateway with the cost router, configured by files."""
     async with upstream:
         providers = {"provider-1": {"base_url": upstream.url}}
@@ -39,16 +35,16 @@ async def configured(directory: Path, upstream: ScriptedUpstream, tasks: Any) ->
 
 
 async def test_a_task_is_answered_by_its_model_which_the_ledger_names(tmp_path: Path) -> None:
-    upstream = ScriptedUpstream(answers)
+    upstream = ScriptedProvider(chat("Hello"))
     async with configured(tmp_path, upstream, {"code": "large", "chat": ["small", "large"]}) as gateway:
         for task in ("task:code", "task:chat"):
             await gateway.client.chat.completions.create(model=task, messages=MESSAGES)
         rows = [await gateway.books.row(number) for number in range(2)]
-    assert [asked.body["model"] for asked in upstream.asked] == ["large-there", "small-there"]
+    assert [request.json["model"] for request in upstream.requests] == ["large-there", "small-there"]
     assert [row.model for row in rows] == ["large", "small"]
 
 
 async def test_an_unknown_task_is_a_404_that_names_those_there_are(tmp_path: Path) -> None:
-    async with configured(tmp_path, ScriptedUpstream(answers), {"code": "large"}) as gateway:
+    async with configured(tmp_path, ScriptedProvider(chat("Hello")), {"code": "large"}) as gateway:
         with pytest.raises(openai.NotFoundError, match="task:code"):
             await gateway.client.chat.completions.create(model="task:poetry", messages=MESSAGES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -17,13 +16,13 @@ from runpod_emulator import Emulator, EndpointSettings
 from runpod_emulator.hosted import HostedModel, HostedSettings, expected_answer
 from tests.support import Worker
 from tests.vllm_service.gateway.running import Running, catalog_of, running
-from tests.vllm_service.upstream import DONE, Asked, ScriptedUpstream, chunk, event
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
 from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, AnswerText
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS
 from vllm_service.gateway.token_counting import Tokenizer
+from vllm_service.testing import DONE, Pause, ScriptedProvider, begun, chat_chunk, chat_stream, event
 
 DEMO = Path(__file__).resolve().parents[3] / "demo_model"
 LIBRARY = Library.from_file(str(DEMO / "tokenizer.json"))
@@ -90,12 +89,7 @@ async def test_each_choice_is_counted_for_itself() -> None:
 
 
 async def test_of_an_answer_that_was_left_what_came_is_counted() -> None:
-    async def script(asked: Asked) -> None:
-        await asked.begin()
-        await asked.chunk(event(chunk("The capital of")))
-        await asyncio.Event().wait()
-
-    upstream = ScriptedUpstream(script)
+    upstream = ScriptedProvider(begun(chat_chunk("The capital of")).then(Pause(None)))
     async with upstream, running(with_tokenizer(catalog_of(upstream.url))) as gateway:
         stream = await gateway.client.chat.completions.create(model="small", messages=SAID, stream=True)
         async for _ in stream:
@@ -107,11 +101,7 @@ async def test_of_an_answer_that_was_left_what_came_is_counted() -> None:
 
 
 async def test_a_providers_own_usage_is_never_replaced() -> None:
-    async def script(asked: Asked) -> None:
-        usage = {"prompt_tokens": 10, "completion_tokens": 3}
-        await asked.stream([event(chunk("Hello")), event(chunk("", choices=[], usage=usage)), DONE])
-
-    upstream = ScriptedUpstream(script)
+    upstream = ScriptedProvider(chat_stream("Hello"))
     async with upstream, running(with_tokenizer(catalog_of(upstream.url))) as gateway:
         async for _ in await gateway.client.chat.completions.create(model="small", messages=SAID, stream=True):
             pass
@@ -141,17 +131,17 @@ def fed(pieces: Iterable[bytes]) -> AnswerText:
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_a_stream_cut_anywhere_says_the_same(size: int) -> None:
-    stream = b"".join(event(chunk(word)) for word in ("Grüße, ", "東京", "\n\ndata: {}")) + DONE
+    stream = b"".join(event(chat_chunk(word)) for word in ("Grüße, ", "東京", "\n\ndata: {}")) + DONE
     said = fed(stream[start : start + size] for start in range(0, len(stream), size))
     assert said.ended() == {0: ["Grüße, ", "東京", "\n\ndata: {}"]}
 
 
 def test_what_is_kept_is_bounded_and_less_than_the_stream() -> None:
-    pieces = [event(chunk("word " * 10))] * 20_000
+    pieces = [event(chat_chunk("word " * 10))] * 20_000
     said = fed(pieces)
     assert sum(map(len, pieces)) > 2 * MOST_TEXT_BYTES
     assert said.ended() == {0: ["word " * 10] * 20_000}
-    assert fed([event(chunk("x" * 1000))] * (MOST_TEXT_BYTES // 1000 + 100)).ended() is None
+    assert fed([event(chat_chunk("x" * 1000))] * (MOST_TEXT_BYTES // 1000 + 100)).ended() is None
     assert fed([b"data: " + b"x" * 2 * MOST_TEXT_BYTES]).ended() is None  # one line without an end
     assert AnswerText.whole(b" " * (MOST_TEXT_BYTES + 1)).ended() is None
 

@@ -12,26 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.vllm_service.upstream import Asked, ScriptedUpstream
 from vllm_service.catalog.model import Provider, ProviderKind
 from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.upstream import CutShort, NotReached, ProviderFault
+from vllm_service.testing import CLOSES, Close, Pause, Reply, ScriptedProvider, events, in_turn, whole
 
 
 @asynccontextmanager
-async def connected(upstream: ScriptedUpstream, **more: Any) -> AsyncIterator[tuple[ConnectionPool, Provider]]:
+async def connected(upstream: ScriptedProvider, **more: Any) -> AsyncIterator[tuple[ConnectionPool, Provider]]:
     connections = ConnectionPool()
     async with upstream:
         yield connections, Provider("p", ProviderKind.HOSTED, upstream.url, None, **more)
         await connections.close()
 
 
-async def says_yes(asked: Asked) -> None:
-    await asked.json({"yes": True})
-
-
 async def test_one_connection_carries_many_requests() -> None:
-    upstream = ScriptedUpstream(says_yes)
+    upstream = ScriptedProvider(whole({"yes": True}))
     async with connected(upstream) as (connections, provider):
         for _ in range(5):
             answer = await connections.send(provider, "/x", b"", b"{}")
@@ -40,40 +36,27 @@ async def test_one_connection_carries_many_requests() -> None:
 
 
 async def test_no_more_connections_than_allowed() -> None:
-    async def slow(asked: Asked) -> None:
-        await asyncio.sleep(0)
-        await asked.json({})
-
-    upstream = ScriptedUpstream(slow)
+    upstream = ScriptedProvider(whole({}))
     async with connected(upstream, max_connections=3) as (connections, provider):
         await asyncio.gather(*(connections.send(provider, "/x", b"", b"{}") for _ in range(40)))
-    assert len(upstream.asked) == 40
+    assert len(upstream.requests) == 40
     assert upstream.connections == 3
 
 
 async def test_a_kept_connection_that_had_been_closed_is_replaced() -> None:
-    async def script(asked: Asked) -> None:
-        if upstream.connections == 1 and len(upstream.asked) == 2:
-            asked.cut()
-            return
-        await asked.json({})
-
-    upstream = ScriptedUpstream(script)
+    upstream = ScriptedProvider(in_turn(whole({}), CLOSES, whole({})))
     async with connected(upstream) as (connections, provider):
         await connections.send(provider, "/x", b"", b"{}")
         assert (await connections.send(provider, "/x", b"", b"{}")).status == 200
-    assert (upstream.connections, len(upstream.asked)) == (2, 3)
+    assert (upstream.connections, len(upstream.requests)) == (2, 3)
 
 
 async def test_a_new_connection_that_is_cut_is_not_asked_again() -> None:
-    async def script(asked: Asked) -> None:
-        asked.cut()
-
-    upstream = ScriptedUpstream(script)
+    upstream = ScriptedProvider(CLOSES)
     async with connected(upstream) as (connections, provider):
         with pytest.raises(CutShort):
             await connections.send(provider, "/x", b"", b"{}")
-    assert len(upstream.asked) == 1
+    assert len(upstream.requests) == 1
 
 
 async def test_nobody_there_is_not_reached() -> None:
@@ -85,7 +68,7 @@ async def test_nobody_there_is_not_reached() -> None:
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_not_reached() -> None:
-    upstream = ScriptedUpstream(says_yes)
+    upstream = ScriptedProvider(whole({"yes": True}))
     connections = ConnectionPool(ssl.create_default_context())
     async with upstream:
         provider = Provider(
@@ -98,29 +81,21 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_reached() -> None:
 
 @pytest.mark.parametrize("cut_at", range(len(b'HTTP/1.1 200 X\r\ncontent-length: 5\r\n\r\n"yes')))
 async def test_an_answer_with_a_length_that_is_cut_is_no_answer(cut_at: int) -> None:
-    async def script(asked: Asked) -> None:
-        await asked.send(b'HTTP/1.1 200 X\r\ncontent-length: 5\r\n\r\n"yes"'[:cut_at])
-        asked.cut()
-
-    async with connected(ScriptedUpstream(script)) as (connections, provider):
+    reply = Reply((b'HTTP/1.1 200 X\r\ncontent-length: 5\r\n\r\n"yes"'[:cut_at], Close()))
+    async with connected(ScriptedProvider(reply)) as (connections, provider):
         with pytest.raises(CutShort):
             await connections.send(provider, "/x", b"", b"{}")
 
 
 async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
-    async def script(asked: Asked) -> None:
-        await asked.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nall of it")
-        asked.cut()
-
-    async with connected(ScriptedUpstream(script)) as (connections, provider):
+    reply = Reply((b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nall of it", Close()))
+    async with connected(ScriptedProvider(reply)) as (connections, provider):
         assert (await connections.send(provider, "/x", b"", b"{}")).body == b"all of it"
 
 
 async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
-    async def script(asked: Asked) -> None:
-        await asked.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad")
-
-    upstream = ScriptedUpstream(script)
+    two = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad"
+    upstream = ScriptedProvider(Reply((two,)))
     async with connected(upstream) as (connections, provider):
         with pytest.raises(CutShort):
             await connections.send(provider, "/x", b"", b"{}")
@@ -133,13 +108,8 @@ async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
     b"content-type: text/event-stream\r\n", b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
 ]))))  # fmt: skip
 def test_garbage_is_an_answer_or_a_fault_and_nothing_else(parts: list[bytes]) -> None:
-    async def script(asked: Asked) -> None:
-        for part in parts:
-            await asked.send(part)
-        asked.cut()
-
     async def once() -> None:
-        async with connected(ScriptedUpstream(script)) as (connections, provider):
+        async with connected(ScriptedProvider(Reply((*parts, Close())))) as (connections, provider):
             try:
                 answer = await connections.send(provider, "/x", b"", b"{}")
                 if answer.is_stream:
@@ -151,18 +121,14 @@ def test_garbage_is_an_answer_or_a_fault_and_nothing_else(parts: list[bytes]) ->
 
 
 async def test_a_fault_of_who_reads_a_stream_is_not_the_providers(caplog: pytest.LogCaptureFixture) -> None:
-    async def script(asked: Asked) -> None:
-        await asked.begin()
-        await asked.chunk(b"data: 1\n\n")
-        await is_relayed.wait()
-        await asked.chunk(b"data: 2\n\n")
-
     def receive(data: bytes) -> None:
         if b"2" in data:
             raise ZeroDivisionError("what the answer said")
 
     is_relayed = asyncio.Event()
-    async with connected(ScriptedUpstream(script)) as (connections, provider):
+    head, first, second, _ = events(b"data: 1\n\n", b"data: 2\n\n").actions
+    reply = Reply((head, first, Pause(is_relayed), second))
+    async with connected(ScriptedProvider(reply)) as (connections, provider):
         answer = await connections.send(provider, "/x", b"", b"{}")
         end = answer.relay(receive)
         is_relayed.set()
@@ -173,19 +139,14 @@ async def test_a_fault_of_who_reads_a_stream_is_not_the_providers(caplog: pytest
 
 
 async def test_what_comes_in_one_read_is_passed_on_in_one_piece() -> None:
-    async def script(asked: Asked) -> None:
-        await asked.begin()
-        await asked.chunk(b"data: 1\n\n")
-        await is_relayed.wait()
-        many = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events)
-        await asked.send(many + b"0\r\n\r\n")
-
     is_relayed = asyncio.Event()
-    events = [b"data: %d\n\n" % number for number in range(2, 30)]
+    sent = [b"data: %d\n\n" % number for number in range(1, 30)]
+    head, first, *rest = (action for action in events(*sent).actions if isinstance(action, bytes))
+    reply = Reply((head, first, Pause(is_relayed), b"".join(rest)))
     received: list[bytes] = []
-    async with connected(ScriptedUpstream(script)) as (connections, provider):
+    async with connected(ScriptedProvider(reply)) as (connections, provider):
         answer = await connections.send(provider, "/x", b"", b"{}")
         end = answer.relay(received.append)
         is_relayed.set()
         await end
-    assert received == [b"data: 1\n\n", b"".join(events)]
+    assert received == [sent[0], b"".join(sent[1:])]

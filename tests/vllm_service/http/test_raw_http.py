@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.vllm_service.gateway.asking import answers
 from tests.vllm_service.gateway.running import SECRET, Running, catalog_of, gateway_to, running
-from tests.vllm_service.upstream import Asked, ScriptedUpstream, completion
+from tests.waiting import until
 from vllm_service.http.limits import ConnectionLimits
+from vllm_service.testing import ScriptedProvider, chat
 
 LAST = "connection: close\r\n"
 
@@ -28,10 +29,7 @@ def statuses(received: bytes) -> list[int]:
 
 
 async def test_pipelined_requests_are_answered_in_their_order() -> None:
-    async def script(asked: Asked) -> None:
-        await asked.json(completion(asked.body["text"]))
-
-    async with gateway_to(ScriptedUpstream(script)) as gateway:
+    async with gateway_to(ScriptedProvider(lambda request: chat(request.json["text"]))) as gateway:
         requests = [post(json.dumps({"model": "small", "text": f"<{number}>"}).encode()) for number in range(40)]
         received = await gateway.raw(b"".join(requests) + post(path="/elsewhere", more=LAST))
     places = [received.index(b"<%d>" % number) for number in range(40)]
@@ -43,14 +41,14 @@ async def test_thousands_of_refusals_from_one_packet_come_in_their_order() -> No
     """Each is answered without a wait: answering one within the other would end in a RecursionError."""
     request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
     last = request.replace(b"host: x\r\n", f"host: x\r\n{LAST}".encode())
-    async with gateway_to(ScriptedUpstream(answers)) as gateway:
+    async with gateway_to(ScriptedProvider(answers)) as gateway:
         received = await gateway.raw(request * 3000 + last)
     assert statuses(received) == [401] * 3001
 
 
 async def test_a_request_split_at_any_byte_is_one_request() -> None:
     request = post(more=LAST)
-    async with gateway_to(ScriptedUpstream(answers)) as gateway:
+    async with gateway_to(ScriptedProvider(answers)) as gateway:
         for at in range(1, len(request), 3):
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
             writer.write(request[:at])
@@ -63,27 +61,27 @@ async def test_a_request_split_at_any_byte_is_one_request() -> None:
 async def test_a_chunked_body_is_put_together() -> None:
     head = f"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer {SECRET}\r\n{LAST}"
     head += "transfer-encoding: chunked\r\n\r\n"
-    async with gateway_to(ScriptedUpstream(answers)) as gateway:
+    async with gateway_to(ScriptedProvider(answers)) as gateway:
         received = await gateway.raw(head.encode() + b'8\r\n{"model"\r\n9\r\n:"small"}\r\n0\r\nx-trailer: 1\r\n\r\n')
     assert statuses(received) == [200]
 
 
 async def test_who_waits_to_send_the_body_is_told_to() -> None:
-    async with gateway_to(ScriptedUpstream(answers)) as gateway:
+    async with gateway_to(ScriptedProvider(answers)) as gateway:
         received = await gateway.raw(post(more="expect: 100-continue\r\n" + LAST))
     assert statuses(received) == [100, 200]
 
 
 async def test_http_1_0_gets_a_body_that_ends_with_the_connection() -> None:
     body = b'{"model":"small","stream":true}'
-    async with gateway_to(ScriptedUpstream(answers)) as gateway:
+    async with gateway_to(ScriptedProvider(answers)) as gateway:
         received = await gateway.raw(post(body).replace(b"HTTP/1.1", b"HTTP/1.0"))
     assert b"chunked" not in received
     assert received.endswith(b"data: [DONE]\n\n")
 
 
 async def test_an_offer_of_http_2_is_declined_by_answering() -> None:
-    async with gateway_to(ScriptedUpstream(answers)) as gateway:
+    async with gateway_to(ScriptedProvider(answers)) as gateway:
         received = await gateway.raw(
             post(more="connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AA\r\n" + LAST)
         )
@@ -119,7 +117,7 @@ SMALL = ConnectionLimits(
 async def test_what_is_too_large_too_slow_or_no_request_is_refused(
     request_bytes: bytes, status: int, code: str
 ) -> None:
-    async with gateway_to(ScriptedUpstream(answers), limits=SMALL) as gateway:
+    async with gateway_to(ScriptedProvider(answers), limits=SMALL) as gateway:
         received = await gateway.raw(request_bytes)
         assert statuses(received) == [status]
         error = json.loads(received.partition(b"\r\n\r\n")[2])["error"]
@@ -129,17 +127,16 @@ async def test_what_is_too_large_too_slow_or_no_request_is_refused(
 
 
 async def test_an_idle_connection_is_closed() -> None:
-    async with gateway_to(ScriptedUpstream(answers), limits=SMALL) as gateway:
+    async with gateway_to(ScriptedProvider(answers), limits=SMALL) as gateway:
         assert statuses(await gateway.raw(post())) == [200]
 
 
 async def test_connections_beyond_the_limit_are_refused() -> None:
-    async with gateway_to(ScriptedUpstream(answers), limits=ConnectionLimits(connections=2)) as gateway:
+    async with gateway_to(ScriptedProvider(answers), limits=ConnectionLimits(connections=2)) as gateway:
         kept = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
         assert statuses(await gateway.raw(b"")) == [503]
         kept[0][1].close()
-        while gateway.server.connected > 1:
-            await asyncio.sleep(0)
+        await until(lambda: gateway.server.connected <= 1)
         assert statuses(await gateway.raw(post(more=LAST))) == [200]
         kept[1][1].close()
 
@@ -148,19 +145,19 @@ async def test_connections_beyond_the_limit_are_refused() -> None:
     "body", [b"", b"[" * 100_000, b'{"model":"small","model":"unknown"}', b'{"model":"' + b"a" * 9000 + b'"}']
 )  # test_request_body.py has many more
 async def test_bodies_that_are_no_request_are_the_callers_mistake(body: bytes) -> None:
-    async with gateway_to(ScriptedUpstream(answers)) as gateway:
+    async with gateway_to(ScriptedProvider(answers)) as gateway:
         received = await gateway.raw(post(body, LAST))
     assert statuses(received)[0] in (400, 404)
     assert len(received) < 1500
 
 
 async def test_a_member_that_is_there_twice_cannot_smuggle_another_model() -> None:
-    upstream = ScriptedUpstream(answers)
+    upstream = ScriptedProvider(answers)
     async with gateway_to(upstream) as gateway:
         for body in (b'{"model":"dear","model":"small"}', b'{"\\u006dodel":"small","x":{"model":"dear"}}'):
             assert statuses(await gateway.raw(post(body, LAST))) == [200]
-    assert [asked.body["model"] for asked in upstream.asked] == ["small-there"] * 2
-    assert b'"dear","model"' not in upstream.asked[0].raw
+    assert [request.json["model"] for request in upstream.requests] == ["small-there"] * 2
+    assert b'"dear","model"' not in upstream.requests[0].body
 
 
 PARTS = st.one_of(
@@ -200,7 +197,7 @@ def test_no_bytes_take_the_gateway_down() -> None:
             end = asyncio.Event()
 
             async def serve() -> None:
-                upstream = ScriptedUpstream(answers)
+                upstream = ScriptedProvider(answers)
                 async with upstream, running(catalog_of(upstream.url), limits=limits) as gateway:
                     ready.set_result(gateway)
                     await end.wait()

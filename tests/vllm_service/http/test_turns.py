@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.vllm_service.upstream import Asked, ScriptedUpstream
 from vllm_service.catalog.model import Provider, ProviderKind
 from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.server_connection import EagerTask
 from vllm_service.http.upstream import CutShort, NotReached
+from vllm_service.testing import CLOSES, ScriptedProvider, in_turn, whole
 
 LATER_SECONDS = 1.1  # than a connection that had been closed would have said so
 
@@ -24,20 +24,14 @@ class OnePlace:
 
     connections: ConnectionPool
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
-    is_asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.upstream = ScriptedUpstream(self._answer)
-
-    async def _answer(self, asked: Asked) -> None:
-        self.is_asked.set()
-        await self.go_on.wait()
-        await asked.json({})
+        self.upstream = ScriptedProvider(whole({}).after(self.go_on))
 
     @property
     def asked(self) -> list[bytes]:
         """The bodies, in the order in which they came."""
-        return [asked.raw for asked in self.upstream.asked]
+        return [request.body for request in self.upstream.requests]
 
     async def ask(self, body: bytes) -> None:
         answer = await self.connections.send(self.provider, "/x", b"", body)
@@ -45,7 +39,7 @@ class OnePlace:
 
     async def waiting(self, *bodies: bytes) -> list[asyncio.Task[None]]:
         """They wait for the connection, in this order."""
-        await self.is_asked.wait()
+        await self.upstream.until_requests(1)
         tasks = []
         for body in bodies:
             tasks.append(asyncio.create_task(self.ask(body)))
@@ -144,7 +138,7 @@ async def test_leaving_in_the_turn_in_which_the_answer_came_ends_nothing_of_the_
         leaving.cancel()
 
     leaving = asyncio.create_task(place.ask(b"left"))
-    await place.is_asked.wait()
+    await place.upstream.until_requests(1)
     when_it_is_woken(leaving, leave)
     place.go_on.set()
     with pytest.raises(asyncio.CancelledError):
@@ -158,7 +152,7 @@ async def test_leaving_in_the_turn_in_which_the_answer_came_ends_nothing_of_the_
 async def test_leaving_before_the_answer_ends_the_connection(place: OnePlace) -> None:
     """Its answer would be taken for the next one's."""
     leaving = asyncio.create_task(place.ask(b"left"))
-    await place.is_asked.wait()
+    await place.upstream.until_requests(1)
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
@@ -169,19 +163,12 @@ async def test_leaving_before_the_answer_ends_the_connection(place: OnePlace) ->
 
 async def test_a_kept_connection_that_is_cut_when_somebody_has_been_at_work_is_not_asked_again() -> None:
     """Had it been closed before, the cut would have come within a round trip. Asking twice may be paid for twice."""
-
-    async def script(asked: Asked) -> None:
-        if len(upstream.asked) == 1:
-            await asked.json({})
-        else:
-            await asyncio.sleep(LATER_SECONDS)  # the provider's work: nothing tells of its time but time
-            asked.cut()
-
-    upstream, connections = ScriptedUpstream(script), ConnectionPool()
+    works_in_vain = CLOSES.after(LATER_SECONDS)  # the provider's work: nothing shows its time but time
+    upstream, connections = ScriptedProvider(in_turn(whole({}), works_in_vain)), ConnectionPool()
     async with upstream:
         provider = Provider("p", ProviderKind.HOSTED, upstream.url, None)
         await connections.send(provider, "/x", b"", b"{}")
         with pytest.raises(CutShort):
             await connections.send(provider, "/x", b"", b"{}")
         await connections.close()
-    assert (len(upstream.asked), upstream.connections) == (2, 1)
+    assert (len(upstream.requests), upstream.connections) == (2, 1)

@@ -22,14 +22,14 @@ from tests.e2e.gateway import configure, gateway
 from tests.vllm_service.canary import Canaries
 from tests.vllm_service.gateway.asking import answers
 from tests.vllm_service.gateway.running import SECRET, Running, catalog_of, running
-from tests.vllm_service.upstream import Asked, ScriptedUpstream
 from vllm_service.observability.opentelemetry import Tracing
+from vllm_service.testing import ScriptedProvider, refused
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 @asynccontextmanager
-async def traced(spans: list[ReadableSpan], *upstreams: ScriptedUpstream) -> AsyncIterator[Running]:
+async def traced(spans: list[ReadableSpan], *upstreams: ScriptedProvider) -> AsyncIterator[Running]:
     """`spans` is filled when the block is left, in the order in which they ended."""
     exporter = InMemorySpanExporter()
     tracing = Tracing(exporter)
@@ -50,7 +50,7 @@ async def ask(gateway: Running, text: str = "Hi", **options: Any) -> Any:
 
 async def test_a_request_and_its_attempt_are_spans_of_the_callers_trace() -> None:
     spans: list[ReadableSpan] = []
-    async with ScriptedUpstream(answers) as upstream, traced(spans, upstream) as gateway:
+    async with ScriptedProvider(answers) as upstream, traced(spans, upstream) as gateway:
         await ask(gateway, extra_headers={"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "mine"})
         await gateway.books.row()
     attempt, request = spans
@@ -60,7 +60,7 @@ async def test_a_request_and_its_attempt_are_spans_of_the_callers_trace() -> Non
     assert attempt.parent is not None
     assert (format_trace_id(request.context.trace_id), format_span_id(request.parent.span_id)) == (TRACE, PARENT)
     assert attempt.parent.span_id == request.context.span_id
-    assert upstream.asked[0].headers["traceparent"] == f"00-{TRACE}-{format_span_id(request.context.span_id)}-01"
+    assert upstream.requests[0].headers["traceparent"] == f"00-{TRACE}-{format_span_id(request.context.span_id)}-01"
     told = attributes(request)
     assert (told["gen_ai.usage.input_tokens"], told["gen_ai.usage.output_tokens"]) == (10, 3)
     assert (told["gen_ai.provider.name"], told["vllm_service.outcome"]) == ("provider-1", "completed")
@@ -72,11 +72,8 @@ async def test_a_request_and_its_attempt_are_spans_of_the_callers_trace() -> Non
 
 
 async def test_each_attempt_is_a_span_and_what_failed_says_so() -> None:
-    async def fails(asked: Asked) -> None:
-        await asked.json({"error": {"message": "no"}}, status=500)
-
     spans: list[ReadableSpan] = []
-    first, second = ScriptedUpstream(fails), ScriptedUpstream(answers)
+    first, second = ScriptedProvider(refused(500)), ScriptedProvider(answers)
     async with first, second, traced(spans, first, second) as gateway:
         async for _ in await ask(gateway, stream=True):
             pass
@@ -93,7 +90,7 @@ async def test_each_attempt_is_a_span_and_what_failed_says_so() -> None:
 async def test_a_refused_request_is_a_span_without_attempts_or_secrets() -> None:
     canaries = Canaries()
     spans: list[ReadableSpan] = []
-    async with ScriptedUpstream(answers) as upstream, traced(spans, upstream) as gateway:
+    async with ScriptedProvider(answers) as upstream, traced(spans, upstream) as gateway:
         await ask(gateway, canaries.prompt)
         gateway.books.is_full = True
         with pytest.raises(openai.RateLimitError):

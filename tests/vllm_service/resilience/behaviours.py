@@ -29,6 +29,7 @@ from vllm_service.testing import (
     event,
     events,
     refused,
+    reply_of,
     says,
     whole,
 )
@@ -490,12 +491,12 @@ def _when_asked(first: Script | Reply, second: Script | Reply) -> Replies:
     """The first does as it is told once the second has been asked."""
     is_asked = asyncio.Event()
 
-    def waits(request: ReceivedRequest) -> Reply:
-        return (first if isinstance(first, Reply) else first(request)).after(is_asked)
+    async def waits(request: ReceivedRequest) -> Reply:
+        return (await reply_of(first, request)).after(is_asked)
 
-    def comes(request: ReceivedRequest) -> Reply:
+    async def comes(request: ReceivedRequest) -> Reply:
         is_asked.set()
-        return second if isinstance(second, Reply) else second(request)
+        return await reply_of(second, request)
 
     return [waits, comes]
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.vllm_service.resilience.doors import DOORS, Opens, Setting, Verdict, World, leaving
 from vllm_service.domain.breakers import BreakerState
-from vllm_service.testing import HANGS, ReceivedRequest, Reply, Script, refused, says
+from vllm_service.testing import HANGS, ReceivedRequest, Reply, Script, refused, reply_of, says
 
 TWO = Setting(hedge_after_seconds=0.02, offers_of_one=2)
 Pair = tuple[Reply | Script, Reply | Script]
@@ -30,19 +30,15 @@ def one_provider(first: Reply | Script, second: Reply | Script) -> Callable[[], 
     def scripts() -> list[Script]:
         is_hedged = asyncio.Event()
 
-        def script(request: ReceivedRequest) -> Reply:
+        async def script(request: ReceivedRequest) -> Reply:
             if request.json["model"] == "small-2":
                 is_hedged.set()
-                return _reply(second, request)
-            return _reply(first, request).after(is_hedged)
+                return await reply_of(second, request)
+            return (await reply_of(first, request)).after(is_hedged)
 
         return [script]
 
     return scripts
-
-
-def _reply(reply: Reply | Script, request: ReceivedRequest) -> Reply:
-    return reply if isinstance(reply, Reply) else reply(request)
 
 
 async def _asked(world: World, name: str, *, stream: bool) -> Verdict:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.waiting import until
 from vllm_service.domain.plan import Step
 from vllm_service.resilience.hedging import FirstBytes, HedgeBudget, HedgeSettings, Won, hedged
 
@@ -131,8 +132,7 @@ async def test_when_both_fail_the_caller_hears_why_the_first_place_did(order: st
     await race.until_sent(2)
     for place in order:
         race.sent[place].set_exception(Broken(place))
-        while place not in race.failures:
-            await asyncio.sleep(0)
+        await until(lambda place=place: place in race.failures)  # type: ignore[misc]
     with pytest.raises(Broken, match="a"):
         await task
 

@@ -117,8 +117,17 @@ def test_an_alias_is_the_model() -> None:
     assert order(router(), model="alias")[0] == "cheap"
 
 
+class AllOpen:
+    """Implements router.BreakerView."""
+
+    not_closed = frozenset({("own", "llama")})
+
+    def may_try(self, provider: str, model: str, now: float) -> bool:
+        return False
+
+
 def test_where_every_breaker_is_open_the_plan_names_all_so_that_the_error_can_say_until_when() -> None:
-    made = CostRouter(catalog(), may_try=lambda provider, model, now: False)
+    made = CostRouter(catalog(), breakers=AllOpen())
     assert len(made.plan(facts(), 0.0).steps) == 3
 
 

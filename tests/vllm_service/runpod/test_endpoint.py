@@ -86,7 +86,7 @@ async def test_however_often_it_is_asked_it_looks_at_a_bounded_rate(bench: Bench
 async def test_two_replicas_that_want_it_woken_send_one_job_between_them(bench: Bench) -> None:
     with own_redis() as server:
         clients = server.client(), server.client()
-        replicas = [(RedisWakes(client, patience_seconds=5), bench.endpoint()) for client in clients]
+        replicas = [(RedisWakes(client, timeout_seconds=5), bench.endpoint()) for client in clients]
         outcomes = await asyncio.gather(
             *(wake_once("own", "llama", endpoint, wakes, WakeSettings()) for wakes, endpoint in replicas * 10)
         )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.vllm_service.simulation.worlds import scenario, trace
 from vllm_service.simulation.bound.clairvoyant import clairvoyant, least_with_starts, seconds_of_starts, start_prices
 from vllm_service.simulation.bound.slots import Slots
-from vllm_service.simulation.bound.worker_lifetimes import Slotted, best_lifetimes
+from vllm_service.simulation.bound.worker_lifetimes import SlotSavings, best_lifetimes
 from vllm_service.simulation.compare import CLAIRVOYANT, compare
 from vllm_service.simulation.draws import Draws
 from vllm_service.simulation.endpoint import Endpoint
@@ -81,8 +81,11 @@ def all_lives(slots: int, after: int = -1) -> Iterator[list[tuple[int, int]]]:
                 yield [(comes, goes), *rest]
 
 
-def worth(lives: list[tuple[int, int]], slots: Slotted, start_usd: float) -> float:
-    """Returns dollars by the rules of Slotted and best_lifetimes. A worker that returns in its last slot gains once."""
+def worth(lives: list[tuple[int, int]], slots: SlotSavings, start_usd: float) -> float:
+    """Returns dollars by the rules of SlotSavings and best_lifetimes.
+
+    A worker that returns in its last slot gains once.
+    """
     usd = 0.0
     for number, (comes, goes) in enumerate(lives):
         back = number + 1 < len(lives) and lives[number + 1][0] == goes
@@ -105,7 +108,7 @@ def test_no_way_to_live_saves_more_than_the_best(
 ) -> None:
     whole = np.array(gains)[:, None]
     begins = np.cumsum(gaps[: len(gains)])
-    slots = Slotted(begins, begins + reach, whole, 0.5 * whole, 0.75 * whole)
+    slots = SlotSavings(begins, begins + reach, whole, 0.5 * whole, 0.75 * whole)
     prices = np.array([start_usd, 0.5])
     best = [max(worth(lives, slots, price) for lives in all_lives(len(gains))) for price in prices]
     assert [lives.saved_usd for lives in best_lifetimes(slots, 1.0, prices)] == pytest.approx(best, abs=1e-9)

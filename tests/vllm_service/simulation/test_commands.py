@@ -68,6 +68,8 @@ def test_a_plot_is_drawn(short: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         (["--trace", "SHORT", "--scenario", "nowhere.yaml"], "nowhere.yaml"),
         (["--trace", "SHORT", "--scenario", "8b-4090.yaml", "--policies", "best"], "best"),
         (["--trace", "SHORT", "--scenario", "8b-4090.yaml", "--scale", "0"], "--scale"),
+        (["--trace", "SHORT", "--scenario", "8b-4090.yaml", "--policies", ","], "--policies"),
+        (["--trace", "SHORT", "--scenario", "8b-4090.yaml", "--plot", "nowhere/run.png"], "--plot nowhere/run.png"),
     ],
 )
 def test_a_mistake_is_named_and_exits_1(
@@ -96,6 +98,13 @@ def test_advise_ranks_choices_for_a_trace(short: Path, capsys: pytest.CaptureFix
     found = json.loads(capsys.readouterr().out)["choices"]
     assert len(found) == 2 * (1 + 2 * 2)
     assert [choice["usd"] for choice in found] == sorted(choice["usd"] for choice in found)
+
+
+@pytest.mark.parametrize("wrong", [["--idle", "soon"], ["--idle", "5,-1"], ["--most", "0"], ["--most", "-5"]])
+def test_a_number_that_cannot_be_is_a_wrong_argument(wrong: list[str], short: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["advise", "--trace", str(short), "--scenario", str(SCENARIOS / "8b-4090.yaml"), *wrong])
+    assert ended.value.code == 2
 
 
 @pytest.mark.parametrize("name", ["8b-4090", "8b-4090-gpt4omini", "120b-h100", "70b-h200"])

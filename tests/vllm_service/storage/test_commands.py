@@ -73,6 +73,7 @@ async def test_the_ledger_is_exported_summed_and_pruned(
         for number in range(10):
             storage.ledger.record(replace(RECORD, request_id=f'r"{number}', started_at=RECORD.started_at + number))
         storage.ledger.record(replace(RECORD, usage=None, cost_picousd=None, ttft_ms=None))
+        storage.ledger.record(replace(RECORD, started_at=1_000_000_000.0, cost_picousd=None))
     assert await run("ledger", "export", *location) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["request_id"] for row in rows[:10]] == [f'r"{number}' for number in range(10)]
@@ -84,13 +85,44 @@ async def test_the_ledger_is_exported_summed_and_pruned(
     assert await run("ledger", "export", "--format", "parquet", "--output", str(parquet), *location) == 0
     table = pq.read_table(parquet)
     assert table.column_names == list(rows[0])
-    assert table["cost_picousd"].to_pylist() == [7] * 10 + [None]
+    assert table["cost_picousd"].to_pylist() == [7] * 10 + [None] * 2
     assert await run("ledger", "summary", "--by", "organisation", "day", *location) == 0
     assert "2027-01-15" in capsys.readouterr().out
-    assert await run("ledger", "prune", "--older-than-days", "-10000", *location) == 0
-    assert "11 rows deleted" in capsys.readouterr().err
+    assert await run("ledger", "prune", "--older-than-days", "3000", *location) == 0
+    assert "1 rows deleted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("days", ["-10000", "0", "nan", "ten"])
+async def test_an_age_that_would_delete_everything_is_refused(days: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        await run("ledger", "prune", "--older-than-days", days, "--data-dir", str(tmp_path))
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("command", [("keys", "list"), ("ledger", "summary")])
+async def test_a_directory_that_cannot_be_made_is_said_in_one_line(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert await run(*command, "--data-dir", str(tmp_path / "file")) == 1
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/file/service.sqlite3: SQLite's file cannot be made: File exists. "
+        "Set DATA_DIR to a directory that can be written.\n"
+    )
+
+
+async def test_a_file_that_cannot_be_written_is_said_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "missing" / "ledger.csv"
+    assert await run("ledger", "export", "--output", str(output), "--data-dir", str(tmp_path)) == 1
+    assert (
+        capsys.readouterr().err == f"{output}: cannot be written: No such file or directory; name another --output.\n"
+    )
 
 
 async def test_a_database_that_is_not_there_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert await run("keys", "list", "--database-url", "postgresql://nobody@127.0.0.1:1/none") == 1
-    assert capsys.readouterr().err == "Postgres cannot do this now (ConnectionRefusedError).\n"
+    assert capsys.readouterr().err == (
+        "Postgres cannot do this now (ConnectionRefusedError). If it lasts, check DATABASE_URL and the server.\n"
+    )

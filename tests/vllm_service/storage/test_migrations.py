@@ -144,8 +144,8 @@ async def test_a_newer_database_is_refused_with_both_versions_and_what_to_do(bac
     before = await fetch(backend, VERSIONS)
     with pytest.raises(DatabaseTooNew) as refused:
         await opened_and_closed(backend)
-    assert f"has version {NEWEST + 1} of the schema, made by vllm-service {__version__}" in refused.value.message
-    assert f"knows version {NEWEST}." in refused.value.message
+    assert f"schema has version {NEWEST + 1}, made by vllm-service {__version__}" in refused.value.message
+    assert f"supports versions up to {NEWEST}." in refused.value.message
     assert "or restore the copy" in refused.value.message
     assert await fetch(backend, VERSIONS) == before
 

@@ -92,12 +92,12 @@ async def test_a_killed_writer_loses_at_most_its_last_second_and_the_next_one_sa
     kept = [record.request_id async for _, record in reader.records()]
     assert len(kept) == len(set(kept))
     assert [number for number, at in taken.items() if number not in set(kept) and at < killed_at - 1] == []
-    (lost,) = await WriterEntry(database).report_lost(silent_seconds=0)
+    (lost,) = await WriterEntry(database).report_lost(lost_after_seconds=0)
     assert lost.pid == process.pid
     assert lost.rows_written == len(kept)
     assert "rows of the last second before its end may be missing" in caplog.text
     assert await reader.lost_writers() == [lost]
-    assert await WriterEntry(database).report_lost(silent_seconds=0) == []
+    assert await WriterEntry(database).report_lost(lost_after_seconds=0) == []
     await database.close()
 
 

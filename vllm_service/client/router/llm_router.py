@@ -248,7 +248,7 @@ def configured(environment: Mapping[str, str] | None = None) -> Catalog:
 def default_router(catalog: Catalog, strategy: RoutingStrategy, breakers: Breakers) -> Router:
     """The gateway's, of this process alone, which leaves out places whose breaker is open."""
     settings = RouterSettings(default_strategy=strategy.value)
-    return CostRouter(catalog, settings, may_try=breakers.may_try)
+    return CostRouter(catalog, settings, breakers=breakers)
 
 
 def _exists(path: Path) -> bool:

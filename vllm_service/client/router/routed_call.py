@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
@@ -15,7 +16,7 @@ from vllm_service.client.connection import Connection
 from vllm_service.client.errors import StreamBroken, Unreachable, at_endpoint
 from vllm_service.client.payload import Payload
 from vllm_service.client.results import Answer
-from vllm_service.client.settings import NO_KEY, ONE_ATTEMPT, ClientSettings
+from vllm_service.client.settings import NO_KEY, ClientSettings
 from vllm_service.client.streams import Begun, OpenedStream, begin
 from vllm_service.domain.plan import Router
 from vllm_service.domain.requests import RequestFacts
@@ -213,7 +214,7 @@ class _ConnectionRequest(Generic[Sent]):
 
 class _WholeRequest(_ConnectionRequest[Answer]):
     async def _send(self, connection: Connection, ask: Payload, attempt: Attempt[Answer]) -> Answer:
-        answer = await connection.answer(ask, ONE_ATTEMPT)
+        answer = await connection.attempt(ask, time.perf_counter())
         attempt.usage = answer.usage
         return answer
 

@@ -1,4 +1,4 @@
-"""A Prometheus family as a value: its name, kind, meaning and labels, and how its samples are read from a snapshot."""
+"""A Prometheus family as a value: name, kind, meaning, labels, and the function that reads it from a snapshot."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from vllm_service.observability.histogram import Distribution
 from vllm_service.observability.measurements import Rates
 from vllm_service.observability.tally import Tally
 
-# Upper bounds of the histograms in seconds; all are bounds of histogram.py too, so their counts are exact.
+#: Upper bounds of the histograms. All are bounds of histogram.py too, so that their counts are exact.
 BUCKET_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 300.0)
 _BUCKET_MS = [seconds * 1000 for seconds in BUCKET_SECONDS]
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that one scrape reports, read once. Tallies are of all time; keys are names of the catalog."""
+    """Everything that one scrape reports, read once. Tallies are since the start. Keys are names of the catalog."""
 
     catalog: Catalog
     everything: Tally
@@ -46,7 +46,8 @@ class Snapshot:
     ledger: LedgerState | None = None
     quotas: QuotaState | None = None
     process: ProcessState | None = None
-    place: WorkerSlotState | None = None
+    #: Which of several processes this is.
+    worker_slot: WorkerSlotState | None = None
     in_flight: int | None = None
     quality_scores: Mapping[str, float] = field(default_factory=dict)
     active_sessions: int | None = None
@@ -58,16 +59,18 @@ Samples = Iterable[tuple[tuple[str, ...], Value]]
 
 @dataclass(frozen=True)
 class Family:
-    """One family. `read` gives label values and a value; None is left out: unknown is no sample, never zero."""
+    """One family of samples."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
+    #: The HELP line.
     meaning: str
+    #: Returns label values with a value. A value of None is left out: unknown is no sample, never zero.
     read: Callable[[Snapshot], Samples]
     labels: tuple[str, ...] = ()
 
     def collect(self, snapshot: Snapshot) -> Metric:
-        """The family with its samples."""
+        """Returns the family with its samples."""
         if self.kind == "histogram":
             return self._histogram(snapshot)
         kind = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
@@ -88,40 +91,40 @@ class Family:
 
 
 def counter(name: str, meaning: str, read: Callable[[Snapshot], Samples], *labels: str) -> Family:
-    """A count since the start; its name ends in `_total`."""
+    """Returns a family that counts since the start; its name ends in `_total`."""
     return Family(name, "counter", meaning, read, labels)
 
 
 def gauge(name: str, meaning: str, read: Callable[[Snapshot], Samples], *labels: str) -> Family:
-    """A present value."""
+    """Returns a family of present values."""
     return Family(name, "gauge", meaning, read, labels)
 
 
 def histogram(name: str, meaning: str, read: Callable[[Snapshot], Samples], *labels: str) -> Family:
-    """A distribution in seconds."""
+    """Returns a family of distributions in seconds."""
     return Family(name, "histogram", meaning, read, labels)
 
 
 def one(read: Callable[[Snapshot], float | None]) -> Callable[[Snapshot], Samples]:
-    """A family without labels."""
+    """Returns a reader of one sample without labels."""
     return lambda snapshot: [((), read(snapshot))]
 
 
 def per_model(read: Callable[[Tally], Value]) -> Callable[[Snapshot], Samples]:
-    """A sample for every model that was asked for."""
+    """Returns a reader of a sample for every model with requests."""
     return lambda snapshot: (((name,), read(tally)) for name, tally in snapshot.models.items())
 
 
 def per_provider(read: Callable[[Tally], Value]) -> Callable[[Snapshot], Samples]:
-    """A sample for every provider that was tried."""
+    """Returns a reader of a sample for every provider that was tried."""
     return lambda snapshot: (((name,), read(tally)) for name, tally in snapshot.providers.items())
 
 
 def per_breaker(read: Callable[[ProviderCircuit], float | None]) -> Callable[[Snapshot], Samples]:
-    """A sample for every provider with a circuit breaker."""
+    """Returns a reader of a sample for every provider with a circuit breaker."""
     return lambda snapshot: (((name,), read(state)) for name, state in snapshot.breakers.items())
 
 
 def per_endpoint(read: Callable[[WorkerState], float | None]) -> Callable[[Snapshot], Samples]:
-    """A sample for every RunPod endpoint that has been looked at."""
+    """Returns a reader of a sample for every RunPod endpoint whose health was read."""
     return lambda snapshot: (((name,), read(state)) for name, state in snapshot.workers.items())

@@ -1,4 +1,4 @@
-"""The families about the parts: breakers, cache, ledger, quotas, workers, process. docs/metrics.md lists the same."""
+"""The families of the gateway's parts: breakers, cache, ledger, quotas, workers, process. See docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def _of_process(read: Callable[[ProcessState], float | None]) -> Callable[[Snaps
     return one(lambda s: None if s.process is None else read(s.process))
 
 
-def _of_place(read: Callable[[WorkerSlotState], float | None]) -> Callable[[Snapshot], Samples]:
-    return one(lambda s: None if s.place is None else read(s.place))
+def _of_worker_slot(read: Callable[[WorkerSlotState], float | None]) -> Callable[[Snapshot], Samples]:
+    return one(lambda s: None if s.worker_slot is None else read(s.worker_slot))
 
 
 def _catalog_providers(snapshot: Snapshot) -> Samples:
-    """1 for a provider that may be tried, 0 for one whose circuit is open."""
+    """Yields 1 for a provider that may be tried, 0 for one whose circuit is open."""
     for name in snapshot.catalog.providers:
         breaker = snapshot.breakers.get(name)
         yield (name,), float(breaker is None or breaker.circuit is not Circuit.OPEN)
@@ -70,7 +70,9 @@ PARTS: tuple[Family, ...] = (
     gauge("vllm_cache_entries", "Answers in the cache", _of_cache(lambda c: c.entries)),
     gauge("vllm_cache_size_bytes", "Bytes in the cache", _of_cache(lambda c: c.size_bytes)),
     counter(
-        "vllm_cache_evictions_total", "Answers that had to leave before their time", _of_cache(lambda c: c.evictions)
+        "vllm_cache_evictions_total",
+        "Answers that were removed before they expired, to make room",
+        _of_cache(lambda c: c.evictions),
     ),
     gauge("vllm_ledger_queued_rows", "Rows that are not durable yet", _of_ledger(lambda w: w.queued)),
     gauge(
@@ -85,12 +87,12 @@ PARTS: tuple[Family, ...] = (
     counter("vllm_ledger_dropped_rows_total", "Rows that are lost", _of_ledger(lambda w: w.dropped)),
     counter(
         "vllm_ledger_refused_rows_total",
-        "Of the lost rows, those that the database would not take",
+        "Of the lost rows, those that the database refused",
         _of_ledger(lambda w: w.refused),
     ),
     gauge(
         "vllm_ledger_refusing",
-        "1 while the database knows no table or column for rows, and once rows were refused for good",
+        "1 while the database lacks a table or a column for rows, and once rows were refused for good",
         _of_ledger(lambda w: w.refusal is not None),
     ),
     gauge("vllm_ledger_up", "0 while rows cannot be written", _of_ledger(lambda w: not w.is_failing)),
@@ -124,13 +126,15 @@ PARTS: tuple[Family, ...] = (
     gauge("vllm_service_info", "Always 1; the version is a label", lambda _: [((__version__,), 1)], "version"),
     gauge("vllm_service_uptime_seconds", "Since the start", one(lambda s: s.uptime_seconds)),
     gauge(
-        "vllm_gateway_process", "Which of the processes behind one port this is, from 1", _of_place(lambda p: p.worker)
+        "vllm_gateway_process",
+        "Which of the processes behind one port this is, from 1",
+        _of_worker_slot(lambda p: p.worker),
     ),
-    gauge("vllm_gateway_processes", "How many there are to be", _of_place(lambda p: p.workers)),
+    gauge("vllm_gateway_processes", "How many there are to be", _of_worker_slot(lambda p: p.workers)),
     counter(
         "vllm_gateway_process_restarts_total",
         "How often one of them ended and was started again",
-        _of_place(lambda p: p.restarts),
+        _of_worker_slot(lambda p: p.restarts),
     ),
     gauge("process_resident_memory_bytes", "Resident memory of the gateway", _of_process(lambda p: p.memory_bytes)),
     counter("process_cpu_seconds_total", "CPU time of the gateway", _of_process(lambda p: p.cpu_seconds)),

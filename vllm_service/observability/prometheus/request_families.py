@@ -1,4 +1,4 @@
-"""The families about requests: per model, per provider, money and errors. docs/metrics.md lists the same."""
+"""The families of requests: per model, per provider, money and errors. See docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vllm_service.observability.prometheus.family import (
 
 
 def _statuses(snapshot: Snapshot) -> Samples:
-    """HTTP statuses, 100 to 599; anything else that a provider may have sent is "other"."""
+    """Yields the counts by HTTP status, 100 to 599. Any other number that a provider has sent counts as "other"."""
     for model, tally in snapshot.models.items():
         odd = 0
         for status, count in tally.by_status.items():
@@ -37,6 +37,7 @@ def _provider_outcomes(snapshot: Snapshot) -> Samples:
 
 
 def _on_apple_silicon(snapshot: Snapshot) -> float:
+    """Returns the number of requests at providers that are tagged apple-silicon."""
     return sum(
         tally.requests
         for name, tally in snapshot.providers.items()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from vllm_service.domain.breakers import BreakerChange, BreakerState
-from vllm_service.domain.status import Circuit, ProviderCircuit
+from vllm_service.domain.status import BreakersState, Circuit, ProviderCircuit
 from vllm_service.resilience.breakers.shared import Breakers
 
 _log = logging.getLogger(__name__)
@@ -23,13 +23,15 @@ class BreakerReport:
         self._openings: Counter[str] = Counter()
         breakers.listen(self._heard)
 
-    def by_provider(self) -> Mapping[str, ProviderCircuit]:
-        """Of every provider that was ever asked. A place that rests after a Retry-After is sound: closed."""
+    def status(self) -> BreakersState:
+        """Returns the state of every provider that was ever tried. One that rests after a Retry-After is closed."""
         now = self._clock()
         places: defaultdict[str, list[tuple[BreakerState, str]]] = defaultdict(list)
         for (provider, model), state in self._breakers.states(now).items():
             places[provider].append((state, model))
-        return {provider: self._of_provider(provider, states, now) for provider, states in places.items()}
+        return BreakersState(
+            {provider: self._of_provider(provider, states, now) for provider, states in places.items()}
+        )
 
     def _of_provider(self, provider: str, places: list[tuple[BreakerState, str]], now: float) -> ProviderCircuit:
         states = {state for state, _ in places}

@@ -27,6 +27,8 @@ class Breakers:
         self._settings = settings
         self._listeners: list[OnChange] = [on_change]
         self.by_place: dict[tuple[str, str], CircuitBreaker] = {}
+        #: Of these `may_try` may be False; while there is none, a plan has no breaker to look at.
+        self.not_closed: set[tuple[str, str]] = set()
 
     def listen(self, on_change: OnChange) -> None:
         """For metrics and logs; called in the middle of things, so it must neither block nor raise."""
@@ -49,7 +51,7 @@ class Breakers:
         return self.of(step.provider, step.model).allows(now)
 
     def may_try(self, provider: str, model: str, now: float) -> bool:
-        """The same by names: a CostRouter's `may_try`."""
+        """The same by names: see routing.router.BreakerView."""
         return self.of(provider, model).allows(now)
 
     def apply(self, change: BreakerChange, now: float) -> None:
@@ -78,6 +80,10 @@ class Breakers:
         }
 
     def _tell(self, change: BreakerChange) -> None:
+        if change.after is BreakerState.CLOSED:
+            self.not_closed.discard((change.provider, change.model))
+        else:
+            self.not_closed.add((change.provider, change.model))
         for listener in self._listeners:
             listener(change)
 
@@ -90,16 +96,16 @@ Errand = Callable[[], Awaitable[None]]
 
 
 class SharedBreakers:
-    """Lets each attempt by, or not, and takes its result. `run` must run beside it, unless there is no store.
+    """Lets attempts by, or not, where their breaker is not closed, and takes failures. `run` must run beside it.
 
-    A request to a place that is well waits for nothing; only a probe asks the store first. clock: seconds, monotonic.
-    store None: no other replica.
+    Only a probe asks the store first. clock: seconds, monotonic. store None: no other replica, and nothing to run.
     """
 
     def __init__(
         self, breakers: Breakers, store: BreakerStore | None, clock: Callable[[], float], *, probe_seconds: float
     ) -> None:
-        self._breakers = breakers
+        #: A success goes to its breaker itself: what it changes is published like every change.
+        self.breakers = breakers
         self._store = store
         self._clock = clock
         self._probe_seconds = probe_seconds
@@ -110,14 +116,12 @@ class SharedBreakers:
         if store is not None:
             breakers.listen(partial(self._tell_others, store))
 
-    def admit_at_once(self, step: Step) -> Admission | None:
-        """Leave to send to a place that is well; None: `admit` knows."""
-        breaker = self._breakers.by_place.get((step.provider, step.model))
-        return None if breaker is None else breaker.while_closed
-
     async def admit(self, step: Step) -> Admission | None:
-        """Leave to send a request to this place, or None. Every admission ends in one of the calls below."""
-        admission = self._breakers.admit(step, self._clock())
+        """Leave to send a request to this place, or None.
+
+        Every admission ends in one call of `failed`, `cancelled`, or of its breaker's `succeeded`.
+        """
+        admission = self.breakers.admit(step, self._clock())
         if admission is None or not admission.is_probe or self._store is None:
             return admission
         token = f"{self._replica}:{next(self._numbers)}"
@@ -130,28 +134,18 @@ class SharedBreakers:
         if answer.granted:
             return admission
         self._probes.pop((step.provider, step.model), None)
-        breaker = self._breakers.of(step.provider, step.model)
+        breaker = self.breakers.of(step.provider, step.model)
         breaker.postpone(admission, answer.wait_seconds, answer.successes, self._clock())
         return None
 
-    def answers(self, step: Step, admission: Admission) -> None:
-        """The first byte of content has come."""
-        self._breakers.of(step.provider, step.model).answers(admission, self._clock())
-
-    def succeeded(self, step: Step, admission: Admission) -> None:
-        """The answer came, whole."""
-        breaker = self._breakers.by_place.get((step.provider, step.model))
-        if breaker is not None:
-            breaker.succeeded(admission, self._clock())
-
     def failed(self, step: Step, admission: Admission, status: int, retry_after: float | None) -> None:
         """No answer (status 0), or one with this status."""
-        self._breakers.of(step.provider, step.model).failed(admission, status, retry_after, self._clock())
+        self.breakers.of(step.provider, step.model).failed(admission, status, retry_after, self._clock())
         self._release_probe(step, admission)
 
     def cancelled(self, step: Step, admission: Admission) -> None:
         """The request came to nothing that tells anything of the place."""
-        self._breakers.of(step.provider, step.model).cancelled(admission)
+        self.breakers.of(step.provider, step.model).cancelled(admission)
         self._release_probe(step, admission)
 
     async def run(self) -> None:
@@ -159,7 +153,7 @@ class SharedBreakers:
         if self._store is None:
             return
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._store.follow(lambda change: self._breakers.apply(change, self._clock())))
+            tasks.create_task(self._store.follow(lambda change: self.breakers.apply(change, self._clock())))
             tasks.create_task(self._run_errands())
 
     async def _run_errands(self) -> None:

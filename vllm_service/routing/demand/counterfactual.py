@@ -1,6 +1,7 @@
-"""What k warm workers would have taken of the traffic there was: the real arrivals, offered to workers on paper.
+"""Measures what k always-warm workers would have taken of the real traffic, by replaying its arrivals on paper.
 
-This is where bursts, long prompts and tight targets count: no formula for the share that workers really accept.
+Bursts, long prompts and tight targets count by themselves this way: there is no formula for the share of requests that
+workers really accept.
 """
 
 from __future__ import annotations
@@ -12,48 +13,53 @@ from typing import NamedTuple
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.routing.profiles import LatencyTarget
 
-MOST_WAITING = 100_000  # requests between two looks; more are forgotten
+#: How many requests are logged between two decisions; the oldest ones beyond that are dropped, so memory is bounded.
+MOST_LOGGED = 100_000
+#: The span over which a counterfactual worker's recent load is averaged.
 _MEMORY_SECONDS = 10.0
+#: An answer may be this many times as long as expected and still has to end in time; as capacity.LONGER.
+_LONGER = 2.0
 
 
 class Demand(NamedTuple):
-    """One request as the hot path notes it down; what follows from it is worked out later, off the hot path."""
+    """One request as the hot path logs it; everything that follows from it is computed later, off the hot path."""
 
     at_seconds: float
+    #: The marginal cost at the cheapest hosted offer.
     hosted_picousd: int
     prompt_tokens: int
+    #: The expected length of the answer.
     completion_tokens: float
     target: LatencyTarget
 
 
 @dataclass(slots=True)
-class Heard:
-    """What is noted down of an endpoint until its rules next look: requests that it could serve, and what it saved.
+class DemandLog:
+    """The requests that an endpoint could serve since the last decision, and what its workers have saved."""
 
-    saved_usd: what requests that its workers have taken would have cost hosted, since the beginning.
-    """
-
-    waiting: deque[Demand] = field(default_factory=lambda: deque(maxlen=MOST_WAITING))
+    requests: deque[Demand] = field(default_factory=lambda: deque(maxlen=MOST_LOGGED))
+    #: What requests that woken workers have taken would have cost at hosted offers, since the beginning.
     saved_usd: float = 0.0
 
 
-class Offered(NamedTuple):
-    """One request. reading_seconds: of its prompt by one worker. allowed_seconds: to its first token, by the margin.
-
-    pace_seconds: promised per output token. usd: what the cheapest hosted place would take for it.
-    """
+class OfferedRequest(NamedTuple):
+    """One request in the units of a worker: what it takes of the worker, and what it is allowed to take."""
 
     at_seconds: float
+    #: What the cheapest hosted offer would take for it.
     usd: float
+    #: How long one worker reads its prompt.
     reading_seconds: float
     completion_tokens: float
+    #: The longest wait for the first token, reduced by the margin.
     allowed_seconds: float
+    #: The promised seconds per output token, reduced by the margin.
     pace_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Of one worker, as measured: see profiles.EndpointProfile; margin: capacity.Endpoint's."""
+    """How fast one worker is, as measured. The fields have profiles.EndpointProfile's meanings."""
 
     overhead_seconds: float
     seconds_per_prompt_token: float
@@ -61,12 +67,13 @@ class Speeds:
     decode_seconds_per_batch: float
     prefill_share: float
     slots: int
+    #: The share of the target within which answers are predicted; see capacity.Endpoint.
     margin: float = 1.0
 
-    def offered(self, demand: Demand) -> Offered:
-        """What such a request means for a worker of these speeds."""
+    def request_of(self, demand: Demand) -> OfferedRequest:
+        """Returns what this request means for a worker of these speeds."""
         at_seconds, picousd, prompt_tokens, completion_tokens, target = demand
-        return Offered(
+        return OfferedRequest(
             at_seconds,
             picousd / PICOUSD_PER_USD,
             prompt_tokens * self.seconds_per_prompt_token,
@@ -77,21 +84,27 @@ class Speeds:
 
 
 class CounterfactualWorkers:
-    """`count` workers that were always warm. usd: what they would have saved since it was last set to zero."""
+    """`count` workers that were always warm, and what they would have saved."""
 
     __slots__ = ("_at", "_reading", "_reads_until", "_token_rate", "count", "usd")
 
     def __init__(self, count: int) -> None:
         self.count = count
+        #: Hosted dollars of the requests that were taken since the caller last set this to zero.
         self.usd = 0.0
+        #: Per worker: when it has read all prompts that it took.
         self._reads_until = [0.0] * count
-        self._reading = 0.0  # workers' share of time that goes to prompts, of late
-        self._token_rate = 0.0  # output tokens per second, of late
+        #: The recent share of their time that all workers together spend on prompts; up to `count`.
+        self._reading = 0.0
+        #: Recent output tokens per second of all workers together.
+        self._token_rate = 0.0
+        #: When the two averages above were last brought up to date.
         self._at = 0.0
 
-    def offer(self, request: Offered, speeds: Speeds) -> None:
-        """Takes the request, if its first token and its end would be in time."""
-        now, until = request.at_seconds, self._reads_until
+    def offer(self, request: OfferedRequest, speeds: Speeds) -> None:
+        """Takes the request if its first token and its end would be in time. Requests come in the order of time."""
+        now = request.at_seconds
+        until = self._reads_until
         if not until:
             return
         begins = max(now, min(until))
@@ -99,22 +112,28 @@ class CounterfactualWorkers:
         if wait > request.allowed_seconds:
             return
         keep = max(0.0, 1.0 - (now - self._at) / _MEMORY_SECONDS)
+        # Both are per worker and include this request: it has to be in time in the batch that it makes larger.
         reading = (self._reading * keep + request.reading_seconds / _MEMORY_SECONDS) / self.count
         rate = (self._token_rate * keep + request.completion_tokens / _MEMORY_SECONDS) / self.count
         token = token_seconds(speeds, min(1.0, reading), rate)
-        late = wait + 2.0 * request.completion_tokens * (token - request.pace_seconds) > request.allowed_seconds
+        # What the first token leaves of the allowed wait may be used up by tokens slower than the promised pace.
+        late = wait + _LONGER * request.completion_tokens * (token - request.pace_seconds) > request.allowed_seconds
+        # rate x token is the batch that the tokens settle at (Little's law); it has to fit the slots.
         if late or rate * token > speeds.slots:
             return
         until[until.index(min(until))] = begins + request.reading_seconds
-        self._reading, self._token_rate, self._at = reading * self.count, rate * self.count, now
+        self._reading = reading * self.count
+        self._token_rate = rate * self.count
+        self._at = now
         self.usd += request.usd
 
 
 def token_seconds(speeds: Speeds, reading_share: float, tokens_per_second: float) -> float:
-    """Seconds per token of an answer, where one worker gives so many tokens a second to all its answers.
+    """Returns seconds per token of an answer while one worker gives so many tokens a second to all its answers.
 
-    The batch settles at rate x token seconds, and token seconds are (itl0 + itl1 x batch) / speed left by prompts;
-    solved for the token's seconds. Infinite where the rate is more than the worker can do.
+    With itl0 and itl1 the decode seconds per token and per answer in the batch, the batch settles at rate x token
+    seconds, and token seconds = (itl0 + itl1 x batch) / (1 - prefill_share x reading_share); solved for the token
+    seconds. Infinite where the rate is more than the worker can do.
     """
     left = 1.0 - speeds.prefill_share * reading_share - tokens_per_second * speeds.decode_seconds_per_batch
     return speeds.decode_seconds / left if left > 1e-9 else float("inf")

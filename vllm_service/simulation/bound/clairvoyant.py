@@ -1,4 +1,4 @@
-"""A lower bound on what any policy can pay that keeps the floor, knowing the whole future."""
+"""A lower bound on what any policy can pay that keeps the floor, even with foresight of the whole trace."""
 
 from __future__ import annotations
 
@@ -16,28 +16,34 @@ from vllm_service.simulation.scenario import Scenario
 from vllm_service.simulation.trace import Trace
 
 Floats = NDArray[np.float64]
-_BELOW, _BETWEEN, _ABOVE = np.array([0.0, 0.4, 0.7, 0.9]), 5, np.array([1.3])
+# Ten prices of a start are tried: factors of the lowest mean, so many between both, and a factor of the highest.
+_BELOW = np.array([0.0, 0.4, 0.7, 0.9])
+_BETWEEN = 5
+_ABOVE = np.array([1.3])
 
 
 def seconds_of_starts(draws: Draws, idle_seconds: float, most: int) -> Floats:
-    """Of 0, 1, ... `most` starts together, with the idle time-out that ends each life."""
+    """Returns the seconds of 0, 1, ... `most` starts together, with the idle timeout that ends each lifetime.
+
+    Draws come in a fixed order and repeat, as in Draws.cold_seconds.
+    """
     rounds = -(-most // len(draws.cold_starts))
     cold = np.tile(draws.cold_starts, rounds)[:most]
     return np.append(0.0, np.cumsum(cold + idle_seconds))
 
 
 def start_prices(seconds: Floats) -> Floats:
-    """Seconds per start: between the lowest and the highest of the running means, and beyond both."""
+    """Returns seconds per start to try as its price: between the lowest and highest running mean, and beyond both."""
     means = seconds[1:] / np.arange(1, len(seconds))
     lowest, highest = float(means.min()), float(means.max())
     return np.concatenate([lowest * _BELOW, np.linspace(lowest, highest, _BETWEEN), highest * _ABOVE])
 
 
 def least_with_starts(least_usd: Floats, price_usd: Floats, starts_usd: Floats) -> tuple[float, int, int]:
-    """Dollars, for how many starts, and the price that shows it: the least over their number of the best of any price.
+    """Returns dollars, the number of starts and the price that prove them: the least over the numbers of starts.
 
-    least_usd[i]: a bound where each start costs price_usd[i]. Any schedule with N starts costs at least that, plus what
-    N starts really cost (starts_usd[N]) less N times the price.
+    For each number the best of all prices counts. least_usd[i]: a bound where each start costs price_usd[i]. Any
+    schedule with N starts costs at least that, plus what N starts really cost (starts_usd[N]) less N times the price.
     """
     each = least_usd[:, None] - price_usd[:, None] * np.arange(len(starts_usd))
     total = each.max(axis=0) + starts_usd
@@ -45,16 +51,20 @@ def least_with_starts(least_usd: Floats, price_usd: Floats, starts_usd: Floats) 
     return float(total[number]), number, int(each[:, number].argmax())
 
 
+#: The share of requests that may be late: the floor is 99 % in time.
 FREE_SHARE = 0.01
+#: The lengths of slots that are tried: which one bounds best depends on the traffic.
 _LONGEST_SECONDS = (5.0, 10.0, 20.0, 40.0, 80.0, 300.0)
+#: The prices with which every cut is tried; only the best cut is improved further.
 _FIRST_PRICES = (Prices(0.0, 0.02), Prices(0.75, 0.04))
+# The values of either price that are tried in turn.
 _WORK_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _LATE_SHARES = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3, 0.5, 0.7)
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Dollars that nobody can beat, and what the workers of the cheapest relaxed schedule would do."""
+    """Dollars that no policy can beat, and what the workers of the cheapest relaxed schedule would do."""
 
     usd: float
     worker_seconds: float
@@ -62,32 +72,35 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A bound, and where it was found. lives: for the price of a start that shows it."""
+class _Proven:
+    """A bound, and the relaxation that proves it."""
 
     usd: float
     starts: int
-    lives: WorkerLifetimes
+    #: For the price of a start that proves the bound.
+    lifetimes: WorkerLifetimes
     savings: Savings
     prices: Prices
 
 
 @dataclass(frozen=True)
 class _Starts:
-    """usd[N]: of N starts together. price_usd: what one might cost."""
+    """The costs of starts."""
 
+    #: [N]: dollars of N starts together.
     usd: Floats
+    #: The prices of one start that are tried.
     price_usd: Floats
 
-    def bound(self, savings: Savings, prices: Prices) -> _Found:
-        """The one that these prices show."""
-        least_usd, lives = savings.least_usd(prices, self.price_usd)
+    def bound(self, savings: Savings, prices: Prices) -> _Proven:
+        """Returns the bound that these prices prove."""
+        least_usd, lifetimes = savings.least_usd(prices, self.price_usd)
         usd, number, price = least_with_starts(least_usd, self.price_usd, self.usd)
-        return _Found(usd, number, lives[price], savings, prices)
+        return _Proven(usd, number, lifetimes[price], savings, prices)
 
 
 def clairvoyant(trace: Trace, scenario: Scenario, draws: Draws) -> Bound:
-    """The best of the bounds; never more than everything hosted costs."""
+    """Returns the highest of the bounds. It is never more than what everything hosted costs."""
     own = scenario.own
     demand = demand_of(trace, scenario, draws)
     late = int(FREE_SHARE * len(trace) + 1e-9)
@@ -97,19 +110,20 @@ def clairvoyant(trace: Trace, scenario: Scenario, draws: Draws) -> Bound:
         Savings.cut(demand, work, longest, own, late)
         for work, longest in product(kinds_of_work(demand, own), _LONGEST_SECONDS)
     ]
-    found = max((starts.bound(*each) for each in product(cuts, _FIRST_PRICES)), key=_usd)
-    found = _searched(starts, _searched(starts, found))
-    return Bound(found.usd, found.lives.seconds + float(seconds[found.starts]), found.starts)
+    # Every relaxation proves a lower bound, so the highest one is the best, and the search may stop anywhere.
+    best = max((starts.bound(*each) for each in product(cuts, _FIRST_PRICES)), key=_usd)
+    best = _improved(starts, _improved(starts, best))
+    return Bound(best.usd, best.lifetimes.seconds + float(seconds[best.starts]), best.starts)
 
 
-def _searched(starts: _Starts, found: _Found) -> _Found:
-    """The best of either price, the other as it was."""
+def _improved(starts: _Starts, best: _Proven) -> _Proven:
+    """Returns the best bound over the values of either price in turn, the other as it was."""
     for share in _WORK_SHARES:
-        found = max(found, starts.bound(found.savings, found.prices._replace(work_share=share)), key=_usd)
+        best = max(best, starts.bound(best.savings, best.prices._replace(work_share=share)), key=_usd)
     for share in _LATE_SHARES:
-        found = max(found, starts.bound(found.savings, found.prices._replace(late_share=share)), key=_usd)
-    return found
+        best = max(best, starts.bound(best.savings, best.prices._replace(late_share=share)), key=_usd)
+    return best
 
 
-def _usd(found: _Found) -> float:
-    return found.usd
+def _usd(bound: _Proven) -> float:
+    return bound.usd

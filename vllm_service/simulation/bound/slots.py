@@ -1,4 +1,4 @@
-"""Traffic cut into slots, and how much of each slot's work any number of workers can do within its deadlines."""
+"""Cuts traffic into slots, and computes how much of a slot's work k workers can do within its deadlines."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ Whole = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Slots:
-    """first: the request with which each slot begins. A slot ends at a silence of `gap_seconds`, or when it is long."""
+    """Consecutive requests, cut at silences and where a slot grows too long."""
 
+    #: The number of the request with which each slot begins.
     first: Whole
+    #: How many requests there are in all slots.
     requests: int
 
     @classmethod
     def cut(cls, arrival: Floats, gap_seconds: float, longest_seconds: float) -> Slots:
-        """`arrival` in order."""
+        """Cuts after a silence of more than `gap_seconds`, and after `longest_seconds`. `arrival` is in order."""
         times = arrival.tolist()
-        first, began = [0], times[0]
+        first = [0]
+        began = times[0]
         for request, (before, now) in enumerate(pairwise(times), 1):
             if now - before > gap_seconds or now - began > longest_seconds:
                 first.append(request)
@@ -38,15 +41,16 @@ class Slots:
 
     @property
     def number(self) -> Whole:
-        """Of the slot that each request is in."""
+        """The number of the slot that each request is in."""
         return np.repeat(np.arange(len(self.first)), self.ends - self.first)
 
     def capacities(self, arrival: Floats, deadline: Floats, work: Floats, workers: int) -> Floats:
-        """[slot, k]: worker-seconds of the slot's work that k workers can do, each piece between arrival and deadline.
+        """Returns [slot, k]: worker-seconds of the slot's work that k workers can do, each piece before its deadline.
 
         Arrays hold a piece per request, or [piece, request]. Pieces may be split, interrupted and shared by workers,
-        and whatever comes before and after the slot is not there: more than can be done. The earliest deadline first is
-        the order that gets the most done.
+        and what comes before and after the slot is left out: more than can really be done, which is what a bound needs.
+        Such a fleet of k workers is one worker of k times the speed, and for one worker that may interrupt, the
+        earliest deadline first gets the most done.
         """
         count = np.atleast_2d(work).shape[0]
         order = np.lexsort((arrival.ravel(), np.tile(self.number, count)))
@@ -60,7 +64,7 @@ class Slots:
             whole = float(everything[slot])
             those = (times[begin:end], deadlines[begin:end], pieces[begin:end])
             for number in range(1, workers + 1):
-                if done[slot, number - 1] >= whole * (1.0 - 1e-9):
+                if done[slot, number - 1] >= whole * (1.0 - 1e-9):  # one worker less does it all already
                     done[slot, number:] = whole
                     break
                 done[slot, number] = _most_work(*those, float(number))
@@ -68,15 +72,19 @@ class Slots:
 
 
 def _most_work(arrival: list[float], deadline: list[float], work: list[float], speed: float) -> float:
-    """Seconds of work done by the earliest deadline first; what is unfinished at its deadline is dropped there."""
+    """Returns seconds of work done, earliest deadline first; what is unfinished at its deadline is dropped there."""
     waiting: list[tuple[float, float]] = []
-    now, done, at, count = arrival[0], 0.0, 0, len(arrival)
+    now = arrival[0]
+    done = 0.0
+    at = 0
+    count = len(arrival)
     while at < count or waiting:
         if not waiting and arrival[at] > now:
             now = arrival[at]
         while at < count and arrival[at] <= now:
             heapq.heappush(waiting, (deadline[at], work[at]))
             at += 1
+        # Until the next arrival nothing can come first, so the piece runs until then, or to its deadline or end.
         due, left = heapq.heappop(waiting)
         until = min(due, arrival[at]) if at < count else due
         can = max(0.0, until - now) * speed

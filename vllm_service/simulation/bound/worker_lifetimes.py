@@ -1,4 +1,4 @@
-"""When workers should live, if all were known: the most that each can save, slot by slot, by a dynamic programme."""
+"""The lifetimes with which workers save most if all traffic is known: a dynamic programme over the slots."""
 
 from __future__ import annotations
 
@@ -11,49 +11,55 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Slotted:
-    """Slots in order, seconds; and [slot, k] what the (k+1)-th worker saves there, in dollars, falling with k.
+class SlotSavings:
+    """Slots in the order of time, and dollars [slot, k] that the (k+1)-th worker saves there, never rising with k."""
 
-    begins: of a slot; reach: by then a worker has to be there to take any of its requests.
-    whole: if it is there all the time, which is paid for elsewhere. last: if it leaves in this slot, less what its work
-    costs. first: if it comes in this slot and stays, less what work before the next slot costs.
-    """
-
+    #: Seconds at which each slot begins.
     begins: Floats
+    #: Seconds by which a worker has to be there to take any of the slot's requests.
     reach: Floats
+    #: If it is there all the time; that time is paid for between slots (best_lifetimes).
     whole: Floats
+    #: If it stops in this slot, less what the time of its work costs.
     last: Floats
+    #: If it starts in this slot and stays, less what the time of its work before the next slot costs.
     first: Floats
 
 
 @dataclass(frozen=True)
 class WorkerLifetimes:
-    """Of all workers together: dollars saved, seconds lived, starts."""
+    """The sums over all workers: dollars saved, seconds lived, starts."""
 
     saved_usd: float
     seconds: float
     starts: int
 
 
-def best_lifetimes(slots: Slotted, usd_per_second: float, start_usd: Floats) -> list[WorkerLifetimes]:
-    """For each price of a start. A worker is off, came in this slot (after having left in it?), or was there before.
+def best_lifetimes(slots: SlotSavings, usd_per_second: float, start_usd: Floats) -> list[WorkerLifetimes]:
+    """Returns the best lifetimes for each price of a start.
 
-    Between two slots a worker is paid for: from the one's beginning to the other's if it was there before, else from
-    the one's reach on. Rows of the states: dollars, seconds, starts; the last two follow the best dollars.
+    What worker k saves never rises with k, so the workers' lifetimes are independent of one another and each is solved
+    alone. After a slot a worker is off, came in this slot (perhaps having stopped in it before), or was there before.
+    Between two slots its time is paid: from the one's beginning to the other's if it was there before, else from the
+    one's reach on. A state is [dollars, seconds, starts] by price and worker; the last two follow the best dollars.
     """
     shape = (3, len(start_usd), slots.whole.shape[1])
     off = np.zeros(shape)
-    came, stayed = np.full(shape, -np.inf), np.full(shape, -np.inf)
+    came = np.full(shape, -np.inf)  # before the first slot no worker is there
+    stayed = np.full(shape, -np.inf)
     starting = np.stack([-start_usd, np.zeros(len(start_usd)), np.ones(len(start_usd))])[:, :, None]
     began = reached = float(slots.begins[0])
     rows = zip(slots.begins.tolist(), slots.reach.tolist(), slots.whole, slots.last, slots.first, strict=True)
     for begins, reach, whole, last, first in rows:
         silence = max(0.0, begins - reached)
         there = _better(_lived(stayed, begins - began, usd_per_second), _lived(came, silence, usd_per_second))
+        # A start in this slot: of a worker that was off, or of one that was there and has stopped in this slot.
         start = _better(off, there) + starting
         off = _better(off, _plus(_better(there, start), last))
-        stayed, came = _plus(there, whole), _plus(start, first)
-        began, reached = begins, reach
+        stayed = _plus(there, whole)
+        came = _plus(start, first)
+        began = begins
+        reached = reach
     return [WorkerLifetimes(float(usd), float(seconds), round(starts)) for usd, seconds, starts in off.sum(axis=2).T]
 
 

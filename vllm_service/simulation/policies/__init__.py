@@ -1,1 +1,1 @@
-"""What decides in a simulation: the real router, and what people do without one."""
+"""The policies of a simulation: the real router, and what people do without one."""

@@ -1,4 +1,4 @@
-"""What people do without a cost-aware router: seven policies to compare with, one dict."""
+"""The policies that people use without a cost-aware router, to compare with: one dict."""
 
 from __future__ import annotations
 
@@ -7,38 +7,44 @@ from collections.abc import Callable
 from vllm_service.simulation.endpoint import Endpoint
 from vllm_service.simulation.replay import HostedAnswer, Replay
 
-_OWN_SHARE = 0.8  # of split_80_20
-_SPILL_MARGIN = 0.7  # active_spill sends to its worker what it predicts within this share of the target
-_PATIENCE = 0.5  # nominal_fallback waits for this share of the first-token target
-_PROBES, _MEMORY = 0.02, 0.95  # latency: share of requests that try the other side; weight of what was seen before
+#: split_80_20's share of requests for the own endpoint.
+_OWN_SHARE = 0.8
+#: active_spill sends to its worker what it predicts within this share of the target.
+_SPILL_MARGIN = 0.7
+#: nominal_fallback waits for this share of the first-token target.
+_PATIENCE = 0.5
+#: latency's share of requests that try the other side.
+_PROBES = 0.02
+#: latency's weight of what was measured before.
+_MEMORY = 0.95
 
 
 class Baseline:
-    """Hosted providers in the scenario's order, an endpoint that the platform scales by queue delay from zero."""
+    """Sends everything to hosted providers in the scenario's order; the platform scales the endpoint from zero."""
 
     def begin(self, replay: Replay) -> Endpoint:
-        """An endpoint with RunPod's own scaling."""
+        """Returns an endpoint with RunPod's own scaling."""
         self.replay = replay
         self.order = tuple(range(len(replay.scenario.hosted)))
         return self._endpoint(replay)
 
     def arrived(self, request: int, now: float) -> None:
-        """To the first hosted provider that takes it."""
+        """Sends it to the first hosted provider that takes it."""
         self.hosted(request)
 
     def first_token(self, request: int, now: float) -> None:
-        """Nothing to learn."""
+        """Learns nothing."""
 
     def ended(self, request: int, now: float) -> None:
-        """Nothing to learn."""
+        """Learns nothing."""
 
     def close(self, now: float) -> None:
-        """Idle workers leave."""
+        """Ends the run: idle workers stop."""
         self.replay.endpoint.close(now)
 
     def hosted(self, request: int) -> HostedAnswer:
         """Sends it to hosted providers in order."""
-        answer = self.replay.ask_hosted(request, self.order)
+        answer = self.replay.try_hosted(request, self.order)
         self.replay.book_hosted(request, answer)
         return answer
 
@@ -47,18 +53,18 @@ class Baseline:
 
 
 class AllOwn(Baseline):
-    """Everything to the own endpoint, which scales by queue delay."""
+    """Sends everything to the own endpoint, which scales by queue delay."""
 
     def arrived(self, request: int, now: float) -> None:
-        """Into the endpoint's queue."""
+        """Sends it to the endpoint's queue."""
         self.replay.send_own(request)
 
 
 class Split(Baseline):
-    """80 % to the own endpoint, drawn per request; what frameworks call weighted routing."""
+    """Sends 80 % to the own endpoint, drawn per request; what frameworks call weighted routing."""
 
     def arrived(self, request: int, now: float) -> None:
-        """By its draw."""
+        """Sends it by its draw."""
         if self.replay.draws.choice[request] < _OWN_SHARE:
             self.replay.send_own(request)
         else:
@@ -66,7 +72,7 @@ class Split(Baseline):
 
 
 class NominalFallback(Baseline):
-    """The lowest price on paper first. A late first token means falling back to hosted, and paying twice.
+    """Sends to the lowest price on paper first. After a late first token it falls back to hosted, and pays twice.
 
     The own price on paper is that of a worker which is always full: dollars per second by tokens per second.
     """
@@ -77,14 +83,14 @@ class NominalFallback(Baseline):
         completion = float(replay.trace.completion_tokens.mean())
         own = replay.scenario.own
         seconds = prompt / own.profile.prefill_tokens_per_second + completion / own.profile.decode_tokens_per_second
-        hosted = [place.usd(prompt, completion) for place in replay.scenario.hosted]
+        hosted = [provider.usd(prompt, completion) for provider in replay.scenario.hosted]
         self._own_first = seconds * own.usd_per_second < min(hosted)
         endpoint = super().begin(replay)
-        self.order = tuple(sorted(self.order, key=lambda place: hosted[place]))
+        self.order = tuple(sorted(self.order, key=lambda number: hosted[number]))
         return endpoint
 
     def arrived(self, request: int, now: float) -> None:
-        """To the cheaper side on paper."""
+        """Sends it to the cheaper side on paper."""
         if not self._own_first:
             self.hosted(request)
             return
@@ -94,19 +100,19 @@ class NominalFallback(Baseline):
 
     def _give_up(self, request: int) -> None:
         if not self.replay.first_token_at[request]:
-            self.hosted(request)  # the own endpoint works on: its answer comes to nobody
+            self.hosted(request)  # the own endpoint works on, and its answer is dropped
 
 
 class Latency(Baseline):
-    """To the side whose last answers came sooner, with probes of the other: they wake workers, and keep them awake."""
+    """Sends to the side whose last answers came sooner; probes of the other wake workers, and keep them awake."""
 
     def begin(self, replay: Replay) -> Endpoint:
-        """Nothing is known of either side."""
+        """Starts without any measurement of either side."""
         self._seconds = {True: 0.0, False: 0.0}
         return super().begin(replay)
 
     def arrived(self, request: int, now: float) -> None:
-        """The faster side, or a probe."""
+        """Sends it to the faster side, or as a probe to the other."""
         own = self._seconds[True] <= self._seconds[False]
         if self.replay.draws.choice[request] < _PROBES:
             own = not own
@@ -114,29 +120,29 @@ class Latency(Baseline):
             self.replay.send_own(request)
         else:
             answer = self.hosted(request)
-            self.replay.at(answer.ends_at, self._saw, False, answer.ends_at - now)
+            self.replay.at(answer.ends_at, self._measured, False, answer.ends_at - now)
 
     def ended(self, request: int, now: float) -> None:
-        """An own answer was this fast."""
-        self._saw(True, self.replay.ends_at[request] - self.replay.arrivals[request])
+        """Learns how fast an own answer was."""
+        self._measured(True, self.replay.ends_at[request] - self.replay.arrivals[request])
 
-    def _saw(self, own: bool, seconds: float) -> None:
+    def _measured(self, own: bool, seconds: float) -> None:
         known = self._seconds[own]
         self._seconds[own] = _MEMORY * known + (1 - _MEMORY) * seconds if known else seconds
 
 
 class ActiveSpill(Baseline):
-    """One worker that is always on; what it would answer late goes to hosted providers."""
+    """Keeps one worker always on; what it would answer late goes to hosted providers."""
 
     def begin(self, replay: Replay) -> Endpoint:
-        """The worker starts with the trace."""
+        """Starts the worker with the trace."""
         self._unread_tokens = 0.0
         endpoint = super().begin(replay)
         endpoint.open(0.0)
         return endpoint
 
     def arrived(self, request: int, now: float) -> None:
-        """To the worker if it is warm, has a slot, and is predicted to be in time."""
+        """Sends it to the worker if that is warm, has a slot, and is predicted to be in time."""
         replay, profile = self.replay, self.replay.scenario.own.profile
         prompt = replay.prompts[request]
         seconds = (self._unread_tokens + prompt) / profile.prefill_tokens_per_second + profile.overhead_seconds
@@ -148,7 +154,7 @@ class ActiveSpill(Baseline):
             self.hosted(request)
 
     def first_token(self, request: int, now: float) -> None:
-        """Its prompt has been read."""
+        """Takes its prompt off the unread ones."""
         self._unread_tokens -= self.replay.prompts[request]
 
     def _endpoint(self, replay: Replay) -> Endpoint:

@@ -1,4 +1,4 @@
-"""The real router as a policy of the simulator: its plan is followed, and it is told what the gateway would tell it."""
+"""The real router as a policy of the simulator: its plans are followed, and attempts reported as by the gateway."""
 
 from __future__ import annotations
 
@@ -15,86 +15,89 @@ from vllm_service.simulation.endpoint import Endpoint
 from vllm_service.simulation.replay import HostedAnswer, Replay
 from vllm_service.simulation.scenario import Scenario
 
-OWN, MODEL = "own", "model"
-_LOOK_SECONDS = 1.0
+OWN = "own"
+MODEL = "model"
+#: How often worker targets are read; as the gateway's rounds.
+_ROUND_SECONDS = 1.0
 
 
 def catalog_of(scenario: Scenario) -> Catalog:
-    """The scenario as the gateway's configuration: one model, offered by the own endpoint and each hosted provider."""
+    """Returns the scenario as a configuration: one model, offered by the own endpoint and each hosted provider."""
     price = SecondPrice.per_second(f"{scenario.own.usd_per_second:.6f}")
     providers = {OWN: Provider(OWN, ProviderKind.RUNPOD, "http://own/v1", second_price=price)}
     offers = [Offer(OWN, MODEL)]
-    for place in scenario.hosted:
-        providers[place.name] = Provider(place.name, ProviderKind.HOSTED, f"http://{place.name}/v1")
+    for hosted in scenario.hosted:
+        providers[hosted.name] = Provider(hosted.name, ProviderKind.HOSTED, f"http://{hosted.name}/v1")
         token_price = TokenPrice.per_million(
-            f"{place.input_usd_per_million:.6f}", f"{place.output_usd_per_million:.6f}"
+            f"{hosted.input_usd_per_million:.6f}", f"{hosted.output_usd_per_million:.6f}"
         )
-        offers.append(Offer(place.name, MODEL, token_price))
+        offers.append(Offer(hosted.name, MODEL, token_price))
     model = PublicModel(MODEL, tuple(offers))
     return Catalog(MappingProxyType(providers), MappingProxyType({MODEL: model}))
 
 
 def settings_of(scenario: Scenario) -> RouterSettings:
-    """What the router is told of the endpoint before it has measured it."""
+    """Returns the router's settings: its profile of the endpoint is the scenario's physics."""
     profiles = MappingProxyType({OWN: scenario.own.profile})
     return RouterSettings(profiles=profiles, target=scenario.target, max_steps=1 + len(scenario.hosted))
 
 
 class CostPolicy:
-    """CostRouter on the virtual clock: asked for worker targets once a second while anything is going on.
+    """Runs CostRouter on the virtual clock; worker targets are read once a second until nothing speaks for a worker."""
 
-    That is until nothing speaks for a worker. looks_always: also then, as the gateway does, which changes hardly
-    anything; a week's trace takes several times as long.
-    """
-
+    #: Whether they are read also then, as the gateway does; that changes hardly anything, but takes several times as
+    #: long for a week's trace.
     looks_always = False
 
     def begin(self, replay: Replay) -> Endpoint:
-        """An endpoint whose workers the router sets."""
+        """Returns an endpoint whose workers the router sets."""
         self.replay = replay
         self.router = CostRouter(catalog_of(replay.scenario), self.settings(replay.scenario))
-        self._numbers = {place.name: number for number, place in enumerate(replay.scenario.hosted)}
-        self._attempts: dict[int, AttemptObserver] = {}  # of those that the own endpoint has
-        self._looking = self._closed = False
+        self._numbers = {hosted.name: number for number, hosted in enumerate(replay.scenario.hosted)}
+        #: Attempts at the own endpoint that are under way, by request.
+        self._attempts: dict[int, AttemptObserver] = {}
+        #: Whether the next round is scheduled.
+        self._is_scheduled = False
+        self._closed = False
         endpoint = Endpoint(replay.scenario.own, replay.draws)
         endpoint.on_change = self._worker_states_changed
         self._workers = endpoint
         endpoint.set_target(0, 0.0)
         if self.looks_always:
-            replay.at(0.0, self._look)
+            replay.at(0.0, self._round)
         return endpoint
 
     def settings(self, scenario: Scenario) -> RouterSettings:
-        """What the router is told of the endpoint."""
+        """Returns the router's settings; a subclass may give it other expectations of the endpoint."""
         return settings_of(scenario)
 
     def arrived(self, request: int, now: float) -> None:
-        """Planned, and sent to the first place that takes it."""
-        if not self._looking:
-            self._look()  # the silence before this request is over, and not to be weighed against it
-            if not self._looking:
-                self._looking = True
-                self.replay.at(now + _LOOK_SECONDS, self._look)
+        """Plans it, and sends it to the first offer that takes it."""
+        if not self._is_scheduled:
+            self._round()  # the silence before this request is over, and not to be weighed against it
+            if not self._is_scheduled:
+                self._is_scheduled = True
+                self.replay.at(now + _ROUND_SECONDS, self._round)
         facts = self.facts_of(request)
         steps = self.router.plan(facts, now).steps
         self._send(request, facts, steps, now)
 
     def facts_of(self, request: int) -> RequestFacts:
-        """What the router is told of a request that has arrived."""
+        """Returns the facts of a request that has arrived."""
         return RequestFacts(MODEL, "chat.completions", int(self.replay.prompts[request]), stream=True)
 
     def first_token(self, request: int, now: float) -> None:
-        """Told to the router when the caller sees it."""
+        """Reports the first token to the router, at the time when the caller gets it."""
         overhead = self.replay.scenario.own.profile.overhead_seconds
         self._attempts[request].first_token(now + overhead)
 
     def ended(self, request: int, now: float) -> None:
-        """Told to the router."""
+        """Reports the end of an own answer to the router."""
         overhead = self.replay.scenario.own.profile.overhead_seconds
         self._attempts.pop(request).succeeded(self._usage_of(request), now + overhead)
 
     def close(self, now: float) -> None:
-        """The last workers leave."""
+        """Ends the run: the last workers stop."""
         self._closed = True
         self.replay.endpoint.close(now)
 
@@ -105,7 +108,7 @@ class CostPolicy:
             self.replay.send_own(request)
             return
         order = tuple(self._numbers[step.provider] for step in steps if step.provider != OWN)
-        answer = self.replay.ask_hosted(request, order)
+        answer = self.replay.try_hosted(request, order)
         self.replay.book_hosted(request, answer)
         if answer.rejections:
             refused = next(step for step in steps if step.provider != OWN)
@@ -124,18 +127,19 @@ class CostPolicy:
     def _usage_of(self, request: int) -> Usage:
         return Usage(int(self.replay.prompts[request]), int(self.replay.completions[request]))
 
-    def _look(self) -> None:
+    def _round(self) -> None:
         now = self.replay.now
         (target,) = self.router.worker_targets(now)
         if not self._closed:
             self.replay.endpoint.set_target(target.workers, now)
         going_on = self.looks_always or not self.router.controllers[OWN].is_quiet
-        self._looking = going_on and not self._closed
-        if self._looking:
-            self.replay.at(now + _LOOK_SECONDS, self._look)
+        self._is_scheduled = going_on and not self._closed
+        if self._is_scheduled:
+            self.replay.at(now + _ROUND_SECONDS, self._round)
 
     def _worker_states_changed(self, now: float) -> None:
         taking = sum(not worker.draining for worker in self._workers.warm)
+        # Workers that are let go take no jobs, so they are not reported as ready.
         seen = {"workers": {"ready": taking, "initializing": len(self._workers.starting)}}
         self.replay.at(now + self.replay.scenario.own.state_lag_seconds, self._observed, seen)
 

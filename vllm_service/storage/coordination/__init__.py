@@ -1,1 +1,1 @@
-"""What replicas agree on: breakers, wakes, worker targets."""
+"""What replicas agree on: breakers, wake leases and worker targets; alone in memory, together through Redis."""

@@ -1,4 +1,4 @@
-"""Breakers, wakes and targets of a gateway without replicas, or without Redis for now. No driver is imported here."""
+"""Implements coordination in memory, for a gateway without replicas or while Redis is away. No driver is needed."""
 
 from __future__ import annotations
 
@@ -10,73 +10,75 @@ from vllm_service.domain.breakers import BreakerChange, ProbeAnswer
 
 
 class MemoryBreakers:
-    """For a gateway without replicas: the breaker itself lets one probe out at a time, and there is nobody to tell."""
+    """For a gateway without replicas. The breaker itself lets one probe through at a time."""
 
     async def publish(self, change: BreakerChange, token: str) -> None:
         """Nothing to do."""
 
     async def claim_probe(self, provider: str, model: str, token: str, seconds: float) -> ProbeAnswer:
-        """Always granted."""
+        """Grants every probe."""
         return ProbeAnswer(granted=True)
 
     async def release_probe(self, provider: str, model: str, token: str) -> None:
         """Nothing to do."""
 
     async def follow(self, apply: Callable[[BreakerChange], None]) -> None:
-        """Hears of nothing until it is cancelled."""
+        """Waits until it is cancelled: there are no other replicas."""
         await asyncio.Event().wait()
 
 
 class MemoryWakes:
-    """For one replica. clock: seconds, monotonic; should it go back, a lease does not last longer for that."""
+    """For one replica. clock: monotonic seconds. Should it go back, a lease ends rather than last longer."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._leases: dict[str, tuple[float, float]] = {}  # since when, for how long
+        #: By endpoint: when the lease began, and for how long it lasts.
+        self._leases: dict[str, tuple[float, float]] = {}
 
     async def claim(self, endpoint: str, seconds: float) -> bool:
-        """See coordination.Wakes."""
+        """Implements protocol.Wakes."""
         now = self._clock()
         since, lasting = self._leases.get(endpoint, (now, 0.0))
         if 0 <= now - since < lasting:
             return False
-        self._leases[endpoint] = now, seconds
+        self._leases[endpoint] = (now, seconds)
         return True
 
     async def shorten(self, endpoint: str, seconds: float) -> None:
-        """See coordination.Wakes."""
+        """Implements protocol.Wakes."""
         now = self._clock()
         since, lasting = self._leases.get(endpoint, (now, 0.0))
         if since + lasting > now + seconds:
-            self._leases[endpoint] = now, seconds
+            self._leases[endpoint] = (now, seconds)
 
     async def clear(self, endpoint: str) -> None:
-        """See coordination.Wakes."""
+        """Implements protocol.Wakes."""
         self._leases.pop(endpoint, None)
 
 
 class MemoryTargets:
-    """For one replica, or several in one process. clock: seconds, monotonic; should it go back, no word counts."""
+    """For one replica, or several in one process. clock: monotonic seconds. Should it go back, targets end."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._words: dict[tuple[str, str], tuple[int, float, float]] = {}  # workers, since when, for how long
+        #: By (endpoint, replica): workers, since when, and for how long.
+        self._targets: dict[tuple[str, str], tuple[int, float, float]] = {}
 
     async def publish(self, endpoint: str, replica: str, workers: int, seconds: float) -> int:
-        """See coordination.Targets."""
-        self._words[endpoint, replica] = workers, self._clock(), seconds
+        """Implements protocol.Targets."""
+        self._targets[endpoint, replica] = (workers, self._clock(), seconds)
         return max(workers, self._highest(endpoint) or 0)
 
     async def withdraw(self, endpoint: str, replica: str) -> int | None:
-        """See coordination.Targets."""
-        self._words.pop((endpoint, replica), None)
+        """Implements protocol.Targets."""
+        self._targets.pop((endpoint, replica), None)
         return self._highest(endpoint)
 
     def _highest(self, endpoint: str) -> int | None:
         now = self._clock()
         counting = [
             workers
-            for (place, _), (workers, since, lasting) in self._words.items()
-            if place == endpoint and 0 <= now - since < lasting
+            for (target_of, _), (workers, since, lasting) in self._targets.items()
+            if target_of == endpoint and 0 <= now - since < lasting
         ]
         return max(counting, default=None)

@@ -1,4 +1,7 @@
-"""What replicas do together: one probe of a place, one wake and one number of workers. None of it raises."""
+"""The protocols of what replicas do together: one probe of an offer, one wake, one number of workers.
+
+No method raises: while Redis is away each replica decides alone.
+"""
 
 from __future__ import annotations
 
@@ -9,48 +12,48 @@ from vllm_service.domain.breakers import BreakerChange, ProbeAnswer
 
 
 class BreakerStore(Protocol):
-    """What replicas tell one another of places that fail; without the store each is on its own."""
+    """Shares the state of circuit breakers between replicas. A breaker belongs to an offer: a provider and a model."""
 
     async def publish(self, change: BreakerChange, token: str) -> None:
-        """Tells the others, and ends the probe that was claimed with this token."""
+        """Sends the change to the other replicas, and ends the probe that was claimed with this token."""
         ...
 
     async def claim_probe(self, provider: str, model: str, token: str, seconds: float) -> ProbeAnswer:
-        """Leave for one probe, of all replicas; it ends by publish or release_probe, or expires after `seconds`."""
+        """Claims the only probe of all replicas. It ends by publish or release_probe, or expires after `seconds`."""
         ...
 
     async def release_probe(self, provider: str, model: str, token: str) -> None:
-        """The probe came to nothing."""
+        """Ends a probe that has shown nothing about the offer."""
         ...
 
     async def follow(self, apply: Callable[[BreakerChange], None]) -> None:
-        """Calls `apply` with what is open now and with every change of others, until it is cancelled."""
+        """Calls `apply` for every open breaker and every change by other replicas, until it is cancelled."""
         ...
 
 
 class Wakes(Protocol):
-    """One wake of an endpoint at a time, of all replicas."""
+    """Wake leases: of all replicas, one at a time wakes an endpoint."""
 
     async def claim(self, endpoint: str, seconds: float) -> bool:
-        """Whether it is the caller who wakes it; nobody else will be told so for `seconds`, unless it is cleared."""
+        """Returns True if the caller is to wake the endpoint; it then has the lease for `seconds`, or until `clear`."""
         ...
 
     async def shorten(self, endpoint: str, seconds: float) -> None:
-        """The wake failed: it may be tried again after `seconds`, by anybody."""
+        """Cuts the lease to `seconds` after a wake that failed; any replica may try again after them."""
         ...
 
     async def clear(self, endpoint: str) -> None:
-        """Its worker is there, or has gone: the next who wants it woken may do so."""
+        """Ends the lease: the worker is there, or has gone. Any replica may claim the next one."""
         ...
 
 
 class Targets(Protocol):
-    """How many workers each replica wants of an endpoint. The highest counts: so replicas do not fight."""
+    """Each replica's target of workers for an endpoint. The highest counts, so that replicas do not fight."""
 
     async def publish(self, endpoint: str, replica: str, workers: int, seconds: float) -> int:
-        """The highest that any replica wants; this word counts for `seconds`. Its own, while nobody can be asked."""
+        """Returns the highest target of all replicas; this one counts for `seconds`. While Redis is away: `workers`."""
         ...
 
     async def withdraw(self, endpoint: str, replica: str) -> int | None:
-        """This replica stops: the highest that the others want. None: there is no other, or nobody can be asked."""
+        """Removes this replica's target; returns the highest of the others. None: there is none, or Redis is away."""
         ...

@@ -1,7 +1,7 @@
--- How many workers each replica wants of an endpoint; each call is one atomic step. Times are Redis's own, milliseconds.
--- KEYS[1]: a hash, by replica the number and since when and for how long it counts; a clock that has gone back ends it.
--- ARGV[1]: the replica; ARGV[2]: its number, or -1 when it stops; ARGV[3]: for how long it counts.
--- Answers the highest number that any replica wants now; -1: there is none.
+-- The worker targets of one endpoint. Each call is one atomic step. Times are in milliseconds, by Redis's clock.
+-- KEYS[1]: a hash by replica: its target, since when and for how long it counts. A clock that has gone back ends it.
+-- ARGV[1]: the replica; ARGV[2]: its target, or -1 when it stops; ARGV[3]: for how long the target counts.
+-- Returns the highest target of all replicas; -1 if there is none.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -16,10 +16,10 @@ end
 
 local highest = -1
 local replicas = redis.call('HGETALL', KEYS[1])
-for place = 1, #replicas, 2 do
-  local workers, since, counts = unpack(cjson.decode(replicas[place + 1]))
+for i = 1, #replicas, 2 do
+  local workers, since, counts = unpack(cjson.decode(replicas[i + 1]))
   if now < since or now >= since + counts then
-    redis.call('HDEL', KEYS[1], replicas[place])
+    redis.call('HDEL', KEYS[1], replicas[i])
   elseif workers > highest then
     highest = workers
   end

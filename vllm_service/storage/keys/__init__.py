@@ -1,1 +1,1 @@
-"""Callers' keys."""
+"""The callers' API keys, and the limits of their organisations."""

@@ -1,4 +1,7 @@
-"""Keys in the database: made, listed, revoked, and found through memory on the hot path."""
+"""Makes, lists and revokes API keys in the database, and finds them through memory on the hot path.
+
+A secret is `vs_<id>_<token>`. The database holds the id and a digest of the secret, never the secret.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,31 @@ from vllm_service.errors import StorageUnavailable
 from vllm_service.storage.sql.database import Database, Statement
 
 PREFIX = "vs"
-_ID_BYTES, _TOKEN_BYTES = 8, 32
+_ID_BYTES = 8
+_TOKEN_BYTES = 32
+#: Longer headers are refused before they are hashed.
 _LONGEST_SECRET = 128
-_SECRET = re.compile(rf"{PREFIX}_([ -^`-~]{{{2 * _ID_BYTES}}})_[ -~]*")  # printable; no underscore in the id
+# Printable ASCII; the id has no underscore. It need not be hexadecimal: an unknown id is refused like a wrong token.
+_SECRET = re.compile(rf"{PREFIX}_([ -^`-~]{{{2 * _ID_BYTES}}})_[ -~]*")
 
 
 def new_secret() -> tuple[str, str]:
-    """(id, secret)."""
+    """Returns (id, secret) of a new key."""
     key_id = secrets.token_hex(_ID_BYTES)
     return key_id, f"{PREFIX}_{key_id}_{secrets.token_urlsafe(_TOKEN_BYTES)}"
 
 
 def id_in(secret: str) -> str | None:
-    """The id within a secret; None for what cannot be one of ours."""
+    """Returns the id within a secret; None for a text that no key of ours can be."""
     found = _SECRET.fullmatch(secret) if len(secret) <= _LONGEST_SECRET else None
     return None if found is None else found[1]
 
 
 def digest_of(secret: str, pepper: bytes) -> bytes:
-    """HMAC-SHA-256 with the pepper, which may be empty; 32 bytes."""
+    """Returns the HMAC-SHA-256 of the secret with the pepper, which may be empty: 32 bytes.
+
+    A slow password hash would add nothing: the token has 256 random bits, which no dictionary holds.
+    """
     return hmac.digest(pepper, secret.encode(), "sha256")
 
 
@@ -51,17 +60,20 @@ _SET_LIMITS = f"""INSERT INTO organisations (organisation, {", ".join(_LIMITS)})
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A key with what only storage and its commands know of it. Times in microseconds since 1970."""
+    """A key with the columns that only the commands show."""
 
     key: ApiKey
+    #: Of the secret, see `digest_of`.
     digest: bytes
     note: str | None
+    #: Microseconds since 1970.
     created_at_us: int
+    #: Microseconds since 1970; None for a valid key.
     revoked_at_us: int | None
 
 
 class KeyStore:
-    """Every method raises StorageUnavailable when the database is away."""
+    """The keys in the database. Every method raises StorageUnavailable when the database is away."""
 
     def __init__(self, database: Database, pepper: bytes = b"", clock: Callable[[], float] = time.time) -> None:
         self._database = database
@@ -77,7 +89,7 @@ class KeyStore:
         strategy: str | None = None,
         note: str | None = None,
     ) -> tuple[str, str]:
-        """(id, secret) of a new key; the secret is nowhere else."""
+        """Stores a new key; returns (id, secret). The secret is stored nowhere: it cannot be shown again."""
         key_id, secret = new_secret()
         digest = digest_of(secret, self._pepper).hex()
         await self._database.write(
@@ -90,17 +102,17 @@ class KeyStore:
         return key_id, secret
 
     async def get(self, key_id: str) -> StoredKey | None:
-        """The key of this id, also a revoked one."""
+        """Returns the key of this id, also a revoked one; None if there is none."""
         rows = await self._database.fetch(f"{_SELECT} WHERE k.id = $1", key_id)
         return _stored(rows[0]) if rows else None
 
     async def list(self, organisation: str | None = None) -> list[StoredKey]:
-        """All keys, or one organisation's, the oldest first."""
+        """Returns all keys, or one organisation's, the oldest first."""
         where, values = (" WHERE k.organisation = $1", (organisation,)) if organisation else ("", ())
         return [_stored(row) for row in await self._database.fetch(f"{_SELECT}{where} ORDER BY 8, 1", *values)]
 
     async def revoke(self, key_id: str) -> bool:
-        """Whether there was such a key; a second time changes nothing."""
+        """Revokes a key; returns False if there is none. A second call keeps the time of the first."""
         rows = await self._database.fetch(
             "UPDATE api_keys SET revoked_at_us = COALESCE(revoked_at_us, $1) WHERE id = $2 RETURNING id",
             self._now_us(),
@@ -109,7 +121,7 @@ class KeyStore:
         return bool(rows)
 
     async def limits(self, organisation: str) -> OrganisationLimits:
-        """The organisation's limits; the defaults where none were set."""
+        """Returns the organisation's limits; the defaults where none were set."""
         rows = await self._database.fetch(
             f"SELECT {', '.join(_LIMITS)} FROM organisations WHERE organisation = $1",  # noqa: S608
             organisation,
@@ -117,7 +129,7 @@ class KeyStore:
         return OrganisationLimits(*rows[0]) if rows else OrganisationLimits()
 
     async def set_limits(self, organisation: str, limits: OrganisationLimits) -> None:
-        """From now on; running gateways follow within the time that they cache keys for."""
+        """Sets an organisation's limits. Running gateways apply them within FRESH_SECONDS, at the next look-up."""
         await self._database.write(
             Statement(
                 _SET_LIMITS,
@@ -130,31 +142,38 @@ class KeyStore:
 
 
 def _stored(row: tuple[Any, ...]) -> StoredKey:
-    key_id, digest, organisation, tier, annotate, strategy, note, created, revoked, known, *limits = row
-    of_organisation = OrganisationLimits(*limits) if known is not None else OrganisationLimits()
+    """Returns the key of a row of _SELECT. An organisation without a row of its own has the default limits."""
+    key_id, digest, organisation, tier, annotate, strategy, note, created, revoked, with_limits, *limits = row
+    of_organisation = OrganisationLimits(*limits) if with_limits is not None else OrganisationLimits()
     key = ApiKey(key_id, organisation, Tier(tier), of_organisation, bool(annotate), strategy)
     return StoredKey(key, bytes.fromhex(digest), note, created, revoked)
 
 
+#: How long an entry is used without a look-up, and so how long a revoked key still works.
 FRESH_SECONDS = 3.0
-# While the database is away, keys that were known stay valid for this long; a revocation could not be heard of anyway.
+#: While the database is away, keys in memory stay valid for so long: it could not report a revocation anyway.
 STALE_SECONDS = 300.0
+#: The most entries in memory, of known and of unknown ids each.
 MAX_KEYS = 10_000
+#: Compared with for unknown and revoked keys, so that they take as long as valid ones. No HMAC is all zeros.
 _NO_DIGEST = bytes(32)
 
 
 @dataclass(slots=True)
 class _Entry:
-    """proven: a plain hash of the secret whose digest was found to be the stored one; None before."""
+    """What the database had for one id."""
 
     digest: bytes
+    #: None for an unknown id and a revoked key.
     key: ApiKey | None
+    #: Monotonic seconds.
     read_at: float
+    #: A plain hash of the secret whose digest matched; None before the first match.
     proven: bytes | None = None
 
 
 class CachedKeys:
-    """Implements protocol.Keys. Known and unknown ids take one way: a look-up, then whole digests compared."""
+    """Implements protocol.Keys. Known and unknown ids take the same steps: a look-up, then a comparison of digests."""
 
     def __init__(
         self,
@@ -173,21 +192,26 @@ class CachedKeys:
         self._max_keys = max_keys
         self._clock = clock
         self._known: OrderedDict[str, _Entry] = OrderedDict()
-        self._unknown: OrderedDict[str, _Entry] = OrderedDict()  # apart, so that made-up ids push out no real one
+        # Kept apart, so that a flood of made-up ids evicts no real key.
+        self._unknown: OrderedDict[str, _Entry] = OrderedDict()
+        #: Look-ups in progress, by id.
         self._reading: dict[str, asyncio.Task[_Entry]] = {}
 
     async def find(self, secret: str) -> ApiKey | None:
-        """See protocol.Keys."""
+        """Implements protocol.Keys."""
         key_id = id_in(secret)
         if key_id is None:
             return None
         entry = self._known.get(key_id) or self._unknown.get(key_id)
         if entry is None or self._clock() - entry.read_at >= self._fresh_seconds:
             entry = await self._read(key_id, entry)
-        return entry.key if self._is_same(secret, entry) else None
+        return entry.key if self._matches(secret, entry) else None
 
-    def _is_same(self, secret: str, entry: _Entry) -> bool:
-        """Every comparison takes the same time for any secret; the HMAC, 4 us, is worked out once for a right one."""
+    def _matches(self, secret: str, entry: _Entry) -> bool:
+        """Returns True if the secret is the entry's. Each comparison takes the same time for any secret.
+
+        The HMAC takes 4 us. So it is computed once for a right secret, whose cheaper plain hash is then kept in memory.
+        """
         plain = hashlib.blake2s(secret.encode()).digest()
         if entry.proven is not None and hmac.compare_digest(plain, entry.proven):
             return True
@@ -197,7 +221,7 @@ class CachedKeys:
         return same
 
     async def _read(self, key_id: str, before: _Entry | None) -> _Entry:
-        """One look-up for all who ask at the same time; it goes on when one of them leaves."""
+        """Returns the entry by one look-up for all concurrent calls. The look-up goes on when a call is cancelled."""
         reading = self._reading.get(key_id)
         if reading is None:
             reading = self._reading[key_id] = asyncio.create_task(self._look_up(key_id))
@@ -210,6 +234,7 @@ class CachedKeys:
             return before
 
     async def _look_up(self, key_id: str) -> _Entry:
+        """Reads one key from the database, and keeps it as known or unknown. The oldest entry beyond the bound goes."""
         entry = _entry(await self._store.get(key_id), self._clock())
         kept, other = (self._known, self._unknown) if entry.key else (self._unknown, self._known)
         other.pop(key_id, None)

@@ -1,1 +1,1 @@
-"""The record of every request: its columns, and what is made of them."""
+"""The ledger: one row for every request, its columns, writing, reading, export and retention."""

@@ -1,4 +1,7 @@
-"""Rows that the database refuses, as opposed to one that is away: counted, logged as errors, shown by /health."""
+"""Counts the rows that the database refuses, logs them as errors, and shows them in /health.
+
+A database that is away raises no alarm: rows wait for it, and are written when it is back.
+"""
 
 from __future__ import annotations
 
@@ -8,43 +11,42 @@ log = logging.getLogger(__name__)
 
 
 class LedgerAlarm:
-    """Rings while the database does not know a table or a column, and for good once rows were lost to a refusal.
-
-    A database that is away is none of this: rows wait for it, and are written when it is back.
-    """
+    """Active while the database lacks a table or a column, and for good once rows were lost to a refusal."""
 
     def __init__(self) -> None:
-        #: Rows that were not kept at all, for whatever reason; of these, those that the database refused.
+        #: Rows that were lost, for any reason.
         self.dropped_rows = 0
+        #: Of these, the rows that the database refused.
         self.refused_rows = 0
-        self._lost_because: str | None = None
-        self._waits_because: str | None = None
+        self._lost_reason: str | None = None
+        self._waiting_reason: str | None = None
 
     @property
     def reason(self) -> str | None:
-        """Why it rings; None where it does not."""
-        return self._waits_because or self._lost_because
+        """Why the alarm is active; None where it is not."""
+        return self._waiting_reason or self._lost_reason
 
     def schema_refused(self, reason: str, waiting_rows: int) -> None:
-        """Rows wait until somebody mends the schema; logged at the first refusal of several in a row."""
-        if self._waits_because is None:
+        """Notes that rows wait until an operator mends the schema. Logs only the first refusal in a row."""
+        if self._waiting_reason is None:
             log.error("the database refuses the ledger's rows, and %d wait: %s", waiting_rows, reason)
-        self._waits_because = reason
+        self._waiting_reason = reason
 
-    def schema_taken(self) -> None:
-        """The database has taken rows again."""
-        if self._waits_because is not None:
-            log.warning("the database takes the ledger's rows again")
-        self._waits_because = None
+    def schema_accepted(self) -> None:
+        """Ends the wait: the database has accepted rows again."""
+        if self._waiting_reason is not None:
+            log.warning("the database accepts the ledger's rows again")
+        self._waiting_reason = None
 
     def refused(self, rows: int, reason: str) -> None:
-        """These rows are lost: no waiting and no mending helps."""
+        """Counts rows that are lost for good: neither waiting nor mending the schema helps."""
         self.refused_rows += rows
-        self._lost_because = reason
+        self._lost_reason = reason
         self.dropped(rows, reason)
 
     def dropped(self, rows: int, reason: str) -> None:
-        """Counted always; logged at the first row and every thousandth, or a full disk would fill with its own log."""
-        before, self.dropped_rows = self.dropped_rows, self.dropped_rows + rows
+        """Counts lost rows. Logs the first and every thousandth: a line for each would fill a disk that may be full."""
+        before = self.dropped_rows
+        self.dropped_rows += rows
         if rows and before // 1000 != (before + rows + 999) // 1000:
             log.error("the ledger dropped rows, %d since the start: %s", self.dropped_rows, reason)

@@ -1,7 +1,7 @@
-"""The ledger's columns, once: the table, its rows, exports, lines of the access log and attributes of spans follow.
+"""The ledger's columns: the one list from which table, rows, exports, access log and span attributes are made.
 
 A new column is a field of RequestRecord (or Usage), a line in COLUMNS, and a migration that adds it to the table.
-docs/ledger.md says what each column means.
+docs/ledger.md describes each column.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _US = 1_000_000
 
 
 def same(value: Any) -> Any:
-    """The conversion of what needs none."""
+    """Returns the value: the conversion of kinds that need none."""
     return value
 
 
 def _seconds(text: str) -> float:
-    """Seconds since 1970, from a number or RFC 3339."""
+    """Returns seconds since 1970, from a number or RFC 3339."""
     try:
         return float(text)
     except ValueError:
@@ -36,17 +36,18 @@ def _seconds(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a value is, and what becomes of it. None, for unknown, is never converted."""
+    """A type of value and its conversions. None, for unknown, is never converted."""
 
-    #: The type in both databases (see database.Column), and in Arrow.
+    #: The type in both databases (see database.Column).
     sql: str
+    #: The type in Arrow, and so in Parquet: a function of pyarrow, or "timestamp".
     arrow: str
     to_row: Convert = same
     from_row: Convert = same
     to_export: Convert = same
-    #: From a cell of a CSV export that is not empty.
+    #: From a cell of a CSV export. Empty cells are unknown and are not converted.
     from_text: Convert = same
-    #: For logs and spans.
+    #: To the value in logs and spans.
     to_shown: Convert = same
 
 
@@ -54,10 +55,10 @@ TEXT = Kind("TEXT", "string")
 WHOLE = Kind("BIGINT", "int64", from_text=int)
 MILLISECONDS = Kind("DOUBLE PRECISION", "float64", from_text=float, to_shown=lambda ms: round(ms, 3))
 PICOUSD = Kind("BIGINT", "int64", from_text=int, to_shown=lambda picousd: picousd / PICOUSD_PER_USD)
-# `pos` makes an integer of a bool in half the time of `int`.
+# `operator.pos` makes an integer of a bool in half the time of `int`, and each request pays for it.
 FLAG = Kind("BIGINT", "bool_", to_row=pos, from_row=bool, from_text=lambda text: text in ("true", "1"))
 OUTCOME = Kind("TEXT", "string", to_row=str, from_row=Outcome, to_export=str, from_text=Outcome, to_shown=str)
-MOMENT = Kind(
+TIMESTAMP = Kind(
     "BIGINT",
     "timestamp",
     to_row=lambda seconds: round(seconds * _US),
@@ -70,32 +71,35 @@ MOMENT = Kind(
 
 @dataclass(frozen=True, slots=True)
 class LedgerColumn:
-    """One field of a RequestRecord, or of its Usage where `of_usage`."""
+    """One column, filled from a field of RequestRecord or of its Usage."""
 
     field: str
     kind: Kind
+    #: True for a field of the record's Usage.
     of_usage: bool = False
-    #: In the table; the export has `exported`. Both are the field's name by default.
+    #: The name in the table; the field's name if empty.
     name: str = ""
+    #: The name in exports; the name in the table if empty.
     exported: str = ""
-    #: The field of the access log, and the attribute of the request's span; None where it is left out.
+    #: The name in the access log; None where the log leaves it out.
     logged: str | None = None
+    #: The attribute of the request's span, by OpenTelemetry's conventions if there is one; None where it is left out.
     span: str | None = None
 
     @property
     def column(self) -> str:
-        """Its name in the table."""
+        """The column's name in the table."""
         return self.name or self.field
 
     @property
     def export_name(self) -> str:
-        """Its name in exports."""
+        """The column's name in exports."""
         return self.exported or self.column
 
 
 COLUMNS = (
     LedgerColumn("request_id", TEXT, logged="request_id", span="vllm_service.request_id"),
-    LedgerColumn("started_at", MOMENT, name="started_at_us", exported="started_at", logged="started_at"),
+    LedgerColumn("started_at", TIMESTAMP, name="started_at_us", exported="started_at", logged="started_at"),
     LedgerColumn("key_id", TEXT, logged="key_id"),
     LedgerColumn("organisation", TEXT, logged="organisation", span="vllm_service.organisation"),
     LedgerColumn("operation", TEXT, logged="operation", span="gen_ai.operation.name"),
@@ -127,10 +131,11 @@ COLUMNS = (
     LedgerColumn("attempts", WHOLE, logged="attempts", span="vllm_service.attempts"),
     LedgerColumn("error_code", TEXT, logged="error_code", span="error.type"),
     LedgerColumn("route_reason", TEXT, logged="route_reason"),
+    LedgerColumn("labels", TEXT),
 )
 
-# `writer` and `sequence` are the process that wrote the row and its own count; the database ignores a row that comes
-# twice. The table itself is made by storage/sql/migrations.
+# `writer` is the process that wrote the row, `sequence` that process's own count. By the two, the database ignores a
+# row that is sent twice. The table itself is made by storage/sql/migrations.
 REQUESTS = Table(
     "requests",
     (

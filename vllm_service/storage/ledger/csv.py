@@ -1,4 +1,4 @@
-"""Rows of the ledger from its CSV export, plain or gzipped; columns are found by name, and may be missing."""
+"""Reads ledger rows from a CSV export, plain or gzipped. Columns are found by name, and may be missing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any, TextIO
 from vllm_service.domain.money import picousd
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import ConfigurationError
-from vllm_service.storage.ledger.columns import COLUMNS, MOMENT
-from vllm_service.storage.ledger.rows import built
+from vllm_service.storage.ledger.columns import COLUMNS, TIMESTAMP
+from vllm_service.storage.ledger.rows import record_from
 
 Row = Mapping[str, str | None]
-# What a record cannot be without, where the export has no such column.
+# Values of the fields that a record must have, for exports that lack their columns.
 _ABSENT: Mapping[str, Any] = {
     **dict.fromkeys(("request_id", "key_id", "organisation", "operation", "model"), ""),
     "outcome": Outcome.COMPLETED,
@@ -26,13 +26,13 @@ _ABSENT: Mapping[str, Any] = {
 
 
 class CsvLedger:
-    """An export. Raises ConfigurationError, with the line, for a row that cannot be read."""
+    """A CSV export. Iteration raises ConfigurationError, with the line, for a row that cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __iter__(self) -> Iterator[RequestRecord]:
-        """Reads the file anew each time, one row in memory."""
+        """Yields the records. Each iteration reads the file from its beginning, with one row in memory."""
         number = 0
         try:
             with self._open() as file:
@@ -41,9 +41,14 @@ class CsvLedger:
                     number = rows.line_num
                     yield _record(row)
         except (OSError, EOFError) as error:
-            raise ConfigurationError(f"the ledger cannot be read: {error}") from None
+            raise ConfigurationError(
+                f"the ledger cannot be read: {error}. Name a file that `ledger export` wrote."
+            ) from None
         except (KeyError, ValueError, InvalidOperation, csv.Error) as error:
-            raise ConfigurationError(f"{self._path}: line {number} is no row of the ledger: {error}") from None
+            raise ConfigurationError(
+                f"{self._path}: line {number} is not a row of the ledger: {error}. "
+                "Export the file again, or correct the line."
+            ) from None
 
     def _open(self) -> AbstractContextManager[TextIO]:
         if self._path.suffix == ".gz":
@@ -54,20 +59,20 @@ class CsvLedger:
 def _record(row: Row) -> RequestRecord:
     known = {column.field: column.kind.from_text(text) for column in COLUMNS if (text := row.get(column.export_name))}
     known |= {"started_at": _started_at(row), "cost_picousd": _cost(row)}
-    return built({**_ABSENT, **known})
+    return record_from({**_ABSENT, **known})
 
 
 def _started_at(row: Row) -> float:
-    """Seconds since 1970, from `started_at_us`, or `started_at` as a number or RFC 3339."""
+    """Returns seconds since 1970, from `started_at_us`, or from `started_at` as a number or RFC 3339."""
     if microseconds := row.get("started_at_us"):
         return int(microseconds) / 1_000_000
     if text := row.get("started_at"):
-        return float(MOMENT.from_text(text))
-    raise ValueError("it has neither started_at nor started_at_us")
+        return float(TIMESTAMP.from_text(text))
+    raise ValueError("started_at and started_at_us are missing or empty")
 
 
 def _cost(row: Row) -> int | None:
-    """Pico-dollars, from `cost_picousd` or `cost_usd`; empty is unknown."""
+    """Returns pico-dollars, from `cost_picousd` or `cost_usd`; None where both are missing or empty."""
     if exact := row.get("cost_picousd"):
         return int(exact)
     usd = row.get("cost_usd")

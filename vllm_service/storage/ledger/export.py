@@ -1,4 +1,4 @@
-"""The ledger as CSV or Parquet: the same columns, a page of rows in memory at a time."""
+"""Writes the ledger as CSV or Parquet: the same columns, with one page of rows in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAGE_ROWS = 5_000
 
 
 async def write_csv(records: Records, output: Path | None) -> int:
-    """To the file, or to standard output; returns how many rows. Unknown is an empty field, times are RFC 3339."""
+    """Writes to the file, or to standard output; returns the number of rows. Unknown is empty; times are RFC 3339."""
     count = 0
     with output.open("w", encoding="utf-8", newline="") if output else nullcontext(sys.stdout) as file:
         lines = csv.writer(file)
@@ -31,8 +31,8 @@ async def write_csv(records: Records, output: Path | None) -> int:
 
 
 async def write_parquet(records: Records, output: Path | None) -> int:
-    """To the file, which is whole only when this returns; returns how many rows."""
-    assert output is not None, "the command asks for a file"
+    """Writes to the file, which is complete only when this returns; returns the number of rows."""
+    assert output is not None, "the command requires a file for Parquet"
     import pyarrow as pa  # noqa: PLC0415 - a quarter of a second, and only this format needs it
     import pyarrow.parquet as pq  # noqa: PLC0415
 

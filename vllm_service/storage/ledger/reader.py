@@ -1,4 +1,4 @@
-"""Reads the ledger: exact totals, rows for export, and retention."""
+"""Reads the ledger: exact totals, rows for export, and the deletion of old rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAGE_ROWS = 5_000
 
 
 class GroupBy(StrEnum):
-    """What totals can be split by; `day` is a UTC day as days since 1970."""
+    """What totals can be grouped by. `day` is a UTC day, as days since 1970."""
 
     ORGANISATION = "organisation"
     KEY = "key_id"
@@ -30,20 +30,19 @@ class GroupBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """From `since` on, until before `until`, seconds since 1970; None is open. By when requests began."""
+    """A span of time, by when requests began, in seconds since 1970; None is open."""
 
+    #: Inclusive.
     since: float | None = None
+    #: Exclusive.
     until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Exact sums over a group of requests. `group`: its values, in the order in which they were asked for.
+    """Exact sums over a group of requests, in the order of _SUMS."""
 
-    unpriced_requests: their cost is unknown, and no part of cost_picousd. compared_cost_picousd: the cost of those
-    requests of which the baseline's cost is known too, so that baseline_picousd minus it is what was saved.
-    """
-
+    #: The group's values, in the order of `by`.
     group: tuple[str | int | None, ...]
     requests: int
     completed: int
@@ -56,10 +55,15 @@ class Totals:
     cached_tokens: int
     reasoning_tokens: int
     cost_picousd: int
+    #: What the requests whose cost is known would have cost at the baseline.
     baseline_picousd: int
+    #: The cost of those requests whose baseline is known too: baseline_picousd minus this is what was saved.
     compared_cost_picousd: int
+    #: Requests of unknown cost, which are no part of cost_picousd.
     unpriced_requests: int
+    #: Requests of unknown tokens.
     uncounted_requests: int
+    #: Requests whose tokens were estimated, not counted by the provider.
     estimated_requests: int
 
 
@@ -67,6 +71,8 @@ def _outcome(outcome: Outcome) -> str:
     return f"CASE WHEN outcome = '{outcome.value}' THEN 1 ELSE 0 END"
 
 
+# A cost that is compared with the baseline leaves out the requests of which one of the two is unknown; else an unknown
+# cost would look like a saving.
 _SUMS = (
     *(_outcome(outcome) for outcome in (Outcome.COMPLETED, Outcome.CANCELLED, Outcome.FAILED, Outcome.REJECTED)),
     _outcome(Outcome.CACHED),
@@ -78,31 +84,34 @@ _SUMS = (
     "CASE WHEN prompt_tokens IS NULL THEN 1 ELSE 0 END",
     "usage_estimated",
 )
+# Postgres sums BIGINT to NUMERIC, which would arrive as Decimal: hence the CAST.
 _TOTALS = ", ".join(["COUNT(*)", *(f"CAST(COALESCE(SUM({term}), 0) AS BIGINT)" for term in _SUMS)])
 _DAY = f"started_at_us / {SECONDS_PER_DAY * _US}"
 
 
 class LedgerReader:
-    """Every method raises StorageUnavailable when the database is away."""
+    """Reads and prunes the ledger. Every method raises StorageUnavailable when the database is away."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def totals(self, by: Sequence[GroupBy] = (), window: Window = Window()) -> list[Totals]:
-        """One for each group that has requests, in the groups' order; without `by` one for all."""
+        """Returns the totals of each group that has requests, sorted by group; without `by`, those of all requests."""
         groups = [_DAY if group is GroupBy.DAY else group.value for group in by]
         where, values = _where(window)
-        places = ", ".join(str(place) for place in range(1, len(groups) + 1))
-        grouping = f" GROUP BY {places} ORDER BY {places}" if groups else ""
+        positions = ", ".join(str(position) for position in range(1, len(groups) + 1))
+        grouping = f" GROUP BY {positions} ORDER BY {positions}" if groups else ""
         sql = f"SELECT {', '.join([*groups, _TOTALS])} FROM requests WHERE {where}{grouping}"  # noqa: S608
         rows = await self._database.fetch(sql, *values)
         return [Totals(row[: len(groups)], *row[len(groups) :]) for row in rows]
 
     async def records(self, window: Window = Window()) -> AsyncIterator[tuple[int, RequestRecord]]:
-        """(row id, record) in the order of the ids, a page at a time: memory stays flat, and nothing is locked."""
+        """Yields (row id, record) in the order of the ids, a page at a time: memory stays flat, nothing is locked."""
         where, values = _where(window)
         columns = ", ".join(["id", REQUESTS.column_names])
-        after, last = len(values) + 1, 0
+        after = len(values) + 1
+        last = 0
+        # By the last id, not by OFFSET: each page costs the same, and rows that are written meanwhile shift none.
         page = f"SELECT {columns} FROM requests WHERE {where} AND id > ${after} ORDER BY id LIMIT {_PAGE_ROWS}"  # noqa: S608
         while rows := await self._database.fetch(page, *values, last):
             for row in rows:
@@ -110,7 +119,7 @@ class LedgerReader:
             last = rows[-1][0]
 
     async def prune(self, before: float) -> int:
-        """Deletes rows of requests that began before this time, a page at a time; returns how many."""
+        """Deletes the rows of requests that began before this time; returns how many. Each page is a transaction."""
         oldest = f"SELECT id FROM requests WHERE started_at_us < $1 ORDER BY started_at_us LIMIT {_PAGE_ROWS}"  # noqa: S608
         deleted = 0
         while rows := await self._database.fetch(
@@ -121,11 +130,11 @@ class LedgerReader:
         return deleted
 
     async def lost_writers(self) -> list[LostWriter]:
-        """Processes that ended without writing their last second."""
+        """Returns the processes that ended without writing their last rows."""
         return await lost_writers(self._database)
 
     async def refusals(self) -> list[Refusal]:
-        """Processes of which the database refused rows."""
+        """Returns the processes of which the database refused rows."""
         return await refusals(self._database)
 
 

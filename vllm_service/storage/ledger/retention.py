@@ -1,4 +1,4 @@
-"""Deletes what the ledger need not keep any longer, once an hour."""
+"""Deletes ledger rows that are older than the configured days, once an hour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EVERY_SECONDS = 3600.0
 
 
 class Retention:
-    """Runs from when it is made until `close`."""
+    """A task that deletes old rows, from when this object is made until `close`."""
 
     def __init__(self, reader: LedgerReader, days: float, *, every_seconds: float = EVERY_SECONDS) -> None:
         self._reader = reader
@@ -24,7 +24,7 @@ class Retention:
         self._task = asyncio.create_task(self._run(), name="ledger retention")
 
     async def close(self) -> None:
-        """Stops; what is half done goes on next time."""
+        """Stops the task. Rows that it has not reached are deleted after the next start."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -33,7 +33,7 @@ class Retention:
             try:
                 deleted = await self._reader.prune(time.time() - self._days * SECONDS_PER_DAY)
                 if deleted:
-                    log.info("the ledger let go of %d rows older than %g days", deleted, self._days)
+                    log.info("the ledger deleted %d rows older than %g days", deleted, self._days)
             except ServiceError as error:
-                log.warning("the ledger's old rows stay for now: %s", error.message)
+                log.warning("the ledger's old rows could not be deleted, tried again in an hour: %s", error.message)
             await asyncio.sleep(self._every_seconds)

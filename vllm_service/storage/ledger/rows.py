@@ -1,4 +1,4 @@
-"""A RequestRecord as the table, exports, the access log and spans have it, and back: by the table of columns."""
+"""Converts a RequestRecord to the values of the table, exports, the access log and spans, and back, by COLUMNS."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from vllm_service.storage.ledger.columns import COLUMNS, Convert, LedgerColumn, 
 from vllm_service.storage.sql.database import Value
 
 _LONGEST_TEXT = 512
+# Labels are bounded where they come in; a JSON object that is cut would be none. `writer` and `sequence` stand first.
+_LABELS_AT = 2 + [column.field for column in COLUMNS].index("labels")
 _LOGGED = tuple(column for column in COLUMNS if column.logged)
 _IN_SPANS = tuple(column for column in COLUMNS if column.span)
 _LOG_NAMES = tuple(str(column.logged) for column in _LOGGED)
@@ -23,29 +25,30 @@ Read = Callable[[RequestRecord], list[Any]]
 def _reader(columns: Sequence[LedgerColumn], conversion: Callable[[LedgerColumn], Convert]) -> Read:
     """Returns a function that reads these columns of a record, converted.
 
-    A request pays for this: getters are prepared, and only what needs a conversion is touched again.
+    Every request runs it. So the getters are prepared once, and only values that need a conversion are touched again.
     """
-    usage_at = [place for place, column in enumerate(columns) if column.of_usage]
+    usage_at = [position for position, column in enumerate(columns) if column.of_usage]
     first, end = usage_at[0], usage_at[-1] + 1
-    assert usage_at == list(range(first, end)), "columns of the usage stand together"
+    assert usage_at == list(range(first, end)), "columns of the usage have to be neighbours: one getter reads them all"
     before, of_usage, after = (_getter(part) for part in (columns[:first], columns[first:end], columns[end:]))
     no_usage = (None,) * (end - first)
-    converts = [(place, convert) for place, column in enumerate(columns) if (convert := conversion(column)) is not same]
+    found = ((position, conversion(column)) for position, column in enumerate(columns))
+    converts = [(position, convert) for position, convert in found if convert is not same]
 
     def read(record: RequestRecord) -> list[Any]:
         usage = record.usage
         values = [*before(record), *(no_usage if usage is None else of_usage(usage)), *after(record)]
-        for place, convert in converts:
-            value = values[place]
+        for position, convert in converts:
+            value = values[position]
             if value is not None:
-                values[place] = convert(value)
+                values[position] = convert(value)
         return values
 
     return read
 
 
 def _getter(columns: Sequence[LedgerColumn]) -> Callable[[Any], tuple[Any, ...]]:
-    assert len(columns) > 1, "of a single one attrgetter would return no tuple"
+    assert len(columns) > 1, "attrgetter returns no tuple for a single name"
     return attrgetter(*(column.field for column in columns))
 
 
@@ -56,14 +59,14 @@ _in_span = _reader(_IN_SPANS, lambda column: column.kind.to_shown)
 
 
 def row_of(record: RequestRecord, writer: int, sequence: int) -> tuple[Value, ...]:
-    """Returns values in the order of columns.REQUESTS."""
+    """Returns the values in the order of columns.REQUESTS."""
     return (writer, sequence, *_row(record))
 
 
 def record_of(row: Sequence[Any]) -> RequestRecord:
-    """The reverse of `row_of`: `row` in the same order."""
+    """Returns the record of a row, the reverse of `row_of`."""
     _, _, *values = row
-    return built(
+    return record_from(
         {
             column.field: column.kind.from_row(value)
             for column, value in zip(COLUMNS, values, strict=True)
@@ -72,8 +75,8 @@ def record_of(row: Sequence[Any]) -> RequestRecord:
     )
 
 
-def built(known: Mapping[str, Any]) -> RequestRecord:
-    """Returns the record of these fields, those of its usage among them. What is not among them is not known."""
+def record_from(known: Mapping[str, Any]) -> RequestRecord:
+    """Returns the record with these fields, those of its Usage included. Missing fields are unknown."""
     of_usage = {column.field: known[column.field] for column in COLUMNS if column.of_usage and column.field in known}
     of_record = {name: value for name, value in known.items() if name not in of_usage}
     is_counted = "prompt_tokens" in of_usage and "completion_tokens" in of_usage
@@ -81,27 +84,27 @@ def built(known: Mapping[str, Any]) -> RequestRecord:
 
 
 def exported(number: int, record: RequestRecord) -> list[Any]:
-    """Returns values in the order of EXPORT_NAMES. number: the row's id."""
+    """Returns the values in the order of EXPORT_NAMES. number: the row's id."""
     return [number, *_exported(record)]
 
 
 def logged(record: RequestRecord) -> dict[str, Any]:
-    """Returns what the access log says of a request. key_id names a key, it is not the key."""
+    """Returns the fields of the access log. `key_id` names a key and is not secret."""
     return dict(zip(_LOG_NAMES, _logged(record), strict=True))
 
 
 def span_attributes(record: RequestRecord) -> dict[str, str | bool | int | float]:
-    """Returns what is known of a request, named by OpenTelemetry's conventions where there is one."""
+    """Returns the known attributes of a request's span, by OpenTelemetry's conventions where there is one."""
     pairs = zip(_SPAN_NAMES, _in_span(record), strict=True)
     return {name: value for name, value in pairs if value is not None and value != ""}
 
 
-def mended(row: tuple[Value, ...]) -> tuple[Value, ...]:
-    """The row with texts as any database takes them: no NUL, no half a surrogate, none endless. Numbers stay true."""
-    return tuple(_mend(value) for value in row)
+def sanitised(row: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Returns the row with texts that any database accepts: no NUL, no lone surrogate, bounded. Numbers stay exact."""
+    return tuple(_sanitise(value, None if at == _LABELS_AT else _LONGEST_TEXT) for at, value in enumerate(row))
 
 
-def _mend(value: Value) -> Value:
+def _sanitise(value: Value, longest: int | None) -> Value:
     if isinstance(value, str):
-        return value.replace("\0", "").encode("utf-8", "replace").decode()[:_LONGEST_TEXT]
+        return value.replace("\0", "").encode("utf-8", "replace").decode()[:longest]
     return value

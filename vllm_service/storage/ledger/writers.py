@@ -1,7 +1,7 @@
-"""Who writes the ledger: each process registers, is heard of every few seconds, and signs off when it has written all.
+"""The register of the ledger's writers: each process registers, sends heartbeats, and closes its entry.
 
-One that falls silent without signing off was killed. It has lost at most what it took within its last flush interval;
-how much, nobody can know, so the next one says so in its log, and `ledger summary` keeps saying so.
+A process without heartbeats that was not closed was killed. It has lost at most the rows of its last flush interval.
+Their number is unknown, so another process logs the loss, and `ledger summary` shows it from then on.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from vllm_service.storage.sql.database import Database, Statement
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
-SILENT_SECONDS = 30.0
+#: Six heartbeats: one that is late because the database is slow counts as no loss.
+LOST_AFTER_SECONDS = 30.0
 
 _REGISTER = """INSERT INTO ledger_writers (writer, host, pid, started_at_us, heard_at_us, rows_written, rows_dropped)
     VALUES ($1, $2, $3, $4, $4, 0, 0)"""
-_HEARD = """UPDATE ledger_writers SET heard_at_us = $1, rows_written = $2, rows_dropped = $3, rows_refused = $4
+_HEARTBEAT = """UPDATE ledger_writers SET heard_at_us = $1, rows_written = $2, rows_dropped = $3, rows_refused = $4
     WHERE writer = $5"""
-_SIGN_OFF = "UPDATE ledger_writers SET closed_at_us = $1 WHERE writer = $2"
+_CLOSE = "UPDATE ledger_writers SET closed_at_us = $1 WHERE writer = $2"
 _FIND_LOST = """UPDATE ledger_writers SET lost_at_us = $1
     WHERE closed_at_us IS NULL AND lost_at_us IS NULL AND heard_at_us < $2 AND writer <> $3
     RETURNING writer, host, pid, heard_at_us, rows_written, rows_dropped"""
@@ -37,43 +38,45 @@ _LIST_REFUSALS = """SELECT host, pid, heard_at_us, rows_refused FROM ledger_writ
 
 @dataclass(frozen=True, slots=True)
 class LostWriter:
-    """A process that ended without writing everything. heard_at_us: its last sign of life, microseconds since 1970."""
+    """A process that ended without writing everything."""
 
     writer: int
     host: str
     pid: int
-    heard_at_us: int
+    #: Its last heartbeat, in microseconds since 1970.
+    heartbeat_at_us: int
     rows_written: int
     rows_dropped: int
 
     def __str__(self) -> str:
-        heard = rfc3339(self.heard_at_us / 1_000_000)
+        heartbeat = rfc3339(self.heartbeat_at_us / 1_000_000)
         return (
             f"the ledger writer of process {self.pid} on {self.host} ended without closing: it wrote "
-            f"{self.rows_written} rows and was last heard of at {heard}; rows of the last second before its end "
-            "may be missing"
+            f"{self.rows_written} rows, and its last heartbeat was at {heartbeat}; rows of the last second before its "
+            "end may be missing"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A process of which the database refused rows. heard_at_us: when it last counted them."""
+    """A process of which the database refused rows."""
 
     host: str
     pid: int
-    heard_at_us: int
+    #: When it last wrote its counts, in microseconds since 1970.
+    heartbeat_at_us: int
     rows_refused: int
 
     def __str__(self) -> str:
-        heard = rfc3339(self.heard_at_us / 1_000_000)
+        heartbeat = rfc3339(self.heartbeat_at_us / 1_000_000)
         return (
             f"the database refused {self.rows_refused} rows of process {self.pid} on {self.host}, counted until "
-            f"{heard}: these requests are in no total; its log has the reasons"
+            f"{heartbeat}: these requests are in no total; its log has the reasons"
         )
 
 
 class WriterEntry:
-    """This process's line among the writers. All times by `clock`, seconds since 1970."""
+    """This process's row in the register. `clock` returns seconds since 1970."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self.id = secrets.randbits(62)
@@ -81,22 +84,22 @@ class WriterEntry:
         self._clock = clock
 
     async def register(self) -> None:
-        """Before the first row; StorageUnavailable."""
+        """Enters this process, before its first row. Raises StorageUnavailable."""
         values = (self.id, socket.gethostname(), os.getpid(), self._now_us())
         await self._database.write(Statement(_REGISTER, values))
 
-    def heard(self, rows_written: int, rows_dropped: int, rows_refused: int) -> Statement:
-        """To be written with a batch, or alone when there is nothing to write. Refused rows are part of the dropped."""
-        return Statement(_HEARD, (self._now_us(), rows_written, rows_dropped, rows_refused, self.id))
+    def heartbeat(self, rows_written: int, rows_dropped: int, rows_refused: int) -> Statement:
+        """Returns the heartbeat, to be written with a batch or alone. rows_refused: part of rows_dropped."""
+        return Statement(_HEARTBEAT, (self._now_us(), rows_written, rows_dropped, rows_refused, self.id))
 
-    def signed_off(self) -> Statement:
-        """Everything was written, or counted as dropped."""
-        return Statement(_SIGN_OFF, (self._now_us(), self.id))
+    def closed(self) -> Statement:
+        """Returns the statement that closes the entry, when every row was written or counted as dropped."""
+        return Statement(_CLOSE, (self._now_us(), self.id))
 
-    async def report_lost(self, silent_seconds: float = SILENT_SECONDS) -> list[LostWriter]:
-        """Writers that have fallen silent, each reported once, by whoever notices first."""
+    async def report_lost(self, lost_after_seconds: float = LOST_AFTER_SECONDS) -> list[LostWriter]:
+        """Returns and logs the writers that were killed. One UPDATE marks them, so that one process reports each."""
         now_us = self._now_us()
-        rows = await self._database.fetch(_FIND_LOST, now_us, now_us - int(silent_seconds * 1_000_000), self.id)
+        rows = await self._database.fetch(_FIND_LOST, now_us, now_us - int(lost_after_seconds * 1_000_000), self.id)
         lost = [LostWriter(*row) for row in rows]
         for writer in lost:
             log.error("%s", writer)
@@ -107,10 +110,10 @@ class WriterEntry:
 
 
 async def refusals(database: Database) -> list[Refusal]:
-    """Writers that lost rows to a refusal, for `ledger summary`."""
+    """Returns the writers that lost rows to a refusal, for `ledger summary`."""
     return [Refusal(*row) for row in await database.fetch(_LIST_REFUSALS)]
 
 
 async def lost_writers(database: Database) -> list[LostWriter]:
-    """All that were ever lost, for `ledger summary`."""
+    """Returns every writer that was ever lost, for `ledger summary`."""
     return [LostWriter(*row) for row in await database.fetch(_LIST_LOST)]

@@ -1,1 +1,1 @@
-"""Limits: windows, quotas, reservations."""
+"""Limits: rate windows, quotas of days and months, reservations; in memory or shared through Redis."""

@@ -1,4 +1,4 @@
-"""What one process has counted: requests of the last minute, and an organisation's use by UTC day and month."""
+"""Counts of one process: requests of the last minute, and an organisation's use by UTC day and month."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from vllm_service.domain.quotas import SECONDS_PER_DAY, RateWindow, utc_day, utc
 
 
 class SlidingWindow:
-    """`total` requests count now. Time is given as a bucket's number, milliseconds // bucket_ms.
+    """Counts requests in buckets of time. A bucket's number is milliseconds // bucket_ms.
 
-    A clock that goes back by less than the window stands still here; by more, the window begins anew.
+    For a clock that goes back by less than the window, time stands still here. For one that goes back by more, the
+    window begins anew.
     """
 
     __slots__ = ("_counts", "_newest", "_shape", "total")
 
     def __init__(self, shape: RateWindow) -> None:
         self._shape = shape
-        self._counts: deque[list[int]] = deque()  # [bucket, requests], the oldest first
-        self._newest: list[int] | None = None  # the last of them
+        #: [bucket, requests], the oldest first. Buckets in which no request came are left out.
+        self._counts: deque[list[int]] = deque()
+        #: The last of them, kept apart because every request reads it.
+        self._newest: list[int] | None = None
+        #: How many requests count now.
         self.total = 0
 
     def advance(self, bucket: int) -> int:
-        """Forgets what has left the window; returns the bucket that requests are counted in now."""
+        """Removes what has left the window; returns the bucket in which requests count now."""
         newest = self._newest
         if newest is None or newest[0] == bucket:
             return bucket
@@ -40,7 +44,7 @@ class SlidingWindow:
         return bucket
 
     def take(self, bucket: int) -> None:
-        """Counts one request; `bucket` as `advance` returned it."""
+        """Counts one request in a bucket that `advance` returned."""
         newest = self._newest
         if newest is not None and newest[0] == bucket:
             newest[1] += 1
@@ -50,7 +54,7 @@ class SlidingWindow:
         self.total += 1
 
     def give_back(self, bucket: int) -> None:
-        """Takes one request out of this bucket, if it still counts there."""
+        """Removes one request from this bucket, if it still counts there."""
         for count in reversed(self._counts):
             if count[0] == bucket and count[1] > 0:
                 count[1] -= 1
@@ -58,25 +62,23 @@ class SlidingWindow:
                 return
 
     def wait_ms(self, now_ms: int) -> int:
-        """Until the oldest request that counts leaves the window."""
+        """Returns the milliseconds until the oldest request that counts leaves the window."""
         oldest = next(bucket for bucket, requests in self._counts if requests)
         return oldest * self._shape.bucket_ms + self._shape.lifetime_ms - now_ms
 
     def is_idle(self, now_ms: int) -> bool:
-        """Nothing counts any more: it may be forgotten, and made anew."""
+        """True if nothing counts any more: the window may be dropped, and made anew later."""
         return not self._counts or self._counts[-1][0] < now_ms // self._shape.bucket_ms - self._shape.buckets
 
 
-# (organisation, "day" or "month", number of the day or month as in domain.quotas)
+#: Organisation, "day" or "month", and the number of that day or month as in domain.quotas.
 PeriodKey = tuple[str, str, int]
-Counts = tuple[int, int, int]  # requests, tokens, pico-dollars
+#: Requests, tokens, pico-dollars.
+Counts = tuple[int, int, int]
 
 
 class Period:
-    """What was taken in one day or month: settled and reserved together, and of that what is settled.
-
-    unsaved: it is added here once something was settled that is not on disk.
-    """
+    """An organisation's use of one day or month."""
 
     __slots__ = (
         "_unsaved", "key", "picousd", "requests", "saved", "settled_picousd", "settled_requests", "settled_tokens",
@@ -85,25 +87,29 @@ class Period:
 
     def __init__(self, key: PeriodKey, counts: Counts, unsaved: set[Period]) -> None:
         self.key = key
+        # Settled and reserved together: what the limits compare with. Only what is settled goes to disk: after a crash
+        # the reservations of the dead process are gone, as they should be.
         self.requests, self.tokens, self.picousd = counts
         self.settled_requests, self.settled_tokens, self.settled_picousd = counts
+        #: What of the settled is on disk.
         self.saved = counts
+        #: The set that this period joins once it has something settled that is not on disk.
         self._unsaved = unsaved
 
     def reserve(self, tokens: int, picousd: int) -> None:
-        """One request, with at most so much."""
+        """Reserves one request, with upper bounds of its tokens and cost."""
         self.requests += 1
         self.tokens += tokens
         self.picousd += picousd
 
     def give_back(self, tokens: int, picousd: int) -> None:
-        """The reverse of `reserve`."""
+        """Undoes `reserve`."""
         self.requests -= 1
         self.tokens -= tokens
         self.picousd -= picousd
 
     def settle(self, tokens: int, picousd: int, reserved_tokens: int, reserved_picousd: int) -> None:
-        """A request for which this much was reserved has really used so much."""
+        """Replaces what was reserved for one request by what it used."""
         self.tokens += tokens - reserved_tokens
         self.picousd += picousd - reserved_picousd
         self.settled_requests += 1
@@ -112,45 +118,52 @@ class Period:
         self._unsaved.add(self)
 
     def take_unsaved(self) -> Counts:
-        """What was settled since this was last called."""
+        """Returns what was settled since the last call, and takes it for saved."""
         requests, tokens, picousd = self.saved
         self.saved = self.settled_requests, self.settled_tokens, self.settled_picousd
         return self.saved[0] - requests, self.saved[1] - tokens, self.saved[2] - picousd
 
     def put_back(self, counts: Counts) -> None:
-        """These could not be saved after all."""
+        """Takes back counts that could not be saved."""
         self.saved = self.saved[0] - counts[0], self.saved[1] - counts[1], self.saved[2] - counts[2]
         self._unsaved.add(self)
 
 
 class Periods:
-    """The periods of all organisations. Those in `unsaved` hold something for who keeps it on disk."""
+    """The days and months of all organisations."""
 
     def __init__(self, saved: Mapping[PeriodKey, Counts]) -> None:
+        #: Periods that hold settled counts which are not on disk.
         self.unsaved: set[Period] = set()
         self._periods = {key: Period(key, counts, self.unsaved) for key, counts in saved.items()}
-        self._begins = self._ends = 0.0  # of the day that `_present` is of
-        self._present: dict[str, tuple[Period, Period]] = {}  # by organisation
+        #: The present UTC day, in seconds since 1970, and by organisation its day and month: so that a request pays for
+        #: one look-up, and for no arithmetic of dates.
+        self._day_begins = 0.0
+        self._day_ends = 0.0
+        self._present: dict[str, tuple[Period, Period]] = {}
 
     def at(self, organisation: str, now_seconds: float) -> tuple[Period, Period]:
-        """The day and the month that this time lies in."""
-        if not self._begins <= now_seconds < self._ends:
-            self._begins = float(utc_day(now_seconds) * SECONDS_PER_DAY)
-            self._ends = self._begins + SECONDS_PER_DAY
+        """Returns the day and the month of this time."""
+        if not self._day_begins <= now_seconds < self._day_ends:
+            self._day_begins = float(utc_day(now_seconds) * SECONDS_PER_DAY)
+            self._day_ends = self._day_begins + SECONDS_PER_DAY
             self._present.clear()
         return self._present.get(organisation) or self._find(organisation, utc_day(now_seconds))
 
     def forget_before(self, now_seconds: float) -> None:
-        """Drops what ended over a week or two months ago: a clock that jumps ahead and back finds its day again."""
+        """Drops days and months that are long over. A clock that jumps to and fro within a week finds its day again."""
         day = utc_day(now_seconds)
         oldest = {"day": day - 7, "month": utc_month(day) - 2}
         self._periods = {key: period for key, period in self._periods.items() if key[2] >= oldest[key[1]]}
         self._present.clear()
 
     def _find(self, organisation: str, day: int) -> tuple[Period, Period]:
-        both = self._period((organisation, "day", day)), self._period((organisation, "month", utc_month(day)))
-        self._present[organisation] = both
-        return both
+        day_and_month = (
+            self._period((organisation, "day", day)),
+            self._period((organisation, "month", utc_month(day))),
+        )
+        self._present[organisation] = day_and_month
+        return day_and_month
 
     def _period(self, key: PeriodKey) -> Period:
         period = self._periods.get(key)

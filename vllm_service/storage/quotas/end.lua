@@ -1,12 +1,12 @@
--- Ends a reservation: books what was used, or gives everything back. Atomic, and safe to send again.
+-- Ends a reservation: books what was used, or gives everything back. It is atomic, and safe to send again.
 --
 -- KEYS  1 key's window, 2 address's window, 3 day, 4 month, 5 leases of the organisation
 -- ARGV  1 lease, 2 'settle', 'settle again' or 'release', 3 tokens and 4 pico-dollars reserved, negative
 --       5 tokens and 6 pico-dollars used, 7 key's bucket, 8 address's bucket ('' for none)
 -- Returns 1 if the lease was alive, else 0.
 --
--- A lease that has expired is booked all the same when it is settled for the first time. 'settle again' comes after a
--- connection that broke: then no lease means that the first one arrived.
+-- 'settle' books a lease that has expired all the same: the tokens were used. 'settle again' follows a connection that
+-- broke, when the first 'settle' may have arrived. There a missing lease means that it did, and nothing is booked.
 
 local function add(period, requests, tokens, picousd)
   redis.call('HINCRBY', period, 'requests', requests)
@@ -14,6 +14,7 @@ local function add(period, requests, tokens, picousd)
   redis.call('HINCRBY', period, 'picousd', picousd)
 end
 
+-- ZREM is the test of life: of any number of ends of one lease, one removes it.
 local alive = redis.call('ZREM', KEYS[5], ARGV[1])
 for number = 3, 4 do
   local period = KEYS[number]
@@ -28,6 +29,7 @@ for number = 3, 4 do
   end
 end
 
+-- A request that used nothing counts in no window either, unless its bucket has already left the window.
 if ARGV[2] == 'release' and alive == 1 then
   for number = 1, 2 do
     local bucket = ARGV[6 + number]

@@ -1,4 +1,4 @@
-"""Limits of one process, in memory: checks and reservations run with no await between."""
+"""Limits of one process, in memory. A check and its reservation are atomic: no await lies between them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from vllm_service.domain.quotas import (
 from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited
 from vllm_service.storage.quotas.counters import Counts, Period, PeriodKey, Periods, SlidingWindow
-from vllm_service.storage.quotas.refusals import allowed_by, asked_of, period_wait_seconds, rejection
+from vllm_service.storage.quotas.refusals import allowed_by, period_wait_seconds, rejection, requested_amounts
 
 
 class Owner(Protocol):
-    """What a reservation reports its end to."""
+    """The quotas that a reservation belongs to."""
 
     def end(self, reservation: MemoryReservation) -> bool:
-        """Whether it had not ended before."""
+        """Ends the reservation's lease; returns False if it had ended before."""
         ...
 
 
 class MemoryReservation:
-    """Implements protocol.Reservation. Made when there is room: it counts from then on."""
+    """Implements protocol.Reservation. It counts from when it is made, which is when every limit has room."""
 
     __slots__ = (
         "_address_bucket",
@@ -54,7 +54,10 @@ class MemoryReservation:
         by_key: tuple[SlidingWindow, int],
         by_address: tuple[SlidingWindow | None, int],
     ) -> None:
-        """It is taken. amounts: tokens, pico-dollars. by_key, by_address: each a window, and the bucket within it."""
+        """Takes the request from every limit. amounts: tokens, pico-dollars.
+
+        by_key, by_address: a window each, and the bucket in which the request counts.
+        """
         self._owner = owner
         self.expires_at_ms = expires_at_ms
         self._tokens, self._picousd = tokens, picousd = amounts
@@ -68,12 +71,12 @@ class MemoryReservation:
         month.reserve(tokens, picousd)
 
     def give_back(self) -> None:
-        """It no longer counts in its day and month."""
+        """Takes it out of its day and month."""
         self._day.give_back(self._tokens, self._picousd)
         self._month.give_back(self._tokens, self._picousd)
 
     async def settle(self, tokens: int, cost_picousd: int) -> None:
-        """See Reservation. One that has expired is booked all the same, in the periods where it was: it was used."""
+        """Implements Reservation. An expired one is booked all the same, in its own periods: the tokens were used."""
         if not self._owner.end(self):
             self._day.reserve(self._tokens, self._picousd)
             self._month.reserve(self._tokens, self._picousd)
@@ -81,7 +84,7 @@ class MemoryReservation:
         self._month.settle(tokens, cost_picousd, self._tokens, self._picousd)
 
     async def release(self) -> None:
-        """See Reservation. Once its lease has expired nothing is left to give; nor in minutes and seconds gone by."""
+        """Implements Reservation. After its lease has expired there is nothing left to give back."""
         if not self._owner.end(self):
             return
         self.give_back()
@@ -90,14 +93,15 @@ class MemoryReservation:
             self._address_window.give_back(self._address_bucket)
 
 
-# Longer than any request may take (REQUEST_TIMEOUT_SECONDS): a reservation that lives on has lost its owner.
+#: Longer than any request may take (REQUEST_TIMEOUT_SECONDS): an older reservation belongs to a request that is gone.
 LEASE_SECONDS = 900.0
 SWEEP_SECONDS = 10.0
-_MOST_WINDOWS = 100_000
+#: Of each kind. A flood of made-up addresses must not fill the memory.
+_MAX_WINDOWS = 100_000
 
 
 class MemoryQuotas:
-    """Implements protocol.Quotas. saved: what earlier processes counted; `periods.unsaved` holds what this one adds."""
+    """Implements protocol.Quotas. saved: counts of earlier processes. `periods.unsaved` holds what this one adds."""
 
     def __init__(
         self,
@@ -114,14 +118,15 @@ class MemoryQuotas:
         self._address_windows: dict[str, SlidingWindow] = {}
         self._leases: set[MemoryReservation] = set()
         self._expired = 0
-        self._first_expiry_ms: float = math.inf  # or earlier: a lease that ends in time does not move it
+        #: No lease expires before this time. A lease that ends normally does not move it, which spares a search.
+        self._first_expiry_ms: float = math.inf
         self._sweep_ms = int(sweep_seconds * 1000)
         self._swept_at_ms = 0
 
     async def reserve(
         self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
     ) -> MemoryReservation:
-        """See protocol.Quotas."""
+        """Implements protocol.Quotas."""
         now_ms = int(now_seconds * 1000)
         if now_ms >= self._first_expiry_ms:
             self._expire(now_ms)
@@ -129,40 +134,43 @@ class MemoryQuotas:
             self._sweep(now_seconds)
         by_key = self._key_windows.get(key.id) or _window(self._key_windows, key.id, KEY_WINDOW)
         by_address = None
-        key_bucket, address_bucket = by_key.advance(now_ms // KEY_WINDOW.bucket_ms), 0
+        key_bucket = by_key.advance(now_ms // KEY_WINDOW.bucket_ms)
+        address_bucket = 0
         if client_ip is not None:
             known = self._address_windows
             by_address = known.get(client_ip) or _window(known, client_ip, ADDRESS_WINDOW)
             address_bucket = by_address.advance(now_ms // ADDRESS_WINDOW.bucket_ms)
-        asked, periods = (tokens, cost_picousd), self.periods.at(key.organisation, now_seconds)
-        windows = by_key, by_address
-        if not self._has_room(key, windows, periods, asked):
-            raise self._rejection(key, windows, periods, asked, now_ms)
+        requested = (tokens, cost_picousd)
+        periods = self.periods.at(key.organisation, now_seconds)
+        windows = (by_key, by_address)
+        if not self._has_room(key, windows, periods, requested):
+            raise self._rejection(key, windows, periods, requested, now_ms)
         expires_at_ms = now_ms + self._lease_ms
-        share = MemoryReservation(
+        reservation = MemoryReservation(
             self,
             expires_at_ms=expires_at_ms,
-            amounts=asked,
+            amounts=requested,
             periods=periods,
             by_key=(by_key, key_bucket),
             by_address=(by_address, address_bucket),
         )
-        self._leases.add(share)
+        self._leases.add(reservation)
         self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
-        return share
+        return reservation
 
-    def state(self) -> QuotaState:
-        """For health and metrics."""
+    def status(self) -> QuotaState:
+        """Returns the state for health and metrics."""
         return QuotaState(len(self._leases), self._expired)
 
     def end(self, reservation: MemoryReservation) -> bool:
-        """Its lease is over. Whether it was not before."""
+        """Implements Owner."""
         if reservation not in self._leases:
             return False
         self._leases.remove(reservation)
         return True
 
     def _expire(self, now_ms: int) -> None:
+        """Gives back the reservations that were neither settled nor released in time, and finds the next to expire."""
         for reservation in [lease for lease in self._leases if lease.expires_at_ms <= now_ms]:
             self.end(reservation)
             reservation.give_back()
@@ -170,7 +178,7 @@ class MemoryQuotas:
         self._first_expiry_ms = min((lease.expires_at_ms for lease in self._leases), default=math.inf)
 
     def _sweep(self, now_seconds: float) -> None:
-        """Forgets keys and addresses that have been idle, and periods that are long over."""
+        """Drops the windows of idle keys and addresses, and periods that are long over."""
         now_ms = self._swept_at_ms = int(now_seconds * 1000)
         for windows in (self._key_windows, self._address_windows):
             for name in [name for name, window in windows.items() if window.is_idle(now_ms)]:
@@ -182,9 +190,12 @@ class MemoryQuotas:
         key: ApiKey,
         windows: tuple[SlidingWindow, SlidingWindow | None],
         periods: tuple[Period, Period],
-        asked: tuple[int, int],
+        requested: tuple[int, int],
     ) -> bool:
-        limits, (by_key, by_address), (day, month), (tokens, picousd) = key.limits, windows, periods, asked
+        limits = key.limits
+        by_key, by_address = windows
+        day, month = periods
+        tokens, picousd = requested
         return (
             by_key.total < REQUESTS_PER_MINUTE[key.tier]
             and (by_address is None or by_address.total < self._address_limit)
@@ -202,8 +213,11 @@ class MemoryQuotas:
         amounts: tuple[int, int],
         now_ms: int,
     ) -> RateLimited:
-        now_seconds, (by_key, by_address), (day, month) = now_ms / 1000, windows, periods
-        allowed, asked = allowed_by(key, self._address_limit), asked_of(*amounts)
+        now_seconds = now_ms / 1000
+        by_key, by_address = windows
+        day, month = periods
+        allowed = allowed_by(key, self._address_limit)
+        requested = requested_amounts(*amounts)
         waits: dict[Limit, float] = {}
         if by_key.total >= REQUESTS_PER_MINUTE[key.tier]:
             waits[Limit.REQUESTS_PER_MINUTE] = by_key.wait_ms(now_ms) / 1000
@@ -216,15 +230,15 @@ class MemoryQuotas:
             (Limit.USD_PER_MONTH, month.picousd, month.settled_picousd),
         ):
             most = allowed[limit]
-            if most is not None and taken + asked[limit] > most:
-                may_come_back = settled + asked[limit] <= most
+            if most is not None and taken + requested[limit] > most:
+                may_come_back = settled + requested[limit] <= most
                 waits[limit] = period_wait_seconds(limit, now_seconds, may_come_back)
-        return rejection(allowed, waits, asked)
+        return rejection(allowed, waits, requested)
 
 
 def _window(windows: dict[str, SlidingWindow], name: str, shape: RateWindow) -> SlidingWindow:
-    """A new one."""
-    if len(windows) >= _MOST_WINDOWS:  # a flood of addresses within one sweep: the one first seen is forgotten
+    """Makes a window. At the bound it drops the one first made: a flood of addresses can come between two sweeps."""
+    if len(windows) >= _MAX_WINDOWS:
         del windows[next(iter(windows))]
     window = windows[name] = SlidingWindow(shape)
     return window

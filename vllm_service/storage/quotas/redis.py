@@ -1,4 +1,7 @@
-"""Limits that any number of processes share, exact to the request: one script checks and reserves, one ends it."""
+"""Limits that any number of processes share, exact to the request: one script checks and reserves, one ends it.
+
+Each script is atomic in Redis; check, then increment, in two commands would let replicas pass a limit together.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,11 @@ from vllm_service.domain.quotas import (
     utc_day,
     utc_month,
 )
+from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited, StorageUnavailable
 from vllm_service.storage.protocol import Reservation
 from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas
-from vllm_service.storage.quotas.refusals import LIMITS, allowed_by, asked_of, period_wait_seconds, rejection
+from vllm_service.storage.quotas.refusals import LIMITS, allowed_by, period_wait_seconds, rejection, requested_amounts
 
 if TYPE_CHECKING:
     from vllm_service.storage.redis_link import RedisLink
@@ -32,46 +36,53 @@ log = logging.getLogger(__name__)
 _PREFIX = "vllm-service"
 _RATES = (Limit.REQUESTS_PER_MINUTE, Limit.ADDRESS_REQUESTS_PER_SECOND)
 _WINDOWS = (KEY_WINDOW.buckets, KEY_WINDOW.bucket_ms, ADDRESS_WINDOW.buckets, ADDRESS_WINDOW.bucket_ms)
+#: How often the ends of reservations are sent again while Redis is away.
 _RETRY_SECONDS = 0.5
+#: The most ends that wait for Redis in memory.
 _MAX_UNSETTLED = 100_000
 
 
 class WhenRedisIsAway(StrEnum):
-    """REFUSE: requests fail with STORAGE_503. COUNT_ALONE: each process applies all limits by its own counts."""
+    """What requests get while Redis is away."""
 
+    #: Requests fail with STORAGE_503.
     REFUSE = "refuse"
+    #: Each process applies all limits by its own counts.
     COUNT_ALONE = "count_alone"
 
 
 @dataclass(slots=True)
 class RedisReservation:
-    """Implements protocol.Reservation. `lease` is all that Redis needs to take it back after a crash."""
+    """Implements protocol.Reservation."""
 
     owner: RedisQuotas
+    #: The KEYS of both scripts.
     keys: tuple[str, ...]
+    #: "id:day:month:tokens:pico-dollars": all that Redis needs to give the reservation back after a crash.
     lease: str
     tokens: int
     picousd: int
+    #: The buckets of the key's and the address's window in which the request counts; "" for none.
     buckets: tuple[int | str, int | str] = ("", "")
 
     async def settle(self, tokens: int, cost_picousd: int) -> None:
-        """See Reservation. With Redis away it is sent when Redis is back."""
+        """Implements Reservation. While Redis is away this waits in memory, and is sent later."""
         await self.owner.end(self, "settle", tokens, cost_picousd)
 
     async def release(self) -> None:
-        """See Reservation. With Redis away the lease gives it back when it expires, if not before."""
+        """Implements Reservation. While Redis is away this waits too, or the lease's expiry gives it back."""
         await self.owner.end(self, "release")
 
     def arguments(self, how: str, tokens: int, picousd: int) -> list[str | int]:
-        """Of end.lua."""
+        """Returns the ARGV of end.lua."""
         return [self.lease, how, -self.tokens, -self.picousd, tokens, picousd, *self.buckets]
 
 
 class RedisQuotas:
     """Implements protocol.Quotas. Minutes, seconds and leases go by Redis's clock, days and months by the caller's.
 
-    instead: counts in this process while Redis is away; None refuses then. uses_server_clock: False takes the caller's
-    clock for everything.
+    fallback: counts in this process while Redis is away; with None, requests are refused then.
+    uses_server_clock: False uses the caller's clock for everything.
     """
 
     def __init__(
@@ -80,30 +91,34 @@ class RedisQuotas:
         *,
         lease_seconds: float = LEASE_SECONDS,
         address_limit: int = ADDRESS_REQUESTS_PER_SECOND,
-        instead: MemoryQuotas | None = None,
+        fallback: MemoryQuotas | None = None,
         uses_server_clock: bool = True,
     ) -> None:
         self._link = link
-        self._reserve = link.script("reserve.lua")
-        self._end = link.script("end.lua")
+        self._reserve = link.script(__package__, "reserve.lua")
+        self._end = link.script(__package__, "end.lua")
         self._lease_ms = int(lease_seconds * 1000)
         self._address_limit = address_limit
-        self._instead = instead
+        self._fallback = fallback
         self._uses_server_clock = uses_server_clock
         self._process = secrets.token_hex(8)
         self._numbers = count()
         self._unsettled: deque[tuple[RedisReservation, str, int, int]] = deque()
         self._sender: asyncio.Task[None] | None = None
 
+    def status(self) -> QuotaState:
+        """Returns whether Redis is away. Reservations are not counted here: they are all replicas'."""
+        return QuotaState(is_failing=self._link.is_resting)
+
     @property
     def waiting_ends(self) -> int:
-        """Ends of reservations that wait for Redis to come back."""
+        """How many ends of reservations wait for Redis."""
         return len(self._unsettled)
 
     async def reserve(
         self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
     ) -> Reservation:
-        """See protocol.Quotas."""
+        """Implements protocol.Quotas."""
         reservation = self._reservation(key, client_ip, tokens, cost_picousd, now_seconds)
         allowed = allowed_by(key, self._address_limit)
         if client_ip is None:
@@ -119,33 +134,34 @@ class RedisQuotas:
             *_WINDOWS,
         ]
         try:
-            reply = await self._link.ask(lambda: self._reserve(reservation.keys, arguments))
+            reply = await self._link.execute(lambda: self._reserve(reservation.keys, arguments))
         except StorageUnavailable:
-            if self._instead is None:
+            if self._fallback is None:
                 raise
-            return await self._instead.reserve(key, client_ip, tokens, cost_picousd, now_seconds)
+            return await self._fallback.reserve(key, client_ip, tokens, cost_picousd, now_seconds)
         if not reply[0]:
             raise self._rejection(allowed, reply[1:], tokens, cost_picousd, now_seconds)
         reservation.buckets = (reply[1], reply[2] if client_ip is not None else "")
         return reservation
 
     async def end(self, reservation: RedisReservation, how: str, tokens: int = 0, picousd: int = 0) -> None:
-        """Ends it now or, if Redis is away, as soon as it is back; never raises."""
+        """Runs end.lua now or, if Redis is away, as soon as it is back. Never raises."""
         try:
             await self._send(reservation, how, tokens, picousd)
         except StorageUnavailable as error:
             if len(self._unsettled) >= _MAX_UNSETTLED:
-                log.error("a reservation's end is lost, Redis has been away for too long")
+                log.error("a reservation's end is lost: %d wait for Redis already", len(self._unsettled))
                 return
             if not self._unsettled:
                 log.warning("ends of reservations wait until Redis is back: %s", error.message)
+            # A cause means that the first sending may have arrived; "settle again" then books only what is still open.
             again = "settle again" if how == "settle" and error.__cause__ is not None else how
             self._unsettled.append((reservation, again, tokens, picousd))
             if self._sender is None or self._sender.done():
                 self._sender = asyncio.create_task(self._send_later(), name="reservations that wait for Redis")
 
     async def close(self) -> None:
-        """Sends what waits, if Redis is there; leases give back the rest."""
+        """Sends the ends that wait, if Redis answers. The expiry of leases gives back the others."""
         if self._sender is not None:
             self._sender.cancel()
         try:
@@ -156,7 +172,7 @@ class RedisQuotas:
 
     async def _send(self, reservation: RedisReservation, how: str, tokens: int, picousd: int) -> None:
         arguments = reservation.arguments(how, tokens, picousd)
-        await self._link.ask(lambda: self._end(reservation.keys, arguments))
+        await self._link.execute(lambda: self._end(reservation.keys, arguments))
 
     async def _send_later(self) -> None:
         while self._unsettled:
@@ -166,6 +182,7 @@ class RedisQuotas:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _send_first(self) -> None:
+        # It is removed only after it was sent, so that a cancellation or failure loses none.
         reservation, how, tokens, picousd = self._unsettled[0]
         await self._send(reservation, how, tokens, picousd)
         self._unsettled.popleft()
@@ -198,4 +215,4 @@ class RedisQuotas:
             for limit, value in zip(LIMITS, reply, strict=True)
             if value >= 0
         }
-        return rejection(allowed, waits, asked_of(tokens, picousd))
+        return rejection(allowed, waits, requested_amounts(tokens, picousd))

@@ -1,4 +1,4 @@
-"""What a 429 says: which limit, how much it allows, and when to come again."""
+"""Makes the text and details of a 429: which limit, how much it allows, and when to try again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vllm_service.domain.money import to_usd
 from vllm_service.domain.quotas import Limit, seconds_to_next_day, seconds_to_next_month
 from vllm_service.errors import RateLimited
 
-# Where only what running requests have reserved stands in the way, and they may give it back at any time.
+#: The wait where only reservations of running requests are in the way: they may give back a part at any time.
 RUNNING_REQUESTS_WAIT_SECONDS = 1.0
 LIMITS = tuple(Limit)
 _WORDS = {
@@ -23,7 +23,7 @@ _WORDS = {
 
 
 def allowed_by(key: ApiKey, address_limit: int) -> dict[Limit, int | None]:
-    """Requests, tokens or pico-dollars; None is no limit."""
+    """Returns what each limit allows: requests, tokens or pico-dollars; None is no limit."""
     limits = key.limits
     return {
         Limit.REQUESTS_PER_MINUTE: REQUESTS_PER_MINUTE[key.tier],
@@ -35,8 +35,8 @@ def allowed_by(key: ApiKey, address_limit: int) -> dict[Limit, int | None]:
     }
 
 
-def asked_of(tokens: int, picousd: int) -> dict[Limit, int]:
-    """What a request takes from each limit."""
+def requested_amounts(tokens: int, picousd: int) -> dict[Limit, int]:
+    """Returns how much one request takes from each limit."""
     return {
         Limit.REQUESTS_PER_MINUTE: 1,
         Limit.ADDRESS_REQUESTS_PER_SECOND: 1,
@@ -48,7 +48,10 @@ def asked_of(tokens: int, picousd: int) -> dict[Limit, int]:
 
 
 def period_wait_seconds(limit: Limit, now_seconds: float, may_come_back: bool) -> float:
-    """Until the limit's day or month ends. may_come_back: there would be room without what others only reserved."""
+    """Returns the wait until the limit's day or month ends, or a short one if `may_come_back`.
+
+    may_come_back: the request would fit but for what others have only reserved.
+    """
     if may_come_back:
         return RUNNING_REQUESTS_WAIT_SECONDS
     per_day = limit in (Limit.REQUESTS_PER_DAY, Limit.TOKENS_PER_DAY)
@@ -56,20 +59,20 @@ def period_wait_seconds(limit: Limit, now_seconds: float, may_come_back: bool) -
 
 
 def rejection(
-    allowed_by_limit: Mapping[Limit, int | None], waits: Mapping[Limit, float], asked: Mapping[Limit, int]
+    allowed_by_limit: Mapping[Limit, int | None], waits: Mapping[Limit, float], requested: Mapping[Limit, int]
 ) -> RateLimited:
-    """Names the limit that has to be waited for longest. waits: seconds, of every limit that has no room.
+    """Returns the error for the limit with the longest wait. waits: seconds, of every limit that has no room.
 
-    asked: tokens and pico-dollars of this request, by limit. One that asks for more than the whole limit gets no
-    Retry-After: no waiting helps.
+    requested: how much this request takes, by limit. A request for more than a whole limit gets no Retry-After: no
+    waiting helps it.
     """
-    hopeless = [limit for limit in waits if asked[limit] > (allowed_by_limit[limit] or 0)]
+    hopeless = [limit for limit in waits if requested[limit] > (allowed_by_limit[limit] or 0)]
     limit = hopeless[0] if hopeless else max(waits, key=lambda name: waits[name])
     allowed = allowed_by_limit[limit] or 0
     shown = to_usd(allowed) if limit is Limit.USD_PER_MONTH else allowed
     details = {"limit": limit.value, "allowed": shown}
     words = _WORDS[limit].format(f"{shown:,}")
     if hopeless:
-        return RateLimited(f"{words}; this request alone may need more.", details=details)
+        return RateLimited(f"{words}; this request alone may need more, so waiting does not help.", details=details)
     wait = max(waits[limit], 0.001)
     return RateLimited(f"{words}; try again in {wait:,.1f} s.", details=details, retry_after_seconds=wait)

@@ -7,7 +7,8 @@
 -- Returns {1, key's bucket, address's bucket}, or {0, then for each limit: -1 if it has room, else ms to wait; for the
 -- limits of days and months 0 if running requests may give it back, 1 if only the period's end will}.
 --
--- Amounts are compared as decimal strings and added by HINCRBY: Lua's numbers are exact to 2^53 only, which is $9,007.
+-- Amounts are compared as decimal strings and added by HINCRBY, which is exact to 2^63: Lua's numbers are exact to 2^53
+-- only, and 2^53 pico-dollars are $9,007.
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -15,11 +16,13 @@ if not now then
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Of a decimal string. "-0" is no integer to HINCRBY.
 local function negative(amount)
   if amount == '0' then return '0' end
   return '-' .. amount
 end
 
+-- amount > limit, both decimal strings without leading zeros: the longer number is the larger one.
 local function over(amount, limit)
   if limit == '' or amount:sub(1, 1) == '-' then return false end
   if #amount ~= #limit then return #amount > #limit end
@@ -35,7 +38,8 @@ local function add(period, requests, tokens, picousd)
   redis.call('HINCRBY', period, 'reserved_picousd', picousd)
 end
 
--- Leases whose owner did not end them in time. lease: id:day:month:tokens:picousd
+-- Gives back the leases that were not ended in time, at most 1000 at once so that no call blocks Redis for long.
+-- lease: id:day:month:tokens:picousd. A period that is gone is not made anew.
 for _, lease in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, 1000)) do
   local day, month, tokens, picousd = lease:match('^[^:]+:(%d+):(%d+):(%d+):(%d+)$')
   redis.call('ZREM', KEYS[5], lease)
@@ -46,20 +50,25 @@ for _, lease in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT'
   end
 end
 
--- A sliding window, as in sliding_window.py: returns the bucket to count in, how many count, and the oldest of them.
+-- A sliding window, as SlidingWindow in counters.py: returns the bucket to count in, how many requests count, and the
+-- oldest bucket of them.
 local function window(key, buckets, bucket_ms)
   local counts = redis.call('HGETALL', key)
-  local bucket, newest, total, oldest = math.floor(now / bucket_ms), -1, 0, nil
-  for place = 1, #counts, 2 do newest = math.max(newest, tonumber(counts[place])) end
+  local bucket = math.floor(now / bucket_ms)
+  local newest = -1
+  local total = 0
+  local oldest = nil
+  for i = 1, #counts, 2 do newest = math.max(newest, tonumber(counts[i])) end
   if newest - bucket > buckets then
     redis.call('DEL', key)
     return bucket, 0, nil
   end
   bucket = math.max(bucket, newest)
-  for place = 1, #counts, 2 do
-    local at, count = tonumber(counts[place]), tonumber(counts[place + 1])
+  for i = 1, #counts, 2 do
+    local at = tonumber(counts[i])
+    local count = tonumber(counts[i + 1])
     if at < bucket - buckets then
-      redis.call('HDEL', key, counts[place])
+      redis.call('HDEL', key, counts[i])
     elseif count > 0 then
       total = total + count
       oldest = math.min(oldest or at, at)
@@ -68,15 +77,19 @@ local function window(key, buckets, bucket_ms)
   return bucket, total, oldest
 end
 
-local reply, has_room = {0, -1, -1, -1, -1, -1, -1}, true
+local reply = {0, -1, -1, -1, -1, -1, -1}
+local has_room = true
 local function refuse(limit, wait)
   reply[limit + 1] = wait
   has_room = false
 end
 
+-- The buckets of the key's and the address's window in which this request counts.
 local taken_in = {0, 0}
 for number = 1, 2 do
-  local allowed, buckets, bucket_ms = ARGV[6 + number], tonumber(ARGV[11 + 2 * number]), tonumber(ARGV[12 + 2 * number])
+  local allowed = ARGV[6 + number]
+  local buckets = tonumber(ARGV[11 + 2 * number])
+  local bucket_ms = tonumber(ARGV[12 + 2 * number])
   if allowed ~= '' then
     local bucket, total, oldest = window(KEYS[number], buckets, bucket_ms)
     taken_in[number] = bucket
@@ -86,16 +99,18 @@ for number = 1, 2 do
   end
 end
 
+-- Added first and compared then, because only HINCRBY adds exactly. What does not fit is taken out again below.
 add(KEYS[3], 1, ARGV[4], ARGV[5])
 add(KEYS[4], 1, ARGV[4], ARGV[5])
 
 local function check(limit, period, field)
   local allowed = ARGV[6 + limit]
   if allowed ~= '' and over(redis.call('HGET', period, field), allowed) then
+    -- Only the kind of wait depends on these, so that Lua's rounding above 2^53 does no harm.
     local reserved_by_others = tonumber(redis.call('HGET', period, 'reserved_' .. field))
-    local asked = ({requests = 1, tokens = tonumber(ARGV[4]), picousd = tonumber(ARGV[5])})[field]
+    local requested = ({requests = 1, tokens = tonumber(ARGV[4]), picousd = tonumber(ARGV[5])})[field]
     local settled = tonumber(redis.call('HGET', period, field)) - reserved_by_others
-    refuse(limit, settled + asked <= tonumber(allowed) and 0 or 1)
+    refuse(limit, settled + requested <= tonumber(allowed) and 0 or 1)
   end
 end
 check(3, KEYS[3], 'requests')
@@ -103,7 +118,7 @@ check(4, KEYS[3], 'tokens')
 check(5, KEYS[4], 'tokens')
 check(6, KEYS[4], 'picousd')
 
--- A day's counts are kept for a week after, a month's for two months: see quota_periods.Periods.forget_before.
+-- A day's counts stay for a week after it, a month's for two months: as in counters.Periods.forget_before.
 for number, seconds in pairs({[3] = 8 * 86400, [4] = 93 * 86400}) do
   if redis.call('TTL', KEYS[number]) < 0 then redis.call('EXPIRE', KEYS[number], seconds) end
 end

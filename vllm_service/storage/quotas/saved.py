@@ -1,4 +1,4 @@
-"""Keeps what MemoryQuotas counts in the database, so that a day's and a month's use survive a restart."""
+"""Saves the counts of MemoryQuotas in the database, so that a day's and a month's use survive a restart."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from vllm_service.errors import ServiceError
 from vllm_service.storage.quotas.counters import Counts, PeriodKey, Periods
 from vllm_service.storage.sql.database import Database, Statement
 
+#: How often counts are saved, and so how much a crash may lose.
 SAVE_SECONDS = 0.5
 log = logging.getLogger(__name__)
-# Additions, not totals: several processes may count into one row.
+# Additions, not totals: several processes may add to one row.
 _ADD = """INSERT INTO quota_use (organisation, period, number, requests, tokens, picousd)
     VALUES ($1, $2, $3, $4, $5, $6)
     ON CONFLICT (organisation, period, number) DO UPDATE SET requests = quota_use.requests + excluded.requests,
@@ -23,15 +24,15 @@ _FORGET = "DELETE FROM quota_use WHERE (period = 'day' AND number < $1) OR (peri
 
 
 async def load(database: Database, now_seconds: float) -> dict[PeriodKey, Counts]:
-    """What was counted lately; rows of days and months that are long over are deleted."""
+    """Returns the counts of recent days and months, and deletes older ones."""
     day = utc_day(now_seconds)
-    oldest = day - 7, utc_month(day) - 2
+    oldest = (day - 7, utc_month(day) - 2)  # as in Periods.forget_before
     await database.write(Statement(_FORGET, oldest))
     return {(row[0], row[1], row[2]): (row[3], row[4], row[5]) for row in await database.fetch(_LOAD, *oldest)}
 
 
 class QuotaSaver:
-    """Writes what has been settled every half second, and at the end. A crash forgets at most that."""
+    """A task that saves settled counts every half second, and at the end. A crash loses at most those of that time."""
 
     def __init__(self, database: Database, periods: Periods, *, save_seconds: float = SAVE_SECONDS) -> None:
         self._database = database
@@ -41,7 +42,7 @@ class QuotaSaver:
         self._task = asyncio.create_task(self._run())
 
     async def save(self) -> None:
-        """What could not be written stays to be written."""
+        """Saves what was settled since the last time. What cannot be written now stays for the next time."""
         taken = {period: period.take_unsaved() for period in self._periods.unsaved}
         self._periods.unsaved.clear()
         if not taken:
@@ -54,7 +55,7 @@ class QuotaSaver:
                 period.put_back(counts)
 
     async def close(self) -> None:
-        """Writes the rest and ends."""
+        """Stops the task, and saves the rest."""
         self._closing.set()
         await self._task
         await self.save()

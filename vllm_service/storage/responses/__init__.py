@@ -1,1 +1,1 @@
-"""Cached answers."""
+"""Cached answers, in memory or shared through Redis."""

@@ -1,4 +1,7 @@
-"""Cached answers that all replicas share, bounded here: Redis's own eviction might take limits instead."""
+"""Implements the response cache in Redis, for all replicas.
+
+The cache bounds itself: Redis's own eviction could remove the counts of limits instead.
+"""
 
 from __future__ import annotations
 
@@ -26,32 +29,33 @@ _DECODER = msgspec.msgpack.Decoder(CachedResponse)
 
 
 class RedisResponses:
-    """Implements protocol.ResponseCache. The entries that expire first go first. Redis away: nothing is cached."""
+    """Implements protocol.ResponseCache. Entries that expire first are evicted first. A miss while Redis is away."""
 
     def __init__(self, link: RedisLink, bounds: ResponseBounds, clock: Callable[[], float] = time.time) -> None:
         self._link = link
         self._bounds = bounds
         self._clock = clock
         self._hits = self._misses = 0
-        self._put = link.script("put_response.lua")
+        self._put = link.script(__package__, "put_response.lua")
 
     async def get(self, organisation: str, key: bytes) -> CachedResponse | None:
-        """See protocol.ResponseCache."""
+        """Implements protocol.ResponseCache."""
         try:
-            body = await self._link.ask(lambda: self._link.client.get(_place(organisation, key)))
+            body = await self._link.execute(lambda: self._link.client.get(_redis_key(organisation, key)))
             found = _DECODER.decode(body) if isinstance(body, bytes) else None
-            self._hits, self._misses = self._hits + (found is not None), self._misses + (found is None)
+            self._hits += found is not None
+            self._misses += found is None
             return found
         except (StorageUnavailable, msgspec.MsgspecError) as error:
-            log.warning("no cached answer could be read: %s", error)
+            log.warning("the response cache cannot be read, requests go on without it: %s", error)
             return None
 
     async def put(self, organisation: str, key: bytes, response: CachedResponse) -> None:
-        """See protocol.ResponseCache."""
+        """Implements protocol.ResponseCache."""
         size = self._bounds.bytes_of(response)
         if size is None:
             return
-        place = _place(organisation, key)
+        redis_key = _redis_key(organisation, key)
         arguments: list[bytes | int] = [
             _ENCODER.encode(response),
             size,
@@ -61,15 +65,15 @@ class RedisResponses:
             self._bounds.max_entries,
         ]
         try:
-            await self._link.ask(lambda: self._put([place, _INDEX, _SIZES, _HELD], arguments))
+            await self._link.execute(lambda: self._put([redis_key, _INDEX, _SIZES, _HELD], arguments))
         except StorageUnavailable as error:
-            log.warning("an answer could not be cached: %s", error.message)
+            log.warning("an answer could not be stored in the response cache: %s", error.message)
 
-    def state(self) -> CacheState:
-        """For health and metrics: this replica's look-ups; what all replicas keep is Redis's to tell."""
+    def status(self) -> CacheState:
+        """Returns the state for health and metrics: this replica's look-ups. Shared entries are not counted."""
         return CacheState(self._hits, self._misses)
 
 
-def _place(organisation: str, key: bytes) -> str:
-    """The organisation's name is hashed: as it stands it could imitate the separator."""
+def _redis_key(organisation: str, key: bytes) -> str:
+    """Returns the Redis key. The organisation's name is hashed, because a raw one could contain the separator."""
     return f"{_PREFIX}{hashlib.sha256(organisation.encode()).hexdigest()[:32]}:{key.hex()}"

@@ -1,1 +1,1 @@
-"""What is common to the SQL databases: the changes of their schema, numbered."""
+"""The SQL databases: one protocol, one file for each driver, and the numbered changes of their schema."""

@@ -1,8 +1,8 @@
-"""The seam to a SQL database: statements in, tuples out. The SQL above it is written once, for SQLite and Postgres.
+"""The protocol of a SQL database: statements in, tuples out. Callers write their SQL once, for SQLite and Postgres.
 
-Placeholders are `$1, $2`; booleans are 0 and 1; times are integer microseconds since 1970. Implementations raise
-StorageUnavailable when the database is away or cannot do it now, SchemaRefused when it lacks a table or a column, and
-RowsRefused when the values themselves are at fault.
+Placeholders are `$1, $2`. Booleans are 0 and 1. Times are integer microseconds since 1970. Implementations raise
+StorageUnavailable when the database cannot be reached or cannot do it now, SchemaRefused when it lacks a table or a
+column, and RowsRefused when the values themselves are at fault.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ Value = str | int | float | None
 
 
 class RowsRefused(ServiceError):
-    """The database is there and will never take these values: a text with NUL, a number beyond 64 bits."""
+    """The database answers and will never accept these values: a text with NUL, a number beyond 64 bits."""
 
     code = "ROWS_REFUSED_500"
 
 
 class SchemaRefused(StorageUnavailable):
-    """The database is there and does not know what a statement names; waiting alone does not help."""
+    """The database answers and has no such table or column as a statement names. Waiting alone does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`type` is a Postgres type that SQLite reads as the affinity it should: BIGINT, TEXT, DOUBLE PRECISION."""
+    """A column of a table, typed for both databases."""
 
     name: str
+    #: A Postgres type that SQLite maps to the right affinity: BIGINT, TEXT or DOUBLE PRECISION.
     type: str
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table that rows are appended to. `unique`: columns by which a row that comes twice is known and ignored.
-
-    Its `id` column is made by the database and grows.
-    """
+    """A table that rows are appended to."""
 
     name: str
+    #: Without `id`, which the database makes and which grows.
     columns: tuple[Column, ...]
+    #: The columns that identify a row. A row that is sent twice is stored once.
     unique: tuple[str, ...]
 
     @property
     def column_names(self) -> str:
-        """As they stand in an INSERT."""
+        """The names as an INSERT lists them."""
         return ", ".join(column.name for column in self.columns)
 
 
@@ -61,23 +61,23 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows to append; those that are there already are left as they are."""
+    """Rows to append. A row that is stored already stays as it is."""
 
     table: Table
     rows: Sequence[tuple[Value, ...]]
 
 
 class Database(Protocol):
-    """A database that is open."""
+    """An open database."""
 
     async def fetch(self, sql: str, *values: Value) -> list[tuple[Any, ...]]:
-        """The rows that a statement gives; also of INSERT ... RETURNING."""
+        """Returns the rows of a SELECT or of a statement with RETURNING."""
         ...
 
     async def write(self, *steps: Statement | Rows) -> None:
-        """All of these or none, durable when this returns."""
+        """Executes all steps in one transaction, durable when this returns, or none of them."""
         ...
 
     async def close(self) -> None:
-        """Ends what runs and lets go of files and connections."""
+        """Waits for the statements in progress, and closes files and connections."""
         ...

@@ -1,4 +1,4 @@
-"""Postgres behind the database seam: a small pool of asyncpg connections."""
+"""Implements `sql.database.Database` on Postgres with a small pool of asyncpg connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import asyncpg
 from vllm_service.errors import StorageUnavailable
 from vllm_service.storage.sql.database import Rows, RowsRefused, SchemaRefused, Statement, Table, Value
 from vllm_service.storage.sql.migrations import Migration
-from vllm_service.storage.sql.upgrade import PATIENCE_SECONDS, POSTGRES, Steps, upgrade
+from vllm_service.storage.sql.upgrade import MIGRATION_WAIT_SECONDS, POSTGRES, Steps, upgrade
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 COMMAND_TIMEOUT_SECONDS = 30.0
@@ -21,7 +21,7 @@ POOL_SIZE = 4
 
 
 class PostgresDatabase:
-    """Opened by `open`. Connections that broke are replaced when they are next needed."""
+    """A pool of connections, made by `open`. The pool replaces a broken connection when it is next needed."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
@@ -30,7 +30,7 @@ class PostgresDatabase:
     async def open(cls, url: str, migrations: Sequence[Migration]) -> PostgresDatabase:
         """Connects, and brings the tables to the newest version.
 
-        StorageUnavailable; ConfigurationError (see upgrade) where the database cannot be used.
+        Raises StorageUnavailable, and ConfigurationError where the tables cannot be used (see `upgrade`).
         """
         async with _translated():
             pool = await asyncpg.create_pool(
@@ -50,12 +50,12 @@ class PostgresDatabase:
         return database
 
     async def fetch(self, sql: str, *values: Value) -> list[tuple[Any, ...]]:
-        """See Database."""
+        """Implements Database."""
         async with _translated():
             return [tuple(row) for row in await self._pool.fetch(sql, *values)]
 
     async def write(self, *steps: Statement | Rows) -> None:
-        """See Database."""
+        """Implements Database."""
         async with _translated(), self._pool.acquire() as connection, connection.transaction():
             for step in steps:
                 if isinstance(step, Statement):
@@ -64,7 +64,7 @@ class PostgresDatabase:
                     await connection.execute(_insert(step.table), *zip(*step.rows, strict=True))
 
     async def close(self) -> None:
-        """See Database."""
+        """Implements Database."""
         try:
             await asyncio.wait_for(self._pool.close(), CONNECT_TIMEOUT_SECONDS)
         except TimeoutError:
@@ -72,12 +72,12 @@ class PostgresDatabase:
 
 
 async def _run(connection: Any, steps: Steps) -> None:
-    """A transaction that `steps` leaves open is undone when the pool gets the connection back."""
+    """Executes `steps`. The pool undoes a transaction that they leave open when it takes the connection back."""
     with contextlib.suppress(StopIteration):
         step = next(steps)
         while True:
             try:
-                rows = await connection.fetch(step.sql, *step.values, timeout=PATIENCE_SECONDS)
+                rows = await connection.fetch(step.sql, *step.values, timeout=MIGRATION_WAIT_SECONDS)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 steps.throw(error)
             else:
@@ -86,22 +86,26 @@ async def _run(connection: Any, steps: Steps) -> None:
 
 @asynccontextmanager
 async def _translated() -> AsyncIterator[None]:
-    """The driver's errors as ours. Their texts stay out: Postgres quotes values in them."""
+    """Raises the driver's errors as ours, without their texts: Postgres quotes stored values in them."""
     try:
         yield
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError) as error:
         raise RowsRefused(f"Postgres refused the values ({type(error).__name__}).") from None
     except asyncpg.SyntaxOrAccessError as error:
         name = type(error).__name__
-        raise SchemaRefused(f"Postgres does not know a table or a column, or does not allow it ({name}).") from error
+        raise SchemaRefused(
+            f"Postgres lacks a table or a column, or does not let this user use it ({name}). Compare its tables with "
+            "vllm_service/storage/sql/migrations, and add what is missing."
+        ) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
         raise StorageUnavailable(
-            f"Postgres cannot do this now ({type(error).__name__}).", retry_after_seconds=1.0
+            f"Postgres cannot do this now ({type(error).__name__}). If it lasts, check DATABASE_URL and the server.",
+            retry_after_seconds=1.0,
         ) from error
 
 
 def _insert(table: Table) -> str:
-    """One array per column, so that the statement is the same for any number of rows and is prepared once."""
+    """Returns an INSERT with one array per column: one prepared statement serves any number of rows."""
     arrays = ", ".join(f"${number}::{column.type}[]" for number, column in enumerate(table.columns, 1))
     return (
         f"INSERT INTO {table.name} ({table.column_names}) SELECT * FROM unnest({arrays}) "  # noqa: S608

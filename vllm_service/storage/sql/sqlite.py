@@ -1,4 +1,4 @@
-"""SQLite behind the database seam: one connection on a thread of its own, in WAL mode, synced at each commit."""
+"""Implements `sql.database.Database` on SQLite: one connection, one thread, WAL mode, synced at each commit."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vllm_service.errors import StorageUnavailable
+from vllm_service.errors import ConfigurationError, StorageUnavailable
 from vllm_service.storage.sql.database import Rows, RowsRefused, SchemaRefused, Statement, Table, Value
 from vllm_service.storage.sql.migrations import Migration
-from vllm_service.storage.sql.upgrade import PATIENCE_SECONDS, SQLITE, Steps, upgrade
+from vllm_service.storage.sql.upgrade import MIGRATION_WAIT_SECONDS, SQLITE, Steps, upgrade
 
 Result = TypeVar("Result")
 BUSY_TIMEOUT_SECONDS = 5.0
-# Rows per INSERT. One statement lets go of the GIL once, not once per row: with a busy event loop beside it, each time
-# costs up to the interpreter's switch interval (5 ms). Larger statements would hold the GIL long while they are bound.
+#: Rows per INSERT, tried from left to right. A statement releases the GIL once, and getting it back from a busy event
+#: loop costs up to the interpreter's switch interval (5 ms): hence many rows. Binding values holds the GIL: hence not
+#: more. Three fixed sizes keep the texts few, so that sqlite3's statement cache serves them all.
 ROWS_PER_INSERT = (64, 8, 1)
+# Errors that the values cause, whatever the state of the database.
 _REFUSED = (
     sqlite3.DataError,
     sqlite3.IntegrityError,
@@ -30,12 +32,12 @@ _REFUSED = (
     OverflowError,
     UnicodeEncodeError,
 )
-# A statement that names what is not there; primary result codes.
+# The primary result codes of a statement that names a missing table or column.
 _UNKNOWN = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
 
 
 class SqliteDatabase:
-    """Opened by `open`. Several processes may use one file; writers wait for one another."""
+    """A connection on its own thread, made by `open`. Several processes may use one file; writers wait in turn."""
 
     def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
         self._connection = connection
@@ -45,7 +47,7 @@ class SqliteDatabase:
     async def open(cls, path: Path, migrations: Sequence[Migration]) -> SqliteDatabase:
         """Makes the file, readable by its owner only, and brings its tables to the newest version.
 
-        StorageUnavailable; ConfigurationError (see upgrade) where the file cannot be used.
+        Raises StorageUnavailable, and ConfigurationError where the tables cannot be used (see `upgrade`).
         """
         thread = ThreadPoolExecutor(1, thread_name_prefix=f"sqlite-{path.stem}")
         try:
@@ -56,19 +58,20 @@ class SqliteDatabase:
         return cls(connection, thread)
 
     async def fetch(self, sql: str, *values: Value) -> list[tuple[Any, ...]]:
-        """See Database."""
+        """Implements Database."""
         return await _on(self._thread, lambda: self._connection.execute(_dialect(sql), values).fetchall())
 
     async def write(self, *steps: Statement | Rows) -> None:
-        """See Database."""
+        """Implements Database."""
         await _on(self._thread, lambda: self._write(steps))
 
     async def close(self) -> None:
-        """See Database."""
+        """Implements Database."""
         await _on(self._thread, self._connection.close)
         self._thread.shutdown()
 
     def _write(self, steps: Sequence[Statement | Rows]) -> None:
+        # IMMEDIATE takes the write lock at once: a transaction that begins as a reader can fail half-way.
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             for step in steps:
@@ -89,18 +92,31 @@ async def _on(thread: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNKNOWN:
-            raise SchemaRefused(f"SQLite does not know a table or a column ({name}).") from error
-        raise StorageUnavailable(f"SQLite cannot do this now ({name}).", retry_after_seconds=1.0) from error
+            raise SchemaRefused(
+                f"SQLite lacks a table or a column ({name}). Compare its tables with "
+                "vllm_service/storage/sql/migrations, and add what is missing."
+            ) from error
+        raise StorageUnavailable(
+            f"SQLite cannot do this now ({name}). If it lasts, check the disk's room and the file's permissions.",
+            retry_after_seconds=1.0,
+        ) from error
 
 
 def _connect(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _make(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _create(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: SQLite's file cannot be made: {error.strerror}. Set DATA_DIR to a directory that can be written.",
+            param="DATA_DIR",
+        ) from None
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
     try:
+        # WAL: exports and totals read while the ledger writes. FULL: a commit survives a loss of power.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA busy_timeout = {PATIENCE_SECONDS * 1000}")
+        connection.execute(f"PRAGMA busy_timeout = {MIGRATION_WAIT_SECONDS * 1000}")
         _run(connection, upgrade(SQLITE, migrations))
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}")
     except BaseException:
@@ -121,11 +137,11 @@ def _run(connection: sqlite3.Connection, steps: Steps) -> None:
                 step = steps.send(rows)
 
 
-def _make(path: Path) -> None:
-    """An empty file that only its owner may read; one that is there is not touched.
+def _create(path: Path) -> None:
+    """Creates an empty file that only its owner may read. An existing file is not even opened.
 
-    Closing a file that this process has open elsewhere would drop SQLite's locks on it (fcntl(2)): another process then
-    takes itself for the last one and deletes the log that is still being written.
+    Closing a second descriptor of an open database drops SQLite's locks on it (fcntl(2)). Another process would then
+    count as the last one, and delete the write-ahead log that is still being written.
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

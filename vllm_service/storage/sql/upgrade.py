@@ -1,7 +1,8 @@
-"""Brings a database to the newest version of the schema, or refuses it. The logic only: no driver is imported here.
+"""Brings a database to the newest version of the schema, or refuses it, without a driver.
 
-`upgrade` is a generator of statements that receives the rows of each. What differs between the databases is a Dialect;
-each driver runs the statements on one connection, throws their errors into it, and closes the connection at an error.
+`upgrade` is a generator: it yields statements and receives the rows of each. So one logic serves an asynchronous driver
+and one on a thread. The driver executes the statements on one connection, throws their errors into the generator, and
+closes the connection at an error. A Dialect holds what differs between the databases.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from vllm_service.version import __version__
 Steps = Generator[Statement, list[tuple[Any, ...]], None]
 Version = Generator[Statement, list[tuple[Any, ...]], int]
 TableColumns = Mapping[str, frozenset[str]]
-#: How long another replica's migration is waited for, in both databases.
-PATIENCE_SECONDS = 600
+#: How long a start waits for the migration of another replica, in both databases.
+MIGRATION_WAIT_SECONDS = 600
 
 _VERSIONS = "schema_versions"
 _NEWEST = f"SELECT version, program FROM {_VERSIONS} ORDER BY version DESC LIMIT 1"  # noqa: S608
@@ -29,24 +30,27 @@ _APPLIED = f"INSERT INTO {_VERSIONS} (version, name, program, applied_at_us) VAL
 
 
 class DatabaseTooNew(ConfigurationError):
-    """A newer program has changed this database; an older one would write rows that lack what is new."""
+    """A newer program has changed this database. Rows of this program would lack what is new."""
 
 
 class SchemaMismatch(ConfigurationError):
-    """The tables are not as any version of this program leaves them."""
+    """The tables differ from those of every version of this program."""
 
 
 class MigrationFailed(ConfigurationError):
-    """The database did not take one of the statements, and is as it was."""
+    """The database refused one of the statements, and is unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one database locks, names its row ids and lists its columns. `columns`: SQL for (table, column)."""
+    """What differs between the databases in a migration."""
 
+    #: The type of a row id that the database makes and that grows: what `{id}` stands for in a migration.
     row_id: str
+    #: Statements that begin the transaction and take the lock, so that replicas that start at once migrate once.
     begin: tuple[str, ...]
     end: tuple[str, ...]
+    #: A SELECT of all (table, column).
     columns: str
 
 
@@ -59,11 +63,11 @@ SQLITE = Dialect(
 POSTGRES = Dialect(
     row_id="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     begin=(
-        # Each statement after the lock has to see what the replica before has committed.
+        # Under a stricter level the statements after the lock would not see what another replica has just committed.
         "BEGIN ISOLATION LEVEL READ COMMITTED",
-        # Programs without migrations take the same lock to make their tables.
+        # The number is ours, and old: versions before the migrations lock it too when they make their tables.
         "SELECT pg_advisory_xact_lock(8090001)",
-        # An ALTER TABLE that waits for a long reading holds up every writer behind it: better to fail and try again.
+        # An ALTER TABLE that waits for a long SELECT holds up every writer behind it: better to fail and start again.
         "SET LOCAL lock_timeout = '20s'",
     ),
     end=("COMMIT",),
@@ -74,16 +78,18 @@ POSTGRES = Dialect(
 
 
 def upgrade(dialect: Dialect, migrations: Sequence[Migration], clock: Callable[[], float] = time.time) -> Steps:
-    """Yields what is to be executed. All of it is one transaction under a lock; nothing is, where all is done.
+    """Yields the statements to execute: one transaction under a lock, or mere reading where the schema is the newest.
 
-    Raises DatabaseTooNew, SchemaMismatch and MigrationFailed, before anything is changed for good.
+    Raises DatabaseTooNew, SchemaMismatch and MigrationFailed; the transaction is then not committed.
     """
     newest = len(migrations)
     if (yield from _version(dialect, newest)) < newest:
         yield from _each(dialect.begin)
-        found = yield from _version(dialect, newest)  # another replica may have been first
+        # Read again under the lock: another replica may have migrated while this one waited.
+        found = yield from _version(dialect, newest)
         if not found:
-            yield from _check(dialect, migrations[:1], are_new=True)
+            # Tables from before the migrations may be here: the first migration keeps them, so they have to be whole.
+            yield from _check(dialect, migrations[:1], may_be_absent=True)
         for migration in migrations[found:]:
             yield from _applied(dialect, migration)
             yield Statement(_APPLIED, (migration.version, migration.name, __version__, int(clock() * 1_000_000)))
@@ -99,7 +105,7 @@ def _each(statements: Sequence[str]) -> Steps:
 
 
 def _applied(dialect: Dialect, migration: Migration) -> Steps:
-    """Raises MigrationFailed with the kind of the driver's error, not its text: that may quote what stands in a row."""
+    """Applies one migration. Raises MigrationFailed, without the text of the driver's error, which may quote a row."""
     for number, statement in enumerate(migration.statements, 1):
         try:
             yield Statement(statement.replace("{id}", dialect.row_id))
@@ -107,12 +113,12 @@ def _applied(dialect: Dialect, migration: Migration) -> Steps:
             raise MigrationFailed(
                 f"Statement {number} of the schema's migration {migration.version} ({migration.name}) failed "
                 f"({type(error).__name__}). Nothing was changed. If the tables were changed by hand, undo that; "
-                "else start the program that was used until now, and report this."
+                "otherwise start the version that ran until now, and report this."
             ) from error
 
 
 def _version(dialect: Dialect, newest: int) -> Version:
-    """Returns the version of the database; 0 where none was ever written. Raises DatabaseTooNew."""
+    """Returns the version of the schema; 0 for a database from before the migrations. Raises DatabaseTooNew."""
     rows = yield Statement(dialect.columns)
     if not any(table == _VERSIONS for table, _ in rows):
         return 0
@@ -120,27 +126,27 @@ def _version(dialect: Dialect, newest: int) -> Version:
     version, program = rows[0] if rows else (0, "")
     if version > newest:
         raise DatabaseTooNew(
-            f"The database has version {version} of the schema, made by vllm-service {program}; this is vllm-service "
-            f"{__version__}, which knows version {newest}. Nothing was changed. Start vllm-service {program} or newer, "
-            "or restore the copy of the database that was made before the upgrade."
+            f"The database's schema has version {version}, made by vllm-service {program}; this is vllm-service "
+            f"{__version__}, which supports versions up to {newest}. Nothing was changed. "
+            f"Start vllm-service {program} or newer, or restore the copy of the database from before the upgrade."
         )
     return int(version)
 
 
-def _check(dialect: Dialect, migrations: Sequence[Migration], *, are_new: bool = False) -> Steps:
-    """Raises SchemaMismatch where a column is missing. are_new: tables that are missing are about to be made."""
+def _check(dialect: Dialect, migrations: Sequence[Migration], *, may_be_absent: bool = False) -> Steps:
+    """Raises SchemaMismatch where a table or column is missing. may_be_absent: a whole table may be missing."""
     rows = yield Statement(dialect.columns)
     present: dict[str, set[str]] = {}
     for table, column in rows:
         present.setdefault(table, set()).add(column)
     for table, columns in expected_columns(migrations).items():
-        if table not in present and are_new:
+        if table not in present and may_be_absent:
             continue
         if missing := columns - present.get(table, set()):
             raise SchemaMismatch(
                 f"The database's table {table} lacks {', '.join(sorted(missing))}. No version of vllm-service leaves "
-                "it so, and rows could not be written. Nothing was changed. Restore a copy of the database, or add "
-                "what is missing by hand, as in the files of vllm_service/storage/sql/migrations."
+                "it like that, and rows could not be written. Nothing was changed. Restore a copy of the database, or "
+                "add what is missing by hand: the files of vllm_service/storage/sql/migrations have the statements."
             )
 
 

@@ -7,30 +7,25 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from tests.vllm_service.client.router.two_places import says, two
-from tests.vllm_service.client.scripted import (
-    Reply,
-    Request,
-    Scripted,
-    answer,
-    refused,
-)
+from tests.vllm_service.client.router.two_places import two
 from tests.vllm_service.configured_order import ConfiguredOrder
+from tests.waiting import turns, until
 from vllm_service import LLMRouter
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.plan import WorkerTarget
+from vllm_service.testing import ReceivedRequest, Reply, ScriptedProvider, refused, says, whole
 
 HEALTH = {"jobs": {"inQueue": 0}, "workers": {"idle": 0, "running": 0, "initializing": 0}}
 
 
 @asynccontextmanager
-async def platform(health: Reply) -> AsyncIterator[tuple[Scripted, Catalog]]:
+async def platform(health: Reply) -> AsyncIterator[tuple[ScriptedProvider, Catalog]]:
     """An own endpoint whose platform can be asked how it does."""
 
-    def reply(request: Request) -> Reply:
-        if request.path.endswith("/health"):
+    def reply(request: ReceivedRequest) -> Reply:
+        if request.target.endswith("/health"):
             return health
-        return answer({"id": "j", "status": "IN_QUEUE"}) if request.path.endswith("/run") else says("own")(request)
+        return whole({"id": "j", "status": "IN_QUEUE"}) if request.target.endswith("/run") else says("own")(request)
 
     async with two(own=reply) as places:
         own = replace(places.catalog.providers["own"], control_url=places.own.url.removesuffix("/openai/v1"))
@@ -64,7 +59,7 @@ class Clock:
 
 async def asked_at(
     seconds: Mapping[float, bool], health: Reply, *, wakes: bool = True
-) -> tuple[Wishing, list[Request]]:
+) -> tuple[Wishing, list[ReceivedRequest]]:
     """One request at each of these seconds, and whether that makes it look at the endpoint; what came of it."""
     clock = Clock()
     async with platform(health) as (own, catalog):
@@ -73,21 +68,19 @@ async def asked_at(
             for clock.now, looks in seconds.items():
                 looked = len(router.told)
                 assert await asked.generate("hi") == "own"
-                async with asyncio.timeout(10):
-                    while looks and len(router.told) == looked:
-                        await asyncio.sleep(0.001)
-            async with asyncio.timeout(10):
-                while wakes and not any(request.path.endswith("/run") for request in own.requests):
-                    await asyncio.sleep(0.001)
-    return router, [request for request in own.requests if not request.path.endswith("/completions")]
+                await until(lambda told=looked + looks: len(router.told) >= told)  # type: ignore[misc]
+                await turns(2)  # in which the look that has told it ends: while one is under way, none begins
+            if wakes:
+                await until(lambda: any(request.target.endswith("/run") for request in own.requests))
+    return router, [request for request in own.requests if not request.target.endswith("/completions")]
 
 
 async def test_the_router_is_told_of_its_workers_and_what_it_wants_is_woken_once() -> None:
     """At most every two seconds, and only while requests come; a wake is one token on the worker's own route."""
-    router, asked = await asked_at({0: True, 1: False, 1.5: False, 2: True, 3: False, 4: True}, answer(HEALTH))
+    router, asked = await asked_at({0: True, 1: False, 1.5: False, 2: True, 3: False, 4: True}, whole(HEALTH))
     assert router.told == [("own", {"workers": HEALTH["workers"]})] * 3
-    assert [request.path.split("/")[-1] for request in asked] == ["health", "run", "health", "health"]
-    job = asked[1].body["input"]["openai_input"]
+    assert [request.target.split("/")[-1] for request in asked] == ["health", "run", "health", "health"]
+    job = asked[1].json["input"]["openai_input"]
     assert (job["model"], job["max_tokens"]) == ("org/m", 1)
 
 
@@ -95,22 +88,22 @@ async def test_a_platform_that_does_not_answer_is_asked_less_and_less() -> None:
     seconds: dict[float, bool] = {0: True, 2: False, 3: False, 4: True, 8: False, 11: False}
     router, asked = await asked_at(seconds, refused(500), wakes=False)
     assert {str(told) for _, told in router.told} == {"None"}
-    assert [request.path.split("/")[-1] for request in asked] == ["health"] * 2
+    assert [request.target.split("/")[-1] for request in asked] == ["health"] * 2
 
 
 async def test_a_worker_that_is_there_already_is_kept_from_idling_away() -> None:
     """By the gateway's rule: as long as the router wants it, a job now and then, here the first."""
     there = {"jobs": {"inQueue": 0}, "workers": {"idle": 1}}
-    _, asked = await asked_at({0: True}, answer(there))
-    assert [request.path.split("/")[-1] for request in asked] == ["health", "run"]
+    _, asked = await asked_at({0: True}, whole(there))
+    assert [request.target.split("/")[-1] for request in asked] == ["health", "run"]
 
 
 async def test_a_worker_that_is_busy_is_neither_woken_nor_kept() -> None:
     busy = {"jobs": {"inProgress": 1}, "workers": {"running": 1}}
-    _, asked = await asked_at({0: True, 2: True, 4: True}, answer(busy), wakes=False)
-    assert [request.path.split("/")[-1] for request in asked] == ["health"] * 3
+    _, asked = await asked_at({0: True, 2: True, 4: True}, whole(busy), wakes=False)
+    assert [request.target.split("/")[-1] for request in asked] == ["health"] * 3
 
 
 async def test_cost_asks_the_gateways_router() -> None:
-    async with platform(answer(HEALTH)) as (_, catalog), LLMRouter("COST", catalog) as router:
+    async with platform(whole(HEALTH)) as (_, catalog), LLMRouter("COST", catalog) as router:
         assert await router.generate("hi") == "hosted"

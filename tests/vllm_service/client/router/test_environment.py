@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.vllm_service.client.router.two_places import says
-from tests.vllm_service.client.scripted import scripted
+from tests.vllm_service.client.runpod_provider import runpod
 from tests.vllm_service.client.subprocesses import run_program
 from vllm_service.client.router.llm_router import configured
 from vllm_service.errors import ConfigurationError
+from vllm_service.testing import says
 
 FOREIGN = {
     "DATABASE_URL": "postgresql+asyncpg://app:hunter2@db/app",
@@ -84,11 +84,11 @@ asyncio.run(main())
 
 
 async def test_a_router_in_a_real_application_answers(tmp_path: Path) -> None:
-    async with scripted(says("own")) as server:
+    async with runpod(says("own")) as server:
         origin = server.url.removesuffix("/v2/ep/openai/v1")
         printed = await run_program(PROGRAM, tmp_path, **FOREIGN, **OWN, RUNPOD_API_URL=origin)
     assert printed == "own\n"
     (request,) = server.requests
-    assert (request.path, request.body["model"]) == ("/v2/ep/openai/v1/chat/completions", "org/m")
+    assert (request.target, request.json["model"]) == ("/v2/ep/openai/v1/chat/completions", "org/m")
     assert request.headers["authorization"] == "Bearer k"
     assert [name for name in request.headers if name.startswith(("openai", "x-app"))] == []

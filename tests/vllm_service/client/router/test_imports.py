@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.vllm_service.client.router.two_places import says
-from tests.vllm_service.client.scripted import scripted
+from tests.vllm_service.client.runpod_provider import runpod
 from tests.vllm_service.client.subprocesses import run_program
-from vllm_service import commands
+from vllm_service import cli
+from vllm_service.testing import says
 
 SIMULATING = {"advise", "explain", "simulate"}  # they play scenarios
 ROUTER = """
@@ -40,13 +40,13 @@ asyncio.run(main())
 async def test_a_router_loads_numpy_once_it_counts_workers_of_a_priced_endpoint(
     second_price: str, scales: bool, tmp_path: Path
 ) -> None:
-    async with scripted(says("own")) as server:
+    async with runpod(says("own")) as server:
         program = ROUTER.format(url=server.url, second_price=second_price)
         assert (await run_program(program, tmp_path)).split() == ["False", "own", str(scales)]
 
 
 async def test_importing_a_command_that_simulates_nothing_loads_no_numpy(tmp_path: Path) -> None:
-    names = [module.name for module in pkgutil.iter_modules(commands.__path__) if module.name not in SIMULATING]
+    names = [module.name for module in pkgutil.iter_modules(cli.__path__) if module.name not in SIMULATING]
     assert "serve" in names
-    imports = "\n".join(f"import vllm_service.commands.{name}" for name in names)
+    imports = "\n".join(f"import vllm_service.cli.{name}" for name in names)
     assert await run_program(f"import sys\n{imports}\nprint('numpy' in sys.modules)", tmp_path) == "False\n"

@@ -11,27 +11,22 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.servers import RedisServer
-from tests.vllm_service.client.router.two_places import AT_ONCE, always, pieces, two
-from tests.vllm_service.client.scripted import (
-    HANG,
-    RESET,
-    Reply,
-    answer,
-    refused,
-)
+from tests.vllm_service.client.router.two_places import AT_ONCE, two
+from tests.waiting import until
 from vllm_service import LLMRouter, RoutingStrategy, ServiceError, StreamBroken, errors
 from vllm_service.catalog.model import Catalog
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.storage.coordination.redis import RedisBreakers
+from vllm_service.testing import HANGS, RESETS, Close, Pause, Reply, begun, chat_chunk, refused, whole
 
 
 async def test_balanced_sends_eighty_percent_to_the_own_endpoint() -> None:
     async with two() as places, LLMRouter(providers=places.catalog) as router:
         said = Counter([await router.generate("hi") for _ in range(50)])
     assert said == {"own": 40, "hosted": 10}
-    assert places.own.requests[0].body["model"] == "org/m"
-    assert places.hosted.requests[0].body == {
+    assert places.own.requests[0].json["model"] == "org/m"
+    assert places.hosted.requests[0].json == {
         "model": "m-8b",
         "messages": [{"role": "user", "content": "hi"}],
         "max_tokens": 500,
@@ -44,7 +39,7 @@ async def test_cost_sends_to_the_hosted_provider_while_the_own_endpoint_is_off()
         got = await router.complete("hi")
         explained = router.explain("hi")
     assert (got.text, got.provider, got.model) == ("hosted", "hosted", "m-8b")
-    assert got.cost_picousd == 5 * 100_000
+    assert got.cost_picousd == 13 * 100_000
     assert got.route_reason == explained.plan.reason
     assert [step.provider for step in explained.plan.steps] == ["hosted", "own"]
 
@@ -60,11 +55,11 @@ async def test_explaining_asks_nobody_and_says_where_a_request_would_go() -> Non
 
 @pytest.mark.parametrize(
     "trouble",
-    [refused(503), refused(429, retry_after="0"), refused(401), [RESET], answer(b"garbage")],
+    [refused(503), refused(429, retry_after="0"), refused(401), RESETS, whole(b"garbage")],
     ids=["503", "429", "401", "reset", "garbage"],
 )
 async def test_a_place_that_fails_is_followed_by_the_next(trouble: Reply) -> None:
-    async with two(own=always(trouble)) as places, LLMRouter("QUALITY", places.catalog, retries=AT_ONCE) as router:
+    async with two(own=trouble) as places, LLMRouter("QUALITY", places.catalog, retries=AT_ONCE) as router:
         got = await router.complete("hi")
         assert (got.text, got.attempts) == ("hosted", 2)
         assert "".join([text async for text in router.stream("hi")]) == "hosted"
@@ -72,7 +67,7 @@ async def test_a_place_that_fails_is_followed_by_the_next(trouble: Reply) -> Non
 
 async def test_the_callers_own_mistake_is_told_at_once() -> None:
     async with (
-        two(own=always(refused(400, "bad temperature"))) as places,
+        two(own=refused(400, "bad temperature")) as places,
         LLMRouter("QUALITY", places.catalog) as router,
     ):
         with pytest.raises(errors.InvalidRequest, match="bad temperature"):
@@ -82,7 +77,7 @@ async def test_the_callers_own_mistake_is_told_at_once() -> None:
 
 async def test_attempts_are_bounded_and_the_places_left_alone_after_failures() -> None:
     async with (
-        two(always(refused(500)), always(refused(503))) as places,
+        two(refused(500), refused(503)) as places,
         LLMRouter("QUALITY", places.catalog, retries=AT_ONCE) as router,
     ):
         for _ in range(6):
@@ -94,7 +89,7 @@ async def test_attempts_are_bounded_and_the_places_left_alone_after_failures() -
 
 async def test_a_stream_stays_where_it_began() -> None:
     async with (
-        two(own=always(pieces("fo", then=[RESET]))) as places,
+        two(own=begun(chat_chunk("fo")).then(Close())) as places,
         LLMRouter("QUALITY", places.catalog) as router,
     ):
         reading = router.stream_chat([{"role": "user", "content": "hi"}])
@@ -113,18 +108,21 @@ async def test_a_stream_tells_who_gave_it() -> None:
 
 
 async def test_leaving_a_stream_leaves_its_provider_and_blames_nobody() -> None:
-    async with two(own=always(pieces("fo", then=[HANG]))) as places, LLMRouter("QUALITY", places.catalog) as router:
+    async with (
+        two(own=begun(chat_chunk("fo")).then(Pause(None))) as places,
+        LLMRouter("QUALITY", places.catalog) as router,
+    ):
         for _ in range(7):
-            places.own.left.clear()
+            places.own.was_left.clear()
             async with router.stream("hi") as reading:
                 assert await anext(reading) == "fo"
-            await asyncio.wait_for(places.own.left.wait(), 10)
+            await asyncio.wait_for(places.own.was_left.wait(), 10)
     assert len(places.own.requests) == 7
 
 
 async def test_a_place_that_hangs_leaves_time_for_the_next() -> None:
     async with (
-        two(own=always([HANG])) as places,
+        two(own=HANGS) as places,
         LLMRouter("QUALITY", places.catalog, timeout_seconds=1.0) as router,
     ):
         assert "".join([text async for text in router.stream("hi")]) == "hosted"
@@ -158,14 +156,12 @@ async def replica(server: RedisServer, catalog: Catalog) -> AsyncIterator[LLMRou
 async def test_replicas_share_what_they_know_of_places_through_redis(redis_server: RedisServer) -> None:
     redis_server.empty()
     async with (
-        two(own=always(refused(500))) as places,
+        two(own=refused(500)) as places,
         replica(redis_server, places.catalog) as one,
         replica(redis_server, places.catalog) as other,
     ):
         assert await one.generate("hi") == "hosted"
         assert len(places.own.requests) == 1
-        async with asyncio.timeout(10):
-            while other.explain("hi").plan.steps[0].provider == "own":
-                await asyncio.sleep(0.01)
+        await until(lambda: other.explain("hi").plan.steps[0].provider != "own")
         assert await other.generate("hi") == "hosted"
         assert len(places.own.requests) == 1

@@ -11,28 +11,29 @@ import pytest
 
 from runpod_emulator import Emulator, EndpointSettings
 from runpod_emulator.settings import RateLimit as PlatformLimit
-from tests.vllm_service.client.scripted import AT_ONCE, HANG, RESET, Reply, Request, Scripted, answer, refused, scripted
+from tests.vllm_service.client.runpod_provider import AT_ONCE, runpod
 from vllm_service import RateLimit, RunPodVLLMService, errors
+from vllm_service.testing import HANGS, RESETS, ReceivedRequest, Reply, ScriptedProvider, refused, whole
 
-QUEUED = answer({"id": "j1", "status": "IN_QUEUE"})
-DONE = answer({"id": "j1", "status": "COMPLETED", "output": 7})
+QUEUED = whole({"id": "j1", "status": "IN_QUEUE"})
+ENDED = whole({"id": "j1", "status": "COMPLETED", "output": 7})
 
 
 @asynccontextmanager
-async def platform(**replies: Reply | list[Reply]) -> AsyncIterator[tuple[RunPodVLLMService, Scripted]]:
+async def platform(**replies: Reply | list[Reply]) -> AsyncIterator[tuple[RunPodVLLMService, ScriptedProvider]]:
     """What each operation answers: once, or in turn."""
-    remaining = {name: list(reply) if isinstance(reply[0], list) else [reply] for name, reply in replies.items()}
+    remaining = {name: [reply] if isinstance(reply, Reply) else list(reply) for name, reply in replies.items()}
 
-    def reply(request: Request) -> Reply:
-        turns = remaining[request.path.split("/")[3]]
+    def reply(request: ReceivedRequest) -> Reply:
+        turns = remaining[request.target.split("/")[3]]
         return turns.pop(0) if len(turns) > 1 else turns[0]
 
-    async with scripted(reply) as server, RunPodVLLMService(base_url=server.url, retry=AT_ONCE) as service:
+    async with runpod(reply) as server, RunPodVLLMService(base_url=server.url, retry=AT_ONCE) as service:
         yield service, server
 
 
-def paths(server: Scripted) -> list[str]:
-    return [request.path for request in server.requests]
+def paths(server: ScriptedProvider) -> list[str]:
+    return [request.target for request in server.requests]
 
 
 async def test_a_submission_carries_its_policy_in_milliseconds() -> None:
@@ -42,15 +43,15 @@ async def test_a_submission_carries_its_policy_in_milliseconds() -> None:
         )
         await service.submit({"prompt": "x"})
     policy = {"executionTimeout": 9000, "ttl": 60_500, "lowPriority": True}
-    assert server.requests[0].body == {"input": {"prompt": "x"}, "webhook": "http://h", "policy": policy}
-    assert server.requests[1].body == {"input": {"prompt": "x"}}
+    assert server.requests[0].json == {"input": {"prompt": "x"}, "webhook": "http://h", "policy": policy}
+    assert server.requests[1].json == {"input": {"prompt": "x"}}
 
 
 async def test_a_refused_submission_is_repeated_and_an_uncertain_one_is_not() -> None:
     async with platform(run=[refused(429), QUEUED]) as (service, server):
         assert (await service.submit({"prompt": "x"})).id == "j1"
         assert paths(server) == ["/v2/ep/run"] * 2
-    async with platform(run=[RESET]) as (service, server):
+    async with platform(run=RESETS) as (service, server):
         with pytest.raises(errors.UpstreamFailed) as caught:
             await service.submit({"prompt": "x"})
         assert paths(server) == ["/v2/ep/run"]
@@ -58,14 +59,14 @@ async def test_a_refused_submission_is_repeated_and_an_uncertain_one_is_not() ->
 
 
 async def test_reads_are_repeated() -> None:
-    async with platform(status=[[RESET], refused(503), DONE], health=[refused(500), answer({})]) as (service, server):
+    async with platform(status=[RESETS, refused(503), ENDED], health=[refused(500), whole({})]) as (service, server):
         assert (await service.wait("j1")).output == 7
         await service.health()
     assert paths(server) == ["/v2/ep/status/j1"] * 3 + ["/v2/ep/health"] * 2
 
 
 async def test_chunks_of_a_stream_are_never_asked_for_again() -> None:
-    async with platform(stream=[RESET], cancel=QUEUED) as (service, server):
+    async with platform(stream=RESETS, cancel=QUEUED) as (service, server):
         with pytest.raises(errors.UpstreamFailed):
             await anext(service.stream_job("j1"))
     assert paths(server) == ["/v2/ep/stream/j1"]
@@ -73,35 +74,22 @@ async def test_chunks_of_a_stream_are_never_asked_for_again() -> None:
 
 async def test_a_submission_that_is_left_cancels_the_job_it_made() -> None:
     """The platform answers only after the caller has gone."""
-    asked, gone = asyncio.Event(), asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        seen.append(head.split(" ")[1])
-        asked.set()
-        if head.startswith("POST /v2/ep/run"):
-            await gone.wait()
-        writer.write(b"".join(QUEUED).replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1))
-        writer.close()
-
-    seen: list[str] = []
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v2/ep/openai/v1"
-        async with RunPodVLLMService(base_url=url, retry=AT_ONCE) as service:
-            task = asyncio.create_task(service.submit({"prompt": "x"}))
-            await asked.wait()
-            task.cancel()
-            await asyncio.sleep(0)
-            gone.set()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-    assert seen == ["/v2/ep/run", "/v2/ep/cancel/j1"]
+    gone = asyncio.Event()
+    async with platform(run=QUEUED.after(gone), cancel=QUEUED) as (service, server):
+        task = asyncio.create_task(service.submit({"prompt": "x"}))
+        await server.until_requests(1)
+        task.cancel()
+        await asyncio.sleep(0)
+        gone.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert paths(server) == ["/v2/ep/run", "/v2/ep/cancel/j1"]
 
 
 async def test_a_call_that_hangs_is_cancelled_with_its_job() -> None:
-    async with platform(status=[HANG], cancel=QUEUED) as (service, server):
+    async with platform(status=HANGS, cancel=QUEUED) as (service, server):
         task = asyncio.create_task(service.wait("j1"))
-        await server.hanging.wait()
+        await server.is_silent.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -9,34 +9,32 @@ from typing import Any
 
 import pytest
 
-from tests.vllm_service.client.scripted import (
-    AT_ONCE,
+from tests.vllm_service.client.runpod_provider import AT_ONCE, LAST, STOP, runpod, stream, stream_then
+from vllm_service import RetryPolicy, RunPodVLLMService, ServiceError, StreamBroken, TokenPrice, errors
+from vllm_service.client.errors import Unreachable
+from vllm_service.testing import (
     DONE,
-    HANG,
-    RESET,
-    USAGE,
+    HANGS,
+    RESETS,
+    Close,
+    Pause,
+    ReceivedRequest,
     Reply,
-    Request,
-    Scripted,
-    answer,
+    ScriptedProvider,
     completion,
     in_turn,
     refused,
-    scripted,
-    stop,
-    stream,
+    whole,
 )
-from vllm_service import RetryPolicy, RunPodVLLMService, ServiceError, StreamBroken, TokenPrice, errors
-from vllm_service.client.errors import Unreachable
 
 MODEL = "m"
 PRICES = {MODEL: TokenPrice.per_million("0.02", "0.04")}
 
 
 @asynccontextmanager
-async def provider(*replies: Reply, **options: Any) -> AsyncIterator[tuple[RunPodVLLMService, Scripted]]:
+async def provider(*replies: Reply, **options: Any) -> AsyncIterator[tuple[RunPodVLLMService, ScriptedProvider]]:
     async with (
-        scripted(in_turn(*replies)) as server,
+        runpod(in_turn(*replies)) as server,
         RunPodVLLMService(api_key="k", base_url=server.url, default_model=MODEL, prices=PRICES, **options) as service,
     ):
         yield service, server
@@ -46,18 +44,18 @@ async def test_generate_sends_the_prompt_and_the_documented_defaults() -> None:
     async with provider(completion("four")) as (service, server):
         assert await service.generate("two and two", stop=["\n"]) == "four"
     (request,) = server.requests
-    assert request.path == "/v2/ep/openai/v1/completions"
+    assert request.target == "/v2/ep/openai/v1/completions"
     assert request.headers["authorization"] == "Bearer k"
     expected = {"model": MODEL, "prompt": "two and two", "max_tokens": 500, "temperature": 0.7, "stop": ["\n"]}
-    assert request.body == expected
+    assert request.json == expected
 
 
 async def test_an_answer_carries_its_tokens_cost_time_and_request_id() -> None:
-    async with provider(completion("four")) as (service, _):
+    async with provider(completion("four", headers={"x-request-id": "req-1"})) as (service, _):
         got = await service.complete("two and two")
     assert got.usage is not None
-    assert (got.usage.prompt_tokens, got.usage.completion_tokens) == (3, 2)
-    assert got.cost_picousd == 3 * 20_000 + 2 * 40_000
+    assert (got.usage.prompt_tokens, got.usage.completion_tokens) == (10, 3)
+    assert got.cost_picousd == 10 * 20_000 + 3 * 40_000
     assert (got.request_id, got.provider, got.model, got.attempts) == ("req-1", "runpod", MODEL, 1)
     assert got.latency_ms > 0
     assert got.ttft_ms is None
@@ -70,7 +68,7 @@ async def test_a_model_without_a_price_has_no_cost() -> None:
 
 async def test_a_tool_call_is_in_the_message() -> None:
     message = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
-    reply = answer({"choices": [{"message": message, "finish_reason": "tool_calls"}]})
+    reply = whole({"choices": [{"message": message, "finish_reason": "tool_calls"}]})
     async with provider(reply) as (service, _):
         got = await service.chat([{"role": "user", "content": "hi"}])
     assert (got.text, got.message, got.finish_reason, got.usage) == ("", message, "tool_calls", None)
@@ -85,7 +83,7 @@ async def test_a_single_call_is_made_once() -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    [refused(429), refused(503), refused(500), [RESET], answer(b"<html>"), answer({"choices": []})],
+    [refused(429), refused(503), refused(500), RESETS, whole(b"<html>"), whole({"choices": []})],
     ids=["429", "503", "500", "reset", "garbage", "no choice"],
 )
 async def test_what_may_pass_is_tried_again(trouble: Reply) -> None:
@@ -112,7 +110,10 @@ async def test_attempts_are_bounded_and_the_last_error_is_raised() -> None:
     ],
 )
 async def test_what_will_not_pass_is_not_tried_again(status: int, expected: type[ServiceError]) -> None:
-    async with provider(refused(status, "no model m", x_request_id="r"), retry=AT_ONCE) as (service, server):
+    async with provider(refused(status, "no model m", headers={"x-request-id": "r"}), retry=AT_ONCE) as (
+        service,
+        server,
+    ):
         with pytest.raises(expected, match="no model m") as caught:
             await service.generate_with_retry("x")
     assert len(server.requests) == 1
@@ -123,7 +124,7 @@ async def test_what_will_not_pass_is_not_tried_again(status: int, expected: type
 
 async def test_all_attempts_together_have_a_time_limit() -> None:
     brief = RetryPolicy(attempts=5, wait_min_seconds=0, wait_max_seconds=0, jitter_seconds=0, total_seconds=0.2)
-    async with provider([HANG], retry=brief) as (service, server):
+    async with provider(HANGS, retry=brief) as (service, server):
         with pytest.raises(errors.GatewayTimeout, match="all attempts together"):
             await service.generate_with_retry("x")
     assert len(server.requests) == 1
@@ -138,13 +139,13 @@ async def test_a_retry_after_beyond_the_time_that_is_left_ends_at_once() -> None
 
 
 async def test_a_call_that_takes_too_long_is_a_timeout() -> None:
-    async with provider([HANG], timeout_seconds=0.1) as (service, _):
+    async with provider(HANGS, timeout_seconds=0.1) as (service, _):
         with pytest.raises(errors.GatewayTimeout):
             await service.generate("x")
 
 
 async def test_a_server_that_is_not_there_is_unreachable() -> None:
-    async with scripted(in_turn([RESET])) as server:
+    async with runpod(in_turn(RESETS)) as server:
         url = server.url
     async with RunPodVLLMService(base_url=url) as service:
         with pytest.raises(Unreachable) as caught:
@@ -153,20 +154,20 @@ async def test_a_server_that_is_not_there_is_unreachable() -> None:
 
 
 async def test_a_stream_is_its_pieces_and_then_the_whole_answer() -> None:
-    async with provider(stream("fo", "ur", stop(), USAGE, DONE)) as (service, server):
+    async with provider(stream("fo", "ur", STOP, LAST, DONE)) as (service, server):
         reading = service.stream("x")
         with pytest.raises(errors.InvalidRequest, match="not been read to its end"):
             _ = reading.answer
         assert [text async for text in reading] == ["fo", "ur"]
-    assert server.requests[0].body["stream_options"] == {"include_usage": True}
+    assert server.requests[0].json["stream_options"] == {"include_usage": True}
     got = reading.answer
-    assert (got.text, got.finish_reason, got.cost_picousd) == ("four", "stop", 3 * 20_000 + 2 * 40_000)
+    assert (got.text, got.finish_reason, got.cost_picousd) == ("four", "stop", 10 * 20_000 + 3 * 40_000)
     assert got.ttft_ms is not None
     assert got.ttft_ms <= got.latency_ms
 
 
 async def test_an_empty_answer_is_an_answer() -> None:
-    async with provider(stream(stop(), DONE)) as (service, _):
+    async with provider(stream(STOP, DONE)) as (service, _):
         reading = service.stream("x")
         assert [text async for text in reading] == []
     assert (reading.answer.text, reading.answer.ttft_ms, reading.answer.usage) == ("", None, None)
@@ -174,11 +175,11 @@ async def test_an_empty_answer_is_an_answer() -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    [refused(503), [RESET], stream(then=[RESET]), stream("", then=[RESET]), stream(), stream(b"data: {\n\n")],
+    [refused(503), RESETS, stream_then(Close()), stream_then(Close(), ""), stream(), stream(b"data: {\n\n")],
     ids=["503", "reset", "cut before an event", "cut before text", "no event", "garbage"],
 )
 async def test_a_stream_is_tried_again_until_its_first_text(trouble: Reply) -> None:
-    async with provider(trouble, trouble, stream("four", stop(), DONE)) as (service, server):
+    async with provider(trouble, trouble, stream("four", STOP, DONE)) as (service, server):
         reading = service.stream("x", retry=AT_ONCE)
         assert [text async for text in reading] == ["four"]
     assert len(server.requests) == 3
@@ -191,7 +192,7 @@ ENGINE_ERROR = {"error": {"message": "the engine died", "type": "X", "code": 503
 @pytest.mark.parametrize(
     "trouble",
     [
-        stream("fo", then=[RESET]),
+        stream_then(Close(), "fo"),
         stream("fo"),
         stream("fo", DONE),
         stream("fo", b"data: {\n\n"),
@@ -217,25 +218,25 @@ async def test_an_error_event_before_any_text_is_the_error_it_names() -> None:
 
 
 async def test_leaving_a_stream_leaves_the_provider() -> None:
-    async with provider(stream("fo", then=[HANG])) as (service, server):
+    async with provider(stream_then(Pause(None), "fo")) as (service, server):
         async with service.stream("x") as reading:
             assert await anext(reading) == "fo"
-        await asyncio.wait_for(server.left.wait(), 10)
+        await asyncio.wait_for(server.was_left.wait(), 10)
 
 
 async def test_cancelling_a_call_leaves_the_provider() -> None:
-    async with provider([HANG]) as (service, server):
+    async with provider(HANGS) as (service, server):
         task = asyncio.create_task(service.generate_with_retry("x"))
-        await server.hanging.wait()
+        await server.is_silent.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(server.left.wait(), 10)
+        await asyncio.wait_for(server.was_left.wait(), 10)
 
 
 async def test_neither_key_nor_prompt_is_in_an_error() -> None:
     async with (
-        scripted(lambda request: answer(request.asked.encode(), 500)) as server,
+        runpod(lambda request: whole(request.last_text.encode(), 500)) as server,
         RunPodVLLMService(api_key="secret-key", base_url=server.url) as service,
     ):
         with pytest.raises(ServiceError) as caught:
@@ -251,15 +252,15 @@ async def test_a_model_is_chosen_by_task() -> None:
             service.select_model_by_task("cooking")
 
 
-def by_model(request: Request) -> Reply:
+def by_model(request: ReceivedRequest) -> Reply:
     said = {"a": "Paris is the capital", "b": "the capital is Paris", "c": "Bananas"}
-    model = request.body["model"]
+    model = request.json["model"]
     return completion(said[model]) if model in said else refused(404, "no such model")
 
 
 @asynccontextmanager
 async def several() -> AsyncIterator[RunPodVLLMService]:
-    async with scripted(by_model) as server, RunPodVLLMService(base_url=server.url, prices=PRICES) as service:
+    async with runpod(by_model) as server, RunPodVLLMService(base_url=server.url, prices=PRICES) as service:
         yield service
 
 

@@ -1,10 +1,16 @@
-"""When workers are woken and let go, and what the shadow workers say of their worth."""
+"""When workers are woken and let go, and what counterfactual workers would have saved."""
 
 from __future__ import annotations
 
 import pytest
 
-from vllm_service.routing.demand.counterfactual import CounterfactualWorkers, Demand, Offered, Speeds, token_seconds
+from vllm_service.routing.demand.counterfactual import (
+    CounterfactualWorkers,
+    Demand,
+    OfferedRequest,
+    Speeds,
+    token_seconds,
+)
 from vllm_service.routing.demand.target import DemandController
 from vllm_service.routing.profiles import LatencyTarget
 
@@ -12,8 +18,8 @@ SPEEDS = Speeds(0.15, 1 / 8000, 0.011, 0.0003, 0.7, 32)
 SECOND_USD, COLD, IDLE = 0.0003, 30.0, 5.0
 
 
-def offered(at: float, usd: float, reading: float = 0.1, tokens: float = 10.0) -> Offered:
-    return Offered(at, usd, reading, tokens, 2.0, 0.06)
+def offered(at: float, usd: float, reading: float = 0.1, tokens: float = 10.0) -> OfferedRequest:
+    return OfferedRequest(at, usd, reading, tokens, 2.0, 0.06)
 
 
 def demand(at: float, usd: float) -> Demand:
@@ -99,11 +105,11 @@ def test_it_is_quiet_when_a_look_can_change_nothing_until_a_request_comes() -> N
     assert wanted[-1] == [1, 1]
 
 
-def test_a_shadow_worker_takes_what_would_be_in_time() -> None:
+def test_a_counterfactual_worker_takes_what_would_be_in_time() -> None:
     one, two = CounterfactualWorkers(1), CounterfactualWorkers(2)
-    for shadow in (one, two):
+    for workers in (one, two):
         for _ in range(3):
-            shadow.offer(offered(0.0, 1.0, reading=1.0), SPEEDS)
+            workers.offer(offered(0.0, 1.0, reading=1.0), SPEEDS)
     assert one.usd == 1.0  # the second would have its first token after 2.15 of 2 seconds
     assert two.usd == 2.0
 

@@ -10,6 +10,7 @@ import pytest
 import redis.asyncio
 
 from tests.servers import RedisServer, own_redis
+from tests.waiting import until_seen
 from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.domain.plan import Step
 from vllm_service.resilience.breakers.circuit_breaker import Admission, BreakerSettings
@@ -56,6 +57,9 @@ class Replica:
         assert admission is not None
         return admission
 
+    def succeeds(self, admission: Admission) -> None:
+        self.breakers.of(STEP.provider, STEP.model).succeeded(admission, self.now)
+
     async def fails(self, times: int = 2) -> None:
         for _ in range(times):
             self.shared.failed(STEP, await self.admitted(), 500, None)
@@ -64,7 +68,7 @@ class Replica:
 @asynccontextmanager
 async def running(server: RedisServer, open_seconds: float = LONG) -> AsyncIterator[Replica]:
     client = server.client()
-    replica = Replica(RedisBreakers(client, reconnect_seconds=0.01, patience_seconds=2), open_seconds)
+    replica = Replica(RedisBreakers(client, reconnect_seconds=0.01, timeout_seconds=2), open_seconds)
     before = await listening(client)
     task = asyncio.create_task(replica.shared.run())
     try:
@@ -83,9 +87,10 @@ async def listening(client: redis.asyncio.Redis) -> int:
 
 
 async def until_listening(client: redis.asyncio.Redis, replicas: int) -> None:
-    async with asyncio.timeout(20):
-        while await listening(client) < replicas:
-            await asyncio.sleep(0)
+    async def are_listening() -> bool:
+        return await listening(client) >= replicas
+
+    await until_seen(are_listening)
 
 
 async def test_a_place_that_one_replica_finds_failing_is_left_alone_by_the_other(server: RedisServer) -> None:
@@ -116,7 +121,7 @@ async def test_exactly_one_probe_goes_out_of_all_replicas_and_its_success_is_eve
             admissions = await probes(one, two)
             (replica, admission) = next((r, a) for r, a in zip((one, two), admissions, strict=True) if a is not None)
             assert sum(a is not None for a in admissions) == 1
-            replica.shared.succeeded(STEP, admission)
+            replica.succeeds(admission)
             await flushed(replica)
         await one.until(lambda: one.state() is BreakerState.CLOSED)
         await two.until(lambda: two.state() is BreakerState.CLOSED)
@@ -189,8 +194,8 @@ async def test_without_redis_each_replica_decides_for_itself_and_shares_again_wh
         probe = await one.admitted()
         assert probe.is_probe
         assert await one.shared.admit(STEP) is None
-        one.shared.succeeded(STEP, probe)
-        one.shared.succeeded(STEP, await one.admitted())
+        one.succeeds(probe)
+        one.succeeds(await one.admitted())
         assert one.state() is BreakerState.CLOSED
         await flushed(one)
         server.start()
@@ -217,7 +222,7 @@ async def test_a_redis_that_does_not_answer_holds_a_probe_up_only_for_as_long_as
     server: RedisServer,
 ) -> None:
     client = server.client()
-    replica = Replica(RedisBreakers(client, patience_seconds=0.05), open_seconds=1)
+    replica = Replica(RedisBreakers(client, timeout_seconds=0.05), open_seconds=1)
     await replica.fails()
     replica.now += 1
     server.hang()

@@ -22,7 +22,7 @@ def in_memory() -> Targets:
 
 
 def on_redis(client: redis.Redis) -> Targets:
-    return RedisTargets(client, patience_seconds=5)
+    return RedisTargets(client, timeout_seconds=5)
 
 
 @pytest.fixture(params=PLACES)
@@ -67,7 +67,7 @@ async def test_without_redis_a_replica_has_its_own_word_says_so_once_and_is_back
     caplog.set_level(logging.WARNING)
     with own_redis() as server:
         clients = server.client(), server.client()
-        one, two = (RedisTargets(client, patience_seconds=5) for client in clients)
+        one, two = (RedisTargets(client, timeout_seconds=5) for client in clients)
         await two.publish("own", "b", 3, HOUR)
         server.stop()
         assert [await one.publish("own", "a", workers, HOUR) for workers in (1, 0)] == [1, 0]

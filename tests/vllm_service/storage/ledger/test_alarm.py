@@ -11,11 +11,11 @@ import pytest
 from msgspec import structs
 
 from tests.e2e.gateway import configure, gateway, variables_of
-from tests.runpod_emulator.support import until
 from tests.vllm_service.storage.conftest import Backend
 from tests.vllm_service.storage.faults import FaultyDatabase
 from tests.vllm_service.storage.ledger.test_ledger import FAST, RECORD, write, written
 from tests.vllm_service.storage.old_database import execute, fetch
+from tests.waiting import until
 from vllm_service.storage.ledger.alarm import LedgerAlarm
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.ledger.writer import LedgerWriter
@@ -31,24 +31,24 @@ async def test_rows_wait_while_the_table_lacks_a_column_and_are_written_once_it_
     await execute(backend, "ALTER TABLE requests DROP COLUMN route_reason")
     record = structs.replace(RECORD, model=SECRET)
     ledger.record(record)
-    await until(lambda: ledger.state().refusal is not None)
-    state = ledger.state()
+    await until(lambda: ledger.status().refusal is not None)
+    state = ledger.status()
     assert (state.queued, state.dropped, state.refused, state.is_failing) == (1, 0, 0, True)
-    assert "does not know a table or a column" in (state.refusal or "")
+    assert "lacks a table or a column" in (state.refusal or "")
     assert [line.levelno for line in caplog.records if "refuses the ledger's rows" in line.message] == [logging.ERROR]
     assert SECRET not in caplog.text
     await execute(backend, "ALTER TABLE requests ADD COLUMN route_reason TEXT")
     await ledger.close()
-    assert ledger.state().refusal is None
+    assert ledger.status().refusal is None
     assert await written(database) == [record]
 
 
 async def test_without_a_request_the_sign_of_life_finds_it(backend: Backend, database: Database) -> None:
     ledger = await LedgerWriter.open(database, FAST)
     await execute(backend, "ALTER TABLE ledger_writers DROP COLUMN rows_refused")
-    await until(lambda: ledger.state().refusal is not None)
+    await until(lambda: ledger.status().refusal is not None)
     await execute(backend, "ALTER TABLE ledger_writers ADD COLUMN rows_refused BIGINT NOT NULL DEFAULT 0")
-    await until(lambda: ledger.state().refusal is None)
+    await until(lambda: ledger.status().refusal is None)
     await ledger.close()
 
 
@@ -56,7 +56,7 @@ async def test_a_row_that_is_refused_for_good_rings_until_the_end_and_stays_in_t
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     ledger = await write(database, structs.replace(RECORD, cost_picousd=2**70, model=SECRET), RECORD)
-    state = ledger.state()
+    state = ledger.status()
     assert (state.dropped, state.refused, state.written, state.queued) == (1, 1, 1, 0)
     assert "refused the values" in (state.refusal or "")
     assert [line.levelno for line in caplog.records if "dropped rows" in line.message] == [logging.ERROR]
@@ -72,8 +72,8 @@ async def test_a_column_that_only_somebody_elses_program_fills_rings(backend: Ba
     await execute(backend, "DROP TABLE requests")
     await execute(backend, _WITH_ONE_MORE)
     ledger.record(RECORD)
-    await until(lambda: ledger.state().refused == 1)
-    assert ledger.state().refusal is not None
+    await until(lambda: ledger.status().refused == 1)
+    assert ledger.status().refusal is not None
     await ledger.close()
 
 
@@ -83,7 +83,7 @@ _WITH_ONE_MORE = """CREATE TABLE requests (
     upstream_model TEXT, prompt_tokens BIGINT, completion_tokens BIGINT, cached_tokens BIGINT, reasoning_tokens BIGINT,
     usage_estimated BIGINT, cost_picousd BIGINT, baseline_picousd BIGINT, stream BIGINT, queue_ms DOUBLE PRECISION,
     ttft_ms DOUBLE PRECISION, total_ms DOUBLE PRECISION, attempts BIGINT, error_code TEXT, route_reason TEXT,
-    cost_centre TEXT NOT NULL, UNIQUE (writer, sequence))"""
+    labels TEXT, cost_centre TEXT NOT NULL, UNIQUE (writer, sequence))"""
 
 
 async def test_a_database_that_is_away_is_no_alarm(database: Database) -> None:
@@ -91,8 +91,8 @@ async def test_a_database_that_is_away_is_no_alarm(database: Database) -> None:
     ledger = await LedgerWriter.open(faulty, FAST)
     faulty.is_away = True
     ledger.record(RECORD)
-    await until(lambda: ledger.state().is_failing)
-    assert ledger.state().refusal is None
+    await until(lambda: ledger.status().is_failing)
+    assert ledger.status().refusal is None
     faulty.is_away = False
     await ledger.close()
 
@@ -102,7 +102,7 @@ def test_a_schema_that_is_mended_does_not_silence_rows_that_were_lost() -> None:
     alarm.refused(2, "the values")
     alarm.schema_refused("no column", 5)
     assert alarm.reason == "no column"
-    alarm.schema_taken()
+    alarm.schema_accepted()
     assert (alarm.reason, alarm.refused_rows, alarm.dropped_rows) == ("the values", 2, 2)
 
 

@@ -12,9 +12,17 @@ from tests.vllm_service.storage.old_database import RECORDS
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.storage.ledger.columns import COLUMNS, REQUESTS
-from vllm_service.storage.ledger.rows import EXPORT_NAMES, exported, logged, mended, record_of, row_of, span_attributes
+from vllm_service.storage.ledger.rows import (
+    EXPORT_NAMES,
+    exported,
+    logged,
+    record_of,
+    row_of,
+    sanitised,
+    span_attributes,
+)
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "ledger.md"
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "ledger.md"
 FULL, HEDGE, REJECTED, *_ = RECORDS
 
 
@@ -43,7 +51,7 @@ def test_a_row_becomes_the_record_that_it_was_made_of(record: RequestRecord) -> 
 
 def test_a_text_that_no_database_takes_is_mended_and_numbers_are_left() -> None:
     row = row_of(structs.replace(FULL, model="a\0b\ud800", route_reason="x" * 1000), 1, 1)
-    record = record_of(mended(row))
+    record = record_of(sanitised(row))
     assert (record.model, len(record.route_reason or "")) == ("ab?", 512)
     assert structs.replace(record, model=FULL.model, route_reason=FULL.route_reason) == FULL
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runpod_emulator.support import until
+from tests.waiting import until
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError
@@ -87,5 +87,5 @@ def test_dollars_are_read_where_there_are_no_pico_dollars(tmp_path: Path) -> Non
 def test_an_amount_that_is_none_is_named_with_its_line(tmp_path: Path, amount: str) -> None:
     path = tmp_path / "export.csv"
     path.write_text(f"started_at_us,cost_usd\n1793620800000001,0.1\n1793620800000001,{amount}\n")
-    with pytest.raises(ConfigurationError, match=r"export\.csv: line 3 is no row of the ledger"):
+    with pytest.raises(ConfigurationError, match=r"export\.csv: line 3 is not a row of the ledger"):
         list(CsvLedger(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import replace
@@ -12,10 +11,11 @@ from msgspec import structs
 
 from tests.vllm_service.storage.conftest import Backend
 from tests.vllm_service.storage.faults import FaultyDatabase
+from tests.waiting import until, until_seen
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.storage.ledger.reader import GroupBy, LedgerReader, Window
-from vllm_service.storage.ledger.writer import LedgerPace, LedgerWriter
+from vllm_service.storage.ledger.writer import LedgerWriter, LedgerWriterOptions
 from vllm_service.storage.open import open_storage
 from vllm_service.storage.sql.database import Database
 
@@ -26,7 +26,7 @@ RECORD = RequestRecord(
     cost_picousd=7, baseline_picousd=20, stream=True, queue_ms=0.5, ttft_ms=12.5, total_ms=100.0, attempts=1,
     route_reason="cheapest",
 )  # fmt: skip
-FAST = LedgerPace(flush_seconds=0.01, heartbeat_seconds=0.05, close_seconds=20)
+FAST = LedgerWriterOptions(flush_seconds=0.01, heartbeat_seconds=0.05, close_seconds=20)
 
 
 async def written(database: Database) -> list[RequestRecord]:
@@ -92,8 +92,7 @@ async def test_rows_wait_while_the_database_is_away(database: Database) -> None:
     faulty.is_away = True
     before = faulty.writes
     ledger.record(RECORD)
-    while faulty.writes < before + 3:
-        await asyncio.sleep(0.01)
+    await until(lambda: faulty.writes >= before + 3)
     assert ledger.waiting_rows == 1
     faulty.is_away = False
     await ledger.close()
@@ -125,7 +124,7 @@ async def test_a_database_that_is_away_at_the_end_is_waited_for_and_then_given_u
 
 async def test_a_writer_that_signed_off_is_never_called_lost(database: Database) -> None:
     await write(database, RECORD)
-    other = await LedgerWriter.open(database, replace(FAST, silent_seconds=0))
+    other = await LedgerWriter.open(database, replace(FAST, lost_after_seconds=0))
     await other.close()
     assert await LedgerReader(database).lost_writers() == []
 
@@ -174,8 +173,11 @@ async def test_rows_beyond_the_retention_go_by_themselves(backend: Backend) -> N
         storage.ledger.record(structs.replace(RECORD, started_at=now - 3 * 86_400))
         storage.ledger.record(structs.replace(RECORD, started_at=now - 86_400))
     async with open_storage(*backend.locations, retention_days=2) as storage:
-        while (await storage.ledger_reader.totals())[0].requests == 2:
-            await asyncio.sleep(0.01)
+
+        async def is_swept() -> bool:
+            return (await storage.ledger_reader.totals())[0].requests != 2
+
+        await until_seen(is_swept)
         assert [round(now - record.started_at) async for _, record in storage.ledger_reader.records()] == [86_400]
 
 

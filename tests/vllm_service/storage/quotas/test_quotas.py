@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ import pytest
 from tests.servers import RedisServer
 from tests.vllm_service.storage.conftest import Backend
 from tests.vllm_service.storage.use import OrganisationUse, used
+from tests.waiting import until
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.errors import RateLimited, StorageUnavailable
 from vllm_service.storage.open import open_storage
@@ -208,8 +208,7 @@ async def test_without_redis_requests_are_refused_as_unavailable_and_settlements
             await quotas.reserve(KEY, None, 5, 5, NOON)
         assert caught.value.retry_after_seconds is not None
     own_redis.go_on()
-    while quotas.waiting_ends:
-        await asyncio.sleep(0.02)
+    await until(lambda: not quotas.waiting_ends)
     assert await used(quotas, "acme", NOON) == OrganisationUse(2, 6, 2, 6, 6)
     await quotas.close()
     await link.close()
@@ -218,7 +217,7 @@ async def test_without_redis_requests_are_refused_as_unavailable_and_settlements
 async def test_without_redis_each_process_can_count_alone(own_redis: RedisServer) -> None:
     own_redis.stop()
     link = RedisLink(own_redis.url)
-    quotas = RedisQuotas(link, instead=MemoryQuotas())
+    quotas = RedisQuotas(link, fallback=MemoryQuotas())
     key = limited(requests_per_day=1)
     await (await quotas.reserve(key, None, 1, 0, NOON)).settle(1, 0)
     assert (await refused(quotas, key)).details["limit"] == "requests_per_day"

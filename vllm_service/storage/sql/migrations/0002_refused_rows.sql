@@ -1,2 +1,2 @@
--- Rows that the database would not take, as part of rows_dropped: /health forgets them at a restart, the bill does not.
+-- Of rows_dropped, those that the database refused. /health forgets them at a restart; the ledger's summary must not.
 ALTER TABLE ledger_writers ADD COLUMN rows_refused BIGINT NOT NULL DEFAULT 0;
