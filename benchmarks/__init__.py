@@ -1,1 +1,1 @@
-"""Measurements of the worker and the gateway; each prints one JSON object or a table."""
+"""Measurements of the worker, the gateway, the client and the router; each prints a table or JSON."""

@@ -1,14 +1,14 @@
-"""`python -m benchmarks.against BASE [--json] [--rounds N] [--quick] [--only NAMES]`: CPU of this tree and of another.
+"""`python -m benchmarks.against BASE [--json] [--rounds N] [--quick] [--only NAMES]`: the CPU of this tree and another.
 
 request  gateway, microseconds of CPU for one non-streaming chat request, 32 callers in a closed loop
 chunks   gateway, CPU seconds for 1,000 chunks of 32 streams at once, 5 ms between two chunks of one
 call     LLMRouter.generate, microseconds for one call, 32 callers in a closed loop
 job      worker, microseconds for one streaming job of 32 tokens, 8 at once, with a paced upstream as its engine
 
-CPU is user and system time of the whole process. Both trees run at once, on the same core, before the same upstream. A
-round is made of short blocks of both in turn, so that whatever else the machine does meets both alike. A ratio is the
-figure of this tree over that of the other in the same round; medians and ranges are printed. Only public commands of
-either tree are used (benchmarks/checkouts.py). Exits with 1 when a median ratio is above the bar.
+CPU is user and system time of the whole process. Both trees run at once, on the same core, with the same upstream. A
+round consists of short blocks of both in turn, so that other load on the machine affects both alike. A ratio is the
+figure of this tree divided by that of the other in the same round; medians and ranges are printed. Only public commands
+of either tree are used (benchmarks/checkouts.py). Exits with 1 if a median ratio is above the bar.
 """
 
 from __future__ import annotations
@@ -41,61 +41,65 @@ from benchmarks.load import closed_loop as jobs_loop
 from benchmarks.paced_upstream import CHAT as CHAT_PATH
 from benchmarks.worker_stack import QUESTION, ROOT, EmulatedWorker, emulated_worker, free_port, process
 
+#: The highest ratio that passes.
 BAR = 1.03
 JOBS_AT_ONCE = 8
-# What is printed, and how many of it make a CPU second per unit.
+#: For each figure the unit that is printed, and the factor from CPU seconds per request, chunk, call or job to it.
 UNITS = {"request": ("us", 1e6), "chunks": ("s per 1,000", 1e3), "call": ("us", 1e6), "job": ("us", 1e6)}
 
 
 @dataclass(frozen=True)
 class Block:
-    """CPU seconds, and for how many requests, chunks, calls or jobs."""
+    """The CPU seconds of a block, and the number of requests, chunks, calls or jobs that they were spent on."""
 
     cpu_seconds: float
     units: int
 
 
 Measure = Callable[[], Awaitable[Block]]
-Measures = dict[str, list[Measure]]  # by name: of this tree, of the base
+#: By the figure's name: the measure of this tree and that of the base.
+Measures = dict[str, list[Measure]]
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many rounds, how many blocks of each tree in a round, how much in a block, and callers' keys.
-
-    A key may make 10,000 requests a minute.
-    """
+    """How much is measured."""
 
     rounds: int
+    #: Blocks of each tree in a round.
     blocks: int
+    #: The length of a block: seconds of chat requests, calls of LLMRouter, or jobs.
     seconds: float
     calls: int
     jobs: int
+    #: The keys that the callers share. There are so many because a key may make 10,000 requests a minute.
     keys: int
 
 
-FULL, QUICK = Size(5, 12, 0.35, 192, 48, 128), Size(1, 1, 0.3, 64, 16, 8)
+FULL = Size(5, 12, 0.35, 192, 48, 128)
+QUICK = Size(1, 1, 0.3, 64, 16, 8)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One figure of both trees, a value for each round; "here" is this tree."""
+    """One figure of both trees, a value for each round."""
 
+    #: Of this tree.
     here: list[float]
     base: list[float]
 
     @property
     def ratios(self) -> list[float]:
-        """This tree's over the other's, round by round."""
+        """Returns this tree's value divided by the other's, for each round."""
         return [here / base for here, base in zip(self.here, self.base, strict=True)]
 
     @property
     def is_met(self) -> bool:
-        """Whether the median ratio is within the bar."""
+        """Returns whether the median ratio is within the bar."""
         return statistics.median(self.ratios) <= BAR
 
     def to_json(self, unit: str) -> dict[str, object]:
-        """Medians, ranges, and every round."""
+        """Returns the medians, the range, and every round."""
         return {
             "unit": unit,
             "here": statistics.median(self.here),
@@ -108,12 +112,13 @@ class Compared:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, by its CPU clock: /proc and psutil count in hundredths of a second."""
-    return time.clock_gettime((~pid << 3) | 2)  # what clock_getcpuclockid(3) computes on Linux
+    """Returns the user and system time of a process so far, from its CPU clock."""
+    # /proc and psutil count in hundredths of a second. This is what clock_getcpuclockid(3) computes on Linux.
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 async def requests_made(served: Gateway, size: Size) -> Block:
-    """Chat requests, one after the other for each caller."""
+    """Measures chat requests, one after the other for each caller."""
     requests = requests_of(served.url, CHAT, served.keys)
     before = cpu_seconds(served.pid)
     load = await closed_loop(served.url, requests, callers=CALLERS, seconds=size.seconds)
@@ -121,7 +126,7 @@ async def requests_made(served: Gateway, size: Size) -> Block:
 
 
 async def chunks_relayed(served: Gateway, size: Size) -> Block:
-    """Streams that begin at once."""
+    """Measures streams that begin at once."""
     requests = requests_of(served.url, STREAM, served.keys)
     before = cpu_seconds(served.pid)
     load = await closed_loop(served.url, requests, callers=STREAMS, calls=1)
@@ -129,13 +134,13 @@ async def chunks_relayed(served: Gateway, size: Size) -> Block:
 
 
 async def calls_made(asked: Router, size: Size) -> Block:
-    """LLMRouter.generate."""
+    """Measures calls of LLMRouter.generate."""
     measured = await asked.calls(size.calls)
     return Block(measured["cpu_seconds"], measured["calls"])
 
 
 async def jobs_run(worker: EmulatedWorker, size: Size) -> Block:
-    """Streaming jobs of 32 tokens."""
+    """Measures streaming jobs of 32 tokens."""
     fields = {"model": "paced", "messages": QUESTION, "max_tokens": 32, "stream": True}
     async with aiohttp.ClientSession() as session:
         call = chat(session, f"{worker.endpoint_url}/openai{CHAT_PATH}", json.dumps(fields).encode())
@@ -146,7 +151,7 @@ async def jobs_run(worker: EmulatedWorker, size: Size) -> Block:
 
 @contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """Processes that are started meanwhile stay on this core."""
+    """Pins this process, and those that it starts in the context, to one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -157,16 +162,15 @@ def on_core(core: int) -> Iterator[None]:
 
 @asynccontextmanager
 async def gateways(trees: list[Path], size: Size) -> AsyncIterator[Measures]:
-    """A gateway of each tree, before one upstream."""
+    """Starts a gateway of each tree, with one upstream."""
     async with AsyncExitStack() as stack:
         stack.enter_context(on_core(LOAD_CORE))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = await stack.enter_async_context(upstream())
         with on_core(GATEWAY_CORE):
-            places = [directory / str(number) for number in range(len(trees))]
             serving = [
-                gateway(tree, url, place, keys=size.keys, limited=False)
-                for tree, place in zip(trees, places, strict=True)
+                gateway(tree, url, directory / str(number), keys=size.keys, limited=False)
+                for number, tree in enumerate(trees)
             ]
             served = [await stack.enter_async_context(one) for one in serving]
         yield {
@@ -177,7 +181,7 @@ async def gateways(trees: list[Path], size: Size) -> AsyncIterator[Measures]:
 
 @asynccontextmanager
 async def routers(trees: list[Path], size: Size) -> AsyncIterator[Measures]:
-    """An LLMRouter of each tree, in a process of its own."""
+    """Starts an LLMRouter of each tree, in a process of its own."""
     async with AsyncExitStack() as stack:
         stack.enter_context(on_core(LOAD_CORE))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -189,7 +193,7 @@ async def routers(trees: list[Path], size: Size) -> AsyncIterator[Measures]:
 
 @asynccontextmanager
 async def workers(trees: list[Path], size: Size) -> AsyncIterator[Measures]:
-    """A worker of each tree, each behind an emulator of this one, before one upstream of a token each millisecond."""
+    """Starts a worker of each tree behind an emulator of this tree, with one upstream of a token each millisecond."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     paced = ("-m", "benchmarks.paced_upstream", "--port", str(port), "--interval-ms", "1")
@@ -208,7 +212,7 @@ GROUPS = {"gateway": gateways, "router": routers, "worker": workers}
 
 
 async def compare(base: Path, groups: list[str], size: Size) -> dict[str, Compared]:
-    """Every figure of the groups; progress goes to stderr."""
+    """Measures every figure of the groups; progress goes to stderr."""
     compared: dict[str, Compared] = {}
     with Progress(console=Console(stderr=True)) as progress:
         for group in groups:
@@ -229,18 +233,18 @@ async def _warm_up(measures: Measures) -> None:
 
 
 async def _round(compared: Compared, pair: list[Measure], blocks: int, scale: float) -> None:
-    """Blocks of both trees in turn, so that whatever else the machine does meets both alike."""
     totals = [Block(0.0, 0), Block(0.0, 0)]
     for number in range(blocks):
-        for place in (0, 1) if number % 2 == 0 else (1, 0):
-            block = await pair[place]()
-            totals[place] = Block(totals[place].cpu_seconds + block.cpu_seconds, totals[place].units + block.units)
+        # The order alternates, so that neither tree always runs in the state that the other left behind.
+        for tree in (0, 1) if number % 2 == 0 else (1, 0):
+            block = await pair[tree]()
+            totals[tree] = Block(totals[tree].cpu_seconds + block.cpu_seconds, totals[tree].units + block.units)
     for values, total in zip((compared.here, compared.base), totals, strict=True):
         values.append(total.cpu_seconds / total.units * scale)
 
 
 def table(compared: dict[str, Compared]) -> Table:
-    """For people: median (range)."""
+    """Returns a table of medians (ranges)."""
     made = Table(title="CPU of this tree beside the other's")
     for head in ("", "unit", "this tree", "base", "ratio, median of the rounds", "bar"):
         made.add_column(head, justify="left" if head in ("", "unit") else "right")
@@ -256,19 +260,25 @@ def _spread(values: list[float], digits: int) -> str:
 
 
 def main() -> int:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", type=Path, help="another checkout of this repository")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, help="instead of five")
+    """Measures and prints. Returns 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.against",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("base", metavar="BASE", type=Path, help="another checkout of this repository")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"(default: {FULL.rounds}, with --quick 1)")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs; no bar")
-    parser.add_argument("--only", default=",".join(GROUPS), help="groups, separated by commas: %(default)s")
+    parser.add_argument(
+        "--only", default=",".join(GROUPS), metavar="NAMES", help="groups, separated by commas (default: %(default)s)"
+    )
     options = parser.parse_args()
     if not (options.base / "vllm_service").is_dir():
-        parser.error(f"{options.base} is no checkout of this repository")
+        parser.error(f"{options.base} is no checkout of this repository: it has no folder vllm_service")
     groups = options.only.split(",")
     if unknown := set(groups) - set(GROUPS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+        parser.error(f"--only: unknown: {', '.join(sorted(unknown))}; known: {', '.join(GROUPS)}")
     size = QUICK if options.quick else FULL
     size = replace(size, rounds=options.rounds or size.rounds)
     compared = uvloop.run(compare(options.base.resolve(), groups, size))

@@ -1,4 +1,4 @@
-"""The programs of any checkout, started by public commands alone, so that an old and a new tree are measured alike.
+"""The programs of any checkout, started only by public commands, so that an old and a new tree are measured alike.
 
 Nothing of a measured checkout is imported here: its gateway is `python -m vllm_service serve`, its keys are made by its
 own `keys` command, its LLMRouter is used by benchmarks/router_calls.py with that checkout as the current directory.
@@ -22,7 +22,7 @@ STOP_SECONDS = 30
 ORGANISATION = "bench"
 NO_LIMITS = ("--tokens-per-day", "none", "--requests-per-day", "none", "--tokens-per-month", "none")
 ROUTER_CALLS = Path(__file__).with_name("router_calls.py").resolve()
-# One process for all commands: each of its own would take half a second for its imports.
+#: One process for all commands: one for each would take half a second for its imports.
 COMMANDS = """
 import json, runpy, sys
 for arguments in json.loads(sys.argv[1]):
@@ -37,15 +37,17 @@ for arguments in json.loads(sys.argv[1]):
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway that serves MODEL at `url`, without /v1, to callers with one of `keys`."""
+    """A gateway that serves MODEL."""
 
+    #: Without /v1.
     url: str
     pid: int
+    #: The keys that it accepts.
     keys: list[str]
 
 
 def configure(directory: Path, upstream: str) -> dict[str, str]:
-    """Writes providers.yaml and models.yaml for one hosted provider; the variables that name the files' directory."""
+    """Writes providers.yaml and models.yaml for one hosted provider. Returns the variables that name their folder."""
     directory.mkdir(parents=True, exist_ok=True)
     price = {"input": 0.02, "output": 0.02, "as_of": "2026-11-21"}
     provider = {"base_url": f"{upstream}/v1", "prices": {"fake": price}}
@@ -56,7 +58,7 @@ def configure(directory: Path, upstream: str) -> dict[str, str]:
 
 
 async def make_keys(tree: Path, variables: Mapping[str, str], count: int, *, limited: bool) -> list[str]:
-    """The secrets of new keys of one organisation, in the SQLite file of DATA_DIR."""
+    """Creates keys of one organisation in the SQLite file of DATA_DIR. Returns their secrets."""
     commands = [["keys", "create", ORGANISATION, "--tier", "enterprise"]] * count
     if not limited:
         commands.append(["keys", "limits", ORGANISATION, *NO_LIMITS])
@@ -70,13 +72,13 @@ async def make_keys(tree: Path, variables: Mapping[str, str], count: int, *, lim
     out, errors = await made.communicate()
     keys = out.decode().splitlines()[:count]
     if made.returncode or len(keys) < count:
-        raise RuntimeError(f"{tree}: the keys were not made:\n{errors.decode()[-2000:]}")
+        raise RuntimeError(f"{tree}: `vllm_service keys create` failed:\n{errors.decode()[-2000:]}")
     return keys
 
 
 @asynccontextmanager
 async def upstream(*options: str) -> AsyncIterator[str]:
-    """A provider that answers at once and streams chunks at set times; its URL without /v1."""
+    """Starts a provider that answers at once and streams chunks at set times. Yields its URL without /v1."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     async with process("-m", "benchmarks.gateway_upstream", "--port", str(port), *options, wait_for=url):
@@ -93,9 +95,9 @@ async def gateway(
     limited: bool = True,
     launcher: Sequence[str] = (),
 ) -> AsyncIterator[Gateway]:
-    """`python -m vllm_service serve` of a checkout, with keys, quotas and ledger on SQLite.
+    """Starts `python -m vllm_service serve` of a checkout, with keys, quotas and ledger on SQLite.
 
-    limited: the organisation keeps its default quotas, else it has none. launcher: comes before `-m vllm_service`.
+    limited: the organisation keeps its default quotas, else it has none. launcher: precedes `-m vllm_service`.
     """
     variables = configure(directory, upstream_url)
     secrets = await make_keys(tree, variables, keys, limited=limited)
@@ -108,13 +110,13 @@ async def gateway(
 
 
 class Router:
-    """A process with an LLMRouter of a checkout, that calls when it is told to (benchmarks/router_calls.py)."""
+    """A process with an LLMRouter of a checkout, which makes calls on command (benchmarks/router_calls.py)."""
 
     def __init__(self, started: asyncio.subprocess.Process) -> None:
         self._process = started
 
     async def calls(self, count: int) -> Mapping[str, Any]:
-        """Makes so many calls; what router_calls.py prints about them."""
+        """Makes `count` calls. Returns what router_calls.py prints about them."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(b"%d\n" % count)
@@ -129,7 +131,7 @@ class Router:
 async def router(
     tree: Path, upstream_url: str, directory: Path, *, callers: int, launcher: Sequence[str] = ()
 ) -> AsyncIterator[Router]:
-    """An LLMRouter of a checkout in a process of its own. launcher: comes before the program."""
+    """Starts an LLMRouter of a checkout in a process of its own. launcher: precedes the program."""
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, *launcher, str(ROUTER_CALLS), str(callers)),
         cwd=tree,

@@ -1,10 +1,10 @@
-"""What the client costs: its calls against raw AsyncOpenAI in one run, and its import against `import openai`.
+"""The client's overhead: its calls against raw AsyncOpenAI in one run, and its import against `import openai`.
 
     python -m benchmarks.client [--json] [--quick] [--rounds N] [--concurrent N]
 
-calls: a closed loop of so many callers at a server without a model, client and raw rounds in turn, medians; the server
-answers at once, in a process of its own, so that the machine's time is what the two differ in. Bar: the client's
-throughput is at least 0.97 of the raw one. import: fresh processes in turn, medians. Bar: at most 1.3 times.
+calls: a closed loop at a server without a model, client and raw rounds in turn, medians. The server answers at once, in
+a process of its own, so that the two differ only in their own CPU time. Bar: the client's throughput is at least 0.97
+of the raw one. import: fresh processes in turn, medians. Bar: at most 1.3 times.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from vllm_service import RunPodVLLMService
 TOKENS = 32
 QUESTION = "What is continuous batching?"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
-THROUGHPUT_BAR, IMPORT_BAR = 0.97, 1.3
+THROUGHPUT_BAR = 0.97
+IMPORT_BAR = 1.3
 IMPORTS = {
     "openai": "import openai",
     "vllm_service": "import vllm_service",
@@ -44,7 +45,7 @@ Making = Callable[[], Awaitable[Call]]
 
 @asynccontextmanager
 async def upstream() -> AsyncIterator[str]:
-    """A server of its own process; its URL up to and with /v1."""
+    """Starts the server in a process of its own. Yields its URL with /v1."""
     port = free_port()
     command = ("-m", "benchmarks.paced_upstream", "--port", str(port), "--tokens", str(TOKENS), "--interval-ms", "0")
     process = await asyncio.create_subprocess_exec(
@@ -84,7 +85,7 @@ def raw_calls(sdk: AsyncOpenAI) -> dict[str, Making]:
 
 
 def our_calls(service: RunPodVLLMService) -> dict[str, Making]:
-    """The same with the client."""
+    """Returns the same calls with the client."""
 
     async def chat() -> str:
         return (await service.chat(MESSAGES)).text
@@ -107,13 +108,14 @@ def _timed(ask: Callable[[], Awaitable[str | None]]) -> Making:
 
 
 async def calls(rounds: int, concurrent: int, number: int) -> Figures:
-    """Calls a second of both, and their ratio, whole and streamed."""
+    """Measures the calls a second of both, and their ratio, for whole and streamed answers."""
     async with (
         upstream() as url,
         AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as sdk,
         RunPodVLLMService(base_url=url, default_model=MODEL) as service,
     ):
-        raw, ours = raw_calls(sdk), our_calls(service)
+        raw = raw_calls(sdk)
+        ours = our_calls(service)
         figures: Figures = {}
         for kind in raw:
             rates: dict[str, list[float]] = {"raw": [], "client": []}
@@ -130,7 +132,7 @@ async def calls(rounds: int, concurrent: int, number: int) -> Figures:
 
 
 def imports(rounds: int) -> Figures:
-    """Milliseconds from the start of a process to its end, less an empty one's."""
+    """Measures milliseconds from the start of a process to its end, less those of an empty one."""
     milliseconds: dict[str, list[float]] = {name: [] for name in ("nothing", *IMPORTS)}
     for number_of_round in range(rounds + 1):
         for name, taken in milliseconds.items():
@@ -146,12 +148,16 @@ def imports(rounds: int) -> Figures:
 
 
 def main() -> None:
-    """Measures and prints; exits with 1 when a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
+    """Measures and prints. Exits with 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.client",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
     parser.add_argument("--quick", action="store_true", help="few calls, to see that it runs; no bar")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--concurrent", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--concurrent", type=int, default=64, metavar="N", help="callers (default: %(default)s)")
     options = parser.parse_args()
     rounds, number = (1, 200) if options.quick else (options.rounds, 600)
     figures = asyncio.run(calls(rounds, options.concurrent, number)) | imports(rounds)

@@ -1,13 +1,16 @@
-"""From process start to the first token: this worker against the same vLLM as a server that is polled; read-ahead.
+"""The time from a process's start to the first token: this worker, vLLM's own server, reading ahead, compiled kernels.
 
     python -m benchmarks.cold_start [start|read-ahead|compile ...] [--rounds 5] [--json]
 
-start: the worker takes a streaming job that waits in the emulator's queue; the server is vLLM's own, asked every
-tenth of a second whether it is healthy, then for the same stream. read-ahead: the worker with READ_AHEAD on and off, on
-2 GB of random weights that are dropped from the page cache before each start, on this disk and on a volume of its own
-with a network volume's speed. compile: without `enforce_eager`, a start
-that finds what an earlier one kept on the volume against one with nothing compiled. Interleaved; medians and ranges.
-On a machine with a GPU the same command adds what vLLM compiles and captures there.
+start       The worker takes a streaming job that waits in the emulator's queue. The other side is vLLM's own server,
+            polled every tenth of a second until it is healthy, and then sent the same request.
+read-ahead  The worker with READ_AHEAD on and off, with 2 GB of random weights that are dropped from the page cache
+            before each start: on this disk, and on a volume of its own with a network volume's speed.
+compile     Without `enforce_eager`: a start with the kernels that an earlier one left on the volume, against a start
+            with an empty volume.
+
+The variants run in turn; medians and ranges are printed. On a machine with a GPU the times include what vLLM compiles
+and captures there.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ DEMO = {"MODEL_NAME": str(ROOT / "demo_model"), "SERVED_MODEL_NAME": "demo", "KV
 SERVE_FLAGS = ("--served-model-name", "demo", "--enforce-eager", "--kv-cache-memory-bytes", "512M")
 REQUEST = {"model": "demo", "messages": QUESTION, "max_tokens": 1, "stream": True, "temperature": 0}
 START_SECONDS = 600
-# About what users report of a busy network volume; one reader's share there is smaller still.
+#: About what users report of a busy network volume; one reader's share there is smaller still.
 SLOW_BYTES_PER_SECOND = 250_000_000
 VOLUME_BYTES = 4 * 10**9
 RECORD = re.compile(r"cold_start (\{.*\})")
@@ -47,14 +50,16 @@ RECORD = re.compile(r"cold_start (\{.*\})")
 
 @dataclass
 class Start:
-    """One start: seconds from the process's start to the first token, and the worker's own record of its phases."""
+    """One start."""
 
+    #: From the process's start to the first token.
     seconds: float
+    #: Seconds by phase, from the worker's own record.
     phases: dict[str, float] = field(default_factory=dict)
 
 
 async def start_worker(variables: Mapping[str, str]) -> Start:
-    """A worker on a queue in which a job already waits."""
+    """Measures the start of a worker on a queue in which a job already waits."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/v2/bench"
     own = worker_environment(EndpointSettings(endpoint_id="bench"), f"http://127.0.0.1:{port}", "worker-1")
@@ -84,7 +89,7 @@ async def start_worker(variables: Mapping[str, str]) -> Start:
 
 
 async def start_server() -> Start:
-    """vLLM's own server, polled until it is healthy."""
+    """Measures the start of vLLM's own server, which is polled until it is healthy."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = (
         "-m",
@@ -136,7 +141,7 @@ async def _is_healthy(session: aiohttp.ClientSession, url: str) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """Medians over the rounds, with the range; `phases` are medians of the worker's own record."""
+    """One row of the table: medians over the rounds, with the range."""
 
     measure: str
     variant: str
@@ -152,7 +157,7 @@ Variants = dict[str, Callable[[], Awaitable[Start]]]
 
 
 async def measure(name: str, variants: Variants, rounds: int) -> list[Row]:
-    """Runs the variants in turn. The ratio is each round's against the last variant, and its median."""
+    """Runs the variants in turn. The ratio is the median of each round's ratio to the last variant."""
     starts: dict[str, list[Start]] = {variant: [] for variant in variants}
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(name, total=rounds * len(variants))
@@ -183,12 +188,12 @@ def _row(name: str, variant: str, starts: list[Start], against: list[Start]) -> 
 
 
 async def compare_start(rounds: int) -> list[Row]:
-    """This worker against a polled server."""
+    """Compares this worker with a polled server."""
     return await measure("start", {"worker": lambda: start_worker(DEMO), "vLLM server": start_server}, rounds)
 
 
 async def compare_read_ahead(rounds: int) -> list[Row]:
-    """READ_AHEAD on and off, with the page cache dropped: on this disk, and on a slow volume where one can be made."""
+    """Compares READ_AHEAD on and off without the page cache: on this disk, and on a slow volume if one can be made."""
     with tempfile.TemporaryDirectory(dir=Path.home()) as directory:
         rows = await _read_ahead("read-ahead, this disk", Path(directory), rounds)
     with slow_volume(VOLUME_BYTES, SLOW_BYTES_PER_SECOND) as volume:
@@ -209,7 +214,7 @@ async def _read_ahead(name: str, directory: Path, rounds: int) -> list[Row]:
 
 
 async def compare_compile(rounds: int) -> list[Row]:
-    """A start with what an earlier one has compiled against the first start on an empty volume."""
+    """Compares a start with the kernels that an earlier one has compiled to a first start on an empty volume."""
     with tempfile.TemporaryDirectory() as volume:
         variables = DEMO | {"ENFORCE_EAGER": "false"}
 
@@ -234,13 +239,17 @@ MEASURES: dict[str, Callable[[int], Any]] = {
 
 def main() -> None:
     """Measures and prints; progress goes to stderr."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"of {', '.join(MEASURES)}; all by default")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cold_start",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"one of {', '.join(MEASURES)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     if unknown := set(options.measures) - set(MEASURES):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown MEASURE: {', '.join(sorted(unknown))}; known: {', '.join(MEASURES)}")
     rows = [row for name in options.measures or MEASURES for row in asyncio.run(MEASURES[name](options.rounds))]
     if options.json:
         sys.stdout.write(json.dumps({"rows": [asdict(row) for row in rows]}) + "\n")

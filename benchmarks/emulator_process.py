@@ -1,4 +1,4 @@
-"""The emulator for benchmarks: unlimited, with no workers of its own.
+"""The emulator for benchmarks: without rate limits, and with no workers of its own.
 
 python -m benchmarks.emulator_process --port 8000 [--latency 0.025]
 """
@@ -30,10 +30,16 @@ async def serve(port: int, latency_seconds: float) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--latency", type=float, default=0.0)
+    """Reads the command line and serves."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.emulator_process",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--port", type=int, required=True, help="the port to listen on")
+    parser.add_argument(
+        "--latency", type=float, default=0.0, metavar="SECONDS", help="added to every worker's post (default: 0)"
+    )
     options = parser.parse_args()
     uvloop.run(serve(options.port, options.latency))
 

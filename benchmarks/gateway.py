@@ -1,8 +1,8 @@
-"""`python -m benchmarks.gateway [--json] [--quick] [--only NAMES]`: what a request costs here, and at the peers.
+"""`python -m benchmarks.gateway [--json] [--quick] [--only NAMES]`: the cost of a request in this gateway and others.
 
-Each gateway is pinned to one core; the load and the provider have the other. Rounds are interleaved, so that whatever
-else the machine does meets all alike; medians are printed, and in the table the spread of the CPU per request.
-`python -m benchmarks.gateway soak --requests N`: the gateway's memory on the way (benchmarks/gateway_soak.py).
+Each gateway is pinned to one core; the load and the provider have the other. The gateways take turns in every round, so
+that other load on the machine affects all alike. Medians are printed, and in the table the spread of the CPU per
+request. `python -m benchmarks.gateway soak --requests N`: the gateway's memory over time (benchmarks/gateway_soak.py).
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ import uvloop
 from benchmarks.gateway_load import Load, closed_loop, requests_of
 from benchmarks.gateway_peers import Peer, Started, litellm, nginx, ours, vllm_router
 
-GATEWAY_CORE, LOAD_CORE = 0, 1
+GATEWAY_CORE = 0
+LOAD_CORE = 1
+#: The port of the first gateway; each further one has the next.
 PORTS = 18301
-CALLERS, STREAMS = 32, 32
+CALLERS = 32
+STREAMS = 32
 MESSAGES = [{"role": "system", "content": "s" * 300}, {"role": "user", "content": "word " * 120}]
 CHAT = json.dumps({"model": "small", "messages": MESSAGES, "temperature": 0.7, "max_tokens": 200}).encode()
 ASK_STREAM = {"model": "small", "messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}}
-STREAM, SHORT_STREAM = json.dumps(ASK_STREAM).encode(), json.dumps(ASK_STREAM | {"max_tokens": 1}).encode()
+STREAM = json.dumps(ASK_STREAM).encode()
+SHORT_STREAM = json.dumps(ASK_STREAM | {"max_tokens": 1}).encode()
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,19 @@ class Size:
     """How much is measured."""
 
     rounds: int
+    #: The length of the closed loop in a round.
     seconds: float
+    #: Calls of one caller in a round, for the added latency.
     calls: int
 
 
-FULL, QUICK = Size(5, 3.0, 600), Size(2, 1.5, 200)
+FULL = Size(5, 3.0, 600)
+QUICK = Size(2, 1.5, 200)
 
 
 @dataclass
 class Measured:
-    """A peer's figures, one of each round."""
+    """One gateway's figures, one value for each round."""
 
     cpu_us: list[float] = field(default_factory=list)
     per_second: list[float] = field(default_factory=list)
@@ -58,9 +65,10 @@ class Measured:
     cpu_seconds_per_1000_chunks: list[float] = field(default_factory=list)
 
     async def round(self, started: Started, direct: str, size: Size) -> None:
-        """One round of everything."""
+        """Measures one round of every figure. `direct`: the provider's URL."""
         peer = started.peer
-        chat, stream = requests_of(peer.url, CHAT, peer.keys), requests_of(peer.url, STREAM, peer.keys)
+        chat = requests_of(peer.url, CHAT, peer.keys)
+        stream = requests_of(peer.url, STREAM, peer.keys)
         await closed_loop(peer.url, chat, callers=CALLERS, calls=3)
 
         before = started.cpu_seconds
@@ -74,12 +82,13 @@ class Measured:
         self.burst_ttft_us.append((statistics.median(load.ttfts) - statistics.median(at_once.ttfts)) * 1e6)
         self.cpu_seconds_per_1000_chunks.append((started.cpu_seconds - before) / load.chunks * 1000)
 
+        # LiteLLM takes much longer per call: fewer calls keep the round short.
         calls = max(20, size.calls // 4) if peer.name == "litellm" else size.calls
         self.added_p50_us.append(await _added(peer, direct, CHAT, calls, lambda load: load.totals))
         self.added_ttft_us.append(await _added(peer, direct, SHORT_STREAM, calls // 2, lambda load: load.ttfts))
 
     def row(self, started: Started) -> dict[str, Any]:
-        """Medians."""
+        """Returns the medians."""
         middle = statistics.median
         return {
             "name": started.peer.name,
@@ -96,7 +105,8 @@ class Measured:
 
 
 async def _added(peer: Peer, direct: str, body: bytes, calls: int, times: Callable[[Load], list[float]]) -> float:
-    """Microseconds that the median call takes longer than the same call without a gateway, a block of each in turn."""
+    """Returns how many microseconds longer the median call takes than the same call without a gateway."""
+    # Blocks of both take turns, so that other load on the machine affects both alike.
     through: list[float] = []
     without: list[float] = []
     block = max(1, calls // 10)
@@ -108,7 +118,7 @@ async def _added(peer: Peer, direct: str, body: bytes, calls: int, times: Callab
 
 
 async def start(peer: Peer, directory: Path) -> Started:
-    """On its core; returns when it has answered."""
+    """Starts a gateway on its core. Returns once it has answered."""
     started = Started(peer, GATEWAY_CORE, directory / f"{peer.name}.log")
     one = requests_of(peer.url, CHAT, peer.keys[:1])
     await started.until_answering(lambda: asyncio.ensure_future(closed_loop(peer.url, one, callers=1, calls=1)))
@@ -116,7 +126,7 @@ async def start(peer: Peer, directory: Path) -> Started:
 
 
 async def measure(names: list[str], size: Size) -> tuple[list[dict[str, Any]], dict[str, Measured]]:
-    """A row for each peer."""
+    """Measures the named gateways. Returns a row for each, and every value."""
     os.sched_setaffinity(0, {LOAD_CORE})
     with tempfile.TemporaryDirectory() as name, Upstream() as (upstream, _):
         directory = Path(name)
@@ -139,7 +149,7 @@ async def measure(names: list[str], size: Size) -> tuple[list[dict[str, Any]], d
 
 
 class Upstream:
-    """The provider, in a process of its own on the load's core."""
+    """The provider, in a process of its own on the load's core. Entering gives its URL and process id."""
 
     def __enter__(self) -> tuple[str, int]:
         command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "benchmarks.gateway_upstream"]
@@ -153,7 +163,7 @@ class Upstream:
 
 
 def table(rows: list[dict[str, Any]], measured: dict[str, Measured]) -> str:
-    """For people."""
+    """Returns the rows as a table, with the range of the CPU per request."""
     names = list(rows[0])
     lines = ["  ".join(f"{name:>{max(len(name), 11)}}" for name in [*names, "cpu_us_spread"])]
     for row in rows:
@@ -165,17 +175,24 @@ def table(rows: list[dict[str, Any]], measured: dict[str, Measured]) -> str:
 
 
 def main() -> None:
-    """Prints a table, or with --json the rows."""
+    """Measures and prints."""
     if sys.argv[1:2] == ["soak"]:
         from benchmarks import gateway_soak  # noqa: PLC0415  it needs this module
 
         gateway_soak.main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--quick", action="store_true", help="two short rounds")
-    parser.add_argument("--rounds", type=int, help="instead of five, or of two")
-    parser.add_argument("--only", default="gateway,vllm-router,nginx,litellm", help="names, separated by commas")
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help=f"(default: {FULL.rounds}, with --quick {QUICK.rounds})"
+    )
+    parser.add_argument(
+        "--only",
+        default="gateway,vllm-router,nginx,litellm",
+        metavar="NAMES",
+        help="gateways, separated by commas (default: %(default)s)",
+    )
     options = parser.parse_args()
     size = QUICK if options.quick else FULL
     size = replace(size, rounds=options.rounds or size.rounds)

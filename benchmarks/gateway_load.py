@@ -1,4 +1,4 @@
-"""Load for gateways over raw sockets: a measurement of a gateway should not wait for its client library."""
+"""Load over raw sockets, so that a gateway's measurement does not include the time of a client library."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 @dataclass
 class Load:
-    """What a run of load has seen. Seconds; ttfts are to the first byte of content after the head."""
+    """The measurements of a run of load."""
 
+    #: The seconds of each answer.
     totals: list[float] = field(default_factory=list)
+    #: The seconds to the first byte after the head of each answer.
     ttfts: list[float] = field(default_factory=list)
     chunks: int = 0
 
-    def note(self, begun: float, first: float) -> None:
-        """One answer is complete."""
+    def add(self, begun: float, first: float) -> None:
+        """Adds an answer that is complete now."""
         self.totals.append(time.perf_counter() - begun)
         self.ttfts.append(first - begun)
 
 
 class Caller(asyncio.Protocol):
-    """One connection that asks, waits for the whole answer and asks again: `calls` times, or until it is told."""
+    """One connection that sends a request after each whole answer: `calls` times, or until `is_stopping` is set."""
 
     def __init__(self, requests: Iterator[bytes], load: Load, calls: int | None) -> None:
         self._requests = requests
@@ -41,12 +43,12 @@ class Caller(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asks at once."""
+        """Sends the first request."""
         self._transport = transport  # type: ignore[assignment]
         self._ask()
 
     def data_received(self, data: bytes) -> None:
-        """Raises through `done` for whatever is not a 200."""
+        """Measures the answer, and sends the next request once it is whole. `done` fails unless the status is 200."""
         if not self._received and not data.startswith(b"HTTP/1.1 200"):
             self._fail(data)
             return
@@ -58,16 +60,17 @@ class Caller(asyncio.Protocol):
         length = _LENGTH.search(received, 0, head)
         if length is None:
             self._load.chunks += data.count(b'data: {"')
+            # Of a stream only the head and the last bytes are kept, which may be its end.
             self._received = received[: head + 4] + received[head + 4 :][-5:]
             is_whole = received.endswith(b"0\r\n\r\n")
         else:
             is_whole = len(received) >= head + 4 + int(length.group(1))
         if is_whole:
-            self._load.note(self._begun, self._first)
+            self._load.add(self._begun, self._first)
             self._ask()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """In the middle of an answer it is an error."""
+        """Fails `done` unless all answers have come."""
         if not self.done.done():
             self.done.set_exception(ConnectionError("the gateway closed the connection"))
 
@@ -79,19 +82,21 @@ class Caller(asyncio.Protocol):
             return
         if self._left is not None:
             self._left -= 1
-        self._received, self._first, self._begun = b"", 0.0, time.perf_counter()
+        self._received = b""
+        self._first = 0.0
+        self._begun = time.perf_counter()
         self._transport.write(next(self._requests))
 
     def _fail(self, data: bytes) -> None:
         if not self.done.done():
-            self.done.set_exception(RuntimeError(f"not an answer: {data[:300]!r}"))
+            self.done.set_exception(RuntimeError(f"expected HTTP/1.1 200, got {data[:300]!r}"))
         self._transport.abort()
 
 
 async def closed_loop(
     url: str, requests: list[bytes], *, callers: int, seconds: float | None = None, calls: int | None = None
 ) -> Load:
-    """So many callers, each asking again when answered: for so many seconds, or so many calls each."""
+    """Runs `callers` connections, each with one request at a time: for `seconds`, or `calls` each."""
     loop = asyncio.get_running_loop()
     load = Load()
     parts = urlsplit(url)
@@ -111,7 +116,7 @@ async def closed_loop(
 
 
 def requests_of(url: str, body: bytes, keys: list[str], path: str = "/v1/chat/completions") -> list[bytes]:
-    """The same request with each key, as the official client would send it without its telemetry headers."""
+    """Returns the same request with each key, as the official client sends it, without its telemetry headers."""
     host = urlsplit(url).netloc
     return [
         (

@@ -1,4 +1,4 @@
-"""The gateways that are compared: how each is installed, tuned as its documentation says, started and stopped."""
+"""The gateways that are compared: each is installed, configured as its documentation recommends, started, stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from vllm_service.storage.open import open_database
 
 ENVIRONMENTS = Path("build/bench")
 MASTER_KEY = "sk-benchmark"
-KEYS = 256  # each may make 10,000 requests a minute
+#: So many, because each may make 10,000 requests a minute.
+KEYS = 256
 
 NGINX = """
 worker_processes 1;
@@ -62,23 +63,24 @@ general_settings: {{master_key: {key}, proxy_batch_write_at: 60}}
 
 @dataclass(frozen=True)
 class Peer:
-    """A gateway: its version, the command that starts it on a port, and the keys that it takes."""
+    """A gateway that can be started."""
 
     name: str
     version: str
     command: list[str]
     port: int
+    #: The keys that it accepts.
     keys: list[str]
     environment: dict[str, str]
 
     @property
     def url(self) -> str:
-        """Without /v1."""
+        """Returns its URL without /v1."""
         return f"http://127.0.0.1:{self.port}"
 
 
 class Started:
-    """A peer that runs, pinned to one core."""
+    """A running gateway, pinned to one core."""
 
     def __init__(self, peer: Peer, core: int, log: Path) -> None:
         self.peer = peer
@@ -99,16 +101,16 @@ class Started:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of all its processes, user and system."""
+        """Returns the user and system time of all its processes."""
         return sum(sum(process.cpu_times()[:2]) for process in self._processes())
 
     @property
     def rss_mb(self) -> float:
-        """Of all its processes."""
+        """Returns the resident memory of all its processes."""
         return sum(process.memory_info().rss for process in self._processes()) / 1e6
 
     async def until_answering(self, ask: Callable[[], asyncio.Future[object]], within_seconds: float = 120) -> None:
-        """Asks until it answers; the time from its start is `start_seconds`."""
+        """Sends requests until one is answered, and sets `start_seconds`. Raises RuntimeError if it takes too long."""
         while True:
             if self._process.poll() is not None or time.perf_counter() - self.begun > within_seconds:
                 raise RuntimeError(f"{self.peer.name} did not start: {self._log.read_text()[-2000:]}")
@@ -121,7 +123,7 @@ class Started:
                 return
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL."""
+        """Sends SIGTERM, and SIGKILL 5 s later."""
         processes = self._processes()
         self._process.terminate()
         _, alive = psutil.wait_procs(processes, timeout=5)
@@ -130,7 +132,7 @@ class Started:
 
 
 async def ours(upstream: str, port: int, directory: Path) -> Peer:
-    """The gateway of this repository, with keys in its SQLite file."""
+    """Returns this repository's gateway, with keys in its SQLite file."""
     database = await open_database(None, directory)
     store = KeyStore(database)
     await store.set_limits("bench", OrganisationLimits(None, None, None, None))
@@ -141,20 +143,20 @@ async def ours(upstream: str, port: int, directory: Path) -> Peer:
 
 
 def nginx(upstream: str, port: int, directory: Path) -> Peer:
-    """As a plain reverse proxy with kept connections. From the distribution's packages."""
+    """Returns nginx as a plain reverse proxy with kept connections, from the distribution's packages."""
     binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if binary is None:
         subprocess.run(["apt-get", "install", "-y", "-q", "nginx-light"], check=True, stdout=subprocess.DEVNULL)
         binary = "/usr/sbin/nginx"
     address = upstream.removeprefix("http://")
     (directory / "nginx.conf").write_text(NGINX.format(directory=directory, address=address, port=port))
-    said = subprocess.run([binary, "-v"], capture_output=True, text=True, check=True).stderr
+    version = subprocess.run([binary, "-v"], capture_output=True, text=True, check=True).stderr
     command = [binary, "-c", str(directory / "nginx.conf"), "-p", str(directory)]
-    return Peer("nginx", said.strip().rpartition("/")[2], command, port, [MASTER_KEY], {})
+    return Peer("nginx", version.strip().rpartition("/")[2], command, port, [MASTER_KEY], {})
 
 
 def vllm_router(upstream: str, port: int, directory: Path) -> Peer:
-    """vLLM's router in Rust."""
+    """Returns vLLM's router in Rust."""
     python = _environment("vllm-router", "vllm-router")
     command = [str(python.with_name("vllm-router")), "--worker-urls", upstream, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--policy", "round_robin", "--log-level", "error"]
@@ -162,7 +164,7 @@ def vllm_router(upstream: str, port: int, directory: Path) -> Peer:
 
 
 def litellm(upstream: str, port: int, directory: Path) -> Peer:
-    """LiteLLM's proxy with its documented settings for production, without a database."""
+    """Returns LiteLLM's proxy with its documented settings for production, without a database."""
     python = _environment("litellm", "litellm[proxy]")
     config = directory / "litellm.yaml"
     config.write_text(LITELLM.format(upstream=upstream, key=MASTER_KEY))
@@ -180,7 +182,7 @@ def litellm(upstream: str, port: int, directory: Path) -> Peer:
 
 
 def _environment(name: str, requirement: str) -> Path:
-    """The Python of an environment of its own, made when it is not there."""
+    """Returns the Python of a virtual environment with the requirement, which is made if it does not exist."""
     python = (ENVIRONMENTS / name / "bin" / "python").absolute()
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENTS / name)], check=True)

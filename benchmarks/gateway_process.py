@@ -1,6 +1,6 @@
-"""The gateway as it is measured: keys, quotas, ledger on SQLite, annotations and measurements on, one provider.
+"""The gateway as it is measured: keys, quotas and ledger on SQLite, annotations and measurements on, one provider.
 
-`python -m benchmarks.gateway_process --upstream URL --port N --data-dir DIR`; DIR/keys.json holds the callers' keys.
+`python -m benchmarks.gateway_process --upstream URL --port N --data-dir DIR`; the callers' keys are in DIR's database.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vllm_service.settings import ServiceSettings
 
 
 def catalog_of(upstream: str) -> Catalog:
-    """One model, `small`, at one provider."""
+    """Returns a catalog with one model, `small`, at one provider."""
     offer = Offer("fake", "fake", TokenPrice.per_million("0.02", "0.02"))
     model = PublicModel("small", (offer,), baseline_price=TokenPrice.per_million("0.15", "0.60"))
     provider = Provider("fake", ProviderKind.HOSTED, f"{upstream}/v1", "sk-of-the-provider")
@@ -29,9 +29,9 @@ def catalog_of(upstream: str) -> Catalog:
 def main() -> int:
     """Serves until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway_process", description=__doc__)
-    parser.add_argument("--upstream", required=True)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--upstream", required=True, metavar="URL", help="the provider, without /v1")
+    parser.add_argument("--port", type=int, required=True, help="the port to listen on")
+    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="where keys and ledger are")
     options = parser.parse_args()
     settings = ServiceSettings(
         port=options.port, data_dir=options.data_dir, require_keys=True, requests_per_second_per_ip=10_000_000

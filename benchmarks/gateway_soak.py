@@ -1,8 +1,8 @@
-"""`python -m benchmarks.gateway soak --requests N [--data-dir DIR]`: the gateway's memory while requests go through it.
+"""`python -m benchmarks.gateway soak --requests N [--data-dir DIR]`: the gateway's memory while it serves requests.
 
-A line of JSON for every tenth; Ctrl-C may end it, what was printed stands. With the same DIR a second run goes on with
-the ledger of the first, in a new process. What counts is the slope after the first tenth: allocators, pools
-and the database's page cache fill at the start.
+It prints a line of JSON after every tenth of the requests; Ctrl-C may end it early. With the same DIR a second run
+continues with the ledger of the first, in a new process. The slope after the first tenth is what counts: allocators,
+pools and the database's page cache fill at the start.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.gateway_peers import ours
 
 
 async def soak(requests: int, directory: Path) -> AsyncGenerator[dict[str, float], None]:
-    """Requests so far, resident MB, and requests per second of this tenth."""
+    """Yields the requests so far, the resident MB, and the requests per second of each tenth."""
     os.sched_setaffinity(0, {LOAD_CORE})
     with Upstream() as (upstream, _):
         started = await start(await ours(upstream, PORTS, directory), directory)
@@ -51,10 +51,12 @@ async def _print(requests: int, directory: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints as it goes."""
+    """Measures, and prints each line when it is known."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway soak", description=__doc__)
-    parser.add_argument("--requests", type=int, default=1_000_000)
-    parser.add_argument("--data-dir", type=Path, help="where the ledger is; by default a directory that is removed")
+    parser.add_argument("--requests", type=int, default=1_000_000, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="where the ledger is (default: a temporary folder)"
+    )
     options = parser.parse_args(arguments)
     with contextlib.ExitStack() as stack:
         directory = options.data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))

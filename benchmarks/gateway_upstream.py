@@ -1,4 +1,4 @@
-"""A provider that answers a 1 KB chat call at once, and streams chunks at set times. As little work as Python can do.
+"""A provider that answers a chat call at once with 1 KB, and streams chunks at set times, with very little CPU.
 
 `python -m benchmarks.gateway_upstream --port 0 --chunks 200 --interval-ms 5`; the first line on stdout is its URL.
 """
@@ -44,7 +44,7 @@ LAST = _chunk([], USAGE) + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 
 class Provider(asyncio.Protocol):
-    """One connection."""
+    """One connection of a client."""
 
     def __init__(self, chunks: int, interval_seconds: float) -> None:
         self._chunks = chunks
@@ -54,11 +54,11 @@ class Provider(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Waits to be asked."""
+        """Keeps the transport."""
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        """Answers as soon as the body is there; a GET (a peer's health check) at once."""
+        """Answers as soon as the body is complete, and a GET (a gateway's health check) at once."""
         received = self._received = self._received + data
         head = received.find(b"\r\n\r\n")
         if head < 0:
@@ -66,6 +66,7 @@ class Provider(asyncio.Protocol):
         length = _LENGTH.search(received, 0, head)
         if len(received) < head + 4 + (int(length.group(1)) if length else 0):
             return
+        # A POST without content-length has a chunked body.
         if length is None and received.startswith(b"POST") and not received.endswith(b"0\r\n\r\n"):
             return
         self._received = b""
@@ -77,7 +78,8 @@ class Provider(asyncio.Protocol):
             self._transport.write(ANSWER)
 
     def _next(self, begun: float, number: int, chunks: int) -> None:
-        """The times are absolute: a busy machine delays a chunk and never the schedule."""
+        """Sends chunk `number`, and schedules the next one."""
+        # The times are absolute: a busy machine delays a chunk, but not those after it.
         if self._transport.is_closing():
             return
         if number > 1:
@@ -101,9 +103,11 @@ async def _serve(options: argparse.Namespace) -> None:
 def main() -> None:
     """Serves until it is killed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway_upstream", description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--chunks", type=int, default=200)
-    parser.add_argument("--interval-ms", type=float, default=5.0)
+    parser.add_argument("--port", type=int, default=0, help="0 takes any free port (default: 0)")
+    parser.add_argument("--chunks", type=int, default=200, metavar="N", help="of a stream (default: %(default)s)")
+    parser.add_argument(
+        "--interval-ms", type=float, default=5.0, metavar="MS", help="between two chunks (default: %(default)s)"
+    )
     uvloop.run(_serve(parser.parse_args()))
 
 

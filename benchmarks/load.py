@@ -1,4 +1,4 @@
-"""A closed-loop load: so many callers at the same time, each asking again when it is answered; what each call took."""
+"""A closed-loop load: concurrent callers with one request at a time each, and the times of their calls."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ import aiohttp
 
 @dataclass(frozen=True)
 class Call:
-    """Seconds from sending the request to the first content and to the end of the answer."""
+    """The times of one call, from the sending of its request."""
 
+    #: To the first content.
     ttft_seconds: float
+    #: To the end of the answer.
     total_seconds: float
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of load gave."""
+    """The calls of one round of load."""
 
     calls: tuple[Call, ...]
     concurrent: int
 
     @property
     def calls_per_second(self) -> float:
-        """Throughput: callers over the mean time of a call, as in any closed loop without pauses (Little's law).
-
-        Calls over the clock's time would count the round's ragged end, when the last callers finish one by one: against
-        callers that happen to march in step it costs up to one call's length, whatever lies between.
-        """
+        """Returns the throughput: callers divided by the mean time of a call (Little's law for a closed loop)."""
+        # Calls divided by the round's duration would count its end, in which the callers finish one by one: up to one
+        # call's length, and less where the callers happen to run in step.
         return self.concurrent / statistics.fmean(call.total_seconds for call in self.calls)
 
     def ttft_ms(self, quantile: float) -> float:
-        """The TTFT at a quantile, in milliseconds."""
+        """Returns the TTFT at a quantile, in milliseconds."""
         return quantile_of([call.ttft_seconds for call in self.calls], quantile) * 1000
 
 
 def quantile_of(values: list[float], quantile: float) -> float:
-    """The value at a quantile (nearest rank)."""
+    """Returns the value at a quantile (nearest rank)."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
 
 
 def median(values: list[float]) -> float:
-    """The median."""
+    """Returns the median."""
     return statistics.median(values)
 
 
@@ -67,7 +67,7 @@ async def closed_loop(call: Callable[[], Awaitable[Call]], concurrent: int, call
 
 
 def chat(session: aiohttp.ClientSession, url: str, body: bytes) -> Callable[[], Awaitable[Call]]:
-    """A call of an OpenAI chat route; raises for any answer that is not complete."""
+    """Returns a function that calls an OpenAI chat route once. It raises for an answer that is not complete."""
 
     async def call() -> Call:
         start = time.perf_counter()

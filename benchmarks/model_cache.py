@@ -1,9 +1,10 @@
-"""Eight workers start at once on an empty volume, and the one that downloads is killed at a random moment: many times.
+"""Starts eight workers at once on an empty volume and kills the one that downloads at a random moment, many times.
 
     python -m benchmarks.model_cache [--json] [--rounds 50] [--workers 8] [--seed N]
 
-Real processes, the real hub client and a hub on this machine that counts what it sends. As many rounds without
-a kill. A round is good when every surviving worker has the same whole model, published once, and nothing is left over.
+The processes and the hub client are real; the hub is on this machine and counts the bytes that it sends. There are as
+many rounds without a kill. A round is good if every surviving worker has the same whole model, published once, and
+nothing is left over.
 """
 
 from __future__ import annotations
@@ -30,20 +31,23 @@ from tests.handler.model_cache.hub_server import HubServer
 from tests.handler.model_cache.support import NAME
 from tests.handler.model_cache.worker import prepare_at
 
-# Processes that have the client imported when they begin, so that all of them really start at once.
+# The forked processes have already imported the client, so that all of them really start at once.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.handler.model_cache.worker"])
-MODEL_BYTES, SHARDS = 40_000_000, 4
+MODEL_BYTES = 40_000_000
+SHARDS = 4
 LATEST_KILL_SECONDS = 1.2
-BYTES_PER_SECOND = 12_000_000.0  # of each connection; it makes a download last long enough to be killed in it
+#: Of each connection: slow enough that a download lasts longer than the latest kill.
+BYTES_PER_SECOND = 12_000_000.0
 
 
 @dataclass(frozen=True)
 class Round:
-    """What came of it; `downloads` is the bytes that the hub sent over the bytes of the model."""
+    """The result of one round."""
 
     killed_after_seconds: float | None
     killed: bool
+    #: The bytes that the hub sent, divided by the bytes of the model.
     downloads: float
     asked_for_the_list: int
     seconds: float
@@ -51,13 +55,14 @@ class Round:
 
 
 def run_round(workers: int, kill_after_seconds: float | None) -> Round:
-    """One volume, from empty to whole."""
+    """Runs one round on a new volume."""
     files = support.model_files(MODEL_BYTES // SHARDS, SHARDS)
     needed = support.needed(files)
     hub = HubServer(bytes_per_second=BYTES_PER_SECOND)
     hub.add(NAME, files)
     with tempfile.TemporaryDirectory() as folder, hub.running():
-        root, gate = Path(folder) / "volume", PROCESSES.Barrier(workers + 1)
+        root = Path(folder) / "volume"
+        gate = PROCESSES.Barrier(workers + 1)
         outputs = [Path(folder) / f"path-{number}" for number in range(workers)]
         started = [PROCESSES.Process(target=prepare_at, args=(gate, root, hub.url, output)) for output in outputs]
         for worker in started:
@@ -77,7 +82,7 @@ def run_round(workers: int, kill_after_seconds: float | None) -> Round:
 
 
 def _kill_holder(root: Path, workers: list[ForkServerProcess], after_seconds: float) -> ForkServerProcess:
-    """Kills whoever holds the lease, so many seconds after somebody has taken it."""
+    """Kills the worker that holds the lease, `after_seconds` after the lease was taken."""
     leases = RepositoryDirectory.of(root, NAME).leases("main")
     while not (found := sorted(leases.glob("[0-9]" * 6))):
         time.sleep(0.001)
@@ -103,7 +108,7 @@ def _differences(root: Path, paths: set[str], needed: dict[str, bytes]) -> list[
 
 
 def summary(rounds: list[Round]) -> dict[str, object]:
-    """The figures of the rounds, with and without a kill."""
+    """Returns the figures of the rounds, with and without a kill."""
     killed = [one for one in rounds if one.killed]
     calm = [one for one in rounds if not one.killed]
     return {
@@ -123,13 +128,17 @@ def summary(rounds: list[Round]) -> dict[str, object]:
 
 
 def main() -> int:
-    """Measures and prints; 1 when a round failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=50, help="with a kill; as many without")
-    parser.add_argument("--calm-rounds", type=int, help="rounds without a kill, where that is too many")
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
+    """Measures and prints. Returns 1 if a round failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.model_cache",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=50, metavar="N", help="with a kill (default: %(default)s)")
+    parser.add_argument("--calm-rounds", type=int, metavar="N", help="without a kill (default: as many)")
+    parser.add_argument("--workers", type=int, default=8, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the moments (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print every round too")
     options = parser.parse_args()
     moments = random.Random(options.seed)  # noqa: S311
     calm = options.rounds if options.calm_rounds is None else options.calm_rounds

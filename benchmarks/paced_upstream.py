@@ -1,8 +1,8 @@
-"""A model server without a model: answers any request with N tokens, one each so many milliseconds.
+"""A model server without a model: it answers any request with N tokens at a fixed interval.
 
 `python -m benchmarks.paced_upstream --port 8000 --tokens 32 --interval-ms 10` or `async with PacedUpstream() as up:`.
-The times are absolute, so a busy machine delays a token but never stretches the schedule. Hand-written on an
-asyncio.Protocol: a measurement of the worker should not measure its upstream.
+The times are absolute, so a busy machine delays a token, but not those after it. It is an asyncio.Protocol and not a
+framework's server, so that a measurement of the worker does not include much of its upstream.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any, Self
 import httptools
 
 MODEL = "paced"
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found"}
 
 
 @dataclass
 class Stats:
-    """What has become of the requests for tokens."""
+    """The numbers of requests for tokens."""
 
     in_flight: int = 0
     finished: int = 0
@@ -33,7 +34,7 @@ class Stats:
 
 
 class PacedUpstream:
-    """The server; entering the context binds it, leaving it closes every connection. Port 0 takes a free one."""
+    """The server. Entering the context binds it, leaving it closes every connection. Port 0 takes a free one."""
 
     def __init__(
         self, *, tokens: int = 32, interval_seconds: float = 0.010, host: str = "127.0.0.1", port: int = 0
@@ -49,7 +50,7 @@ class PacedUpstream:
 
     @property
     def url(self) -> str:
-        """Without /v1."""
+        """Returns the URL without /v1."""
         assert self._server is not None, "the context has not been entered"
         host, port = self._server.sockets[0].getsockname()[:2]
         return f"http://{host}:{port}"
@@ -68,21 +69,22 @@ class PacedUpstream:
             await self._server.wait_closed()
 
     async def until(self, condition: Callable[[Stats], bool]) -> None:
-        """Waits for something to have been counted."""
+        """Waits until the numbers meet the condition."""
         while not condition(self.stats):
             await self._changed.wait()
 
     def changed(self) -> None:
-        """Wakes who waits in `until`."""
-        changed, self._changed = self._changed, asyncio.Event()
+        """Wakes the coroutines that wait in `until`."""
+        changed = self._changed
+        self._changed = asyncio.Event()
         changed.set()
 
     def answers(self, path: str) -> _Answers | None:
-        """What is said at a path that makes tokens; None elsewhere."""
+        """Returns the answers of a path that makes tokens; None for other paths."""
         return self._answers.get(path)
 
     def document(self, path: str) -> dict[str, Any] | None:
-        """What is said at any other path; None where there is nothing."""
+        """Returns the document of any other path; None if there is none."""
         documents: dict[str, dict[str, Any]] = {
             "/v1/models": {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "benchmarks"}]},
             "/health": {},
@@ -93,7 +95,7 @@ class PacedUpstream:
 
 @dataclass(frozen=True)
 class _Answers:
-    """Both answers of one route, made once: the chunks with their HTTP framing, and the whole document."""
+    """Both answers of one route, encoded once: the chunks with their HTTP framing, and the whole document."""
 
     chunks: list[bytes]
     usage: bytes
@@ -112,8 +114,8 @@ class _Answers:
             return json.dumps({**envelope, "object": kind, "choices": choices, **more}).encode()
 
         def choice(text: str, reason: str | None, field: str = "delta") -> dict[str, Any]:
-            said = {field: {"role": "assistant", "content": text}} if chat else {"text": text}
-            return {"index": 0, **said, "finish_reason": reason}
+            content = {field: {"role": "assistant", "content": text}} if chat else {"text": text}
+            return {"index": 0, **content, "finish_reason": reason}
 
         chunks = [document(piece, [choice(text, None)]) for text in texts[:-1]]
         chunks.append(document(piece, [choice(texts[-1], "stop")]))
@@ -126,7 +128,7 @@ class _Answers:
 
 
 class _Connection(asyncio.Protocol):
-    """One client: parses its requests, and answers them one after the other."""
+    """One client's connection: parses its requests, and answers them one after the other."""
 
     def __init__(self, upstream: PacedUpstream) -> None:
         self._upstream = upstream
@@ -160,7 +162,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def on_message_begin(self) -> None:
-        if self._timer is not None:  # no client of ours pipelines
+        if self._timer is not None:  # a pipelined request, which is not supported
             self._transport.close()
         self._target = self._body = b""
 
@@ -176,16 +178,17 @@ class _Connection(asyncio.Protocol):
         path = self._target.partition(b"?")[0].decode("latin-1")
         answers = self._upstream.answers(path)
         if answers is not None and self._parser.get_method() == b"POST":
-            self._say(answers)
+            self._answer(answers)
             return
         document = self._upstream.document(path)
         status = 404 if document is None else 200
         self._transport.write(_response(status, json.dumps(_error(status) if document is None else document).encode()))
 
-    def _say(self, answers: _Answers) -> None:
+    def _answer(self, answers: _Answers) -> None:
         try:
             request = json.loads(self._body)
-            stream, with_usage = request.get("stream"), (request.get("stream_options") or {}).get("include_usage")
+            stream = request.get("stream")
+            with_usage = (request.get("stream_options") or {}).get("include_usage")
         except (ValueError, AttributeError):
             self._transport.write(_response(400, json.dumps(_error(400)).encode()))
             return
@@ -200,7 +203,7 @@ class _Connection(asyncio.Protocol):
             self._wait(start, self._upstream.tokens, self._finish, answers.whole)
 
     def _wait(self, start: float, tokens: int, then: Callable[..., None], *arguments: object) -> None:
-        """Until the time of that token, counted from the start of the answer."""
+        """Calls `then` at the time of that token, counted from the start of the answer."""
         self._timer = self._loop.call_at(start + tokens * self._upstream.interval_seconds, then, *arguments)
 
     def _stream(self, chunks: list[bytes], tail: bytes, start: float, position: int) -> None:
@@ -244,12 +247,14 @@ async def _serve(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Serves until SIGINT or SIGTERM; the first line on stdout is the URL."""
+    """Serves until SIGINT or SIGTERM. The first line on stdout is the URL."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paced_upstream", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--interval-ms", type=float, default=10.0)
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="0 takes any free port (default: 0)")
+    parser.add_argument("--tokens", type=int, default=32, metavar="N", help="of an answer (default: %(default)s)")
+    parser.add_argument(
+        "--interval-ms", type=float, default=10.0, metavar="MS", help="between two tokens (default: %(default)s)"
+    )
     asyncio.run(_serve(parser.parse_args()))
 
 

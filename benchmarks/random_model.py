@@ -1,4 +1,4 @@
-"""A model of random weights, made on the spot, for measuring how weights are read; it says nothing of any sense."""
+"""A model of random weights, for measuring how fast weights are read. Its answers make no sense."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import os
 import shutil
 from pathlib import Path
 
-LAYERS, HIDDEN, INTERMEDIATE, HEADS = 18, 2048, 8192, 16
+LAYERS = 18
+HIDDEN = 2048
+INTERMEDIATE = 8192
+HEADS = 16
 SHARD_SIZE = "500MB"
 
 
 def make_random_model(target: Path, tokenizer_dir: Path) -> Path:
-    """A Llama of about 1.2 billion bfloat16 parameters, 2.4 GB in shards, with the tokenizer of another model."""
+    """Writes a Llama of about 1.2 billion bfloat16 parameters, 2.4 GB in shards, with another model's tokenizer."""
     import torch
     from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 

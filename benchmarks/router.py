@@ -1,4 +1,4 @@
-"""The router against every trace, scale and scenario, and how long a decision takes.
+"""The router's costs on every trace, scale and scenario, and the time of a decision.
 
     python -m benchmarks.router [--json] [--jobs 1] [--only TEXT] [--trace NAME|FILE|FOLDER]
     python -m benchmarks.router --decisions
@@ -32,28 +32,34 @@ from vllm_service.simulation.scenario import load_scenario
 from vllm_service.simulation.trace import load_trace
 
 SCALES = (0.1, 1.0, 10.0)
+#: The least part of the hosted cost that the bound must save; below it `caught` would be noise.
 LEAST_GAP = 0.15
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trace, scale and scenario. ratio: to the cheapest baseline that keeps the floor."""
+    """The result of COST for one trace, scale and scenario."""
 
     trace: str
     scale: float
     scenario: str
     cost_usd: float
+    #: The share of requests within the latency target, and the least share that is required of it.
     within_target_pct: float
     floor_pct: float
+    #: The cheapest baseline that keeps the floor.
     cheapest: str
+    #: COST's dollars divided by that baseline's.
     ratio: float
     all_hosted_usd: float
+    #: The lower bound of the cost.
     clairvoyant_usd: float
+    #: The part of the gap between all hosted and the bound that COST saves; None if the gap is too small.
     caught: float | None
 
     @property
     def keeps_floor(self) -> bool:
-        """Whether COST kept the share within target."""
+        """Returns whether COST keeps the floor."""
         return self.within_target_pct >= self.floor_pct
 
 
@@ -83,7 +89,7 @@ def one(job: tuple[Path, float, Path]) -> Run:
 
 
 def summary(runs: Sequence[Run]) -> dict[str, float | int]:
-    """What the bars are about."""
+    """Returns the figures that have bars."""
     ratios = [run.ratio for run in runs]
     caught = [run.caught for run in runs if run.caught is not None]
     return {
@@ -97,9 +103,9 @@ def summary(runs: Sequence[Run]) -> dict[str, float | int]:
 
 
 def decisions(count: int = 200_000, *, conversations: bool = False) -> dict[str, float]:
-    """Microseconds of Router.plan with eight candidates, one of them an own endpoint with a warm worker.
+    """Measures microseconds of CostRouter.plan with eight candidates, one of them an own endpoint with a warm worker.
 
-    conversations: every hosted place has a price for cached tokens, and each request goes on with a conversation.
+    conversations: every hosted offer has a price for cached tokens, and each request continues a conversation.
     """
     names = [f"hosted-{number}" for number in range(7)]
     providers = {name: Provider(name, ProviderKind.HOSTED, f"http://{name}/v1") for name in names}
@@ -143,13 +149,17 @@ def _line(run: Run) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when every bar holds, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.router", description=__doc__)
+    """Simulates and prints. Returns 0 if every bar is kept, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.router",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_traces(parser)
-    parser.add_argument("--only", default="", help="runs whose name holds this")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--decisions", action="store_true", help="only the time of a decision")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only runs whose name contains this")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print every run too")
+    parser.add_argument("--decisions", action="store_true", help="measure only the time of a decision")
     options = parser.parse_args(arguments)
     if options.decisions:
         taken = {"plain": decisions(), "conversations": decisions(conversations=True)}
@@ -160,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = [(trace, scale, scenario) for trace in files for scale in SCALES for scenario in scenarios]
     jobs = [job for job in jobs if options.only in f"{name_of(job[0])} x{job[1]:g} {job[2].stem}"]
     if not jobs:
-        parser.error(f"no run's name holds {options.only!r}")
+        parser.error(f"--only: no run's name contains {options.only!r}")
     runs = []
     with ProcessPoolExecutor(options.jobs) as pool:
         for run in pool.map(one, jobs):

@@ -1,7 +1,7 @@
-"""`python router_calls.py CALLERS`: calls LLMRouter.generate as often as each line on stdin says, and measures.
+"""`python router_calls.py CALLERS`: makes as many calls of LLMRouter.generate as each line on stdin requests.
 
-For each line it prints one with the CPU that the calls took and when each ran. It is started by path, with the checkout
-that is measured as PYTHONPATH: it uses the public name and CONFIG_DIR's files only.
+For each line it prints one with the CPU time of the calls and the times of each. It is started by path, with the
+measured checkout as PYTHONPATH: it uses only the public name and CONFIG_DIR's files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PROMPT = "word " * 120
 
 
 async def measure(router: LLMRouter, calls: int, callers: int) -> dict[str, object]:
-    """CPU seconds of the calls, user and system; nanoseconds of the monotonic clock at the begin and end of each."""
+    """Makes the calls. Returns their CPU seconds, and the begin and end of each in monotonic nanoseconds."""
     windows: list[tuple[int, int]] = []
 
     async def ask(turns: int) -> None:
@@ -33,7 +33,7 @@ async def measure(router: LLMRouter, calls: int, callers: int) -> dict[str, obje
 
 
 async def main(callers: int) -> None:
-    """Until the end of stdin."""
+    """Handles one line after the other until the end of stdin."""
     async with LLMRouter() as router:
         await measure(router, WARM_UP_CALLS * callers, callers)
         while line := await asyncio.to_thread(sys.stdin.readline):

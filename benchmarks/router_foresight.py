@@ -1,14 +1,14 @@
-"""What is left to win: COST's choice of requests, but with workers that come and go as if every arrival were known.
+"""The potential of better wakes: COST's routing, but with workers that start and stop as if every arrival were known.
 
     python -m benchmarks.router_foresight [--json] [--only TEXT] [--trace NAME|FILE|FOLDER]
 
-One worker, two, ... are first kept warm all the time, to see what each would have saved when. From this a dynamic
-programme says when each of them should have lived (as simulation/bound/worker_lifetimes.py does for the bound), and
-that schedule is replayed with the real physics. It is no bound, the choice of requests could be better too; what it
-catches of the gap between all hosted and the clairvoyant bound says how much of the rest is the wakes' and how much
-the bound's.
+One worker, two, ... are first kept warm all the time, which gives what each would have saved and when. From this a
+dynamic programme computes the best lifetimes of each worker (as simulation/bound/worker_lifetimes.py does for the
+bound), and that schedule is replayed with the real physics. It is not a bound, because the routing could be better too.
+The part of the gap between all hosted and the clairvoyant bound that it catches shows how much of COST's remaining gap
+is due to the wakes, and how much to the bound being unreachable.
 
-Beside it, on paper: the best of the router's 48 rules of waking, chosen for each run when it is over.
+Beside it, computed and not replayed: the best of the router's 48 threshold rules, chosen for each run in hindsight.
 """
 
 from __future__ import annotations
@@ -38,18 +38,20 @@ from vllm_service.simulation.scenario import Scenario, load_scenario
 from vllm_service.simulation.trace import Trace, load_trace
 
 SLOT_SECONDS = 5.0
-EARLY = 1.2  # cold starts by which a worker is woken before it is wanted
-Targets = list[tuple[float, int]]  # from this second on, so many workers
+#: How long before its first use a worker is woken, in cold starts.
+EARLY = 1.2
+#: The seconds from which on the numbers of workers hold.
+Targets = list[tuple[float, int]]
 
 
 class Scheduled(CostPolicy):
-    """COST with the numbers of workers given; it sees at once what its workers do."""
+    """COST with a given schedule of the numbers of workers, and without delay in observing them."""
 
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
 
     def begin(self, replay: Replay) -> Endpoint:
-        """As CostPolicy; the schedule is on the clock."""
+        """Begins as CostPolicy does, and puts the schedule on the replay's clock."""
         endpoint = super().begin(replay)
         for at, workers in self._targets:
             replay.at(at, self._set, workers)
@@ -61,7 +63,7 @@ class Scheduled(CostPolicy):
             self.replay.endpoint.set_target(workers, self.replay.now)
 
     def _round(self) -> None:
-        """The schedule decides."""
+        """Does nothing: the schedule sets the targets."""
 
     def _worker_states_changed(self, now: float) -> None:
         taking = sum(not worker.draining for worker in self._workers.warm)
@@ -69,7 +71,7 @@ class Scheduled(CostPolicy):
 
 
 def best_rule_usd(scenario: Scenario, saved: list[NDArray[np.float64]]) -> float:
-    """What the rule that turns out best, the same for all workers, saves on paper less what its workers cost."""
+    """Returns what the best threshold rule in hindsight, one for all workers, saves less what its workers cost."""
     own = scenario.own
     rules = ThresholdRules(len(saved), own.usd_per_second, memory_seconds=np.inf)
     for usd in np.array(saved).T:
@@ -79,22 +81,22 @@ def best_rule_usd(scenario: Scenario, saved: list[NDArray[np.float64]]) -> float
 
 
 def foresight(trace: Trace, scenario: Scenario, saved: list[NDArray[np.float64]]) -> Outcome:
-    """The replay of the schedule that would have been best, by what each worker would have saved in each slot."""
+    """Replays the schedule that is best by what each worker would have saved in each slot."""
     own = scenario.own
     start_usd = own.usd_per_second * (own.profile.cold_start_seconds + own.profile.idle_timeout_seconds)
-    alive = np.array([_lives(each, own.usd_per_second * SLOT_SECONDS, start_usd) for each in saved])
+    alive = np.array([_best_lifetimes(each, own.usd_per_second * SLOT_SECONDS, start_usd) for each in saved])
     early = int(np.ceil(EARLY * own.profile.cold_start_seconds / SLOT_SECONDS))
     warm = alive.sum(axis=0).tolist()
-    wanted = [max(warm[slot : slot + early + 1]) for slot in range(len(warm))]
-    changes = [(0.0, wanted[0])]
+    targets = [max(warm[slot : slot + early + 1]) for slot in range(len(warm))]
+    changes = [(0.0, targets[0])]
     changes += [
-        (slot * SLOT_SECONDS, after) for slot, (before, after) in enumerate(pairwise(wanted), 1) if before != after
+        (slot * SLOT_SECONDS, after) for slot, (before, after) in enumerate(pairwise(targets), 1) if before != after
     ]
     return _replay(trace, scenario, changes)
 
 
 def _saved(trace: Trace, scenario: Scenario, hosted_usd: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Per worker and slot: hosted dollars of what it takes more than those before it, were they always warm."""
+    """Returns the hosted dollars that each further worker saves in each slot if all of them are always warm."""
     profile = replace(scenario.own.profile, cold_start_seconds=1e-3)
     warm = replace(scenario, own=replace(scenario.own, profile=profile, cold_start_sigma=0.0))
     slots = (trace.arrival_seconds // SLOT_SECONDS).astype(np.int64)
@@ -103,6 +105,7 @@ def _saved(trace: Trace, scenario: Scenario, hosted_usd: NDArray[np.float64]) ->
     for workers in range(1, scenario.own.profile.max_workers + 1):
         own = _replay(trace, warm, [(0.0, workers)]).usd_by_request == 0.0
         taken = np.bincount(slots[own], weights=hosted_usd[own], minlength=len(before)).astype(np.float64)
+        # A worker that saves less than 1 % of the traffic's price would not pay for itself.
         if saved and taken.sum() - before.sum() < 0.01 * hosted_usd.sum():
             break
         saved.append(taken - before)
@@ -110,20 +113,25 @@ def _saved(trace: Trace, scenario: Scenario, hosted_usd: NDArray[np.float64]) ->
     return saved
 
 
-def _lives(saved: NDArray[np.float64], slot_usd: float, start_usd: float) -> NDArray[np.bool_]:
-    """In which slots one worker should live: the exact dynamic programme, read backwards."""
-    off, on = 0.0, -np.inf
-    comes, goes = [], []
+def _best_lifetimes(saved: NDArray[np.float64], slot_usd: float, start_usd: float) -> NDArray[np.bool_]:
+    """Returns in which slots one worker should be alive: an exact dynamic programme over two states."""
+    # The best balance so far, if the worker is off or on at the end of the slot.
+    off = 0.0
+    on = -np.inf
+    starts = []
+    stops = []
     for usd in saved.tolist():
-        comes.append(off - start_usd > on)
+        starts.append(off - start_usd > on)
         on = max(on, off - start_usd) + usd - slot_usd
-        goes.append(on > off)
+        stops.append(on > off)
         off = max(on, off)
-    alive, living = np.zeros(len(saved), bool), False
+    # Backwards from the end, where the worker is off: each recorded choice gives the state of the slot before.
+    alive = np.zeros(len(saved), bool)
+    is_on = False
     for slot in range(len(saved) - 1, -1, -1):
-        living = living or goes[slot]
-        alive[slot] = living
-        living = living and not comes[slot]
+        is_on = is_on or stops[slot]
+        alive[slot] = is_on
+        is_on = is_on and not starts[slot]
     return alive
 
 
@@ -132,13 +140,16 @@ def _replay(trace: Trace, scenario: Scenario, targets: Targets) -> Outcome:
 
 
 def one(trace_path: Path, scale: float, scenario_path: Path) -> dict[str, object] | None:
-    """None where the bound is too near to all hosted to say anything."""
-    trace, scenario = load_trace(trace_path).scaled(scale), load_scenario(scenario_path)
-    hosted, bound = _replay(trace, scenario, []), clairvoyant(trace, scenario, Draws(scenario, len(trace), 0)).usd
-    if hosted.usd - bound < LEAST_GAP * hosted.usd:
+    """Returns the figures of one run; None if the gap between all hosted and the bound is too small."""
+    trace = load_trace(trace_path).scaled(scale)
+    scenario = load_scenario(scenario_path)
+    hosted = _replay(trace, scenario, [])
+    bound = clairvoyant(trace, scenario, Draws(scenario, len(trace), 0)).usd
+    gap = hosted.usd - bound
+    if gap < LEAST_GAP * hosted.usd:
         return None
     saved = _saved(trace, scenario, hosted.usd_by_request)
-    foreseen, gap = foresight(trace, scenario, saved), hosted.usd - bound
+    foreseen = foresight(trace, scenario, saved)
     return {
         "run": f"{name_of(trace_path)} x{scale:g} {scenario.name}",
         "usd": foreseen.usd,
@@ -149,11 +160,15 @@ def one(trace_path: Path, scale: float, scenario_path: Path) -> dict[str, object
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a row per run with a gap (dollars, in time, caught, by the best rule on paper), and the means."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.router_foresight", description=__doc__)
+    """Prints the means, and on stderr each run with a gap: dollars, % in time, caught, caught by the best rule."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.router_foresight",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_traces(parser)
-    parser.add_argument("--only", default="", help="runs whose name holds this")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only runs whose name contains this")
+    parser.add_argument("--json", action="store_true", help="print every run too")
     options = parser.parse_args(arguments)
     rows = []
     for path in traces_of(parser, options):

@@ -1,4 +1,4 @@
-"""Which traces a benchmark replays: those of --trace, of VLLM_SERVICE_TRACES, or the two that travel in the wheel."""
+"""The traces that a benchmark replays: those of --trace, of VLLM_SERVICE_TRACES, or the two in the wheel."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def add_traces(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|FILE|FOLDER",
         action="append",
         default=[],
-        help=f"CSV[.gz], a folder of such files, or a shipped one; may be repeated ({VARIABLE}, else those)",
+        help=f"a trace to replay: a CSV[.gz], a folder of them, or the name of a shipped one; may be repeated "
+        f"(default: {VARIABLE}, else all shipped ones)",
     )
 
 
 def traces(given: Sequence[str], environment: Mapping[str, str] | None = None) -> list[Path]:
-    """Returns the files, a folder's in the order of their names. Raises ConfigurationError for what is not there."""
+    """Returns the files, a folder's in the order of their names. Raises ConfigurationError for a missing one."""
     variables = os.environ if environment is None else environment
     named = variables.get(VARIABLE)
     sources = given or ([named] if named else shipped(Kind.TRACE))
@@ -34,7 +35,7 @@ def traces(given: Sequence[str], environment: Mapping[str, str] | None = None) -
 
 
 def traces_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Path]:
-    """Returns the traces that were asked for; ends the program with 2 and a line where there are none."""
+    """Returns the requested traces. Ends the program with 2 and a message if one is missing."""
     try:
         return traces(options.traces)
     except ConfigurationError as error:
@@ -47,5 +48,5 @@ def _files(source: str) -> list[Path]:
         return [path_of(Kind.TRACE, source)]
     files = sorted(folder.glob("*.csv*"))
     if not files:
-        raise ConfigurationError(f"There is no trace (*.csv, *.csv.gz) in {folder}.")
+        raise ConfigurationError(f"There is no trace (*.csv, *.csv.gz) in {folder}: name another folder, or a file.")
     return files

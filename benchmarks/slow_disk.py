@@ -1,7 +1,7 @@
-"""A volume of its own that is as slow as a network volume: an ext4 image behind a loop device, throttled by cgroups.
+"""A separate volume as slow as a network volume: an ext4 image behind a loop device, throttled by cgroups.
 
-A worker's packages lie on another disk than its weights, so only the volume is slow. Needs root, loop devices and the
-block-I/O controller, of either version; where they are missing there is no volume, and the caller says so.
+Only the volume is slow, because a worker's packages are on another disk than its weights. It needs root, loop devices
+and the block-I/O controller of either cgroup version. Without them there is no volume.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-V1, V2 = Path("/sys/fs/cgroup/blkio"), Path("/sys/fs/cgroup")
+V1 = Path("/sys/fs/cgroup/blkio")
+V2 = Path("/sys/fs/cgroup")
 
 
 @contextmanager
 def slow_volume(size_bytes: int, bytes_per_second: int) -> Iterator[Path | None]:
-    """An empty directory from which this process and its children may read so much a second; None where that fails."""
+    """Yields an empty directory whose reads by this process and its children are throttled; None if that fails."""
     with ExitStack() as stack:
         try:
             volume = stack.enter_context(_mounted(size_bytes))
@@ -34,7 +35,8 @@ def slow_volume(size_bytes: int, bytes_per_second: int) -> Iterator[Path | None]
 @contextmanager
 def _mounted(size_bytes: int) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=Path.home()) as directory:
-        image, volume = Path(directory) / "volume.img", Path(directory) / "volume"
+        image = Path(directory) / "volume.img"
+        volume = Path(directory) / "volume"
         volume.mkdir()
         image.touch()
         os.truncate(image, size_bytes)
@@ -50,9 +52,11 @@ def _mounted(size_bytes: int) -> Iterator[Path]:
 def _throttled(device: int, bytes_per_second: int) -> Iterator[None]:
     number = f"{os.major(device)}:{os.minor(device)}"
     if V1.is_dir():
-        parent, limit = V1, ("blkio.throttle.read_bps_device", f"{number} {bytes_per_second}")
+        parent = V1
+        limit = ("blkio.throttle.read_bps_device", f"{number} {bytes_per_second}")
     else:
-        parent, limit = V2, ("io.max", f"{number} rbps={bytes_per_second}")
+        parent = V2
+        limit = ("io.max", f"{number} rbps={bytes_per_second}")
     group = parent / f"benchmark-{uuid.uuid4().hex[:8]}"
     group.mkdir()
     try:
@@ -61,5 +65,5 @@ def _throttled(device: int, bytes_per_second: int) -> Iterator[None]:
         yield
     finally:
         (parent / "cgroup.procs").write_text(str(os.getpid()))
-        with contextlib.suppress(OSError):  # a process that ends late keeps it
+        with contextlib.suppress(OSError):  # it cannot be removed while a child process is still in it
             group.rmdir()

@@ -1,9 +1,9 @@
-"""What storage costs on the hot path: limits, keys and the ledger, embedded and on Redis and Postgres.
+"""The cost of storage on the hot path: limits, keys and the ledger, embedded and on Redis and Postgres.
 
     python -m benchmarks.storage [--json] [--quick] [--redis-url URL] [--database-url URL]
 
-Microseconds per call of one caller after another on one event loop: p50 and p99, and CPU of this process. For the
-ledger: what `record` costs the caller, and the CPU per row of everything that makes it durable.
+Calls follow one another on one event loop: p50 and p99 in microseconds, and the CPU of this process per call. For the
+ledger: the time of `record` for its caller, and the CPU per row of everything until the row is durable.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from vllm_service.storage.open import Storage, open_storage
 
 NO_LIMITS = OrganisationLimits(None, None, None, None)
 KEY = ApiKey("benchmark", "benchmark", Tier.ENTERPRISE, NO_LIMITS)
-REQUESTS_PER_SECOND = 100  # of the clock that is passed in: one key never comes near its tier
+#: By the clock that is passed in: so few that the key stays far below its tier's limits.
+REQUESTS_PER_SECOND = 100
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     backend: str
     call: str
@@ -44,10 +45,11 @@ class Row:
 
 
 async def timed(backend: str, call: str, times: int, work: Callable[[int], Awaitable[object]]) -> Row:
-    """Calls `work` with 0, 1, 2 and so on, after a tenth of that to warm up."""
+    """Measures `times` calls of `work`, after a tenth as many to warm up. Each gets the next number from 0 on."""
     for number in range(times // 10):
         await work(number)
-    waits, cpu_before = [], time.process_time_ns()
+    waits = []
+    cpu_before = time.process_time_ns()
     for number in range(times // 10, times + times // 10):
         began = time.perf_counter_ns()
         await work(number)
@@ -58,7 +60,7 @@ async def timed(backend: str, call: str, times: int, work: Callable[[int], Await
 
 
 async def rows_of(backend: str, storage: Storage, times: int) -> AsyncIterator[Row]:
-    """Every measure on one backend."""
+    """Yields every measure on one backend."""
     _, secret = await storage.key_store.create("benchmark", Tier.ENTERPRISE)
     yield await timed(backend, "find a key", times, lambda _: storage.keys.find(secret))
     began_at = time.time()
@@ -69,7 +71,7 @@ async def rows_of(backend: str, storage: Storage, times: int) -> AsyncIterator[R
         reservation = await storage.quotas.reserve(KEY, f"10.0.{number % 250}.1", 1000, 5000, now)
         await reservation.settle(300, 1500)
 
-    # The tier's limit is by Redis's clock there: fewer calls than it allows.
+    # Redis counts by its own clock and not by the one that is passed in, so the calls must stay below the tier's limit.
     yield await timed(
         backend, "reserve + settle", min(calls, 8000) if backend != "embedded" else calls, reserve_and_settle
     )
@@ -77,21 +79,22 @@ async def rows_of(backend: str, storage: Storage, times: int) -> AsyncIterator[R
 
 
 async def ledger(backend: str, storage: Storage, times: int) -> Row:
-    """p50 and p99 of `record`; CPU of all that happens until the rows are durable."""
+    """Measures p50 and p99 of `record`, and the CPU of everything until the rows are durable."""
     record = RequestRecord(
         request_id="req-0123456789abcdef", started_at=time.time(), key_id="k", organisation="acme",
         operation="chat.completions", model="llama", outcome=Outcome.COMPLETED, status=200, provider="runpod",
         upstream_model="meta-llama/Llama-3.1-8B", usage=Usage(100, 50), cost_picousd=1000, baseline_picousd=2000,
         stream=True, queue_ms=0.1, ttft_ms=10.0, total_ms=100.0, attempts=1,
     )  # fmt: skip
-    waits, cpu_before = [], time.process_time_ns()
+    waits = []
+    cpu_before = time.process_time_ns()
     for number in range(times):
         began = time.perf_counter_ns()
         storage.ledger.record(record)
         waits.append(time.perf_counter_ns() - began)
         if number % 100 == 99:
-            await asyncio.sleep(0)
-    while storage.ledger.waiting_rows:  # noqa: ASYNC110 - it says nothing when it is done
+            await asyncio.sleep(0)  # the writer's turn
+    while storage.ledger.waiting_rows:  # noqa: ASYNC110 - the ledger has no event for it
         await asyncio.sleep(0.01)
     cpu = (time.process_time_ns() - cpu_before) / times / 1000
     waits.sort()
@@ -100,14 +103,14 @@ async def ledger(backend: str, storage: Storage, times: int) -> Row:
 
 @asynccontextmanager
 async def opened(database_url: str | None, redis_url: str | None) -> AsyncIterator[Storage]:
-    """Storage that is thrown away, where it is embedded."""
+    """Opens storage; embedded storage is in a temporary folder."""
     with tempfile.TemporaryDirectory() as directory:
         async with open_storage(database_url, redis_url, Path(directory)) as storage:
             yield storage
 
 
 async def measured(database_url: str | None, redis_url: str | None, times: int) -> list[Row]:
-    """Embedded always, shared where there are URLs."""
+    """Measures embedded storage, and shared storage if both URLs are given."""
     rows: list[Row] = []
     async with opened(None, None) as storage:
         rows += [row async for row in rows_of("embedded", storage, times)]
@@ -119,11 +122,15 @@ async def measured(database_url: str | None, redis_url: str | None, times: int) 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.storage",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--quick", action="store_true", help="few calls, to see that it runs")
-    parser.add_argument("--redis-url")
-    parser.add_argument("--database-url")
+    parser.add_argument("--redis-url", metavar="URL", help="measure shared storage too; needs --database-url")
+    parser.add_argument("--database-url", metavar="URL", help="measure shared storage too; needs --redis-url")
     options = parser.parse_args()
     times = 2_000 if options.quick else 50_000
     rows = asyncio.run(measured(options.database_url, options.redis_url, times))

@@ -1,10 +1,12 @@
-"""What the worker's job loop costs: chat through emulator and worker, against the same upstream called directly.
+"""The cost of the worker's job loop: chat through emulator and worker, against the same upstream called directly.
 
     python -m benchmarks.worker [--json] [--rounds 3] [--quick] [--engine paced|slow-posts|demo|all]
 
-Paced: an upstream of 32 tokens, 10 ms apart, behind VLLM_BASE_URL: the loop alone; slow-posts: the same with 25 ms
-added to every post. Demo: the demo model, embedded,
-against the same worker's HTTP mode, which is vLLM's app with no queue before it. Direct and worker in turn; medians.
+paced       An upstream of 32 tokens, 10 ms apart, behind VLLM_BASE_URL: the loop alone.
+slow-posts  The same with 25 ms added to every post.
+demo        The demo model, embedded, against the same worker's HTTP mode, which is vLLM's app without a queue.
+
+Direct and worker rounds take turns; medians are printed.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ CASES = {"paced": EVERY_CASE, "slow-posts": [(True, 1), (True, 8)], "demo": EVER
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: medians over the rounds."""
+    """One row of the table: medians over the rounds."""
 
     engine: str
     streaming: bool
@@ -65,22 +67,34 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.worker",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the calls, to see that it runs")
-    parser.add_argument("--engine", choices=[*STACKS, "all"], default="all")
-    parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 8, 32, 64], help="only these")
+    parser.add_argument("--engine", choices=[*STACKS, "all"], default="all", help="(default: %(default)s)")
+    parser.add_argument(
+        "--concurrent",
+        type=int,
+        nargs="+",
+        default=[1, 8, 32, 64],
+        metavar="N",
+        help="the numbers of callers (default: 1 8 32 64)",
+    )
     return parser.parse_args()
 
 
-async def _measure(engine: str, rounds: int, concurrent_wanted: list[int], *, quick: bool) -> list[Row]:
+async def _measure(engine: str, rounds: int, concurrencies: list[int], *, quick: bool) -> list[Row]:
     rows: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:
         for name in STACKS if engine == "all" else [engine]:
-            cases = [case for case in CASES[name] if case[1] in concurrent_wanted]
+            cases = [case for case in CASES[name] if case[1] in concurrencies]
             task = progress.add_task(name, total=len(cases) * rounds)
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)  # uvicorn hangs up after 5 s
+            # uvicorn closes idle connections after 5 s: shorter here, so that no request meets a closing one.
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
             async with STACKS[name]() as stack, aiohttp.ClientSession(connector=connector) as session:
                 for streaming, concurrent in cases:
                     measured = []

@@ -1,9 +1,11 @@
-"""What a job waits for and leaves behind: pick-up by an idle worker, cancellation, memory over many jobs.
+"""A worker's delays and memory: pick-up of a job by an idle worker, cancellation, memory over many jobs.
 
     python -m benchmarks.worker_jobs [pickup|cancel|memory ...] [--json] [--quick]
 
-pickup: `delayTime` as the emulator reports it. cancel: from the client's leaving until the engine's server sees its
-connection closed, for a plain answer and in the middle of a stream. memory: resident size after each thousandth job.
+pickup  `delayTime` as the emulator reports it.
+cancel  From the client's disconnect until the engine's server sees its connection closed, for a plain answer and in
+        the middle of a stream.
+memory  Resident size after each thousandth job.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from benchmarks.load import chat, closed_loop, quantile_of
 from benchmarks.paced_upstream import PacedUpstream
 from benchmarks.worker_stack import CHAT, Stack, emulated, one_token_stack
 
-CONCURRENT, THOUSAND = 32, 1000
+CONCURRENT = 32
+THOUSAND = 1000
 JOB = {"input": {"messages": [{"role": "user", "content": "Hi"}]}}
 Figures = dict[str, float | list[float]]
 
 
 async def pickup(jobs: int = 300) -> Figures:
-    """Milliseconds from queue to worker, which is idle before each job."""
+    """Measures milliseconds from the queue to the worker, which is idle before each job."""
     async with one_token_stack() as stack, aiohttp.ClientSession() as session:
         delays = []
         for _ in _progress(range(jobs), "pick-up"):
@@ -44,30 +47,30 @@ async def pickup(jobs: int = 300) -> Figures:
 
 
 async def cancel(jobs: int = 100) -> Figures:
-    """Milliseconds from the client's leaving until the engine's server knows; the upstream would say 1,000 tokens."""
+    """Measures milliseconds from the client's disconnect until the engine's server sees its connection closed."""
     figures: Figures = {}
     async with (
-        PacedUpstream(tokens=1000) as upstream,
+        PacedUpstream(tokens=1000) as upstream,  # so many that no answer ends before it is cancelled
         emulated({"VLLM_BASE_URL": upstream.url}, 0.0) as (url, metrics_port),
     ):
         stack = Stack(f"{upstream.url}{CHAT}", url, metrics_port, {"model": "paced"})
         for streaming in (False, True):
             kind = "stream" if streaming else "plain"
-            waits = [await _leave(stack, upstream, streaming) for _ in _progress(range(jobs), f"cancel, {kind}")]
+            waits = [await _disconnect(stack, upstream, streaming) for _ in _progress(range(jobs), f"cancel, {kind}")]
             figures |= _quantiles(f"cancel_{kind}", waits)
     return figures
 
 
-async def _leave(stack: Stack, upstream: PacedUpstream, streaming: bool) -> float:
+async def _disconnect(stack: Stack, upstream: PacedUpstream, streaming: bool) -> float:
     aborted = upstream.stats.aborted
     async with aiohttp.ClientSession() as session:
         call = asyncio.create_task(_read(session, stack.worker_url, stack.body(1000, streaming)))
         await upstream.until(lambda stats: stats.in_flight == 1)
-        await asyncio.sleep(0.1)  # somewhere in the middle
-        left_at = time.perf_counter()
+        await asyncio.sleep(0.1)  # somewhere in the middle of the answer
+        cancelled_at = time.perf_counter()
         call.cancel()
         await upstream.until(lambda stats: stats.aborted > aborted)
-        return (time.perf_counter() - left_at) * 1000
+        return (time.perf_counter() - cancelled_at) * 1000
 
 
 async def _read(session: aiohttp.ClientSession, url: str, body: bytes) -> None:
@@ -76,7 +79,7 @@ async def _read(session: aiohttp.ClientSession, url: str, body: bytes) -> None:
 
 
 async def memory(jobs: int = 20_000) -> Figures:
-    """Resident megabytes of the worker after each thousand streaming jobs of one token."""
+    """Measures the worker's resident megabytes after each thousand streaming jobs of one token."""
     sizes: list[float] = []
     connector = aiohttp.TCPConnector(limit=0)
     async with one_token_stack() as stack, aiohttp.ClientSession(connector=connector) as session:
@@ -109,13 +112,17 @@ def _quantiles(name: str, milliseconds: list[float]) -> Figures:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"of {', '.join(MEASURES)}; all by default")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.worker_jobs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"one of {', '.join(MEASURES)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="few jobs, to see that it runs")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
     options = parser.parse_args()
     if unknown := set(options.measures) - set(MEASURES):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown MEASURE: {', '.join(sorted(unknown))}; known: {', '.join(MEASURES)}")
     figures: Figures = {}
     for name in options.measures or MEASURES:
         arguments = (QUICK_JOBS[name],) if options.quick else ()

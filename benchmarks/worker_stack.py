@@ -1,4 +1,4 @@
-"""What the worker benchmark measures, each part in a process of its own: upstream, emulator, worker."""
+"""The processes of the worker benchmarks: upstream, emulator, worker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUESTION = [{"role": "user", "content": "What is continuous batching?"}]
 
 @dataclass(frozen=True)
 class Posted:
-    """What the worker has posted to RunPod so far, by its own metrics."""
+    """The worker's posts to RunPod so far, by its own metrics."""
 
     stream_posts: float
     total_bytes: float
@@ -42,15 +42,18 @@ class Posted:
 
 @dataclass(frozen=True)
 class Stack:
-    """Where to send requests: straight to the upstream, or through emulator and worker."""
+    """The addresses of a running stack."""
 
+    #: The chat route of the upstream itself.
     direct_url: str
+    #: The chat route through emulator and worker.
     worker_url: str
     metrics_port: int
+    #: Fields of every request's body.
     extra: Mapping[str, Any]
 
     def body(self, tokens: int, streaming: bool) -> bytes:
-        """A chat request for so many tokens."""
+        """Returns a chat request for so many tokens."""
         fields = {"messages": QUESTION, "max_tokens": tokens, "stream": streaming, "temperature": 0}
         return json.dumps(fields | dict(self.extra)).encode()
 
@@ -70,7 +73,7 @@ class Stack:
 
 @asynccontextmanager
 async def paced_stack(post_latency_seconds: float = 0.0) -> AsyncIterator[Stack]:
-    """32 tokens, 10 ms apart, behind VLLM_BASE_URL."""
+    """Starts a worker with an upstream of 32 tokens, 10 ms apart, behind VLLM_BASE_URL."""
     port = free_port()
     async with (
         process("-m", "benchmarks.paced_upstream", "--port", str(port), wait_for=f"http://127.0.0.1:{port}/health"),
@@ -81,7 +84,7 @@ async def paced_stack(post_latency_seconds: float = 0.0) -> AsyncIterator[Stack]
 
 @asynccontextmanager
 async def one_token_stack() -> AsyncIterator[Stack]:
-    """One token after a millisecond: nearly nothing but the loop."""
+    """Starts a worker with an upstream of one token after a millisecond: nearly nothing but the job loop."""
     port = free_port()
     upstream = ("-m", "benchmarks.paced_upstream", "--port", str(port), "--tokens", "1", "--interval-ms", "1")
     async with (
@@ -93,7 +96,7 @@ async def one_token_stack() -> AsyncIterator[Stack]:
 
 @asynccontextmanager
 async def demo_stack() -> AsyncIterator[Stack]:
-    """The demo model, embedded in the worker; directly it is asked through the same worker's HTTP mode."""
+    """Starts a worker with the demo model embedded; the direct URL is that of a second worker in HTTP mode."""
     port = free_port()
     demo = {"MODEL_NAME": str(ROOT / "demo_model"), "SERVED_MODEL_NAME": "demo", "KV_CACHE_MEMORY_BYTES": "256M"}
     direct = demo | {"PORT": str(port)}
@@ -107,17 +110,18 @@ async def demo_stack() -> AsyncIterator[Stack]:
 
 @asynccontextmanager
 async def emulated(variables: Mapping[str, str], post_latency_seconds: float) -> AsyncIterator[tuple[str, int]]:
-    """An emulator with one worker; gives the URL of its chat route and the worker's metrics port."""
+    """Starts an emulator with one worker. Yields the URL of its chat route and the worker's metrics port."""
     async with emulated_worker(variables, post_latency_seconds) as worker:
         yield f"{worker.endpoint_url}/openai{CHAT}", worker.metrics_port
 
 
 @dataclass(frozen=True)
 class EmulatedWorker:
-    """A worker that waits for jobs behind an emulated endpoint. `pid` is the process that was started."""
+    """A worker that waits for jobs behind an emulated endpoint."""
 
     endpoint_url: str
     metrics_port: int
+    #: The process that was started.
     pid: int
 
 
@@ -129,8 +133,12 @@ async def emulated_worker(
     launcher: Sequence[str] = (),
     directory: Path = ROOT,
 ) -> AsyncIterator[EmulatedWorker]:
-    """An emulator of this checkout with one worker of the checkout in `directory`, started as `launcher` says."""
-    port, metrics_port = free_port(), free_port()
+    """Starts an emulator of this checkout with one worker of the checkout in `directory`.
+
+    launcher: the arguments that precede handler.py.
+    """
+    port = free_port()
+    metrics_port = free_port()
     endpoint = f"http://127.0.0.1:{port}/v2/bench"
     options = ("--port", str(port), "--latency", str(post_latency_seconds))
     async with process("-m", "benchmarks.emulator_process", *options, wait_for=f"{endpoint}/health"):
@@ -145,7 +153,7 @@ async def emulated_worker(
 async def process(
     *arguments: str, variables: Mapping[str, str] | None = None, wait_for: str = "", directory: Path = ROOT
 ) -> AsyncIterator[int]:
-    """`python ...` until the context is left; `wait_for` is a URL that must answer 200 first."""
+    """Runs `python ARGUMENTS` until the end of the context. Yields its id once `wait_for`, a URL, answers 200."""
     started = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, cwd=directory, env=environment(variables or {}), stdout=asyncio.subprocess.DEVNULL
     )
@@ -163,14 +171,14 @@ async def process(
 
 
 async def until(condition: Any) -> None:
-    """Looks again every tenth of a second."""
+    """Waits for a condition, which is checked every tenth of a second. Raises TimeoutError."""
     async with asyncio.timeout(READY_SECONDS):
         while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - other processes set no event
             await asyncio.sleep(0.1)
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """Returns a port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -178,7 +186,8 @@ def free_port() -> int:
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """PYTHONDONTWRITEBYTECODE slows every import, so that it is left out."""
+    """Returns a small environment for measured processes, with these variables."""
+    # Without PYTHONDONTWRITEBYTECODE above all: it slows down every import.
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return kept | {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"} | dict(variables)
 

@@ -1,1 +1,1 @@
-"""A compressed trace, played for real against a gateway, workers with vLLM and hosted providers, and simulated."""
+"""A compressed trace: played against a real gateway, vLLM workers and emulated hosted providers, and simulated."""

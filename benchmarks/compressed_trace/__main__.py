@@ -1,9 +1,9 @@
-"""A trace, compressed, against a gateway process, real vLLM workers and hosted providers; and simulated.
+"""Plays a compressed trace against a gateway process, real vLLM workers and hosted providers, and simulates the same.
 
-    python -m benchmarks.compressed_trace [--minutes 10] [--trace NAME|FILE] [--json] [--plot FILE.png]
+    python -m benchmarks.compressed_trace [--minutes 10] [--trace NAME|FILE] [--json] [--directory FOLDER]
 
-Takes two to three minutes more than the trace. Exits 1 if a bar of docs/routing.md is missed: no request lost, the
-ledger within 1 % of the bills, the simulated dollars within 10 % of the measured ones.
+It takes two to three minutes more than the trace. It exits with 1 if a bar of docs/routing.md is missed: no request
+lost, the ledger within 1 % of the bills, the simulated dollars within 10 % of the measured ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vllm_service.simulation.trace import Trace, load_trace
 
 
 async def run(trace: Trace, directory: Path) -> Run:
-    """Physics first; then the trace."""
+    """Measures the worker, then plays the trace, then simulates it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("calibration", total=len(trace))
@@ -42,24 +42,34 @@ async def run(trace: Trace, directory: Path) -> Run:
 
 
 def main() -> int:
-    """1 when a bar is missed."""
+    """Runs, writes the files, and prints. Returns 1 if a bar is missed."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compressed_trace",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=10.0, help="the trace's length (default: %(default)s)")
     add_traces(parser)
-    parser.add_argument("--begin", type=float, default=Cut.begin_seconds, help="seconds into the trace (150)")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
     parser.add_argument(
-        "--directory", type=Path, default=ROOT / "build" / "compressed_trace", help="logs, ledger, plot"
+        "--begin",
+        type=float,
+        default=Cut.begin_seconds,
+        metavar="SECONDS",
+        help="where in the trace to begin (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=ROOT / "build" / "compressed_trace",
+        metavar="FOLDER",
+        help="where logs, ledger and plot go (default: build/compressed_trace)",
     )
     options = parser.parse_args()
     trace = cut(load_trace(traces_of(parser, options)[0]), options.minutes, Cut(begin_seconds=options.begin))
     directory = options.directory.absolute()
     if (directory / "data").exists():
-        parser.error(f"{directory} holds the ledger of an earlier run: move it away, or give another --directory")
+        parser.error(f"{directory} contains the ledger of an earlier run: move it away, or give another --directory")
     directory.mkdir(parents=True, exist_ok=True)
     result = asyncio.run(run(trace, directory))
     draw(directory / "run.png", result)

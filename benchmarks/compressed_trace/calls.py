@@ -1,4 +1,4 @@
-"""One streamed call with the official client, and what the caller saw of it."""
+"""Streamed calls with the official OpenAI client, and their times as the caller sees them."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ from vllm_service.simulation.trace import Trace
 
 @dataclass(frozen=True)
 class Answer:
-    """Times are seconds of time.monotonic. provider: as the gateway names it. error: why there is no whole answer."""
+    """The outcome of one call. Times are seconds of time.monotonic."""
 
     sent_at: float
     first_token_at: float = 0.0
     ended_at: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    #: The provider's name in the gateway's header.
     provider: str = ""
+    #: The reason if there is no whole answer.
     error: str | None = None
 
     @property
     def token_seconds(self) -> float:
-        """Between two tokens; of an answer of several."""
+        """Returns the mean time between two tokens. The answer must have at least two."""
         return (self.ended_at - self.first_token_at) / (self.completion_tokens - 1)
 
 
 class Caller:
-    """Calls of as many tokens as are asked for, at a base URL. Nothing is tried twice."""
+    """Makes calls with given numbers of tokens at a base URL. Nothing is retried."""
 
     def __init__(self, base_url: str, api_key: str = "none") -> None:
         self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=300)
         self._prompts = Prompts()
-        self._numbers = 0
+        self._calls = 0
 
     async def ask(self, prompt_tokens: int, completion_tokens: int) -> Answer:
-        """Never raises: who gets no whole answer says why."""
-        self._numbers += 1
-        number, sent_at = self._numbers, time.monotonic()
+        """Makes one call. It raises nothing: a failure is in the answer's `error`."""
+        self._calls += 1
+        sent_at = time.monotonic()
         try:
-            return await self._streamed(prompt_tokens, completion_tokens, number, sent_at)
+            return await self._streamed(prompt_tokens, completion_tokens, self._calls, sent_at)
         except (OpenAIError, OSError, ValueError) as error:
             return Answer(sent_at, error=f"{type(error).__name__}: {error}")
 
@@ -59,7 +61,9 @@ class Caller:
             stream_options={"include_usage": True},
             extra_body={"ignore_eos": True, "min_tokens": completion_tokens},
         )
-        first_token_at, usage, finish = 0.0, None, None
+        first_token_at = 0.0
+        usage = None
+        finish = None
         async for chunk in response.parse():
             usage = chunk.usage or usage
             if chunk.choices and not first_token_at and chunk.choices[0].delta.content:
@@ -70,7 +74,7 @@ class Caller:
         ended_at = time.monotonic()
         return Answer(
             sent_at=sent_at,
-            first_token_at=first_token_at or ended_at,  # an answer of blanks only
+            first_token_at=first_token_at or ended_at,  # no chunk had content
             ended_at=ended_at,
             prompt_tokens=prompt_tokens,
             completion_tokens=usage.completion_tokens,
@@ -78,7 +82,7 @@ class Caller:
         )
 
     async def play(self, trace: Trace, ended: Callable[[], object]) -> list[Answer]:
-        """Each request at its time, whether or not those before it have ended."""
+        """Sends each request at its time, whether or not earlier ones have ended. Returns all answers."""
         began_at = time.monotonic()
 
         async def at_its_time(arrival: float, prompt: float, completion: float) -> Answer:
@@ -91,5 +95,5 @@ class Caller:
         return await asyncio.gather(*(at_its_time(*map(float, row)) for row in rows))
 
     async def close(self) -> None:
-        """Its connections."""
+        """Closes the connections."""
         await self._client.close()

@@ -1,4 +1,4 @@
-"""What the simulator is told of the worker: measured on this machine, just before the trace is played."""
+"""The worker's speeds for the simulator, measured on this machine just before the trace is played."""
 
 from __future__ import annotations
 
@@ -15,29 +15,38 @@ from benchmarks.compressed_trace.calls import Answer, Caller
 from benchmarks.compressed_trace.stage import SLOTS, Endpoint, emulated
 from vllm_service.routing.profiles import EndpointProfile
 
-STARTS = 3  # the first one reads files into the page cache, and is not counted
+#: The first start reads files into the page cache, and is not counted.
+STARTS = 3
 PROMPTS = (100, 300, 600, 900, 1200)
 BATCHES = (1, 2, 4, 8)
 ANSWER_TOKENS = 64
-# The answer takes longer than the prompts: it is disturbed by all of them. Several times: the machine has other work.
-DISTURBED_TOKENS, DISTURBING, REPEATED = 500, (1000, 1000, 1000, 1000), 3
+#: The length of the answer that prompts disturb. It takes longer than all of them, so that each disturbs it fully.
+DISTURBED_TOKENS = 500
+#: The lengths of the prompts that disturb it.
+DISTURBING = (1000, 1000, 1000, 1000)
+#: Medians of several repetitions, because the machine has other work too.
+REPEATED = 3
 
 
 @dataclass(frozen=True)
 class Physics:
-    """Of one worker, in seconds and tokens. idle_seconds: billed after its last job, its stop included."""
+    """The speeds of one worker."""
 
     cold_start_seconds: float
+    #: The billed time after the last job, including the stop.
     idle_seconds: float
+    #: The time to the first token of an empty prompt.
     overhead_seconds: float
     prefill_tokens_per_second: float
+    #: The time per token: `decode_seconds` + concurrent answers x `decode_seconds_per_batch`.
     decode_seconds: float
     decode_seconds_per_batch: float
+    #: The part of an answer's speed that a running prefill takes: 0 none, 1 all.
     prefill_share: float
 
     @property
     def profile(self) -> EndpointProfile:
-        """As router and simulator take it."""
+        """Returns the profile that router and simulator use."""
         return EndpointProfile(
             prefill_tokens_per_second=self.prefill_tokens_per_second,
             decode_seconds=self.decode_seconds,
@@ -51,28 +60,29 @@ class Physics:
         )
 
     def to_json(self) -> dict[str, float]:
-        """Rounded to a tenth of a millisecond."""
+        """Returns the fields, rounded to a tenth of a millisecond."""
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-async def measured(say: Callable[[str], object], logs: Path, starts: int = STARTS) -> Physics:
-    """Starts a worker again and again, asks it without a gateway, and lets it go each time."""
-    colds, tails = [], []
+async def measured(report: Callable[[str], object], logs: Path, starts: int = STARTS) -> Physics:
+    """Measures a worker without a gateway, over several starts and idle stops. `report` gets the progress."""
+    colds = []
+    tails = []
     async with emulated(logs=logs) as endpoint:
         caller = Caller(endpoint.emulator.openai_url)
         for number in range(starts):
-            say(f"calibration: start {number + 1} of {starts}")
+            report(f"calibration: start {number + 1} of {starts}")
             await _asked(caller, 16, 4)
             if number == starts - 1:
-                say("calibration: speeds")
+                report("calibration: speeds")
                 overhead, prefill = await _reading(caller)
                 decode, per_batch = await _answering(caller)
                 share = await _disturbed(caller, prefill)
-            left_alone_at = time.monotonic()
+            idle_since = time.monotonic()
             await endpoint.until_no_worker()
-            cold, stopped_at = _life(endpoint)
+            cold, stopped_at = _last_worker(endpoint)
             colds.append(cold)
-            tails.append(stopped_at - left_alone_at)
+            tails.append(stopped_at - idle_since)
         await caller.close()
     return Physics(
         cold_start_seconds=statistics.fmean(colds[1:] or colds),
@@ -85,8 +95,8 @@ async def measured(say: Callable[[str], object], logs: Path, starts: int = START
     )
 
 
-def _life(endpoint: Endpoint) -> tuple[float, float]:
-    """Seconds that the last worker took to be ready, and when it had stopped."""
+def _last_worker(endpoint: Endpoint) -> tuple[float, float]:
+    """Returns the seconds that the last worker took to be ready, and the time when it had stopped."""
     meter = list(endpoint.emulator.workers.values())[-1].meter
     assert meter.ready_at is not None
     assert meter.stopped_at is not None
@@ -96,13 +106,14 @@ def _life(endpoint: Endpoint) -> tuple[float, float]:
 async def _asked(caller: Caller, prompt_tokens: int, completion_tokens: int) -> Answer:
     answer = await caller.ask(prompt_tokens, completion_tokens)
     if answer.error is not None:
-        raise RuntimeError(f"the worker cannot be calibrated: {answer.error}")
+        raise RuntimeError(f"calibration failed, the worker answered: {answer.error}")
     return answer
 
 
 async def _reading(caller: Caller) -> tuple[float, float]:
-    """Seconds before the first token of an empty prompt, and prompt tokens per second."""
-    lengths, seconds = [], []
+    """Returns the seconds to the first token of an empty prompt, and the prompt tokens per second."""
+    lengths = []
+    seconds = []
     for prompt in PROMPTS * 3:
         answer = await _asked(caller, prompt, 2)
         lengths.append(prompt)
@@ -112,7 +123,7 @@ async def _reading(caller: Caller) -> tuple[float, float]:
 
 
 async def _answering(caller: Caller) -> tuple[float, float]:
-    """Seconds per token: of one alone, less what each further answer adds; and what each adds."""
+    """Returns the two terms of the seconds per token: the constant, and the part that each concurrent answer adds."""
     seconds = []
     for batch in BATCHES:
         answers = await asyncio.gather(*(_asked(caller, 16, ANSWER_TOKENS) for _ in range(batch)))
@@ -122,8 +133,9 @@ async def _answering(caller: Caller) -> tuple[float, float]:
 
 
 async def _disturbed(caller: Caller, prefill_tokens_per_second: float) -> float:
-    """What a prompt that is being read takes from an answer: 0 nothing, 1 all; a profile's limit is below 1."""
-    alone, disturbed = [], []
+    """Returns the part of an answer's speed that a running prefill takes: 0 none, 1 all."""
+    alone = []
+    disturbed = []
     for _ in range(REPEATED):
         alone.append(_answering_seconds(await _asked(caller, 16, DISTURBED_TOKENS)))
         answer = asyncio.create_task(_asked(caller, 16, DISTURBED_TOKENS))
@@ -131,8 +143,9 @@ async def _disturbed(caller: Caller, prefill_tokens_per_second: float) -> float:
         for prompt in DISTURBING:
             await _asked(caller, prompt, 1)
         disturbed.append(_answering_seconds(await answer))
+    # While a prefill runs for t seconds the answer loses share x t; sum(DISTURBING) / speed is t of all prompts.
     lost = statistics.median(disturbed) - statistics.median(alone)
-    return min(0.99, max(0.0, lost * prefill_tokens_per_second / sum(DISTURBING)))
+    return min(0.99, max(0.0, lost * prefill_tokens_per_second / sum(DISTURBING)))  # a profile's share is below 1
 
 
 def _answering_seconds(answer: Answer) -> float:

@@ -1,4 +1,4 @@
-"""The run over time: traffic, workers, dollars; measured and simulated."""
+"""The plot of a run over time: traffic, workers and dollars, measured and simulated."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ mpl.use("Agg")
 from matplotlib import pyplot  # its backend is chosen first
 
 Floats = NDArray[np.float64]
-_MEASURED, _SIMULATED = "#d62728", "#1f77b4"
+_MEASURED = "#d62728"
+_SIMULATED = "#1f77b4"
 
 
 def draw(path: Path, run: Run) -> None:
     """Writes a PNG."""
-    trace, price = run.played.trace, run.scenario.own.usd_per_second
+    trace = run.played.trace
+    price = run.scenario.own.usd_per_second
     sides = {
-        "measured": (run.played.bills.lives, _spent_on_hosted(run), _MEASURED),
+        "measured": (run.played.bills.lifetimes, _spent_on_hosted(run), _MEASURED),
         "simulated": (run.outcome.lifetimes, run.outcome.usd_by_request, _SIMULATED),
     }
-    last = max([float(trace.arrival_seconds[-1]), *(end for lives, _, _ in sides.values() for _, end in lives)]) + 5.0
+    ends = (end for lifetimes, _, _ in sides.values() for _, end in lifetimes)
+    last = max([float(trace.arrival_seconds[-1]), *ends]) + 5.0
     times = np.linspace(0.0, last, 1200)
     figure, (traffic, workers, money) = pyplot.subplots(3, 1, figsize=(11, 9), sharex=True, layout="constrained")
     counts, edges = np.histogram(trace.arrival_seconds, np.arange(0.0, last + 5.0, 5.0))
     traffic.stairs(counts / 5.0, edges, fill=True, color="#7a8699")
     traffic.set_ylabel("requests per second")
-    for number, (name, (lives, hosted_usd, colour)) in enumerate(sides.items()):
-        workers.plot(times, _alive(lives, times) + 0.03 * number, drawstyle="steps-post", label=name, color=colour)
+    for number, (name, (lifetimes, hosted_usd, colour)) in enumerate(sides.items()):
+        alive = _alive(lifetimes, times) + 0.03 * number  # a little apart, so that both lines can be seen
+        workers.plot(times, alive, drawstyle="steps-post", label=name, color=colour)
         so_far = np.concatenate(([0.0], np.cumsum(hosted_usd)))
         hosted = so_far[np.searchsorted(trace.arrival_seconds, times, side="right")]
-        own = sum((np.clip(times, begun, ended) - begun for begun, ended in lives), np.zeros(len(times))) * price
+        own = sum((np.clip(times, begun, ended) - begun for begun, ended in lifetimes), np.zeros(len(times))) * price
         money.plot(times, hosted + own, label=f"{name}: all", color=colour, linewidth=2)
         money.plot(times, own, label=f"{name}: own workers", color=colour, linestyle=":")
     workers.set_ylabel("billed workers")
@@ -49,18 +53,19 @@ def draw(path: Path, run: Run) -> None:
 
 
 def _spent_on_hosted(run: Run) -> Floats:
-    """By each request of the trace."""
-    prices = {place.name: place for place in HOSTED}
+    """Returns the dollars that each request of the trace cost at a hosted provider."""
+    providers = {provider.name: provider for provider in HOSTED}
     spent = []
     for answer in run.played.answers[: len(run.played.trace)]:
-        place = None if answer.provider == OWN else prices.get(answer.provider)
-        input_usd, output_usd = (0.0, 0.0) if place is None else (float(place.input_usd), float(place.output_usd))
+        provider = None if answer.provider == OWN else providers.get(answer.provider)
+        input_usd = 0.0 if provider is None else float(provider.input_usd)
+        output_usd = 0.0 if provider is None else float(provider.output_usd)
         spent.append((answer.prompt_tokens * input_usd + answer.completion_tokens * output_usd) / 1e6)
     return np.array(spent)
 
 
-def _alive(lives: list[tuple[float, float]], times: Floats) -> Floats:
+def _alive(lifetimes: list[tuple[float, float]], times: Floats) -> Floats:
     alive = np.zeros(len(times))
-    for begun, ended in lives:
+    for begun, ended in lifetimes:
         alive += (times >= begun) & (times < ended)
     return alive

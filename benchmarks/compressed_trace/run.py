@@ -33,48 +33,52 @@ from vllm_service.simulation.trace import Trace
 
 @dataclass(frozen=True)
 class Bills:
-    """What the platforms want, in dollars; lives: of workers, seconds since the trace began."""
+    """The bills of the platforms, in dollars."""
 
     own_usd: Decimal
+    #: By provider.
     hosted_usd: dict[str, Decimal]
+    #: Of the own workers.
     billed_seconds: int
-    lives: list[tuple[float, float]]
+    #: The start and stop of each worker, in seconds since the trace began.
+    lifetimes: list[tuple[float, float]]
 
     @property
     def total_usd(self) -> Decimal:
-        """Of all of them."""
+        """Returns the sum of all bills."""
         return self.own_usd + sum(self.hosted_usd.values(), Decimal(0))
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What the gateway's rows say, in dollars.
+    """The costs in the gateway's ledger, in dollars."""
 
-    own_usd: once `reconcile --book` has put execution, cold starts and idle seconds to the requests that caused them;
-    expected_usd: before that. hosted_usd: as the gateway wrote it at once. reconciled: the command's words afterwards.
-    """
-
+    #: After `reconcile --book` has attributed execution, cold starts and idle seconds to the requests that caused them.
     own_usd: Decimal
+    #: Before that.
     expected_usd: float
+    #: By provider, as the gateway booked it at once.
     hosted_usd: dict[str, Decimal]
+    #: The output of `reconcile --book --json`.
     reconciled: dict[str, Any]
 
     @property
-    def nobody_usd(self) -> float:
-        """Of the bill, what no request caused."""
+    def unattributed_usd(self) -> float:
+        """Returns the part of the bill that no request caused."""
         return float((self.reconciled["attribution"] or {}).get("nobody_usd", 0.0))
 
     @property
     def total_usd(self) -> Decimal:
-        """Of all places."""
+        """Returns the sum over all providers."""
         return self.own_usd + sum(self.hosted_usd.values(), Decimal(0))
 
 
 @dataclass(frozen=True)
 class Played:
-    """What really happened. began_at: time.monotonic when the trace began."""
+    """The measured side."""
 
     trace: Trace
+    #: time.monotonic when the trace began.
     began_at: float
     answers: list[Answer]
     bills: Bills
@@ -83,7 +87,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Run:
-    """Both sides."""
+    """Both sides: played and simulated."""
 
     physics: Physics
     scenario: Scenario
@@ -100,9 +104,9 @@ async def played(
     *,
     until_own_answers: bool = False,
 ) -> Played:
-    """Everything lies in `directory` afterwards: configuration, logs, ledger.
+    """Plays the trace. Configuration, logs and ledger are in `directory` afterwards.
 
-    until_own_answers: goes on asking after the trace until an own worker has answered.
+    until_own_answers: sends further requests after the trace until an own worker has answered one.
     """
     async with emulated(hosted, directory / "workers") as endpoint:
         configure(directory, endpoint.emulator, physics.profile, hosted)
@@ -120,7 +124,7 @@ async def played(
 
 
 def compared(trace: Trace, physics: Physics, real: Played) -> Run:
-    """With the simulator's side."""
+    """Simulates the trace, and returns both sides."""
     scenario = scenario_of(physics.profile)
     return Run(physics, scenario, real, simulated(trace, scenario))
 
@@ -132,12 +136,12 @@ def _bills(endpoint: Endpoint, began_at: float) -> Bills:
         own_usd=bill.total_usd,
         hosted_usd={name: provider.meter.total_usd for name, provider in endpoint.emulator.hosted.providers.items()},
         billed_seconds=bill.billed_seconds,
-        lives=[(meter.started_at - began_at, (meter.stopped_at or 0.0) - began_at) for meter in meters],
+        lifetimes=[(meter.started_at - began_at, (meter.stopped_at or 0.0) - began_at) for meter in meters],
     )
 
 
 async def _ledger(directory: Path, endpoint: Endpoint, hosted: Sequence[Hosted]) -> Ledger:
-    """By the commands that a user has."""
+    """Reads the ledger with the same commands that a user has."""
     variables = variables_of(directory)
 
     async def reconciled(*more: str) -> dict[str, Any]:
@@ -145,12 +149,13 @@ async def _ledger(directory: Path, endpoint: Endpoint, hosted: Sequence[Hosted])
         document: dict[str, Any] = json.loads(await command("reconcile", *bill, variables=variables))
         return document
 
-    before, after = await reconciled(), await reconciled("--book")
+    before = await reconciled()
+    after = await reconciled("--book")
     rows = list(csv.DictReader(io.StringIO(await command("ledger", "export", "--format", "csv", variables=variables))))
     return Ledger(
         own_usd=_booked(rows, OWN),
         expected_usd=float(before["total"]["booked_usd"] or 0.0),
-        hosted_usd={place.name: _booked(rows, place.name) for place in hosted},
+        hosted_usd={provider.name: _booked(rows, provider.name) for provider in hosted},
         reconciled=after,
     )
 

@@ -1,4 +1,4 @@
-"""The same traffic in the simulator, with the physics that were measured."""
+"""The simulation of the same traffic, with the measured speeds."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ from vllm_service.simulation.replay import Outcome, Replay
 from vllm_service.simulation.scenario import HostedPhysics, OwnPhysics, Scenario
 from vllm_service.simulation.trace import Trace
 
-ENVELOPE_TOKENS = 60  # what the JSON around a prompt adds to the gateway's estimate of its length, four bytes a token
-# The keeper looks at /health when 2 s have passed, in rounds of 1 s: a change is 0 to 3 s old when it is seen.
+#: What the JSON around a prompt adds to the gateway's estimate of its length, at four bytes a token.
+ENVELOPE_TOKENS = 60
+#: The gateway reads /health after 2 s, in rounds of 1 s: a change is 0 to 3 s old when it is seen.
 STATE_LAG_SECONDS = 1.5
 
 
 class AsPlayed(CostPolicy):
-    """Tells the router what the gateway tells it of these calls: the length of the JSON, and the caller's limit."""
+    """COST with the facts that the gateway has about these calls: the length of the JSON, and the caller's limit."""
 
     looks_always = True
 
     def settings(self, scenario: Scenario) -> RouterSettings:
-        """providers.yaml cannot say what a running prefill takes from answers: the router has its own guess."""
+        """Returns the settings with the router's default for `prefill_share`."""
         settings = super().settings(scenario)
+        # providers.yaml has no field for it, so the gateway's router uses its default too.
         share = EndpointProfile().prefill_share
         profiles = {name: replace(profile, prefill_share=share) for name, profile in settings.profiles.items()}
         return replace(settings, profiles=profiles)
 
     def facts_of(self, request: int) -> RequestFacts:
-        """Of the request with this number."""
-        prompt, limit = int(self.replay.prompts[request]), int(self.replay.completions[request])
+        """Returns the facts of the request with this number."""
+        prompt = int(self.replay.prompts[request])
+        limit = int(self.replay.completions[request])
         return RequestFacts(MODEL, "chat.completions", prompt + ENVELOPE_TOKENS, stream=True, max_tokens=limit)
 
 
 def scenario_of(profile: EndpointProfile, hosted: tuple[Hosted, ...] = HOSTED) -> Scenario:
-    """Cold starts as they were measured, without a spread: there are too few of them to know one."""
+    """Returns the scenario of the stage."""
+    # No spread of the cold starts: too few are measured for an estimate of it.
     own = OwnPhysics(float(USD_PER_SECOND), profile, cold_start_sigma=0.0, state_lag_seconds=STATE_LAG_SECONDS)
-    places = tuple(
-        HostedPhysics(
-            place.name, float(place.input_usd), float(place.output_usd), place.ttft_seconds, place.tokens_per_second
-        )
-        for place in hosted
+    providers = tuple(
+        HostedPhysics(one.name, float(one.input_usd), float(one.output_usd), one.ttft_seconds, one.tokens_per_second)
+        for one in hosted
     )
-    return Scenario("compressed", "2026-11-21", own, places, LatencyTarget(), REFUSED_SHARE, REFUSED_SECONDS)
+    return Scenario("compressed", "2026-11-21", own, providers, LatencyTarget(), REFUSED_SHARE, REFUSED_SECONDS)
 
 
 def simulated(trace: Trace, scenario: Scenario, seed: int = 0) -> Outcome:
-    """One run of COST."""
+    """Simulates one run of COST."""
     return Replay(trace, scenario, Draws(scenario, len(trace), seed), AsPlayed()).run()

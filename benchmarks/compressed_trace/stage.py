@@ -1,4 +1,4 @@
-"""Where the trace is played: an emulated endpoint with real workers, two hosted providers, a gateway process."""
+"""The stage of a run: an emulated endpoint with real workers, two emulated hosted providers, a gateway process."""
 
 from __future__ import annotations
 
@@ -20,27 +20,33 @@ from runpod_emulator.hosted import HostedFaults, HostedModel, HostedSettings
 from vllm_service.routing.profiles import EndpointProfile
 
 ROOT = Path(__file__).resolve().parents[2]
-OWN, ENDPOINT_ID = "own", "ep"
+OWN = "own"
+ENDPOINT_ID = "ep"
 SLOTS = 8
 IDLE_SECONDS = 5
-USD_PER_SECOND = Decimal("0.00031")  # a 4090
-REFUSED_SHARE, REFUSED_SECONDS = 0.01, 0.3
+#: The price of a 4090.
+USD_PER_SECOND = Decimal("0.00031")
+#: The share of requests that get a 429, and its delay.
+REFUSED_SHARE = 0.01
+REFUSED_SECONDS = 0.3
 PATIENCE_SECONDS = 240
 
 
 @dataclass(frozen=True)
 class Hosted:
-    """One provider: dollars per million tokens, and how fast it is."""
+    """One hosted provider."""
 
     name: str
+    #: Dollars per million tokens.
     input_usd: Decimal
     output_usd: Decimal
+    #: The time to the first token.
     ttft_seconds: float
     tokens_per_second: float
 
     @property
     def settings(self) -> HostedSettings:
-        """As it is emulated: one request in a hundred gets a 429."""
+        """Returns the emulator's settings; one request in a hundred gets a 429."""
         model = HostedModel(
             id=DEMO_MODEL_NAME, input_usd=self.input_usd, output_usd=self.output_usd, answer_tokens=4096
         )
@@ -55,7 +61,7 @@ class Hosted:
         )
 
 
-# As large models are priced. The demo model on a core does so few tokens a second that no cheaper one could be beaten.
+#: The prices of large models. The demo model on a core makes so few tokens a second that it could beat no cheaper ones.
 HOSTED = (
     Hosted("cheap", Decimal("1.80"), Decimal("7.20"), 0.3, 200),
     Hosted("dear", Decimal("3.00"), Decimal("12.00"), 0.5, 100),
@@ -69,7 +75,7 @@ class Endpoint:
     emulator: Emulator
 
     async def until_no_worker(self) -> None:
-        """Raises TimeoutError."""
+        """Waits until no worker runs. Raises TimeoutError."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while any(worker.meter.stopped_at is None for worker in self.emulator.workers.values()):
                 await self.emulator.endpoint.changed.wait(0.1)
@@ -77,21 +83,21 @@ class Endpoint:
 
 @asynccontextmanager
 async def emulated(hosted: Sequence[Hosted] = (), logs: Path | None = None) -> AsyncIterator[Endpoint]:
-    """An endpoint without a worker so far; hosted providers beside it."""
+    """Starts an endpoint that has no worker yet, and hosted providers beside it."""
     settings = EndpointSettings(
         endpoint_id=ENDPOINT_ID, max_workers=1, idle_timeout_seconds=IDLE_SECONDS, usd_per_second=USD_PER_SECOND
     )
     flags = {name.upper(): value for name, value in DEMO_FLAGS.items() if name != "model"}
     variables = {"MODEL_NAME": DEMO_FLAGS["model"], "MAX_CONCURRENCY": str(SLOTS), "HF_HUB_OFFLINE": "1"}
-    # One thread for the model: with two, spinning, each takes a core from gateway, callers and whoever else runs here.
+    # One thread for the model: a second one would spin on the core that gateway and callers need.
     variables["OMP_NUM_THREADS"] = "1"
     command = WorkerCommand((sys.executable, "handler.py"), flags | variables, ROOT, logs)
-    async with Emulator(settings, command, hosted=[place.settings for place in hosted]) as emulator:
+    async with Emulator(settings, command, hosted=[provider.settings for provider in hosted]) as emulator:
         yield Endpoint(emulator)
 
 
 def configure(directory: Path, emulator: Emulator, profile: EndpointProfile, hosted: Sequence[Hosted]) -> None:
-    """providers.yaml and models.yaml; JSON is YAML. Each place has the model, the gateway chooses by cost."""
+    """Writes providers.yaml and models.yaml. Every provider offers the model; the gateway chooses by cost."""
     expected = {
         "prefill_tokens_per_second": profile.prefill_tokens_per_second,
         "decode_seconds": profile.decode_seconds,
@@ -104,17 +110,18 @@ def configure(directory: Path, emulator: Emulator, profile: EndpointProfile, hos
     }
     own = {"endpoint_id": ENDPOINT_ID, "api_url": emulator.origin, "usd_per_second": float(USD_PER_SECOND)}
     providers: dict[str, Any] = {OWN: own | {"as_of": "2026-11-21", "expected": expected}}
-    for place in hosted:
-        price = {"input": float(place.input_usd), "output": float(place.output_usd), "as_of": "2026-11-21"}
-        providers[place.name] = {"base_url": emulator.hosted_url(place.name), "prices": {DEMO_MODEL_NAME: price}}
+    for one in hosted:
+        price = {"input": float(one.input_usd), "output": float(one.output_usd), "as_of": "2026-11-21"}
+        providers[one.name] = {"base_url": emulator.hosted_url(one.name), "prices": {DEMO_MODEL_NAME: price}}
     offers = [{"provider": name, "model": DEMO_MODEL_NAME} for name in providers]
     directory.mkdir(parents=True, exist_ok=True)
+    # JSON is YAML.
     (directory / "providers.yaml").write_text(json.dumps({"providers": providers}))
     (directory / "models.yaml").write_text(json.dumps({"models": {DEMO_MODEL_NAME: {"offers": offers}}}))
 
 
 def variables_of(directory: Path) -> dict[str, str]:
-    """What the gateway and its commands are told."""
+    """Returns the environment of the gateway and its commands."""
     return {
         **{name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")},
         "SERVICE_PORT": "0",
@@ -126,7 +133,10 @@ def variables_of(directory: Path) -> dict[str, str]:
 
 @asynccontextmanager
 async def gateway(directory: Path) -> AsyncIterator[str]:
-    """A gateway process; its URL with `/v1`. SIGTERM at the end, and RuntimeError unless it ends with 0."""
+    """Starts a gateway process, and stops it with SIGTERM at the end. Yields its URL with `/v1`.
+
+    Raises RuntimeError unless it ends with 0.
+    """
     with (directory / "gateway.log").open("wb") as log:
         process = await _python("-m", "vllm_service", "serve", variables=variables_of(directory), stderr=log.fileno())
     assert process.stdout is not None
@@ -139,7 +149,9 @@ async def gateway(directory: Path) -> AsyncIterator[str]:
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE_SECONDS):
             if await process.wait():
-                raise RuntimeError(f"the gateway ended badly: {(directory / 'gateway.log').read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"the gateway ended with {process.returncode}: {(directory / 'gateway.log').read_text()[-2000:]}"
+                )
     finally:
         if process.returncode is None:
             process.kill()
@@ -147,7 +159,7 @@ async def gateway(directory: Path) -> AsyncIterator[str]:
 
 
 async def command(*arguments: str, variables: Mapping[str, str]) -> str:
-    """What `python -m vllm_service ARGUMENTS` wrote to stdout; RuntimeError unless it ended with 0."""
+    """Returns the stdout of `python -m vllm_service ARGUMENTS`. Raises RuntimeError unless it ends with 0."""
     process = await _python("-m", "vllm_service", *arguments, variables=variables, stderr=asyncio.subprocess.PIPE)
     stdout, stderr = await process.communicate()
     if process.returncode:

@@ -1,4 +1,4 @@
-"""What came of a run, side by side, and whether it keeps the bars of docs/routing.md."""
+"""The figures of a run, side by side, and whether they are within the bars of docs/routing.md."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from benchmarks.compressed_trace.run import Played, Run
 from benchmarks.compressed_trace.stage import OWN
 from vllm_service.routing.profiles import LatencyTarget
 
-SIMULATION_PERCENT, LEDGER_PERCENT = 10.0, 1.0
+SIMULATION_PERCENT = 10.0
+LEDGER_PERCENT = 1.0
 _SIMULATED = ("simulated_hosted_usd", "simulated_first_s", "simulated_end_s")
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side's figures."""
+    """The figures of one side."""
 
     usd: float
     own_usd: float
@@ -35,23 +36,24 @@ class Side:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Differences in percent of the bills."""
+    """Both sides, and their differences."""
 
     measured: Side
     simulated: Side
     sent: int
     answered: int
+    #: How much more the simulation and the ledger have than the bills, in percent of the bills.
     simulation_percent: float
     ledger_percent: float
 
     @property
     def lost(self) -> int:
-        """Requests without a whole answer."""
+        """Returns the number of requests without a whole answer."""
         return self.sent - self.answered
 
     @property
     def is_kept(self) -> bool:
-        """Every bar."""
+        """Returns whether every bar is kept."""
         return (
             self.lost == 0
             and abs(self.simulation_percent) <= SIMULATION_PERCENT
@@ -60,8 +62,9 @@ class Verdict:
 
 
 def verdict(run: Run) -> Verdict:
-    """Of a whole run."""
-    real, outcome = run.played, run.outcome
+    """Returns the verdict on a run."""
+    real = run.played
+    outcome = run.outcome
     billed = float(real.bills.total_usd)
     return Verdict(
         measured=_measured(real, run.scenario.target),
@@ -82,7 +85,7 @@ def verdict(run: Run) -> Verdict:
 
 
 def ledger_percent(real: Played) -> float:
-    """What the ledger has more than the bills."""
+    """Returns how much more the ledger has than the bills, in percent of the bills."""
     return 100.0 * float(real.ledger.total_usd / real.bills.total_usd - 1)
 
 
@@ -92,7 +95,7 @@ def _measured(real: Played, target: LatencyTarget) -> Side:
         usd=float(bills.total_usd),
         own_usd=float(bills.own_usd),
         hosted_usd=float(sum(bills.hosted_usd.values())),
-        starts=len(bills.lives),
+        starts=len(bills.lifetimes),
         worker_seconds=bills.billed_seconds,
         within_target_pct=100.0 * float(np.mean([is_in_time(answer, target) for answer in real.answers])),
         own_share_pct=100.0 * float(np.mean([answer.provider == OWN for answer in real.answers])),
@@ -100,7 +103,7 @@ def _measured(real: Played, target: LatencyTarget) -> Side:
 
 
 def is_in_time(answer: Answer, target: LatencyTarget) -> bool:
-    """As the simulator judges: the first token, and the end."""
+    """Returns whether the first token and the end came within the target, by the simulator's rule."""
     if answer.error is not None:
         return False
     allowed = target.first_token_seconds(answer.prompt_tokens)
@@ -109,8 +112,9 @@ def is_in_time(answer: Answer, target: LatencyTarget) -> bool:
 
 
 def to_json(run: Run) -> dict[str, Any]:
-    """All figures of a run."""
-    found, ledger = verdict(run), run.played.ledger
+    """Returns all figures of a run."""
+    found = verdict(run)
+    ledger = run.played.ledger
     return {
         "measured": asdict(found.measured),
         "simulated": asdict(found.simulated),
@@ -121,14 +125,14 @@ def to_json(run: Run) -> dict[str, Any]:
             "usd": float(ledger.total_usd),
             "own_usd": float(ledger.own_usd),
             "hosted_usd": {name: float(usd) for name, usd in ledger.hosted_usd.items()},
-            "nobody_usd": ledger.nobody_usd,
+            "nobody_usd": ledger.unattributed_usd,
             "own_usd_expected_before_the_bill": ledger.expected_usd,
             "difference_percent": round(found.ledger_percent, 6),
             "reconcile": {name: ledger.reconciled[name] for name in ("total", "attribution")},
         },
         "physics": run.physics.to_json(),
         "worker_lives_seconds": {
-            "measured": [[round(begun, 1), round(ended, 1)] for begun, ended in run.played.bills.lives],
+            "measured": [[round(begun, 1), round(ended, 1)] for begun, ended in run.played.bills.lifetimes],
             "simulated": [[round(begun, 1), round(ended, 1)] for begun, ended in run.outcome.lifetimes],
         },
         "bars_kept": found.is_kept,
@@ -136,8 +140,9 @@ def to_json(run: Run) -> dict[str, Any]:
 
 
 def write_requests(path: Path, run: Run) -> None:
-    """Both sides, request by request: where it went, and seconds to its first token and its end."""
-    outcome, answers = run.outcome, run.played.answers
+    """Writes a CSV of both sides with a row per request: its provider, and the seconds to its first token and end."""
+    outcome = run.outcome
+    answers = run.played.answers
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(("arrival_s", "prompt_tokens", "completion_tokens", "provider", "first_s", "end_s", *_SIMULATED))
@@ -159,8 +164,9 @@ def write_requests(path: Path, run: Run) -> None:
 
 
 def print_table(run: Run) -> None:
-    """For people."""
-    found, ledger = verdict(run), run.played.ledger
+    """Prints the verdict."""
+    found = verdict(run)
+    ledger = run.played.ledger
     table = Table("", "measured", "simulated", title="A compressed trace, played and simulated")
     for name in Side.__dataclass_fields__:
         values = (getattr(side, name) for side in (found.measured, found.simulated))
@@ -170,7 +176,7 @@ def print_table(run: Run) -> None:
     console.print(
         f"simulated dollars {found.simulation_percent:+.2f} % (bar {SIMULATION_PERCENT:g} %)",
         f"ledger {found.ledger_percent:+.4f} % of the bills (bar {LEDGER_PERCENT:g} %), "
-        f"of which nobody caused ${ledger.nobody_usd:.6f}; own rows by themselves say ${ledger.expected_usd:.6f}",
+        f"no request caused ${ledger.unattributed_usd:.6f}; own rows before that ${ledger.expected_usd:.6f}",
         f"requests: {found.sent} sent, {found.answered} answered, {found.lost} lost (bar 0)",
         f"physics: {run.physics.to_json()}",
         sep="\n",
