@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from handler.dispatch import Dispatcher
@@ -16,6 +17,10 @@ from handler.settings import WorkerSettings, export
 from tests.groups import rank_of, scheduling
 from tests.servers import PostgresServer, RedisServer
 from tests.support import Worker
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -128,12 +128,16 @@ if not has_room then
   add(KEYS[4], -1, negative(ARGV[4]), negative(ARGV[5]))
   return reply
 end
+-- Redis expires keys by its own clock. A caller's clock may stand still meanwhile, so its windows and leases stay.
+local function expire(key, ms)
+  if ARGV[1] == '' then redis.call('PEXPIRE', key, ms) end
+end
 for number = 1, 2 do
   if ARGV[6 + number] ~= '' then
     redis.call('HINCRBY', KEYS[number], taken_in[number], 1)
-    redis.call('PEXPIRE', KEYS[number], 2 * (tonumber(ARGV[11 + 2 * number]) + 1) * tonumber(ARGV[12 + 2 * number]))
+    expire(KEYS[number], 2 * (tonumber(ARGV[11 + 2 * number]) + 1) * tonumber(ARGV[12 + 2 * number]))
   end
 end
 redis.call('ZADD', KEYS[5], now + tonumber(ARGV[2]), ARGV[3])
-redis.call('PEXPIRE', KEYS[5], 2 * tonumber(ARGV[2]))
+expire(KEYS[5], 2 * tonumber(ARGV[2]))
 return {1, taken_in[1], taken_in[2]}
