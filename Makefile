@@ -23,6 +23,7 @@ setup: $(INSTALLED)  ## make .venv with everything that run and test need (empti
 
 $(INSTALLED): | $(LOCKS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	@test ! -L $(VENV) || { echo "$(VENV) is a link, and what it names would be emptied. Remove the link, then run make again."; exit 1; }
 	@echo "== making $(VENV) (once; a few minutes, about 2.5 GB)"
 	$(PYTHON) -m venv --clear $(VENV)
 	@echo "== installing PyTorch for CPUs, from where pip is configured to look, else from PyTorch's own index"
