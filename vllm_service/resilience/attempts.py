@@ -326,7 +326,7 @@ def _ignore_failure(step: Step, error: Exception) -> None:
 
 
 def _final_error(plan: Plan, request: TriedRequest, schedule: RetrySchedule) -> ServiceError:
-    """Returns the error for the caller when no attempt has answered: the last one's if that is the most exact, else a summary."""
+    """Returns the error for the caller when no attempt has answered: the last attempt's, or a summary of all."""
     now = request.policy.clock()
     model = request.facts.model
     last = request.error

@@ -212,8 +212,8 @@ class RetrySchedule(msgspec.Struct):
     def error(self, now: float, last: ServiceError) -> ServiceError:
         """Returns the error for the caller when every attempt has failed. last: the error of the last attempt.
 
-        The last error is the most exact, unless the time is over or all providers throttle. One provider's 429 says nothing
-        about the others, so it is replaced where the attempts failed in different ways.
+        The last error is the most exact, unless the time is over or all providers throttle. One provider's 429 does not
+        speak for the others, so it is replaced where the attempts failed in different ways.
         """
         failures = [failure for _, failure in self.failures]
         if all(failure.breaker_status in THIS_OFFER_ONLY | OUR_ACCOUNT for failure in failures):
