@@ -225,7 +225,8 @@ class RequestContext:
         The cost is by the provider's price of a token; without one, what the router expected; else unknown.
         """
         self.usage = usage
-        model, step = self.model, self.step
+        model = self.model
+        step = self.step
         if model.baseline is not None:
             self.baseline_picousd = model.baseline.cost_picousd(usage)
         if self.outcome is Outcome.CACHED:
@@ -316,7 +317,7 @@ class RequestContext:
 
         docs/ledger.md describes it.
         """
-        step, usage, cost = loser
+        step, usage, cost_picousd = loser
         return replace(
             self.record(now),
             request_id=f"{self.request_id}/hedge",
@@ -325,7 +326,7 @@ class RequestContext:
             provider=step.provider,
             upstream_model=step.model,
             usage=usage,
-            cost_picousd=cost,
+            cost_picousd=cost_picousd,
             baseline_picousd=None,
             ttft_ms=None,
             attempts=0,

@@ -27,7 +27,7 @@ class EventRelay:
     """Passes events to `send`. An event that came in part is held until its rest comes.
 
     So a broken stream ends between two events, and the error event can follow. finish: called with the event that
-    carries usage, the usage, and whether the event holds nothing else; its result is passed on in the event's place,
+    carries usage, the usage, and whether the event holds nothing else; its result is passed on instead of the event,
     and b"" hides the event.
     """
 
@@ -77,7 +77,7 @@ class EventRelay:
     def _with_usage(self, data: bytes) -> bytes:
         """Returns the events with those that carry usage replaced by what `finish` returns for them.
 
-        The bytes `"usage":{` may also stand in an answer's text, so an event counts only if its JSON has the member.
+        A deeper member may have the name, too, so an event counts only if its JSON has usage where providers send it.
         """
         passed = []
         for event in _EVENT.findall(data):

@@ -179,7 +179,8 @@ class ProviderRequest(msgspec.Struct, eq=False):
 
     async def __call__(self, attempt: Attempt[Answer], patience: Patience) -> Answer:
         """Returns when a whole answer is there, or the first event of a stream. Raises NotAnswered."""
-        context, step = self._context, attempt.step
+        context = self._context
+        step = attempt.step
         provider = context.snapshot.catalog.providers[step.provider]
         context.attempts += 1
         if not attempt.is_hedge:
@@ -200,7 +201,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
 
     @property
     def is_answer_needed(self) -> bool:
-        """Whether the caller is still there. The answer of a caller who has left is drained, but not sent for again."""
+        """True while the caller is there. After that an answer may still be drained, but no other is tried for."""
         return not self._context.writer.has_left
 
     async def close(self, answer: Answer) -> None:

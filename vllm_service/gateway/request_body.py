@@ -45,7 +45,7 @@ class RequestFields(msgspec.Struct):
 
     @property
     def requests_usage(self) -> bool:
-        """Whether the caller has requested the usage chunk of a stream."""
+        """True if the caller has requested the usage chunk of a stream."""
         return self.stream_options is not None and self.stream_options.include_usage is True
 
     @property

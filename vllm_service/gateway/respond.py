@@ -127,7 +127,7 @@ def replay(context: RequestContext, cached: CachedResponse) -> None:
 
 
 def _annotated_usage(context: RequestContext, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
-    """Counts the usage and returns what is passed on in place of its event; b"" hides the event.
+    """Counts the usage and returns what is passed on instead of its event; b"" hides the event.
 
     The gateway always requests the usage chunk from the provider. Many callers read `choices[0]` of every chunk, so
     the chunk without choices is passed on only to callers who have requested it.

@@ -76,7 +76,7 @@ def tokenizer_file(path: Path) -> Path:
 
 
 def _messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the messages of chat, or of responses, whose input may be a text. Raises ValueError if there are none."""
+    """Returns the messages of chat, or those of responses (its input may be a text). Raises ValueError without any."""
     messages = fields.get("messages", fields.get("input"))
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -119,7 +119,8 @@ def _template(directory: Path) -> Any:
     The environment's options, filters and globals are those with which transformers renders templates. It is a sandbox,
     since a template is code that comes with a model.
     """
-    config_file, template_file = directory / "tokenizer_config.json", directory / "chat_template.jinja"
+    config_file = directory / "tokenizer_config.json"
+    template_file = directory / "chat_template.jinja"
     config = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
     source = template_file.read_text("utf-8") if template_file.is_file() else config.get("chat_template")
     if isinstance(source, list):  # several templates, each with its name

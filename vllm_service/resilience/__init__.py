@@ -1,1 +1,1 @@
-"""What every attempt of a request passes: the one driver, circuit breakers, retries, deadlines and hedging."""
+"""The attempts of a request: the one driver, circuit breakers, retries, deadlines and hedging."""

@@ -134,7 +134,7 @@ class Send(Protocol[Answer]):
 
     @property
     def is_answer_needed(self) -> bool:
-        """Whether somebody waits for the answer, so that a further attempt is worth its money."""
+        """True while the caller waits for the answer, so that a further attempt is worth its money."""
         ...
 
     async def close(self, answer: Answer) -> None:
@@ -326,7 +326,7 @@ def _ignore_failure(step: Step, error: Exception) -> None:
 
 
 def _final_error(plan: Plan, request: TriedRequest, schedule: RetrySchedule) -> ServiceError:
-    """Returns the error for the caller when no attempt has answered: the last one's if it says most, else a summary."""
+    """Returns the error for the caller when no attempt has answered: the last attempt's, or a summary of all."""
     now = request.policy.clock()
     model = request.facts.model
     last = request.error

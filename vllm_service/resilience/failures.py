@@ -42,7 +42,7 @@ class Blame(StrEnum):
 
 
 class Kind(StrEnum):
-    """What happened to an attempt."""
+    """The event that ended an attempt."""
 
     #: No connection to the provider.
     CONNECT = "connect"
@@ -50,7 +50,7 @@ class Kind(StrEnum):
     TIMEOUT = "timeout"
     #: A status of 400 or more.
     STATUS = "status"
-    #: An answer that is none: another form than asked for, or an error with status 200.
+    #: An answer without content: not JSON, or an error with status 200.
     GARBAGE = "garbage"
     #: A connection that broke in the middle of the answer.
     CUT = "cut"
@@ -82,7 +82,7 @@ class Failure:
 
     @property
     def is_final(self) -> bool:
-        """Whether no other offer may be tried: content has been passed on, or the caller has left or made a mistake."""
+        """True if no other offer may be tried: content has been passed on, or the caller has left or made a mistake."""
         status = self.breaker_status
         return self.content_started or (status not in THIS_OFFER_ONLY and blame(status) in (Blame.CALLER, Blame.NONE))
 

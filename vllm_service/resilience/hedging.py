@@ -21,7 +21,7 @@ HEADER = b"x-hedge"
 
 @dataclass(frozen=True, kw_only=True)
 class HedgeSettings:
-    """When a hedge is sent, and its budget."""
+    """Settings for the time at which a hedge is sent, and for its budget."""
 
     #: The share of spend that may go to attempts that lose; 0 never hedges.
     percent: int = 5
@@ -103,7 +103,7 @@ class FirstBytes:
 
 @dataclass
 class Hedging:
-    """How slow each offer is to begin, and what may be spent on second attempts."""
+    """Keeps each offer's times to the first byte, and the budget for second attempts."""
 
     settings: HedgeSettings = field(default_factory=HedgeSettings)
     #: Whether requests without the header are hedged.
@@ -114,7 +114,7 @@ class Hedging:
         self._first_bytes: dict[tuple[str, str], FirstBytes] = {}
 
     def is_on_for(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether a request may be hedged: by its header `x-hedge: on` or `off`, else as configured."""
+        """Returns whether a request may be hedged: by its header `x-hedge: on` or `off`, else as configured."""
         header = headers.get(HEADER)
         return self.is_on if header is None else header == b"on"
 
@@ -203,7 +203,7 @@ async def _first_to_answer(
 ) -> Winner[Answer]:
     """Returns the winner; takes it, and the runners that failed before it, out of `runners`.
 
-    When all have failed, raises the first step's failure: a second one's failure, or its open breaker, says less.
+    When all have failed, raises the first step's failure: a second one's failure, or its open breaker, explains less.
     """
     failure: Exception | None = None
     while True:

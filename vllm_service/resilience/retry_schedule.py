@@ -25,7 +25,7 @@ HEADER = "x-request-timeout-ms"
 
 @dataclass(frozen=True, kw_only=True)
 class DeadlineSettings:
-    """How long requests may take."""
+    """Settings for how long requests may take."""
 
     #: The time for a request without the header.
     default_seconds: float = 600.0
@@ -82,7 +82,7 @@ def deadline(header: str | None, settings: DeadlineSettings, now: float) -> Dead
 
 @dataclass(frozen=True, kw_only=True)
 class RetrySettings:
-    """How often a request is tried, and how long the pauses are.
+    """Settings for how often a request is tried, and for the pauses in between.
 
     The pause before an offer is tried for the nth time again is first_wait_seconds x 2^(n-1) plus up to jitter_seconds,
     longest_wait_seconds at most. An offer whose Retry-After is longer than that is not tried again.
@@ -118,7 +118,7 @@ class ScheduledAttempt(msgspec.Struct, frozen=True, gc=False):
 
 
 class _OfferState(msgspec.Struct):
-    """What one request has tried at one offer."""
+    """One request's attempts at one offer."""
 
     step: Step
     tries: int = 0
@@ -212,8 +212,8 @@ class RetrySchedule(msgspec.Struct):
     def error(self, now: float, last: ServiceError) -> ServiceError:
         """Returns the error for the caller when every attempt has failed. last: the error of the last attempt.
 
-        The last error says most, unless the time is over or all providers throttle. One provider's 429 says nothing
-        about the others, so it is replaced where the attempts failed in different ways.
+        The last error is the most exact, unless the time is over or all providers throttle. One provider's 429 does not
+        speak for the others, so it is replaced where the attempts failed in different ways.
         """
         failures = [failure for _, failure in self.failures]
         if all(failure.breaker_status in THIS_OFFER_ONLY | OUR_ACCOUNT for failure in failures):

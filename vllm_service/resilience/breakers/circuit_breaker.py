@@ -16,7 +16,7 @@ from vllm_service.resilience.failures import Blame, blame
 
 @dataclass(frozen=True, kw_only=True)
 class BreakerSettings:
-    """When a breaker opens and closes."""
+    """Settings for when a breaker opens and closes."""
 
     #: So many failures in a row open it.
     consecutive_failures: int = 5
@@ -159,7 +159,7 @@ class CircuitBreaker:
         return max(0.0, self._shut_at + self._shut_seconds - now)
 
     def allows(self, now: float) -> bool:
-        """Whether `admit` would let a request by. It reserves nothing."""
+        """Returns whether `admit` would let a request by, without reserving anything."""
         if self._state is CLOSED:
             return True
         state = self.state(now)
@@ -212,7 +212,7 @@ class CircuitBreaker:
             self._count_failure(status, rest, now)
 
     def cancelled(self, admission: Admission) -> None:
-        """Records a request whose end says nothing about the provider."""
+        """Records a request that ended for another reason than the provider."""
         if admission.is_probe and admission.generation == self._admission.generation:
             self._end_probe()
 

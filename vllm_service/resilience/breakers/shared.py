@@ -51,11 +51,11 @@ class Breakers:
         return self.of(step.provider, step.model).admit(now)
 
     def allows(self, step: Step, now: float) -> bool:
-        """Whether `admit` would let a request by. It reserves nothing, so the router's plans may call it."""
+        """Returns whether `admit` would let a request by, without reserving anything, so that plans may call it."""
         return self.of(step.provider, step.model).allows(now)
 
     def may_try(self, provider: str, model: str, now: float) -> bool:
-        """Whether `admit` would let a request by, as routing.router.BreakerView declares it."""
+        """Returns whether `admit` would let a request by; the method that routing.router.BreakerView declares."""
         return self.of(provider, model).allows(now)
 
     def apply(self, change: BreakerChange, now: float) -> None:
@@ -153,7 +153,7 @@ class SharedBreakers:
         self._release_probe(step, admission)
 
     def cancelled(self, step: Step, admission: Admission) -> None:
-        """Records a request whose end says nothing about the provider."""
+        """Records a request that ended for another reason than the provider."""
         self.breakers.of(step.provider, step.model).cancelled(admission)
         self._release_probe(step, admission)
 
