@@ -1,1 +1,1 @@
-"""What the gateway serves over HTTP, one file per concern; the chat path is raw ASGI, the rest is FastAPI."""
+"""The gateway's operations endpoints as a FastAPI application, one file per concern. Model calls do not pass here."""

@@ -1,4 +1,4 @@
-"""Who may ask: `Authorization: Bearer KEY`, checked by the key store; without one (local development), everybody."""
+"""Checks `Authorization: Bearer KEY` in the key store. Without a store (local development) every caller is let in."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 
 
 def required_key(keys: Keys | None) -> Callable[..., Awaitable[ApiKey | None]]:
-    """A dependency: the caller's key. Raises Unauthorized; the message repeats nothing of what was sent."""
+    """Returns a FastAPI dependency that gives the caller's key, or None without a key store.
+
+    It raises Unauthorized with a message that repeats nothing of what was sent.
+    """
 
     async def check(credentials: Credentials) -> ApiKey | None:
         if keys is None:
             return None
         if credentials is None:
-            raise Unauthorized("This needs a key: send the header Authorization: Bearer KEY.")
+            raise Unauthorized("This path needs a key: send the header Authorization: Bearer KEY.")
         key = await keys.find(credentials.credentials)
         if key is None:
-            raise Unauthorized("This key is not known here, or it has been revoked.")
+            raise Unauthorized("This key is unknown, or it has been revoked: ask the gateway's operator for another.")
         return key
 
     return check
 
 
-async def is_known(keys: Keys | None, request: Request) -> bool:
-    """Whether the caller may see what is not for everybody, where a key is welcome but not needed."""
+async def has_valid_key(keys: Keys | None, request: Request) -> bool:
+    """Returns true if the caller may see details, where a key is optional: with a valid key, or without a key store."""
     if keys is None:
         return True
     credentials = await bearer(request)

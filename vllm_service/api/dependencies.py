@@ -1,4 +1,4 @@
-"""What the FastAPI side reads: the parts of the gateway that its routes report on. Nothing is global."""
+"""The parts of the gateway that the FastAPI routes read; they are passed in, nothing is global."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from vllm_service.storage.protocol import Keys
 
 @dataclass(frozen=True)
 class Dependencies:
-    """The parts that routes report on. A part that is not registered in `statuses` is unknown and reported as null."""
+    """The parts that routes report on. A part without a status in `statuses` is unknown and reported as null."""
 
     catalog: Callable[[], Catalog]
     measurements: Measurements
     statuses: Statuses
-    #: None: local development, every caller may ask.
+    #: None in local development, where no key is needed.
     keys: Keys | None = None
     serves_metrics: bool = True
     metrics_need_key: bool = False
     #: Seconds since 1970.
     started_at: float = field(default_factory=time.time)
+    #: Returns seconds since 1970.
     clock: Callable[[], float] = time.time
     process: ProcessReader = field(default_factory=ProcessReader)
 
     @property
     def server(self) -> ServerState:
-        """The HTTP server; not listening where none is registered."""
+        """Returns the HTTP server's state: not listening where none is registered."""
         return self.statuses.of(ServerState) or ServerState(is_listening=False)
 
     @property
     def breakers(self) -> Mapping[str, ProviderCircuit]:
-        """Circuit breakers by provider; empty where none has been needed."""
+        """Returns circuit breakers by provider; empty where no provider has failed yet."""
         breakers = self.statuses.of(BreakersState)
         return {} if breakers is None else breakers.by_provider
 
     @property
     def workers(self) -> Mapping[str, WorkerState]:
-        """Workers by own endpoint; empty where none has been seen."""
+        """Returns workers by own endpoint; empty where no endpoint has been watched yet."""
         workers = self.statuses.of(WorkersState)
         return {} if workers is None else workers.by_provider

@@ -1,4 +1,4 @@
-"""Request ids in and out, and every error of the FastAPI side in the one format."""
+"""Gives each request its id, and every error of the FastAPI side the gateway's one format."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ _HEADER = b"x-request-id"
 
 
 def request_id_of(scope: Mapping[str, Any]) -> str:
-    """Of a request that came through Outermost."""
+    """Returns the id that OutermostMiddleware gave the request."""
     return str(scope["request_id"])
 
 
-class Outermost:
-    """Around the whole app. No exception's own text is answered or logged: it may hold a secret or a prompt."""
+class OutermostMiddleware:
+    """Gives each request its id and turns unexpected exceptions into 500.
+
+    An exception's text is neither answered nor logged: it may hold a secret or a prompt.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application."""
+        """Implements an ASGI application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -51,13 +54,13 @@ class Outermost:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             _log.error("request %s ended in %s", request_id, source_location(error))
-            if not has_started:
-                answer = ServiceError("Something went wrong here. The gateway's log has more under this request's id.")
+            if not has_started:  # after its head an answer cannot become another one; the server cuts it
+                answer = ServiceError("The gateway failed on this request; its log has more under the request's id.")
                 await JSONResponse(answer.to_json(request_id), answer.status)(scope, receive, send_with_id)
 
 
 def error_response(error: ServiceError, request_id: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Status, JSON body, and the headers that belong to the error."""
+    """Returns the error's status, JSON body and headers as a response."""
     response = JSONResponse(error.to_json(request_id), error.status, headers=dict(headers or {}))
     if error.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
@@ -67,7 +70,7 @@ def error_response(error: ServiceError, request_id: str, headers: Mapping[str, s
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """What is raised in a route, or by the framework before one is reached. The rest: request_ids.Outermost."""
+    """Handles what routes raise, and what FastAPI raises before a route. OutermostMiddleware handles the rest."""
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _invalid_parameters)
     app.add_exception_handler(404, _unknown_path)
@@ -80,7 +83,7 @@ async def _service_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid_parameters(request: Request, error: Exception) -> JSONResponse:
-    """Names the first field that is wrong and what it should be, never its value: it may be a prompt or a secret."""
+    """Names the first wrong field and what it should be, never its value: it may be a prompt or a secret."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:]) or None
@@ -89,7 +92,8 @@ async def _invalid_parameters(request: Request, error: Exception) -> JSONRespons
 
 
 async def _unknown_path(request: Request, error: Exception) -> JSONResponse:
-    return error_response(NotFound("There is nothing at this path; see /openapi.json."), request_id_of(request.scope))
+    unknown = NotFound("There is nothing at this path; /openapi.json lists all paths.")
+    return error_response(unknown, request_id_of(request.scope))
 
 
 async def _wrong_method(request: Request, error: Exception) -> JSONResponse:

@@ -7,9 +7,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from vllm_service.api import schemas
-from vllm_service.api.authentication import is_known
+from vllm_service.api.authentication import has_valid_key
 from vllm_service.api.dependencies import Dependencies
-from vllm_service.api.health_report import Verdict, available, judge, shown_address, use_cases, worst_circuit
+from vllm_service.api.health_report import (
+    HealthStatus,
+    available_providers,
+    health_status,
+    shown_address,
+    use_cases,
+    worst_circuit,
+)
 from vllm_service.api.models import is_on_apple_silicon
 from vllm_service.catalog.model import Catalog, PublicModel
 from vllm_service.domain.status import ProcessState, ProviderCircuit
@@ -26,27 +33,27 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
 }
 
 
-def health_router(parts: Dependencies) -> APIRouter:
-    """Three probes, from detailed to none."""
+def health_router(dependencies: Dependencies) -> APIRouter:
+    """Returns the router of the three probes."""
     router = APIRouter(tags=["health"])
 
     @router.get("/health", responses=_UNWELL)
     async def health(request: Request, response: Response) -> schemas.Health:
-        """200 healthy, 503 initializing or degraded, 500 unhealthy; the body always has the same fields."""
-        verdict = judge(parts)
-        response.status_code = verdict.http_status
-        return _report(parts, verdict, in_full=await is_known(parts.keys, request))
+        """Returns 200 when healthy, 503 initializing or degraded, 500 unhealthy; the fields are always the same."""
+        status = health_status(dependencies)
+        response.status_code = status.http_status
+        return _report(dependencies, status, in_full=await has_valid_key(dependencies.keys, request))
 
     @router.get("/health/live")
     async def live() -> schemas.Probe:
-        """200 as long as the process answers."""
+        """Returns 200 as long as the process answers."""
         return schemas.Probe(status="alive")
 
     @router.get("/health/ready", responses=_NOT_READY)
     async def ready(response: Response) -> schemas.Probe:
-        """200 if requests should be sent here: also when degraded, since other models are served."""
-        status = judge(parts).status
-        if status in ("healthy", "degraded") and not parts.server.is_stopping:
+        """Returns 200 if requests should be sent here: also when degraded, since other models are served."""
+        status = health_status(dependencies)
+        if status.name in ("healthy", "degraded") and not dependencies.server.is_stopping:
             return schemas.Probe(status="ready")
         response.status_code = 503
         return schemas.Probe(status="not_ready")
@@ -54,45 +61,48 @@ def health_router(parts: Dependencies) -> APIRouter:
     return router
 
 
-def _report(parts: Dependencies, verdict: Verdict, *, in_full: bool) -> schemas.Health:
-    catalog, measurements, breakers = parts.catalog(), parts.measurements, parts.breakers
+def _report(dependencies: Dependencies, status: HealthStatus, *, in_full: bool) -> schemas.Health:
+    catalog = dependencies.catalog()
+    measurements = dependencies.measurements
+    breakers = dependencies.breakers
     hour = measurements.last_hour()
     models = list(catalog.models.values())
     return schemas.Health.model_validate(
         {
-            "status": verdict.status,
-            "reasons": list(verdict.reasons),
-            "model_loaded": _is_loaded(parts),
-            "gpu_available": None,
+            "status": status.name,
+            "reasons": list(status.reasons),
+            "model_loaded": _is_loaded(dependencies),
+            "gpu_available": None,  # the gateway needs no GPU, and cannot see those of its workers
             "apple_silicon_optimized": any(is_on_apple_silicon(catalog, model) for model in models),
-            "warmup_completed": parts.server.is_listening,
-            "memory_usage": _memory(parts.process.status()),
+            "warmup_completed": dependencies.server.is_listening,
+            "memory_usage": _memory(dependencies.process.status()),
             "uptime_seconds": measurements.uptime_seconds,
             "performance_target_met": is_target_met(hour, measurements.target_ms()),
             "circuit_breaker_status": worst_circuit(breakers),
             "circuit_breakers": {name: _breaker(breaker) for name, breaker in breakers.items()},
-            "last_health_check": rfc3339(parts.clock()),
+            "last_health_check": rfc3339(dependencies.clock()),
             "backends": {
                 use_case: _addresses(catalog, models, in_full=in_full)
                 for use_case, models in use_cases(catalog).items()
             },
             "model_endpoints": {
-                use_case: _endpoint(parts, models, in_full=in_full) for use_case, models in use_cases(catalog).items()
+                use_case: _endpoint(dependencies, models, in_full=in_full)
+                for use_case, models in use_cases(catalog).items()
             },
         }
     )
 
 
 def is_target_met(hour: Tally, target_ms: float | None) -> bool | None:
-    """Whether the last hour's mean is within the target; None without a target or without requests."""
+    """Returns true if the last hour's mean latency is within the target; None without a target or requests."""
     mean_ms = hour.latency.mean_ms
     return None if target_ms is None or mean_ms is None else mean_ms <= target_ms
 
 
-def _is_loaded(parts: Dependencies) -> bool | None:
-    """Whether a worker of ours has a model loaded; None where no endpoint has said how many workers run."""
-    running = [worker.running for worker in parts.workers.values()]
-    idle = [worker.idle for worker in parts.workers.values()]
+def _is_loaded(dependencies: Dependencies) -> bool | None:
+    """Returns true if an own worker runs, and so has its model loaded; None while no endpoint has reported workers."""
+    running = [worker.running for worker in dependencies.workers.values()]
+    idle = [worker.idle for worker in dependencies.workers.values()]
     known = [count for count in (*running, *idle) if count is not None]
     return any(known) if known else None
 
@@ -120,12 +130,13 @@ def _addresses(catalog: Catalog, models: list[PublicModel], *, in_full: bool) ->
     return list(dict.fromkeys(shown_address(url, in_full=in_full) for url in urls))
 
 
-def _endpoint(parts: Dependencies, models: list[PublicModel], *, in_full: bool) -> schemas.ModelEndpoint:
-    providers, breakers = parts.catalog().providers, parts.breakers
-    open_ones = [name for model in models for name in available(model, breakers)]
-    mean_ms = parts.measurements.numbers_of_last_hour(models[0].name).mean_latency_ms
+def _endpoint(dependencies: Dependencies, models: list[PublicModel], *, in_full: bool) -> schemas.ModelEndpoint:
+    providers = dependencies.catalog().providers
+    breakers = dependencies.breakers
+    usable = [name for model in models for name in available_providers(model, breakers)]
+    mean_ms = dependencies.measurements.numbers_of_last_hour(models[0].name).mean_latency_ms
     return schemas.ModelEndpoint(
-        status="available" if open_ones else "unavailable",
-        endpoint=shown_address(providers[open_ones[0]].base_url, in_full=in_full) if open_ones else None,
+        status="available" if usable else "unavailable",
+        endpoint=shown_address(providers[usable[0]].base_url, in_full=in_full) if usable else None,
         response_time=None if mean_ms is None else mean_ms / 1000,
     )

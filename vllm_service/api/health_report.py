@@ -1,4 +1,4 @@
-"""From what the parts say of themselves to one status, and why. No HTTP here."""
+"""Reduces the statuses of the gateway's parts to one health status with its reasons. Pure, without HTTP."""
 
 from __future__ import annotations
 
@@ -15,47 +15,52 @@ DEFAULT_USE_CASE = "chat"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """`status` as /health answers it, and the reasons for anything but healthy."""
+class HealthStatus:
+    """The gateway's health."""
 
-    status: str
+    #: `healthy`, `initializing`, `degraded` or `unhealthy`, as /health answers it.
+    name: str
+    #: Empty when healthy.
     reasons: tuple[str, ...] = ()
 
     @property
     def http_status(self) -> int:
-        """200, 503 or 500."""
-        return {"healthy": 200, "unhealthy": 500}.get(self.status, 503)
+        """Returns 200 for healthy, 500 for unhealthy, 503 for anything between."""
+        return {"healthy": 200, "unhealthy": 500}.get(self.name, 503)
 
 
-def judge(parts: Dependencies) -> Verdict:
-    """Returns the status, and the reasons for it.
+def health_status(dependencies: Dependencies) -> HealthStatus:
+    """Returns the status and the reasons for it.
 
     Unhealthy: no request can succeed. Degraded: a model has no provider, or rows of the ledger cannot be written.
-
-    A provider whose circuit is open is no reason by itself: as long as another serves its models, callers see nothing.
+    A provider whose circuit is open is no reason by itself: while another serves its models, callers notice nothing.
     """
-    catalog, breakers, server = parts.catalog(), parts.breakers, parts.server
+    catalog = dependencies.catalog()
+    breakers = dependencies.breakers
+    server = dependencies.server
     if not server.is_listening:
-        return Verdict("initializing", ("the start is not complete",))
-    ledger, quotas = parts.statuses.of(LedgerState), parts.statuses.of(QuotaState)
+        return HealthStatus("initializing", ("the start is not complete",))
+    ledger = dependencies.statuses.of(LedgerState)
+    quotas = dependencies.statuses.of(QuotaState)
+    # The catalog lists a model once for each of its names.
     models = {model.name: model for model in catalog.models.values()}
-    left = sorted(name for name, model in models.items() if not available(model, breakers))
+    left = sorted(name for name, model in models.items() if not available_providers(model, breakers))
     if quotas is not None and quotas.is_failing:
-        return Verdict("unhealthy", ("limits cannot be checked, so no request is let in",))
+        return HealthStatus("unhealthy", ("limits cannot be checked, so every request is refused",))
     if models and len(left) == len(models):
-        return Verdict("unhealthy", ("every provider of every model is failing",))
-    reasons = [f"nobody serves {name} now" for name in left]
+        return HealthStatus("unhealthy", ("every provider of every model is failing",))
+    reasons = [f"every provider of {name} is failing" for name in left]
     if ledger is not None:
-        reasons.extend(_of_ledger(ledger))
+        reasons.extend(_ledger_reasons(ledger))
     if not models:
         reasons.append("no model is configured")
     if server.is_stopping:
         reasons.append("the gateway is stopping")
-    return Verdict("degraded", tuple(reasons)) if reasons else Verdict("healthy")
+    return HealthStatus("degraded", tuple(reasons)) if reasons else HealthStatus("healthy")
 
 
-def _of_ledger(ledger: LedgerState) -> Iterator[str]:
-    """A refusal rings until it is mended, and where rows were lost until the process is restarted."""
+def _ledger_reasons(ledger: LedgerState) -> Iterator[str]:
+    """Yields the ledger's reasons: a refusal until it is mended, and after lost rows until the process restarts."""
     if ledger.refusal is not None:
         yield (
             f"the database refuses rows of the ledger: {ledger.refused or 0} are lost, {ledger.queued} wait. "
@@ -65,8 +70,8 @@ def _of_ledger(ledger: LedgerState) -> Iterator[str]:
         yield "rows of the ledger cannot be written and wait"
 
 
-def available(model: PublicModel, breakers: Mapping[str, ProviderCircuit]) -> list[str]:
-    """The model's providers that may be tried, in order."""
+def available_providers(model: PublicModel, breakers: Mapping[str, ProviderCircuit]) -> list[str]:
+    """Returns the names of the model's providers whose circuit is not open, in the configured order."""
     return [
         offer.provider
         for offer in model.offers
@@ -75,13 +80,13 @@ def available(model: PublicModel, breakers: Mapping[str, ProviderCircuit]) -> li
 
 
 def worst_circuit(breakers: Mapping[str, ProviderCircuit]) -> Circuit | None:
-    """Open if any is; None where there are no breakers."""
+    """Returns the worst state of all breakers, open before half open before closed; None where there are none."""
     present = {state.circuit for state in breakers.values()}
     return next((circuit for circuit in _WORST_FIRST if circuit in present), None)
 
 
 def use_cases(catalog: Catalog) -> dict[str, list[PublicModel]]:
-    """Models by what they can do; one that says nothing can chat."""
+    """Returns models by capability; a model without configured capabilities counts as one for chat."""
     found: dict[str, list[PublicModel]] = {}
     for model in {model.name: model for model in catalog.models.values()}.values():
         for use_case in sorted(model.capabilities) or [DEFAULT_USE_CASE]:
@@ -90,7 +95,10 @@ def use_cases(catalog: Catalog) -> dict[str, list[PublicModel]]:
 
 
 def shown_address(url: str, *, in_full: bool) -> str:
-    """Without credentials and query, which may be secrets; the path, which names an endpoint, only in full."""
+    """Returns a URL without credentials and query, which may be secrets.
+
+    The path of an own endpoint names it, so it is shown only `in_full`.
+    """
     parsed = urlsplit(url)
     host = parsed.netloc.rpartition("@")[2]
     return f"{parsed.scheme}://{host}{parsed.path if in_full else ''}"

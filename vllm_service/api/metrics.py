@@ -27,40 +27,43 @@ FAMILIES: tuple[Family, ...] = (*REQUESTS, *PARTS)
 
 
 class GatewayCollector(Collector):
-    """Reads everything once per scrape; between scrapes it costs nothing."""
+    """Reads everything once per scrape, so that requests between scrapes pay nothing for it."""
 
-    def __init__(self, parts: Dependencies) -> None:
-        self._parts = parts
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
 
     def collect(self) -> Iterator[Metric]:
-        """All families, in the order of docs/metrics.md."""
-        snapshot = take_snapshot(self._parts)
+        """Returns all families in the order of docs/metrics.md."""
+        snapshot = take_snapshot(self._dependencies)
         return (family.collect(snapshot) for family in FAMILIES)
 
     def describe(self) -> list[Metric]:
-        """Nothing: no state needs to be read before the first scrape."""
+        """Returns nothing, so that registering reads no state before the first scrape."""
         return []
 
 
-def metrics_router(parts: Dependencies) -> APIRouter:
-    """Without a key, unless the setting asks for one."""
+def metrics_router(dependencies: Dependencies) -> APIRouter:
+    """Returns the router of /metrics, which needs a key only with METRICS_REQUIRE_KEY."""
     router = APIRouter(tags=["metrics"])
     registry = CollectorRegistry()
-    registry.register(GatewayCollector(parts))
-    dependencies = [Depends(required_key(parts.keys))] if parts.metrics_need_key else []
+    registry.register(GatewayCollector(dependencies))
+    needs_key = [Depends(required_key(dependencies.keys))] if dependencies.metrics_need_key else []
 
-    @router.get("/metrics", response_class=Response, responses=_ANSWERS, dependencies=dependencies)
+    @router.get("/metrics", response_class=Response, responses=_ANSWERS, dependencies=needs_key)
     async def metrics() -> Response:
-        """At least 47 families; labels hold names of the catalog, never anything that a caller sent."""
+        """Returns at least 47 families. Labels hold names of the catalog, never anything that a caller sent."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
 
-def take_snapshot(parts: Dependencies) -> Snapshot:
-    """What all parts say now."""
-    of, measurements, catalog = parts.statuses.of, parts.measurements, parts.catalog()
-    sessions, quality = of(SessionsState), of(QualityState)
+def take_snapshot(dependencies: Dependencies) -> Snapshot:
+    """Returns the present state of all parts."""
+    of = dependencies.statuses.of
+    measurements = dependencies.measurements
+    catalog = dependencies.catalog()
+    sessions = of(SessionsState)
+    quality = of(QualityState)
     models = measurements.by_model()
     names = sorted({model.name for model in catalog.models.values()})
     return Snapshot(
@@ -71,15 +74,15 @@ def take_snapshot(parts: Dependencies) -> Snapshot:
         rates=measurements.rates(),
         uptime_seconds=measurements.uptime_seconds,
         targets_ms={name: measurements.target_ms(name) for name in names},
-        is_ready=parts.server.is_listening,
-        breakers=parts.breakers,
-        workers=parts.workers,
+        is_ready=dependencies.server.is_listening,
+        breakers=dependencies.breakers,
+        workers=dependencies.workers,
         cache=of(CacheState),
         ledger=of(LedgerState),
         quotas=of(QuotaState),
-        process=parts.process.status(),
+        process=dependencies.process.status(),
         worker_slot=of(WorkerSlotState),
-        in_flight=parts.server.in_flight,
+        in_flight=dependencies.server.in_flight,
         quality_scores={} if quality is None else quality.by_model,
         active_sessions=None if sessions is None else sessions.active,
     )

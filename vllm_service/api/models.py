@@ -1,4 +1,4 @@
-"""GET /v1/models, /models, /v1/models/{id}: what can be asked for, what it costs, and how fast it has been."""
+"""GET /v1/models, /models, /v1/models/{id}: the models, their prices, and their measured speed."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from vllm_service.observability.tally import Tally
 _UNKNOWN_PRICES = schemas.Prices(input=None, cached_input=None, output=None)
 
 
-def models_router(parts: Dependencies) -> APIRouter:
-    """The list, and one model by its name or an alias of it."""
+def models_router(dependencies: Dependencies) -> APIRouter:
+    """Returns the router of the list and of one model by its name or alias."""
     router = APIRouter(tags=["models"])
 
     @router.get("/models")
     async def list_models() -> schemas.ModelList:
-        """All models, in the order of their names."""
-        catalog = parts.catalog()
+        """Returns all models in the order of their names."""
+        catalog = dependencies.catalog()
         names = sorted({model.name for model in catalog.models.values()})
-        return schemas.ModelList(data=[_described(parts, catalog, catalog.models[name]) for name in names])
+        return schemas.ModelList(data=[_described(dependencies, catalog, catalog.models[name]) for name in names])
 
     @router.get("/models/{model:path}", responses={404: {"model": schemas.ErrorAnswer}})
     async def get_model(model: str) -> schemas.Model:
-        """One model; an alias answers as the model that it stands for."""
-        catalog = parts.catalog()
+        """Returns one model; an alias gives the model that it stands for."""
+        catalog = dependencies.catalog()
         found = catalog.models.get(model)
         if found is None:
             raise ModelNotFound(model, list(catalog.models))
-        return _described(parts, catalog, found)
+        return _described(dependencies, catalog, found)
 
     return router
 
 
 def is_on_apple_silicon(catalog: Catalog, model: PublicModel) -> bool:
-    """Whether a provider of this model is configured as running there."""
+    """Returns true if a provider of this model is tagged as running on Apple silicon."""
     return any(APPLE_SILICON_TAG in catalog.providers[offer.provider].tags for offer in model.offers)
 
 
-def _described(parts: Dependencies, catalog: Catalog, model: PublicModel) -> schemas.Model:
-    measured = parts.measurements.numbers_of_last_hour(model.name)
+def _described(dependencies: Dependencies, catalog: Catalog, model: PublicModel) -> schemas.Model:
+    measured = dependencies.measurements.numbers_of_last_hour(model.name)
     price = model.offers[0].price if model.offers else None
     return schemas.Model(
         id=model.name,
-        created=int(parts.started_at),
+        created=int(dependencies.started_at),
         owned_by=model.offers[0].provider if model.offers else "nobody",
         cost_per_1k_tokens=_usd_per_1k_tokens(price, measured),
         openai_equivalent=model.baseline_model,
@@ -82,7 +82,11 @@ def _prices(price: TokenPrice | None) -> schemas.Prices:
 
 
 def _usd_per_1k_tokens(price: TokenPrice | None, measured: Tally) -> float | None:
-    """500 prompt and 500 generated tokens at the first offer's price; without one, what the last hour was charged."""
+    """Returns the price of 500 prompt and 500 generated tokens at the first offer, in US dollars.
+
+    An own endpoint has no price by the token: the last hour's cost by token is returned, or None if any of it is
+    unknown.
+    """
     if price is not None:
         return to_usd(500 * (price.input_picousd + price.output_picousd))
     tokens = measured.prompt_tokens + measured.completion_tokens

@@ -1,4 +1,4 @@
-"""The published OpenAPI document: FastAPI's own routes, and the four POST endpoints that bypass FastAPI."""
+"""Builds the published OpenAPI document: FastAPI's routes, and the four POST endpoints that bypass FastAPI."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait", "schema": {"ty
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A POST endpoint on the gateway's raw path; schemas by their names in openapi_schemas."""
+    """A POST endpoint that bypasses FastAPI."""
 
     path: str
     operation: str
     summary: str
+    #: The request's schema by its name in openapi_schemas.
     request: str
+    #: The answer's schema by its name in openapi_schemas.
     answer: str
     example: dict[str, Any]
     streams: bool = True
@@ -69,7 +71,7 @@ ENDPOINTS = (
 
 
 def publish(app: FastAPI) -> None:
-    """Makes `/openapi.json` the whole document; it is built on first use."""
+    """Makes `/openapi.json` the whole document, built on first use."""
 
     def document() -> Document:
         if app.openapi_schema is None:
@@ -99,9 +101,9 @@ def _document(app: FastAPI) -> Document:
 
 
 def _complete(operation: Document) -> None:
-    """Our errors instead of FastAPI's 422, and the request id on every answer."""
+    """Replaces FastAPI's 422 by the gateway's own error, and adds the request id to every answer."""
     answers = operation["responses"]
-    if answers.pop("422", None):
+    if answers.pop("422", None):  # FastAPI adds it by itself; errors.py answers 400 instead
         answers["400"] = _error("A parameter is wrong")
     for answer in answers.values():
         answer.setdefault("headers", {}).update(_REQUEST_ID)
@@ -110,7 +112,7 @@ def _complete(operation: Document) -> None:
 def _operation(endpoint: Endpoint) -> Document:
     content: Document = {"application/json": {"schema": {"$ref": f"#/components/schemas/{endpoint.answer}"}}}
     if endpoint.streams:
-        # Of one event, as tools read it; the JSON in its data is OpenAI's chunk.
+        # The schema of one event, as tools expect it; the JSON in its data is OpenAI's chunk.
         event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
         content["text/event-stream"] = {"schema": event}
     request = {"schema": {"$ref": f"#/components/schemas/{endpoint.request}"}, "example": endpoint.example}
@@ -128,7 +130,7 @@ def _operation(endpoint: Endpoint) -> Document:
             "429": {**_error("A limit is used up"), "headers": _REQUEST_ID | _RETRY_AFTER},
             "4XX": _error("The request cannot be served as it is"),
             "502": _error("The provider broke off"),
-            "503": _error("Nobody can serve the model now"),
+            "503": _error("No provider can serve the model now"),
             "504": _error("The provider did not answer in time"),
             "5XX": _error("Another error of the provider"),
         },

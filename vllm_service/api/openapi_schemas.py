@@ -1,6 +1,6 @@
-"""JSON schemas of the four POST endpoints, which FastAPI does not route: what callers send, and what they get back.
+"""JSON schemas of the four POST endpoints' requests and answers, which FastAPI does not route.
 
-Only what the gateway or every provider insists on is required; unknown fields pass through to the provider.
+Only fields that the gateway or every provider insists on are required; unknown ones pass through to the provider.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ SCHEMAS: dict[str, Schema] = {
         ["vllm_cost_usd", "openai_cost_usd", "savings_usd", "savings_percentage", "is_estimate"],
         dict.fromkeys(("vllm_cost_usd", "openai_cost_usd", "savings_usd", "savings_percentage"), _NUMBER_OR_NULL)
         | {"is_estimate": {"type": "boolean"}},
-        "What it cost, and what the baseline model would have; null is unknown",
+        "The request's cost, and what it would have cost with the baseline model; null is unknown",
     ),
     "PerformanceInfo": _object(
         ["inference_time_ms", "ttft_ms", "tokens_per_second", "cache_hit", "quality_score", "provider"],
@@ -86,7 +86,7 @@ SCHEMAS: dict[str, Schema] = {
             "apple_silicon_optimized": _FLAG_OR_NULL,
             **dict.fromkeys(("provider", "route_reason"), _STRING_OR_NULL),
         },
-        "What was measured; null is not measured",
+        "Measurements of the request; null is not measured",
     ),
     "ChatCompletion": _object(
         ["id", "object", "choices"],

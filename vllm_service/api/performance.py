@@ -1,4 +1,4 @@
-"""GET /performance and /performance/latency: what was measured over the last hour, the last day and since the start."""
+"""GET /performance and /performance/latency: measurements of the last hour, the last day and since the start."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from vllm_service.observability.histogram import Distribution
 from vllm_service.observability.tally import Tally
 
 Grade = Literal["A", "B", "C", "D", "F"]
-# Least share of requests within their target; docs/operations.md has the same table.
+#: The least share of requests within their target for each grade; docs/operations.md has the same table.
 _GRADES: tuple[tuple[float, Grade], ...] = ((0.99, "A"), (0.95, "B"), (0.90, "C"), (0.75, "D"), (0.0, "F"))
 
 
-def performance_router(parts: Dependencies) -> APIRouter:
-    """Two views of the same measurements."""
+def performance_router(dependencies: Dependencies) -> APIRouter:
+    """Returns the router of both views of the measurements."""
     router = APIRouter(tags=["performance"])
 
     @router.get("/performance")
     async def performance() -> schemas.Performance:
-        """Latency, throughput, resources and what is switched on."""
-        measurements, hour = parts.measurements, parts.measurements.last_hour()
+        """Returns latency, throughput, resources and the features that are switched on."""
+        measurements = dependencies.measurements
+        hour = measurements.last_hour()
         return schemas.Performance(
             latency_metrics=_latency_metrics(hour, measurements.target_ms()),
-            throughput_metrics=_throughput(parts),
-            resource_utilization=_resources(parts),
+            throughput_metrics=_throughput(dependencies),
+            resource_utilization=_resources(dependencies),
             optimization_status=schemas.OptimizationStatus(
-                apple_silicon_enabled=_has_apple_silicon(parts),
+                apple_silicon_enabled=_has_apple_silicon(dependencies),
                 mps_acceleration=None,
-                response_caching=parts.statuses.of(CacheState) is not None,
+                response_caching=dependencies.statuses.of(CacheState) is not None,
                 batch_processing=None,
                 quantization_enabled=None,
             ),
@@ -45,20 +46,22 @@ def performance_router(parts: Dependencies) -> APIRouter:
 
     @router.get("/performance/latency")
     async def latency() -> schemas.Latency:
-        """Latency by window and by phase, against the target."""
-        return _latency(parts)
+        """Returns latency by window and by phase, against the target."""
+        return _latency(dependencies)
 
     return router
 
 
 def grade(share: float | None) -> Grade | None:
-    """A letter for the share of requests within their target; None of none."""
+    """Returns the grade for a share of requests within their target; None for None."""
     return None if share is None else next(letter for least, letter in _GRADES if share >= least)
 
 
-def _latency(parts: Dependencies) -> schemas.Latency:
-    measurements = parts.measurements
-    hour, day, always = measurements.last_hour(), measurements.last_day(), measurements.all_time()
+def _latency(dependencies: Dependencies) -> schemas.Latency:
+    measurements = dependencies.measurements
+    hour = measurements.last_hour()
+    day = measurements.last_day()
+    always = measurements.all_time()
     target_ms = measurements.target_ms()
     return schemas.Latency(
         target_latency_ms=target_ms,
@@ -70,10 +73,10 @@ def _latency(parts: Dependencies) -> schemas.Latency:
         throughput_tokens_per_second=measurements.rates().tokens_per_second,
         latency_breakdown=_breakdown(hour),
         optimizations_enabled=schemas.OptimizationsEnabled(
-            apple_silicon=_has_apple_silicon(parts),
-            warmup_completed=parts.server.is_listening,
-            cache_enabled=parts.statuses.of(CacheState) is not None,
-            circuit_breaker=bool(parts.breakers),
+            apple_silicon=_has_apple_silicon(dependencies),
+            warmup_completed=dependencies.server.is_listening,
+            cache_enabled=dependencies.statuses.of(CacheState) is not None,
+            circuit_breaker=bool(dependencies.breakers),
         ),
         historical_performance=schemas.HistoricalPerformance(
             last_hour_avg_ms=hour.latency.mean_ms,
@@ -98,8 +101,9 @@ def _latency_metrics(hour: Tally, target_ms: float | None) -> schemas.LatencyMet
     )
 
 
-def _throughput(parts: Dependencies) -> schemas.ThroughputMetrics:
-    always, rates = parts.measurements.all_time(), parts.measurements.rates()
+def _throughput(dependencies: Dependencies) -> schemas.ThroughputMetrics:
+    always = dependencies.measurements.all_time()
+    rates = dependencies.measurements.rates()
     return schemas.ThroughputMetrics(
         total_requests=always.requests,
         total_tokens_generated=always.completion_tokens,
@@ -109,9 +113,10 @@ def _throughput(parts: Dependencies) -> schemas.ThroughputMetrics:
     )
 
 
-def _resources(parts: Dependencies) -> schemas.ResourceUtilization:
-    process, cache = parts.process.status(), parts.statuses.of(CacheState)
-    circuit = worst_circuit(parts.breakers)
+def _resources(dependencies: Dependencies) -> schemas.ResourceUtilization:
+    process = dependencies.process.status()
+    cache = dependencies.statuses.of(CacheState)
+    circuit = worst_circuit(dependencies.breakers)
     return schemas.ResourceUtilization(
         cpu_usage_percentage=process.cpu_percentage,
         memory_usage_gb=process.memory_bytes / GIGABYTE,
@@ -122,7 +127,7 @@ def _resources(parts: Dependencies) -> schemas.ResourceUtilization:
 
 
 def _breakdown(hour: Tally) -> schemas.LatencyBreakdown:
-    """Waiting that nobody measured is part of the inference."""
+    """Returns the mean times of a request's phases. Waiting that no provider reported is counted as inference."""
     count = hour.latency.count
     return schemas.LatencyBreakdown(
         inference_ms=(hour.latency.sum_ms - hour.queue_ms) / count if count else None,
@@ -145,6 +150,6 @@ def _percentiles(distribution: Distribution) -> schemas.Percentiles:
     )
 
 
-def _has_apple_silicon(parts: Dependencies) -> bool:
-    catalog = parts.catalog()
+def _has_apple_silicon(dependencies: Dependencies) -> bool:
+    catalog = dependencies.catalog()
     return any(is_on_apple_silicon(catalog, model) for model in catalog.models.values())

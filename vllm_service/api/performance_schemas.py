@@ -1,4 +1,4 @@
-"""What /performance and /performance/latency answer. Null is not measured, or not known to a gateway."""
+"""The answers of /performance and /performance/latency. Null is not measured, or out of a gateway's sight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vllm_service.api.schemas import Answer
 
 
 class LatencyMetrics(Answer):
-    """Of completed requests in the last hour, milliseconds."""
+    """Latency of the last hour's completed requests, in milliseconds."""
 
     target_ms: float | None
     current_average_ms: float | None
@@ -29,7 +29,7 @@ class ThroughputMetrics(Answer):
 
 
 class ResourceUtilization(Answer):
-    """Of the gateway's process; a provider's GPU is out of its sight."""
+    """Resources of the gateway's process; a provider's GPU is out of its sight."""
 
     cpu_usage_percentage: float | None
     memory_usage_gb: float
@@ -39,7 +39,7 @@ class ResourceUtilization(Answer):
 
 
 class OptimizationStatus(Answer):
-    """What is configured here; what only a provider knows is null."""
+    """The gateway's optimizations; those that only a provider could report are null."""
 
     apple_silicon_enabled: bool | None
     mps_acceleration: bool | None
@@ -49,7 +49,7 @@ class OptimizationStatus(Answer):
 
 
 class Percentiles(Answer):
-    """Milliseconds; each within 2.5 % of the true value."""
+    """Percentiles in milliseconds, each within 2.5 % of the true value."""
 
     requests: int
     mean_ms: float | None
@@ -59,7 +59,7 @@ class Percentiles(Answer):
 
 
 class Spread(Answer):
-    """Latency from the request's arrival to its end, and to the first token of a stream."""
+    """Latency from a request's arrival to its end, and to the first token of a stream."""
 
     latency: Percentiles
     ttft: Percentiles
@@ -77,7 +77,7 @@ class Performance(Answer):
 
 
 class LatencyBreakdown(Answer):
-    """Means of the last hour. A gateway sees waiting, inference and the first token; the rest happens elsewhere."""
+    """Mean milliseconds of the last hour. A gateway sees waiting, inference and the first token; the rest is null."""
 
     model_loading_ms: float | None = None
     tokenization_ms: float | None = None
@@ -90,7 +90,7 @@ class LatencyBreakdown(Answer):
 
 
 class OptimizationsEnabled(Answer):
-    """What is switched on here."""
+    """The features that are switched on."""
 
     apple_silicon: bool | None
     warmup_completed: bool
@@ -108,7 +108,7 @@ class HistoricalPerformance(Answer):
 
 
 class Latency(Answer):
-    """Latency in detail. performance_grade: by the share of requests within the target, see docs/operations.md."""
+    """Latency in detail. performance_grade: by the share of requests within the target."""
 
     target_latency_ms: float | None
     current_average_ms: float | None

@@ -1,4 +1,7 @@
-"""What the operations endpoints answer, as pydantic models; the published schema is made of them. Null is unknown."""
+"""The answers of the operations endpoints as pydantic models. Null is unknown.
+
+The docstrings of models and routes are descriptions in the published OpenAPI document.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ _EXACT = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 class Answer(BaseModel):
-    """The root of all answers: what is not declared is not sent."""
+    """The base of all answers. A field that is not declared is refused, so the published schema is complete."""
 
     model_config = _EXACT
 
 
 class ErrorBody(Answer):
-    """What is wrong, where, and what to do; `code` is for programs. Without an id: refused before it had been read."""
+    """An error: what is wrong, where, and what to do; `code` is for programs.
+
+    `request_id` is null for a request that was refused before it had been read.
+    """
 
     type: str
     code: str
@@ -27,13 +33,13 @@ class ErrorBody(Answer):
 
 
 class ErrorAnswer(Answer):
-    """Every error of the gateway."""
+    """The form of every error of the gateway."""
 
     error: ErrorBody
 
 
 class Prices(Answer):
-    """US dollars per million tokens; null is unknown, or billed by the second."""
+    """Prices in US dollars per million tokens; null is unknown, or billed by the second."""
 
     input: float | None
     cached_input: float | None
@@ -41,7 +47,7 @@ class Prices(Answer):
 
 
 class ModelPerformance(Answer):
-    """Measured over the last hour; the context length is configured."""
+    """A model's speed, measured over the last hour; the context length is configured."""
 
     avg_latency_ms: float | None
     tokens_per_second: float | None
@@ -50,7 +56,7 @@ class ModelPerformance(Answer):
 
 
 class QualityMetrics(Answer):
-    """Null until somebody measures them."""
+    """Scores of answers' quality; null while they are not measured."""
 
     bleu_score_vs_openai: float | None = None
     engagement_prediction_accuracy: float | None = None
@@ -58,7 +64,7 @@ class QualityMetrics(Answer):
 
 
 class ModelOffer(Answer):
-    """A provider of the model, in the order in which they are tried."""
+    """A provider's model that can answer, with its price; offers come in the configured order."""
 
     provider: str
     model: str
@@ -66,7 +72,7 @@ class ModelOffer(Answer):
 
 
 class Model(Answer):
-    """A model that can be asked for. cost_per_1k_tokens: US dollars of 500 prompt and 500 generated tokens."""
+    """A model that requests can name. cost_per_1k_tokens: US dollars for 500 prompt and 500 generated tokens."""
 
     id: str
     object: Literal["model"] = "model"
@@ -85,14 +91,14 @@ class Model(Answer):
 
 
 class ModelList(Answer):
-    """All models."""
+    """The list of all models."""
 
     object: Literal["list"] = "list"
     data: list[Model]
 
 
 class MemoryUsage(Answer):
-    """allocated: this process. cached, total_available and utilization: its machine. 1 GB is 10^9 bytes."""
+    """Memory in GB of 10^9 bytes. allocated: this process. cached, total_available, utilization: its machine."""
 
     allocated_gb: float
     cached_gb: float | None
@@ -101,7 +107,10 @@ class MemoryUsage(Answer):
 
 
 class ModelEndpoint(Answer):
-    """A use case. endpoint: of the first provider that may be tried. response_time: mean seconds of the last hour."""
+    """A use case's state.
+
+    endpoint: the address of the first provider that may be tried. response_time: mean seconds of the last hour.
+    """
 
     status: Literal["available", "unavailable"]
     endpoint: str | None
@@ -109,7 +118,7 @@ class ModelEndpoint(Answer):
 
 
 class CircuitBreaker(Answer):
-    """A provider's; times are RFC 3339."""
+    """A provider's circuit breaker; times are RFC 3339."""
 
     status: Literal["closed", "half_open", "open"]
     failure_count: int | None
@@ -117,7 +126,7 @@ class CircuitBreaker(Answer):
 
 
 class Health(Answer):
-    """How the gateway is. Addresses are cut to their origin for callers without a key."""
+    """The gateway's health. Addresses are cut to their origin for callers without a key."""
 
     status: Literal["healthy", "initializing", "degraded", "unhealthy"]
     reasons: list[str]
@@ -136,6 +145,6 @@ class Health(Answer):
 
 
 class Probe(Answer):
-    """For an orchestrator."""
+    """The answer of a probe for orchestrators."""
 
     status: Literal["alive", "ready", "not_ready"]

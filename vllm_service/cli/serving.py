@@ -10,7 +10,7 @@ import uvloop
 from vllm_service import logs
 from vllm_service.catalog.load import load
 from vllm_service.routing.from_catalog import make_router
-from vllm_service.server.process import announce, bound
+from vllm_service.server.process import announce, bound_socket
 from vllm_service.server.run import run_service
 from vllm_service.server.supervisor import Supervisor, WorkerSlot
 from vllm_service.settings import ServiceSettings
@@ -26,9 +26,9 @@ def serve() -> int:
 
 
 def _serve_in_several(settings: ServiceSettings, service: Callable[[WorkerSlot], Coroutine[None, None, int]]) -> int:
-    """Serves in several processes. The files are read here first, so that an error in them is reported once."""
+    """Reads the files before any fork, so that an error in them is reported once and nothing is started."""
     load(settings)
-    listening = bound(settings.host, settings.port)
+    listening = bound_socket(settings.host, settings.port)
     supervisor = Supervisor(
         workers=settings.workers,
         listening=listening,

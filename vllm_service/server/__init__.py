@@ -1,1 +1,1 @@
-"""The gateway's process: its parts wired together, run, reloaded, drained, supervised."""
+"""The gateway's process: wires the parts together, runs, reloads, drains and supervises them."""

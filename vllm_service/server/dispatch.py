@@ -1,4 +1,4 @@
-"""The whole service as one handler of requests: the hot path in front, the FastAPI application for everything else."""
+"""Dispatches requests: the model operations to the gateway, everything else to the FastAPI application."""
 
 from __future__ import annotations
 
@@ -16,43 +16,44 @@ from vllm_service.http.messages import Request, ResponseWriter
 
 
 class Dispatcher:
-    """What an HttpServer calls. The FastAPI side is made by `load`: importing it takes longer than all the rest."""
+    """Handles an HttpServer's requests. `load` makes the FastAPI side, whose import takes most of the start's time."""
 
-    def __init__(self, gateway: Gateway, make_rest: Callable[[], Application]) -> None:
+    def __init__(self, gateway: Gateway, make_fastapi: Callable[[], Application]) -> None:
         self._gateway = gateway
-        self._make_rest = make_rest
-        self._rest: asyncio.Future[Application] | None = None
+        self._make_fastapi = make_fastapi
+        self._fastapi: asyncio.Future[Application] | None = None
 
     def __call__(self, request: Request, caller: ResponseWriter) -> Coroutine[Any, Any, None]:
-        """Answers one request."""
+        """Answers one request. Returns the coroutine itself, since an async function around it would cost a frame."""
+        # Most targets have no query and are found at once; only then is the target cut.
         operation = BY_PATH.get(request.target)
         if operation is None and b"?" in request.target:
             operation = BY_PATH.get(request.target.partition(b"?")[0])
         if operation is None:
-            return self._serve_rest(request, caller)
+            return self._serve_fastapi(request, caller)
         if request.method == b"POST":
             return self._gateway.serve(operation, request, caller)
         return _refuse_method(caller)
 
-    async def _serve_rest(self, request: Request, caller: ResponseWriter) -> None:
-        """In a task of asyncio's own: AnyIO looks into its tasks."""
-        rest = await self.load()
-        await asyncio.get_running_loop().create_task(serve_asgi(rest, request, caller))
+    async def _serve_fastapi(self, request: Request, caller: ResponseWriter) -> None:
+        """Runs in an asyncio.Task, since AnyIO reads private fields of tasks that an EagerTask does not have."""
+        application = await self.load()
+        await asyncio.get_running_loop().create_task(serve_asgi(application, request, caller))
 
     async def load(self) -> Application:
-        """The FastAPI side; made in a thread when first called, so that the hot path answers meanwhile."""
-        if self._rest is None:
-            self._rest = asyncio.get_running_loop().run_in_executor(None, self._make_rest)
-        return await asyncio.shield(self._rest)
+        """Returns the FastAPI side. The first call makes it in a thread, so that the hot path answers meanwhile."""
+        if self._fastapi is None:
+            self._fastapi = asyncio.get_running_loop().run_in_executor(None, self._make_fastapi)
+        return await asyncio.shield(self._fastapi)  # a caller who leaves must not cancel it for all others
 
 
 async def _refuse_method(caller: ResponseWriter) -> None:
-    error = MethodNotAllowed("Only POST is served at this path.")
+    error = MethodNotAllowed("Only POST is served at this path; send the request as POST.")
     caller.answer(error.status, error_headers(error) + b"allow: POST\r\n", error_body(error, None))
 
 
-def rest_of(parts: Dependencies) -> Application:
-    """The FastAPI application. Imported here: it takes half a second, and the hot path needs none of it."""
+def fastapi_application(dependencies: Dependencies) -> Application:
+    """Returns the FastAPI application. Imports it only here: that takes half a second and the hot path needs none."""
     from vllm_service.api.fastapi_app import make_app  # noqa: PLC0415
 
-    return cast("Application", make_app(parts))
+    return cast("Application", make_app(dependencies))

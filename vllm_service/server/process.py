@@ -1,4 +1,4 @@
-"""What any long-running process of the service needs: a socket, signals, and work beside the requests."""
+"""Parts of a long-running process: a listening socket, signal handlers, background work."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def beside(*works: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    """They run while the body does. One that fails is logged: requests are served without it."""
-    tasks = [asyncio.create_task(_told(work)) for work in works]
+async def background_work(*works: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Runs these while the body runs. A failure is logged and ends only the one that failed: requests need none."""
+    tasks = [asyncio.create_task(_log_failure(work)) for work in works]
     try:
         yield
     finally:
@@ -29,34 +29,35 @@ async def beside(*works: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterat
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _told(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _log_failure(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
         await work()
     except Exception as error:
-        _log.error("what runs beside the requests has ended: %s", source_location(error))
+        _log.error("background work has failed and does not run again: %s", source_location(error))
 
 
 def announce(listening: socket.socket) -> None:
-    """The base URL, as the first line on stdout."""
+    """Writes the base URL as the first line on stdout: from then on requests are answered."""
     host, port = listening.getsockname()[:2]
     sys.stdout.write(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1\n")
     sys.stdout.flush()
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """Raises ServiceError when the address cannot be had."""
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Returns a listening socket. Raises ServiceError when the address cannot be bound."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise ServiceError(f"SERVICE_HOST={host}, SERVICE_PORT={port}: {error.strerror}.") from error
+        message = f"SERVICE_HOST={host}, SERVICE_PORT={port}: cannot listen there: {error.strerror}."
+        raise ServiceError(message) from error
     listening.setblocking(False)
     return listening
 
 
 @contextmanager
-def signals(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """These are called for these signals while the body runs."""
+def signal_handlers(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """Calls these for their signals while the body runs."""
     loop = asyncio.get_running_loop()
     for number, handle in handlers.items():
         loop.add_signal_handler(number, handle)

@@ -1,4 +1,4 @@
-"""One process of the gateway: opened, serving, its configuration replaced on SIGHUP, drained on SIGTERM."""
+"""Runs one process of the gateway: serves, reads the configuration again on SIGHUP, drains on SIGTERM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vllm_service.domain.plan import Router
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.routing.router import CostRouter
-from vllm_service.server.process import announce, beside, bound, signals
+from vllm_service.server.process import announce, background_work, bound_socket, signal_handlers
 from vllm_service.server.supervisor import WorkerSlot
 from vllm_service.server.wiring import Parts, build, storage_of
 from vllm_service.settings import ServiceSettings
@@ -30,8 +30,8 @@ async def run_service(
 ) -> int:
     """Serves until SIGTERM or SIGINT. Returns 0 when every request ended within the grace, else 1.
 
-    load_catalog: reads the configuration; called again, in a thread, on SIGHUP. slot: as one of several processes.
-    Raises ServiceError at the start.
+    load_catalog: reads the configuration; called again, in a thread, on SIGHUP. slot: given to one of several
+    processes. Raises ServiceError when the start fails.
     """
     catalog = load_catalog()
     snapshot = ConfigSnapshot(catalog, make_router(catalog))
@@ -41,19 +41,21 @@ async def run_service(
 
 
 async def _serve(settings: ServiceSettings, parts: Parts, reload: Reload, slot: WorkerSlot | None) -> int:
-    stop, server = asyncio.Event(), parts.server
-    listening = bound(settings.host, settings.port) if slot is None else slot.listening
+    stop = asyncio.Event()
+    server = parts.server
+    listening = bound_socket(settings.host, settings.port) if slot is None else slot.listening
     await server.listen(listening)
     if slot is not None:
+        # Readable means end of file: the parent, the only process with the other end, is gone, however it ended.
         asyncio.get_running_loop().add_reader(slot.lifeline, stop.set)
         if settings.worker_port is not None:
-            await server.listen(bound(settings.host, settings.worker_port + slot.number))
-    with signals({signal.SIGTERM: stop.set, signal.SIGINT: stop.set, signal.SIGHUP: reload.begin}):
+            await server.listen(bound_socket(settings.host, settings.worker_port + slot.number))
+    with signal_handlers({signal.SIGTERM: stop.set, signal.SIGINT: stop.set, signal.SIGHUP: reload.begin}):
         announce(listening) if slot is None else slot.ready()
         await parts.dispatcher.load()
-        _spare_the_collector()
+        _tune_garbage_collection()
         controller = parts.controller
-        async with beside(parts.policy.shared.run, partial(controller.run, parts.config.catalog_and_router)):
+        async with background_work(parts.policy.shared.run, partial(controller.run, parts.config.catalog_and_router)):
             await stop.wait()
             has_ended = await server.stop(settings.grace_seconds)
         await controller.leave()
@@ -64,7 +66,7 @@ async def _serve(settings: ServiceSettings, parts: Parts, reload: Reload, slot: 
 
 
 class Reload:
-    """Replaces the configuration in use. One that cannot be used is an error in the log, and the one in use stays."""
+    """Replaces the configuration in use. If the new one is wrong, logs an error and keeps the one in use."""
 
     def __init__(self, config: CurrentConfig, load_catalog: LoadCatalog, make_router: MakeRouter) -> None:
         self._config = config
@@ -74,7 +76,7 @@ class Reload:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Reads the files again; once more where they are being read already, since they may have changed meanwhile."""
+        """Reads the files again. If they are being read now, reads them once more, since they may have changed."""
         self._is_stale = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
@@ -84,20 +86,22 @@ class Reload:
             self._is_stale = False
             try:
                 catalog = await asyncio.get_running_loop().run_in_executor(None, self._load_catalog)
-                router, before = self._make_router(catalog), self._config.snapshot.router
+                router = self._make_router(catalog)
+                before = self._config.snapshot.router
                 if isinstance(router, CostRouter) and isinstance(before, CostRouter):
-                    router.take_over(before)
+                    router.take_over(before)  # what was measured of offers and workers stays
                 self._config.snapshot = ConfigSnapshot(catalog, router)
             except ServiceError as error:
-                _log.error("the configuration stays as it was: %s", error.message)
+                _log.error("the configuration could not be read, and the one in use is kept: %s", error.message)
             else:
                 _log.info("the configuration has been read again")
 
 
-def _spare_the_collector() -> None:
-    """Takes what has been imported out of the garbage collector's walks under load.
+def _tune_garbage_collection() -> None:
+    """Makes collections rare and keeps them from walking the imported modules, which never become garbage.
 
-    A request makes no cycles, so collections may be rare; a failed one does, since an exception holds its frame.
+    A request that succeeds makes no cycles. A failed one does, since an exception refers to its frame: that is why the
+    collector stays on.
     """
     gc.collect()
     gc.freeze()

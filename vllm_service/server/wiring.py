@@ -38,7 +38,7 @@ from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
 from vllm_service.runpod.control import ControlHttp
 from vllm_service.runpod.endpoint import RunPodSettings
-from vllm_service.server.dispatch import Dispatcher, rest_of
+from vllm_service.server.dispatch import Dispatcher, fastapi_application
 from vllm_service.server.supervisor import WorkerSlot
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.open import Storage, open_storage
@@ -49,13 +49,13 @@ from vllm_service.storage.responses.memory import ResponseBounds
 if TYPE_CHECKING:
     from vllm_service.observability.opentelemetry import Tracing
 
-# Every caller on this machine, when keys are not required; the service then binds to loopback only.
+#: Every caller's key when keys are not required; the service then binds to loopback only.
 LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None))
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What runs in one process of the gateway, besides its storage."""
+    """The parts of one gateway process, besides its storage."""
 
     config: CurrentConfig
     upstream: ConnectionPool
@@ -64,7 +64,7 @@ class Parts:
     gateway: Gateway
     dispatcher: Dispatcher
     server: HttpServer
-    #: The status of each part that has one; routes read it.
+    #: The status of each part that has one, for health, performance and metrics.
     statuses: Statuses
     tracing: Tracing | None = None
 
@@ -72,12 +72,14 @@ class Parts:
 def build(
     settings: ServiceSettings, storage: Storage, snapshot: ConfigSnapshot, slot: WorkerSlot | None = None
 ) -> Parts:
-    """Returns the parts, connected; none of them has begun. Belongs to the running event loop.
+    """Returns the parts, connected but not started. Must be called in the event loop that runs them.
 
-    slot: the process's own, as one of several behind one port. Raises ConfigurationError where tracing is configured
-    and not installed.
+    slot: given to one of several processes behind one port. Raises ConfigurationError where tracing is configured and
+    not installed.
     """
-    config, statuses, upstream = CurrentConfig(snapshot), Statuses(), ConnectionPool()
+    config = CurrentConfig(snapshot)
+    statuses = Statuses()
+    upstream = ConnectionPool()
     policy = policy_of(settings, storage)
     tracing = None if settings.otlp_endpoint is None else tracing_to(settings.otlp_endpoint)
     measurements = Measurements(config.catalog, settings.latency_target_seconds)
@@ -104,7 +106,7 @@ def build(
         serves_metrics=settings.metrics,
         metrics_need_key=settings.metrics_require_key,
     )
-    dispatcher = Dispatcher(gateway, partial(rest_of, dependencies))
+    dispatcher = Dispatcher(gateway, partial(fastapi_application, dependencies))
     server = HttpServer(dispatcher, connection_limits(settings))
     _register(
         statuses,
@@ -147,6 +149,7 @@ def storage_of(settings: ServiceSettings) -> AbstractAsyncContextManager[Storage
         settings.data_dir,
         pepper=settings.key_pepper.encode(),
         address_limit=settings.requests_per_second_per_ip,
+        # A reservation must outlive the longest request, or its share of the limits would be given out twice.
         lease_seconds=max(LEASE_SECONDS, 1.5 * settings.request_timeout_seconds),
         when_redis_is_away=WhenRedisIsAway(settings.when_redis_is_away),
         retention_days=settings.ledger_retention_days,
@@ -157,13 +160,15 @@ def storage_of(settings: ServiceSettings) -> AbstractAsyncContextManager[Storage
 
 
 def policy_of(settings: ServiceSettings, storage: Storage) -> ResiliencePolicy:
-    """Breakers (shared through the storage), attempts, deadlines, hedging."""
+    """Returns the policy by the settings: breakers (shared through the storage), retries, deadlines, hedging."""
     seconds = settings.request_timeout_seconds
-    shut = settings.breaker_open_seconds
+    open_seconds = settings.breaker_open_seconds
     hedges = HedgeSettings(percent=settings.hedge_percent, delay_seconds=settings.hedge_delay_seconds)
     return ResiliencePolicy.of(
         BreakerSettings(
-            consecutive_failures=settings.breaker_failures, open_seconds=shut, longest_open_seconds=max(300.0, shut)
+            consecutive_failures=settings.breaker_failures,
+            open_seconds=open_seconds,
+            longest_open_seconds=max(300.0, open_seconds),  # the longest may not be less than the first
         ),
         storage.breakers,
         RetrySettings(attempts=settings.attempts, attempts_per_offer=settings.attempts_per_place),
@@ -173,7 +178,7 @@ def policy_of(settings: ServiceSettings, storage: Storage) -> ResiliencePolicy:
 
 
 def connection_limits(settings: ServiceSettings) -> ConnectionLimits:
-    """Sizes and times of callers' connections."""
+    """Returns the limits of callers' connections by the settings."""
     return ConnectionLimits(
         head_bytes=settings.max_header_bytes,
         body_bytes=settings.max_body_bytes,
@@ -186,7 +191,10 @@ def connection_limits(settings: ServiceSettings) -> ConnectionLimits:
 
 
 def tracing_to(endpoint: str) -> Tracing:
-    """Imported only now: nobody else pays for it. ConfigurationError where the extra is not installed."""
+    """Returns what exports spans. Imports it only here, since the import is slow and most gateways do not trace.
+
+    Raises ConfigurationError where the extra is not installed.
+    """
     try:
         from vllm_service.observability.opentelemetry import Tracing  # noqa: PLC0415
 
@@ -209,6 +217,6 @@ def _controller(settings: ServiceSettings, storage: Storage, upstream: Connectio
 def _recorders(
     settings: ServiceSettings, storage: Storage, measurements: Measurements
 ) -> list[Callable[[RequestRecord], None]]:
-    """Returns what is called with the row of each request that has ended; the ledger first."""
+    """Returns the functions that take the row of each ended request; the ledger's is the first."""
     recorders: list[Callable[[RequestRecord], None]] = [storage.ledger.record, measurements.record]
     return [*recorders, log_request] if settings.access_log else recorders

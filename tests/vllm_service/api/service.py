@@ -1,4 +1,4 @@
-"""The FastAPI side under uvicorn on a real socket, in a thread, with parts that tests set by hand."""
+"""The FastAPI side under uvicorn on a real socket, in a thread, with dependencies that tests set by hand."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def statuses(*known: object) -> Statuses:
     return registered
 
 
-def parts(
+def dependencies(
     known: Statuses | None = None,
     *,
     catalog: Callable[[], Catalog] = lambda: CATALOG,
@@ -127,7 +127,7 @@ def serving(app: ASGIApp) -> Iterator[str]:
 
 
 @contextmanager
-def served(service_parts: Dependencies) -> Iterator[str]:
-    """The address of make_app of these parts."""
-    with serving(make_app(service_parts)) as address:
+def served(service_dependencies: Dependencies) -> Iterator[str]:
+    """The address of make_app with these dependencies."""
+    with serving(make_app(service_dependencies)) as address:
         yield address

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.vllm_service.api.service import KEY, OneKey, parts, served, serving
+from tests.vllm_service.api.service import KEY, OneKey, dependencies, served, serving
 from vllm_service.api.fastapi_app import make_app
 from vllm_service.catalog.model import Catalog
 from vllm_service.errors import RateLimited
@@ -25,7 +25,7 @@ FIELDS = ["type", "code", "message", "param", "details", "request_id"]
     ],
 )
 def test_an_error_has_the_one_format(method: str, path: str, status: int, code: str) -> None:
-    with served(parts()) as address:
+    with served(dependencies()) as address:
         answer = httpx.request(method, address + path, headers={"X-Request-ID": "mine-1"})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], list(error)) == (status, code, FIELDS)
@@ -35,7 +35,7 @@ def test_an_error_has_the_one_format(method: str, path: str, status: int, code: 
 
 @pytest.mark.parametrize("sent", [b"", b"x" * 129, b"a b", "ünicode".encode(), b'";drop'])
 def test_a_request_id_that_could_do_harm_is_replaced(sent: bytes) -> None:
-    with served(parts()) as address:
+    with served(dependencies()) as address:
         answer = httpx.get(f"{address}/health/live", headers={b"X-Request-ID": sent})
     assert answer.headers["x-request-id"].startswith("req-")
 
@@ -43,7 +43,7 @@ def test_a_request_id_that_could_do_harm_is_replaced(sent: bytes) -> None:
 @pytest.mark.parametrize("path", ["/models", "/v1/models/llama", "/performance", "/v1/performance/latency"])
 @pytest.mark.parametrize("header", [None, "Bearer sk-wrong", "Basic abc", "Bearer", f"Token {KEY}"])
 def test_without_a_valid_key_there_is_no_answer(path: str, header: str | None) -> None:
-    with served(parts(keys=OneKey())) as address:
+    with served(dependencies(keys=OneKey())) as address:
         answer = httpx.get(address + path, headers={} if header is None else {"Authorization": header})
         assert httpx.get(address + path, headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "UNAUTHORIZED_401")
@@ -52,7 +52,7 @@ def test_without_a_valid_key_there_is_no_answer(path: str, header: str | None) -
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics", "/openapi.json", "/"])
 def test_probes_and_what_holds_nothing_of_the_deployment_need_no_key(path: str) -> None:
-    with served(parts(keys=OneKey())) as address:
+    with served(dependencies(keys=OneKey())) as address:
         assert httpx.get(address + path).status_code == 200
 
 
@@ -60,7 +60,7 @@ def test_the_unexpected_is_a_500_with_an_id_and_nothing_else() -> None:
     def broken() -> Catalog:
         raise RuntimeError("the password is 1234")
 
-    with served(parts(catalog=broken)) as address:
+    with served(dependencies(catalog=broken)) as address:
         answer = httpx.get(f"{address}/v1/models")
         assert httpx.get(f"{address}/health/live").status_code == 200
     error = answer.json()["error"]
@@ -71,7 +71,7 @@ def test_the_unexpected_is_a_500_with_an_id_and_nothing_else() -> None:
 
 
 def test_errors_of_a_route_keep_their_headers_and_invalid_parameters_name_the_field() -> None:
-    app = make_app(parts())
+    app = make_app(dependencies())
 
     @app.get("/limited")
     async def limited() -> None:

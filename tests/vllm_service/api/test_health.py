@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, Clock, OneKey, parts, served, statuses
+from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, Clock, OneKey, dependencies, served, statuses
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.status import (
     BreakersState,
@@ -37,7 +37,7 @@ CLOSED = ProviderCircuit(Circuit.CLOSED, failures=0, openings=0)
     ],
 )
 def test_the_status_follows_from_the_parts(known: list[object], code: int, status: str, readiness: int) -> None:
-    with served(parts(statuses(*known))) as address:
+    with served(dependencies(statuses(*known))) as address:
         answer = httpx.get(f"{address}/health")
         assert (answer.status_code, answer.json()["status"]) == (code, status)
         assert bool(answer.json()["reasons"]) == (status != "healthy")
@@ -46,13 +46,13 @@ def test_the_status_follows_from_the_parts(known: list[object], code: int, statu
 
 
 def test_without_models_nothing_can_be_served() -> None:
-    with served(parts(catalog=lambda: Catalog({}, {}))) as address:
+    with served(dependencies(catalog=lambda: Catalog({}, {}))) as address:
         answer = httpx.get(f"{address}/health")
     assert (answer.status_code, answer.json()["reasons"]) == (503, ["no model is configured"])
 
 
 def test_the_document_holds_what_is_known_and_null_for_the_rest() -> None:
-    service = parts(statuses(BreakersState({"hosted": OPEN})), clock=Clock(), started_at=0.0)
+    service = dependencies(statuses(BreakersState({"hosted": OPEN})), clock=Clock(), started_at=0.0)
     with served(service) as address:
         before = httpx.get(f"{address}/v1/health").json()
         service.measurements.record(REQUEST)
@@ -77,12 +77,12 @@ def test_the_document_holds_what_is_known_and_null_for_the_rest() -> None:
 
 @pytest.mark.parametrize(("workers", "is_loaded"), [(0, False), (2, True), (None, None)])
 def test_a_model_is_loaded_where_a_worker_runs(workers: int | None, is_loaded: bool | None) -> None:
-    with served(parts(statuses(WorkersState({"runpod": WorkerState(running=workers)})))) as address:
+    with served(dependencies(statuses(WorkersState({"runpod": WorkerState(running=workers)})))) as address:
         assert httpx.get(f"{address}/health").json()["model_loaded"] is is_loaded
 
 
 def test_an_address_never_shows_its_credentials_and_to_strangers_only_its_origin() -> None:
-    with served(parts(keys=OneKey())) as address:
+    with served(dependencies(keys=OneKey())) as address:
         stranger = httpx.get(f"{address}/health")
         known = httpx.get(f"{address}/health", headers={"Authorization": f"Bearer {KEY}"})
     assert stranger.json()["backends"]["text2sql"] == ["https://api.runpod.test"]

@@ -11,7 +11,7 @@ import yaml
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.vllm_service.api.service import KEY, REQUEST, OneKey, parts, served, statuses
+from tests.vllm_service.api.service import KEY, REQUEST, OneKey, dependencies, served, statuses
 from vllm_service.api.metrics import FAMILIES
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.status import (
@@ -79,7 +79,7 @@ class Scraped:
 
 
 def scraped(service: object = None) -> Scraped:
-    with served(service or parts(FULL)) as address:  # type: ignore[arg-type]
+    with served(service or dependencies(FULL)) as address:  # type: ignore[arg-type]
         return Scraped(httpx.get(f"{address}/metrics").text)
 
 
@@ -103,7 +103,7 @@ def test_there_are_at_least_47_and_those_that_users_rely_on_are_among_them() -> 
 
 
 def test_samples_carry_exactly_the_documented_labels() -> None:
-    service = parts(FULL)
+    service = dependencies(FULL)
     service.measurements.record(REQUEST)
     service.measurements.record(replace(REQUEST, outcome=Outcome.FAILED, status=503, error_code="MODEL_503"))
     labels = scraped(service).labels
@@ -113,7 +113,7 @@ def test_samples_carry_exactly_the_documented_labels() -> None:
 
 
 def test_what_is_counted_is_exact() -> None:
-    service = parts(FULL)
+    service = dependencies(FULL)
     for milliseconds in (2.0, 50.0, 50.1, 250.0):
         service.measurements.record(replace(REQUEST, total_ms=milliseconds))
     metrics = scraped(service)
@@ -130,13 +130,13 @@ def test_what_is_counted_is_exact() -> None:
 
 
 def test_an_unknown_value_is_no_sample_and_never_zero() -> None:
-    metrics = scraped(parts())
+    metrics = scraped(dependencies())
     assert metrics.labels["vllm_cache_hit_rate"] == set()
     assert metrics.labels["vllm_quality_score"] == set()
 
 
 def test_whatever_callers_and_providers_send_the_labels_stay_few() -> None:
-    service = parts()
+    service = dependencies()
     for index in range(2000):
         service.measurements.record(
             replace(REQUEST, model=f"m{index}", provider=f"p{index}", status=index, error_code=f"E{index}")
@@ -149,11 +149,11 @@ def test_whatever_callers_and_providers_send_the_labels_stay_few() -> None:
 
 
 def test_metrics_are_served_and_need_a_key_as_they_are_told() -> None:
-    with served(parts(keys=OneKey())) as address:
+    with served(dependencies(keys=OneKey())) as address:
         assert httpx.get(f"{address}/metrics").status_code == 200
-    with served(parts(serves_metrics=False)) as address:
+    with served(dependencies(serves_metrics=False)) as address:
         assert httpx.get(f"{address}/metrics").status_code == 404
-    with served(parts(keys=OneKey(), metrics_need_key=True)) as address:
+    with served(dependencies(keys=OneKey(), metrics_need_key=True)) as address:
         assert httpx.get(f"{address}/metrics").status_code == 401
         assert httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 

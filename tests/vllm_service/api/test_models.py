@@ -7,13 +7,13 @@ import openai
 import pytest
 from msgspec.structs import replace
 
-from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, OneKey, parts, served
+from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, OneKey, dependencies, served
 from vllm_service.catalog.model import Catalog, Offer, PublicModel
 from vllm_service.domain.pricing import TokenPrice
 
 
 def test_a_model_is_described_by_what_is_configured_and_measured() -> None:
-    service = parts(started_at=1_800_000_000.5)
+    service = dependencies(started_at=1_800_000_000.5)
     service.measurements.record(REQUEST)
     with served(service) as address:
         listed = httpx.get(f"{address}/models").json()
@@ -60,7 +60,7 @@ def test_a_model_is_described_by_what_is_configured_and_measured() -> None:
 
 
 def test_a_model_billed_by_the_second_costs_what_was_charged() -> None:
-    service = parts()
+    service = dependencies()
     service.measurements.record(replace(REQUEST, model="org/sql", provider="runpod", cost_picousd=60_000_000))
     with served(service) as address:
         assert httpx.get(f"{address}/v1/models/org/sql").json()["cost_per_1k_tokens"] == pytest.approx(0.002)
@@ -68,7 +68,7 @@ def test_a_model_billed_by_the_second_costs_what_was_charged() -> None:
 
 def test_the_catalog_of_the_moment_is_listed() -> None:
     catalogs = [CATALOG]
-    with served(parts(catalog=lambda: catalogs[-1])) as address:
+    with served(dependencies(catalog=lambda: catalogs[-1])) as address:
         assert len(httpx.get(f"{address}/v1/models").json()["data"]) == 2
         free = PublicModel("free", (Offer("hosted", "f", TokenPrice.per_million(0, 0)),))
         catalogs.append(Catalog(CATALOG.providers, {"free": free}))
@@ -77,7 +77,7 @@ def test_the_catalog_of_the_moment_is_listed() -> None:
 
 
 def test_the_openai_sdk_reads_the_list_and_raises_its_own_errors() -> None:
-    with served(parts(keys=OneKey())) as address:
+    with served(dependencies(keys=OneKey())) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0)
         assert [model.id for model in client.models.list()] == ["llama", "org/sql"]
         assert client.models.retrieve("org/sql").owned_by == "runpod"

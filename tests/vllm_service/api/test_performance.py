@@ -8,7 +8,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from tests.vllm_service.api.service import REQUEST, Clock, parts, served, statuses
+from tests.vllm_service.api.service import REQUEST, Clock, dependencies, served, statuses
 from vllm_service.api.performance import grade
 from vllm_service.domain.status import BreakersState, CacheState, Circuit, ProviderCircuit
 
@@ -20,7 +20,7 @@ def fetched(path: str, service: Any) -> Any:
 
 def test_latency_is_told_by_percentiles_targets_and_windows() -> None:
     clock = Clock()
-    service = parts(clock=clock)
+    service = dependencies(clock=clock)
     service.measurements.record(replace(REQUEST, total_ms=900.0))
     clock.seconds += 7200
     for milliseconds in range(1, 101):
@@ -45,19 +45,19 @@ def test_latency_is_told_by_percentiles_targets_and_windows() -> None:
 
 
 def test_before_the_first_request_nothing_is_invented() -> None:
-    performance = fetched("/performance", parts())
+    performance = fetched("/performance", dependencies())
     assert performance["latency_metrics"] == {
         "target_ms": 500.0,
         **dict.fromkeys(("current_average_ms", "p50_ms", "p95_ms", "p99_ms", "target_met_percentage")),
     }
     assert performance["resource_utilization"]["cache_hit_rate"] is None
     assert performance["resource_utilization"]["gpu_utilization_percentage"] is None
-    latency = fetched("/performance/latency", parts())
+    latency = fetched("/performance/latency", dependencies())
     assert (latency["target_met"], latency["performance_grade"]) == (None, None)
 
 
 def test_cache_and_breakers_are_reported_where_there_are_any() -> None:
-    service = parts(
+    service = dependencies(
         statuses(CacheState(hits=3, misses=1), BreakersState({"hosted": ProviderCircuit(Circuit.HALF_OPEN)}))
     )
     performance = fetched("/performance", service)

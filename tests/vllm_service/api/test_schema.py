@@ -8,14 +8,14 @@ import httpx
 import pytest
 
 from tests.vllm_service.api.schema_run import assert_conforms, operations
-from tests.vllm_service.api.service import KEY, REQUEST, OneKey, parts, served
+from tests.vllm_service.api.service import KEY, REQUEST, OneKey, dependencies, served
 from vllm_service.api.openapi import ENDPOINTS
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A base URL; the gateway's own tests call the same functions with theirs."""
-    service = parts(keys=OneKey())
+    service = dependencies(keys=OneKey())
     service.measurements.record(REQUEST)
     with served(service) as url:
         yield url
@@ -32,7 +32,7 @@ def test_every_operation_keeps_the_document(address: str) -> None:
 
 def test_a_breach_would_be_found() -> None:
     """The same run fails against an answer that the document does not have."""
-    with served(parts(catalog=lambda: None)) as broken:  # type: ignore[arg-type, return-value]
+    with served(dependencies(catalog=lambda: None)) as broken:  # type: ignore[arg-type, return-value]
         (operation,) = operations(broken, None, lambda _, path: path == "/models")
         with pytest.raises(BaseException, match="500"):
             assert_conforms(operation, None)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import httpx
 from msgspec import structs
 
-from tests.vllm_service.api.service import CATALOG, REQUEST, parts, served
+from tests.vllm_service.api.service import CATALOG, REQUEST, dependencies, served
 from tests.vllm_service.canary import Canaries, everything_logged
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.keys import ApiKey
@@ -37,7 +37,7 @@ def configured(canaries: Canaries) -> Catalog:
 def test_nothing_that_is_answered_or_logged_holds_a_canary() -> None:
     canaries = Canaries()
     catalog = configured(canaries)
-    service = parts(catalog=lambda: catalog, keys=CanaryKey(canaries.key))
+    service = dependencies(catalog=lambda: catalog, keys=CanaryKey(canaries.key))
     service.measurements.record(structs.replace(REQUEST, model=canaries.prompt, error_code=canaries.prompt, status=400))
     keys = [canaries.key, canaries.key + "-wrong", canaries.key + "-broken"]
     with everything_logged() as lines, served(service) as address:
