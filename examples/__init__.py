@@ -1,1 +1,1 @@
-"""Programs to copy from: a FastAPI backend, AsyncOpenAI alone, LangChain and Node at the gateway."""
+"""Programs to copy from: a FastAPI backend, AsyncOpenAI alone, LangChain and Node with the gateway."""

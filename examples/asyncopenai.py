@@ -1,4 +1,4 @@
-"""AsyncOpenAI alone, at your endpoint or at the gateway: nothing of this project is imported.
+"""AsyncOpenAI alone, with your endpoint or the gateway: nothing of this project is imported.
 
 OPENAI_BASE_URL=https://api.runpod.ai/v2/ENDPOINT_ID/openai/v1 OPENAI_API_KEY=... MODEL=... python asyncopenai.py
 """
@@ -15,9 +15,9 @@ MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What 
 
 
 async def main() -> None:
-    """One answer whole, then the same as a stream."""
+    """Prints a whole answer, then the same as a stream."""
     model = os.environ["MODEL"]
-    # A cold endpoint may need minutes: the time-out allows for that, and nothing is sent twice.
+    # A cold endpoint may need minutes. A retry would queue a second job, so the time-out is long and there are none.
     async with AsyncOpenAI(timeout=600, max_retries=0) as client:
         whole = await client.chat.completions.create(model=model, messages=MESSAGES, temperature=0)
         print(whole.choices[0].message.content)

@@ -1,4 +1,4 @@
-"""LangChain at the gateway, or at your endpoint: `pip install langchain-openai`.
+"""LangChain with the gateway or your endpoint: `pip install langchain-openai`.
 
 OPENAI_BASE_URL=http://localhost:8090/v1 OPENAI_API_KEY=... MODEL=... python langchain_gateway.py
 """
@@ -13,7 +13,7 @@ QUESTION = "What is the capital of France?"
 
 
 def main() -> None:
-    """One answer whole, then the same as a stream."""
+    """Prints a whole answer, then the same as a stream."""
     model = ChatOpenAI(model=os.environ["MODEL"], temperature=0, timeout=600, max_retries=0)
     print(model.invoke(QUESTION).content)
     for chunk in model.stream(QUESTION):

@@ -1,1 +1,1 @@
-"""A backend on FastAPI with RunPodVLLMService; `uvicorn examples.fastapi_backend.app:app`."""
+"""A FastAPI backend with RunPodVLLMService: `uvicorn examples.fastapi_backend.app:app`."""

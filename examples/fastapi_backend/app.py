@@ -1,4 +1,4 @@
-"""The application: one client for its whole life, its routes, and every error with its right status.
+"""The application: one client from its start to its end, its routes, and the right status for every error.
 
 RUNPOD_API_KEY=... RUNPOD_VLLM_ENDPOINT_ID=... uvicorn examples.fastapi_backend.app:app
 """
@@ -14,11 +14,12 @@ from fastapi.responses import JSONResponse
 from examples.fastapi_backend.routes import router
 from vllm_service import RunPodVLLMService, ServiceError
 
-OUR_KEY = (401, 403)  # of this backend at its provider: nothing that its caller could mend
+#: The provider refused this backend's own key. The backend's caller cannot change that, so it gets 502.
+OUR_KEY = (401, 403)
 
 
 def create_app(make_service: Callable[[], RunPodVLLMService] = RunPodVLLMService) -> FastAPI:
-    """The application; its client is made when it starts, and closed when it ends."""
+    """Returns the application. Its client is made when it starts, and closed when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -33,7 +34,7 @@ def create_app(make_service: Callable[[], RunPodVLLMService] = RunPodVLLMService
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
-    """The error's own status and, for 429 and 503, when to come back."""
+    """Answers with the error's own status and, where it is known, Retry-After."""
     assert isinstance(error, ServiceError)
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
     status = 502 if error.status_code in OUR_KEY else error.status_code

@@ -1,4 +1,4 @@
-"""A stream of texts as server-sent events. What fails before the first text is an HTTP error; later, an error event."""
+"""Streams of texts as server-sent events. An error before the first text is an HTTP error, a later one an event."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ DONE = "data: [DONE]\n\n"
 
 
 async def events(pieces: TextStream, event_of: Callable[[str], str]) -> AsyncGenerator[str]:
-    """The events of all texts, the first text being there already. Raises ServiceError if that did not come."""
+    """Returns the events of all texts once the first text has come. Raises ServiceError if it does not come."""
+    # Before the response begins its status can still be the error's.
     first = await anext(pieces, "")
 
     async def rest() -> AsyncGenerator[str]:
-        async with aclosing(pieces):  # a caller who leaves ends the generation
+        async with aclosing(pieces):  # a caller who disconnects ends the generation
             try:
                 yield event_of(first)
                 async for text in pieces:
@@ -30,10 +31,10 @@ async def events(pieces: TextStream, event_of: Callable[[str], str]) -> AsyncGen
 
 
 def text_event(text: str) -> str:
-    """`data: TEXT`, with one `data:` for each of its lines."""
+    """Returns `data: TEXT`, with one `data:` for each line of the text."""
     return "".join(f"data: {line}\n" for line in text.split("\n")) + "\n"
 
 
 def chunk_event(text: str) -> str:
-    """`data: {"chunk": TEXT}`."""
+    """Returns `data: {"chunk": TEXT}`."""
     return f"data: {json.dumps({'chunk': text})}\n\n"

@@ -1,4 +1,4 @@
-"""What the backend serves: /generate, /stream, /chat/stream and /health."""
+"""The backend's routes: /generate, /stream, /chat/stream and /health."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ router = APIRouter()
 
 
 class Prompt(BaseModel):
-    """A prompt, sent to the model as it is."""
+    """A prompt, which is sent to the model unchanged."""
 
     prompt: Annotated[str, Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] = 500
@@ -38,14 +38,14 @@ class Conversation(BaseModel):
 
 
 class Generated(BaseModel):
-    """The text, and who gave it."""
+    """The text, and the provider that generated it."""
 
     result: str
     provider: str
 
 
 class Health(BaseModel):
-    """The endpoint's jobs and workers, counted."""
+    """The numbers of the endpoint's jobs and workers."""
 
     status: Literal["healthy"]
     jobs: dict[str, int]
@@ -53,7 +53,7 @@ class Health(BaseModel):
 
 
 def service_of(request: Request) -> RunPodVLLMService:
-    """The application's one client. LLMRouter has the same calls, if hosted providers are to help out."""
+    """Returns the application's one client. LLMRouter has the same calls, and uses hosted providers too."""
     service: RunPodVLLMService = request.app.state.service
     return service
 
@@ -62,29 +62,29 @@ Service = Annotated[RunPodVLLMService, Depends(service_of)]
 
 
 @router.post("/generate")
-async def generate(asked: Prompt, service: Service) -> Generated:
-    """The whole text."""
-    answer = await service.complete(asked.prompt, max_tokens=asked.max_tokens, temperature=asked.temperature)
+async def generate(body: Prompt, service: Service) -> Generated:
+    """Returns the whole text."""
+    answer = await service.complete(body.prompt, max_tokens=body.max_tokens, temperature=body.temperature)
     return Generated(result=answer.text, provider=answer.provider)
 
 
 @router.post("/stream")
-async def stream(asked: Prompt, service: Service) -> StreamingResponse:
-    """The text as server-sent events."""
-    pieces = service.stream(asked.prompt, max_tokens=asked.max_tokens, temperature=asked.temperature)
+async def stream(body: Prompt, service: Service) -> StreamingResponse:
+    """Returns the text as server-sent events."""
+    pieces = service.stream(body.prompt, max_tokens=body.max_tokens, temperature=body.temperature)
     return StreamingResponse(await events(pieces, text_event), media_type="text/event-stream")
 
 
 @router.post("/chat/stream")
-async def chat_stream(asked: Conversation, service: Service) -> StreamingResponse:
-    """The answer as server-sent events of `{"chunk": text}`."""
-    messages = [message.model_dump() for message in asked.messages]
-    pieces = service.stream_chat(messages, max_tokens=asked.max_tokens, temperature=asked.temperature)
+async def chat_stream(body: Conversation, service: Service) -> StreamingResponse:
+    """Returns the answer as server-sent events of `{"chunk": text}`."""
+    messages = [message.model_dump() for message in body.messages]
+    pieces = service.stream_chat(messages, max_tokens=body.max_tokens, temperature=body.temperature)
     return StreamingResponse(await events(pieces, chunk_event), media_type="text/event-stream")
 
 
 @router.get("/health")
 async def health(service: Service) -> Health:
-    """Whether the endpoint can be reached; looking wakes no worker."""
-    seen = await service.health()
-    return Health(status="healthy", jobs=dict(seen.jobs), workers=dict(seen.workers))
+    """Returns the endpoint's health, or an error if it cannot be reached. The request wakes no worker."""
+    endpoint = await service.health()
+    return Health(status="healthy", jobs=dict(endpoint.jobs), workers=dict(endpoint.workers))

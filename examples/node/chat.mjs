@@ -1,4 +1,4 @@
-// The OpenAI SDK for Node at your endpoint or at the gateway: npm install openai, then
+// The OpenAI SDK for Node with your endpoint or the gateway: npm install openai, then
 //   OPENAI_BASE_URL=http://localhost:8090/v1 OPENAI_API_KEY=... MODEL=... node chat.mjs
 import OpenAI from "openai";
 

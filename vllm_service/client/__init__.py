@@ -1,1 +1,1 @@
-"""What a backend imports: RunPodVLLMService, LLMRouter and their results. `vllm_service` re-exports it lazily."""
+"""The client for backends: RunPodVLLMService, LLMRouter and their results. `vllm_service` re-exports them lazily."""

@@ -1,4 +1,4 @@
-"""Many prompts: so many at once, every one answered once or with its own error, in order, resumable from a file."""
+"""Batches: many prompts with limited concurrency, an answer or an error for each, in order, resumable from a file."""
 
 from __future__ import annotations
 
@@ -27,17 +27,20 @@ async def answer_all(
     file: Path | str | None = None,
     progress: bool | Progress = False,
 ) -> list[BatchItem]:
-    """One item for each ask, in order; an ask that cannot be made is its own error. Raises OSError of the file."""
+    """Returns one item for each request, in order. A ServiceError among `asks` becomes its item's error.
+
+    Raises OSError of the file, and ConfigurationError for `concurrent` below 1.
+    """
     if concurrent < 1:
-        raise ConfigurationError(f"concurrent: at least 1, got {concurrent}")
-    with nullcontext() if file is None else BatchFile(file) as opened, progress_of(progress, "prompts") as tell:
-        batch = _Batch(asks, answer, opened, tell)
+        raise ConfigurationError(f"concurrent: expected at least 1, got {concurrent}")
+    with nullcontext() if file is None else BatchFile(file) as opened, progress_of(progress, "prompts") as report:
+        batch = _Batch(asks, answer, opened, report)
         await batch.run(concurrent)
     return [item for item in batch.items if item is not None]
 
 
 def texts(items: Iterable[BatchItem]) -> list[str]:
-    """The answers' texts, in order. Raises BatchFailed, which holds the items, if one has none."""
+    """Returns the answers' texts, in order. Raises BatchFailed, with all items, if one has no answer."""
     items = list(items)
     found = [item.answer.text for item in items if item.answer is not None]
     if len(found) < len(items):
@@ -47,14 +50,14 @@ def texts(items: Iterable[BatchItem]) -> list[str]:
 
 class _Batch:
     def __init__(
-        self, asks: Sequence[Payload | ServiceError], answer: Answering, file: BatchFile | None, tell: Progress
+        self, asks: Sequence[Payload | ServiceError], answer: Answering, file: BatchFile | None, report: Progress
     ) -> None:
         self.items: list[BatchItem | None] = [None] * len(asks)
         self._asks = asks
         self._keys = keys_of([ask if isinstance(ask, Payload) else None for ask in asks]) if file else [""] * len(asks)
         self._answer = answer
         self._file = file
-        self._tell = tell
+        self._report = report
         self._done = 0
 
     async def run(self, concurrent: int) -> None:
@@ -64,12 +67,13 @@ class _Batch:
             for index in remaining:
                 self._end(await self._item(index))
 
-        self._tell(0, len(self._asks))
+        self._report(0, len(self._asks))
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(concurrent, len(self._asks))):
                     group.create_task(caller())
         except* OSError as failures:
+            # The file's error as itself: a caller should not have to know of the task group.
             raise _first(failures) from None
 
     async def _item(self, index: int) -> BatchItem:
@@ -88,7 +92,7 @@ class _Batch:
         if self._file is not None and not item.from_file:
             self._file.write(self._keys[item.index], item)
         self._done += 1
-        self._tell(self._done, len(self._asks))
+        self._report(self._done, len(self._asks))
 
 
 def _first(group: BaseExceptionGroup[OSError]) -> BaseException:

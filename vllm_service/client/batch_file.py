@@ -1,7 +1,8 @@
-"""A batch's file: one JSON line for each prompt that has ended, so that a batch that was stopped goes on where it was.
+"""A batch's file: one JSON line for each prompt that has ended, so that a stopped batch can be resumed.
 
-A line is written in one piece when its prompt has ended. What a crash tore off is ignored, and asked again; so is what
-had failed. Lines are found by a key of the whole request, so a changed prompt, model or option is never taken from it.
+A line is written in one write when its prompt has ended. A line that a crash cut short is ignored and its prompt is
+sent again, and so is a prompt that failed. Lines are found by a key of the whole request, so an answer is never reused
+for a changed prompt, model or option.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from vllm_service.domain.usage import Usage
 
 
 class BatchFile:
-    """The file while a batch runs. Raises OSError."""
+    """The open file of a running batch. Raises OSError."""
 
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
         self._answers = dict(_answers(self._path))
+        # Unbuffered: each write() is one system call, so that a crash loses at most the line that is being written.
         self._file = self._path.open("ab", buffering=0)
         if _is_torn(self._path):
             self._file.write(b"\n")
@@ -41,11 +43,11 @@ class BatchFile:
         self._file.close()
 
     def answer(self, key: str) -> Answer | None:
-        """What an earlier run was answered."""
+        """Returns the answer of an earlier run, or None."""
         return self._answers.get(key)
 
     def write(self, key: str, item: BatchItem) -> None:
-        """One line: the answer's fields, or the error's code and message. Never the prompt."""
+        """Writes one line: the answer's fields, or the error's code and message, but never the prompt."""
         line: dict[str, Any] = {"key": key, "index": item.index}
         if item.answer is not None:
             usage = item.answer.usage
@@ -56,7 +58,7 @@ class BatchFile:
 
 
 def keys_of(asks: Sequence[Payload | None]) -> list[str]:
-    """A key for each request, of its route and body; the second of two equal ones has another than the first."""
+    """Returns a key for each request, from its route and body. Equal requests get different keys, by their order."""
     seen: Counter[str] = Counter()
     keys = []
     for ask in asks:
@@ -84,7 +86,7 @@ def _answer(line: bytes) -> tuple[str, Answer] | None:
         names = Answer.__dataclass_fields__.keys() & fields.keys()
         known = {name: fields[name] for name in names} | {"usage": None if usage is None else Usage(**usage)}
         return (key, Answer(**known)) if isinstance(key, str) and isinstance(known["text"], str) else None
-    except (ValueError, TypeError, KeyError, AttributeError):  # torn, an error's, or nobody's line
+    except (ValueError, TypeError, KeyError, AttributeError):  # cut short, an error's, or not of this format
         return None
 
 

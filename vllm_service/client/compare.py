@@ -1,4 +1,4 @@
-"""What a month of tokens costs at each provider, what that saves, and what was measured of each. No I/O."""
+"""The comparison of providers: the price of a month's tokens, the savings, and what was measured of each. No I/O."""
 
 from __future__ import annotations
 
@@ -18,35 +18,37 @@ from vllm_service.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class Offering:
-    """A model at a provider. None: not known, or not measured. source: where the figures are from."""
+    """A model at a provider. None means not known, or not measured."""
 
     provider: str
     model: str
     price: TokenPrice | None
     latency_ms: float | None = None
     tokens_per_second: float | None = None
+    #: The source of the figures.
     source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """How long one whole answer took, above 0 ms, and how many tokens it had."""
+    """The time and the tokens of one whole answer."""
 
     provider: str
     model: str
+    #: Above 0.
     latency_ms: float
     completion_tokens: int | None
 
     @classmethod
     def of(cls, answer: Answer) -> Measurement:
-        """What the client measured of an answer."""
+        """Returns what the client measured of an answer."""
         tokens = None if answer.usage is None else answer.usage.completion_tokens
         return cls(answer.provider, answer.model, answer.latency_ms, tokens)
 
 
-# The example of the documents that this project began with (2026-11): their prices and latencies, not ours, kept so
-# that their comparison can be made again. They write $200 and $1,000 a month; 10 M tokens at $0.02 per million are
-# $0.20.
+# The example of the documents that this project began with (2026-11), kept so that the comparison can be repeated. Its
+# prices and latencies were not measured here. The documents claim $200 and $1,000 a month; 10 M tokens at $0.02 per
+# million are $0.20.
 _SOURCE = "the documents' example, 2026-11; not measured here"
 DOCUMENTED_EXAMPLE = (
     Offering("RunPod", "Llama-3.1-8B", TokenPrice.per_million("0.02", "0.02"), 1200.0, None, _SOURCE),
@@ -56,15 +58,16 @@ DOCUMENTED_EXAMPLE = (
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """One provider at the volume. savings: against the baseline, negative where it is dearer."""
+    """The cost of the volume at one provider."""
 
     offering: Offering
     monthly_picousd: int | None
+    #: Against the baseline; negative if the provider is more expensive.
     savings_picousd: int | None
     savings_percentage: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Dollars as numbers; null where nothing is known."""
+        """Returns the row with dollars as numbers; null is unknown."""
         price = self.offering.price
         return {
             "provider": self.offering.provider,
@@ -84,15 +87,17 @@ class CostRow:
 
 @dataclass(frozen=True, slots=True)
 class CostComparison:
-    """All rows, the cheapest first, those without a price last; `baseline`: what savings are counted against."""
+    """The costs at all providers."""
 
+    #: The cheapest first, those without a price last.
     rows: tuple[CostRow, ...]
+    #: The provider that savings are counted against.
     baseline: str | None
     input_tokens: int
     output_tokens: int
 
     def to_json(self) -> dict[str, Any]:
-        """`{"monthly_tokens": {...}, "baseline", "providers": [...]}`."""
+        """Returns `{"monthly_tokens": {...}, "baseline", "providers": [...]}`."""
         return {
             "monthly_tokens": {"input": self.input_tokens, "output": self.output_tokens},
             "baseline": self.baseline,
@@ -107,12 +112,14 @@ def compare_costs(
     output_share: float = 0.5,
     baseline: str | None = None,
 ) -> CostComparison:
-    """What `monthly_tokens` cost, of which `output_share` are generated ones. Raises InvalidRequest.
+    """Returns what `monthly_tokens` cost, of which `output_share` are generated. Raises InvalidRequest.
 
-    baseline: the provider that savings are counted against; the dearest unless it is named.
+    baseline: the provider that savings are counted against; None: the most expensive one.
     """
     if monthly_tokens < 0 or not 0 <= output_share <= 1:
-        raise InvalidRequest("monthly_tokens: not negative; output_share: from 0 to 1", param="monthly_tokens")
+        raise InvalidRequest(
+            "monthly_tokens: expected 0 or more; output_share: expected 0 to 1", param="monthly_tokens"
+        )
     output_tokens = int(monthly_tokens * Decimal(str(output_share)))
     usage = Usage(monthly_tokens - output_tokens, output_tokens)
     costs = [
@@ -126,9 +133,9 @@ def compare_costs(
 
 
 def offerings_of(catalog: Catalog, model: str) -> list[Offering]:
-    """Everybody who offers a model of the catalog. Raises InvalidRequest if there is no such model.
+    """Returns all offers of a model of the catalog. Raises InvalidRequest if there is no such model.
 
-    An own endpoint is paid by the second: its price per token depends on its throughput, and is unknown here.
+    An own endpoint is paid by the second. Its price per token depends on its throughput, so it is unknown here.
     """
     if (public := catalog.models.get(model)) is None:
         raise InvalidRequest(
@@ -138,7 +145,7 @@ def offerings_of(catalog: Catalog, model: str) -> list[Offering]:
 
 
 def with_measurements(offerings: Iterable[Offering], measured: Iterable[Measurement | Answer]) -> list[Offering]:
-    """The offerings with the median latency and throughput of what their providers have answered."""
+    """Returns the offerings with the median latency and throughput of their providers' answers."""
     given: dict[tuple[str, str], list[Measurement]] = {}
     for one in measured:
         taken = one if isinstance(one, Measurement) else Measurement.of(one)

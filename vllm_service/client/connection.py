@@ -1,7 +1,7 @@
-"""One endpoint over `AsyncOpenAI(max_retries=0)`: an ask in, an answer or a stream out, every error of the one tree.
+"""One endpoint over `AsyncOpenAI(max_retries=0)`: a request in, an answer or a stream out, all errors ServiceError.
 
-The SDK's `post` is used, not its resources: it sends the same request, and spares each call the SDK's building of
-response models, which takes a third of its time; what is needed of an answer is read in asks.py.
+The SDK's `post` is used, not its resources. It sends the same request, but does not build the SDK's response models,
+which take a third of a call's time; payload.py reads the parts of an answer that are needed.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
 class Connection:
     """Keeps connections open until it is closed, or their event loop ends; each loop has its own.
 
-    prices: by model; a model that is not in it has no known cost. reads_annotations: where the server is our gateway,
-    cost and provider are those that it names. http_client: used in one loop, the first. follow_redirects: without an
-    http_client; where it is not set, a redirect is no answer.
-    owner: named in errors. Raises ConfigurationError for a base_url that is none.
+    prices: by model; the cost of any other model is unknown. reads_annotations: if the server is this project's
+    gateway, cost and provider are the ones in its answers. http_client: is used in one loop only, the first.
+    follow_redirects: without an http_client; if it is False, a redirect is an error. owner: the class that errors name.
+    Raises ConfigurationError for a base_url that is not a URL.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Connection:
 
     @property
     def sdk(self) -> AsyncOpenAI:
-        """Of the running loop. Raises ConfigurationError where none can be used, InvalidRequest after `close`."""
+        """Returns the loop's SDK. Raises ConfigurationError without a usable loop, InvalidRequest after close()."""
         return self._sdks.get()
 
     async def answer(self, ask: Payload, policy: RetryPolicy) -> Answer:
@@ -96,7 +96,7 @@ class Connection:
         return self.annotated(answer, response.content)
 
     def annotated(self, answer: Answer, document: bytes | str | None) -> Answer:
-        """The answer, with what the gateway says of it in the document that it came in, if it is a gateway's."""
+        """Returns the answer with the gateway's annotation in `document`, if there is one."""
         said = read_annotation(document) if self._reads_annotations else None
         if said is None:
             return answer
@@ -110,7 +110,7 @@ class Connection:
         )
 
     async def open_stream(self, ask: Payload) -> EventStream:
-        """The chunks of an answer, as JSON, for as long as it is read. Raises ServiceError."""
+        """Opens a stream of an answer's chunks, as JSON. Raises ServiceError."""
         with self.raising_ours():
             stream = await self.sdk.post(
                 ask.route, cast_to=object, body=ask.stream_body, stream=True, stream_cls=EventStream
@@ -121,7 +121,7 @@ class Connection:
             return stream
 
     async def control(self, method: str, url: str, body: Json | None = None) -> Any:
-        """One call of a JSON API beside the OpenAI route. Raises ServiceError."""
+        """Makes one call of a JSON API beside the OpenAI route, and returns its document. Raises ServiceError."""
         with self.raising_ours():
             if method == "GET":
                 response = await self.sdk.get(url, cast_to=httpx2.Response)
@@ -130,13 +130,13 @@ class Connection:
             return _json(response)
 
     def cost_picousd(self, model: str, usage: Usage | None) -> int | None:
-        """None where the price or the tokens are not known."""
+        """Returns the cost, or None if the price or the tokens are unknown."""
         price = self._prices.get(model)
         return None if price is None or usage is None else price.cost_picousd(usage)
 
     @contextmanager
     def raising_ours(self, *, begun: bool = False) -> Iterator[None]:
-        """What the SDK raises inside comes out as ServiceError. begun: part of the answer has been handed out."""
+        """Turns the SDK's errors into ServiceError. begun: part of the answer has been handed out."""
         try:
             yield
         except ServiceError as error:
@@ -162,17 +162,15 @@ class Connection:
 
 
 def _is_answer(response: httpx2.Response) -> None:
-    """Raises UpstreamFailed for a status that promises no answer, such as 202."""
+    """Raises UpstreamFailed for a success status without an answer, such as 202."""
     if response.status_code != HTTPStatus.OK:
         raise UpstreamFailed(f"the status of the answer is {response.status_code}, not 200")
 
 
 class EventStream(AsyncStream[object]):
-    """The SDK's chunks, as JSON. annotated: the text of the last event with the gateway's cost_info.
+    """The SDK's chunks, as JSON."""
 
-    The text, since the SDK has made floats of its numbers.
-    """
-
+    #: The text of the last event with the gateway's cost_info. Text, because the SDK decodes its numbers to floats.
     annotated: str | None = None
 
     async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
@@ -201,7 +199,7 @@ class _Opened:
         self._is_taken = False
 
     def new(self) -> AsyncOpenAI:
-        """Raises ConfigurationError if another loop has the http_client that was given."""
+        """Returns a new SDK client. Raises ConfigurationError if another loop uses the given http_client."""
         if self._http_client is not None and self._is_taken:
             raise ConfigurationError(
                 "http_client: its connections belong to the event loop in which it was first used. Make a client in "
@@ -216,7 +214,8 @@ class _Opened:
             max_retries=0,
             http_client=self._http_client or (None if self._follow_redirects else _without_redirects()),
         )
-        # Of OPENAI_ORG_ID, OPENAI_PROJECT_ID, OPENAI_ADMIN_KEY and OPENAI_CUSTOM_HEADERS: they are meant for OpenAI.
+        # The SDK takes these from OPENAI_ORG_ID, OPENAI_PROJECT_ID, OPENAI_ADMIN_KEY and OPENAI_CUSTOM_HEADERS, which
+        # are meant for OpenAI and not for this endpoint.
         sdk.organization = sdk.project = sdk.admin_api_key = None
         sdk._custom_headers = {}
         return sdk

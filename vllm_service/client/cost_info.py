@@ -1,7 +1,7 @@
-"""What our gateway adds to an answer, `cost_info` and `performance_info`: the exact cost, and where it went.
+"""The gateway's annotations of an answer, `cost_info` and `performance_info`: the exact cost, provider and reason.
 
-Other servers may send members of these names that mean something else. What is not the gateway's shape is left aside:
-it never breaks an answer. Pure.
+Other servers may send members with these names and another meaning. Anything without the gateway's form is ignored, so
+that it never makes an answer fail. Pure.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from vllm_service.domain.money import PICOUSD_PER_USD
 
 MEMBER = "cost_info"
 _MARK = MEMBER.encode()
-_MOST_USD = Decimal(9_000_000)  # what 64 bits hold; an answer that is said to cost more is nonsense
-_EXACT = Context(prec=60)  # not the application's: that may round
+#: More pico-dollars do not fit into 64 bits; no answer costs that much.
+_MOST_USD = Decimal(9_000_000)
+#: The application's own decimal context may round.
+_EXACT = Context(prec=60)
 
 
 class Annotation(NamedTuple):
-    """None is unknown. is_estimate: the cost is what the gateway expects, of a worker's seconds or uncounted tokens."""
+    """The gateway's annotation of an answer. None is unknown."""
 
     cost_picousd: int | None
+    #: The cost is the gateway's estimate: of a worker's seconds, or of tokens that the provider did not count.
     is_estimate: bool
     provider: str | None
     route_reason: str | None
@@ -49,10 +52,8 @@ _decode = msgspec.json.Decoder(_Annotated).decode
 
 
 def read_annotation(document: bytes | str | None) -> Annotation | None:
-    """Returns what the gateway added to a whole answer, or to an event; None where there is nothing of it.
-
-    Numbers are read from the text: a float would not hold every pico-dollar.
-    """
+    """Returns the annotation in a whole answer or in an event; None if there is none."""
+    # The numbers are decoded from the text: a float cannot hold every number of pico-dollars.
     if document is None or (_MARK not in document if isinstance(document, bytes) else MEMBER not in document):
         return None
     try:
@@ -60,12 +61,13 @@ def read_annotation(document: bytes | str | None) -> Annotation | None:
         cost = _picousd(annotated.cost_info.vllm_cost_usd)
     except (ValueError, ArithmeticError, RecursionError):
         return None
-    place = annotated.performance_info
-    return Annotation(cost, annotated.cost_info.is_estimate, place.provider or None, place.route_reason or None)
+    performance = annotated.performance_info
+    is_estimate = annotated.cost_info.is_estimate
+    return Annotation(cost, is_estimate, performance.provider or None, performance.route_reason or None)
 
 
 def _picousd(usd: Decimal | None) -> int | None:
-    """Raises ValueError for what is no cost of an answer."""
+    """Returns the cost in pico-dollars. Raises ValueError for a number that cannot be one."""
     if usd is None:
         return None
     if not usd.is_finite() or not 0 <= usd <= _MOST_USD:

@@ -1,4 +1,4 @@
-"""Several models, one question: all answers, and the best of them by a scorer that may be replaced."""
+"""Ensembles: several models answer one prompt, and a replaceable scorer chooses the best answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vllm_service.client.payload import Payload
 from vllm_service.client.results import Answer, Candidate, Ensemble
 from vllm_service.errors import InvalidRequest, ServiceError
 
-# Told the prompt and the answers; gives each a number, higher is better. May be async, to ask a judge.
+#: Gets the prompt and the answers, and returns a score for each; higher is better. It may be async, to use a model.
 Scorer = Callable[[str, Sequence[Answer]], Sequence[float] | Awaitable[Sequence[float]]]
 
 WORD = re.compile(r"\w+")
@@ -21,7 +21,10 @@ WORD = re.compile(r"\w+")
 async def answer_by_each(
     prompt: str, asks: Sequence[Payload], answer: Callable[[Payload], Awaitable[Answer]], scorer: Scorer
 ) -> Ensemble:
-    """All asks at once. A model that fails is a candidate without an answer; if all fail, raises the first's error."""
+    """Sends all requests at once, and returns the answers with the best one.
+
+    A model that fails is a candidate without an answer. If all fail, the first one's error is raised.
+    """
     if not asks:
         raise InvalidRequest("models: expected at least one", param="models")
     given = await asyncio.gather(*(_candidate(ask, answer) for ask in asks))
@@ -41,9 +44,10 @@ async def answer_by_each(
 
 
 def consensus(prompt: str, answers: Sequence[Answer]) -> list[float]:
-    """How well each answer agrees with the others: the mean F1 of their words; 0 for one alone.
+    """Returns how well each answer agrees with the others: the mean F1 of their words, 0 for a single answer.
 
-    Minimum Bayes risk over the candidates (Kumar and Byrne, 2004), with unigram F1 as the gain: it needs no model.
+    It is minimum Bayes risk over the candidates (Kumar and Byrne, 2004) with unigram F1 as the gain, so it needs no
+    model.
     """
     words = [Counter(WORD.findall(answer.text.casefold())) for answer in answers]
     return [sum(_f1(own, other) for other in words if other is not own) / max(1, len(words) - 1) for own in words]

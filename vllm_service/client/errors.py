@@ -1,13 +1,13 @@
-"""What the SDK raises, what an answer's status says, what a FAILED job carries -> one tree, vllm_service.errors.
+"""The client's errors: the SDK's errors, HTTP statuses and FAILED jobs as errors of one tree, vllm_service.errors.
 
-Added to that tree by the client:
+The client adds to that tree:
 
 ServiceError
 ├── UpstreamFailed
 │   ├── Unreachable         502  no connection, or it broke before the answer was whole
-│   └── StreamBroken        502  the answer had begun; it is not tried again
-├── JobCancelled            409  the job was cancelled, here or by somebody else
-└── BatchFailed             502  some prompts of a batch have no answer; `items` holds what every prompt came to
+│   └── StreamBroken        502  the stream broke after it had begun; it is not retried
+├── JobCancelled            409  the job was cancelled by this or another client
+└── BatchFailed             502  some prompts of a batch have no answer; `items` has the result of every prompt
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ BY_STATUS: Mapping[int, type[ServiceError]] = {
 
 
 class Unreachable(UpstreamFailed):
-    """There was no connection, or it ended before the answer did."""
+    """No connection could be made, or it ended before the answer did."""
 
 
 class StreamBroken(UpstreamFailed):
-    """The stream ended before the answer did. What came until then is not the whole answer, and is not asked again."""
+    """The stream ended before the answer did. It is not retried, because part of the answer has been handed out."""
 
     is_transient = False
 
@@ -57,7 +57,7 @@ class JobCancelled(ServiceError):
 
 
 class BatchFailed(ServiceError):
-    """Some prompts have no answer. `items` holds all, in order; what was answered is not lost."""
+    """Some prompts have no answer. `items` has all results in order, also the answers."""
 
     status, code, kind = 502, "BATCH_502", "upstream_error"
 
@@ -72,7 +72,7 @@ class BatchFailed(ServiceError):
 
 
 def from_sdk(error: openai.OpenAIError, endpoint: str, *, begun: bool = False) -> ServiceError:
-    """The error of this tree for one of the SDK's. begun: text of this answer has been handed out already."""
+    """Returns the error for one of the SDK's. begun: text of this answer has been handed out already."""
     if isinstance(error, openai.APIStatusError):
         return from_answer(error.status_code, error.body, error.response.headers, endpoint)
     if isinstance(error, openai.APITimeoutError) and not begun:
@@ -87,7 +87,7 @@ def from_sdk(error: openai.OpenAIError, endpoint: str, *, begun: bool = False) -
 
 
 def from_answer(status: int, body: object, headers: Mapping[str, str], endpoint: str) -> ServiceError:
-    """The error for an HTTP answer. body: OpenAI's error object, or whatever came."""
+    """Returns the error for an HTTP error response. body: OpenAI's error object, or any other body."""
     error = from_document(status, body)
     error.retry_after_seconds = retry_after_seconds(headers.get("retry-after"), time.time())
     error.request_id = request_id(headers)
@@ -95,7 +95,7 @@ def from_answer(status: int, body: object, headers: Mapping[str, str], endpoint:
 
 
 def from_event(body: object, endpoint: str, *, begun: bool) -> ServiceError:
-    """The error for an error event: its code is the status, if it is one; else the stream was broken off."""
+    """Returns the error for an error event. Its code is the status if it is one, else the status is 502."""
     code = _field(body, "code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 502
     if begun:
@@ -104,7 +104,7 @@ def from_event(body: object, endpoint: str, *, begun: bool) -> ServiceError:
 
 
 def from_job(error_text: str | None, endpoint: str) -> ServiceError:
-    """The error of a FAILED job: the engine's own where the text holds `{"error": {...}, "status": N}`, else 500."""
+    """Returns the error of a FAILED job: the engine's own if the text is `{"error": {...}, "status": N}`, else 500."""
     try:
         document = json.loads(error_text or "")
     except ValueError:
@@ -113,16 +113,17 @@ def from_job(error_text: str | None, endpoint: str) -> ServiceError:
     if isinstance(document, dict) and isinstance(status, int) and 400 <= status < 600:
         return at_endpoint(from_document(status, document.get("error")), endpoint)
     return at_endpoint(
-        UpstreamError(500, error_text or "the job failed and does not say why", code="JOB_500"), endpoint
+        UpstreamError(500, error_text or "the job failed without an error text", code="JOB_500"), endpoint
     )
 
 
 def from_document(status: int, body: object) -> ServiceError:
-    """The class of a status, with the message and param of an OpenAI error object."""
+    """Returns an error of the status's class, with the message and param of an OpenAI error object."""
     nested = _field(body, "error")
     body = nested if isinstance(nested, Mapping) else body
     param = _field(body, "param")
-    text, param = message_of(body, status), param if isinstance(param, str) else None
+    param = param if isinstance(param, str) else None
+    text = message_of(body, status)
     kind = BY_STATUS.get(status)
     if kind is None:
         return UpstreamError(status, text, code=f"UPSTREAM_{status}", param=param)
@@ -130,13 +131,13 @@ def from_document(status: int, body: object) -> ServiceError:
 
 
 def at_endpoint(error: ServiceError, endpoint: str) -> ServiceError:
-    """The error, with where the request had been sent."""
+    """Sets the endpoint to which the request was sent, and returns the error."""
     error.endpoint = endpoint
     return error
 
 
 def message_of(body: object, status: int) -> str:
-    """What the error object says; else the name of the status. A body that is no JSON is somebody's HTML: left out."""
+    """Returns the error object's message, else the name of the status. Any other body, such as HTML, is left out."""
     message = _field(body, "message")
     return message if isinstance(message, str) and message else _phrase(status)
 

@@ -1,4 +1,4 @@
-"""What is asked of a model: a route and a body; and what is read from the whole answer or from its chunks. Pure."""
+"""Requests to models, and the reading of whole answers and chunks. Pure."""
 
 from __future__ import annotations
 
@@ -12,53 +12,58 @@ from vllm_service.errors import InvalidRequest, UpstreamFailed
 Json = dict[str, Any]
 Message = Mapping[str, Any]
 
-COMPLETIONS, CHAT = "/completions", "/chat/completions"
-DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE = 500, 0.7
+COMPLETIONS = "/completions"
+CHAT = "/chat/completions"
+DEFAULT_MAX_TOKENS = 500
+DEFAULT_TEMPERATURE = 0.7
+#: The headers that may have the provider's id of a request, the first one present counts.
 REQUEST_IDS = ("x-request-id", "x-runpod-job-id")
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A request to one model. `options` are further fields of the body, the engine's own among them."""
+    """A request to one model."""
 
     route: str
     model: str
+    #: The body's `prompt` or `messages`.
     question: Json
+    #: Further fields of the body, also the engine's own.
     options: Json
 
     @classmethod
     def completion(cls, prompt: str, model: str, options: Mapping[str, Any]) -> Payload:
-        """A prompt as it is, without a chat template. Raises InvalidRequest."""
+        """Returns the request for a prompt, without a chat template. Raises InvalidRequest."""
         if not isinstance(prompt, str) or not prompt:
             raise InvalidRequest("prompt: expected text", param="prompt")
         return cls(COMPLETIONS, model, {"prompt": prompt}, dict(options))
 
     @classmethod
     def chat(cls, messages: Iterable[Message], model: str, options: Mapping[str, Any]) -> Payload:
-        """A conversation. Raises InvalidRequest."""
-        said = [dict(message) for message in messages]
-        if not said:
+        """Returns the request for a conversation. Raises InvalidRequest."""
+        copied = [dict(message) for message in messages]
+        if not copied:
             raise InvalidRequest("messages: expected at least one", param="messages")
-        return cls(CHAT, model, {"messages": said}, dict(options))
+        return cls(CHAT, model, {"messages": copied}, dict(options))
 
     def to(self, model: str) -> Self:
-        """The same, asked of another model."""
+        """Returns the same request to another model."""
         return replace(self, model=model)
 
     @property
     def body(self) -> Json:
-        """What is sent, for an answer that comes whole."""
+        """Returns the body for a whole answer."""
         return {"model": self.model, **self.question, **self.options}
 
     @property
     def stream_body(self) -> Json:
-        """What is sent, for an answer that comes in pieces, its usage last."""
+        """Returns the body for a stream that ends with the usage."""
         return {**self.body, "stream": True, "stream_options": {"include_usage": True}}
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one chunk adds: text, the reason of the end, the tokens of it all; or nothing of these."""
+    """The content of one chunk: text, the reason of the end, the usage of the whole answer, or none of these."""
 
     text: str = ""
     finish_reason: str | None = None
@@ -67,16 +72,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """What a whole answer holds. `message` is the chat message as it came."""
+    """The content of a whole answer."""
 
     text: str
     finish_reason: str | None
     usage: Usage | None
+    #: The chat message as it came; None for a text completion.
     message: Mapping[str, Any] | None
 
 
 def read_whole(document: object) -> Whole:
-    """Raises UpstreamFailed for what is no completion; it does not quote it."""
+    """Returns the content of a completion. Raises UpstreamFailed, without quoting the document, for anything else."""
     choice = _first_choice(document)
     message = choice.get("message") if choice is not None else None
     text = None if choice is None else choice.get("text")
@@ -89,9 +95,9 @@ def read_whole(document: object) -> Whole:
 
 
 def read_piece(chunk: object) -> Piece:
-    """Raises UpstreamFailed for what is no chunk of a completion."""
+    """Returns the content of a chunk. Raises UpstreamFailed for anything else."""
     if not isinstance(chunk, Mapping) or not isinstance(chunk.get("choices"), list):
-        raise UpstreamFailed("a chunk of the stream is not one of an OpenAI completion")
+        raise UpstreamFailed("a chunk of the stream is not an OpenAI completion's")
     choice = _first_choice(chunk)
     if choice is None:
         return Piece(usage=read_usage(chunk))
@@ -101,11 +107,12 @@ def read_piece(chunk: object) -> Piece:
 
 
 def read_usage(document: object) -> Usage | None:
-    """The tokens, as the provider counted them; None where it did not."""
+    """Returns the tokens as the provider counted them, or None if it sent no usage."""
     usage = document.get("usage") if isinstance(document, Mapping) else None
     if not isinstance(usage, Mapping):
         return None
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
+    prompt = usage.get("prompt_tokens")
+    completion = usage.get("completion_tokens", 0)
     if not isinstance(prompt, int) or not isinstance(completion, int):
         return None
     cached = _detail(usage.get("prompt_tokens_details"), "cached_tokens")

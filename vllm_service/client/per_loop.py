@@ -1,7 +1,7 @@
-"""What belongs to an event loop: connections, locks, tasks. An object of ours may be used in several loops.
+"""Values that belong to an event loop (connections, locks, tasks), for objects that may be used in several loops.
 
 A connection that one loop has opened cannot be used in another: a second `asyncio.run`, a thread with a loop of its
-own, a forked process. So each loop has its own, made when it is first needed there and closed when that loop ends.
+own, a forked process. So each loop has its own value, made at its first use there and closed when that loop ends.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Held(Generic[T]):
-    """life: a generator that is suspended until its loop ends; then it ends `value`."""
+    """The value of one loop."""
 
     loop: asyncio.AbstractEventLoop
     process: int
     value: T
-    life: AsyncGenerator[None]
+    #: A generator that is suspended until its loop ends, and then ends the value.
+    lifetime: AsyncGenerator[None]
 
 
 class PerLoop(Generic[T]):
-    """One `T` for each event loop. owner: named in errors. `end` is awaited in the loop that the value belongs to."""
+    """One `T` for each event loop."""
 
     def __init__(self, owner: str, make: Callable[[], T], end: Callable[[T], Awaitable[None]] | None = None) -> None:
+        """owner: the class that errors name. end: awaited in the loop to which the value belongs."""
         self._owner = owner
         self._make = make
         self._end = end
@@ -40,7 +42,7 @@ class PerLoop(Generic[T]):
         self._is_closed = False
 
     def get(self) -> T:
-        """The running loop's. Raises InvalidRequest once it is closed, ConfigurationError where no loop can run."""
+        """Returns the running loop's value. Raises InvalidRequest after close(), ConfigurationError without a loop."""
         loop = running_loop(self._owner)
         held = self._held.get(id(loop))
         if self._is_closed:
@@ -52,38 +54,39 @@ class PerLoop(Generic[T]):
         return held.value
 
     async def close(self) -> None:
-        """Ends this loop's at once, and has other loops end theirs when they next run. Twice is once."""
+        """Ends this loop's value now, and schedules the end of the others in their loops. It may be called again."""
         self._is_closed = True
         here = asyncio.get_running_loop()
         for key, held in list(self._held.items()):
             if held.process != os.getpid():
-                continue  # the other process's sockets: to close them here would disturb it
+                continue  # they are the other process's sockets: closing them here would disturb it
             if held.loop is here:
-                await held.life.aclose()
+                await held.lifetime.aclose()
             elif held.loop.is_closed():
                 self._held.pop(key, None)
             else:
                 with contextlib.suppress(RuntimeError):  # it was closed just now
-                    held.loop.call_soon_threadsafe(_end_soon, held.life)
+                    held.loop.call_soon_threadsafe(_end_soon, held.lifetime)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> T:
         for key, held in list(self._held.items()):
             if held.loop.is_closed() and held.process == os.getpid():
                 self._held.pop(key, None)
         value = self._make()
-        life = _until_the_loop_ends(weakref.ref(self), id(loop), value, self._end)
+        lifetime = _until_the_loop_ends(weakref.ref(self), id(loop), value, self._end)
         with contextlib.suppress(StopIteration):
-            life.__anext__().send(None)  # as far as its `yield`: the loop knows of it from here on
-        self._held[id(loop)] = _Held(loop, os.getpid(), value, life)
+            # It runs up to its `yield`; from then on the loop closes it at its own end.
+            lifetime.__anext__().send(None)
+        self._held[id(loop)] = _Held(loop, os.getpid(), value, lifetime)
         return value
 
     def forget(self, key: int) -> None:
-        """Called when the value of a loop has ended."""
+        """Removes the value of a loop that has ended."""
         self._held.pop(key, None)
 
 
 class OneLoop:
-    """Lets one running loop at a time use what threads cannot share. Another may follow when that one has stopped."""
+    """Admits one running loop at a time, for objects that threads cannot share. Another may follow when it stops."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
@@ -92,12 +95,13 @@ class OneLoop:
         self._is_closed = False
 
     def close(self) -> None:
-        """Lets nothing by from now on."""
+        """Admits no loop from now on."""
         self._is_closed = True
 
     def enter(self) -> None:
-        """Raises InvalidRequest once closed, ConfigurationError while another loop in this process runs and uses it."""
-        loop, process = running_loop(self._owner), os.getpid()
+        """Admits the running loop. Raises InvalidRequest after close(), ConfigurationError while another one runs."""
+        loop = running_loop(self._owner)
+        process = os.getpid()
         if self._is_closed:
             raise closed(self._owner)
         if loop is self._loop:
@@ -110,11 +114,12 @@ class OneLoop:
                 f"between threads. Make a {self._owner} in each thread, or pass the call on to that loop with "
                 "asyncio.run_coroutine_threadsafe"
             )
-        self._loop, self._process = loop, process
+        self._loop = loop
+        self._process = process
 
 
 def running_loop(owner: str) -> asyncio.AbstractEventLoop:
-    """The loop that runs here. Raises ConfigurationError where none does."""
+    """Returns the running loop. Raises ConfigurationError if there is none."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -125,12 +130,12 @@ def running_loop(owner: str) -> asyncio.AbstractEventLoop:
 
 
 def closed(owner: str) -> InvalidRequest:
-    """The error of every call after `close`."""
+    """Returns the error of every call after close()."""
     return InvalidRequest(f"this {owner} is closed: make a new one")
 
 
 def forked(owner: str) -> ConfigurationError:
-    """The error of a loop that was copied into a forked process."""
+    """Returns the error of a loop that was copied into a forked process."""
     return ConfigurationError(
         f"this {owner} was used in this event loop by the process that this one was forked from. Start a new loop "
         'here, with asyncio.run, or start processes by "spawn"'
@@ -140,7 +145,8 @@ def forked(owner: str) -> ConfigurationError:
 async def _until_the_loop_ends(
     owner: weakref.ref[PerLoop[T]], key: int, value: T, end: Callable[[T], Awaitable[None]] | None
 ) -> AsyncGenerator[None]:
-    """Suspended for as long as its loop lives: asyncio.run closes its generators, and so this one, before it ends."""
+    """Ends the value at the end of its loop: asyncio.run closes all async generators before the loop ends."""
+    # A weak reference: an object that nothing uses any more must not stay until the end of the loop.
     try:
         yield
     finally:
@@ -150,6 +156,7 @@ async def _until_the_loop_ends(
             await end(value)
 
 
-def _end_soon(life: AsyncGenerator[None]) -> None:
-    task = asyncio.ensure_future(life.aclose())
+def _end_soon(lifetime: AsyncGenerator[None]) -> None:
+    task = asyncio.ensure_future(lifetime.aclose())
+    # Reading the exception keeps asyncio from logging it as never retrieved.
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())

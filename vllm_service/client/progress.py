@@ -1,28 +1,29 @@
-"""Progress of a batch: a bar on stderr, or whatever the caller does when told."""
+"""The progress of a batch: a bar on stderr, or the caller's own function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Progress = Callable[[int, int], None]  # done, total
+#: Is called with the number of prompts that have ended, and the number of all.
+Progress = Callable[[int, int], None]
 
 
 @contextmanager
-def progress_of(wish: bool | Progress, description: str) -> Iterator[Progress]:
-    """Yields what to call with (done, total). True draws a bar."""
-    if callable(wish):
-        yield wish
-    elif wish:
-        with _bar(description) as tell:
-            yield tell
+def progress_of(option: bool | Progress, description: str) -> Iterator[Progress]:
+    """Yields the function to report to: the caller's own, one that draws a bar (True), one without effect (False)."""
+    if callable(option):
+        yield option
+    elif option:
+        with _bar(description) as report:
+            yield report
     else:
         yield _ignore
 
 
 @contextmanager
 def _bar(description: str) -> Iterator[Progress]:
-    # Imported only for a bar: a backend that draws none does not pay for it.
+    # Imported only for a bar: a backend without one should neither need rich nor wait for its import.
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Keeps the requests of each operation within so many in a window of seconds, and so many at once, by waiting."""
+"""The client's side of rate limits: requests wait until their operation's window and concurrency have room."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vllm_service.client.settings import RateLimit
 
 
 class RateGate:
-    """A sliding window per operation. An operation without a limit is let by.
+    """A sliding window per operation. An operation without a limit never waits.
 
-    The window is that of all event loops together; how many may be under way at once is counted in each loop.
+    All event loops share the window; the concurrency is counted in each loop.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class RateGate:
 
     @asynccontextmanager
     async def admitted(self, operation: str) -> AsyncIterator[None]:
-        """Waits for room; inside, one request is under way."""
+        """Waits for room, and counts one running request while the context is open."""
         gate = self._gates.get(operation)
         if gate is None:
             yield
@@ -56,7 +56,7 @@ class _Gate:
         self._entered: deque[float] = deque()
 
     async def room(self) -> None:
-        """Returns when the window holds fewer requests than it may; this one is counted from then."""
+        """Waits until the window has room, and counts this request in it."""
         while len(self._entered) >= self._limit.per_window:
             with contextlib.suppress(IndexError, ValueError):  # another thread's loop was faster
                 oldest = self._entered[0]

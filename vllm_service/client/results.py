@@ -1,4 +1,4 @@
-"""What comes back: an answer with its tokens, cost and times; a batch's items; an ensemble's candidates."""
+"""The client's results: an answer with its tokens, cost and times; a batch's items; an ensemble's candidates."""
 
 from __future__ import annotations
 
@@ -13,67 +13,73 @@ from vllm_service.errors import ServiceError
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer. None is unknown: a provider without usage, a model without a price.
-
-    latency_ms: from the first attempt to the end. ttft_ms: to the first text; None for answers that came whole.
-    message: a chat answer as it came, with its tool calls. attempts: how many requests it took.
-    cost_is_estimate: the gateway could only estimate the cost.
-    """
+    """One answer. None is unknown, for example the usage of a provider that sends none."""
 
     text: str
     model: str
     provider: str
     usage: Usage | None
+    #: The exact cost; None without a price or without usage.
     cost_picousd: int | None
+    #: From the first attempt to the end of the answer.
     latency_ms: float
+    #: From the first attempt to the first text; None for answers that came whole.
     ttft_ms: float | None = None
+    #: The provider's id of the request.
     request_id: str | None = None
     finish_reason: str | None = None
+    #: How many requests were made for it.
     attempts: int = 1
+    #: The chat message as it came, with its tool calls.
     message: Mapping[str, Any] | None = None
+    #: The router's reason for the provider.
     route_reason: str | None = None
+    #: The cost is the gateway's estimate.
     cost_is_estimate: bool = False
 
     @property
     def cost_usd(self) -> float | None:
-        """Dollars, for people; add up `cost_picousd`."""
+        """Returns the cost in dollars, for display. Sums should use `cost_picousd`, which is exact."""
         return to_usd(self.cost_picousd)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """One prompt of a batch: its answer or its error, and whether it was taken from the file of an earlier run."""
+    """The result of one prompt of a batch: its answer or its error."""
 
     index: int
     answer: Answer | None = None
     error: ServiceError | None = None
+    #: The answer is from the file of an earlier run.
     from_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What one model of an ensemble gave, and what the scorer thought of it; higher is better."""
+    """The result of one model of an ensemble: its answer or its error."""
 
     model: str
     answer: Answer | None = None
     error: ServiceError | None = None
+    #: The scorer's score, higher is better; None without an answer.
     score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """The best answer, and everything it was chosen from, in the order in which the models were named."""
+    """The best answer, and the candidates it was chosen from."""
 
     best: Answer
+    #: In the order in which the models were named.
     candidates: tuple[Candidate, ...]
 
     @property
     def text(self) -> str:
-        """The best answer's."""
+        """Returns the best answer's text."""
         return self.best.text
 
     @property
     def cost_picousd(self) -> int | None:
-        """What all answers cost; None if one of them has no known cost."""
+        """Returns the cost of all answers together; None if the cost of one is unknown."""
         costs = [candidate.answer.cost_picousd for candidate in self.candidates if candidate.answer is not None]
         return None if None in costs else sum(cost for cost in costs if cost is not None)

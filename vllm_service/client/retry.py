@@ -20,9 +20,9 @@ async def retrying(
     policy: RetryPolicy,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> T:
-    """What the first attempt that succeeds returns; `attempt` is told its number, from 1. Raises the last error.
+    """Returns the result of the first attempt that succeeds; `attempt` gets its number, from 1. Raises the last error.
 
-    An error without is_transient ends it at once, and so does a Retry-After beyond the time that is left.
+    An error that is not transient ends the retries at once, and so does a Retry-After beyond the remaining time.
     """
     if policy.attempts == 1:
         return await attempt(1)
@@ -46,12 +46,12 @@ async def retrying(
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed a little later."""
+    """Returns whether the same request may succeed a little later."""
     return isinstance(error, ServiceError) and error.is_transient
 
 
 class _Wait:
-    """Exponential with jitter between the policy's bounds, and never less than the provider asked for."""
+    """The waits: exponential with jitter within the policy's bounds, and never less than the provider's Retry-After."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._longest = policy.wait_max_seconds

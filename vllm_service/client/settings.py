@@ -1,4 +1,4 @@
-"""How the client reaches an endpoint, how often it tries again, how fast it may ask. It alone reads the environment."""
+"""The client's settings: its endpoint, retries and rate limits. No other module of the client reads the environment."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ DEFAULT_MODEL = "meta-llama/Llama-3.1-8B"
 API_URL = "https://api.runpod.ai"
 OPENAI_PATH = "/v2/{endpoint_id}/openai/v1"
 OPENAI_SUFFIX = "/openai/v1"
-NO_KEY = "EMPTY"  # what servers without keys are sent, as vLLM's documentation has it
+#: The key that is sent to servers without keys, as in vLLM's documentation.
+NO_KEY = "EMPTY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often, and for how long, a transient error is tried again. Waits double from the shortest to the longest.
+    """The retries of transient errors. Raises ConfigurationError."""
 
-    jitter_seconds: at most this is added to each wait. total_seconds: from the first attempt to the end of the last.
-    Raises ConfigurationError.
-    """
-
+    #: All attempts together, the first included.
     attempts: int = 3
+    #: The wait before the second attempt; each further one is twice as long, up to `wait_max_seconds`.
     wait_min_seconds: float = 2.0
     wait_max_seconds: float = 10.0
+    #: At most so much is added to each wait at random, so that clients do not retry in step.
     jitter_seconds: float = 1.0
+    #: From the first attempt to the end of the last.
     total_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            raise ConfigurationError(f"attempts: at least 1, got {self.attempts}")
+            raise ConfigurationError(f"attempts: expected at least 1, got {self.attempts}")
         if not 0 <= self.wait_min_seconds <= self.wait_max_seconds:
             raise ConfigurationError(
-                f"0 <= wait_min_seconds <= wait_max_seconds, got {self.wait_min_seconds} and {self.wait_max_seconds}"
+                "wait_min_seconds, wait_max_seconds: expected 0 <= min <= max, "
+                f"got {self.wait_min_seconds} and {self.wait_max_seconds}"
             )
         if self.jitter_seconds < 0 or self.total_seconds <= 0:
-            raise ConfigurationError("jitter_seconds: not below 0; total_seconds: above 0")
+            raise ConfigurationError("jitter_seconds: expected 0 or more; total_seconds: expected more than 0")
 
 
 ONE_ATTEMPT = RetryPolicy(attempts=1)
@@ -46,14 +48,16 @@ ONE_ATTEMPT = RetryPolicy(attempts=1)
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """At most `per_window` requests in a window of seconds, and `concurrent` at once."""
+    """The rate limit of one operation."""
 
+    #: The most requests in a window, `RATE_WINDOW_SECONDS` unless another length is given.
     per_window: int
+    #: The most requests at once.
     concurrent: int
 
 
-# RunPod's limits of one endpoint as of 2026-11 (its documentation). They change: pass others to RunPodVLLMService.
 RATE_WINDOW_SECONDS = 10.0
+#: RunPod's limits of one endpoint as of 2026-11 (its documentation). They change: pass others to RunPodVLLMService.
 QUEUE_LIMITS: Mapping[str, RateLimit] = MappingProxyType(
     {
         "run": RateLimit(1000, 200),
@@ -66,10 +70,13 @@ QUEUE_LIMITS: Mapping[str, RateLimit] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
-    """One endpoint as the client reaches it. `endpoint` names it in errors; `control_url` is where its queue is."""
+    """The address of one endpoint."""
 
+    #: Its name in errors.
     endpoint: str
+    #: The OpenAI route.
     base_url: str
+    #: The native queue; None for servers without one.
     control_url: str | None
     api_key: str = field(repr=False)
     default_model: str = DEFAULT_MODEL
@@ -83,18 +90,18 @@ class ClientSettings:
         default_model: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> ClientSettings:
-        """What was given, else RUNPOD_VLLM_ENDPOINT_ID, RUNPOD_API_KEY, RUNPOD_DEFAULT_MODEL; or ConfigurationError.
+        """Returns the settings from the arguments, else from RUNPOD_VLLM_ENDPOINT_ID, RUNPOD_API_KEY and so on.
 
-        RUNPOD_API_URL names another RunPod than https://api.runpod.ai: the emulator.
-        A base URL of its own (a gateway, the emulator) needs no endpoint id, and no key if that server asks for none.
+        RUNPOD_API_URL replaces https://api.runpod.ai, for the emulator. With a base URL (a gateway, the emulator) no
+        endpoint id is needed, and no key if the server requires none. Raises ConfigurationError.
         """
         environment = os.environ if environment is None else environment
         endpoint_id = endpoint_id or environment.get("RUNPOD_VLLM_ENDPOINT_ID") or None
         api_key = api_key or environment.get("RUNPOD_API_KEY") or (NO_KEY if base_url else None)
         if not base_url and endpoint_id is None:
-            raise ConfigurationError("endpoint_id: give it, or set RUNPOD_VLLM_ENDPOINT_ID; or give base_url")
+            raise ConfigurationError("endpoint_id: missing; pass it, or set RUNPOD_VLLM_ENDPOINT_ID, or pass base_url")
         if api_key is None:
-            raise ConfigurationError("api_key: give it, or set RUNPOD_API_KEY")
+            raise ConfigurationError("api_key: missing; pass it, or set RUNPOD_API_KEY")
         api_url = (environment.get("RUNPOD_API_URL") or API_URL).rstrip("/")
         url = (base_url or f"{api_url}{OPENAI_PATH.format(endpoint_id=endpoint_id)}").rstrip("/")
         has_queue = url.endswith(OPENAI_SUFFIX)

@@ -1,4 +1,4 @@
-"""An answer in pieces: text as it comes, and the answer with its tokens, cost and times once it has ended."""
+"""Streams: the text of an answer as it comes, and the whole answer with its tokens, cost and times at the end."""
 
 from __future__ import annotations
 
@@ -19,59 +19,60 @@ from vllm_service.client.settings import RetryPolicy
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, InvalidRequest, UpstreamFailed
 
+#: The end of the chunks; None would be a JSON null.
 END = object()
 
 
 class Pieces(Protocol):
-    """An answer that has begun to come; what it is made of, and how it is left."""
+    """The texts of an answer that has begun."""
 
     @property
     def finish_reason(self) -> str | None:
-        """Why it ended."""
+        """Returns why the answer ended; None before its end."""
         ...
 
     @property
     def usage(self) -> Usage | None:
-        """Its tokens, once they were told."""
+        """Returns the tokens; None until the provider has sent them."""
         ...
 
     @property
     def request_id(self) -> str | None:
-        """The provider's."""
+        """Returns the provider's id of the request."""
         ...
 
     async def next_text(self) -> str | None:
-        """The next text that is not empty; None at the end. Raises ServiceError."""
+        """Returns the next text that is not empty; None at the end. Raises ServiceError."""
         ...
 
     async def close(self) -> None:
-        """Leaves it, if it has not ended."""
+        """Ends the request if the answer has not ended."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer whose first text is there, or which was empty; who gives it, and how many requests that took.
-
-    opened: where the gateway's annotations are read from.
-    """
+    """An answer whose first text has come."""
 
     pieces: Pieces
+    #: The first text; None for an empty answer.
     first: str | None
     connection: Connection
     model: str
+    #: How many requests were made for it.
     attempts: int
     route_reason: str | None = None
+    #: The stream with the gateway's annotations, if the server may be a gateway.
     opened: OpenedStream | None = None
 
 
 class TextStream(AsyncIterator[str]):
-    """Pieces of text. The request is made when the first is asked for; closing or dropping it cancels the request.
+    """Pieces of text. The request is made for the first piece; closing or dropping the stream cancels it.
 
-    It is read in the event loop in which it was begun, by one task at a time; elsewhere it raises ServiceError.
+    It must be read in the event loop in which it was begun, by one task at a time; else it raises ServiceError.
 
-    Transient errors are tried again until the first piece of text has come, never after it; then a stream that
-    ends early raises errors.StreamBroken.
+    Transient errors are retried until the first piece of text has come, never after it. From then on a stream that ends
+    early raises errors.StreamBroken.
     """
 
     def __init__(self, begin: Callable[[], Awaitable[Begun]]) -> None:
@@ -82,7 +83,7 @@ class TextStream(AsyncIterator[str]):
 
     @property
     def answer(self) -> Answer:
-        """The whole answer. Raises InvalidRequest while the stream has not been read to its end."""
+        """Returns the whole answer. Raises InvalidRequest before the end of the stream."""
         if self._answer is None:
             raise InvalidRequest("the stream has not been read to its end, so there is no answer yet")
         return self._answer
@@ -95,8 +96,8 @@ class TextStream(AsyncIterator[str]):
         return await anext(self._texts)
 
     async def aclose(self) -> None:
-        """Leaves the stream; the provider stops generating."""
-        if self._loop is not None and self._loop.is_closed():  # its end has closed the stream
+        """Ends the request; the provider stops generating."""
+        if self._loop is not None and self._loop.is_closed():  # the loop has closed its generators at its end
             return
         self._enter()
         await self._texts.aclose()
@@ -124,18 +125,18 @@ class TextStream(AsyncIterator[str]):
         started = time.perf_counter()
         begun = await self._begin()
         ttft_ms = None if begun.first is None else (time.perf_counter() - started) * 1000
-        said: list[str] = []
+        texts: list[str] = []
         pieces = begun.pieces
         try:
             text = begun.first
             while text is not None:
-                said.append(text)
+                texts.append(text)
                 yield text
                 text = await pieces.next_text()
         finally:
             await pieces.close()
         answer = Answer(
-            text="".join(said),
+            text="".join(texts),
             model=begun.model,
             provider=begun.connection.provider,
             usage=pieces.usage,
@@ -151,7 +152,7 @@ class TextStream(AsyncIterator[str]):
 
 
 def stream_of(connection: Connection, ask: Payload, policy: RetryPolicy) -> TextStream:
-    """The answer of one place, asked for again by the policy until it has begun."""
+    """Returns the stream of one endpoint, which is retried by the policy until it has begun."""
 
     async def attempt(number: int) -> Begun:
         pieces, first = await begin(connection, ask)
@@ -161,7 +162,7 @@ def stream_of(connection: Connection, ask: Payload, policy: RetryPolicy) -> Text
 
 
 async def begin(connection: Connection, ask: Payload) -> tuple[OpenedStream, str | None]:
-    """One request, up to its first text; None: the answer is empty. Raises ServiceError."""
+    """Makes one request, and returns its stream with the first text; None: the answer is empty. Raises ServiceError."""
     opened = OpenedStream(connection, await connection.open_stream(ask))
     try:
         return opened, await opened.next_text()
@@ -171,7 +172,7 @@ async def begin(connection: Connection, ask: Payload) -> tuple[OpenedStream, str
 
 
 class OpenedStream:
-    """The text of one response's chunks, and what the other chunks said."""
+    """The texts of one response's chunks, with the finish reason and usage of the others."""
 
     def __init__(self, connection: Connection, stream: EventStream) -> None:
         self.finish_reason: str | None = None
@@ -182,7 +183,7 @@ class OpenedStream:
         self._begun = False
 
     async def next_text(self) -> str | None:
-        """The next text that is not empty; None at the end. Raises StreamBroken if text had come, else ServiceError."""
+        """Returns the next text that is not empty; None at the end. Raises ServiceError, StreamBroken after text."""
         with self._connection.raising_ours(begun=self._begun):
             while (chunk := await self._next_chunk()) is not END:
                 piece = read_piece(chunk)
@@ -191,16 +192,17 @@ class OpenedStream:
                 if piece.text:
                     self._begun = True
                     return piece.text
+            # A connection may close cleanly in the middle of an answer.
             if self.finish_reason is None:
                 raise Unreachable("the stream ended before the answer did")
         return None
 
     def annotated(self, answer: Answer) -> Answer:
-        """The answer, with what the gateway said of it in the stream's last events."""
+        """Returns the answer with the gateway's annotation from the stream's last events."""
         return self._connection.annotated(answer, self._stream.annotated)
 
     async def close(self) -> None:
-        """Gives the connection back, or ends it if the answer is still coming."""
+        """Returns the connection to the pool, or closes it if the answer has not ended."""
         await self._stream.close()
 
     async def _next_chunk(self) -> object:

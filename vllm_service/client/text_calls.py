@@ -1,10 +1,10 @@
-"""TextCalls: prompts and conversations in, texts, whole answers and streams out; what all clients of ours share.
+"""TextCalls: the calls that all clients share, from prompts and conversations to texts, answers and streams.
 
-A client says how an answer and a stream are got; the calls, their arguments and defaults are here. `**options` of a
-call go into the request as they are.
+A client implements how it gets an answer and a stream; the calls, their arguments and defaults are here. `**options`
+of a call go into the request unchanged.
 
-Arguments are written once: a method is written for what its arguments come to, and `taking(arguments)` gives it the
-arguments themselves, which type checkers and editors then see on it.
+The arguments of several calls are written once, as a function that makes a request of them. `taking(arguments)` gives a
+method those arguments, which type checkers and editors show for it; the method itself gets the request.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ T = TypeVar("T")
 def taking(
     arguments: Callable[Concatenate[S, P], A],
 ) -> Callable[[Callable[[S, A], T]], Callable[Concatenate[S, P], T]]:
-    """Returns a decorator: the method takes what `arguments` takes, and is given what `arguments` returns.
+    """Returns a decorator that gives a method the parameters of `arguments`, and passes it the result of `arguments`.
 
-    A coroutine function stays one, so that wrong arguments are an error where it is awaited.
+    A coroutine function stays one, so wrong arguments raise where it is awaited.
     """
 
     def sign(method: Callable[[S, A], T]) -> Callable[Concatenate[S, P], T]:
@@ -52,7 +52,7 @@ def taking(
 
 
 def constructing(kind: Callable[P, A]) -> Callable[[Callable[[S, A], None]], Callable[Concatenate[S, P], None]]:
-    """Returns a decorator for `__init__`: it takes what the class `kind` takes, and is given a new object of it."""
+    """Returns a decorator that gives `__init__` the parameters of the class `kind`, and passes it a new object."""
 
     made: Any = kind
 
@@ -66,7 +66,7 @@ def constructing(kind: Callable[P, A]) -> Callable[[Callable[[S, A], None]], Cal
 
 
 def _signed(call: Any, arguments: Callable[..., Any], method: Callable[..., Any]) -> Any:
-    """Name and description of the method, parameters of `arguments`: what `help` and `inspect` show."""
+    """Sets what `help` and `inspect` show: name and description of the method, parameters of `arguments`."""
     functools.update_wrapper(call, method)
     returned = inspect.signature(method).return_annotation
     call.__signature__ = inspect.signature(arguments).replace(return_annotation=returned)
@@ -75,7 +75,7 @@ def _signed(call: Any, arguments: Callable[..., Any], method: Callable[..., Any]
 
 
 class TextCalls(ABC):
-    """What an application asks of models, whoever answers. Every call raises ServiceError."""
+    """The text calls of an application, independent of the provider. Every call raises ServiceError."""
 
     def __init__(self, default_model: str) -> None:
         self.default_model = default_model
@@ -86,10 +86,10 @@ class TextCalls(ABC):
 
     @abstractmethod
     def _stream(self, ask: Payload) -> TextStream:
-        """Returns the answer in pieces; nothing is sent before the first is wanted."""
+        """Returns the answer as a stream; nothing is sent before it is read."""
 
     def _ask_of(self, prompt: str, model: str, fields: Mapping[str, Any]) -> Payload:
-        """How a prompt is sent: as it is, without a chat template. Raises InvalidRequest."""
+        """Returns the request for a prompt, here without a chat template. Raises InvalidRequest."""
         return Payload.completion(prompt, model, fields)
 
     def _prompt(
@@ -123,7 +123,7 @@ class TextCalls(ABC):
 
     @taking(_prompt)
     async def complete(self, ask: Payload) -> Answer:
-        """As `generate`, with provider, tokens, cost and times."""
+        """Returns the answer to a prompt, with provider, tokens, cost and times."""
         return await self._answer(ask)
 
     @taking(_conversation)
@@ -133,26 +133,27 @@ class TextCalls(ABC):
 
     @taking(_prompt)
     def stream(self, ask: Payload) -> TextStream:
-        """As `generate`, in pieces: `async for text in service.stream(...)`."""
+        """Streams the answer to a prompt: `async for text in service.stream(...)`."""
         return self._stream(ask)
 
     @taking(_conversation)
     def stream_chat(self, ask: Payload) -> TextStream:
-        """As `chat`, in pieces."""
+        """Streams the answer to a conversation."""
         return self._stream(ask)
 
 
 class Retried(NamedTuple):
-    """A request, and how often it may be made."""
+    """A request with its retry policy."""
 
     ask: Payload
     policy: RetryPolicy
 
 
 class EndpointCalls(TextCalls):
-    """TextCalls of one endpoint; all but `generate` take `retry=`. retry: of generate_with_retry."""
+    """TextCalls of one endpoint. All but `generate` take `retry=`."""
 
     def __init__(self, connection: Connection, default_model: str, retry: RetryPolicy) -> None:
+        """retry: the policy of generate_with_retry."""
         super().__init__(default_model)
         self._connection = connection
         self._policy = retry
@@ -200,13 +201,13 @@ class EndpointCalls(TextCalls):
         retry: RetryPolicy | None = None,
         **options: Any,
     ) -> str:
-        """As `generate`; transient errors are tried again, by default 3 attempts in all, 2 to 10 s apart."""
+        """Returns the text of the answer; transient errors are retried, by default with 3 attempts 2 to 10 s apart."""
         answer = await self.complete(prompt, model, max_tokens, temperature, retry=retry or self._policy, **options)
         return answer.text
 
     @taking(_retried_prompt)
     async def complete(self, call: Retried) -> Answer:
-        """As `generate`, with tokens, cost and times."""
+        """Returns the answer to a prompt, with tokens, cost and times."""
         return await self._connection.answer(call.ask, call.policy)
 
     @taking(_retried_conversation)
@@ -216,10 +217,10 @@ class EndpointCalls(TextCalls):
 
     @taking(_retried_prompt)
     def stream(self, call: Retried) -> TextStream:
-        """As `generate`, in pieces: `async for text in service.stream(...)`."""
+        """Streams the answer to a prompt: `async for text in service.stream(...)`."""
         return stream_of(self._connection, call.ask, call.policy)
 
     @taking(_retried_conversation)
     def stream_chat(self, call: Retried) -> TextStream:
-        """As `chat`, in pieces."""
+        """Streams the answer to a conversation."""
         return stream_of(self._connection, call.ask, call.policy)

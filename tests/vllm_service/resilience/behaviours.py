@@ -461,7 +461,7 @@ def of_hedges() -> Iterator[Case]:
     )
     yield Case(
         name="a hedge where both fail",
-        scripts=lambda: _when_asked(refused(500), refused(500)),
+        scripts=lambda: _when_asked(refused(500), refused(500).after(0.1)),  # what fails first is tried again first
         verdict=fails(*UPSTREAM, 2),
         requests=(2, 2),
         setting=at_once,

@@ -40,7 +40,7 @@ from vllm_service.storage.coordination.memory import MemoryWakes
 
 
 def facts_of_chat(ask: Payload, strategy: str, *, stream: bool) -> RequestFacts:
-    """Of an `Ask.chat`."""
+    """Returns the routing facts of a chat request."""
     question, options = _json(ask.question["messages"]), ask.options
     body = b'{"messages":%b,%b' % (question, _json({"model": ask.model, **options})[1:])
     bound = options.get("max_completion_tokens") or options.get("max_tokens")
@@ -56,7 +56,8 @@ def facts_of_chat(ask: Payload, strategy: str, *, stream: bool) -> RequestFacts:
 
 
 def _json(value: object) -> bytes:
-    """For an estimate: to refuse what is no JSON is for those who send it."""
+    """Returns the JSON for an estimate of the tokens."""
+    # default=str: a value that is not JSON is refused where the request is sent, not here.
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
     return text.encode("utf-8", "surrogatepass")
 
@@ -66,7 +67,7 @@ def _number(value: object) -> float | None:
 
 
 class EndpointWatch:
-    """Of every endpoint of the catalog that is paid by the second and can be asked how it does."""
+    """Reads the health of every endpoint of the catalog that is paid by the second and has a health route."""
 
     def __init__(self, places: Connections) -> None:
         settings = RunPodSettings()
@@ -81,39 +82,39 @@ class EndpointWatch:
         self._watched = Catalog(paid_by_the_second, places.catalog.models)
 
     def look(self) -> None:
-        """Begins a round, unless one was begun lately; returns at once."""
+        """Starts a round unless one was started within the interval. Returns at once."""
         now = self._places.clock()
         if self._began_at is None or now - self._began_at >= self._interval_seconds:
             self._began_at = now
             self._keepers.get().keeper.round(self._watched, self._places.router)
 
     async def close(self) -> None:
-        """Ends what is under way."""
+        """Ends the running requests."""
         await self._keepers.close()
 
 
 @dataclass(frozen=True, slots=True)
 class _Keeping:
-    """What looks after the endpoints in one event loop."""
+    """The controller of one event loop, with its connections."""
 
     send: ControlRequests
     keeper: EndpointController
 
     @classmethod
     def begun(cls, wakes: MemoryWakes, settings: RunPodSettings, clock: Clock) -> _Keeping:
-        """wakes: of all loops, so that no endpoint is woken twice."""
+        """Returns a new one. wakes: shared by all loops, so that no endpoint is woken twice."""
         send = ControlRequests()
         return cls(send, EndpointController(send, wakes, settings, clock=clock))
 
     async def end(self) -> None:
-        """Ends what is under way."""
+        """Ends the running requests, and closes the connections."""
         self.keeper.stop()
         await self.keeper.idle()
         await self.send.close()
 
 
 class ControlRequests:
-    """Implements runpod.SendHttp on httpx2, which the client has anyway; it connects when it is first needed."""
+    """Implements runpod.SendHttp with httpx2, which the client has anyway. It connects at its first use."""
 
     def __init__(self) -> None:
         self._client: httpx2.AsyncClient | None = None
@@ -121,7 +122,7 @@ class ControlRequests:
     async def __call__(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float
     ) -> Reply:
-        """See runpod.SendHttp."""
+        """Sends one request, and returns the reply. Raises OSError if there is none."""
         if self._client is None:
             self._client = httpx2.AsyncClient()
         try:
@@ -140,7 +141,7 @@ class ControlRequests:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where a request would go: the places in the order in which they would be tried, and why."""
+    """The route of a request: the offers in the order in which they would be tried, and the reason."""
 
     model: str
     strategy: RoutingStrategy
@@ -148,13 +149,13 @@ class Explanation:
 
 
 class LLMRouter(TextCalls):
-    """Sends each request where its strategy says, and on to the next place when one fails before it has answered.
+    """Sends each request to the provider that its strategy chooses, and to the next one if that fails before an answer.
 
-    providers: what may be asked; by default what providers.yaml and models.yaml say, else the endpoint that RUNPOD_*
-    names. default_model: one of its models; by default the first. router, breakers: by default ones of this process.
-    gatekeeper: routing.shared_breakers.SharedBreakers over those breakers, to share them through Redis.
-    hedging: `Hedging(is_on=True)` sends a request to a second provider when the first is slow to begin.
-    Prompts are sent as one message of a user: every provider takes that. Close it, or use `async with`.
+    providers: the catalog; by default that of providers.yaml and models.yaml, else the endpoint of RUNPOD_*.
+    default_model: one of its models; by default the first. router, breakers: by default ones of this process.
+    gatekeeper: resilience.breakers.shared.SharedBreakers over those breakers, to share them through Redis.
+    hedging: `Hedging(is_on=True)` sends a request to a second provider if the first is slow to begin.
+    Prompts are sent as one user message, because every provider accepts that. Close it, or use `async with`.
     Raises ConfigurationError; every call raises ServiceError.
     """
 
@@ -192,7 +193,7 @@ class LLMRouter(TextCalls):
     def explain(
         self, /, prompt: str, model: str | None = None, max_tokens: int = DEFAULT_MAX_TOKENS, **options: Any
     ) -> Explanation:
-        """Where `generate` would send this now. Asks nobody; strategies that take turns count it as one."""
+        """Returns the route that `generate` would take now. Sends nothing, but strategies that take turns count it."""
         ask = self._ask_of(prompt, model or self.default_model, {"max_tokens": max_tokens, **options})
         plan = self._places.router.plan(self._facts(ask, stream=False), self._places.clock())
         return Explanation(ask.model, self.strategy, plan)
@@ -215,11 +216,11 @@ class LLMRouter(TextCalls):
         return await self._call(ask, stream=False).answer()
 
     def _stream(self, ask: Payload) -> TextStream:
-        """From its first text on it stays at the place that began it."""
+        """Returns a stream. After its first text it stays at the provider that began it."""
         return TextStream(lambda: self._call(ask, stream=True).begin())
 
     def _ask_of(self, prompt: str, model: str, fields: Mapping[str, Any]) -> Payload:
-        """As one message of a user: every provider takes that."""
+        """Returns the request for a prompt, as one user message: every provider accepts that."""
         return Payload.chat([{"role": "user", "content": prompt}], model, fields)
 
     def _call(self, ask: Payload, *, stream: bool) -> RoutedCall:
@@ -232,9 +233,9 @@ class LLMRouter(TextCalls):
 
 
 def configured(environment: Mapping[str, str] | None = None) -> Catalog:
-    """Returns what providers.yaml and models.yaml say, where there are any; else the endpoint of RUNPOD_*.
+    """Returns the catalog of providers.yaml and models.yaml if they exist, else the endpoint of RUNPOD_*.
 
-    environment: the process's, unless another is given. Nothing else in it is read: it belongs to the application.
+    environment: None is the process's. No other variable of it is read, because it belongs to the application.
     Raises ConfigurationError.
     """
     settings = CatalogSettings.from_environment(environment)
@@ -246,7 +247,7 @@ def configured(environment: Mapping[str, str] | None = None) -> Catalog:
 
 
 def default_router(catalog: Catalog, strategy: RoutingStrategy, breakers: Breakers) -> Router:
-    """The gateway's, of this process alone, which leaves out places whose breaker is open."""
+    """Returns the gateway's router for this process alone. It leaves out providers whose breaker is open."""
     settings = RouterSettings(default_strategy=strategy.value)
     return CostRouter(catalog, settings, breakers=breakers)
 

@@ -1,4 +1,4 @@
-"""One request through the providers of its plan, over kept connections, by the gateway's own driver of attempts."""
+"""One request through the providers of its plan, over kept connections, with the gateway's own driver of attempts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NOT_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout
 
 
 def not_answered(error: ServiceError, model: str) -> NotAnswered:
-    """An attempt that failed with an error of client/connection.py before its first content."""
+    """Returns the failure of an attempt that ended with an error of client/connection.py before its first content."""
     cause = error.__cause__
     if isinstance(cause, openai.APIStatusError) and cause.status_code >= 400:
         wait = cause.response.headers.get("retry-after")
@@ -50,7 +50,7 @@ def not_answered(error: ServiceError, model: str) -> NotAnswered:
 
 
 def timed_out(what: str, model: str) -> NotAnswered:
-    """An attempt that took longer than it may."""
+    """Returns the failure of an attempt that took too long."""
     return _not_reached(TimedOut(what), model)
 
 
@@ -59,7 +59,7 @@ def _not_reached(fault: ProviderFault, model: str) -> NotAnswered:
 
 
 def _fault(error: ServiceError, cause: BaseException | None) -> ProviderFault | None:
-    """What went wrong below HTTP; None where what came is HTTP, and no answer."""
+    """Returns the fault below HTTP; None if there was an HTTP response that is no answer."""
     if isinstance(cause, openai.APIConnectionError):
         reason = cause.__cause__
         if isinstance(reason, _NOT_CONNECTED):
@@ -73,7 +73,7 @@ def _fault(error: ServiceError, cause: BaseException | None) -> ProviderFault | 
 
 
 class Connections:
-    """Connections are made when a provider is first asked, and kept until `close`."""
+    """The connections of all providers. Each is made for the provider's first request, and kept until close()."""
 
     def __init__(self, catalog: Catalog, router: Router, policy: ResiliencePolicy) -> None:
         self.catalog = catalog
@@ -86,11 +86,11 @@ class Connections:
 
     @property
     def clock(self) -> Clock:
-        """Seconds, monotonic: the policy's."""
+        """Returns the policy's clock, in monotonic seconds."""
         return self.policy.clock
 
     def connection(self, provider: str) -> Connection:
-        """To a provider of the catalog."""
+        """Returns the connection to a provider of the catalog."""
         if provider not in self._connections:
             self._connections[provider] = self._connect(self.catalog.providers[provider])
         return self._connections[provider]
@@ -101,7 +101,8 @@ class Connections:
             await connection.close()
 
     def _connect(self, provider: Provider) -> Connection:
-        """A redirect is a failure, as in the gateway: the key is not sent elsewhere."""
+        """Returns a new connection."""
+        # A redirect is a failure, as in the gateway: the key must not be sent elsewhere.
         prices = self.prices.items()
         return Connection(
             provider=provider.name,
@@ -116,7 +117,7 @@ class Connections:
 
 
 def own_endpoint(settings: ClientSettings) -> Catalog:
-    """The catalog of who has configured nothing but RUNPOD_*: one endpoint, one model."""
+    """Returns the catalog of an application that sets only RUNPOD_*: one endpoint, one model."""
     provider = Provider(
         "runpod", ProviderKind.RUNPOD, settings.base_url, settings.api_key, control_url=settings.control_url
     )
@@ -125,12 +126,12 @@ def own_endpoint(settings: ClientSettings) -> Catalog:
 
 
 Sent = TypeVar("Sent")
-#: A stream that has begun, and its first text; None where the answer is empty.
+#: A stream that has begun, and its first text; None if the answer is empty.
 OpenedAnswer = tuple[OpenedStream, str | None]
 
 
 class RoutedCall:
-    """Raises ServiceError; a caller's own error at once."""
+    """One routed request. Raises ServiceError; an error of the caller's request is not tried elsewhere."""
 
     def __init__(self, places: Connections, ask: Payload, facts: RequestFacts) -> None:
         self._places = places
@@ -150,7 +151,7 @@ class RoutedCall:
         )
 
     async def answer(self) -> Answer:
-        """The whole answer."""
+        """Returns the whole answer."""
         send = _WholeRequest(self._places, self._ask)
         attempt = await self._first(send)
         answer = attempt.answer
@@ -158,7 +159,7 @@ class RoutedCall:
         return replace(answer, attempts=send.attempts, route_reason=self._request.reason)
 
     async def begin(self) -> Begun:
-        """The answer once its first text is there; the provider is not left from then on."""
+        """Returns the stream once its first text has come. From then on there is no other provider for it."""
         send = _StreamRequest(self._places, self._ask)
         attempt = await self._first(send)
         provider = self._places.catalog.providers[attempt.step.provider]
@@ -173,7 +174,7 @@ class RoutedCall:
             raise at_endpoint(error, send.provider) from None
 
     def _succeeded(self, attempt: Attempt[Sent], usage: Usage | None) -> None:
-        """What answers cost is what hedges may be paid from."""
+        """Reports the success. The budget of hedges is a part of what answers cost, so the cost is added to it."""
         hedging = self._places.policy.hedging
         attempt.succeeded(usage)
         if hedging is not None and usage is not None:
@@ -181,7 +182,10 @@ class RoutedCall:
 
 
 class _ConnectionRequest(Generic[Sent]):
-    """An attempts.Send over the client's connections. attempts: how many were sent; provider: the last one's name."""
+    """An attempts.Send over the client's connections.
+
+    attempts: how many requests were sent. provider: the name of the last one's provider.
+    """
 
     is_answer_needed = True
 
@@ -192,7 +196,7 @@ class _ConnectionRequest(Generic[Sent]):
         self._ask = ask
 
     async def __call__(self, attempt: Attempt[Sent], patience: Patience) -> Sent:
-        """See attempts.Send."""
+        """Makes one attempt. Raises NotAnswered."""
         self.attempts += 1
         self.provider = attempt.step.provider
         connection, seconds = self._places.connection(self.provider), patience.first_byte_seconds
@@ -205,11 +209,11 @@ class _ConnectionRequest(Generic[Sent]):
             raise not_answered(error, self._ask.model) from error
 
     async def _send(self, connection: Connection, ask: Payload, attempt: Attempt[Sent]) -> Sent:
-        """Raises ServiceError."""
+        """Sends the request. Raises ServiceError."""
         raise NotImplementedError
 
     async def close(self, answer: Sent) -> None:
-        """See attempts.Send. A whole answer holds no connection."""
+        """Does nothing for a whole answer, which holds no connection."""
 
 
 class _WholeRequest(_ConnectionRequest[Answer]):
@@ -228,7 +232,7 @@ class _StreamRequest(_ConnectionRequest[OpenedAnswer]):
 
 
 class _RoutedPieces:
-    """A stream whose attempt ends with it. Its provider may be silent for so long, and the whole until the deadline."""
+    """A stream whose end is its attempt's end. It fails after `idle_seconds` without data, and at the deadline."""
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class RoutingStrategy(StrEnum):
-    """As routing.strategies names them. BALANCED sends 80 % to own endpoints; COST decides as the gateway does."""
+    """The names in routing.strategies. BALANCED sends 80 % to own endpoints; COST decides as the gateway does."""
 
     COST = "COST"
     LATENCY = "LATENCY"

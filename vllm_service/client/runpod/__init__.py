@@ -1,1 +1,1 @@
-"""RunPodVLLMService: one own endpoint, by its queue and its OpenAI route."""
+"""RunPodVLLMService: one own endpoint, through its queue and its OpenAI route."""

@@ -1,4 +1,4 @@
-"""A job of RunPod's queue as its API shows it; read leniently, the platform adds fields."""
+"""A job of RunPod's queue as its API reports it. Unknown fields are ignored, because the platform adds some."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vllm_service.errors import GatewayTimeout, ServiceError, UpstreamFailed
 
 
 class JobStatus(StrEnum):
-    """As RunPod writes them."""
+    """The statuses of a job, as RunPod spells them."""
 
     IN_QUEUE = "IN_QUEUE"
     IN_PROGRESS = "IN_PROGRESS"
@@ -27,23 +27,25 @@ FINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, J
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Where a job stands. Milliseconds it waited and ran, None before it did; `output` once it has completed."""
+    """The state of a job."""
 
     id: str
     status: JobStatus
+    #: The result of a completed job.
     output: Any = None
     error_text: str | None = None
+    #: How long it waited in the queue, and has run; None before it runs.
     delay_ms: int | None = None
     execution_ms: int | None = None
     worker_id: str | None = None
 
     @property
     def is_final(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Returns whether the job has ended, with success or without."""
         return self.status in FINAL
 
     def error(self, endpoint: str) -> ServiceError | None:
-        """Why it has no answer: the engine's own error for FAILED; None while it may still have one, or has."""
+        """Returns the error of a job that has ended without success, else None. FAILED has the engine's own error."""
         reason: ServiceError
         match self.status:
             case JobStatus.FAILED:
@@ -61,9 +63,10 @@ class Job:
 
 
 def read_job(document: object) -> Job:
-    """Raises UpstreamFailed for what is no job."""
+    """Returns the job of a response. Raises UpstreamFailed if it is none."""
     fields = document if isinstance(document, Mapping) else {}
-    job_id, status = fields.get("id"), fields.get("status")
+    job_id = fields.get("id")
+    status = fields.get("status")
     if not isinstance(job_id, str) or not isinstance(status, str) or status not in JobStatus.__members__:
         raise UpstreamFailed("the answer is not a job of RunPod's")
     error = fields.get("error")
@@ -79,7 +82,7 @@ def read_job(document: object) -> Job:
 
 
 def read_chunks(document: object) -> list[Any]:
-    """The outputs in an answer of /stream."""
+    """Returns the outputs in a response of /stream."""
     chunks = document.get("stream") if isinstance(document, Mapping) else None
     if not isinstance(chunks, list):
         return []

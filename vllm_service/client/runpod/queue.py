@@ -1,6 +1,7 @@
-"""RunPod's native queue, for work that takes longer than a connection should: submit, ask, wait, stream, cancel.
+"""RunPod's native queue, for work that takes longer than a connection should: submit, status, wait, stream, cancel.
 
-Polling starts at a quarter of a second and slows down to five; everything keeps within the platform's rate limits.
+The first poll comes after a quarter of a second, later ones up to 5 s apart. All calls stay within the platform's rate
+limits.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ from vllm_service.runpod.health import EndpointHealth, health_of
 
 log = logging.getLogger(__name__)
 
-FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, POLL_GROWTH = 0.25, 5.0, 1.5
-GIVE_UP_SECONDS = 10.0  # for the cancellation of a job whose caller has left
+FIRST_POLL_SECONDS = 0.25
+LONGEST_POLL_SECONDS = 5.0
+POLL_GROWTH = 1.5
+#: The time for the cancellation of a job whose caller has gone.
+GIVE_UP_SECONDS = 10.0
 
 
 class JobQueue:
-    """The jobs of one endpoint. Reads are tried again when they fail for a moment; a submission only if it was refused.
+    """The jobs of one endpoint. Reads are retried after transient errors, a submission only after 429.
 
-    Whoever is cancelled while waiting for a job, or leaves its stream early, cancels the job.
+    A task that is cancelled while it waits for a job, or that closes its stream early, cancels the job.
     """
 
     def __init__(self, connection: Connection, control_url: str | None, gate: RateGate, retry: RetryPolicy) -> None:
@@ -49,9 +53,9 @@ class JobQueue:
         ttl_seconds: float | None = None,
         low_priority: bool = False,
     ) -> Job:
-        """Queues a job; its result is kept for 30 minutes. Raises ServiceError.
+        """Queues a job; RunPod keeps its result for 30 minutes. Raises ServiceError.
 
-        A submission whose answer got lost may have been queued: it is not repeated, so that no job runs twice.
+        A submission whose response was lost is not repeated: the job may be in the queue, and would run twice.
         """
         policy = {
             "executionTimeout": _milliseconds(execution_timeout_seconds),
@@ -76,13 +80,13 @@ class JobQueue:
         return await retrying(attempt, self._retry)
 
     async def status(self, job_id: str) -> Job:
-        """Where the job stands, with its output once it has one. Raises ServiceError: NotFound where there is none."""
+        """Returns the job's state, with its output once it has one. Raises ServiceError, NotFound if it is unknown."""
         return read_job(await self._repeatable("GET", "status", job_id))
 
     async def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
-        """The job once it has completed. Raises the engine's error if it failed, JobCancelled, GatewayTimeout.
+        """Waits for the job to complete, and returns it. Raises the engine's error, JobCancelled or GatewayTimeout.
 
-        timeout_seconds ends the waiting, not the job; cancelling the task that waits ends both.
+        timeout_seconds ends the wait, not the job; cancelling the waiting task ends both.
         """
         async with self._cancelling(job_id):
             job = await self._until_final(job_id, timeout_seconds)
@@ -91,40 +95,45 @@ class JobQueue:
         return job
 
     async def stream_job(self, job_id: str) -> AsyncGenerator[Any]:
-        """Each output of a streaming job, once, as it comes; text of server-sent events from an OpenAI route.
+        """Yields each output of a streaming job as it comes; an OpenAI route's outputs are text of server-sent events.
 
-        RunPod hands out every chunk once, so a lost answer is an error and not asked again. Raises as `wait` does.
+        RunPod hands out every chunk once, so a lost response is an error and is not retried. Raises as `wait` does.
         """
         async with self._cancelling(job_id):
             while True:
                 document = await self._call("GET", "stream", job_id)
-                job, chunks = read_job(document), read_chunks(document)
+                job = read_job(document)
+                chunks = read_chunks(document)
                 for chunk in chunks:
                     yield chunk
+                # The last chunks may come after the status is final.
                 if job.is_final and not chunks:
                     break
         if error := job.error(self._connection.endpoint):
             raise error
 
     async def cancel(self, job_id: str) -> Job:
-        """Ends a job that waits or runs; one that has ended stays as it is. Raises ServiceError."""
+        """Cancels a job that waits or runs; one that has ended stays unchanged. Raises ServiceError."""
         return read_job(await self._repeatable("POST", "cancel", job_id))
 
     async def retry(self, job_id: str) -> Job:
-        """Queues a FAILED or TIMED_OUT job again, under its own id. Raises ServiceError: InvalidRequest for others."""
+        """Queues a FAILED or TIMED_OUT job again under its own id. Raises ServiceError, InvalidRequest for others."""
         return read_job(await self._call("POST", "retry", job_id))
 
     async def health(self) -> EndpointHealth:
-        """The endpoint's jobs and workers, counted. Raises ServiceError."""
+        """Returns the numbers of the endpoint's jobs and workers. Raises ServiceError."""
         return health_of(await self._repeatable("GET", "health"))
 
     async def _until_final(self, job_id: str, timeout_seconds: float | None) -> Job:
-        started, pause = time.monotonic(), FIRST_POLL_SECONDS
+        started = time.monotonic()
+        pause = FIRST_POLL_SECONDS
         while not (job := await self.status(job_id)).is_final:
             if timeout_seconds is not None:
                 left = started + timeout_seconds - time.monotonic()
                 if left <= 0:
-                    raise GatewayTimeout(f"job {job_id} had not ended after {timeout_seconds:g} s; it goes on")
+                    raise GatewayTimeout(
+                        f"job {job_id} had not ended after {timeout_seconds:g} s; it goes on: wait again, or cancel it"
+                    )
                 pause = min(pause, left)
             await asyncio.sleep(pause)
             pause = min(pause * POLL_GROWTH, LONGEST_POLL_SECONDS)
@@ -139,7 +148,7 @@ class JobQueue:
             raise
 
     async def _give_up(self, job_id: str) -> None:
-        """The caller has left already, so nobody could be told that this failed."""
+        """Cancels the job. A failure is only logged, because the caller has gone already."""
         try:
             async with asyncio.timeout(GIVE_UP_SECONDS):
                 await self.cancel(job_id)
@@ -149,7 +158,7 @@ class JobQueue:
             )
 
     async def _submit(self, body: dict[str, Any]) -> Job:
-        """If the caller leaves while the request is under way, the job that it makes is cancelled."""
+        """Queues the job. If the caller is cancelled meanwhile, the job is cancelled once its id is known."""
         url = self._url("run")
         async with self._gate.admitted("run"):
             sending = asyncio.ensure_future(self._connection.control("POST", url, body))

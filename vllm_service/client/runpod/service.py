@@ -1,4 +1,4 @@
-"""RunPodVLLMService: an endpoint of your own, for an application."""
+"""RunPodVLLMService: the client of one own endpoint."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ TASKS = ("code", "chat", "analysis")
 
 
 class Batch(NamedTuple):
-    """What a batch is to ask, and how; an ask that cannot be made is its error."""
+    """The requests of a batch, and how they are made."""
 
+    #: A prompt that is no valid request is its error.
     asks: list[Payload | ServiceError]
     policy: RetryPolicy
     concurrent: int
@@ -43,15 +44,15 @@ class Batch(NamedTuple):
 
 
 class RunPodVLLMService(EndpointCalls, JobQueue):
-    """Your endpoint: generation and chat over its OpenAI route, long work over its queue (JobQueue's methods).
+    """The client of your endpoint: text calls over its OpenAI route, long work over its queue (JobQueue's methods).
 
-    What is not given comes from RUNPOD_VLLM_ENDPOINT_ID, RUNPOD_API_KEY and RUNPOD_DEFAULT_MODEL. `base_url` replaces
+    Missing arguments come from RUNPOD_VLLM_ENDPOINT_ID, RUNPOD_API_KEY and RUNPOD_DEFAULT_MODEL. `base_url` replaces
     https://api.runpod.ai/v2/ENDPOINT_ID/openai/v1, for a gateway or the emulator. Every call raises ServiceError, and
-    leaving a call cancels its job. Close it, or use `async with`. Raises ConfigurationError.
+    cancelling a call cancels its job. Close the client, or use `async with`. Raises ConfigurationError.
 
-    models_by_task: which model `select_model_by_task` names. prices: by model, for costs; a model that is not in it has
-    none. retry: of generate_with_retry, batches and the queue; other calls are made once unless they are given one.
-    `**options` of a call go into the request as they are: stop, seed, top_p, the engine's own.
+    models_by_task: the models that `select_model_by_task` returns. prices: by model, for costs; the cost of any other
+    model is unknown. retry: the policy of generate_with_retry, batches and the queue; other calls are made once unless
+    they get one. `**options` of a call go into the request unchanged: stop, seed, top_p, the engine's own.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
         self._models_by_task = dict.fromkeys(TASKS, settings.default_model) | dict(models_by_task or {})
 
     def select_model_by_task(self, task: str) -> str:
-        """The model for "code", "chat", "analysis", or a task of models_by_task. Raises InvalidRequest for others."""
+        """Returns the model for "code", "chat", "analysis" or a task of models_by_task. Raises InvalidRequest."""
         if (model := self._models_by_task.get(task)) is None:
             raise InvalidRequest(f"task: expected one of {', '.join(self._models_by_task)}, got {task!r}", param="task")
         return model
@@ -107,19 +108,19 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
         **options: Any,
     ) -> Batch:
         fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
-        asks = [_asked(prompt, model or self.default_model, fields) for prompt in prompts]
+        asks = [_payload_of(prompt, model or self.default_model, fields) for prompt in prompts]
         return Batch(asks, retry or self._policy, concurrent, file, progress)
 
     @taking(_batch)
     async def batch_generate(self, batch: Batch) -> list[str]:
-        """The texts, in the prompts' order. Raises BatchFailed, which holds every item, if a prompt has no answer."""
+        """Returns the texts in the prompts' order. Raises BatchFailed, with all items, if a prompt has no answer."""
         return texts(await self._answer_all(batch))
 
     @taking(_batch)
     async def batch(self, batch: Batch) -> list[BatchItem]:
-        """An item for each prompt or conversation, in order: its answer, or its own error.
+        """Returns an item for each prompt or conversation, in order: its answer, or its own error.
 
-        file: JSON lines, written as items end; what it already holds for the same request is not asked again.
+        file: JSON lines, written as items end; a request whose answer is already in it is not made again.
         progress: True for a bar (needs rich), or a function of (done, total). Raises OSError of the file.
         """
         return await self._answer_all(batch)
@@ -136,7 +137,10 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
         retry: RetryPolicy = ONE_ATTEMPT,
         **options: Any,
     ) -> Ensemble:
-        """Asks all models at once; the best answer by the scorer, and all of them. Raises if every model failed."""
+        """Sends the prompt to all models at once. Returns all answers, and the best one by the scorer.
+
+        Raises the first model's error if every model failed.
+        """
         fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
         asks = [Payload.completion(prompt, model, fields) for model in models]
         return await answer_by_each(prompt, asks, lambda ask: self._connection.answer(ask, retry), scorer)
@@ -163,8 +167,8 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
         await self.close()
 
 
-def _asked(prompt: str | Sequence[Message], model: str, options: Mapping[str, Any]) -> Payload | ServiceError:
-    """A prompt that cannot be asked is its own item's error."""
+def _payload_of(prompt: str | Sequence[Message], model: str, options: Mapping[str, Any]) -> Payload | ServiceError:
+    """Returns the request of a prompt, or its error if it is not valid: one bad prompt must not end the batch."""
     try:
         return (
             Payload.completion(prompt, model, options)

@@ -1,4 +1,4 @@
-"""RunPodVLLMServiceSync: the same calls for code without an event loop. Any number of threads may share one."""
+"""RunPodVLLMServiceSync: the same calls for code without an event loop. Any number of threads may share an object."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from vllm_service.client.text_calls import constructing
 from vllm_service.errors import InvalidRequest
 
 T = TypeVar("T")
-LEAVE_SECONDS = 15.0  # for what was interrupted to cancel its job
+#: The time that an interrupted call gets to cancel its job.
+CANCEL_SECONDS = 15.0
 
 
 class LoopThread:
-    """Runs coroutines for any thread. `at_end` is awaited in the loop when it is stopped.
+    """Runs coroutines for any thread, in a thread with an event loop.
 
-    A forked process has no threads but the one that forked: there a new one is started when it is first needed.
+    A forked process has only the thread that forked, so a new loop thread is started there at its first use.
     """
 
     def __init__(self, at_end: Callable[[], Awaitable[None]]) -> None:
+        """at_end: awaited in the loop when it is stopped."""
         self._at_end = at_end
         self._is_closed = False
         self._starting = threading.Lock()
         self._running = _Running(at_end)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What it returns or raises. Interrupted, it cancels the work and waits until that has ended."""
+        """Returns or raises what the work does. An interrupt cancels the work, and waits for its end."""
         try:
             running = self._in_this_process()
         except InvalidRequest:
@@ -57,11 +59,11 @@ class LoopThread:
             raise InvalidRequest("the client was closed before this call had ended") from None
         except BaseException:
             if future.cancel():
-                ended.wait(LEAVE_SECONDS)
+                ended.wait(CANCEL_SECONDS)
             raise
 
     def stop(self) -> None:
-        """Ends what still runs, awaits `at_end`, closes the loop. Twice is once."""
+        """Cancels what still runs, awaits `at_end`, and closes the loop. It may be called again."""
         self._is_closed = True
         self._running.stop()
 
@@ -70,7 +72,7 @@ class LoopThread:
             raise InvalidRequest("the client is closed: make a new one")
         if self._running.process != os.getpid():
             with self._starting:
-                if self._running.process != os.getpid():
+                if self._running.process != os.getpid():  # no other thread was faster
                     self._running = _Running(self._at_end)
         if threading.current_thread() is self._running.thread:
             raise InvalidRequest("the client was called from its own loop; use RunPodVLLMService there")
@@ -91,7 +93,7 @@ class _Running:
         self._loop, self._end = self._started.result()
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Runs it in the loop. Cancelled if the loop ends first."""
+        """Starts the work in the loop. The future is cancelled if the loop ends first."""
         try:
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:  # the loop was closed just now
@@ -104,7 +106,7 @@ class _Running:
         return future
 
     def stop(self) -> None:
-        """Twice is once; in a forked process there is nothing to stop."""
+        """Ends the loop, and waits for its thread. Does nothing after the end, and in a forked process."""
         if self.process == os.getpid() and self.thread.is_alive():
             self._loop.call_soon_threadsafe(self._end.set)
             self.thread.join()
@@ -115,7 +117,7 @@ class _Running:
                 runner.run(self._live())
         finally:
             self._has_ended = True
-            for future in self._under_way.copy():  # begun too late for the loop to get to it
+            for future in self._under_way.copy():  # started too late for the loop to run it
                 future.cancel()
 
     async def _live(self) -> None:
@@ -131,7 +133,7 @@ P = ParamSpec("P")
 
 
 class SyncIterator(Iterator[T], Generic[T]):
-    """What an async stream gives, one by one; leaving it early ends the request."""
+    """The items of an async stream for `for`. Closing it early ends the request."""
 
     def __init__(self, loop: LoopThread, source: AsyncGenerator[T] | TextStream) -> None:
         self._loop = loop
@@ -148,7 +150,7 @@ class SyncIterator(Iterator[T], Generic[T]):
         return item
 
     def close(self) -> None:
-        """Leaves the stream; the provider stops generating."""
+        """Ends the request; the provider stops generating."""
         self._loop.run(self._source.aclose())
 
     def __enter__(self) -> Self:
@@ -172,7 +174,7 @@ class SyncTextStream(SyncIterator[str]):
 
     @property
     def answer(self) -> Answer:
-        """The whole answer. Raises InvalidRequest while the stream has not been read to its end."""
+        """Returns the whole answer. Raises InvalidRequest before the end of the stream."""
         answer: Answer = self._source.answer
         return answer
 
@@ -180,7 +182,7 @@ class SyncTextStream(SyncIterator[str]):
 def _called(
     method: Callable[Concatenate[RunPodVLLMService, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[RunPodVLLMServiceSync, P], T]:
-    """The method, waited for."""
+    """Returns the method as a blocking call."""
 
     def call(self: RunPodVLLMServiceSync, /, *args: P.args, **options: P.kwargs) -> T:
         return self.loop.run(method(self.service, *args, **options))
@@ -192,7 +194,7 @@ def _called(
 def _iterated(
     method: Callable[Concatenate[RunPodVLLMService, P], TextStream],
 ) -> Callable[Concatenate[RunPodVLLMServiceSync, P], SyncTextStream]:
-    """The method's stream, for `for`."""
+    """Returns the method with its stream for `for`."""
 
     def call(self: RunPodVLLMServiceSync, /, *args: P.args, **options: P.kwargs) -> SyncTextStream:
         return SyncTextStream(self.loop, method(self.service, *args, **options))
@@ -202,7 +204,7 @@ def _iterated(
 
 
 class RunPodVLLMServiceSync:
-    """RunPodVLLMService without `await`; takes what it takes. Close it, or use `with`; a script's end closes it too."""
+    """RunPodVLLMService without `await`, with the same arguments. Close it, or use `with`; a script's end does too."""
 
     @constructing(RunPodVLLMService)
     def __init__(self, service: RunPodVLLMService) -> None:
@@ -231,7 +233,7 @@ class RunPodVLLMServiceSync:
         return SyncIterator(self.loop, self.service.stream_job(job_id))
 
     def select_model_by_task(self, task: str) -> str:
-        """See RunPodVLLMService."""
+        """Returns the model for a task, as RunPodVLLMService does."""
         return self.service.select_model_by_task(task)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from tests.vllm_service.client.subprocesses import run_program
 from vllm_service import cli
 from vllm_service.testing import says
 
-SIMULATING = {"advise", "explain", "simulate"}  # they play scenarios
+SIMULATING = {"advise", "explain", "simulate", "trace_options"}  # they play scenarios, or are part of those that do
 ROUTER = """
 import asyncio, sys
 from vllm_service import LLMRouter
