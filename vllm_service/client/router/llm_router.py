@@ -69,28 +69,32 @@ def _number(value: object) -> float | None:
 class EndpointWatch:
     """Reads the health of every endpoint of the catalog that is paid by the second and has a health route."""
 
-    def __init__(self, places: Connections) -> None:
+    def __init__(self, connections: Connections) -> None:
         settings = RunPodSettings()
-        self._places = places
+        self._connections = connections
         self._interval_seconds = settings.health_interval_seconds
         self._began_at: float | None = None
-        wakes = MemoryWakes(places.clock)
-        self._keepers = PerLoop("LLMRouter", lambda: _Keeping.begun(wakes, settings, places.clock), _Keeping.end)
+        wakes = MemoryWakes(connections.clock)
+        self._controllers = PerLoop(
+            "LLMRouter", lambda: _Keeping.begun(wakes, settings, connections.clock), _Keeping.end
+        )
         paid_by_the_second = {
-            name: provider for name, provider in places.catalog.providers.items() if provider.second_price is not None
+            name: provider
+            for name, provider in connections.catalog.providers.items()
+            if provider.second_price is not None
         }
-        self._watched = Catalog(paid_by_the_second, places.catalog.models)
+        self._watched = Catalog(paid_by_the_second, connections.catalog.models)
 
     def look(self) -> None:
         """Starts a round unless one was started within the interval. Returns at once."""
-        now = self._places.clock()
+        now = self._connections.clock()
         if self._began_at is None or now - self._began_at >= self._interval_seconds:
             self._began_at = now
-            self._keepers.get().keeper.round(self._watched, self._places.router)
+            self._controllers.get().controller.round(self._watched, self._connections.router)
 
     async def close(self) -> None:
         """Ends the running requests."""
-        await self._keepers.close()
+        await self._controllers.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class _Keeping:
     """The controller of one event loop, with its connections."""
 
     send: ControlRequests
-    keeper: EndpointController
+    controller: EndpointController
 
     @classmethod
     def begun(cls, wakes: MemoryWakes, settings: RunPodSettings, clock: Clock) -> _Keeping:
@@ -108,8 +112,8 @@ class _Keeping:
 
     async def end(self) -> None:
         """Ends the running requests, and closes the connections."""
-        self.keeper.stop()
-        await self.keeper.idle()
+        self.controller.stop()
+        await self.controller.idle()
         await self.send.close()
 
 
@@ -186,8 +190,8 @@ class LLMRouter(TextCalls):
             hedging,
             clock,
         )
-        self._places = Connections(catalog, router or default_router(catalog, self.strategy, breakers), policy)
-        self._watch = EndpointWatch(self._places)
+        self._connections = Connections(catalog, router or default_router(catalog, self.strategy, breakers), policy)
+        self._watch = EndpointWatch(self._connections)
         self._loop = OneLoop("LLMRouter")
 
     def explain(
@@ -195,14 +199,14 @@ class LLMRouter(TextCalls):
     ) -> Explanation:
         """Returns the route that `generate` would take now. Sends nothing, but strategies that take turns count it."""
         ask = self._ask_of(prompt, model or self.default_model, {"max_tokens": max_tokens, **options})
-        plan = self._places.router.plan(self._facts(ask, stream=False), self._places.clock())
+        plan = self._connections.router.plan(self._facts(ask, stream=False), self._connections.clock())
         return Explanation(ask.model, self.strategy, plan)
 
     async def close(self) -> None:
         """Closes every connection."""
         self._loop.close()
         await self._watch.close()
-        await self._places.close()
+        await self._connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -226,7 +230,7 @@ class LLMRouter(TextCalls):
     def _call(self, ask: Payload, *, stream: bool) -> RoutedCall:
         self._loop.enter()
         self._watch.look()
-        return RoutedCall(self._places, ask, self._facts(ask, stream=stream))
+        return RoutedCall(self._connections, ask, self._facts(ask, stream=stream))
 
     def _facts(self, ask: Payload, *, stream: bool) -> RequestFacts:
         return facts_of_chat(ask, self.strategy.value, stream=stream)

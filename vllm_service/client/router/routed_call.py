@@ -133,17 +133,17 @@ OpenedAnswer = tuple[OpenedStream, str | None]
 class RoutedCall:
     """One routed request. Raises ServiceError; an error of the caller's request is not tried elsewhere."""
 
-    def __init__(self, places: Connections, ask: Payload, facts: RequestFacts) -> None:
-        self._places = places
+    def __init__(self, connections: Connections, ask: Payload, facts: RequestFacts) -> None:
+        self._connections = connections
         self._ask = ask
-        policy, now = places.policy, places.clock()
+        policy, now = connections.policy, connections.clock()
         self._deadline = Deadline(now, policy.deadlines.default_seconds, policy.deadlines.reserve_seconds)
-        self._plan = places.router.plan(facts, now)
+        self._plan = connections.router.plan(facts, now)
         self._request = TriedRequest(
             policy,
-            places.router,
-            places.catalog.providers,
-            places.prices,
+            connections.router,
+            connections.catalog.providers,
+            connections.prices,
             facts,
             self._deadline,
             self._plan.reason,
@@ -152,7 +152,7 @@ class RoutedCall:
 
     async def answer(self) -> Answer:
         """Returns the whole answer."""
-        send = _WholeRequest(self._places, self._ask)
+        send = _WholeRequest(self._connections, self._ask)
         attempt = await self._first(send)
         answer = attempt.answer
         self._succeeded(attempt, answer.usage)
@@ -160,11 +160,13 @@ class RoutedCall:
 
     async def begin(self) -> Begun:
         """Returns the stream once its first text has come. From then on there is no other provider for it."""
-        send = _StreamRequest(self._places, self._ask)
+        send = _StreamRequest(self._connections, self._ask)
         attempt = await self._first(send)
-        provider = self._places.catalog.providers[attempt.step.provider]
-        pieces = _RoutedPieces(attempt, self._deadline, provider.idle_timeout_seconds, self._places, self._succeeded)
-        connection = self._places.connection(provider.name)
+        provider = self._connections.catalog.providers[attempt.step.provider]
+        pieces = _RoutedPieces(
+            attempt, self._deadline, provider.idle_timeout_seconds, self._connections, self._succeeded
+        )
+        connection = self._connections.connection(provider.name)
         return Begun(pieces, attempt.answer[1], connection, attempt.step.model, send.attempts, self._request.reason)
 
     async def _first(self, send: _ConnectionRequest[Sent]) -> Attempt[Sent]:
@@ -175,7 +177,7 @@ class RoutedCall:
 
     def _succeeded(self, attempt: Attempt[Sent], usage: Usage | None) -> None:
         """Reports the success. The budget of hedges is a part of what answers cost, so the cost is added to it."""
-        hedging = self._places.policy.hedging
+        hedging = self._connections.policy.hedging
         attempt.succeeded(usage)
         if hedging is not None and usage is not None:
             hedging.budget.earn(self._request.cost_picousd(attempt.step, usage) or 0)
@@ -189,17 +191,17 @@ class _ConnectionRequest(Generic[Sent]):
 
     is_answer_needed = True
 
-    def __init__(self, places: Connections, ask: Payload) -> None:
+    def __init__(self, connections: Connections, ask: Payload) -> None:
         self.attempts = 0
         self.provider = ""
-        self._places = places
+        self._connections = connections
         self._ask = ask
 
     async def __call__(self, attempt: Attempt[Sent], patience: Patience) -> Sent:
         """Makes one attempt. Raises NotAnswered."""
         self.attempts += 1
         self.provider = attempt.step.provider
-        connection, seconds = self._places.connection(self.provider), patience.first_byte_seconds
+        connection, seconds = self._connections.connection(self.provider), patience.first_byte_seconds
         try:
             async with asyncio.timeout(seconds):
                 return await self._send(connection, self._ask.to(attempt.step.model), attempt)
@@ -239,13 +241,13 @@ class _RoutedPieces:
         attempt: Attempt[OpenedAnswer],
         deadline: Deadline,
         idle_seconds: float,
-        places: Connections,
+        connections: Connections,
         succeeded: Callable[[Attempt[OpenedAnswer], Usage | None], None],
     ) -> None:
         self._attempt = attempt
         self._opened = attempt.answer[0]
         self._deadline, self._idle_seconds = deadline, idle_seconds
-        self._clock = places.clock
+        self._clock = connections.clock
         self._succeeded = succeeded
         self.request_id = self._opened.request_id
 
