@@ -14,7 +14,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
-    """Returns the request's body. Raises TooLarge, without reading if Content-Length already says so."""
+    """Returns the request's body. Raises TooLarge, without reading it if its Content-Length is too large."""
     body = b"" if (request.content_length or 0) > max_bytes else await request.read()
     if max(request.content_length or 0, len(body)) > max_bytes:
         raise TooLarge(f"the body is larger than {max_bytes} bytes")

@@ -1,1 +1,1 @@
-"""Tools for those who work on this project."""
+"""Tools for the development of this project."""
