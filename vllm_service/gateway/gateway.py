@@ -30,7 +30,7 @@ from vllm_service.gateway.respond import cache_key, relay_events, replay, send_w
 from vllm_service.gateway.token_counting import TokenCounting
 from vllm_service.http.error_answers import error_body, error_headers
 from vllm_service.http.messages import Request, ResponseWriter
-from vllm_service.http.request_reader import ClientAddresses
+from vllm_service.http.request_reader import ClientAddresses, bearer_token
 from vllm_service.http.upstream import Upstream
 from vllm_service.logs import source_location
 from vllm_service.observability.tracing import Tracer
@@ -68,6 +68,7 @@ class Gateway:
         tracer: Tracer | None = None,
         record_loss: Callable[[RequestRecord], None] | None = None,
         wall_clock: Callable[[], float] | None = None,
+        max_body_bytes: int = 20_000_000,
     ) -> None:
         self.config = config
         self._upstream = upstream
@@ -83,6 +84,7 @@ class Gateway:
         self._counting = TokenCounting()
         self._tracer = tracer
         self._wall_clock = wall_clock
+        self._max_body_bytes = max_body_bytes
         # Requests from within this process. The event loop holds tasks weakly, so they would be collected without this.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -104,7 +106,12 @@ class Gateway:
         x-request-id. Cancelling this call cancels the request. Raises ServiceError.
         """
         writer = WholeAnswer()
-        context = self._context(operation, request_of(body, headers, stream=False), writer, labels_text(labels))
+        context = self._context(
+            operation,
+            request_of(body, headers, stream=False, most_bytes=self._max_body_bytes),
+            writer,
+            labels_text(labels),
+        )
         await finished(self._in_background(context, key), writer)
         return completion_of(context, writer.body)
 
@@ -117,7 +124,7 @@ class Gateway:
         headers: Mapping[str, str] = NO_TEXTS,
     ) -> EventStream:
         """Returns the events of a streamed answer; as `complete` otherwise. Invalid labels raise at once."""
-        request = request_of(body, headers, stream=True)
+        request = request_of(body, headers, stream=True, most_bytes=self._max_body_bytes)
         label_text = labels_text(labels)
         return EventStream(
             lambda writer: self._context(operation, request, writer, label_text),
@@ -125,6 +132,8 @@ class Gateway:
         )
 
     def _in_background(self, context: RequestContext, key: ApiKey) -> asyncio.Task[None]:
+        if not isinstance(key, ApiKey):
+            raise Unauthorized("key: an ApiKey is needed.")
         task = asyncio.create_task(self._serve(context, key))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -173,7 +182,7 @@ class Gateway:
         """Takes a request from its key to its answer. Raises ServiceError for what the caller gets instead."""
         headers = context.headers
         if key is None:
-            key = self._anonymous if self._keys is None else await self._keys.find(_secret(headers))
+            key = self._anonymous if self._keys is None else await self._keys.find(bearer_token(headers))
         if key is None:
             raise Unauthorized("This key is unknown, or it has been revoked.")
         context.key = key
@@ -302,14 +311,6 @@ def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None
         record(row)
     except Exception as error:
         _log.error("request %s was not recorded everywhere: %s", row.request_id, source_location(error))
-
-
-def _secret(headers: Mapping[bytes, bytes]) -> str:
-    """Returns the caller's key. Raises errors.Unauthorized."""
-    authorization = headers.get(b"authorization", b"")
-    if authorization[:7].lower() != b"bearer ":
-        raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
-    return authorization[7:].strip().decode("latin-1")
 
 
 def _facts(context: RequestContext) -> RequestFacts:

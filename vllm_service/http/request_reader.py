@@ -6,12 +6,12 @@ import asyncio
 import logging
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httptools
 
-from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, ServiceError
+from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, ServiceError, Unauthorized
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.messages import Request, fault_in
 from vllm_service.http.write_buffer import WriteBuffer, Writer
@@ -216,3 +216,11 @@ class RequestReader(Writer):
 
     def _refuse_body(self) -> None:
         self.refuse(BodyTooLarge(f"The body is larger than MAX_BODY_BYTES, {self._limits.body_bytes} bytes."))
+
+
+def bearer_token(headers: Mapping[bytes, bytes]) -> str:
+    """Returns the caller's key. Raises errors.Unauthorized."""
+    authorization = headers.get(b"authorization", b"")
+    if authorization[:7].lower() != b"bearer ":
+        raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
+    return authorization[7:].strip().decode("latin-1")

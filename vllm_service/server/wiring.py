@@ -97,6 +97,7 @@ def build(
         policy=policy,
         record_loss=storage.ledger.record,
         tracer=tracing,
+        max_body_bytes=settings.max_body_bytes,
     )
     dependencies = Dependencies(
         config.catalog,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +16,15 @@ from tests.vllm_service.gateway.running import SECRET, Running, catalog_of, runn
 from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.requests import Outcome, RequestRecord
-from vllm_service.errors import InvalidRequest, ModelNotFound, RateLimited, ServiceError, UpstreamFailed
+from vllm_service.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    ModelNotFound,
+    RateLimited,
+    ServiceError,
+    Unauthorized,
+    UpstreamFailed,
+)
 from vllm_service.gateway.in_process import MOST_WAITING_BYTES
 from vllm_service.gateway.labels import labels_in
 from vllm_service.gateway.operations import CHAT
@@ -211,8 +220,10 @@ async def test_a_stream_that_is_closed_early_leaves_the_provider_and_is_booked()
             assert b"Hel" in await anext(stream)
         await asyncio.wait_for(provider.was_left.wait(), 10)
         row = await gateway.books.row()
-        with pytest.raises(StopAsyncIteration):
+        with pytest.raises(RuntimeError, match="closed"):
             await anext(stream)
+        with pytest.raises(ServiceError, match="cancelled"):
+            _ = stream.completion
     assert (row.outcome, row.usage and row.usage.estimated) == (Outcome.CANCELLED, True)
 
 
@@ -242,7 +253,7 @@ async def test_a_reader_that_is_behind_pauses_the_provider() -> None:
         first = await anext(stream)
         while not gateway.has_paused_a_provider:
             await asyncio.sleep(0)
-        held = stream._waiting_bytes
+        held = stream._pieces.waiting_bytes
         rest = b"".join([piece async for piece in stream])
     assert held < 8 * MOST_WAITING_BYTES
     assert (first + rest).count(text.encode()) == 100
@@ -257,3 +268,103 @@ async def test_a_completion_is_there_at_the_end_only() -> None:
         await stream.aclose()
         with pytest.raises(RuntimeError):
             await anext(stream)
+
+
+async def test_a_stream_that_is_closed_at_once_leaves_its_row() -> None:
+    async with gateway_to(HANGS) as (gateway, _):
+        async with gateway.gateway.stream(KEY, CHAT, asking()) as stream:
+            pass
+        assert (await gateway.books.row()).outcome is Outcome.CANCELLED
+        with pytest.raises(ServiceError, match="cancelled"):
+            _ = stream.completion
+
+
+async def test_a_reader_of_a_stream_that_another_task_closes_does_not_take_it_for_whole() -> None:
+    async with gateway_to(HANGS) as (gateway, provider):
+        stream = gateway.gateway.stream(KEY, CHAT, asking())
+        reading = asyncio.ensure_future(anext(stream))
+        await provider.is_silent.wait()
+        with pytest.raises(RuntimeError, match="one reader"):
+            await anext(stream)
+        await stream.aclose()
+        with pytest.raises(RuntimeError, match="closed"):
+            await reading
+
+
+async def test_a_stream_that_is_dropped_leaves_the_provider() -> None:
+    *begun, _ = events(chat_chunk("Hel")).actions
+    async with gateway_to(Reply((*begun, Pause(None)))) as (gateway, provider):
+        stream = gateway.gateway.stream(KEY, CHAT, asking())
+        assert b"Hel" in await anext(stream)
+        del stream
+        gc.collect()
+        await asyncio.wait_for(provider.was_left.wait(), 10)
+        assert (await gateway.books.row()).outcome is Outcome.CANCELLED
+
+
+async def test_a_call_whose_task_is_cancelled_is_no_success() -> None:
+    async with gateway_to(HANGS) as (gateway, provider):
+        call = asyncio.create_task(gateway.gateway.complete(KEY, CHAT, asking()))
+        await provider.is_silent.wait()
+        for task in gateway.gateway._tasks:
+            task.cancel()
+        with pytest.raises(ServiceError, match="cancelled"):
+            await call
+
+
+def cyclic() -> dict[str, Any]:
+    body = asking()
+    body["self"] = body
+    return body
+
+
+def nested() -> Any:
+    inner: Any = []
+    for _ in range(100_000):
+        inner = [inner]
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        pytest.param({"body": {**asking(), "stop": {"a"}}}, "body", id="a set"),
+        pytest.param({"body": {**asking(), "stop": b"a"}}, "body", id="bytes"),
+        pytest.param({"body": {**asking(), "temperature": float("nan")}}, "body", id="NaN"),
+        pytest.param({"body": cyclic()}, "body", id="a cycle"),
+        pytest.param({"body": {**asking(), "stop": nested()}}, "body", id="nested without end"),
+        pytest.param({"body": [1]}, "body", id="a list"),
+        pytest.param({"body": asking("cut \ud83d")}, "body", id="half an emoji in a prompt"),
+        pytest.param({"body": asking(), "headers": {"x-request-id": "東"}}, "headers", id="a header beyond Latin-1"),
+        pytest.param({"body": asking(), "headers": {"x-request-id": 7}}, "headers", id="a header that is a number"),
+        pytest.param({"body": asking(), "labels": ["a"]}, "labels", id="labels that are a list"),
+        pytest.param({"body": asking(), "labels": {"a": "\ud83d"}}, "labels.a", id="half an emoji in a label"),
+    ],
+)
+async def test_odd_arguments_are_refused_and_named(options: dict[str, Any], param: str) -> None:
+    body = options["body"]
+    rest = {name: value for name, value in options.items() if name != "body"}
+    async with gateway_to(says("Hello")) as (gateway, provider):
+        with pytest.raises(InvalidRequest) as refusal:
+            await gateway.gateway.complete(KEY, CHAT, body, **rest)
+        with pytest.raises(InvalidRequest):
+            gateway.gateway.stream(KEY, CHAT, body, **rest)
+        assert provider.requests == []
+    assert refusal.value.param == param
+
+
+async def test_a_body_beyond_the_limit_is_refused() -> None:
+    async with gateway_to(says("Hello")) as (gateway, provider):
+        with pytest.raises(BodyTooLarge):
+            await gateway.gateway.complete(KEY, CHAT, asking("x" * 20_000_001))
+        assert provider.requests == []
+
+
+@pytest.mark.parametrize("key", [None, "vs_secret"])
+async def test_what_is_no_key_is_let_in_nowhere(key: Any) -> None:
+    async with gateway_to(says("Hello")) as (gateway, provider):
+        with pytest.raises(Unauthorized):
+            await gateway.gateway.complete(key, CHAT, asking(), headers={"authorization": f"Bearer {SECRET}"})
+        with pytest.raises(Unauthorized):
+            await anext(gateway.gateway.stream(key, CHAT, asking()))
+        assert provider.requests == []
