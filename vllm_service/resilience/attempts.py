@@ -219,7 +219,11 @@ async def _send_one(
         _skip(step, request, schedule)
         return None
     now = policy.clock()
-    observer = request.router.started(step, request.facts, now)
+    try:
+        observer = request.router.started(step, request.facts, now)
+    except BaseException:  # no attempt exists yet that could give a probe back
+        policy.shared.cancelled(step, admission)
+        raise
     attempt: Attempt[Answer] = Attempt(step, now, is_hedge, observer, breaker, admission, policy, request.trace)
     try:
         attempt.began(await send(attempt, _patience(provider, request, now, is_last=due.is_last)))
@@ -310,14 +314,13 @@ class _Racer(Generic[Answer]):
 
         A provider that was stopped before it answered is assumed to have read the whole prompt.
         """
-        usage = None
-        if answer is not None:
-            answer.abandoned()
-            await self._send.close(answer.answer)
-            usage = answer.usage
+        usage = None if answer is None else answer.usage
         usage = usage or Usage(self._request.facts.prompt_tokens, 0, estimated=True)
         cost = self._request.cost_picousd(step, usage)
         self.losers.append(HedgeLoser(step, usage, cost))
+        if answer is not None:
+            answer.abandoned()
+            await self._send.close(answer.answer)
         return cost or 0
 
 

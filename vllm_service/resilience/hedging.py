@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -171,17 +171,23 @@ async def hedged(
     # A runner leaves this mapping when it answers or fails; the runners that are left at the end have lost.
     runners: dict[asyncio.Task[Answer], Step] = {asyncio.create_task(_run(racer, first)): first}
     reserved: int | None = None
+    winner: Winner[Answer] | None = None
+    lost_picousd: list[int] = []
     try:
         if delay_seconds is not None and not await _begins_within(next(iter(runners)), delay_seconds, sleep):
             second = choose_second()
             reserved = None if second is None else budget.reserve(first, second)
             if second is not None and reserved is not None:
                 runners[asyncio.create_task(_run(racer, second))] = second
-        return await _first_to_answer(runners, first, failed)
+        winner = await _first_to_answer(runners, first, failed)
+        return winner
     finally:  # reached by an answer, a failure and a cancellation alike: no attempt may go on without being booked
-        lost = [await _stop(racer, task, step, failed) for task, step in runners.items()]
-        if reserved is not None:
-            budget.settle(reserved, sum(lost))
+        try:
+            if runners:
+                await _end_race(racer, runners, winner, failed, lost_picousd)
+        finally:
+            if reserved is not None:
+                budget.settle(reserved, sum(lost_picousd))
 
 
 async def _run(racer: Racer[Answer], step: Step) -> Answer:
@@ -220,6 +226,50 @@ async def _first_to_answer(
             failure = error if failure is None or step is first else failure
             if not runners:
                 raise failure
+
+
+async def _end_race(
+    racer: Racer[Answer],
+    runners: dict[asyncio.Task[Answer], Step],
+    winner: Winner[Answer] | None,
+    failed: Callable[[Step, Exception], None],
+    lost_picousd: list[int],
+) -> None:
+    """Stops the runners that are left and adds their costs to `lost_picousd`.
+
+    When that raises, or the caller leaves meanwhile, the winner's answer reaches no caller and is abandoned as well.
+    """
+
+    async def stop_all() -> None:
+        for task, step in runners.items():
+            lost_picousd.append(await _stop(racer, task, step, failed))
+
+    async def abandon(unclaimed: Winner[Answer]) -> None:
+        lost_picousd.append(await racer.abandon(unclaimed.step, unclaimed.answer))
+
+    try:
+        await _to_its_end(stop_all())
+    except BaseException:
+        if winner is not None:
+            await _to_its_end(abandon(winner))
+        raise
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Waits until the work is done, however often the caller is cancelled; only then raises CancelledError."""
+    task = asyncio.create_task(work)
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            # Unlike `await task`, this leaves the task alone when the caller is cancelled.
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancellation = error
+    try:
+        task.result()
+    finally:  # even when the work has failed: a timeout around the caller counts on its own cancellation
+        if cancellation is not None:
+            raise cancellation
 
 
 async def _stop(

@@ -11,15 +11,17 @@ import pytest
 from tests.vllm_service.routing.catalogs import catalog, facts
 from vllm_service.domain.breakers import BreakerState
 from vllm_service.domain.plan import Step
+from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import UpstreamFailed
 from vllm_service.http.upstream import Patience
 from vllm_service.resilience.attempts import Attempt, TriedRequest, first_answer
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import Deadline
-from vllm_service.routing.router import CostRouter
+from vllm_service.routing.router import CostRouter, ObservedAttempt
 
 FAILURE = Failure(Kind.STATUS, 500)
 EXITS: dict[str, Callable[[Attempt[str]], None]] = {
@@ -114,3 +116,27 @@ async def test_a_request_that_is_answer_needed_no_more_makes_no_second_attempt()
     with pytest.raises(asyncio.CancelledError):
         await World(sends).first_answer()
     assert sends.results == ["answer"]
+
+
+class StartsNothing(CostRouter):
+    """A router with a fault of its own."""
+
+    def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> ObservedAttempt:
+        raise RuntimeError("our own")
+
+
+async def test_a_probe_is_given_back_when_the_router_cannot_start_it() -> None:
+    now = 1000.0
+    settings = BreakerSettings(consecutive_failures=1)
+    breakers = Breakers(settings)
+    shared = SharedBreakers(breakers, None, lambda: now, probe_seconds=settings.probe_seconds)
+    world = World(Sends([]), StartsNothing(catalog()), ResiliencePolicy(breakers, shared, clock=lambda: now))
+    step = world.router.plan(facts(strategy="QUALITY"), now).steps[0]
+    admission = await shared.admit(step)
+    assert admission is not None
+    shared.failed(step, admission, 500, None)
+    now += settings.open_seconds
+    with pytest.raises(RuntimeError):
+        await world.first_answer()
+    assert world.breaker is BreakerState.HALF_OPEN
+    assert breakers.allows(step, now)

@@ -137,7 +137,7 @@ class SharedBreakers:
         self._probes[step.provider, step.model] = admission, token
         try:
             answer = await self._store.claim_probe(step.provider, step.model, token, self._probe_seconds)
-        except asyncio.CancelledError:
+        except BaseException:  # a probe that is not given back shuts its offer until it expires
             self.cancelled(step, admission)
             raise
         if answer.granted:
