@@ -225,7 +225,7 @@ async def test_closing_a_stream_stops_the_engine_and_leaves_its_row(road: Road, 
         await anext(stream)
     await road.endpoint.until_free()
     await client.chat.completions.create(model=OWN, messages=asked(FRANCE))  # an engine at rest says nothing new
-    assert await road.endpoint.measure(TOKENS) < tokens + LONG_TOKENS / 2
+    assert await road.endpoint.measure(TOKENS) < tokens + LONG_TOKENS * 0.9
     assert await road.endpoint.measure("vllm:num_requests_running") == 0
     row = await road.row(request_id)
     assert row["outcome"] == "cancelled"

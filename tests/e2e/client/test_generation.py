@@ -17,7 +17,7 @@ from vllm_service import RunPodVLLMService, errors
 FRANCE, PARIS = "What is the capital of France?", "The capital of France is Paris."
 ASKED = [{"role": "user", "content": FRANCE}]
 EXACT: dict[str, Any] = {"temperature": 0, "max_tokens": 99}
-LONG_TOKENS = 1500
+LONG_TOKENS = 2000
 LONG: dict[str, Any] = {"max_tokens": LONG_TOKENS, "ignore_eos": True}
 TOKENS = "vllm:generation_tokens_total"
 
