@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
-from vllm_service.cli.exit_codes import FAILED, MISSING_EXTRA
+from vllm_service.cli.exit_codes import FAILED, MISSING_EXTRA, OUTPUT_CLOSED
 from vllm_service.cli.extras import advice
 from vllm_service.cli.parser import PROGRAM, parse
 from vllm_service.errors import ServiceError
@@ -13,7 +14,25 @@ from vllm_service.errors import ServiceError
 
 def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Runs one command; returns its exit code, see cli/exit_codes.py. SystemExit where argparse ends the program."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        try:
+            return _run(sys.argv[1:] if arguments is None else list(arguments), program)
+        finally:
+            # What is still buffered would otherwise fail when the interpreter ends, outside of this function.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end: into the null device, where nothing can fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
+    except SystemExit as end:
+        # Rich makes a SystemExit(1) of a broken pipe, and has put the null device under standard output.
+        if isinstance(end.__context__, BrokenPipeError):
+            return OUTPUT_CLOSED
+        raise
+
+
+def _run(given: Sequence[str], program: str) -> int:
     try:
         options = parse(given, program)
         code: int = options.run(options)

@@ -35,6 +35,17 @@ def positive(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """Returns a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return number
+
+
 def dollars(text: str) -> int:
     """Returns an amount of at least 0 US dollars, in pico-dollars below 2^63, which is what the database holds."""
     try:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_service.catalog.load import read
+from vllm_service.cli.argument_types import share
 from vllm_service.cli.command import Command
 from vllm_service.cli.storage_options import add_location, with_database
 from vllm_service.client.compare import (
@@ -91,7 +92,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output-share",
-        type=float,
+        type=share,
         default=0.5,
         metavar="SHARE",
         help="generated tokens among them, from 0 to 1 (default: 0.5)",

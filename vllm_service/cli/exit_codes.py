@@ -6,7 +6,9 @@ FAILED = 1
 WRONG_ARGUMENTS = 2
 #: A library is missing that an extra of the package installs.
 MISSING_EXTRA = 3
+#: The reader of the output ended first, as `head` does: 128 + 13, what a shell reports for a program that SIGPIPE ends.
+OUTPUT_CLOSED = 141
 DESCRIPTION = (
     f"exit codes: 0 done; {FAILED} not done, or the configuration is wrong; {WRONG_ARGUMENTS} wrong arguments; "
-    f"{MISSING_EXTRA} an extra is not installed"
+    f"{MISSING_EXTRA} an extra is not installed; {OUTPUT_CLOSED} the reader of the output ended first"
 )

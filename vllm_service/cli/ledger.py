@@ -70,6 +70,9 @@ async def _export(reader: LedgerReader, options: argparse.Namespace) -> int:
     try:
         rows = await FORMATS[options.format](reader.records(_window(options)), options.output)
     except OSError as error:
+        if options.output is None:
+            # Standard output: `main` handles a reader that has ended.
+            raise
         raise ConfigurationError(
             f"{options.output}: cannot be written: {error.strerror}; name another --output."
         ) from None

@@ -72,6 +72,20 @@ def test_what_is_no_bill_is_refused_and_says_why(text: bytes) -> None:
         parse_bill(text, now_us=0)
 
 
+@pytest.mark.parametrize("amount", ["1e9999999", '"1e9999999"', "1e900000", '"sNaN"', "-Infinity", "1" + "0" * 400])
+def test_an_amount_beyond_every_bill_is_refused_with_its_line(amount: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^line 2 of the bill has an amount that is not dollars"):
+        parse_bill(f'[{{"amount": 1}}, {{"amount": {amount}}}]'.encode(), now_us=0)
+
+
+@pytest.mark.parametrize("time", ["NaN", "Infinity", "-Infinity", "1e400", "1e9999999", "1" + "0" * 400])
+def test_a_time_beyond_every_calendar_is_refused_with_its_line(time: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^line 1 of the bill has a time that is not seconds since 1970"):
+        parse_bill(f'[{{"amount": 1, "time": {time}}}]'.encode(), now_us=0)
+    with pytest.raises(ConfigurationError, match=r"^worker 1 of the bill has a time"):
+        parse_bill(f'{{"workers": [{{"total_usd": "1", "stopped_at": {time}}}]}}'.encode(), now_us=0)
+
+
 def test_a_key_is_not_sent_where_it_could_be_read_on_the_way() -> None:
     with pytest.raises(ConfigurationError, match="https") as refused:
         read_bill("http://billing.invalid/v1", "secret")

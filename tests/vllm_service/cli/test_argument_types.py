@@ -8,7 +8,7 @@ from datetime import date
 
 import pytest
 
-from vllm_service.cli.argument_types import count, day, dollars, instant, positive, whole_number
+from vllm_service.cli.argument_types import count, day, dollars, instant, positive, share, whole_number
 
 Read = Callable[[str], object]
 
@@ -21,6 +21,9 @@ Read = Callable[[str], object]
         (count, "1", 1),
         (positive, "0.5", 0.5),
         (positive, "1e3", 1000.0),
+        (share, "0", 0.0),
+        (share, "0.25", 0.25),
+        (share, "1", 1.0),
         (dollars, "0", 0),
         (dollars, "12.5", 12_500_000_000_000),
         (dollars, "0.000000000001", 1),
@@ -40,6 +43,7 @@ def test_an_argument_is_read(read: Read, text: str, value: object) -> None:
         *((whole_number, text, "a whole number of at least 0") for text in ("-1", "1.5", "", "many", "²")),
         *((count, text, "a whole number of at least 1") for text in ("0", "-1", "1.5", "", "many", "²")),
         *((positive, text, "a number above 0") for text in ("0", "-1", "nan", "inf", "", "many")),
+        *((share, text, "a number from 0 to 1") for text in ("7", "-0.1", "nan", "inf", "", "half")),
         *((dollars, text, "an amount in dollars") for text in ("-1", "NaN", "inf", "1e-13", "9223373", "", "many")),
         *((instant, text, "a date such as") for text in ("yesterday", "", "2026-02-30")),
         *((day, text, "a day such as") for text in ("yesterday", "", "2026-02-30", "2026-11-30T12:00")),

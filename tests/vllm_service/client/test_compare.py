@@ -115,3 +115,10 @@ def test_wrong_tokens_are_wrong_arguments(capsys: pytest.CaptureFixture[str]) ->
         main(["compare", "--monthly-tokens", "many"])
     assert caught.value.code == 2
     assert "10M" in capsys.readouterr().err
+
+
+def test_a_share_beyond_1_is_a_wrong_argument_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", "--example", "--output-share", "7"])
+    assert caught.value.code == 2
+    assert "argument --output-share: expected a number from 0 to 1, got '7'" in capsys.readouterr().err

@@ -245,7 +245,7 @@ def configured(environment: Mapping[str, str] | None = None) -> Catalog:
     settings = CatalogSettings.from_environment(environment)
     if not _exists(settings.providers_path):
         return own_endpoint(ClientSettings.resolve(environment=environment))
-    from vllm_service.catalog.load import load  # noqa: PLC0415  reads YAML, which the client's extra lacks
+    from vllm_service.catalog.load import load  # noqa: PLC0415  loads PyYAML, needless without a file
 
     return load(settings)
 

@@ -35,6 +35,14 @@ _REFUSED = (
 # The primary result codes of a statement that names a missing table or column.
 _UNKNOWN = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
 
+# The primary result codes by which SQLite refuses the file itself, and what is then to be done. Waiting does not help.
+_UNUSABLE = {
+    sqlite3.SQLITE_CANTOPEN: "it is not a file that can be opened: move it away, or set DATA_DIR to another directory",
+    sqlite3.SQLITE_NOTADB: "it is not an SQLite database: move it away, or set DATA_DIR to another directory",
+    sqlite3.SQLITE_CORRUPT: "it is corrupt: restore a copy of it, or set DATA_DIR to another directory",
+    sqlite3.SQLITE_READONLY: "it cannot be written: change its permissions, or set DATA_DIR to another directory",
+}
+
 
 class SqliteDatabase:
     """A connection on its own thread, made by `open`. Several processes may use one file; writers wait in turn."""
@@ -47,7 +55,7 @@ class SqliteDatabase:
     async def open(cls, path: Path, migrations: Sequence[Migration]) -> SqliteDatabase:
         """Makes the file, readable by its owner only, and brings its tables to the newest version.
 
-        Raises StorageUnavailable, and ConfigurationError where the tables cannot be used (see `upgrade`).
+        Raises StorageUnavailable, and ConfigurationError where the file or its tables (see `upgrade`) cannot be used.
         """
         thread = ThreadPoolExecutor(1, thread_name_prefix=f"sqlite-{path.stem}")
         try:
@@ -111,6 +119,34 @@ def _connect(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
             f"{path}: SQLite's file cannot be made: {error.strerror}. Set DATA_DIR to a directory that can be written.",
             param="DATA_DIR",
         ) from None
+    _check_permissions(path)
+    try:
+        return _prepared(path, migrations)
+    except sqlite3.Error as error:
+        advice = _UNUSABLE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        if advice is None:
+            raise
+        raise ConfigurationError(
+            f"{path}: SQLite's file cannot be used ({error.sqlite_errorname}): {advice}.", param="DATA_DIR"
+        ) from None
+
+
+def _check_permissions(path: Path) -> None:
+    """Raises ConfigurationError for a file or directory that is read-only: SQLite itself fails at the first write.
+
+    The file is not opened, see `_create`.
+    """
+    # The write-ahead log and its index are files beside the database's, and made anew.
+    for needed in (path.parent, path):
+        if not os.access(needed, os.W_OK):
+            raise ConfigurationError(
+                f"{needed}: SQLite's {'file' if needed is path else 'directory'} cannot be written. "
+                "Change its permissions or owner, or set DATA_DIR to a directory that can be written.",
+                param="DATA_DIR",
+            )
+
+
+def _prepared(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
     try:
         # WAL: exports and totals read while the ledger writes. FULL: a commit survives a loss of power.

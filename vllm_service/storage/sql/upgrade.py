@@ -21,6 +21,7 @@ from vllm_service.version import __version__
 Steps = Generator[Statement, list[tuple[Any, ...]], None]
 Version = Generator[Statement, list[tuple[Any, ...]], int]
 TableColumns = Mapping[str, frozenset[str]]
+Present = Generator[Statement, list[tuple[Any, ...]], TableColumns]
 #: How long a start waits for the migration of another replica, in both databases.
 MIGRATION_WAIT_SECONDS = 600
 
@@ -52,6 +53,8 @@ class Dialect:
     end: tuple[str, ...]
     #: A SELECT of all (table, column).
     columns: str
+    #: A name in the spelling by which the database compares it.
+    folded: Callable[[str], str]
 
 
 SQLITE = Dialect(
@@ -59,6 +62,7 @@ SQLITE = Dialect(
     begin=("BEGIN IMMEDIATE",),
     end=("COMMIT",),
     columns="SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'",
+    folded=str.lower,
 )
 POSTGRES = Dialect(
     row_id="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
@@ -74,6 +78,7 @@ POSTGRES = Dialect(
     columns="""SELECT t.relname::text, c.attname::text FROM pg_attribute c JOIN pg_class t ON t.oid = c.attrelid
         WHERE t.relkind IN ('r', 'p') AND t.relnamespace <> 'pg_catalog'::regnamespace
         AND pg_table_is_visible(t.oid) AND c.attnum > 0 AND NOT c.attisdropped""",
+    folded=str,
 )
 
 
@@ -83,10 +88,10 @@ def upgrade(dialect: Dialect, migrations: Sequence[Migration], clock: Callable[[
     Raises DatabaseTooNew, SchemaMismatch and MigrationFailed; the transaction is then not committed.
     """
     newest = len(migrations)
-    if (yield from _version(dialect, newest)) < newest:
+    if (yield from _version(dialect, migrations)) < newest:
         yield from _each(dialect.begin)
         # Read again under the lock: another replica may have migrated while this one waited.
-        found = yield from _version(dialect, newest)
+        found = yield from _version(dialect, migrations)
         if not found:
             # Tables from before the migrations may be here: the first migration keeps them, so they have to be whole.
             yield from _check(dialect, migrations[:1], may_be_absent=True)
@@ -117,32 +122,68 @@ def _applied(dialect: Dialect, migration: Migration) -> Steps:
             ) from error
 
 
-def _version(dialect: Dialect, newest: int) -> Version:
-    """Returns the version of the schema; 0 for a database from before the migrations. Raises DatabaseTooNew."""
-    rows = yield Statement(dialect.columns)
-    if not any(table == _VERSIONS for table, _ in rows):
+def _version(dialect: Dialect, migrations: Sequence[Migration]) -> Version:
+    """Returns the version of the schema; 0 for a database from before the migrations.
+
+    Raises DatabaseTooNew, and SchemaMismatch where the table of versions is not as this program leaves it.
+    """
+    present = yield from _present(dialect)
+    if _VERSIONS not in present:
         return 0
+    if missing := {"version", "program"} - present[_VERSIONS]:
+        raise SchemaMismatch(
+            f"The database's table {_VERSIONS} lacks {', '.join(sorted(missing))}: another program may have made it. "
+            "Nothing was changed. Use a database of its own for vllm-service, or restore a copy of its database."
+        )
     rows = yield Statement(_NEWEST)
-    version, program = rows[0] if rows else (0, "")
-    if version > newest:
+    if not rows:
+        return _without_version(migrations, present)
+    version, program = rows[0]
+    # SQLite keeps any type in any column; a boolean is an integer to Python.
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise _no_version(f"has {str(version)[:40]!r} as its newest version")
+    if version > len(migrations):
         raise DatabaseTooNew(
             f"The database's schema has version {version}, made by vllm-service {program}; this is vllm-service "
-            f"{__version__}, which supports versions up to {newest}. Nothing was changed. "
+            f"{__version__}, which supports versions up to {len(migrations)}. Nothing was changed. "
             f"Start vllm-service {program} or newer, or restore the copy of the database from before the upgrade."
         )
-    return int(version)
+    return version
+
+
+def _without_version(migrations: Sequence[Migration], present: TableColumns) -> int:
+    """Returns 0, the version of tables from before the migrations. Raises SchemaMismatch where later columns exist."""
+    first = expected_columns(migrations[:1])
+    for table, columns in expected_columns(migrations).items():
+        if later := (columns - first.get(table, frozenset())) & present.get(table, frozenset()):
+            raise _no_version(f"is empty, although {table} has {', '.join(sorted(later))} of a later version")
+    return 0
+
+
+def _no_version(found: str) -> SchemaMismatch:
+    return SchemaMismatch(
+        f"The database's table {_VERSIONS} {found}. vllm-service writes a row for each version, counted from 1. "
+        "Nothing was changed. Restore a copy of the database, or mend the rows by hand: the files of "
+        "vllm_service/storage/sql/migrations have the versions and what each adds."
+    )
+
+
+def _present(dialect: Dialect) -> Present:
+    """Returns the columns of the tables that exist."""
+    rows = yield Statement(dialect.columns)
+    present: dict[str, set[str]] = {}
+    for table, column in rows:
+        present.setdefault(dialect.folded(table), set()).add(dialect.folded(column))
+    return {table: frozenset(columns) for table, columns in present.items()}
 
 
 def _check(dialect: Dialect, migrations: Sequence[Migration], *, may_be_absent: bool = False) -> Steps:
     """Raises SchemaMismatch where a table or column is missing. may_be_absent: a whole table may be missing."""
-    rows = yield Statement(dialect.columns)
-    present: dict[str, set[str]] = {}
-    for table, column in rows:
-        present.setdefault(table, set()).add(column)
+    present = yield from _present(dialect)
     for table, columns in expected_columns(migrations).items():
         if table not in present and may_be_absent:
             continue
-        if missing := columns - present.get(table, set()):
+        if missing := columns - present.get(table, frozenset()):
             raise SchemaMismatch(
                 f"The database's table {table} lacks {', '.join(sorted(missing))}. No version of vllm-service leaves "
                 "it like that, and rows could not be written. Nothing was changed. Restore a copy of the database, or "
