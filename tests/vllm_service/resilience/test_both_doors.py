@@ -7,10 +7,29 @@ from collections.abc import Awaitable
 
 import pytest
 
-from tests.vllm_service.resilience.behaviours import CASES, SOUND, Case
+from tests.vllm_service.resilience.cases import SOUND, Case
 from tests.vllm_service.resilience.doors import DOORS, Opens, Setting, Verdict, World, leaving
+from tests.vllm_service.resilience.one_provider import (
+    of_answers,
+    of_broken_streams,
+    of_no_answers,
+    of_statuses,
+    of_time,
+)
+from tests.vllm_service.resilience.several_providers import of_breakers, of_callers_who_leave, of_hedges, of_many
 from vllm_service.testing import chat, chat_stream
 
+CASES = [
+    *of_statuses(),
+    *of_no_answers(),
+    *of_answers(),
+    *of_broken_streams(),
+    *of_time(),
+    *of_many(),
+    *of_breakers(),
+    *of_callers_who_leave(),
+    *of_hedges(),
+]
 RUNS = [
     pytest.param(case, stream, id=f"{case.name}, {'streamed' if stream else 'whole'}")
     for case in CASES
