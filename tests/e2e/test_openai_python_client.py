@@ -28,7 +28,7 @@ MODEL = "demo-model"
 PAIRS = load_pairs()
 FRANCE, PARIS = "What is the capital of France?", "The capital of France is Paris."
 WEATHER = cast(ChatCompletionFunctionToolParam, WEATHER_TOOL)
-LONG_TOKENS = 1500
+LONG_TOKENS = 2000
 TOKENS = "vllm:generation_tokens_total"
 
 

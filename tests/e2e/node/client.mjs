@@ -8,7 +8,7 @@ const asked = (content) => [{ role: "user", content }];
 const tool = JSON.parse(process.env.WEATHER_TOOL);
 const france = { model: MODEL, messages: asked("What is the capital of France?"), temperature: 0 };
 const weather = { model: MODEL, messages: asked("What is the weather in Berlin?"), temperature: 0, tools: [tool] };
-const long = { ...france, max_tokens: 1500, ignore_eos: true };
+const long = { ...france, max_tokens: 2000, ignore_eos: true };
 const person = {
   type: "object",
   properties: { name: { enum: ["Ada", "Grace"] }, is_known: { type: "boolean" } },
