@@ -69,7 +69,7 @@ def _until_up(url: str) -> None:
 
 
 def raw_calls(sdk: AsyncOpenAI) -> dict[str, Making]:
-    """What an application does with the SDK alone, up to the text."""
+    """Makes the calls of an application that uses the SDK alone, up to the text."""
 
     async def chat() -> str | None:
         made = await sdk.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=500, temperature=0.7)

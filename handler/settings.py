@@ -50,7 +50,7 @@ RUNPOD_HOST_CACHE = RUNPOD_VOLUME / "huggingface-cache" / "hub"
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Where models are looked for, and how they are fetched."""
+    """The sources of models: where they may lie, and how they are fetched."""
 
     #: Where this worker downloads to.
     cache_dir: Path

@@ -35,7 +35,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Revision:
-    """What a revision stands for at the moment: a commit and its files."""
+    """A revision as it stands at the moment: a commit and its files."""
 
     repository: str
     name: str

@@ -27,7 +27,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was downloaded: the revision as requested, the commit that it stood for, and the files."""
+    """The record of a download: the revision as requested, the commit that it stood for, and the files."""
 
     repository: str
     revision: str

@@ -132,7 +132,7 @@ class BreakerView(Protocol):
         ...
 
     def may_try(self, provider: str, model: str, now_seconds: float) -> bool:
-        """Whether a request would be let by."""
+        """Returns whether a breaker would admit a request now."""
         ...
 
 

@@ -32,7 +32,7 @@ class ReceivedRequest:
 
     @property
     def is_stream(self) -> bool:
-        """Whether a stream is asked for."""
+        """True where the request is for a stream."""
         return isinstance(self.json, dict) and self.json.get("stream") is True
 
     @property

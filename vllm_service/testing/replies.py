@@ -45,7 +45,7 @@ Action = bytes | Pause | Close | Reset | Signal
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What becomes of one request. After the last action the connection waits for the next request."""
+    """The answer to one request. After the last action the connection waits for the next request."""
 
     actions: tuple[Action, ...]
 
@@ -60,7 +60,7 @@ class Reply:
         return b"".join(action for action in self.actions if isinstance(action, bytes)).index(b"\r\n\r\n") + 4
 
     def cut_at(self, position: int, *then: Action) -> Reply:
-        """As it is up to so many bytes; then something else, by default the end of the connection."""
+        """Returns the reply cut after so many bytes, then something else; by default the connection ends."""
         kept: list[Action] = []
         for action in self.actions:
             if isinstance(action, bytes):
