@@ -40,15 +40,15 @@ class Rule:
     """One kind of failure, by the words of its message."""
 
     words: re.Pattern[str]
-    #: The flag to correct.
-    flag: str
+    #: The flags to correct; the first that a variable sets is blamed, else the first that has a value, else the last.
+    flags: tuple[str, ...]
     remedy: str
     #: Whether the next start may succeed with the same configuration.
     retryable: bool = False
 
 
-def _rule(words: str, flag: str, remedy: str, *, retryable: bool = False) -> Rule:
-    return Rule(re.compile(words, re.IGNORECASE | re.DOTALL), flag, remedy, retryable)
+def _rule(words: str, flags: str, remedy: str, *, retryable: bool = False) -> Rule:
+    return Rule(re.compile(words, re.IGNORECASE | re.DOTALL), tuple(flags.split()), remedy, retryable)
 
 
 RULES = (
@@ -92,9 +92,9 @@ RULES = (
     _rule(
         r"No available memory for the cache blocks|KV cache is needed|larger than the available KV cache memory"
         r"|kv.?cache.*(not enough|too small|insufficient)",
-        "max_model_len",
-        "Set a smaller MAX_MODEL_LEN, or give the KV cache more memory: KV_CACHE_MEMORY_BYTES where it is set, else "
-        "GPU_MEMORY_UTILIZATION or a larger GPU",
+        "kv_cache_memory_bytes gpu_memory_utilization max_model_len",
+        "Give the KV cache more memory (a larger KV_CACHE_MEMORY_BYTES, such as 4G, where it is set, else a larger "
+        "GPU_MEMORY_UTILIZATION or GPU), or set a smaller MAX_MODEL_LEN",
     ),
     _rule(
         r"derived max_model_len|max_position_embeddings",
@@ -119,6 +119,11 @@ RULES = (
         "Files of the weights are missing: copy or download the model once more",
     ),
     _rule(
+        r"size of tensor|(shape|size) mismatch|Attempted to load weight|loaded_weight",
+        "model",
+        "The weights and config.json do not belong together: copy or download the model once more",
+    ),
+    _rule(
         r"Invalid repository ID or local directory|does not appear to have a file named|config\.json",
         "model",
         "Name a directory with a whole model, or a hub name (organisation/name)",
@@ -139,7 +144,11 @@ RULES = (
         "tokenizer",
         "Check that the tokenizer's files lie in the model's directory, or set TOKENIZER to where they are",
     ),
-    _rule(r"config file", "config", "Name a readable YAML file with flags of vllm serve and their values"),
+    _rule(
+        r"config file (must be|specified)",
+        "config",
+        "Name a readable YAML file with flags of vllm serve and their values",
+    ),
     _rule(
         r"Address already in use",
         "master_port",
@@ -163,7 +172,8 @@ def start_error(
         return _unknown_flags(found[1], command, flags_of(parser))
     for rule in RULES:
         if rule.words.search(text):
-            return _explained(text, command.source_of(rule.flag), rule.remedy, lasting=not rule.retryable)
+            variable = command.source_of(_flag_to_blame(rule, command))
+            return _explained(text, variable, rule.remedy, lasting=not rule.retryable)
     lasting = _is_lasting(error, cause)
     setting = _mentioned(text, command)
     if setting is None:
@@ -200,6 +210,15 @@ def tidy(text: str) -> str:
     return text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]} ..."
 
 
+def _flag_to_blame(rule: Rule, command: CommandLine) -> str:
+    given = {setting.flag for setting in command.given}
+    valued = {setting.flag for setting in command.settings}
+    return next(
+        (flag for flags in (given, valued) for flag in rule.flags if flag in flags),
+        rule.flags[-1],
+    )
+
+
 def _explained(cause: str, variable: str | None, remedy: str, *, lasting: bool) -> WorkerError:
     kind = ConfigurationError if lasting else EngineUnavailable
     start = f"{variable}: " if variable else ""
@@ -229,5 +248,9 @@ def _mentioned(text: str, command: CommandLine) -> Setting | None:
     words = text.replace("-", "_")
     given = sorted(command.given, key=lambda setting: -len(setting.flag))
     by_name = (setting for setting in given if re.search(rf"(?<![a-z]){setting.flag}(?![a-z])", words))
-    by_value = (setting for setting in given if len(setting.value) > 3 and setting.value in text)
+    by_value = (setting for setting in given if len(setting.value) > 2 and re.search(_alone(setting.value), text))
     return next(by_name, None) or next(by_value, None)
+
+
+def _alone(value: str) -> str:
+    return rf"(?<!\w){re.escape(value)}(?!\w)"

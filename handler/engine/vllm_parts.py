@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from handler.engine import chat_template
 from handler.engine.arguments import CommandLine, command_line
 from handler.engine.start_errors import start_error
 from handler.errors import WorkerError
@@ -82,11 +83,21 @@ def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> ar
         arguments = parser.parse_args(command.argv(parser))
         arguments.model = arguments.model_tag or arguments.model
         validate_parsed_serve_args(arguments)
+        _check_chat_template(arguments.chat_template)
     except WorkerError:
         raise
     except Exception as error:
         raise start_error(error, command, parser) from error
     return arguments
+
+
+def _check_chat_template(template: str | None) -> None:
+    """Raises ValueError for a template that is a file which cannot be read, or no template."""
+    from vllm.renderers.chat_utils import load_chat_template
+
+    text = load_chat_template(template)
+    if text and (fault := chat_template.fault_of(text)):
+        raise ValueError(f"the chat template is not valid: {fault}")
 
 
 class SchedulerStats(Protocol):

@@ -61,6 +61,7 @@ TABLE = [
     ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.", "MODEL_NAME", "smaller or quantized", False),
     ("SafetensorError: Error while deserializing header: incomplete metadata", "MODEL_NAME", "truncated", False),
     ("RuntimeError: Cannot find any model weights with `/m`", "MODEL_NAME", "missing", False),
+    ("RuntimeError: The size of tensor a (384) must match the size", "MODEL_NAME", "config.json", False),
     ("RuntimeError: Address already in use", "MASTER_PORT", "another port", True),
 ]
 
@@ -72,6 +73,15 @@ def test_the_cause_from_the_dead_process_is_explained(cause: str, variable: str,
     assert error.message.startswith(f"{variable}: ")
     assert cause.split(": ", 1)[1][:20].strip("\"'") in error.message
     assert remedy in error.message
+
+
+def test_too_little_memory_is_blamed_on_the_variable_that_limits_it() -> None:
+    cause = "ValueError: No available memory for the cache blocks."
+    given = {"MAX_MODEL_LEN": "9", "KV_CACHE_MEMORY_BYTES": "1K"}
+    assert error_of(DEAD_CORE, cause, given).param == "KV_CACHE_MEMORY_BYTES"
+    by_default = command_line(parser(), {}, {"kv_cache_memory_bytes": "1G"})
+    assert start_error(DEAD_CORE, by_default, parser(), cause).param == "KV_CACHE_MEMORY_BYTES"
+    assert error_of(DEAD_CORE, cause, {"MAX_MODEL_LEN": "9"}).param == "MAX_MODEL_LEN"
 
 
 def test_a_message_that_no_rule_has_is_blamed_on_the_variable_whose_flag_it_names() -> None:
@@ -129,13 +139,13 @@ def test_the_log_of_a_forked_process_says_why_it_did_not_start() -> None:
         child.start()
         child.join()
         assert log.cause() == "ValueError: root cause in the worker"
-    assert log not in logging.getLogger("vllm").handlers
+    assert log not in logging.getLogger("vllm.v1.engine.core").filters
 
 
 def test_other_errors_in_the_log_are_not_taken_for_the_cause() -> None:
     with EngineLog() as log:
-        logging.getLogger("vllm").error("warming up", exc_info=ValueError("a passing trouble"))
-        logging.getLogger("vllm").error("a process failed to start")
+        logging.getLogger("vllm.v1.engine.core").error("warming up", exc_info=ValueError("a passing trouble"))
+        logging.getLogger("vllm.v1.engine.core").error("a process failed to start")
         assert log.cause() is None
 
 
