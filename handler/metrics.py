@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+logger = logging.getLogger(__name__)
 
 Outcome = Literal["completed", "failed", "stopped"]
 JOB_SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -64,5 +67,11 @@ def process_registry() -> CollectorRegistry:
 
 
 def serve(port: int) -> None:
-    """Serves the process's registry on `port` from a thread of its own; raises OSError where the port is taken."""
-    start_http_server(port, registry=REGISTRY)
+    """Serves the process's registry on `port` from a thread of its own.
+
+    A port that cannot be had costs the metrics, not the worker.
+    """
+    try:
+        start_http_server(port, registry=REGISTRY)
+    except (OSError, OverflowError) as error:
+        logger.warning("METRICS_PORT=%d cannot be used, so there are no metrics: %s", port, error)

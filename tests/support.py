@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from handler.dispatch import Dispatcher
-from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Stream
+from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Header, Stream
 from handler.errors import EngineUnavailable
 
 Json = dict[str, Any]
@@ -59,6 +59,7 @@ class FakeEngine:
     pieces: Iterable[bytes] = (b"{}",)
     status: int = 200
     content_type: str = "application/json"
+    headers: Sequence[Header] = ()
     fields: Collection[str] = ()
     answer: Callable[[EngineRequest], AsyncIterator[bytes]] | None = None
     start_error: Exception | None = None
@@ -81,7 +82,7 @@ class FakeEngine:
         body = _Body(self.answer(request) if self.answer else _each(self.pieces))
         try:
             is_stream = self.status < 400 and self.content_type.startswith(EVENT_STREAM)
-            yield (Stream if is_stream else Document)(self.status, self.content_type, body)
+            yield (Stream if is_stream else Document)(self.status, self.content_type, body, self.headers)
         finally:
             self.left_early += not body.ended
 

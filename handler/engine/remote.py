@@ -6,13 +6,14 @@ import asyncio
 import base64
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import aiohttp
 from yarl import URL
 
-from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Stream
+from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Header, Stream
 from handler.errors import ConfigurationError, EngineUnavailable, StreamBroken
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class RemoteEngine:
                 request.method,
                 self._target(request.path),
                 data=request.body,
-                headers={"Content-Type": request.content_type},
+                headers=_headers(request),
                 allow_redirects=False,
             )
         except FAULTS as error:
@@ -99,7 +100,9 @@ class RemoteEngine:
             body = _Body(response.content.readany, self._url)
             content_type = response.headers.get("content-type", "")
             is_stream = response.status < 400 and content_type.startswith(EVENT_STREAM)
-            yield (Stream if is_stream else Document)(response.status, content_type, body)
+            yield (Stream if is_stream else Document)(
+                response.status, content_type, body, tuple(self._answer_headers(response))
+            )
         finally:
             response.close()  # after the end of the body it has given its connection back already
 
@@ -138,6 +141,15 @@ class RemoteEngine:
                 await recovery
         if session is not None:
             await session.close()
+
+    def _answer_headers(self, response: aiohttp.ClientResponse) -> Iterator[Header]:
+        """Yields the headers with names in lower case; a redirect below the path of `base_url` starts after it."""
+        prefix = URL(self._url).raw_path.rstrip("/").encode()
+        for name, value in response.raw_headers:
+            if name.lower() == b"location" and prefix:
+                yield b"location", re.sub(rb"^((?:\w+:)?//[^/]*)?" + re.escape(prefix) + rb"(?=/)", rb"\1", value)
+            else:
+                yield name.lower(), value
 
     def _target(self, path: str) -> URL:
         return URL(f"{self._url}{path}", encoded=True)
@@ -199,6 +211,11 @@ class _Body:
         if not piece:
             raise StopAsyncIteration
         return piece
+
+
+def _headers(request: EngineRequest) -> list[tuple[str, str]]:
+    given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers]
+    return [("Content-Type", request.content_type), *given]
 
 
 def _now() -> float:
