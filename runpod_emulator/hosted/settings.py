@@ -111,7 +111,7 @@ def _provider(document: Mapping[str, Any], folder: Path) -> HostedSettings:
 
 
 def _model(document: Mapping[str, Any], folder: Path) -> HostedModel:
-    values = {
+    values: dict[str, Any] = {
         name: Decimal(value) if name.endswith("_usd") and value is not None else value
         for name, value in document.items()
     }
