@@ -73,8 +73,8 @@ def test_the_sums_subtract_both_bills_from_what_hosted_providers_alone_would_hav
         hosted_usd=Decimal("0.02"),
         baseline_usd=Decimal("0.06"),
     )
-    assert sums(look).split() == (
-        "4 answers, 75 % own; spent $0.0300 (worker $0.0100, hosted $0.0200), hosted alone $0.0600: saved +50 %".split()
+    assert sums(look).strip() == (
+        "4 answers,  75 % own; spent $0.0300 (worker $0.0100, hosted $0.0200), hosted alone $0.0600: saved +50 %"
     )
     assert sums(NOTHING).endswith("nothing to compare yet")
 
