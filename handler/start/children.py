@@ -14,6 +14,7 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 #: Between two looks at the parent, where the kernel has no pidfd_open(2).
 LOOK_SECONDS = 0.5
@@ -32,19 +33,29 @@ def end_with_this_process() -> None:
 
 def end_as_a_spawned_process() -> None:
     """Makes this process, which multiprocessing has spawned, end with its parent, and its own children with it."""
-    if parent := multiprocessing.parent_process():
-        end_with_this_process()
-        end_with(parent.pid or 0)
+    end_with_this_process()
+
+    def watch() -> None:
+        # While the main module is imported, multiprocessing has not announced the parent yet.
+        while (parent := multiprocessing.parent_process()) is None:
+            time.sleep(LOOK_SECONDS)
+        _end_after(parent.pid or 0)
+
+    _in_background(watch)
 
 
 def end_with(parent: int) -> None:
-    """Kills this process, from a thread, once it is no child of `parent` any more: also if that was so before."""
+    """Kills this process once it is no child of `parent` any more: also if that was so before."""
+    _in_background(lambda: _end_after(parent))
 
-    def watch() -> None:
-        _wait_for_the_end_of(parent)
-        os.kill(os.getpid(), signal.SIGKILL)
 
+def _in_background(watch: Callable[[], None]) -> None:
     threading.Thread(target=watch, name="ends-with-its-parent", daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    _wait_for_the_end_of(parent)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _wait_for_the_end_of(parent: int) -> None:
