@@ -81,14 +81,15 @@ class StreamJudge:
     many were requested (`n`).
     """
 
-    __slots__ = ("_choices", "_finished", "_form", "_has_part", "_is_ended", "fault", "has_begun")
+    __slots__ = ("_choices", "_finished", "_form", "_has_part", "fault", "has_begun", "has_ended")
 
     def __init__(self, form: Form, choices: int = 1) -> None:
         self._form = form
         self._choices = choices
         self._finished: set[int] = set()
         self._has_part = False
-        self._is_ended = False
+        #: Whether the last event of the answer has come.
+        self.has_ended = False
         #: What is wrong with the stream; None while it may still be an answer. Nothing after it counts.
         self.fault: Judgement | None = None
         #: Whether its first content has come, or the end of an answer without any.
@@ -97,19 +98,19 @@ class StreamJudge:
     @property
     def is_complete(self) -> bool:
         """Whether the answer has ended, if the stream ends now, cleanly."""
-        return self.has_begun and self.fault is None and (self._is_ended or len(self._finished) >= self._choices)
+        return self.has_begun and self.fault is None and (self.has_ended or len(self._finished) >= self._choices)
 
     def take(self, event: Event) -> EventReading:
         """Takes the next event, and returns what it holds."""
         reading = read_event(self._form, event.name, event.data)
-        if self._is_ended or self.fault is not None:  # nothing counts after the end
+        if self.has_ended or self.fault is not None:  # nothing counts after the end
             return reading
         self.fault = reading.fault
         self._has_part = self._has_part or reading.is_part
         self._finished.update(reading.finished)
         if reading.has_content or reading.finished:
             self.has_begun = True
-        self._is_ended = reading.is_last
+        self.has_ended = reading.is_last
         return reading
 
     def end(self) -> Judgement:
