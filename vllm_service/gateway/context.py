@@ -13,8 +13,6 @@ import msgspec
 from msgspec.structs import replace
 
 from vllm_service.catalog.model import OnDisconnect
-from vllm_service.domain.answers import Form
-from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import Step
@@ -200,19 +198,6 @@ class RequestContext:
         self.started_at = time.time()
         #: The arrival by the monotonic clock, for durations.
         self.started = time.monotonic()
-
-    @property
-    def choices(self) -> int:
-        """How many answers to one prompt were requested."""
-        return max(1, int(self.fields.n or 1))
-
-    def beginning(self) -> StreamBeginning | None:
-        """Returns what reads the beginning of a streamed answer; None if a whole one was requested.
-
-        Embeddings are never streamed, whatever their request says.
-        """
-        form = self.operation.form
-        return StreamBeginning(form, self.choices) if self.fields.stream and form is not Form.EMBEDDINGS else None
 
     def sent_to(self, attempt: Attempt[Answer], on_disconnect: OnDisconnect) -> None:
         """Records the attempt that is expected to answer.

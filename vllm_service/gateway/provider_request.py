@@ -157,6 +157,16 @@ def _no_answer(kind: Kind, model: str, what: str) -> NotAnswered:
     return NotAnswered(Failure(kind), UpstreamFailed(f"A provider of {model!r} {what}.", details={"model": model}))
 
 
+def _beginning(context: RequestContext) -> StreamBeginning | None:
+    """Returns what reads the beginning of a streamed answer; None if a whole one was requested.
+
+    Embeddings are never streamed, whatever their request says.
+    """
+    form = context.operation.form
+    is_streamed = context.fields.stream and form is not Form.EMBEDDINGS
+    return StreamBeginning(form, context.fields.choices) if is_streamed else None
+
+
 class ProviderRequest(msgspec.Struct, eq=False):
     """Implements attempts.Send for the gateway. It records each attempt in the request's context, for the ledger."""
 
@@ -170,7 +180,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
         context.attempts += 1
         if not attempt.is_hedge:
             context.sent_to(attempt, provider.on_disconnect)
-        beginning = context.beginning()
+        beginning = _beginning(context)
         body = for_provider(context.request.body, context.fields, context.operation, step.model)
         try:
             # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt

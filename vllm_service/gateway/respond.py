@@ -80,7 +80,7 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     """
     answer = attempt.answer
     writer = context.writer
-    relay = EventRelay(context.operation, writer.send, partial(_annotated_usage, context), context.choices)
+    relay = EventRelay(context.operation, writer.send, partial(_annotated_usage, context), context.fields.choices)
     kept: list[bytes] = []
     # Copies are made only where they are needed, so that a plain stream costs one call per chunk.
     receive = _keeping(relay.receive, kept) if keeps else relay.receive
@@ -138,7 +138,9 @@ def replay(context: RequestContext, cached: CachedResponse) -> None:
         context.answer(200, context.answer_headers(_JSON), context.annotated(cached.body, time.monotonic()))
         return
     context.writer.begin(200, context.answer_headers(_EVENT_STREAM))
-    relay = EventRelay(context.operation, context.writer.send, partial(_annotated_usage, context), context.choices)
+    relay = EventRelay(
+        context.operation, context.writer.send, partial(_annotated_usage, context), context.fields.choices
+    )
     relay.receive(cached.body)
     relay.end()
     context.end()
