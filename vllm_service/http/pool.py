@@ -72,7 +72,10 @@ class ConnectionPool:
     def _new_pool(self, provider: Provider) -> _Pool:
         if self._write_buffer is None:
             self._write_buffer = WriteBuffer(asyncio.get_running_loop())
-        pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._write_buffer)
+        try:
+            pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._write_buffer)
+        except ValueError as error:  # a URL that the catalog would have refused; the provider came from elsewhere
+            raise NotReached(f"no request can reach its base_url: {type(error).__name__}") from error
         self._check_pools()
         return pool
 
@@ -107,7 +110,8 @@ class _Pool:
         self._tls = tls_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._base_path = parts.path.rstrip("/")
-        self._netloc = parts.netloc.rpartition("@")[2]
+        self._base_path.encode("ascii")  # raises ValueError
+        self._lines = _lines_of(provider, parts.netloc.rpartition("@")[2])
         self._heads: dict[tuple[str, str], bytes] = {}
         self._idle: list[Connection] = []
         #: Open ones, idle or busy.
@@ -200,7 +204,11 @@ class _Pool:
                 connection = await self._open()
         except TimeoutError as error:
             raise NotReached(f"no connection within {seconds:g} s") from error
-        except OSError as error:
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+        ) as error:  # of a host or port, uvloop and asyncio raise all of these
             raise NotReached(f"no connection: {type(error).__name__}") from error
         return connection
 
@@ -263,10 +271,18 @@ class _Pool:
 
         The key is the provider's, never the caller's. Identity encoding: events are read and passed on as they are.
         """
-        key = f"authorization: Bearer {self._provider.api_key}\r\n" if self._provider.api_key else ""
-        head = (
-            f"{method} {self._base_path}{path} HTTP/1.1\r\nhost: {self._netloc}\r\n{key}"
-            f"content-type: application/json\r\naccept-encoding: identity\r\nuser-agent: vllm-service/{__version__}\r\n"
-        )
-        self._heads[method, path] = head.encode("latin-1")
+        self._heads[method, path] = f"{method} {self._base_path}{path} HTTP/1.1\r\n".encode("ascii") + self._lines
         return self._heads[method, path]
+
+
+def _lines_of(provider: Provider, netloc: str) -> bytes:
+    """Returns the header lines of every request. Raises ValueError for what cannot stand in a header."""
+    key = provider.api_key or ""
+    if not f"{netloc}{key}{provider.base_url}".isprintable():  # a line's end would begin another header
+        raise ValueError("unprintable")
+    authorization = f"authorization: Bearer {key}\r\n" if key else ""
+    lines = (
+        f"host: {netloc}\r\n{authorization}content-type: application/json\r\n"
+        f"accept-encoding: identity\r\nuser-agent: vllm-service/{__version__}\r\n"
+    )
+    return lines.encode("latin-1")

@@ -164,3 +164,37 @@ async def test_what_comes_in_one_read_is_passed_on_in_one_piece() -> None:
         is_relayed.set()
         await end
     assert received == [sent[0], b"".join(sent[1:])]
+
+
+UNREACHABLE = [
+    "http://127.0.0.1:99999/v1",
+    f"http://{'a' * 70}.test/v1",
+    "http:///v1",
+    "http://a..b/v1",
+    "http://ho st/v1",
+    "http://[::1/v1",
+    "http://\ud800/v1",
+    "http://127.0.0.1:9/\u20ac",
+    "http://127.0.0.1:9/v1\r\nx: y",
+    "nonsense",
+]
+
+
+@pytest.mark.parametrize("url", UNREACHABLE)
+async def test_an_address_that_no_request_can_reach_is_not_reached(url: str) -> None:
+    connections = ConnectionPool()
+    for _ in range(2):
+        with pytest.raises(NotReached):
+            await connections.send(Provider("p", ProviderKind.HOSTED, url), "/x", b"", b"{}")
+    await connections.close()
+
+
+@pytest.mark.parametrize("key", ["\u20ac", "a\r\nx-more: b"])
+async def test_a_key_that_no_header_can_carry_is_not_sent(key: str) -> None:
+    upstream = ScriptedProvider(whole({}))
+    connections = ConnectionPool()
+    async with upstream:
+        with pytest.raises(NotReached):
+            await connections.send(Provider("p", ProviderKind.HOSTED, upstream.url, key), "/x", b"", b"{}")
+        await connections.close()
+    assert upstream.requests == []
