@@ -145,7 +145,7 @@ async def test_the_file_holds_no_prompt(tmp_path: Path) -> None:
 
 async def test_a_file_that_cannot_be_written_is_said_before_anything_is_asked(tmp_path: Path) -> None:
     async with runpod(echo) as server:
-        with pytest.raises(OSError, match="missing"):
+        with pytest.raises(errors.ConfigurationError, match=r"file: .*missing.*No such file"):
             await batch(server.url, file=tmp_path / "missing" / "f")
     assert server.requests == []
 
