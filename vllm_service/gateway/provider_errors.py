@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from vllm_service.domain.answers import Judgement, Verdict
 from vllm_service.errors import (
     ContextTooLong,
     GatewayTimeout,
@@ -71,6 +72,18 @@ def refused(status: int, headers: Mapping[bytes, bytes], body: bytes, model: str
     return NotAnswered(
         failure, callers_error(status, body) if failure.is_final else providers_error(status, wait, model)
     )
+
+
+def not_an_answer(judgement: Judgement, headers: Mapping[bytes, bytes], model: str) -> NotAnswered:
+    """Returns the failure of an attempt whose answer came with status 200 and is none.
+
+    An error that names a status is treated as if it had come with that status. headers: names in lower case.
+    """
+    if judgement.status:
+        return refused(judgement.status, headers, judgement.document, model)
+    kind = Kind.CUT if judgement.verdict is Verdict.INCOMPLETE else Kind.GARBAGE
+    error = UpstreamFailed(f"A provider of {model!r} {judgement.reason}.", details={"model": model})
+    return NotAnswered(Failure(kind), error)
 
 
 def callers_error(status: int, body: bytes) -> ServiceError:
