@@ -23,7 +23,9 @@ from handler.start.timeline import Timeline
 
 logger = logging.getLogger("handler")
 
-EXIT_CONFIGURATION, EXIT_OUTPUT_CLOSED = 2, 141
+EXIT_CONFIGURATION = 2
+#: 128 + 13, what a shell reports for a program that SIGPIPE ends.
+OUTPUT_CLOSED = 141
 # RunPod sends the requests of a load-balancing endpoint to port 80 where PORT is not set (docs/runpod.md).
 LOAD_BALANCED_PORT, DEFAULT_HTTP_PORT = 80, 8000
 MODEL_COMMANDS = ("download", "verify", "prune")
@@ -45,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _manage_models(given) if given[:1] and given[0] in MODEL_COMMANDS else _run_worker(given)
         finally:
             # What is still buffered would otherwise fail when the interpreter ends, outside of this function.
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:
         return _output_closed()
     except SystemExit as end:
@@ -56,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _output_closed() -> int:
     # The interpreter flushes once more at its end: into the null device, where nothing can fail.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_OUTPUT_CLOSED
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return OUTPUT_CLOSED
 
 
 def _run_worker(arguments: Sequence[str]) -> int:

@@ -25,7 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 # The health check of RunPod, which its documentation writes without the slash.
 PING_PATHS = ("/ping", "/ping/")
 JSON_TYPE = "application/json"
-METHODS = ("GET", "POST", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "DELETE")
 QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")
 RETRY_AFTER: Header = (b"retry-after", b"5")
 # What concerns one connection, or the door of this worker, and not the request behind it.
@@ -90,10 +90,12 @@ class HttpApp:
         path = engine_path(scope, self._allowed_paths)
         body = await read_body(scope, receive, self._max_body_bytes)
         await self._readiness.check()
+        # HEAD is GET to the engine; uvicorn leaves the body out.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
         sent_type = content_type(scope)
         if sent_type == JSON_TYPE:
             body = translated_text(body)
-        request = EngineRequest(scope["method"], path, body or None, sent_type, passed_on(scope["headers"]))
+        request = EngineRequest(method, path, body or None, sent_type, passed_on(scope["headers"]))
         running = asyncio.create_task(self._forward(request, reply))
         self.running.add(running)
         running.add_done_callback(self.running.discard)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -106,7 +107,12 @@ class LocalApi:
         return JSONResponse(self._find(request).report())
 
     async def _stream(self, request: Request) -> JSONResponse:
-        return JSONResponse(self._find(request).unread())
+        job = self._find(request)
+        read = job.read
+        answer = JSONResponse(job.unread())
+        if request.method == "HEAD":  # its answer has no body, so the outputs were not handed out
+            job.read = read
+        return answer
 
     def _submit(self, job_input: object) -> LocalJob:
         job = LocalJob(id=f"local-{uuid.uuid4()}")
@@ -146,7 +152,8 @@ async def serve(engine: Engine, settings: WorkerSettings, door: Door, host: str,
     try:
         with open_listener(host, port, "--rp_api_port") as listener:
             await engine.start()
-            serving = server(app, door.tls, log_level=settings.log_level.lower())
+            grace = math.ceil(settings.grace_seconds)
+            serving = server(app, door.tls, log_level=settings.log_level.lower(), timeout_graceful_shutdown=grace)
             with stop_signals(serving.end):
                 await serving.serve([listener])
     except WorkerError as error:
