@@ -39,7 +39,7 @@ def with_database(
 ) -> int:
     """Opens the database, runs `work` and closes it; returns its exit code. Raises ServiceError.
 
-    must_exist: raise ConfigurationError instead of making a database.
+    must_exist: for work that only reads. A database that is not there is a wrong address, not an empty ledger.
     """
     settings = ServiceSettings.from_environment()
 
@@ -47,7 +47,11 @@ def with_database(
         database_url = options.database_url or (None if options.data_dir else settings.database_url)
         data_dir = options.data_dir or settings.data_dir
         if must_exist and database_url is None and not (data_dir / DATABASE_FILE).exists():
-            raise ConfigurationError(f"there is no ledger in {data_dir}: set DATA_DIR or DATABASE_URL to where it is")
+            raise ConfigurationError(
+                f"There is no database in {data_dir}: {DATABASE_FILE} is not there. Name the gateway's own with "
+                "--data-dir or --database-url, or in DATA_DIR or DATABASE_URL; `serve` and `keys create` make one.",
+                param="DATA_DIR",
+            )
         database = await open_database(database_url, data_dir)
         try:
             return await work(database, settings)

@@ -185,7 +185,11 @@ class _Pool:
                 connection = await self._open()
         except TimeoutError as error:
             raise NotReached(f"no connection within {seconds:g} s") from error
-        except (OSError, ValueError, OverflowError) as error:  # of a host or port, uvloop and asyncio raise all of these
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+        ) as error:  # of a host or port, uvloop and asyncio raise all of these
             raise NotReached(f"no connection: {type(error).__name__}") from error
         return connection
 
