@@ -10,9 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vllm_service.errors import ConfigurationError
 from vllm_service.settings import ServiceSettings
-from vllm_service.storage.open import DATABASE_FILE, open_database
+from vllm_service.storage.open import open_database
 from vllm_service.storage.sql.database import Database
 
 
@@ -46,13 +45,7 @@ def with_database(
     async def opened() -> int:
         database_url = options.database_url or (None if options.data_dir else settings.database_url)
         data_dir = options.data_dir or settings.data_dir
-        if must_exist and database_url is None and not (data_dir / DATABASE_FILE).exists():
-            raise ConfigurationError(
-                f"There is no database in {data_dir}: {DATABASE_FILE} is not there. Name the gateway's own with "
-                "--data-dir or --database-url, or in DATA_DIR or DATABASE_URL; `serve` and `keys create` make one.",
-                param="DATA_DIR",
-            )
-        database = await open_database(database_url, data_dir)
+        database = await open_database(database_url, data_dir, must_have_tables=must_exist)
         try:
             return await work(database, settings)
         finally:

@@ -61,19 +61,24 @@ class _Shared(NamedTuple):
 
 
 async def open_database(
-    database_url: str | None, data_dir: Path, migrations: Sequence[Migration] | None = None
+    database_url: str | None,
+    data_dir: Path,
+    migrations: Sequence[Migration] | None = None,
+    *,
+    must_have_tables: bool = False,
 ) -> Database:
     """Opens Postgres by URL, else a file in `data_dir`, and brings it to the newest version of the schema.
 
-    migrations: this program's by default. Raises StorageUnavailable, and ConfigurationError for a database that is
+    migrations: this program's by default. must_have_tables: refuses a database that the gateway has never used, instead
+    of making one. Raises StorageUnavailable, and ConfigurationError for a database that is
     newer than this program or has tables of no version of it.
     """
     steps = shipped() if migrations is None else migrations
     if database_url:
         from vllm_service.storage.sql.postgres import PostgresDatabase  # noqa: PLC0415  # 5 MB that SQLite does not need
 
-        return await PostgresDatabase.open(database_url, steps)
-    return await SqliteDatabase.open(data_dir / DATABASE_FILE, steps)
+        return await PostgresDatabase.open(database_url, steps, must_have_tables=must_have_tables)
+    return await SqliteDatabase.open(data_dir / DATABASE_FILE, steps, must_have_tables=must_have_tables)
 
 
 @asynccontextmanager
