@@ -263,4 +263,7 @@ def _url_fault(url: str, schemes: Sequence[str]) -> str | None:
     ports = [port for host in hosts.split(",") if (port := host.rpartition("]")[2].partition(":")[2])]
     if any(not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16) for port in ports):
         return "the port is not a number from 1 to 65535; a password's signs are written %XX"
+    number = urlsplit(url).path.strip("/")
+    if url.startswith(("redis://", "rediss://")) and number and not (number.isascii() and number.isdecimal()):
+        return "the part after the host is the number of one of Redis' databases, such as /0"
     return None

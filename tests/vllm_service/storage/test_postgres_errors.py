@@ -17,9 +17,9 @@ from vllm_service.storage.open import open_database
 NOTHING = "127.0.0.1:1"
 
 
-async def refused(url: str, **how: bool) -> ServiceError:
+async def refused(url: str, *, must_have_tables: bool = False) -> ServiceError:
     with pytest.raises((StorageUnavailable, ConfigurationError)) as error:
-        await open_database(url, Path("/nonexistent"), **how)
+        await open_database(url, Path("/nonexistent"), must_have_tables=must_have_tables)
     assert isinstance(error.value, ServiceError)
     assert "\n" not in error.value.message
     assert "hunter2" not in error.value.message
