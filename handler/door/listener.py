@@ -24,9 +24,10 @@ class CannotListen(ConfigurationError):
 
 def open_listener(host: str, port: int, port_variable: str) -> socket.socket:
     """Returns a socket that listens; raises CannotListen naming HOST or the variable of the port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    address = host.strip("[]")
     try:
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
+        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((address, port), family=family, backlog=2048)
     except (OSError, OverflowError, UnicodeError) as error:
         of_the_port = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
         raise CannotListen(host, port, port_variable if of_the_port else "HOST", error) from error
