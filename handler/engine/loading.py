@@ -64,7 +64,7 @@ class Loading:
             with self.timeline.phase("compile_cache"):
                 self.compilations.restore(config.compute_hash())
         with self.timeline.phase("load", f"loading {arguments.model} and starting the engine"):
-            return arguments, vllm_parts.start_llm(config, self.steps, fork=self.settings.may_fork)
+            return arguments, vllm_parts.start_llm(arguments, config, self.steps, fork=self.settings.may_fork)
 
 
 async def in_thread(load: Callable[[], Loaded], undo: Callable[[Loaded], None]) -> Loaded:

@@ -10,6 +10,8 @@ import argparse
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from handler.engine.arguments import CommandLine, blame, command_line
@@ -25,6 +27,18 @@ if TYPE_CHECKING:
 WORKER_FLAGS: Mapping[str, str] = {"enable_prompt_tokens_details": "true"}
 # On a CPU vLLM would compile for half a minute and reserve most of the memory, which suits no laptop.
 CPU_FLAGS: Mapping[str, str] = {"enforce_eager": "true", "kv_cache_memory_bytes": "1G"}
+# Flags that name Python files with parsers for tool calls and for reasoning.
+PLUGIN_FLAGS = ("tool_parser_plugin", "reasoning_parser_plugin")
+# Flags of the server that `vllm serve` puts around engine and app. This worker has its own, or none.
+SERVER_FLAGS = frozenset(
+    {"api_server_count", "grpc", "grpc_port", "headless", "uds", "uvicorn_log_level", "disable_uvicorn_access_log"}
+    | {"disable_access_log_for_endpoints", "h11_max_incomplete_event_size", "h11_max_header_count"}
+    | {"ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers", "enable_ssl_refresh"}
+    | {"data_parallel_multi_port_external_lb", "data_parallel_supervisor_port"}
+)
+# What vLLM makes of WORKER_CLS=auto on a CPU, and what takes its place there with LoRA.
+CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"
+LORA_CPU_WORKER = "handler.engine.cpu_lora.LoraCpuWorker"
 
 # Requests also wait for a step or two while others are prefilled; only with a full cache is that a lack of room.
 FULL_SHARE = 0.8
@@ -52,21 +66,63 @@ def read_command_line(settings: WorkerSettings, parser: argparse.ArgumentParser)
     from vllm.platforms import current_platform
 
     defaults = {**WORKER_FLAGS, **(CPU_FLAGS if current_platform.is_cpu() else {}), **settings.vllm_defaults}
-    return command_line(parser, settings.environment, defaults, known_names=frozenset(envs.environment_variables))
+    command = command_line(parser, settings.environment, defaults, known_names=frozenset(envs.environment_variables))
+    return with_server_warnings(command)
+
+
+def with_server_warnings(command: CommandLine) -> CommandLine:
+    """Returns the command line with a warning for each flag that only the server of `vllm serve` reads."""
+    options = {word.partition("=")[0].removeprefix("--").replace("-", "_"): word for word in command.extra}
+    sources = {setting.flag: setting.source for setting in command.settings}
+    given = options | sources
+    warnings = (
+        f"{given[flag]} has no effect: it is for the server of `vllm serve`, and this worker brings its own"
+        for flag in sorted(SERVER_FLAGS & given.keys())
+    )
+    return replace(command, warnings=(*command.warnings, *warnings))
 
 
 def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Returns the parsed and validated flags; raises ConfigurationError naming the variable to blame."""
-    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
-
     try:
         arguments = parser.parse_args(command.argv(parser))
-        validate_parsed_serve_args(arguments)
+        _prepare_as_vllm_serve(arguments)
     except argparse.ArgumentError as error:
         raise ConfigurationError(blame(command, parser, error)) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         raise ConfigurationError(f"vLLM refuses its flags: {error}") from error
     return arguments
+
+
+def _prepare_as_vllm_serve(arguments: argparse.Namespace) -> None:
+    """Does with the flags what `vllm serve` does before it builds the engine; raises whatever vLLM does.
+
+    tests/contract/test_vllm_serve.py lists every step of `vllm serve`, and where it is done here.
+    """
+    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+    from vllm.entrypoints.launchers.launcher import validate_api_server_args
+    from vllm.logger import configure_logging_from_args
+
+    arguments.model = arguments.model_tag or arguments.model
+    configure_logging_from_args(arguments)
+    validate_parsed_serve_args(arguments)
+    for flag in PLUGIN_FLAGS:
+        if plugin := getattr(arguments, flag):
+            _import_plugin(flag, plugin)
+    validate_api_server_args(arguments)
+
+
+def _import_plugin(flag: str, plugin: str) -> None:
+    """Imports the parsers that users bring; raises ConfigurationError where vLLM would only log that it cannot."""
+    from vllm.utils.import_utils import import_plugin
+
+    if import_plugin(plugin) is None:
+        variable = flag.upper()
+        raise ConfigurationError(
+            f"{variable}={plugin}: cannot be imported; the log has the error. Name a Python file inside the worker, or "
+            "a module that is installed there",
+            param=variable,
+        )
 
 
 class SchedulerStats(Protocol):
@@ -124,15 +180,43 @@ def _step_logger(steps: EngineSteps) -> Callable[[VllmConfig, int], Any]:
 def engine_config(arguments: argparse.Namespace) -> VllmConfig:
     """Returns vLLM's configuration of the engine; raises ConfigurationError."""
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
+    from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
 
+    mend = current_platform.is_cpu() and arguments.enable_lora
+    if mend:
+        export({"VLLM_USE_V2_MODEL_RUNNER": "0"})  # vLLM's other model runner asks for a prompt's logits differently
     try:
-        return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+        engine_args = AsyncEngineArgs.from_cli_args(arguments)
+        propagate_flash_late_interaction(arguments, engine_args)
+        config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
     except (ValueError, OSError) as error:
         raise ConfigurationError(f"vLLM cannot serve {arguments.model}: {error}") from error
+    if mend:
+        _mend_lora_on_cpu(config)
+    return config
 
 
-def start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM:
+def _mend_lora_on_cpu(config: VllmConfig) -> None:
+    """Makes vLLM load the worker that keeps adapters away from requests without one; raises ConfigurationError.
+
+    `cpu_lora` says what is wrong with vLLM's own.
+    """
+    for name, value, plain in (
+        ("WORKER_CLS", config.parallel_config.worker_cls, CPU_WORKER),
+        ("VLLM_USE_V2_MODEL_RUNNER", config.use_v2_model_runner, False),
+    ):
+        if value != plain:
+            raise ConfigurationError(
+                f"{name}={value}: cannot be used with ENABLE_LORA on a CPU, where adapters would also change the "
+                f"answers of requests without one; unset {name} or ENABLE_LORA",
+                param=name,
+            )
+    config.parallel_config.worker_cls = LORA_CPU_WORKER
+
+
+def start_llm(arguments: argparse.Namespace, config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM:
     """Loads the model and starts the engine core, which records its work in `steps`; raises EngineUnavailable."""
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
@@ -143,7 +227,13 @@ def start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM
     after_the_next_fork(_import_api)
     try:
         return AsyncLLM.from_vllm_config(
-            config, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[_step_logger(steps)]
+            config,
+            usage_context=UsageContext.OPENAI_API_SERVER,
+            enable_log_requests=arguments.enable_log_requests,
+            aggregate_engine_logging=arguments.aggregate_engine_logging,
+            # With it only vLLM's own loggers are left out: the one for the steps stays.
+            disable_log_stats=arguments.disable_log_stats,
+            stat_loggers=[_step_logger(steps)],
         )
     except Exception as error:
         raise EngineUnavailable(f"the engine did not start: {error}") from error
@@ -199,10 +289,15 @@ async def build_api(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
     """Returns vLLM's own OpenAI app for the engine."""
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
+    from vllm.utils.system_utils import set_ulimit
 
+    set_ulimit()
+    await llm.reset_mm_cache()  # what the engine warmed itself up with
     tasks = await llm.get_supported_tasks()
     app: FastAPI = build_app(arguments, tasks, llm.model_config)
     await init_app_state(llm, app.state, arguments, tasks)
+    # vLLM's error handlers tell its server to exit when the engine has died. The worker notices that by itself.
+    app.state.server = SimpleNamespace(should_exit=False)
     return app
 
 
