@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import logging
+import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ from handler.engine import vllm_parts
 from handler.engine.models import EngineModels
 from handler.engine.vllm_parts import EngineSteps
 from handler.settings import WorkerSettings
-from handler.start import read_ahead
+from handler.start import children, read_ahead
 from handler.start.compile_cache import Compilations
+from handler.start.daemon_threads import DaemonThreads
 from handler.start.timeline import Timeline
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,13 @@ class Loading:
         in_a_thread: keep the event loop free meanwhile, for a worker that must answer pings and signals.
         """
         if in_a_thread:
-            return await in_thread(self._load, undo=lambda loaded: vllm_parts.stop_llm(loaded[1]))
+            return await in_thread(
+                self._load, undo=lambda loaded: vllm_parts.stop_llm(loaded[1]), interrupt=self.models.interrupt
+            )
         return self._load()
 
     def _load(self) -> tuple[argparse.Namespace, Any]:
+        children.end_with_this_process()
         with read_ahead.reading(self.models.path_on_disk(), self.settings.start, self.timeline):
             return self._import_and_load()
 
@@ -67,18 +71,36 @@ class Loading:
             return arguments, vllm_parts.start_llm(arguments, config, self.steps, fork=self.settings.may_fork)
 
 
-async def in_thread(load: Callable[[], Loaded], undo: Callable[[Loaded], None]) -> Loaded:
-    """Returns what `load` returns.
+async def in_thread(
+    load: Callable[[], Loaded],
+    undo: Callable[[Loaded], None],
+    interrupt: Callable[[], None] = lambda: None,
+    *,
+    patience_seconds: float = 2.0,
+) -> Loaded:
+    """Returns what `load` returns, from a thread.
 
-    If the caller is cancelled, waits for the thread, which cannot be, and undoes its work.
+    If the caller is cancelled, interrupts the load, waits for it, and undoes what it has done all the same. A load that
+    does not end within `patience_seconds` loses the processes that it has started, which ends it. One that goes on
+    after the same time again is left to the end of this process, which does not wait for it.
     """
-    loading = asyncio.ensure_future(asyncio.to_thread(load))
+    loading = asyncio.ensure_future(DaemonThreads("engine-load", 1).run(lambda left: load()))
     try:
         return await asyncio.shield(loading)
     except asyncio.CancelledError:
-        with contextlib.suppress(Exception):  # a load that failed by itself leaves nothing to undo
-            undo(await loading)
+        interrupt()
+        if not await _ends(loading, patience_seconds):
+            for child in multiprocessing.active_children():
+                child.kill()
+            await _ends(loading, patience_seconds)
+        if not loading.cancel() and not loading.exception():  # one that failed by itself leaves nothing to undo
+            undo(loading.result())
         raise
+
+
+async def _ends(task: asyncio.Future[Any], seconds: float) -> bool:
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    return bool(done)
 
 
 @contextmanager

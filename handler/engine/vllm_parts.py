@@ -280,6 +280,11 @@ def _import_api() -> None:
     from vllm.entrypoints.launchers.api_server import app_state, routers  # noqa: F401
 
 
+def has_requests(llm: AsyncLLM) -> bool:
+    """Returns whether requests are inside the engine: taken by it, and neither answered nor aborted."""
+    return bool(llm.get_num_unfinished_requests())
+
+
 def stop_llm(llm: AsyncLLM) -> None:
     """Ends the engine's processes. vLLM's own default gives them no time and kills them, with warnings."""
     llm.shutdown(timeout=max(STOP_SECONDS, llm.vllm_config.shutdown_timeout))
