@@ -110,6 +110,20 @@ def _prepare_as_vllm_serve(arguments: argparse.Namespace) -> None:
         if plugin := getattr(arguments, flag):
             _import_plugin(flag, plugin)
     validate_api_server_args(arguments)
+    _check_parsers(arguments)
+
+
+def _check_parsers(arguments: argparse.Namespace) -> None:
+    """Raises KeyError for an unknown parser that vLLM would find only once the model is loaded."""
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for kind, named, manager in (
+        ("tool call parser", arguments.tool_call_parser, ToolParserManager),
+        ("reasoning parser", arguments.reasoning_parser, ReasoningParserManager),
+    ):
+        if named and named not in manager.list_registered():
+            raise KeyError(f"invalid {kind}: {named} (there are {', '.join(sorted(manager.list_registered()))})")
 
 
 def _import_plugin(flag: str, plugin: str) -> None:

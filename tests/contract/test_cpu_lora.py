@@ -54,8 +54,8 @@ def test_what_is_replaced_is_still_there() -> None:
         theirs, ours = (list(inspect.signature(getattr(kind, name)).parameters) for kind in AdapterRows.__mro__[:2])
         assert ours == theirs, CHANGED + name
     assert issubclass(LoraCpuWorker, CPUWorker)
-    assert vllm_parts.CPU_WORKER == f"{CPUWorker.__module__}.{CPUWorker.__name__}"
-    assert vllm_parts.LORA_CPU_WORKER == f"{LoraCpuWorker.__module__}.{LoraCpuWorker.__name__}"
+    assert f"{CPUWorker.__module__}.{CPUWorker.__name__}" == vllm_parts.CPU_WORKER
+    assert f"{LoraCpuWorker.__module__}.{LoraCpuWorker.__name__}" == vllm_parts.LORA_CPU_WORKER
     replaced = {name for name, value in vars(PunicaWrapperCPU).items() if inspect.isfunction(value)}
     assert replaced == {
         *("__init__", "_shrink_prefill", "_shrink_decode", "_expand_prefill", "_expand_decode"),
