@@ -17,7 +17,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 350, 50
 # Who alone may import a library: paths, or folders, relative to the repository.
 ONLY_HERE = {
     # cpu_lora is loaded by vLLM itself, by its name, in the engine's process.
-    "vllm": ("handler/engine/vllm_parts.py", "handler/engine/cpu_lora.py"),
+    "vllm": ("handler/engine/vllm_parts.py", "handler/engine/vllm_serve.py", "handler/engine/cpu_lora.py"),
     "runpod": ("handler/queue/runpod_sdk.py",),
     "fastapi": (
         "vllm_service/api/",

@@ -1,7 +1,7 @@
-"""Everything that is used of vLLM, in the only module that imports it; tests/contract checks what is used.
+"""What is used of vLLM, in the only module that imports it beside `vllm_serve` and `cpu_lora`.
 
-These are its parser, `AsyncEngineArgs`, `AsyncLLM`, `build_app` and `init_app_state`. Imports are inside functions:
-importing vLLM takes seconds, and a wrong setting should be reported before that.
+tests/contract checks what is used: vLLM's parser, `AsyncEngineArgs`, `AsyncLLM`, `build_app` and `init_app_state`.
+Imports are inside functions: importing vLLM takes seconds, and a wrong setting should be reported before that.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import argparse
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from handler.engine.arguments import CommandLine, blame, command_line
-from handler.errors import ConfigurationError, EngineUnavailable
-from handler.settings import WorkerSettings, export
+from handler.engine import chat_template, vllm_serve
+from handler.engine.arguments import CommandLine, command_line
+from handler.engine.start_errors import start_error
+from handler.errors import ConfigurationError, WorkerError
+from handler.settings import DEMO_FLAGS, WorkerSettings, export
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -27,15 +28,6 @@ if TYPE_CHECKING:
 WORKER_FLAGS: Mapping[str, str] = {"enable_prompt_tokens_details": "true"}
 # On a CPU vLLM would compile for half a minute and reserve most of the memory, which suits no laptop.
 CPU_FLAGS: Mapping[str, str] = {"enforce_eager": "true", "kv_cache_memory_bytes": "1G"}
-# Flags that name Python files with parsers for tool calls and for reasoning.
-PLUGIN_FLAGS = ("tool_parser_plugin", "reasoning_parser_plugin")
-# Flags of the server that `vllm serve` puts around engine and app. This worker has its own, or none.
-SERVER_FLAGS = frozenset(
-    {"api_server_count", "grpc", "grpc_port", "headless", "uds", "uvicorn_log_level", "disable_uvicorn_access_log"}
-    | {"disable_access_log_for_endpoints", "h11_max_incomplete_event_size", "h11_max_header_count"}
-    | {"ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers", "enable_ssl_refresh"}
-    | {"data_parallel_multi_port_external_lb", "data_parallel_supervisor_port"}
-)
 # What vLLM makes of WORKER_CLS=auto on a CPU, and what takes its place there with LoRA.
 CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"
 LORA_CPU_WORKER = "handler.engine.cpu_lora.LoraCpuWorker"
@@ -54,89 +46,60 @@ def serve_parser() -> argparse.ArgumentParser:
 
     class RaisingParser(FlexibleArgumentParser):  # type: ignore[misc]
         def error(self, message: str) -> NoReturn:
-            raise ConfigurationError(f"vLLM refuses its flags: {message}")
+            raise ValueError(message)
 
     parser: argparse.ArgumentParser = make_arg_parser(RaisingParser(exit_on_error=False))
     return parser
 
 
 def read_command_line(settings: WorkerSettings, parser: argparse.ArgumentParser) -> CommandLine:
-    """Returns the vLLM flags that the worker's environment sets."""
+    """Returns the vLLM flags that the worker's environment sets, or those of the demo model where it names none.
+
+    Raises ConfigurationError where a model must be named.
+    """
     from vllm import envs
     from vllm.platforms import current_platform
 
-    defaults = {**WORKER_FLAGS, **(CPU_FLAGS if current_platform.is_cpu() else {}), **settings.vllm_defaults}
-    command = command_line(parser, settings.environment, defaults, known_names=frozenset(envs.environment_variables))
-    return with_server_warnings(command)
+    defaults = {**WORKER_FLAGS, **(CPU_FLAGS if current_platform.is_cpu() else {})}
+    known_names = frozenset(envs.environment_variables)
+    command = command_line(parser, settings.environment, defaults, known_names)
+    if settings.names_a_model or (settings.flags_may_name_a_model and _names_a_model(command, parser)):
+        return vllm_serve.with_warnings(command)
+    settings.check_that_the_demo_model_may_be_served()
+    command = command_line(parser, settings.environment, {**defaults, **DEMO_FLAGS}, known_names)
+    return vllm_serve.with_warnings(command)
 
 
-def with_server_warnings(command: CommandLine) -> CommandLine:
-    """Returns the command line with a warning for each flag that only the server of `vllm serve` reads."""
-    options = {word.partition("=")[0].removeprefix("--").replace("-", "_"): word for word in command.extra}
-    sources = {setting.flag: setting.source for setting in command.settings}
-    given = options | sources
-    warnings = (
-        f"{given[flag]} has no effect: it is for the server of `vllm serve`, and this worker brings its own"
-        for flag in sorted(SERVER_FLAGS & given.keys())
-    )
-    return replace(command, warnings=(*command.warnings, *warnings))
+def _names_a_model(command: CommandLine, parser: argparse.ArgumentParser) -> bool:
+    """Returns whether the flags name a model in any of the ways that vLLM takes. Wrong flags count as naming one."""
+    try:
+        # What the namespace has already gets no default.
+        arguments = parser.parse_args(command.argv(parser), argparse.Namespace(model=None))
+    except Exception:  # `parse_arguments` says what is wrong
+        return True
+    return bool(arguments.model or arguments.model_tag)
 
 
 def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Returns the parsed and validated flags; raises ConfigurationError naming the variable to blame."""
     try:
         arguments = parser.parse_args(command.argv(parser))
-        _prepare_as_vllm_serve(arguments)
-    except argparse.ArgumentError as error:
-        raise ConfigurationError(blame(command, parser, error)) from error
-    except (TypeError, ValueError, LookupError) as error:
-        raise ConfigurationError(f"vLLM refuses its flags: {error}") from error
+        vllm_serve.prepare(arguments)
+        _check_chat_template(arguments.chat_template)
+    except WorkerError:
+        raise
+    except Exception as error:
+        raise start_error(error, command, parser) from error
     return arguments
 
 
-def _prepare_as_vllm_serve(arguments: argparse.Namespace) -> None:
-    """Does with the flags what `vllm serve` does before it builds the engine; raises whatever vLLM does.
+def _check_chat_template(template: str | None) -> None:
+    """Raises ValueError for a template that is a file which cannot be read, or no template."""
+    from vllm.renderers.chat_utils import load_chat_template
 
-    tests/contract/test_vllm_serve.py lists every step of `vllm serve`, and where it is done here.
-    """
-    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
-    from vllm.entrypoints.launchers.launcher import validate_api_server_args
-    from vllm.logger import configure_logging_from_args
-
-    arguments.model = arguments.model_tag or arguments.model
-    configure_logging_from_args(arguments)
-    validate_parsed_serve_args(arguments)
-    for flag in PLUGIN_FLAGS:
-        if plugin := getattr(arguments, flag):
-            _import_plugin(flag, plugin)
-    validate_api_server_args(arguments)
-    _check_parsers(arguments)
-
-
-def _check_parsers(arguments: argparse.Namespace) -> None:
-    """Raises KeyError for an unknown parser that vLLM would find only once the model is loaded."""
-    from vllm.reasoning import ReasoningParserManager
-    from vllm.tool_parsers import ToolParserManager
-
-    for kind, named, manager in (
-        ("tool call parser", arguments.tool_call_parser, ToolParserManager),
-        ("reasoning parser", arguments.reasoning_parser, ReasoningParserManager),
-    ):
-        if named and named not in manager.list_registered():
-            raise KeyError(f"invalid {kind}: {named} (there are {', '.join(sorted(manager.list_registered()))})")
-
-
-def _import_plugin(flag: str, plugin: str) -> None:
-    """Imports the parsers that users bring; raises ConfigurationError where vLLM would only log that it cannot."""
-    from vllm.utils.import_utils import import_plugin
-
-    if import_plugin(plugin) is None:
-        variable = flag.upper()
-        raise ConfigurationError(
-            f"{variable}={plugin}: cannot be imported; the log has the error. Name a Python file inside the worker, or "
-            "a module that is installed there",
-            param=variable,
-        )
+    text = load_chat_template(template)
+    if text and (fault := chat_template.fault_of(text)):
+        raise ValueError(f"the chat template is not valid: {fault}")
 
 
 class SchedulerStats(Protocol):
@@ -192,7 +155,7 @@ def _step_logger(steps: EngineSteps) -> Callable[[VllmConfig, int], Any]:
 
 
 def engine_config(arguments: argparse.Namespace) -> VllmConfig:
-    """Returns vLLM's configuration of the engine; raises ConfigurationError."""
+    """Returns vLLM's configuration of the engine; raises whatever vLLM does where it is impossible."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
     from vllm.platforms import current_platform
@@ -201,12 +164,9 @@ def engine_config(arguments: argparse.Namespace) -> VllmConfig:
     mend = current_platform.is_cpu() and arguments.enable_lora
     if mend:
         export({"VLLM_USE_V2_MODEL_RUNNER": "0"})  # vLLM's other model runner asks for a prompt's logits differently
-    try:
-        engine_args = AsyncEngineArgs.from_cli_args(arguments)
-        propagate_flash_late_interaction(arguments, engine_args)
-        config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(f"vLLM cannot serve {arguments.model}: {error}") from error
+    engine_args = AsyncEngineArgs.from_cli_args(arguments)
+    propagate_flash_late_interaction(arguments, engine_args)
+    config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
     if mend:
         _mend_lora_on_cpu(config)
     return config
@@ -231,7 +191,7 @@ def _mend_lora_on_cpu(config: VllmConfig) -> None:
 
 
 def start_llm(arguments: argparse.Namespace, config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM:
-    """Loads the model and starts the engine core, which records its work in `steps`; raises EngineUnavailable."""
+    """Loads the model and starts the engine core, which records its work in `steps`; raises whatever vLLM does."""
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -239,18 +199,15 @@ def start_llm(arguments: argparse.Namespace, config: VllmConfig, steps: EngineSt
     if fork and current_platform.is_cpu() and config.parallel_config.world_size == 1:
         _fork_engine_core(config)
     after_the_next_fork(_import_api)
-    try:
-        return AsyncLLM.from_vllm_config(
-            config,
-            usage_context=UsageContext.OPENAI_API_SERVER,
-            enable_log_requests=arguments.enable_log_requests,
-            aggregate_engine_logging=arguments.aggregate_engine_logging,
-            # With it only vLLM's own loggers are left out: the one for the steps stays.
-            disable_log_stats=arguments.disable_log_stats,
-            stat_loggers=[_step_logger(steps)],
-        )
-    except Exception as error:
-        raise EngineUnavailable(f"the engine did not start: {error}") from error
+    return AsyncLLM.from_vllm_config(
+        config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=arguments.enable_log_requests,
+        aggregate_engine_logging=arguments.aggregate_engine_logging,
+        # With it only vLLM's own loggers are left out: the one for the steps stays.
+        disable_log_stats=arguments.disable_log_stats,
+        stat_loggers=[_step_logger(steps)],
+    )
 
 
 def after_the_next_fork(work: Callable[[], None]) -> None:

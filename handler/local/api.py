@@ -113,7 +113,12 @@ class LocalApi:
         return JSONResponse(self._find(request).report())
 
     async def _stream(self, request: Request) -> JSONResponse:
-        return JSONResponse(self._find(request).unread())
+        job = self._find(request)
+        read = job.read
+        answer = JSONResponse(job.unread())
+        if request.method == "HEAD":  # its answer has no body, so the outputs were not handed out
+            job.read = read
+        return answer
 
     def _submit(self, job_input: object) -> LocalJob:
         job = LocalJob(id=f"local-{uuid.uuid4()}")

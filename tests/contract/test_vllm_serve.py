@@ -19,18 +19,18 @@ from vllm.entrypoints.launchers.api_server import entry
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
-from handler.engine import vllm_parts
+from handler.engine import vllm_parts, vllm_serve
 from handler.engine.arguments import flags_of
 from handler.errors import ConfigurationError
 from handler.settings import WorkerSettings
 
-CHANGED = "`vllm serve` has changed; decide whether handler/engine/vllm_parts.py must do the same: "
+CHANGED = "`vllm serve` has changed; decide whether handler/engine/vllm_serve.py must do the same: "
 
 OTHER_COMMAND = "belongs to another command than serve"
 OWN_PROCESSES = "the worker is one process with one engine; its replicas are the platform's"
 OWN_SERVER = "the worker has its own server, signals and log, or none"
 IN_CONFIG = "done by vllm_parts.engine_config"
-IN_FLAGS = "done by vllm_parts.parse_arguments"
+IN_FLAGS = "done by vllm_serve.prepare"
 IN_START = "done by vllm_parts.start_llm"
 IN_API = "done by vllm_parts.build_api"
 PLAIN = "no effect of its own"
@@ -40,7 +40,7 @@ STEPS: dict[Callable[..., Any], dict[str, str]] = {
         "maybe_run_omni": OTHER_COMMAND,
         "maybe_exec_rust_bench": OTHER_COMMAND,
         "cli_env_setup": "sets the start method `spawn`; the worker forks where it may, which starts sooner",
-        "parse_args": IN_FLAGS,
+        "parse_args": "done by vllm_parts.parse_arguments",
         "configure_logging_from_args": IN_FLAGS,
         "validate": IN_FLAGS,
         "dispatch_function": PLAIN,
@@ -145,7 +145,7 @@ def test_a_plugin_is_imported_and_nothing_else(load: Callable[..., Any]) -> None
 
 
 def test_the_flags_without_effect_are_flags() -> None:
-    assert set(flags_of(vllm_parts.serve_parser())) >= vllm_parts.SERVER_FLAGS, CHANGED + "flags of the server"
+    assert set(flags_of(vllm_parts.serve_parser())) >= vllm_serve.SERVER_FLAGS, CHANGED + "flags of the server"
 
 
 def parsed(environment: dict[str, str]) -> Any:

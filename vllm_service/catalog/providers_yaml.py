@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
-from urllib.parse import urlsplit
 
 from vllm_service.catalog.model import OnDisconnect, Provider, ProviderKind, WorkersMin
 from vllm_service.catalog.presets import PRESETS, RUNPOD_API_URL, RUNPOD_MANAGEMENT_URL
 from vllm_service.catalog.yaml_file import Section, Value
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
+from vllm_service.domain.urls import url_fault
 
 COMMON = (
     *("enabled", "api_key_env", "on_disconnect", "region", "tags", "max_connections"),
@@ -29,6 +30,8 @@ EXPECTED_SECONDS = (
     *("prefill_tokens_per_second", "decode_seconds", "decode_seconds_per_batch"),
     *("cold_start_seconds", "idle_timeout_seconds", "overhead_seconds"),
 )
+_ENDPOINT_ID = re.compile(r"[A-Za-z0-9_-]+")
+_HEADER_TEXT = re.compile(r"[!-~]+")
 HOSTED_KEYS = ("preset", "base_url", "price_source", "prices", *COMMON)
 
 
@@ -88,7 +91,7 @@ def _entry(name: str, value: Value, environment: Mapping[str, str]) -> ProviderE
 
 def _runpod(name: str, section: Section, environment: Mapping[str, str]) -> ProviderEntry:
     api_url = section.get("api_url")
-    control_url = f"{RUNPOD_API_URL if api_url is None else _url(api_url)}/v2/{section.need('endpoint_id').text()}"
+    control_url = f"{RUNPOD_API_URL if api_url is None else _url(api_url)}/v2/{_endpoint_id(section)}"
     price = None
     if (per_second := section.get("usd_per_second")) is not None:
         _as_of(section)
@@ -140,7 +143,7 @@ def _workers_min(section: Section, url: str, expected: Mapping[str, float]) -> W
     if base is not None and workers > expected.get("max_workers", workers):
         raise base.wrong(f"{workers} is more than expected.max_workers, which is {expected['max_workers']:g}; lower it")
     origin = url if own_url is None else _url(own_url).removesuffix("/v1")
-    return WorkersMin(f"{origin}/v1/endpoints/{section.need('endpoint_id').text()}", workers)
+    return WorkersMin(f"{origin}/v1/endpoints/{_endpoint_id(section)}", workers)
 
 
 def _count_from_zero(value: Value) -> int:
@@ -204,6 +207,11 @@ def _key(variable: Value | None, environment: Mapping[str, str]) -> str | None:
     if variable is None:
         return None
     if key := environment.get(variable.text(), "").strip():
+        if not _HEADER_TEXT.fullmatch(key):
+            raise variable.wrong(
+                f"the environment variable {variable.text()} holds a character that no header can carry: a space, a "
+                "line's end, or one beyond ASCII; set it to the key alone"
+            )
         return key
     raise variable.wrong(
         f"the environment variable {variable.text()} is not set; set it, or write enabled: false at this provider"
@@ -211,10 +219,17 @@ def _key(variable: Value | None, environment: Mapping[str, str]) -> str | None:
 
 
 def _url(value: Value) -> str:
-    parts = urlsplit(value.text())
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-        raise value.wrong("expected a URL like https://host/v1, without user name and query")
+    if (fault := url_fault(value.text())) is not None:
+        raise value.wrong(fault)
     return value.text().rstrip("/")
+
+
+def _endpoint_id(section: Section) -> str:
+    """Returns the endpoint's id, which is a part of its URLs."""
+    value = section.need("endpoint_id")
+    if not _ENDPOINT_ID.fullmatch(value.text()):
+        raise value.wrong("expected an endpoint's id, of letters, digits, - and _ alone, as RunPod's console shows it")
+    return value.text()
 
 
 def _as_of(section: Section) -> None:
