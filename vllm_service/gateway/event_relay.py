@@ -79,11 +79,6 @@ class EventRelay:
         return self._judge.is_complete
 
     @property
-    def has_ended(self) -> bool:
-        """Whether the last event of the answer has come."""
-        return self._judge.has_ended
-
-    @property
     def fault(self) -> Judgement | None:
         """The error that came within the stream, or what came that is no part of an answer; None if none has come."""
         return self._judge.fault
