@@ -193,7 +193,8 @@ class EventRelay:
             passed.append(self._read_event(event))
             if self.fault is not None:
                 self.events -= data.count(b"data:", start)
-                break
+                return b"".join(passed)
+        passed.append(data[start:])  # one more line break
         return b"".join(passed)
 
     def _read_event(self, event: bytes) -> bytes:

@@ -45,7 +45,7 @@ async def test_500_answers_have_one_verdict() -> None:
             if len(codes(answer, found)) > 1 or not all(is_right(answer, name, got) for name, got in found.items()):
                 wrong.append(f"{answer.path}\n  expected {answer.expected}\n  {found}\n  {answer.reply.actions}")
     assert wrong == []
-    assert min(kinds[kind] for kind in ("answered", "elsewhere", "refused", "broken")) >= 25
+    assert min(kinds[kind] for kind in ("answered", "elsewhere", "refused", "broken")) >= 20
 
 
 def test_the_grammar_makes_the_same_answers_of_the_same_seed_and_many_different_ones() -> None:
