@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ from handler.start.timeline import Timeline
 logger = logging.getLogger("handler")
 
 EXIT_CONFIGURATION = 2
+#: 128 + 13, what a shell reports for a program that SIGPIPE ends.
+OUTPUT_CLOSED = 141
 DEFAULT_HTTP_PORT = 8000
 MODEL_COMMANDS = ("download", "verify", "prune")
 
@@ -31,7 +34,24 @@ QUIET_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERRO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the worker and returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration."""
+    """Runs the worker and returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration.
+
+    141 where the output's reader ended first, as `head` does.
+    """
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            # What is still buffered would otherwise fail when the interpreter ends, outside of this function.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end: into the null device, where nothing can fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return OUTPUT_CLOSED
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] and given[0] in MODEL_COMMANDS:
         return _manage_models(given)
