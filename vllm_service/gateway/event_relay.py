@@ -193,7 +193,7 @@ class EventRelay:
             event, start = data[start : found.end()], found.end()
             passed.append(self._read_event(event))
             if self.fault is not None:
-                self.events -= data.count(b"data:", start)
+                self.events -= data.count(b"data:", start - len(event))
                 return b"".join(passed)
         passed.append(data[start:])  # one more line break
         return b"".join(passed)
