@@ -60,7 +60,7 @@ async def serve(
             async with _servers([app, health], listeners):
                 if on_listening:
                     on_listening(*(listeners[index].getsockname()[1] for index in (0, -1)))
-                failed = await readiness.live_until(stop, lambda: bool(app.running), stall_seconds)
+                failed = await readiness.live_until(stop, stall_seconds)
                 await _drain(app, readiness, 0 if failed else drain_seconds)
         finally:
             await engine.stop()

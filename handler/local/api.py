@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -152,7 +153,13 @@ class JobNotFound(InvalidInput):
 
 def serve(engine: Engine, settings: WorkerSettings, host: str, port: int) -> None:
     """Serves until interrupted."""
-    uvicorn.run(LocalApi(engine, settings).app(), host=host, port=port, log_level=settings.log_level.lower())
+    uvicorn.run(
+        LocalApi(engine, settings).app(),
+        host=host,
+        port=port,
+        log_level=settings.log_level.lower(),
+        timeout_graceful_shutdown=math.ceil(settings.grace_seconds),
+    )
 
 
 async def _job_input(request: Request) -> object:

@@ -35,6 +35,8 @@ class BatchFile:
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
         with _naming(self._path):
+            if self._path.exists() and not self._path.is_file():  # reading a device or a pipe may never end
+                raise ConfigurationError(f"file: {str(path)!a} is a directory or a device, not a file", param="file")
             self._answers = dict(_answers(self._path))
             # Unbuffered: each write() is one system call, so that a crash loses at most the line that is being written.
             self._file = self._path.open("ab", buffering=0)

@@ -153,13 +153,13 @@ class _Type(NamedTuple):
 
     kinds: tuple[type, ...]
     text: str
-    #: A text is a sequence of its letters, which is never meant.
-    refuses_text: bool = False
+    #: A text is a sequence of its letters, and a mapping one of its keys, which is never meant.
+    is_sequence: bool = False
     #: Of a mapping: what its keys and values must be.
     members: tuple[_Type | None, _Type | None] = (None, None)
 
     def accepts(self, value: object) -> bool:
-        if not isinstance(value, self.kinds) or (self.refuses_text and isinstance(value, str | bytes)):
+        if not isinstance(value, self.kinds) or (self.is_sequence and isinstance(value, str | bytes | Mapping)):
             return False
         if self.members == (None, None) or not isinstance(value, Mapping):
             return True
@@ -185,7 +185,7 @@ def _type_of(hint: Any) -> _Type | None:
         parts = [_type_of(part) for part in typing.get_args(hint)] or [None, None]
         return _Type((kind,), _mapping_text(parts), members=(parts[0], parts[1]))
     is_sequence = issubclass(kind, Iterable) and not issubclass(kind, str | bytes)
-    return _Type((kind,), "a list" if is_sequence and origin else _name(kind), refuses_text=is_sequence)
+    return _Type((kind,), "a list" if is_sequence and origin else _name(kind), is_sequence=is_sequence)
 
 
 def _union(parts: list[_Type | None]) -> _Type | None:
@@ -195,8 +195,8 @@ def _union(parts: list[_Type | None]) -> _Type | None:
     members = next((part.members for part in known if part.members != (None, None)), (None, None))
     kinds = tuple(kind for part in known for kind in part.kinds)
     has_text = any(issubclass(kind, str) for kind in kinds)
-    refuses_text = not has_text and any(part.refuses_text for part in known)
-    return _Type(kinds, " or ".join(part.text for part in known), refuses_text, members)
+    is_sequence = not has_text and any(part.is_sequence for part in known)
+    return _Type(kinds, " or ".join(part.text for part in known), is_sequence, members)
 
 
 def _mapping_text(parts: list[_Type | None]) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
@@ -18,11 +17,11 @@ from typing import Any, Self
 
 import httpx2
 import openai
-from openai import AsyncOpenAI, AsyncStream, DefaultAsyncHttpxClient
-from openai._streaming import ServerSentEvent, SSEDecoder
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from vllm_service.client.cost_info import MEMBER, read_annotation
-from vllm_service.client.errors import StreamBroken, Unreachable, at_endpoint, from_sdk
+from vllm_service.client.cost_info import read_annotation
+from vllm_service.client.errors import BadAnswer, StreamBroken, Unreachable, at_endpoint, from_judgement, from_sdk
+from vllm_service.client.event_stream import EventStream, judged
 from vllm_service.client.payload import Json, Payload, encoded, read_whole, request_id
 from vllm_service.client.per_loop import PerLoop
 from vllm_service.client.results import Answer
@@ -95,7 +94,7 @@ class Connection:
         with self.raising_ours():
             response = await self.sdk.post(ask.route, cast_to=httpx2.Response, content=content)
             _is_answer(response)
-            whole = read_whole(_json(response))
+            whole = read_whole(judged(ask.form, response.content, response.headers))
         answer = Answer(
             text=whole.text,
             model=ask.model,
@@ -135,6 +134,7 @@ class Connection:
             if stream.response.status_code != HTTPStatus.OK:
                 await stream.close()
             _is_answer(stream.response)
+            stream.form, stream.choices = ask.form, ask.number_of_choices
             return stream
 
     async def control(self, method: str, url: str, body: Json | None = None) -> Any:
@@ -160,6 +160,8 @@ class Connection:
         except ServiceError as error:
             ours = StreamBroken(error.message, details=error.details) if begun else error
             raise at_endpoint(ours, self.endpoint) from None
+        except BadAnswer as bad:
+            raise from_judgement(bad, self.endpoint, begun=begun) from bad
         except openai.OpenAIError as error:
             raise from_sdk(error, self.endpoint, begun=begun) from error
         except httpx2.HTTPError as error:  # while a body was read
@@ -186,43 +188,6 @@ def _is_answer(response: httpx2.Response) -> None:
     """Raises UpstreamFailed for a success status without an answer, such as 202."""
     if response.status_code != HTTPStatus.OK:
         raise UpstreamFailed(f"the status of the answer is {response.status_code}, not 200")
-
-
-class EventStream(AsyncStream[object]):
-    """The SDK's chunks, as JSON."""
-
-    #: The text of the last event with the gateway's cost_info. Text, because the SDK decodes its numbers to floats.
-    annotated: str | None = None
-    #: Is called whenever something has come, also a comment, of which the SDK makes no event.
-    on_data: Callable[[], None] | None = None
-
-    def __init__(self, **parts: Any) -> None:
-        super().__init__(**parts)
-        self._decoder = _AttentiveDecoder(self)
-
-    async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
-        async for event in super()._iter_events():
-            if MEMBER in event.data:
-                self.annotated = event.data
-            yield event
-
-
-class _AttentiveDecoder(SSEDecoder):
-    """The SDK's decoder of events, which reports that bytes have come."""
-
-    def __init__(self, stream: EventStream) -> None:
-        super().__init__()
-        self._stream = weakref.ref(stream)
-
-    async def aiter_bytes(self, iterator: AsyncIterator[bytes]) -> AsyncIterator[ServerSentEvent]:
-        async for event in super().aiter_bytes(self._noted(iterator)):
-            yield event
-
-    async def _noted(self, iterator: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async for data in iterator:
-            if (stream := self._stream()) is not None and stream.on_data is not None:
-                stream.on_data()
-            yield data
 
 
 class _Opened:

@@ -8,7 +8,6 @@ from typing import Any
 
 from vllm_service.client.payload import Choice, index_of, read_usage, text_of
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import UpstreamFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +53,11 @@ class Chunk:
 
 
 def read_chunk(chunk: object) -> Chunk:
-    """Returns the content of a chunk. Raises UpstreamFailed for anything else."""
-    usage = read_usage(chunk)
+    """Returns the content of a chunk. One without choices has usage at most."""
     choices = chunk.get("choices") if isinstance(chunk, Mapping) else None
-    if not isinstance(choices, list):
-        # The last chunk of some providers has the usage and no choices, not even an empty list.
-        if usage is None or choices is not None:
-            raise UpstreamFailed("a chunk of the stream is not an OpenAI completion's")
-        choices = []
-    return Chunk(tuple(_delta(one, place) for place, one in enumerate(choices) if isinstance(one, Mapping)), usage)
+    parts = choices if isinstance(choices, list) else []
+    deltas = tuple(_delta(one, place) for place, one in enumerate(parts) if isinstance(one, Mapping))
+    return Chunk(deltas, read_usage(chunk))
 
 
 def _delta(choice: Mapping[str, Any], place: int) -> Delta:

@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any, Self
 
 from vllm_service.client.json_faults import fault_in
+from vllm_service.domain.answers import Form
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import InvalidRequest, UpstreamFailed
+from vllm_service.errors import InvalidRequest
 
 Json = dict[str, Any]
 Message = Mapping[str, Any]
@@ -120,6 +121,16 @@ class Payload:
         """Returns how many answers are wanted, as the caller gave it; 1 without."""
         return self.options.get("n", 1)
 
+    @property
+    def number_of_choices(self) -> int:
+        """Returns how many answers a stream has; 1 if the caller gave no number."""
+        return self.choices if isinstance(self.choices, int) and self.choices > 0 else 1
+
+    @property
+    def form(self) -> Form:
+        """Returns the form of the answer."""
+        return Form.CHAT if self.route == CHAT else Form.COMPLETIONS
+
     def content(self) -> bytes:
         """Returns the body's JSON for a whole answer. Raises InvalidRequest for `stream=True`."""
         if self.streaming.get("stream"):
@@ -197,13 +208,10 @@ class Whole:
     others: tuple[Choice, ...] = ()
 
 
-def read_whole(document: object) -> Whole:
-    """Returns the content of a completion. Raises UpstreamFailed, without quoting the document, for anything else."""
-    first, *others = [_choice(one, place) for place, one in enumerate(_choices(document))] or [None]
-    if first is None:
-        raise UpstreamFailed("the answer is not an OpenAI completion")
-    further = tuple(one for one in others if one is not None)
-    return Whole(first.text, first.finish_reason, read_usage(document), first.message, further)
+def read_whole(document: Mapping[str, Any]) -> Whole:
+    """Returns the content of a completion, which has been judged to be one."""
+    first, *others = [_choice(one, place) for place, one in enumerate(document["choices"])]
+    return Whole(first.text, first.finish_reason, read_usage(document), first.message, tuple(others))
 
 
 def read_usage(document: object) -> Usage | None:
@@ -224,21 +232,19 @@ def request_id(headers: Mapping[str, str]) -> str | None:
     return next((headers[name] for name in REQUEST_IDS if name in headers), None)
 
 
-def _choices(document: object) -> list[object]:
-    choices = document.get("choices") if isinstance(document, Mapping) else None
-    return choices if isinstance(choices, list) else []
-
-
-def _choice(choice: object, place: int) -> Choice | None:
-    if not isinstance(choice, Mapping):
-        return None
-    message, text = choice.get("message"), choice.get("text")
-    if isinstance(message, Mapping):
-        text = message.get("content") or ""
-    if not isinstance(text, str):
-        return None
+def _choice(choice: Mapping[str, Any], place: int) -> Choice:
+    message = choice.get("message")
     kept = message if isinstance(message, Mapping) else None
-    return Choice(index_of(choice, place), text, text_of(choice.get("finish_reason")), kept)
+    text = _text_in(kept.get("content")) if kept is not None else text_of(choice.get("text"))
+    return Choice(index_of(choice, place), text or "", text_of(choice.get("finish_reason")), kept)
+
+
+def _text_in(content: object) -> str | None:
+    """Returns a message's text, which some models write in parts."""
+    if not isinstance(content, list):
+        return text_of(content)
+    parts = [text_of(part.get("text")) for part in content if isinstance(part, Mapping)]
+    return "".join(part for part in parts if part)
 
 
 def index_of(fields: Mapping[str, Any], place: int) -> int:

@@ -15,16 +15,16 @@ from types import AsyncGeneratorType, TracebackType
 from typing import Protocol, Self, cast
 
 from vllm_service.client.boundary import raises_ours
-from vllm_service.client.connection import Connection, EventStream
+from vllm_service.client.connection import Connection
 from vllm_service.client.deltas import Assembly, Delta, read_chunk
-from vllm_service.client.errors import Unreachable
+from vllm_service.client.event_stream import EventStream
 from vllm_service.client.payload import CHAT, Payload, request_id
 from vllm_service.client.per_loop import running_loop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import ConfigurationError, InvalidRequest, UpstreamFailed
+from vllm_service.errors import ConfigurationError, InvalidRequest
 
 #: The end of the chunks; None would be a JSON null.
 END = object()
@@ -235,7 +235,7 @@ class OpenedStream:
         self._stream = stream
         #: What has come of the last chunk and is not handed out.
         self._waiting: deque[Delta] = deque()
-        self._begun = self._has_ended = False
+        self._begun = False
 
     async def next_delta(self) -> Delta | None:
         """Returns the next delta that holds something; None at the end.
@@ -244,17 +244,13 @@ class OpenedStream:
         """
         with self._connection.raising_ours(begun=self._begun):
             while not self._waiting:
-                if (document := await self._next_chunk()) is END:
-                    # A connection may close cleanly in the middle of an answer.
-                    if not self._has_ended:
-                        raise Unreachable("the stream ended before the answer did")
+                if (document := await anext(self._stream, END)) is END:
                     return None
                 chunk = read_chunk(document)
                 self.usage = chunk.usage or self.usage
                 self._waiting.extend(delta for delta in chunk.deltas if delta.has_content or delta.finish_reason)
         delta = self._waiting.popleft()
         self._begun = self._begun or delta.has_content
-        self._has_ended = self._has_ended or delta.finish_reason is not None
         return delta
 
     def on_data(self, call: Callable[[], None] | None) -> None:
@@ -268,9 +264,3 @@ class OpenedStream:
     async def close(self) -> None:
         """Returns the connection to the pool, or closes it if the answer has not ended."""
         await self._stream.close()
-
-    async def _next_chunk(self) -> object:
-        try:
-            return await anext(self._stream, END)
-        except ValueError:
-            raise UpstreamFailed("a chunk of the stream is not JSON") from None

@@ -19,6 +19,12 @@ class Event(NamedTuple):
     data: bytes
 
 
+def begins_document(data: bytes) -> bool | None:
+    """Returns whether the first bytes of a body begin a JSON document and no events; None if they do not show it."""
+    first = data.removeprefix(BYTE_ORDER_MARK).lstrip()[:1]
+    return first == b"{" if first else None
+
+
 class EventSplitter:
     """Splits bytes, cut anywhere, into server-sent events, by WHATWG's standard: any line break, comments, a BOM."""
 
@@ -142,8 +148,7 @@ class StreamBeginning:
     def feed(self, data: bytes) -> bool:
         """Takes the next bytes. Returns whether it is clear now: the first content has come, or an error."""
         if self.is_document is None:
-            first = data.removeprefix(BYTE_ORDER_MARK).lstrip()[:1]
-            self.is_document = None if not first else first == b"{"
+            self.is_document = begins_document(data)
         if self.is_document:
             return False
         judge = self._judge

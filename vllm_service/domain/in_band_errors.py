@@ -41,6 +41,8 @@ _STATUS_BY_WORD = (
     ("internal", 500),
     ("apierror", 500),
 )
+# A status as number or text, or at the end of a code as this project's gateway writes them: RATE_LIMIT_429.
+_STATUS = re.compile(r"(?:.*_)?([45][0-9]{2})", re.ASCII)
 _OTHER_THAN_LETTERS = re.compile(r"[^a-z]")
 # Where errors have their status or their name: most telling first.
 _MEMBERS = ("status_code", "code", "status", "type")
@@ -86,8 +88,8 @@ def error_status(error: object, around: Mapping[str, Any] | None = None) -> int:
 
 
 def _as_status(value: object) -> int:
-    text = str(value) if isinstance(value, int | str) else ""
-    return int(text) if len(text) == 3 and text.isascii() and text.isdigit() and 400 <= int(text) < 600 else 0
+    found = _STATUS.fullmatch(str(value)) if isinstance(value, int | str) else None
+    return int(found[1]) if found is not None else 0
 
 
 def _by_word(value: object) -> int:

@@ -237,17 +237,18 @@ class CostRouter:
 
     def _target(self, name: str, endpoint: Endpoint, now: float) -> WorkerTarget:
         controller, profile = self.controllers[name], endpoint.profile
+        estimated_usd = endpoint.billed_usd(now)
         wanted = controller.decide(
             now,
             endpoint.cold_start.value + STATES_LATE_SECONDS,
             profile.idle_timeout_seconds,
             endpoint.speeds(),
-            endpoint.billed_usd(now),
+            estimated_usd,
         )
         if wanted != endpoint.target or not endpoint.is_managed:
             endpoint.set_target(wanted, now)
         reason = f"demand is worth {controller.load_workers:.2f} workers"
-        return WorkerTarget(name, wanted, reason, profile.always_on_workers)
+        return WorkerTarget(name, wanted, reason, profile.always_on_workers, estimated_usd)
 
     def _route(self, facts: RequestFacts) -> Route:
         route = self._routes.get(facts.model)

@@ -17,13 +17,14 @@ from tests.vllm_service.client.runpod_provider import AT_ONCE, STOP, runpod, str
 from vllm_service import Answer, BatchFailed, BatchItem, RunPodVLLMService, ServiceError, errors
 from vllm_service.client.batch import answer_all, texts
 from vllm_service.client.payload import Payload
-from vllm_service.testing import DONE, HANGS, RESETS, Close, ReceivedRequest, Reply, completion, refused, whole
+from vllm_service.testing import DONE, HANGS, RESETS, Close, ReceivedRequest, Reply, chat, completion, refused, whole
 
 PROMPTS = [f"prompt {number}" for number in range(40)]
 
 
 def echo(request: ReceivedRequest) -> Reply:
-    return completion(f"answer to {request.last_text}")
+    said = f"answer to {request.last_text}"
+    return chat(said) if "messages" in request.json else completion(said)
 
 
 def answers(prompts: Sequence[str]) -> list[str]:

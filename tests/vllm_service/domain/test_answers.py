@@ -103,6 +103,8 @@ def test_the_usage_of_a_whole_answer_is_returned_unread(document: bytes, usage: 
     [
         ({"code": 429}, 429),
         ({"code": "429"}, 429),
+        ({"code": "RATE_LIMIT_429"}, 429),
+        ({"code": "a_1429"}, 0),
         ({"code": 1000, "type": "server_error"}, 500),
         ({"code": "rate_limit_exceeded", "type": "invalid_request_error"}, 429),
         ({"code": "insufficient_quota"}, 429),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -13,7 +13,7 @@ import openai
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.client.connection import Connection
 from vllm_service.client.deltas import Delta
-from vllm_service.client.errors import StreamBroken, Unreachable, at_endpoint
+from vllm_service.client.errors import BadAnswer, StreamBroken, Unreachable, at_endpoint
 from vllm_service.client.payload import Payload
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import NOT_CONNECTED, may_be_running
@@ -23,7 +23,7 @@ from vllm_service.domain.plan import Router
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, GatewayTimeout, ServiceError, UpstreamFailed
-from vllm_service.gateway.provider_errors import not_reached, refused
+from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
 from vllm_service.http.upstream import CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.resilience.attempts import Attempt, TriedRequest, first_answer
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered
@@ -35,9 +35,11 @@ def not_answered(error: ServiceError, model: str) -> NotAnswered:
     """Returns the failure of an attempt that ended with an error of client/connection.py before its first content."""
     cause = error.__cause__
     if isinstance(cause, openai.APIStatusError) and cause.status_code >= 400:
-        wait = cause.response.headers.get("retry-after")
-        headers = {} if wait is None else {b"retry-after": wait.encode("latin-1", "replace")}
-        failed = refused(cause.status_code, headers, cause.response.content, model)
+        failed = refused(cause.status_code, _retry_after(cause.response.headers), cause.response.content, model)
+        failed.error.request_id = error.request_id
+        return failed
+    if isinstance(cause, BadAnswer):
+        failed = not_an_answer(cause.judgement, _retry_after(cause.headers), model)
         failed.error.request_id = error.request_id
         return failed
     fault = _fault(error, cause)
@@ -46,6 +48,11 @@ def not_answered(error: ServiceError, model: str) -> NotAnswered:
         return NotAnswered(replace(failed.failure, may_be_running=may_be_running(error)), failed.error)
     told = UpstreamFailed(f"A provider of {model!r} failed.", details={"model": model})
     return NotAnswered(Failure(Kind.GARBAGE), told)
+
+
+def _retry_after(headers: Mapping[str, str]) -> Mapping[bytes, bytes]:
+    wait = headers.get("retry-after")
+    return {} if wait is None else {b"retry-after": wait.encode("latin-1", "replace")}
 
 
 def timed_out(what: str, model: str) -> NotAnswered:
@@ -306,8 +313,10 @@ class _RoutedPieces:
         except TimeoutError:
             self._attempt.failed(Failure(Kind.TIMEOUT, content_started=True))
             raise self._silent(seconds) from None
-        except ServiceError:
-            self._attempt.failed(Failure(Kind.CUT, content_started=True))
+        except ServiceError as error:
+            failed = not_answered(error, self._attempt.step.model)
+            self._attempt.failed(replace(failed.failure, content_started=True))
+            error.code = failed.error.code
             raise
         if delta is None:
             self._succeeded(self._attempt, self.usage)
