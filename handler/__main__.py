@@ -128,7 +128,6 @@ def _print_config(settings: WorkerSettings, *, as_json: bool) -> int:
 
 def _run_test_job(settings: WorkerSettings, test_input: str) -> int:
     export(QUIET_ENVIRONMENT)
-    _announce(settings)
     with one_job.stdout_for_the_result() as stream:
         try:
             job = one_job.load_job(test_input)
@@ -143,7 +142,6 @@ def _run_test_job(settings: WorkerSettings, test_input: str) -> int:
 def _serve_locally(settings: WorkerSettings, host: str, port: int) -> int:
     from handler.local import api
 
-    _announce(settings)
     api.serve(_engine(settings), settings, host, port)
     return 0
 
@@ -189,11 +187,6 @@ def _serve_queue(settings: WorkerSettings) -> int:
 
     engine = _engine(settings, timeline=timeline)
     return mode.serve(engine, settings, metrics=counters, make_platform=import_sdk)
-
-
-def _announce(settings: WorkerSettings) -> None:
-    if settings.serves_demo_model:
-        logger.info("MODEL_NAME is not set: serving the bundled demo model, which was trained on a few hundred answers")
 
 
 if __name__ == "__main__":

@@ -59,9 +59,16 @@ class ConfigurationError(WorkerError):
 
 
 class ModelRefused(ConfigurationError):
-    """The model cannot be had as configured: no such name or revision, no access, no room on the disk."""
+    """The model cannot be had as configured: no such name or revision, no access, no room on the disk.
+
+    `param` is None where the name itself is wrong: what gave the name is known further up.
+    """
 
     code = "model_refused"
+
+    def named_by(self, variable: str, what: str = "") -> ModelRefused:
+        """Returns the error with the variable that gave the name, where it is the name that is wrong."""
+        return self if self.param else ModelRefused(f"{variable}: {what}{self.message}", param=variable)
 
 
 class InvalidInput(WorkerError):

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from handler.engine import vllm_parts
-from handler.engine.loading import Loading
+from handler.engine.loading import Loading, explained
 from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels
 from handler.engine.protocol import Answer, EngineRequest, answer_of
 from handler.engine.vllm_parts import EngineSteps, Header
@@ -53,12 +53,13 @@ class EmbeddedEngine:
 
     async def start(self) -> None:
         """Imports vLLM, loads the model, builds the app; logs what each phase took."""
-        arguments, self._llm = await self._loading.run(in_a_thread=self._load_in_thread)
+        started = await self._loading.run(in_a_thread=self._load_in_thread)
+        self._llm = started.llm
         self._resources.callback(vllm_parts.stop_llm, self._llm)
-        with self._timeline.phase("api", "building the API"):
-            self._app = await vllm_parts.build_api(arguments, self._llm)
+        with explained(started.command, started.parser), self._timeline.phase("api", "building the API"):
+            self._app = await vllm_parts.build_api(started.arguments, self._llm)
             await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
-        self._headers = vllm_parts.credentials(arguments)
+        self._headers = vllm_parts.credentials(started.arguments)
         self._timeline.report()
         keeping = asyncio.create_task(DaemonThreads("compile-cache", 1).run(self._compilations.keep))
         self._resources.push_async_callback(_ended_within, keeping, KEEP_SECONDS)

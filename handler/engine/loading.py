@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from handler.engine import vllm_parts
+from handler.engine.arguments import CommandLine
+from handler.engine.engine_log import EngineLog
 from handler.engine.models import EngineModels
+from handler.engine.start_errors import start_error
 from handler.engine.vllm_parts import EngineSteps
+from handler.errors import WorkerError
 from handler.settings import WorkerSettings
 from handler.start import children, read_ahead
 from handler.start.compile_cache import Compilations
@@ -27,6 +31,17 @@ Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
+class Started:
+    """vLLM's started engine, and the flags that it was started with."""
+
+    command: CommandLine
+    parser: argparse.ArgumentParser
+    arguments: argparse.Namespace
+    #: vLLM's AsyncLLM.
+    llm: Any
+
+
+@dataclass(frozen=True)
 class Loading:
     """One load of vLLM. `compilations` is restored here; keeping what was compiled is left to the caller."""
 
@@ -36,39 +51,56 @@ class Loading:
     steps: EngineSteps
     timeline: Timeline
 
-    async def run(self, *, in_a_thread: bool) -> tuple[argparse.Namespace, Any]:
+    async def run(self, *, in_a_thread: bool) -> Started:
         """Returns vLLM's flags and its started engine; raises WorkerError.
 
         in_a_thread: keep the event loop free meanwhile, for a worker that must answer pings and signals.
         """
         if in_a_thread:
             return await in_thread(
-                self._load, undo=lambda loaded: vllm_parts.stop_llm(loaded[1]), interrupt=self.models.interrupt
+                self._load, undo=lambda started: vllm_parts.stop_llm(started.llm), interrupt=self.models.interrupt
             )
         return self._load()
 
-    def _load(self) -> tuple[argparse.Namespace, Any]:
+    def _load(self) -> Started:
         children.end_with_this_process()
         with read_ahead.reading(self.models.path_on_disk(), self.settings.start, self.timeline):
-            return self._import_and_load()
+            with self.timeline.phase("import", "importing vLLM"), collection_paused():
+                parser = vllm_parts.serve_parser()
+                vllm_parts.import_engine()
+            command = vllm_parts.read_command_line(self.settings, parser)
+            for warning in command.warnings:
+                logger.warning(warning)
+            if command.serves_demo_model:
+                logger.info("MODEL_NAME is not set: serving the bundled demo model, trained on a few hundred answers")
+            with explained(command, parser):
+                return self._start(command, parser)
 
-    def _import_and_load(self) -> tuple[argparse.Namespace, Any]:
-        with self.timeline.phase("import", "importing vLLM"), collection_paused():
-            parser = vllm_parts.serve_parser()
-            vllm_parts.import_engine()
-        command = vllm_parts.read_command_line(self.settings, parser)
-        for warning in command.warnings:
-            logger.warning(warning)
+    def _start(self, command: CommandLine, parser: argparse.ArgumentParser) -> Started:
         arguments = vllm_parts.parse_arguments(command, parser)
         with self.timeline.phase("model", f"finding {arguments.model}"):
-            self.models.localise(arguments)
+            self.models.localise(arguments, command.source_of)
         with self.timeline.phase("configure", "preparing the configuration"):
             config = vllm_parts.engine_config(arguments)
         if not config.model_config.enforce_eager:
             with self.timeline.phase("compile_cache"):
                 self.compilations.restore(config.compute_hash())
         with self.timeline.phase("load", f"loading {arguments.model} and starting the engine"):
-            return arguments, vllm_parts.start_llm(config, self.steps, fork=self.settings.may_fork)
+            llm = vllm_parts.start_llm(config, self.steps, fork=self.settings.may_fork)
+        return Started(command, parser, arguments, llm)
+
+
+@contextmanager
+def explained(command: CommandLine, parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Raises one WorkerError that names variable, cause and remedy instead of whatever vLLM raises meanwhile."""
+    with EngineLog() as log:
+        try:
+            yield
+        except WorkerError:
+            raise
+        except Exception as error:
+            logger.debug("vLLM did not start", exc_info=True)
+            raise start_error(error, command, parser, log.cause()) from error
 
 
 async def in_thread(

@@ -7,10 +7,13 @@ import contextlib
 import dataclasses
 import json
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from handler.engine.arguments import variable_of
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput, ModelRefused
 from handler.model_cache.hub import Hub
@@ -92,27 +95,33 @@ class EngineModels:
             return found.path if found else None
         return None
 
-    def localise(self, arguments: argparse.Namespace) -> None:
+    def localise(self, arguments: argparse.Namespace, source_of: Callable[[str], str] = variable_of) -> None:
         """Replaces names by paths in vLLM's flags and keeps the names that callers use.
 
-        Raises ModelRefused or ModelUnavailable.
+        `source_of` returns the variable that sets a flag. Raises ModelRefused, naming it, or ModelUnavailable.
         """
         if not self._managed or arguments.load_format not in LOAD_FORMATS:
             return
         named = arguments.model
-        prepared = prepare(self._cache, model_request(arguments), self._stop)
+        with _named_by(source_of("model")):
+            prepared = prepare(self._cache, model_request(arguments), self._stop)
+        if Path(named).is_dir() or prepared.path != named:
+            arguments.served_model_name = arguments.served_model_name or served_names(prepared)
         if prepared.path != named:
             arguments.model, arguments.revision = prepared.path, None
-            arguments.served_model_name = arguments.served_model_name or [prepared.served_name]
             if arguments.tokenizer == named:
                 arguments.tokenizer, arguments.tokenizer_revision = None, None
-        arguments.lora_modules = [self._local_adapter(adapter) for adapter in arguments.lora_modules or ()] or None
+        variable = source_of("lora_modules")
+        adapters = [self._local_adapter(adapter, variable) for adapter in arguments.lora_modules or ()]
+        arguments.lora_modules = adapters or None
         if not any(getattr(arguments, name, None) for name in OTHER_REPOSITORIES):
             # For vLLM's child processes. This one has read the variable before, and fetches adapters while it serves.
             export({"HF_HUB_OFFLINE": "1"})
 
-    def _local_adapter(self, adapter: Any) -> Any:
-        return dataclasses.replace(adapter, path=prepare(self._cache, ModelRequest(adapter.path), self._stop).path)
+    def _local_adapter(self, adapter: Any, variable: str) -> Any:
+        with _named_by(variable, f"adapter {adapter.name!r}: "):
+            prepared = prepare(self._cache, ModelRequest(adapter.path), self._stop)
+        return dataclasses.replace(adapter, path=prepared.path)
 
     async def with_local_adapter(self, request: EngineRequest) -> EngineRequest:
         """Returns a request to LOAD_ADAPTER_PATH with the adapter's directory in the place of its name.
@@ -134,6 +143,28 @@ class EngineModels:
         except ModelRefused as error:
             raise InvalidInput(f"lora_path: {error.message}", param="lora_path") from error
         return replace(request, body=json.dumps(body | {"lora_path": prepared.path}).encode())
+
+
+@contextmanager
+def _named_by(variable: str, what: str = "") -> Iterator[None]:
+    """Lets an error of a model say which variable named it."""
+    try:
+        yield
+    except ModelRefused as error:
+        raise error.named_by(variable, what) from error
+
+
+def served_names(prepared: PreparedModel) -> list[str]:
+    """Returns the names that callers may use for a model: its own, and for a directory what was given too.
+
+    vLLM shows the first in its answers. A path there would show callers how this worker's disk is laid out.
+    """
+    path = Path(prepared.served_name)
+    if not path.is_absolute() or not path.name:
+        return [prepared.served_name]
+    repository = next((part for part in path.parts if part.startswith("models--")), None)
+    name = repository.removeprefix("models--").replace("--", "/", 1) if repository else path.name
+    return [name, prepared.served_name]
 
 
 def model_request(arguments: argparse.Namespace) -> ModelRequest:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import NamedTuple
 
 import msgspec
 
 from vllm_service.catalog.model import Provider
+from vllm_service.domain.answers import Form, Verdict, judge_whole
+from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.domain.usage import MOST_TOKENS, Usage
 from vllm_service.errors import UpstreamFailed
 from vllm_service.gateway.context import RequestContext
-from vllm_service.gateway.provider_errors import fault_error, refused
+from vllm_service.gateway.provider_errors import fault_error, not_an_answer, refused
+from vllm_service.gateway.replayed_answer import ReplayedAnswer
 from vllm_service.gateway.request_body import for_provider
 from vllm_service.http.upstream import Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.resilience.attempts import Attempt
@@ -116,36 +118,26 @@ def _with_details(prompt: int, completion: int, of_prompt: _Details | None, of_c
     return Usage(prompt, completion, min(max(0, cached), prompt), min(max(0, reasoning), completion))
 
 
-# A provider that fails after the status 200 has been sent puts the error into its first event, or in place of the
-# answer. `"error": null` is no error, hence [^n\s].
-_ERROR_EVENT = re.compile(rb'\s*(?:event: ?error|data: ?\{\s*"error"\s*:\s*[^n\s])')
-_ERROR_BODY = re.compile(rb'\s*\{\s*"error"\s*:\s*[^n\s]')
 _KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
 
 
-def usage_of_answer(answer: Answer, model: str) -> Usage | None:
+def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | None, model: str) -> Usage | None:
     """Returns the usage of a whole answer; None if it has none, and for a stream that has begun.
 
-    Raises NotAnswered for everything that is not an answer, and closes it.
+    beginning: of a request for a stream. Raises NotAnswered for everything that is not an answer, and closes it.
     """
-    if answer.status != 200:
-        not_answered = _refused(answer, model)
-    elif answer.is_stream:
-        not_begun = _not_begun(answer, model)
-        if not_begun is None:
-            return None
-        not_answered = not_begun
-    else:
-        body = answer.body
-        if not _ERROR_BODY.match(body):
-            try:
-                return usage_in(body)
-            except ValueError:
-                not_answered = _no_answer(Kind.GARBAGE, model, "answered with what is not a JSON object")
+    if answer.status == 200:
+        if beginning is None:
+            judgement = judge_whole(form, answer.body)
         else:
-            not_answered = _no_answer(Kind.GARBAGE, model, "failed")
+            judgement = beginning.judge(answer.body, has_ended=not answer.is_stream)
+        if judgement.verdict is Verdict.ANSWER:
+            return usage_in(b'{"usage":%b}' % judgement.usage) if judgement.usage else None
+        failed = not_an_answer(judgement, answer.headers, model)
+    else:
+        failed = _refused(answer, model)
     answer.close()
-    raise not_answered
+    raise failed
 
 
 def not_reached(fault: ProviderFault, model: str) -> NotAnswered:
@@ -161,15 +153,18 @@ def _refused(answer: Answer, model: str) -> NotAnswered:
     return refused(status, answer.headers, answer.body, model)
 
 
-def _not_begun(answer: Answer, model: str) -> NotAnswered | None:
-    """Returns the failure of a stream that ended or broke before its first content; None if it may be passed on."""
-    if not answer.has_begun():
-        return _no_answer(Kind.CUT, model, "ended the stream before it began")
-    return _no_answer(Kind.GARBAGE, model, "failed") if _ERROR_EVENT.match(answer.body) else None
-
-
 def _no_answer(kind: Kind, model: str, what: str) -> NotAnswered:
     return NotAnswered(Failure(kind), UpstreamFailed(f"A provider of {model!r} {what}.", details={"model": model}))
+
+
+def _beginning(context: RequestContext) -> StreamBeginning | None:
+    """Returns what reads the beginning of a streamed answer; None if a whole one was requested.
+
+    Embeddings are never streamed, whatever their request says.
+    """
+    form = context.operation.form
+    is_streamed = context.fields.stream and form is not Form.EMBEDDINGS
+    return StreamBeginning(form, context.fields.choices) if is_streamed else None
 
 
 class ProviderRequest(msgspec.Struct, eq=False):
@@ -185,19 +180,23 @@ class ProviderRequest(msgspec.Struct, eq=False):
         context.attempts += 1
         if not attempt.is_hedge:
             context.sent_to(attempt, provider.on_disconnect)
+        beginning = _beginning(context)
         body = for_provider(context.request.body, context.fields, context.operation, step.model)
         try:
             # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt
             # that has less time than that, because of the request's deadline, needs a timer of its own.
             if patience.first_byte_seconds < provider.first_byte_timeout_seconds:
-                answer = await self._within(patience, provider, body)
+                answer = await self._within(patience, provider, body, beginning)
             else:
                 headers = context.upstream_headers()
-                answer = await context.upstream.send(provider, context.operation.path, headers, body, patience)
+                path = context.operation.path
+                answer = await context.upstream.send(provider, path, headers, body, patience, beginning=beginning)
         except ProviderFault as fault:
             raise not_reached(fault, context.facts.model) from fault
-        attempt.usage = usage_of_answer(answer, context.facts.model)
-        return answer
+        form = context.operation.form
+        attempt.usage = usage_of_answer(answer, form, beginning, context.facts.model)
+        # A stream was requested and its answer has come in one piece.
+        return answer if beginning is None or answer.is_stream else ReplayedAnswer(answer, form)
 
     @property
     def is_answer_needed(self) -> bool:
@@ -208,13 +207,16 @@ class ProviderRequest(msgspec.Struct, eq=False):
         """Closes an answer that lost a race."""
         answer.close()
 
-    async def _within(self, patience: Patience, provider: Provider, body: bytes) -> Answer:
+    async def _within(
+        self, patience: Patience, provider: Provider, body: bytes, beginning: StreamBeginning | None
+    ) -> Answer:
         """Sends the request with a timer. Raises ProviderFault, TimedOut among them."""
         context = self._context
         seconds = patience.first_byte_seconds
         try:
             async with asyncio.timeout(seconds):
                 headers = context.upstream_headers()
-                return await context.upstream.send(provider, context.operation.path, headers, body, patience)
+                path = context.operation.path
+                return await context.upstream.send(provider, path, headers, body, patience, beginning=beginning)
         except TimeoutError:
             raise TimedOut(f"no answer within the {seconds:g} s that were left") from None

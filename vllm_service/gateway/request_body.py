@@ -55,6 +55,11 @@ class RequestFields(msgspec.Struct):
         return longest_answer_tokens(bound, self.n)
 
     @property
+    def choices(self) -> int:
+        """How many answers to one prompt the caller has requested."""
+        return max(1, int(self.n or 1))
+
+    @property
     def prefix(self) -> int:
         """A hash of the conversation's beginning, the same in every process; 0 for a conversation that is too short."""
         return prefix_of(self.messages or self.input or self.prompt)

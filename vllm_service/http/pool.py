@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from vllm_service.catalog.model import Provider
+from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.http.client_connection import Connection, ProviderAnswer
 from vllm_service.http.upstream import ENDLESS, Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.http.write_buffer import WriteBuffer
@@ -36,11 +37,18 @@ class ConnectionPool:
         self._timer: asyncio.TimerHandle | None = None
 
     def send(
-        self, provider: Provider, path: str, headers: bytes, body: bytes, patience: Patience = ENDLESS
+        self,
+        provider: Provider,
+        path: str,
+        headers: bytes,
+        body: bytes,
+        patience: Patience = ENDLESS,
+        *,
+        beginning: StreamBeginning | None = None,
     ) -> Awaitable[Answer]:
         """Implements upstream.Upstream."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("POST", path, headers, body, patience)
+        return pool.send("POST", path, headers, body, patience, beginning=beginning)
 
     def get(self, provider: Provider, path: str, patience: Patience = ENDLESS) -> Awaitable[Answer]:
         """GETs `base_url + path`; errors as for `send`."""
@@ -113,7 +121,16 @@ class _Pool:
         #: Requests without a connection, the longest wait first.
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
 
-    async def send(self, method: str, path: str, headers: bytes, body: bytes, patience: Patience) -> ProviderAnswer:
+    async def send(
+        self,
+        method: str,
+        path: str,
+        headers: bytes,
+        body: bytes,
+        patience: Patience,
+        *,
+        beginning: StreamBeginning | None = None,
+    ) -> ProviderAnswer:
         """Sends a request over an idle connection, else over a new one, and returns its answer."""
         head = self._heads.get((method, path)) or self._head(method, path)
         request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
@@ -128,7 +145,9 @@ class _Pool:
             waiter = None
             try:
                 is_alone = len(self._all) - len(self._idle) <= 1
-                waiter = connection.request(request, first_byte, patience.total_seconds, is_alone=is_alone)
+                waiter = connection.request(
+                    request, first_byte, patience.total_seconds, is_alone=is_alone, beginning=beginning
+                )
                 return await waiter
             except CutShort:
                 # The provider may close an idle connection just when a request is written to it. Such a request was
