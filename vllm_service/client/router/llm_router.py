@@ -18,12 +18,12 @@ from vllm_service.client.payload import Payload
 from vllm_service.client.per_loop import OneLoop, PerLoop
 from vllm_service.client.results import Answer
 from vllm_service.client.router.routed_call import Connections, RoutedCall, own_endpoint
-from vllm_service.client.router.strategies import RoutingStrategy
 from vllm_service.client.settings import ClientSettings, seconds
 from vllm_service.client.streams import TextStream
 from vllm_service.client.text_calls import TextCalls
 from vllm_service.domain.plan import Plan, Router
 from vllm_service.domain.requests import RequestFacts
+from vllm_service.domain.strategies import RoutingStrategy
 from vllm_service.domain.usage import estimated_prompt_tokens, longest_answer_tokens, prefix_of
 from vllm_service.errors import ConfigurationError
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
