@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels
+from handler.engine.adapters import LOAD_ADAPTER_PATH
+from handler.engine.models import EngineModels
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput, ModelRefused
 from handler.settings import DEMO_MODEL_DIR, ModelSettings
