@@ -81,6 +81,8 @@ def _listener(host: str, port: int) -> socket.socket:
     """Returns a listening socket. Raises OSError that names address, reason and remedy."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        if not 0 <= port < 2**16:  # create_server would leave its socket open
+            raise OverflowError
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "there is no such port"

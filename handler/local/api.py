@@ -170,6 +170,8 @@ def serve(engine: Engine, settings: WorkerSettings, host: str, port: int) -> Non
 
 def _listening(host: str, port: int) -> socket.socket:
     try:
+        if not 0 <= port < 2**16:  # create_server would leave its socket open
+            raise OverflowError
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:

@@ -46,6 +46,8 @@ def announce(listening: socket.socket) -> None:
 def bound_socket(host: str, port: int, variable: str = "SERVICE_PORT") -> socket.socket:
     """Returns a listening socket. Raises ServiceError when the address cannot be bound. variable: the port's."""
     try:
+        if not 0 <= port < 2**16:  # create_server would leave its socket open
+            raise OverflowError
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
