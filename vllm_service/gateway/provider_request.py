@@ -13,10 +13,10 @@ from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.domain.usage import MOST_TOKENS, Usage
 from vllm_service.errors import UpstreamFailed
 from vllm_service.gateway.context import RequestContext
-from vllm_service.gateway.provider_errors import fault_error, not_an_answer, refused
+from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
 from vllm_service.gateway.replayed_answer import ReplayedAnswer
 from vllm_service.gateway.request_body import for_provider
-from vllm_service.http.upstream import Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
+from vllm_service.http.upstream import Answer, Patience, ProviderFault, TimedOut
 from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered
 
@@ -118,9 +118,6 @@ def _with_details(prompt: int, completion: int, of_prompt: _Details | None, of_c
     return Usage(prompt, completion, min(max(0, cached), prompt), min(max(0, reasoning), completion))
 
 
-_KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
-
-
 def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | None, model: str) -> Usage | None:
     """Returns the usage of a whole answer; None if it has none, and for a stream that has begun.
 
@@ -135,11 +132,6 @@ def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | Non
         failed = _refused(answer, model)
     answer.close()
     raise failed
-
-
-def not_reached(fault: ProviderFault, model: str) -> NotAnswered:
-    """Returns the failure of an attempt that got no answer by HTTP's rules."""
-    return NotAnswered(Failure(_KINDS.get(type(fault), Kind.CUT)), fault_error(fault, model))
 
 
 def _refused(answer: Answer, model: str) -> NotAnswered:
