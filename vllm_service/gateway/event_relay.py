@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import BYTES_PER_TOKEN, ReportedUsage
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import EventUsage, find_usage
 from vllm_service.http.upstream import CutShort
@@ -20,32 +20,61 @@ _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 # Some providers write `"usage": null` into every chunk: only an object makes a chunk worth parsing.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _EVENT = re.compile(rb".*?(?:\n\n|\r\n\r\n)", re.DOTALL)
+# For estimates only: what an event holds besides its text, at most, and how many events without text end a stream.
+_EVENT_BYTES = 320
+_EVENTS_OF_AN_END = 2
 _DATA = re.compile(rb"(?:^|\n)data: ?(\{.*\})", re.DOTALL)
 
 
 class EventRelay:
     """Passes events to `send`. An event that came in part is held until its rest comes.
 
-    So a broken stream ends between two events, and the error event can follow. finish: called with the event that
-    carries usage, the usage, and whether the event holds nothing else; its result is passed on instead of the event,
-    and b"" hides the event.
+    So a broken stream ends between two events, and the error event can follow. finish: called with this relay, which
+    has the usage by then, the event that carries it, and whether the event holds nothing else; its result is passed on
+    instead of the event, and b"" hides the event.
     """
 
-    __slots__ = ("_finish", "_held", "_operation", "_send", "events", "is_complete", "usage")
+    __slots__ = (
+        "_finish",
+        "_held",
+        "_operation",
+        "_send",
+        "events",
+        "events_at_usage",
+        "is_complete",
+        "received_bytes",
+        "usage",
+    )
 
     def __init__(
-        self, operation: Operation, send: Callable[[bytes], None], finish: Callable[[bytes, Usage, bool], bytes]
+        self, operation: Operation, send: Callable[[bytes], None], finish: Callable[[EventRelay, bytes, bool], bytes]
     ) -> None:
         self._operation = operation
         self._send = send
         self._finish = finish
         self._held = b""
-        #: The usage that came last; None until one has come.
-        self.usage: Usage | None = None
+        #: The counts that came last; None until some have come.
+        self.usage: ReportedUsage | None = None
         #: Whether the operation's last event has come; a stream that ends without it is broken.
         self.is_complete = False
         #: How many events have come, the last one included.
         self.events = 0
+        #: How many of them when the usage came.
+        self.events_at_usage = 0
+        #: The bytes of whole events that have come.
+        self.received_bytes = 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """An estimate: about one token comes with each event, and [DONE] is none; more where events are long."""
+        events = self.events - self.is_complete
+        return max(0, events, (self.received_bytes - self.events * _EVENT_BYTES) // BYTES_PER_TOKEN)
+
+    @property
+    def tokens_after_usage(self) -> int:
+        """An estimate of what came after the usage; 0 where only the stream's end did, as is usual."""
+        after = self.events - self.events_at_usage - self.is_complete
+        return after if self.usage is not None and after > _EVENTS_OF_AN_END else 0
 
     def receive(self, data: bytes) -> None:
         """Takes the next bytes of the stream, cut anywhere.
@@ -64,6 +93,7 @@ class EventRelay:
             data = data[:end]
             if not data:
                 return
+        self.received_bytes += len(data)
         self.events += data.count(b"data:")  # too many where a text holds "data:"; it is for estimates only
         # The cheap test comes first; it is false for most chunks.
         if b'"usage"' in data and _USAGE.search(data):
@@ -87,8 +117,9 @@ class EventRelay:
             if found is None or found.usage is None:
                 passed.append(event)
                 continue
-            self.usage = found.usage
-            passed.append(self._finish(event, found.usage, found.is_only_usage))
+            self.usage = found.usage.after(self.usage)
+            self.events_at_usage = self.events
+            passed.append(self._finish(self, event, found.is_only_usage))
         return b"".join(passed)
 
 

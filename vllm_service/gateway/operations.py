@@ -26,11 +26,23 @@ class Operation:
     last_event: re.Pattern[bytes]
     #: Whether the answer holds tokens of its own; embeddings do not.
     has_completion: bool = True
+    #: The members of a body that bound the length of each answer.
+    bounds: tuple[str, ...] = ()
+    #: Whether one request may have several answers: by a list of prompts, `n` or `best_of`.
+    has_choices: bool = False
 
 
-CHAT = Operation("chat.completions", "/chat/completions", True, b"[DONE]", _DONE)
-COMPLETIONS = Operation("completions", "/completions", True, b"[DONE]", _DONE)
-RESPONSES = Operation("responses", "/responses", False, b"", _RESPONSE_END)
+CHAT = Operation(
+    "chat.completions",
+    "/chat/completions",
+    True,
+    b"[DONE]",
+    _DONE,
+    bounds=("max_tokens", "max_completion_tokens"),
+    has_choices=True,
+)
+COMPLETIONS = Operation("completions", "/completions", True, b"[DONE]", _DONE, bounds=("max_tokens",), has_choices=True)
+RESPONSES = Operation("responses", "/responses", False, b"", _RESPONSE_END, bounds=("max_output_tokens",))
 EMBEDDINGS = Operation("embeddings", "/embeddings", False, b"[DONE]", _DONE, has_completion=False)
 
 #: The operations by the paths of the gateway's own API, with and without /v1.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from typing import NamedTuple
 
 import msgspec
 
 from vllm_service.catalog.model import Provider
-from vllm_service.domain.usage import MOST_TOKENS, Usage
+from vllm_service.domain.usage import ReportedUsage, UsageFields, counted, read_usage
 from vllm_service.errors import UpstreamFailed
+from vllm_service.gateway.answer_text import estimated_tokens
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.provider_errors import fault_error, refused
 from vllm_service.gateway.request_body import for_provider
@@ -19,32 +21,14 @@ from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    """A usage object by the names of chat and completions, and by those of responses (`input_...`, `output_...`)."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-
-
 class _Response(msgspec.Struct):
-    usage: _Usage | None = None
+    usage: UsageFields | None = None
 
 
 class _Answer(msgspec.Struct):
     """A whole answer or the data of one event, as far as usage goes; all other members are skipped unread."""
 
-    usage: _Usage | None = None
+    usage: UsageFields | None = None
     #: The last event of a responses stream has its usage in here.
     response: _Response | None = None
     choices: msgspec.Raw = msgspec.Raw(b"")
@@ -57,18 +41,15 @@ _lenient = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class EventUsage(NamedTuple):
     """The usage in one event of a stream."""
 
-    #: None if the event has none.
-    usage: Usage | None
+    #: None if the event has none, or one that says nothing.
+    usage: ReportedUsage | None
     #: Whether the event holds nothing else: its `choices` is an empty array.
     is_only_usage: bool
 
 
-def usage_in(document: bytes) -> Usage | None:
+def usage_in(document: bytes) -> ReportedUsage | None:
     """Returns the usage of a whole answer; None if it has none. Raises ValueError if it is no JSON object."""
-    try:
-        return _usage_of(_decoder.decode(document))
-    except msgspec.ValidationError:
-        return _usage_of(_read(document))
+    return _usage_of(_read(document))
 
 
 def find_usage(document: bytes) -> EventUsage:
@@ -80,40 +61,42 @@ def find_usage(document: bytes) -> EventUsage:
 
 
 def _read(document: bytes) -> _Answer:
-    """Parses an answer. One whose usage has another shape has no usage. Raises ValueError if it is no JSON object."""
+    """Parses an answer. Raises ValueError if it is no JSON object."""
     try:
         return _decoder.decode(document)
+    except msgspec.ValidationError:  # a member is of another type, or a number is longer than can be read
+        members = _lenient.decode(document)
+        response = _members(members.get("response")).get("usage")
+        fields = (_fields(members.get("usage")), _Response(_fields(response)))
+        return _Answer(*fields, members.get("choices", msgspec.Raw(b"")))
+
+
+def _members(raw: msgspec.Raw | None) -> dict[str, msgspec.Raw]:
+    """Returns the members of an object, unread; none for anything else."""
+    try:
+        return {} if raw is None else _lenient.decode(raw)
     except msgspec.ValidationError:
-        _lenient.decode(document)  # raises if the document is something else than an object
-        return _Answer()
+        return {}
 
 
-def _usage_of(answer: _Answer) -> Usage | None:
-    """Returns the usage by our names; None if there is none, or if it is more than any answer can have.
-
-    Such a number would use up an organisation's month, and no database would take its row. Details that contradict
-    the totals are limited to these.
-    """
-    usage = answer.usage
-    if usage is None:
-        usage = None if answer.response is None else answer.response.usage
-        if usage is None:
-            return None
-    prompt = usage.prompt_tokens or usage.input_tokens or 0
-    completion = usage.completion_tokens or usage.output_tokens or 0
-    if prompt > MOST_TOKENS or completion > MOST_TOKENS:
-        return None
-    of_prompt = usage.prompt_tokens_details or usage.input_tokens_details
-    of_completion = usage.completion_tokens_details or usage.output_tokens_details
-    if prompt < 0 or completion < 0 or of_prompt or of_completion:
-        return _with_details(max(0, prompt), max(0, completion), of_prompt, of_completion)
-    return Usage(prompt, completion)
+def _fields(raw: msgspec.Raw | None) -> UsageFields | None:
+    """Returns a usage object whose members were each read on its own; None for no object."""
+    read = {name: _value(member) for name, member in _members(raw).items() if name in UsageFields.__struct_fields__}
+    return UsageFields(**read) if read else None
 
 
-def _with_details(prompt: int, completion: int, of_prompt: _Details | None, of_completion: _Details | None) -> Usage:
-    cached = (of_prompt.cached_tokens or 0) if of_prompt else 0
-    reasoning = (of_completion.reasoning_tokens or 0) if of_completion else 0
-    return Usage(prompt, completion, min(max(0, cached), prompt), min(max(0, reasoning), completion))
+def _value(raw: msgspec.Raw) -> object:
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.ValidationError:  # the only one without a type: a number of too many digits
+        return math.inf
+
+
+def _usage_of(answer: _Answer) -> ReportedUsage | None:
+    usage = None if answer.usage is None else read_usage(answer.usage)
+    if usage is None and answer.response is not None:
+        usage = read_usage(answer.response.usage)
+    return usage
 
 
 # A provider that fails after the status 200 has been sent puts the error into its first event, or in place of the
@@ -123,7 +106,7 @@ _ERROR_BODY = re.compile(rb'\s*\{\s*"error"\s*:\s*[^n\s]')
 _KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
 
 
-def usage_of_answer(answer: Answer, model: str) -> Usage | None:
+def usage_of_answer(answer: Answer, model: str) -> ReportedUsage | None:
     """Returns the usage of a whole answer; None if it has none, and for a stream that has begun.
 
     Raises NotAnswered for everything that is not an answer, and closes it.
@@ -196,7 +179,9 @@ class ProviderRequest(msgspec.Struct, eq=False):
                 answer = await context.upstream.send(provider, context.operation.path, headers, body, patience)
         except ProviderFault as fault:
             raise not_reached(fault, context.facts.model) from fault
-        attempt.usage = usage_of_answer(answer, context.facts.model)
+        reported = usage_of_answer(answer, context.facts.model)
+        if not answer.is_stream:
+            attempt.usage = counted(reported, context.bounds, lambda: estimated_tokens(answer.body))
         return answer
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from vllm_service.catalog.model import PublicModel
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.errors import ContextTooLong, InvalidRequest, ModelUnavailable
+from vllm_service.errors import ContextTooLong, Forbidden, InvalidRequest, ModelUnavailable
 from vllm_service.routing.cost import highest_picousd
 from vllm_service.routing.strategies import Candidate
 
@@ -36,8 +36,11 @@ def check_model(model: PublicModel, facts: RequestFacts) -> None:
 
 
 def allowed(candidates: Sequence[Candidate], facts: RequestFacts, expected_completion: float) -> list[Candidate]:
-    """Returns the offers that every rule lets through. Raises ModelUnavailable naming the rule that left none."""
-    left = list(candidates)
+    """Returns the offers that every rule lets through.
+
+    Raises ModelUnavailable naming the rule that left none, and Forbidden where a budget in dollars leaves none.
+    """
+    left = _priced(candidates, facts) if facts.needs_price else list(candidates)
     for rule, keeps in _rules(facts, expected_completion):
         left = [candidate for candidate in left if keeps(candidate)]
         if not left:
@@ -45,6 +48,17 @@ def allowed(candidates: Sequence[Candidate], facts: RequestFacts, expected_compl
                 f"The rule {rule} leaves no provider of {facts.model}: relax it, or name another model.",
                 details={"model": facts.model, "rule": rule, "fallback_available": False},
             )
+    return left
+
+
+def _priced(candidates: Sequence[Candidate], facts: RequestFacts) -> list[Candidate]:
+    left = [candidate for candidate in candidates if candidate.is_priced]
+    if not left:
+        raise Forbidden(
+            f"The price of {facts.model} is not known, so this organisation's budget in dollars could not hold: name "
+            "another model, or set the price in providers.yaml. With UNPRICED_OFFERS=estimate or allow it is served.",
+            param="model",
+        )
     return left
 
 
@@ -73,5 +87,5 @@ def _has_tag(tag: str) -> Callable[[Candidate], bool]:
 
 
 def _within(candidate: Candidate, facts: RequestFacts, expected_completion: float, cap_picousd: int) -> bool:
-    highest = highest_picousd(candidate, facts.prompt_tokens, expected_completion, facts.max_tokens)
+    highest = highest_picousd(candidate, facts, expected_completion)
     return highest is not None and highest <= cap_picousd

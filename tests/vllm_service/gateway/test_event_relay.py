@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import ReportedUsage
 from vllm_service.gateway.event_relay import LONGEST_EVENT_BYTES, EventRelay
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, RESPONSES, Operation
 from vllm_service.http.upstream import CutShort
@@ -34,11 +34,12 @@ class Passed:
 
     def __init__(self, operation: Operation = CHAT) -> None:
         self.pieces: list[bytes] = []
-        self.finished: list[tuple[bytes, Usage, bool]] = []
+        self.finished: list[tuple[bytes, ReportedUsage, bool]] = []
         self.relay = EventRelay(operation, self.pieces.append, self._finish)
 
-    def _finish(self, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
-        self.finished.append((event, usage, is_only_usage))
+    def _finish(self, relay: EventRelay, event: bytes, is_only_usage: bool) -> bytes:
+        assert relay.usage is not None
+        self.finished.append((event, relay.usage, is_only_usage))
         return b"" if is_only_usage else event + SEEN
 
     def receive(self, pieces: Iterable[bytes]) -> Passed:
@@ -47,7 +48,7 @@ class Passed:
         return self
 
     @property
-    def all(self) -> tuple[bytes, list[tuple[bytes, Usage, bool]], Usage | None, bool, int]:
+    def all(self) -> tuple[bytes, list[tuple[bytes, ReportedUsage, bool]], ReportedUsage | None, bool, int]:
         """Everything that can be told of it, the pieces' borders apart."""
         relay = self.relay
         return b"".join(self.pieces), self.finished, relay.usage, relay.is_complete, relay.events
@@ -66,8 +67,10 @@ def windows(event: bytes) -> bytes:
         pytest.param(CHAT, HELLO, HELLO, (None, False, 1), id="without its end"),
         pytest.param(CHAT, HELLO + DONE[:-1], HELLO, (None, False, 1), id="its end cut by a byte"),
         pytest.param(CHAT, HELLO + HELLO[:40], HELLO, (None, False, 1), id="cut within an event"),
-        pytest.param(CHAT, USAGE + DONE, DONE, (Usage(10, 3), True, 2), id="the usage chunk may be hidden"),
-        pytest.param(CHAT, BOTH + DONE, BOTH + SEEN + DONE, (Usage(10, 3), True, 2), id="usage beside a choice"),
+        pytest.param(CHAT, USAGE + DONE, DONE, (ReportedUsage(10, 3), True, 2), id="the usage chunk may be hidden"),
+        pytest.param(
+            CHAT, BOTH + DONE, BOTH + SEEN + DONE, (ReportedUsage(10, 3), True, 2), id="usage beside a choice"
+        ),
         pytest.param(CHAT, NULL + DONE, NULL + DONE, (None, True, 2), id="null usage"),
         pytest.param(CHAT, QUOTED, QUOTED, (None, False, 2), id="a text that speaks of usage and of the end"),
         pytest.param(CHAT, b"\n\n" + HELLO[:40], b"\n\n", (None, False, 0), id="an empty event before a cut one"),
@@ -78,19 +81,31 @@ def windows(event: bytes) -> bytes:
         pytest.param(CHAT, b"data:[DONE]\n\n", b"data:[DONE]\n\n", (None, True, 1), id="no space before the end"),
         pytest.param(CHAT, windows(HELLO + DONE), windows(HELLO + DONE), (None, True, 2), id="line breaks of Windows"),
         pytest.param(
-            CHAT, windows(BOTH), windows(BOTH) + SEEN, (Usage(10, 3), False, 1), id="usage with line breaks of Windows"
+            CHAT,
+            windows(BOTH),
+            windows(BOTH) + SEEN,
+            (ReportedUsage(10, 3), False, 1),
+            id="usage with line breaks of Windows",
         ),
         pytest.param(
-            CHAT, windows(HELLO) + BOTH, windows(HELLO) + BOTH + SEEN, (Usage(10, 3), False, 2), id="both line breaks"
+            CHAT,
+            windows(HELLO) + BOTH,
+            windows(HELLO) + BOTH + SEEN,
+            (ReportedUsage(10, 3), False, 2),
+            id="both line breaks",
         ),
         pytest.param(
-            CHAT, b"id: 7\n" + BOTH, b"id: 7\n" + BOTH + SEEN, (Usage(10, 3), False, 1), id="an id before its data"
+            CHAT,
+            b"id: 7\n" + BOTH,
+            b"id: 7\n" + BOTH + SEEN,
+            (ReportedUsage(10, 3), False, 1),
+            id="an id before its data",
         ),
         pytest.param(
             CHAT,
             BOTH.replace(b"10", b"1") + BOTH,
             BOTH.replace(b"10", b"1") + SEEN + BOTH + SEEN,
-            (Usage(10, 3), False, 2),
+            (ReportedUsage(10, 3), False, 2),
             id="usage so far in each event: the last counts",
         ),
         pytest.param(
@@ -98,19 +113,19 @@ def windows(event: bytes) -> bytes:
         ),
         pytest.param(
             CHAT,
-            b'data: {"usage":{"prompt_tokens":"10"}}\n\n',
-            b'data: {"usage":{"prompt_tokens":"10"}}\n\n',
+            b'data: {"usage":{"prompt_tokens":[]}}\n\n',
+            b'data: {"usage":{"prompt_tokens":[]}}\n\n',
             (None, False, 1),
-            id="usage of another shape",
+            id="usage that says nothing",
         ),
         pytest.param(CHAT, b"\xff\xfe\n\n", b"\xff\xfe\n\n", (None, False, 0), id="no UTF-8"),
-        pytest.param(RESPONSES, COMPLETED, COMPLETED + SEEN, (Usage(7, 2), True, 1), id="a response"),
+        pytest.param(RESPONSES, COMPLETED, COMPLETED + SEEN, (ReportedUsage(7, 2), True, 1), id="a response"),
         pytest.param(RESPONSES, COMPLETED[:-1], b"", (None, False, 0), id="a response cut by a byte"),
         pytest.param(RESPONSES, FAILED, FAILED, (None, True, 1), id="a response that failed is complete"),
     ],
 )
 def test_what_passes_and_what_is_read_in_passing(
-    operation: Operation, stream: bytes, shown: bytes, told: tuple[Usage | None, bool, int]
+    operation: Operation, stream: bytes, shown: bytes, told: tuple[ReportedUsage | None, bool, int]
 ) -> None:
     for split in ([stream], [stream[at : at + 1] for at in range(len(stream))]):
         passed = Passed(operation).receive(split)

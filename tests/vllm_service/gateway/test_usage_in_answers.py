@@ -8,31 +8,51 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from vllm_service.domain.usage import MOST_TOKENS, Usage
+from vllm_service.domain.usage import MOST_TOKENS, ReportedUsage, read_usage
 from vllm_service.gateway.provider_request import EventUsage, find_usage, usage_in
 
-MOST = Usage(MOST_TOKENS, MOST_TOKENS)
-COUNTS = st.integers(-5, MOST_TOKENS)
+COUNTS = st.integers(0, MOST_TOKENS)
+BAD = ReportedUsage(is_implausible=True)
 
 
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
-        pytest.param({"prompt_tokens": 10, "completion_tokens": 3}, Usage(10, 3), id="chat"),
-        pytest.param({"input_tokens": 10, "output_tokens": 3}, Usage(10, 3), id="responses"),
-        pytest.param({"prompt_tokens": 10, "total_tokens": 10}, Usage(10, 0), id="embeddings"),
-        pytest.param({"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0), id="zeros"),
-        pytest.param({}, Usage(0, 0), id="an empty object"),
+        pytest.param({"prompt_tokens": 10, "completion_tokens": 3}, ReportedUsage(10, 3), id="chat"),
+        pytest.param({"input_tokens": 10, "output_tokens": 3}, ReportedUsage(10, 3), id="responses"),
+        pytest.param({"prompt_tokens": 10, "total_tokens": 10}, ReportedUsage(10, None, 10), id="embeddings"),
+        pytest.param({"total_tokens": 10}, ReportedUsage(None, None, 10), id="only the total"),
+        pytest.param({"completion_tokens": 3}, ReportedUsage(None, 3), id="only the answer"),
+        pytest.param({"prompt_tokens": 10, "completion_tokens": 0}, ReportedUsage(10, 0), id="no answer"),
+        pytest.param({"prompt_tokens": 0, "completion_tokens": 3}, ReportedUsage(0, 3), id="no prompt"),
+        # What says nothing is as if nothing had been sent.
+        pytest.param({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None, id="zeros"),
+        pytest.param({"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}, None, id="nulls"),
+        pytest.param({}, None, id="an empty object"),
+        pytest.param({"unknown": 7}, None, id="other members"),
+        pytest.param(None, None, id="null"),
+        pytest.param("none", None, id="a text"),
+        pytest.param([1, 2], None, id="a list"),
+        pytest.param(True, None, id="true"),
+        pytest.param(7, None, id="a number"),
+        # Each member is read on its own.
+        pytest.param({"prompt_tokens": 11.0, "completion_tokens": 3.0}, ReportedUsage(11, 3), id="floats"),
+        pytest.param({"prompt_tokens": "11", "completion_tokens": " 3 "}, ReportedUsage(11, 3), id="texts"),
+        pytest.param({"prompt_tokens": [], "completion_tokens": 3}, ReportedUsage(None, 3), id="a list and a number"),
+        pytest.param({"prompt_tokens": 10, "completion_tokens": {}}, ReportedUsage(10), id="a number and an object"),
+        pytest.param({"prompt_tokens": True, "completion_tokens": 3}, ReportedUsage(None, 3), id="a boolean"),
+        pytest.param({"prompt_tokens": 10.5, "completion_tokens": 3}, ReportedUsage(None, 3), id="half a token"),
+        pytest.param({"prompt_tokens": "ten", "completion_tokens": 3}, ReportedUsage(None, 3), id="a word"),
+        pytest.param({"prompt_tokens": "²", "completion_tokens": 3}, ReportedUsage(None, 3), id="a digit that is none"),
+        pytest.param({"prompt_tokens": None, "input_tokens": 7, "output_tokens": 2}, ReportedUsage(7, 2), id="null"),
+        pytest.param({"prompt_tokens": 0, "input_tokens": 7, "output_tokens": 2}, ReportedUsage(7, 2), id="both names"),
+        pytest.param({"prompt_tokens": 10, "prompt_tokens_details": [4]}, ReportedUsage(10), id="details as a list"),
         pytest.param(
-            {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}},
-            Usage(10, 3, cached_tokens=4),
-            id="cached tokens",
-        ),
-        pytest.param(
-            {"prompt_tokens": 10, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}},
-            Usage(10, 3, reasoning_tokens=2),
-            id="reasoning tokens",
+            {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": "4"}},
+            ReportedUsage(10, 3, cached_tokens=4),
+            id="cached tokens as text",
         ),
         pytest.param(
             {
@@ -41,64 +61,42 @@ COUNTS = st.integers(-5, MOST_TOKENS)
                 "input_tokens_details": {"cached_tokens": 4},
                 "output_tokens_details": {"reasoning_tokens": 2, "audio_tokens": 1},
             },
-            Usage(10, 3, cached_tokens=4, reasoning_tokens=2),
+            ReportedUsage(10, 3, cached_tokens=4, reasoning_tokens=2),
             id="all details of responses",
         ),
         pytest.param(
-            {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": None},
-            Usage(10, 3),
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 3,
+                "prompt_tokens_details": None,
+                "completion_tokens_details": {"reasoning_tokens": None},
+            },
+            ReportedUsage(10, 3),
             id="null details",
         ),
+        # A number that no count can be is marked, and the others are read all the same.
+        pytest.param({"prompt_tokens": -1, "completion_tokens": 3}, replace(BAD, completion_tokens=3), id="below 0"),
+        pytest.param({"prompt_tokens": -1.0, "completion_tokens": "-7"}, BAD, id="below 0, otherwise written"),
+        pytest.param({"prompt_tokens": 10, "completion_tokens": 10**30}, replace(BAD, prompt_tokens=10), id="2^100"),
+        pytest.param({"prompt_tokens": 1e300, "completion_tokens": 3}, replace(BAD, completion_tokens=3), id="1e300"),
+        pytest.param({"prompt_tokens": 1e999, "completion_tokens": 3}, replace(BAD, completion_tokens=3), id="1e999"),
         pytest.param(
-            {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": None}},
-            Usage(10, 3),
-            id="null cached tokens",
+            {"prompt_tokens": "9" * 5000, "completion_tokens": 3}, replace(BAD, completion_tokens=3), id="999"
         ),
-        pytest.param(
-            {"prompt_tokens": 10, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": None}},
-            Usage(10, 3),
-            id="null reasoning tokens",
-        ),
-        pytest.param(
-            {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 11}},
-            Usage(10, 3, cached_tokens=10),
-            id="more cached than there were",
-        ),
-        pytest.param(
-            {"prompt_tokens": 10, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 99}},
-            Usage(10, 3, reasoning_tokens=3),
-            id="more reasoning than was written",
-        ),
+        pytest.param({"total_tokens": MOST_TOKENS + 1}, BAD, id="more than any total"),
         pytest.param(
             {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": -1}},
-            Usage(10, 3),
+            ReportedUsage(10, 3, is_implausible=True),
             id="less than no cached tokens",
         ),
-        pytest.param({"prompt_tokens": -1, "completion_tokens": 3}, Usage(0, 3), id="less than no prompt"),
-        pytest.param({"prompt_tokens": 10, "completion_tokens": -3}, Usage(10, 0), id="less than no answer"),
-        pytest.param(
-            {"prompt_tokens": None, "input_tokens": 7, "output_tokens": 2}, Usage(7, 2), id="null and a number"
-        ),
-        pytest.param({"prompt_tokens": MOST_TOKENS, "completion_tokens": MOST_TOKENS}, MOST, id="the most"),
-        # More than any answer has would use up an organisation's month, and no database would take the row.
-        pytest.param({"prompt_tokens": MOST_TOKENS + 1, "completion_tokens": 3}, None, id="more than any prompt"),
-        pytest.param({"input_tokens": 10, "output_tokens": MOST_TOKENS + 1}, None, id="more than any answer"),
-        pytest.param({"prompt_tokens": 10**30}, None, id="beyond 64 bits"),
-        # What is of another shape is no usage; the answer itself is passed on.
-        pytest.param({"prompt_tokens": 10.0, "completion_tokens": 3.0}, None, id="floats"),
-        pytest.param(None, None, id="null"),
-        pytest.param("none", None, id="a text"),
-        pytest.param([1, 2], None, id="a list"),
-        pytest.param({"prompt_tokens": "10"}, None, id="numbers as text"),
-        pytest.param({"prompt_tokens": 10.5}, None, id="half a token"),
-        pytest.param({"prompt_tokens": True}, None, id="a boolean"),
-        pytest.param({"prompt_tokens": 10, "prompt_tokens_details": [4]}, None, id="details as a list"),
     ],
 )
-def test_usage_in_all_shapes(usage: object, expected: Usage | None) -> None:
-    document = json.dumps({"id": "x", "choices": [{"index": 0}], "usage": usage}).encode()
+def test_usage_in_all_shapes(usage: object, expected: ReportedUsage | None) -> None:
+    text = json.dumps({"id": "x", "choices": [{"index": 0}], "usage": usage}).replace("Infinity", "1e999")
+    document = text.encode()
     assert usage_in(document) == expected
     assert find_usage(document) == EventUsage(expected, False)
+    assert read_usage(usage) == expected, "the same from JSON that has been parsed already"
 
 
 @pytest.mark.parametrize(
@@ -106,26 +104,40 @@ def test_usage_in_all_shapes(usage: object, expected: Usage | None) -> None:
     [
         pytest.param(b"{}", None, id="an empty object"),
         pytest.param(b'{"choices":[]}', None, id="no usage"),
-        pytest.param(b'{"response":{"usage":{"input_tokens":7,"output_tokens":2}}}', Usage(7, 2), id="within response"),
+        pytest.param(
+            b'{"response":{"usage":{"input_tokens":7,"output_tokens":2}}}', ReportedUsage(7, 2), id="within response"
+        ),
         pytest.param(b'{"response":{}}', None, id="a response without"),
         pytest.param(b'{"response":null}', None, id="a null response"),
         pytest.param(b'{"response":"r-1"}', None, id="a response that is a text"),
         pytest.param(
-            b'{"usage":{"prompt_tokens":1},"response":{"usage":{"input_tokens":7}}}', Usage(1, 0), id="both: its own"
+            b'{"usage":{"prompt_tokens":1},"response":{"usage":{"input_tokens":7}}}',
+            ReportedUsage(1),
+            id="both: its own",
         ),
         pytest.param(
-            b'{"usage":null,"response":{"usage":{"input_tokens":7}}}', Usage(7, 0), id="null and within response"
+            b'{"usage":null,"response":{"usage":{"input_tokens":7}}}', ReportedUsage(7), id="null and within response"
         ),
-        pytest.param(b'{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":2}}', Usage(2, 0), id="twice: the last"),
-        pytest.param(b'{"us\\u0061ge":{"prompt_tokens":1}}', Usage(1, 0), id="an escaped name"),
-        pytest.param(b' \r\n{"usage" : {"prompt_tokens" : 1}}\n', Usage(1, 0), id="white space"),
+        pytest.param(
+            b'{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":2}}', ReportedUsage(2), id="twice: the last"
+        ),
+        pytest.param(b'{"us\\u0061ge":{"prompt_tokens":1}}', ReportedUsage(1), id="an escaped name"),
+        pytest.param(b' \r\n{"usage" : {"prompt_tokens" : 1}}\n', ReportedUsage(1), id="white space"),
         pytest.param(b'{"x":{"usage":{"prompt_tokens":1}}}', None, id="within something else"),
-        pytest.param(b'{"x":' + b"[" * 500 + b"]" * 500 + b',"usage":{"prompt_tokens":1}}', Usage(1, 0), id="nested"),
-        pytest.param(b'{"x":"' + b"y" * 2**20 + b'","usage":{"prompt_tokens":1}}', Usage(1, 0), id="a megabyte"),
-        pytest.param(b'{"usage":{"prompt_tokens":1' + b"0" * 5000 + b"}}", None, id="5,000 digits"),
+        pytest.param(
+            b'{"x":' + b"[" * 500 + b"]" * 500 + b',"usage":{"prompt_tokens":1}}', ReportedUsage(1), id="nested"
+        ),
+        pytest.param(b'{"x":"' + b"y" * 2**20 + b'","usage":{"prompt_tokens":1}}', ReportedUsage(1), id="a megabyte"),
+        pytest.param(b'{"usage":{"prompt_tokens":1' + b"0" * 5000 + b"}}", BAD, id="5,000 digits"),
+        pytest.param(
+            b'{"response":{"usage":{"input_tokens":1' + b"0" * 5000 + b',"output_tokens":2}}}',
+            ReportedUsage(None, 2, is_implausible=True),
+            id="5,000 digits and 2 within response",
+        ),
+        pytest.param(b'{"usage":[],"response":{"usage":{"input_tokens":7}}}', ReportedUsage(7), id="a list and within"),
     ],
 )
-def test_where_usage_stands(document: bytes, expected: Usage | None) -> None:
+def test_where_usage_stands(document: bytes, expected: ReportedUsage | None) -> None:
     assert usage_in(document) == expected
     assert find_usage(document).usage == expected
 
@@ -169,16 +181,16 @@ def test_what_is_no_json_object_is_a_value_error(document: bytes) -> None:
 )
 def test_a_chunk_without_choices_is_only_usage(choices: bytes, is_only_usage: bool) -> None:
     document = b'{"choices":%b,"usage":{"prompt_tokens":1}}' % choices
-    assert find_usage(document) == EventUsage(Usage(1, 0), is_only_usage)
+    assert find_usage(document) == EventUsage(ReportedUsage(1), is_only_usage)
 
 
 def test_an_event_without_choices_has_something_else_to_say() -> None:
     document = b'{"type":"response.completed","response":{"usage":{"input_tokens":7}}}'
-    assert find_usage(document) == EventUsage(Usage(7, 0), False)
+    assert find_usage(document) == EventUsage(ReportedUsage(7), False)
 
 
 @given(prompt=COUNTS, completion=COUNTS, cached=st.none() | COUNTS, reasoning=st.none() | COUNTS, ours=st.booleans())
-def test_counts_are_never_negative_and_details_never_more_than_their_totals(
+def test_every_count_is_read_under_either_name(
     prompt: int, completion: int, cached: int | None, reasoning: int | None, ours: bool
 ) -> None:
     given_name, made_name = ("prompt", "completion") if ours else ("input", "output")
@@ -189,12 +201,7 @@ def test_counts_are_never_negative_and_details_never_more_than_their_totals(
         f"{made_name}_tokens_details": {"reasoning_tokens": reasoning},
     }
     read = usage_in(json.dumps({"usage": usage}).encode())
-    assert read is not None
-    assert (read.prompt_tokens, read.completion_tokens) == (max(0, prompt), max(0, completion))
-    assert 0 <= read.cached_tokens <= read.prompt_tokens
-    assert 0 <= read.reasoning_tokens <= read.completion_tokens
-    if cached is not None and 0 <= cached <= prompt:
-        assert read.cached_tokens == cached
+    assert read == (ReportedUsage(prompt, completion, None, cached, reasoning) if prompt or completion else None)
 
 
 @given(st.binary(max_size=60))

@@ -25,8 +25,9 @@ from vllm_service.client.streams import TextStream
 from vllm_service.client.text_calls import TextCalls
 from vllm_service.domain.plan import Plan, Router
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.domain.usage import estimated_prompt_tokens, longest_answer_tokens, prefix_of
+from vllm_service.domain.usage import choices_of, estimated_prompt_tokens, longest_answer_tokens, prefix_of
 from vllm_service.errors import ConfigurationError
+from vllm_service.gateway.operations import CHAT
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.resilience.hedging import Hedging
@@ -43,15 +44,17 @@ def facts_of_chat(ask: Payload, strategy: str, *, stream: bool) -> RequestFacts:
     """Returns the routing facts of a chat request."""
     question, options = _json(ask.question["messages"]), ask.options
     body = b'{"messages":%b,%b' % (question, _json({"model": ask.model, **options})[1:])
-    bound = options.get("max_completion_tokens") or options.get("max_tokens")
+    bounds = tuple(_number(options.get(name)) for name in CHAT.bounds)
+    choices = choices_of((_number(options.get("n")), _number(options.get("best_of"))))
     return RequestFacts(
         model=ask.model,
         operation="chat.completions",
         prompt_tokens=estimated_prompt_tokens(body),
-        max_tokens=longest_answer_tokens(_number(bound), _number(options.get("n"))),
+        max_tokens=longest_answer_tokens(bounds, choices),
         stream=stream,
         prefix=prefix_of(question),
         strategy=strategy,
+        choices=choices,
     )
 
 
