@@ -3,6 +3,9 @@
 import sys
 
 from handler.__main__ import main
+from handler.start.children import end_as_a_spawned_process
 
 if __name__ == "__main__":  # vLLM's processes import this file anew: they must not start another worker
     sys.exit(main())
+if __name__ == "__mp_main__":
+    end_as_a_spawned_process()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ from handler.start.timeline import Timeline
 logger = logging.getLogger("handler")
 
 EXIT_CONFIGURATION = 2
+#: 128 + 13, what a shell reports for a program that SIGPIPE ends.
+OUTPUT_CLOSED = 141
 DEFAULT_HTTP_PORT = 8000
 MODEL_COMMANDS = ("download", "verify", "prune")
 
@@ -31,7 +34,24 @@ QUIET_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERRO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the worker and returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration."""
+    """Runs the worker and returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration.
+
+    141 where the output's reader ended first, as `head` does.
+    """
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            # What is still buffered would otherwise fail when the interpreter ends, outside of this function.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end: into the null device, where nothing can fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return OUTPUT_CLOSED
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] and given[0] in MODEL_COMMANDS:
         return _manage_models(given)
@@ -108,7 +128,6 @@ def _print_config(settings: WorkerSettings, *, as_json: bool) -> int:
 
 def _run_test_job(settings: WorkerSettings, test_input: str) -> int:
     export(QUIET_ENVIRONMENT)
-    _announce(settings)
     with one_job.stdout_for_the_result() as stream:
         try:
             job = one_job.load_job(test_input)
@@ -123,7 +142,6 @@ def _run_test_job(settings: WorkerSettings, test_input: str) -> int:
 def _serve_locally(settings: WorkerSettings, host: str, port: int) -> int:
     from handler.local import api
 
-    _announce(settings)
     api.serve(_engine(settings), settings, host, port)
     return 0
 
@@ -169,11 +187,6 @@ def _serve_queue(settings: WorkerSettings) -> int:
 
     engine = _engine(settings, timeline=timeline)
     return mode.serve(engine, settings, metrics=counters, make_platform=import_sdk)
-
-
-def _announce(settings: WorkerSettings) -> None:
-    if settings.serves_demo_model:
-        logger.info("MODEL_NAME is not set: serving the bundled demo model, which was trained on a few hundred answers")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 from handler import jobs
-from handler.engine.protocol import Document, Engine, Stream
+from handler.engine.protocol import Document, Engine, Stream, is_success
 from handler.errors import EngineError, StreamBroken, WorkerError
 from handler.jobs import ParsedJob
 from handler.outputs import Output, StreamPiece, WholeAnswer
@@ -29,8 +29,9 @@ class Dispatcher:
         self._pace = Pace()
 
     def capacity(self) -> int:
-        """Returns how many jobs may run at the same time, as things stand now."""
-        return self._settings.max_concurrency or self._engine.capacity
+        """Returns how many jobs may run at the same time, as things stand now; 0 while the engine cannot serve."""
+        possible = self._engine.capacity
+        return self._settings.max_concurrency or possible if possible else 0
 
     def parse(self, job_input: object) -> ParsedJob:
         """Returns the job in its parsed form; raises WorkerError."""
@@ -47,7 +48,7 @@ class Dispatcher:
             raise _internal_error(fault) from fault
 
     async def outputs(self, job: ParsedJob) -> AsyncGenerator[Output, None]:
-        """Yields the job's outputs: one whole answer, or pieces of whole events as they come.
+        """Yields the job's outputs: one whole answer, or pieces of a stream of events as they come.
 
         Raises WorkerError. A stream that has begun ends with an error event before that. Closing the iterator early
         aborts the request in the engine.
@@ -84,9 +85,9 @@ class Dispatcher:
 
 
 async def _whole(answer: Document) -> WholeAnswer:
-    """Returns the document; raises EngineError where it is a refusal."""
+    """Returns the document; raises EngineError where it is a refusal, or sends elsewhere instead of answering."""
     body = await answer.read()
-    if answer.status >= 400:
+    if not is_success(answer.status):
         raise EngineError.from_response(answer.status, body)
     return WholeAnswer(_as_json(body, answer.content_type))
 

@@ -4,9 +4,10 @@ WorkerError
 ├── ConfigurationError    500  the environment asks for something impossible; found at the start
 │   └── ModelRefused      500  the model does not exist or is not accessible; a retry does not help
 ├── InvalidInput          400  the job's input has none of the known forms
-├── EngineError           any  vLLM answered with an error: its status and body, unchanged
+├── EngineError           any  vLLM answered with anything but 2xx: its status and body, unchanged
 ├── StreamBroken          502  the engine's stream ended in the middle of an event
 ├── EngineUnavailable     503  the engine is not running, or died
+│   └── NotBegun          503  the same, and the request has not reached it
 └── ModelUnavailable      503  the model is on no disk and cannot be fetched now
 """
 
@@ -15,6 +16,14 @@ from __future__ import annotations
 import json
 from http import HTTPStatus
 from typing import Any
+
+
+def phrase(status: int) -> str:
+    """Returns the words of an HTTP status; "HTTP 520" for one that has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return f"HTTP {status}"
 
 
 class WorkerError(Exception):
@@ -34,7 +43,7 @@ class WorkerError(Exception):
 
         `{"error": {"message", "type", "code", "param"}, "status", "retryable"}`
         """
-        kind = HTTPStatus(self.status).phrase.replace(" ", "") + "Error"
+        kind = phrase(self.status).replace(" ", "") + "Error"
         error = {"message": self.message, "type": kind, "code": self.code, "param": self.param}
         return {"error": error, "status": self.status, "retryable": self.retryable}
 
@@ -50,9 +59,16 @@ class ConfigurationError(WorkerError):
 
 
 class ModelRefused(ConfigurationError):
-    """The model cannot be had as configured: no such name or revision, no access, no room on the disk."""
+    """The model cannot be had as configured: no such name or revision, no access, no room on the disk.
+
+    `param` is None where the name itself is wrong: what gave the name is known further up.
+    """
 
     code = "model_refused"
+
+    def named_by(self, variable: str, what: str = "") -> ModelRefused:
+        """Returns the error with the variable that gave the name, where it is the name that is wrong."""
+        return self if self.param else ModelRefused(f"{variable}: {what}{self.message}", param=variable)
 
 
 class InvalidInput(WorkerError):
@@ -63,7 +79,7 @@ class InvalidInput(WorkerError):
 
 
 class EngineError(WorkerError):
-    """vLLM refused or failed the request; `status` and `body` are what it answered."""
+    """vLLM refused or failed the request, or redirected it; `status` and `body` are what it answered."""
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:
         super().__init__(str(body.get("message", "the engine gave no message")))
@@ -78,16 +94,18 @@ class EngineError(WorkerError):
         try:
             document = json.loads(text)
         except json.JSONDecodeError:
-            document = {"detail": text or HTTPStatus(status).phrase}
+            document = {"detail": text or phrase(status)}
         error = document.get("error") if isinstance(document, dict) else None
         if not isinstance(error, dict):
             detail = document.get("detail", text) if isinstance(document, dict) else text
             error = {"message": detail if isinstance(detail, str) else json.dumps(detail)}
+            if status < 400:  # the body of a redirect explains nothing
+                error = {"message": f"the engine answered with HTTP {status} ({phrase(status)}), which is no answer"}
         return cls(status, error)
 
     def to_json(self) -> dict[str, Any]:
         """Returns vLLM's own error object, completed to the four fields that every caller may count on."""
-        kind = HTTPStatus(self.status).phrase.replace(" ", "") + "Error"
+        kind = phrase(self.status).replace(" ", "") + "Error"
         error = {"message": self.message, "type": kind, "code": self.status, "param": None} | self.body
         return {"error": error, "status": self.status, "retryable": self.retryable}
 
@@ -106,6 +124,10 @@ class EngineUnavailable(WorkerError):
     status = 503
     code = "engine_unavailable"
     retryable = True
+
+
+class NotBegun(EngineUnavailable):
+    """The engine was not there for the request, of which nothing has begun: it may be sent anywhere once more."""
 
 
 class ModelUnavailable(WorkerError):

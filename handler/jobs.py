@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput
@@ -32,6 +32,15 @@ QUERY = re.compile(r"[A-Za-z0-9=&._~-]{0,1024}")
 
 Json = dict[str, Any]
 RequestFields = Callable[[str], Collection[str]]
+
+
+def _without_closing_slash(route: str) -> str:
+    """Returns the route as vLLM's own routes are written. vLLM redirects any other, and a redirect is no answer."""
+    path, mark, query = route.partition("?")
+    return f"{path.removesuffix('/') or path}{mark}{query}"
+
+
+Route = Annotated[str, AfterValidator(_without_closing_slash)]
 
 
 class _Form(BaseModel):
@@ -62,13 +71,13 @@ class OpenAIRoute(_Form):
     # The reader of /stream has them already, and readers of /status do not expect them.
     repeats_stream: ClassVar[bool] = False
 
-    openai_route: str
+    openai_route: Route
     openai_input: Json | None = None
 
     def request(self, request_fields: RequestFields) -> EngineRequest:
         """Returns a POST for an input with a body and for a cancellation, else a GET."""
         # The proxy does not pass the method on.
-        if self.openai_input or self.openai_route.endswith("/cancel"):
+        if self.openai_input or self.openai_route.partition("?")[0].endswith("/cancel"):
             return _post(self.openai_route, self.openai_input or {}, "openai_input")
         return EngineRequest("GET", self.openai_route)
 
@@ -80,7 +89,7 @@ class OpenAIRoute(_Form):
 class GenericRoute(_Form):
     """Any allowed path of the engine. The method defaults to POST with a body and to GET without one."""
 
-    route: str
+    route: Route
     method: Literal["GET", "POST", "DELETE"] | None = None
     body: Json | None = None
 

@@ -6,7 +6,8 @@ from typing import Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-Outcome = Literal["completed", "failed", "stopped"]
+#: "stopped" by the platform, "returned" to it: a job that never began, because the engine was gone.
+Outcome = Literal["completed", "failed", "stopped", "returned"]
 JOB_SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -42,7 +43,7 @@ class WorkerMetrics:
         self._wait_seconds.observe(seconds)
 
     def job_ended(self, outcome: Outcome, seconds: float) -> None:
-        """Counts a job whose end was posted, or that the platform stopped."""
+        """Counts a job whose end was posted, that the platform stopped, or that goes back to it."""
         self._running.dec()
         self._jobs.labels(outcome).inc()
         self._job_seconds.observe(seconds)

@@ -10,7 +10,7 @@ from typing import Any
 class StreamPiece:
     """A part of a stream, posted as soon as it is there."""
 
-    #: One or more whole server-sent events.
+    #: Whole server-sent events, or a part of one that is too large for one post. All pieces joined are the stream.
     value: str
 
 

@@ -48,6 +48,27 @@ RUNPOD_VOLUME = Path("/runpod-volume")
 RUNPOD_HOST_CACHE = RUNPOD_VOLUME / "huggingface-cache" / "hub"
 
 
+# Variables of this program and of others whose names only look like misspelt flags of vLLM.
+FOREIGN_NAMES = frozenset({"LOG_FORMAT", "SSL_CERT_FILE", "NODE_NAME", "CONFIG_FILE", "CONFIG_PATH"})
+# Variables of the worker that vLLM has a flag for too: they do not set the flag.
+WORKER_NAMES = frozenset({"LOG_LEVEL"})
+# Where vLLM's flags may name a model too, which only its parser can say.
+FLAG_CARRIERS = ("VLLM_EXTRA_ARGS", "CONFIG", "VLLM_CONFIG")
+
+
+def values_set(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables that have a value, stripped, with `~` replaced where a path begins with it.
+
+    An empty value counts as not set. No shell has read a variable that was typed into a form.
+    """
+    return {name: with_home(value.strip()) for name, value in environment.items() if value.strip()}
+
+
+def with_home(value: str) -> str:
+    """Returns the value with the home directory in the place of a leading `~/`."""
+    return str(Path(value).expanduser()) if value == "~" or value.startswith("~/") else value
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """The sources of models: where they may lie, and how they are fetched."""
@@ -73,20 +94,19 @@ class ModelSettings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ModelSettings:
         """Reads the settings for commands that need no worker; raises ConfigurationError."""
-        return cls.read({name: value.strip() for name, value in environment.items() if value.strip()})
+        return cls.read(values_set(environment))
 
     @classmethod
     def read(cls, given: Mapping[str, str]) -> ModelSettings:
         """Reads the variables that are set; raises ConfigurationError naming the wrong one."""
-        hub_home = Path(given.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-        own = (
-            RUNPOD_VOLUME / "model-cache" if os.access(RUNPOD_VOLUME, os.W_OK) else Path("~/.cache/vllm-worker/models")
-        )
+        hub_home = Path(given.get("HF_HOME", with_home("~/.cache/huggingface")))
+        at_home = Path(with_home("~/.cache/vllm-worker/models"))
+        own = RUNPOD_VOLUME / "model-cache" if os.access(RUNPOD_VOLUME, os.W_OK) else at_home
         return cls(
-            cache_dir=Path(given.get("MODEL_CACHE_DIR", own)).expanduser(),
+            cache_dir=Path(given.get("MODEL_CACHE_DIR", own)),
             baked_dir=Path(given.get("BAKED_MODELS_DIR", cls.baked_dir)),
             host_cache_dir=Path(given.get("HOST_CACHE_DIR", cls.host_cache_dir)),
-            hub_cache_dir=Path(given.get("HF_HUB_CACHE", hub_home / "hub")).expanduser(),
+            hub_cache_dir=Path(given.get("HF_HUB_CACHE", hub_home / "hub")),
             managed=_switch(given, "MODEL_CACHE", cls.managed),
             verify=_switch(given, "VERIFY_MODEL", cls.verify),
             offline=_switch(given, "HF_HUB_OFFLINE", cls.offline),
@@ -116,7 +136,7 @@ class StartSettings:
         return cls(
             usd_per_second=_usd(given, "GPU_USD_PER_SECOND"),
             read_ahead=_switch(given, "READ_AHEAD", cls.read_ahead),
-            compile_cache_dir=Path(cache_dir).expanduser() if cache_dir else default_dir,
+            compile_cache_dir=Path(cache_dir) if cache_dir else default_dir,
         )
 
 
@@ -159,17 +179,13 @@ class WorkerSettings:
             raise ConfigurationError("ALLOWED_PATHS: every prefix begins with a slash", param="ALLOWED_PATHS")
         if self.log_level not in LOG_LEVELS:
             raise ConfigurationError(f"LOG_LEVEL: expected one of {', '.join(LOG_LEVELS)}", param="LOG_LEVEL")
-        if self.runs_under_runpod and self.serves_demo_model:
-            raise ConfigurationError(
-                "MODEL_NAME is not set: name the model this endpoint serves, for example "
-                "MODEL_NAME=Qwen/Qwen2.5-0.5B-Instruct (the demo model is for laptops only)",
-                param="MODEL_NAME",
-            )
+        if not self.names_a_model and not self.flags_may_name_a_model:
+            self.check_that_the_demo_model_may_be_served()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> WorkerSettings:
         """Reads and validates; raises ConfigurationError naming the variable. Empty values count as not set."""
-        given = {name: value.strip() for name, value in environment.items() if value.strip()}
+        given = values_set(environment)
         max_input_bytes = _whole_number(given, "MAX_INPUT_BYTES")
         paths = tuple(path.strip() for path in given.get("ALLOWED_PATHS", "").split(",") if path.strip())
         return cls(
@@ -210,22 +226,31 @@ class WorkerSettings:
         return self.port is not None and self.runs_under_runpod and not self.takes_jobs
 
     @property
-    def serves_demo_model(self) -> bool:
-        """True when no model is named in any of the accepted ways, and no server that has one."""
-        if self.vllm_base_url:
-            return False
-        named = any(self.environment.get(name, "").strip() for name in MODEL_NAMES)
-        return not named and "--model" not in self.environment.get("VLLM_EXTRA_ARGS", "")
+    def names_a_model(self) -> bool:
+        """True when a variable names the model, or a server that has one."""
+        return bool(self.vllm_base_url) or self._is_set(*MODEL_NAMES)
+
+    @property
+    def flags_may_name_a_model(self) -> bool:
+        """True when there are flags that only vLLM's parser can read, so that a model may be among them."""
+        return self._is_set(*FLAG_CARRIERS)
+
+    def _is_set(self, *names: str) -> bool:
+        return any(self.environment.get(name, "").strip() for name in names)
+
+    def check_that_the_demo_model_may_be_served(self) -> None:
+        """Raises ConfigurationError under RunPod, where a model must be named."""
+        if self.runs_under_runpod:
+            raise ConfigurationError(
+                "MODEL_NAME is not set: name the model this endpoint serves, for example "
+                "MODEL_NAME=Qwen/Qwen2.5-0.5B-Instruct (the demo model is for laptops only)",
+                param="MODEL_NAME",
+            )
 
     @property
     def may_fork(self) -> bool:
         """False where the user has set vLLM to spawn its processes."""
         return self.environment.get("VLLM_WORKER_MULTIPROC_METHOD", "fork") == "fork"
-
-    @property
-    def vllm_defaults(self) -> Mapping[str, str]:
-        """The vLLM flags for which the environment has no value."""
-        return DEMO_FLAGS if self.serves_demo_model else {}
 
 
 def export(variables: Mapping[str, str], *, overwrite: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Server-sent events for RunPod's stream: kept whole, and joined while the post before is under way. Pure."""
+"""Server-sent events for RunPod's stream: joined while the post before is under way, cut if too long. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,10 @@ from handler.errors import EngineError, StreamBroken
 
 # RunPod takes at most 1 MB per posted chunk (docs/runpod.md). The rest is room for the JSON around the text.
 MAX_POST_BYTES = 990_000
+# One character takes at most so many bytes in a JSON string: a control character is written as six.
+WIDEST_CHARACTER_BYTES = 6
+# So far back a cut looks for a better place than the last one possible.
+CUT_LOOKS_BACK = 4096
 
 
 async def whole_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
@@ -100,15 +104,16 @@ async def coalesce(
     """Yields the first event at once, then, at each request, everything that has arrived since in one piece.
 
     A consumer that awaits a post per piece has one post in flight at a time, and as few as the network allows. A piece
-    holds whole events, at most `max_bytes` bytes as a JSON string; a single larger event is a piece by itself. An error
-    of `events` is raised after everything before it was handed out.
+    holds at most `max_bytes` bytes as a JSON string. It holds whole events, but for an event that is larger by itself:
+    that one is cut, and the pieces in their order, joined, are the stream. An error of `events` is raised after
+    everything before it was handed out.
     """
     pace = pace or Pace()
-    buffer = _Buffer(pace)
+    buffer = _Buffer(pace, max_bytes)
     pump = asyncio.create_task(buffer.fill(events))
     pace.streams += 1
     try:
-        while piece := await buffer.take(max_bytes):
+        while piece := await buffer.take():
             yield piece
         await pump
     finally:
@@ -127,10 +132,33 @@ def posted_size(event: str) -> int:
     return utf8_bytes + event.count('"') + event.count("\\") + event.count("\n")
 
 
-class _Buffer:
-    """Holds events that have arrived and were not taken yet."""
+def cut(event: str, max_bytes: int) -> Iterator[str]:
+    """Yields the event in parts of at most `max_bytes` bytes as a JSON string, cut between two ASCII characters.
 
-    def __init__(self, pace: Pace) -> None:
+    There no character is torn, whatever the encoding, and no sign that is composed of several. Only a text without any
+    ASCII for `CUT_LOOKS_BACK` characters is cut between two others. No cut is beside a line end, so that no part looks
+    like the end of an event that goes on.
+    """
+    longest = max(1, max_bytes // WIDEST_CHARACTER_BYTES)
+    start = 0
+    while len(event) - start > longest:
+        end = start + longest
+        earliest = max(start + 1, end - CUT_LOOKS_BACK)
+        end = next((place for place in range(end, earliest, -1) if _may_be_cut(event[place - 1 : place + 1])), end)
+        yield event[start:end]
+        start = end
+    yield event[start:]
+
+
+def _may_be_cut(neighbours: str) -> bool:
+    return neighbours.isascii() and "\n" not in neighbours
+
+
+class _Buffer:
+    """Holds events that have arrived and were not taken yet, or the parts of one that is too large for one piece."""
+
+    def __init__(self, pace: Pace, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._events: deque[tuple[str, int]] = deque()
         self._loop = asyncio.get_running_loop()
         self._pace = pace
@@ -142,18 +170,22 @@ class _Buffer:
     async def fill(self, events: AsyncIterator[str]) -> None:
         try:
             async for event in events:
-                self._events.append((event, posted_size(event)))
-                if len(self._events) == 1:
+                had_none = not self._events
+                if (size := posted_size(event)) <= self._max_bytes:
+                    self._events.append((event, size))
+                else:
+                    self._events.extend((part, posted_size(part)) for part in cut(event, self._max_bytes))
+                if had_none:
                     self._wake()
         finally:
             self._ended = True
             self._wake()
 
-    async def take(self, max_bytes: int) -> str:
-        """Returns at least one event, as many as fit; an empty string when there will be no more."""
+    async def take(self) -> str:
+        """Returns at least one event or part, as many as fit; an empty string when there will be no more."""
         await self._turn()
         taken: list[str] = []
-        room = max_bytes
+        room = self._max_bytes
         while self._events and (not taken or self._events[0][1] <= room):
             event, size = self._events.popleft()
             taken.append(event)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handler.dispatch import Dispatcher
-from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Stream
-from handler.errors import EngineUnavailable
+from handler.engine.protocol import Answer, EngineRequest, answer_of
+from handler.errors import EngineUnavailable, NotBegun
 
 Json = dict[str, Any]
 
@@ -66,7 +66,8 @@ class FakeEngine:
     started: bool = False
     stopped: bool = False
     left_early: int = 0
-    capacity: int = 4
+    #: The capacity while it lives.
+    slots: int = 4
     progress: int | None = None
     dead: bool = False
 
@@ -75,13 +76,18 @@ class FakeEngine:
             raise self.start_error
         self.started = True
 
+    @property
+    def capacity(self) -> int:
+        return 0 if self.dead else self.slots
+
     @asynccontextmanager
     async def send(self, request: EngineRequest) -> AsyncIterator[Answer]:
+        if self.dead:
+            raise NotBegun("the engine has died")
         self.requests.append(request)
         body = _Body(self.answer(request) if self.answer else _each(self.pieces))
         try:
-            is_stream = self.status < 400 and self.content_type.startswith(EVENT_STREAM)
-            yield (Stream if is_stream else Document)(self.status, self.content_type, body)
+            yield answer_of(self.status, self.content_type, body)
         finally:
             self.left_early += not body.ended
 

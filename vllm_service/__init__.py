@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from vllm_service.client.errors import BatchFailed, JobCancelled, StreamBroken
     from vllm_service.client.results import Answer, BatchItem, Candidate, Ensemble
     from vllm_service.client.router.llm_router import Explanation, LLMRouter
-    from vllm_service.client.router.strategies import RoutingStrategy
     from vllm_service.client.runpod.jobs import Job, JobStatus
     from vllm_service.client.runpod.service import RunPodVLLMService
     from vllm_service.client.runpod.sync import RunPodVLLMServiceSync
     from vllm_service.client.settings import RateLimit, RetryPolicy
     from vllm_service.client.streams import TextStream
     from vllm_service.domain.pricing import TokenPrice
+    from vllm_service.domain.strategies import RoutingStrategy
     from vllm_service.domain.usage import Usage
     from vllm_service.errors import ServiceError
     from vllm_service.runpod.health import EndpointHealth
@@ -62,7 +62,7 @@ _HOMES = {
     "vllm_service.client.results": ("Answer", "BatchItem", "Candidate", "Ensemble"),
     "vllm_service.client.runpod.service": ("RunPodVLLMService",),
     "vllm_service.client.settings": ("RateLimit", "RetryPolicy"),
-    "vllm_service.client.router.strategies": ("RoutingStrategy",),
+    "vllm_service.domain.strategies": ("RoutingStrategy",),
     "vllm_service.client.streams": ("TextStream",),
     "vllm_service.client.runpod.sync": ("RunPodVLLMServiceSync",),
     "vllm_service.domain.pricing": ("TokenPrice",),

@@ -3,13 +3,13 @@
 ServiceError
 ├── ConfigurationError      500  CONFIGURATION_500: a file, variable or argument is wrong; found at start-up
 ├── InvalidRequest          400  INVALID_REQUEST_400
+│   └── ContextTooLong      400  context_length_exceeded, as OpenAI names it; details.code: CONTEXT_TOO_LONG_413
 ├── Unauthorized            401  UNAUTHORIZED_401
 ├── Forbidden               403  FORBIDDEN_403
 ├── NotFound                404  NOT_FOUND_404
 │   └── ModelNotFound       404  no provider serves a model of this name
 ├── MethodNotAllowed        405  METHOD_NOT_ALLOWED_405
 ├── RequestTimeout          408  REQUEST_TIMEOUT_408: the request did not arrive in time
-├── ContextTooLong          413  CONTEXT_TOO_LONG_413
 ├── BodyTooLarge            413  BODY_TOO_LARGE_413
 ├── HeadTooLarge            431  HEAD_TOO_LARGE_431
 ├── QualityCheckFailed      422  QUALITY_CHECK_FAILED_422
@@ -91,12 +91,57 @@ class ConfigurationError(ServiceError):
     code = "CONFIGURATION_500"
 
 
+class ConfigurationFaults:
+    """Collects the errors of one configuration, so that all of them are reported at once and not one by one."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, ConfigurationError] = {}
+
+    def __bool__(self) -> bool:
+        """Returns true if there is an error."""
+        return bool(self._found)
+
+    def add(self, error: ConfigurationError) -> None:
+        """Keeps the error. One with the same message is kept once."""
+        self._found.setdefault(error.message, error)
+
+    def __enter__(self) -> None:
+        """Keeps the ConfigurationError that the body raises; the code after the body runs on."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, ConfigurationError):
+            return False
+        self.add(error)
+        return True
+
+    def raise_all(self) -> None:
+        """Raises the error, or one with the messages of all, a line each; does nothing if there is none."""
+        errors = list(self._found.values())
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ConfigurationError("\n".join(self._found), param=errors[0].param)
+
+
 class InvalidRequest(ServiceError):
     """The request is wrong; `param` names the field."""
 
     status = 400
     code = "INVALID_REQUEST_400"
     kind = "invalid_request_error"
+
+
+class ContextTooLong(InvalidRequest):
+    """The prompt and the requested answer do not fit into the model's context.
+
+    Status and code are OpenAI's, which its SDKs raise as BadRequestError and callers look for. This service's own
+    code is in the details.
+    """
+
+    code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, param: str | None = None, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, param=param, details={"code": "CONTEXT_TOO_LONG_413", **(details or {})})
 
 
 class Unauthorized(ServiceError):
@@ -148,16 +193,8 @@ class RequestTimeout(ServiceError):
     is_transient = True
 
 
-class ContextTooLong(ServiceError):
-    """The prompt and the requested answer do not fit into the model's context."""
-
-    status = 413
-    code = "CONTEXT_TOO_LONG_413"
-    kind = "invalid_request_error"
-
-
 class BodyTooLarge(ServiceError):
-    """The body is larger than the gateway accepts."""
+    """The body is larger than the gateway, or every provider, accepts."""
 
     status = 413
     code = "BODY_TOO_LARGE_413"

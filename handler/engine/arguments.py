@@ -13,7 +13,9 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from handler.engine.former_names import replacement
 from handler.errors import ConfigurationError
+from handler.settings import FALSE_WORDS, FOREIGN_NAMES, TRUE_WORDS, WORKER_NAMES, values_set, with_home
 
 # Names that users know from the official worker and from elsewhere, and the flag each one sets.
 HISTORICAL_NAMES = {
@@ -22,14 +24,22 @@ HISTORICAL_NAMES = {
     "TOKENIZER_NAME": "tokenizer",
     "OPENAI_SERVED_MODEL_NAME_OVERRIDE": "served_model_name",
     "CUSTOM_CHAT_TEMPLATE": "chat_template",
+    "OPENAI_RESPONSE_ROLE": "response_role",
 }
+# Lists whose items may hold spaces: a value without quotes is one item.
+SPACED_LISTS = frozenset({"served_model_name"})
+# The names of flags under which the documentation has them.
+FRIENDLY_NAMES = {"model": "MODEL_NAME", "revision": "MODEL_REVISION"}
+DEFAULT = "default"
 EXTRA_ARGS_NAME = "VLLM_EXTRA_ARGS"
 PREFIX = "VLLM_"
+# vLLM reads its file of flags only where the name follows as a word of its own.
+CONFIG_FLAG = "config"
 SECRET = re.compile(r"(^|_)(token|key|secret|password)$", re.IGNORECASE)
-TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
-FALSE_WORDS = frozenset({"0", "false", "no", "off"})
-# How alike a name must be to a flag's before it counts as a slip. The prefix makes a slip more likely.
-LIKENESS, LIKENESS_PREFIXED = 0.84, 0.7
+# A path below the home directory, alone or as the value of an option.
+HOME_VALUE = re.compile(r"^(--[^=]+=)?(~(?:/.*)?)$")
+# How alike a name must be to a flag's before it counts as a slip.
+LIKENESS = 0.84
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,17 @@ class Setting:
     flag: str
     #: As text.
     value: str
-    #: The variable that it came from, or `default`.
+    #: The variable that it came from, or DEFAULT.
     source: str
 
+    @property
+    def is_secret(self) -> bool:
+        """True where the flag's name marks its value as a secret."""
+        return bool(SECRET.search(self.flag))
+
     def masked(self) -> str:
-        """Returns the value, or asterisks where the flag's name marks it as a secret."""
-        return "********" if SECRET.search(self.flag) else self.value
+        """Returns the value, or asterisks where it is a secret."""
+        return "********" if self.is_secret else self.value
 
 
 @dataclass(frozen=True)
@@ -57,10 +72,34 @@ class CommandLine:
     #: About names that look like slips.
     warnings: tuple[str, ...]
 
+    @property
+    def serves_demo_model(self) -> bool:
+        """True where nothing names a model: then it is the default's."""
+        return any(setting.flag == "model" and setting.source == DEFAULT for setting in self.settings)
+
+    @property
+    def given(self) -> list[Setting]:
+        """The settings that variables make."""
+        return [setting for setting in self.settings if setting.source != DEFAULT]
+
+    def source_of(self, flag: str) -> str:
+        """Returns the variable to correct where the flag is wrong: the one that sets it, or that would."""
+        for setting in self.given:
+            if setting.flag == flag:
+                return setting.source
+        option = f"--{flag.replace('_', '-')}"
+        in_extra = any(word.partition("=")[0].replace("_", "-") == option for word in self.extra)
+        return EXTRA_ARGS_NAME if in_extra else variable_of(flag)
+
     def argv(self, parser: argparse.ArgumentParser) -> list[str]:
         """Returns the arguments for `parser`; raises ConfigurationError naming a variable that cannot be written."""
         flags = flags_of(parser)
         return [token for setting in self.settings for token in _tokens(flags[setting.flag], setting)] + [*self.extra]
+
+
+def variable_of(flag: str) -> str:
+    """Returns the variable that sets the flag, by the name that the documentation gives it."""
+    return FRIENDLY_NAMES.get(flag, flag.upper())
 
 
 def flags_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -87,7 +126,7 @@ def command_line(
     """
     flags = flags_of(parser)
     names = _names(flags, known_names)
-    given = {name: value.strip() for name, value in environment.items() if value.strip()}
+    given = values_set(environment)
     settings: dict[str, Setting] = {}
     warnings: list[str] = []
     for name, flag in names.items():
@@ -98,15 +137,15 @@ def command_line(
         elif settings[flag].value != given[name]:
             warnings.append(f"{name} is ignored: {settings[flag].source} sets --{flag.replace('_', '-')} too, and wins")
     for flag, value in defaults.items():
-        settings.setdefault(flag, Setting(flag, value, "default"))
-    warnings.extend(_slips(given, names, known_names))
+        settings.setdefault(flag, Setting(flag, value, DEFAULT))
+    warnings.extend(_without_effect(given, flags, names, known_names))
     return CommandLine(tuple(settings.values()), _extra(given), tuple(warnings))
 
 
 def _names(flags: Iterable[str], known_names: Collection[str]) -> dict[str, str]:
     """Returns the flag of each variable name, the strongest name of a flag first."""
     flags = list(flags)
-    own = {flag.upper(): flag for flag in flags}
+    own = {flag.upper(): flag for flag in flags if flag.upper() not in WORKER_NAMES}
     historical = {name: flag for name, flag in HISTORICAL_NAMES.items() if flag in flags}
     prefixed = {PREFIX + flag.upper(): flag for flag in flags if PREFIX + flag.upper() not in known_names}
     return own | historical | prefixed
@@ -114,20 +153,28 @@ def _names(flags: Iterable[str], known_names: Collection[str]) -> dict[str, str]
 
 def _extra(given: Mapping[str, str]) -> tuple[str, ...]:
     try:
-        return tuple(shlex.split(given.get(EXTRA_ARGS_NAME, "")))
+        words = shlex.split(given.get(EXTRA_ARGS_NAME, ""))
     except ValueError as error:
-        raise ConfigurationError(f"{EXTRA_ARGS_NAME} cannot be split into arguments: {error}") from error
+        raise ConfigurationError(
+            f"{EXTRA_ARGS_NAME} cannot be split into arguments: {error}", param=EXTRA_ARGS_NAME
+        ) from error
+    return tuple(HOME_VALUE.sub(lambda found: f"{found[1] or ''}{with_home(found[2])}", word) for word in words)
 
 
-def _slips(given: Iterable[str], names: Mapping[str, str], known_names: Collection[str]) -> Iterator[str]:
-    """Yields a warning for each variable that is not read and is nearly the name of a flag."""
+def _without_effect(
+    given: Iterable[str], flags: Collection[str], names: Mapping[str, str], known_names: Collection[str]
+) -> Iterator[str]:
+    """Yields a warning for each variable that is not read and was a flag once, or is nearly the name of one."""
     for name in given:
-        if name in names or name in known_names or name == EXTRA_ARGS_NAME:
+        if name in names or name in known_names or name in {EXTRA_ARGS_NAME} | FOREIGN_NAMES | WORKER_NAMES:
             continue
-        likeness = LIKENESS_PREFIXED if name.startswith(PREFIX) else LIKENESS
-        candidates = names if name.startswith(PREFIX) else [known for known in names if not known.startswith(PREFIX)]
-        if nearest := difflib.get_close_matches(name, candidates, n=1, cutoff=likeness):
-            yield f"{name} is not a flag of this vLLM (removed or misspelt?); did you mean {nearest[0]}?"
+        if advice := replacement(name, flags, PREFIX):
+            yield f"{name} has no effect in this vLLM: {advice}"
+            continue
+        prefix = PREFIX if name.startswith(PREFIX) else ""  # a part that all share would make any two alike
+        candidates = [known.removeprefix(prefix) for known in names if known.startswith(PREFIX) == bool(prefix)]
+        if nearest := difflib.get_close_matches(name.removeprefix(prefix), candidates, n=1, cutoff=LIKENESS):
+            yield f"{name} is not a flag of this vLLM (removed or misspelt?); did you mean {prefix}{nearest[0]}?"
 
 
 def _tokens(action: argparse.Action, setting: Setting) -> list[str]:
@@ -138,12 +185,14 @@ def _tokens(action: argparse.Action, setting: Setting) -> list[str]:
         return [option, *_items(setting)]
     if isinstance(action, argparse._AppendAction):
         return [f"{option}={item}" for item in _items(setting)]
+    if setting.flag == CONFIG_FLAG:
+        return [option, setting.value]
     return [f"{option}={setting.value}"]
 
 
 def _switch(action: argparse.Action, option: str, setting: Setting) -> list[str]:
     word = setting.value.lower()
-    if word not in TRUE_WORDS | FALSE_WORDS:
+    if word not in TRUE_WORDS + FALSE_WORDS:
         raise ConfigurationError(
             f"{setting.source}={setting.masked()} sets the switch {option}: expected true or false",
             param=setting.source,
@@ -155,24 +204,18 @@ def _switch(action: argparse.Action, option: str, setting: Setting) -> list[str]
 
 
 def _items(setting: Setting) -> list[str]:
-    """Returns the items of a list, written as a JSON list, as one JSON object, or as words quoted like a shell's."""
+    """Returns the items of a list, written as a JSON list, as one JSON object, or as words quoted like a shell's.
+
+    A name may hold spaces, so a list of names is words only where something in it is quoted.
+    """
     try:
         document = json.loads(setting.value)
     except json.JSONDecodeError:
+        if setting.flag in SPACED_LISTS and not {"'", '"'} & set(setting.value):
+            return [setting.value]
         try:
             return shlex.split(setting.value)
         except ValueError as error:
             raise ConfigurationError(f"{setting.source} is not a list: {error}", param=setting.source) from error
     items = document if isinstance(document, list) else [document]
     return [item if isinstance(item, str) else json.dumps(item) for item in items]
-
-
-def blame(command: CommandLine, parser: argparse.ArgumentParser, error: argparse.ArgumentError) -> str:
-    """Returns the variable whose value the parser refused, and why."""
-    flags = flags_of(parser)
-    for setting in command.settings:
-        if error.argument_name and any(
-            option in error.argument_name.split("/") for option in flags[setting.flag].option_strings
-        ):
-            return f"{setting.source}={setting.masked()}: {error.message}"
-    return f"vLLM refuses its flags: {error}"

@@ -9,13 +9,14 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from handler.engine import vllm_parts
-from handler.engine.loading import Loading
+from handler.engine.loading import Loading, explained
 from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels
-from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Stream
+from handler.engine.protocol import Answer, EngineRequest, answer_of
 from handler.engine.vllm_parts import EngineSteps, Header
-from handler.errors import EngineUnavailable, StreamBroken
+from handler.errors import EngineUnavailable, NotBegun, StreamBroken
 from handler.settings import WorkerSettings
 from handler.start.compile_cache import Compilations
+from handler.start.daemon_threads import DaemonThreads
 from handler.start.timeline import Timeline
 
 Message = MutableMapping[str, Any]
@@ -23,6 +24,8 @@ AsgiApp = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
 
+# How long a stopping worker waits for compilations that are being kept. What is not whole by then is not published.
+KEEP_SECONDS = 2.0
 # How long an app may take to end by itself after the disconnect.
 WIND_UP_SECONDS = 1.0
 
@@ -50,15 +53,16 @@ class EmbeddedEngine:
 
     async def start(self) -> None:
         """Imports vLLM, loads the model, builds the app; logs what each phase took."""
-        arguments, self._llm = await self._loading.run(in_a_thread=self._load_in_thread)
+        started = await self._loading.run(in_a_thread=self._load_in_thread)
+        self._llm = started.llm
         self._resources.callback(vllm_parts.stop_llm, self._llm)
-        with self._timeline.phase("api", "building the API"):
-            self._app = await vllm_parts.build_api(arguments, self._llm)
+        with explained(started.command, started.parser), self._timeline.phase("api", "building the API"):
+            self._app = await vllm_parts.build_api(started.arguments, self._llm)
             await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
-        self._headers = vllm_parts.credentials(arguments)
+        self._headers = vllm_parts.credentials(started.arguments)
         self._timeline.report()
-        keeping = asyncio.create_task(asyncio.to_thread(self._compilations.keep))
-        self._resources.push_async_callback(asyncio.wait, {keeping})
+        keeping = asyncio.create_task(DaemonThreads("compile-cache", 1).run(self._compilations.keep))
+        self._resources.push_async_callback(_ended_within, keeping, KEEP_SECONDS)
 
     def send(self, request: EngineRequest) -> AbstractAsyncContextManager[Answer]:
         """Calls vLLM's app in this process."""
@@ -66,12 +70,11 @@ class EmbeddedEngine:
 
     @asynccontextmanager
     async def _send(self, request: EngineRequest) -> AsyncIterator[Answer]:
-        if self._app is None:
-            raise EngineUnavailable("the engine has not started")
-        await self.check_health()
+        self._require_life()
         # Any other request stays out of the model cache.
         if request.path.partition("?")[0] == LOAD_ADAPTER_PATH:
             request = await self._models.with_local_adapter(request)
+            self._require_life()  # it may have ended during the download
         async with call_app(self._app, request, self._headers) as answer:
             yield answer
 
@@ -85,25 +88,41 @@ class EmbeddedEngine:
 
     @property
     def capacity(self) -> int:
-        """The most sequences that vLLM batches (`max_num_seqs`), or fewer while its KV cache is full."""
-        if self._llm is None:
-            raise EngineUnavailable("the engine has not started")
+        """The most sequences that vLLM batches (`max_num_seqs`), fewer while its KV cache is full, 0 once it died."""
+        if self._fault:
+            return 0
         return self._steps.capacity(self._llm.vllm_config.scheduler_config.max_num_seqs)
 
     @property
     def progress(self) -> int | None:
-        """The number of steps whose outputs have come back from the engine core."""
-        return self._steps.count
+        """The number of steps whose outputs have come back from the engine core; None while no request is inside it."""
+        return self._steps.count if self._llm and vllm_parts.has_requests(self._llm) else None
 
     async def check_health(self) -> None:
         """Raises EngineUnavailable once the engine's process has died."""
-        if self._llm is None or self._llm.errored:
-            raise EngineUnavailable("the engine has died" if self._llm else "the engine has not started")
+        if fault := self._fault:
+            raise EngineUnavailable(fault)
+
+    @property
+    def _fault(self) -> str | None:
+        if self._app is None:
+            return "the engine has not started"
+        return "the engine has died" if self._llm.errored else None
+
+    def _require_life(self) -> None:
+        if fault := self._fault:
+            raise NotBegun(fault)
 
     async def stop(self) -> None:
         """Ends the app and the engine's processes."""
         await self._resources.aclose()
         self._app = self._llm = None
+
+
+async def _ended_within(task: asyncio.Task[None], seconds: float) -> None:
+    """Lets the task end by itself for so long, then cancels it."""
+    await asyncio.wait({task}, timeout=seconds)
+    task.cancel()
 
 
 def _model_fields(body: Any) -> Collection[str]:
@@ -127,8 +146,7 @@ async def call_app(
     task = asyncio.create_task(_run(app, _scope(request, headers), exchange))
     try:
         status, content_type = await exchange.head
-        is_stream = status < 400 and content_type.startswith(EVENT_STREAM)
-        yield (Stream if is_stream else Document)(status, content_type, exchange.body())
+        yield answer_of(status, content_type, exchange.body())
     finally:
         exchange.gone.set()
         await _finish(task, wind_up_seconds)

@@ -21,7 +21,7 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """An answer in server-sent events, which come while they are made. Its status is never an error's."""
+    """An answer in server-sent events, which come while they are made. Its status is 2xx."""
 
     status: int
     content_type: str
@@ -48,6 +48,17 @@ Answer = Stream | Document
 EVENT_STREAM = "text/event-stream"
 
 
+def is_success(status: int) -> bool:
+    """Returns whether the status is that of an answer. A redirect or an interim status is none, as is an error."""
+    return 200 <= status < 300
+
+
+def answer_of(status: int, content_type: str, pieces: AsyncIterator[bytes]) -> Answer:
+    """Returns the answer in its kind, by its status and its content type."""
+    is_stream = is_success(status) and content_type.lower().startswith(EVENT_STREAM)
+    return (Stream if is_stream else Document)(status, content_type, pieces)
+
+
 class Engine(Protocol):
     """A model server. `start` first, `stop` last; in between any number of requests at the same time."""
 
@@ -55,18 +66,21 @@ class Engine(Protocol):
         """Returns when requests can be served; raises ConfigurationError or EngineUnavailable."""
 
     def send(self, request: EngineRequest) -> AbstractAsyncContextManager[Answer]:
-        """Returns the answer to one request, as a context. Leaving it early aborts the request in the engine."""
+        """Returns the answer to one request, as a context. Leaving it early aborts the request in the engine.
+
+        Raises NotBegun where the engine cannot serve and the request has not reached it.
+        """
 
     def request_fields(self, path: str) -> Collection[str]:
         """Returns the body fields that the API takes at `path`; nothing where they are unknown."""
 
     @property
     def capacity(self) -> int:
-        """How many requests the engine can run at the same time, as things stand now; at least 1."""
+        """How many requests the engine can run at the same time, as things stand now; 0 while it cannot serve."""
 
     @property
     def progress(self) -> int | None:
-        """A number that changes whenever the engine has done work; None where that is unknown."""
+        """A number that changes whenever the engine has done work; None while no request is inside, or if unknown."""
 
     async def check_health(self) -> None:
         """Raises EngineUnavailable when the engine cannot serve."""

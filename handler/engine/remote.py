@@ -12,12 +12,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import aiohttp
 from yarl import URL
 
-from handler.engine.protocol import EVENT_STREAM, Answer, Document, EngineRequest, Stream
-from handler.errors import ConfigurationError, EngineUnavailable, StreamBroken
+from handler.engine.protocol import Answer, EngineRequest, answer_of
+from handler.errors import ConfigurationError, EngineUnavailable, NotBegun, StreamBroken
 
 logger = logging.getLogger(__name__)
 
 FAULTS = (aiohttp.ClientError, OSError, TimeoutError)  # all that aiohttp raises when a connection fails
+# The ones of which nothing was sent: there was no connection.
+UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+# What a proxy in front of a server that is gone answers, and vLLM once its engine has died.
+GONE_STATUSES = frozenset({502, 503, 504})
 
 PROBE_SECONDS = 5.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
@@ -83,7 +87,7 @@ class RemoteEngine:
     @asynccontextmanager
     async def _send(self, request: EngineRequest) -> AsyncIterator[Answer]:
         if self._session is None:
-            raise EngineUnavailable("the engine has not started")
+            raise NotBegun("the engine has not started")
         try:
             response = await self._session.request(
                 request.method,
@@ -92,14 +96,17 @@ class RemoteEngine:
                 headers={"Content-Type": request.content_type},
                 allow_redirects=False,
             )
+        except UNSENT as error:
+            raise NotBegun(self._failed(error)) from error
         except FAULTS as error:
-            raise self._failed(error) from error
-        self._down_since = None
+            raise EngineUnavailable(self._failed(error)) from error
+        if response.status in GONE_STATUSES:
+            self._doubt(f"{self._url} answered with HTTP {response.status}")
+        else:
+            self._down_since = None
         try:
-            body = _Body(response.content.readany, self._url)
-            content_type = response.headers.get("content-type", "")
-            is_stream = response.status < 400 and content_type.startswith(EVENT_STREAM)
-            yield (Stream if is_stream else Document)(response.status, content_type, body)
+            body = _Body(response.content.readany, self._broke_off)
+            yield answer_of(response.status, response.headers.get("content-type", ""), body)
         finally:
             response.close()  # after the end of the body it has given its connection back already
 
@@ -110,8 +117,8 @@ class RemoteEngine:
 
     @property
     def capacity(self) -> int:
-        """The configured number of requests at the same time."""
-        return self._capacity
+        """The configured number of requests at the same time; 0 from the first fault until the server answers again."""
+        return self._capacity if self._down_since is None else 0
 
     @property
     def progress(self) -> int | None:
@@ -142,14 +149,23 @@ class RemoteEngine:
     def _target(self, path: str) -> URL:
         return URL(f"{self._url}{path}", encoded=True)
 
-    def _failed(self, error: BaseException) -> EngineUnavailable:
+    def _failed(self, error: BaseException) -> str:
+        """Doubts the server after a connection that failed, and returns the fault."""
+        self._doubt(f"{self._url} cannot be reached: {type(error).__name__}")
+        return self._fault
+
+    def _broke_off(self, error: BaseException) -> StreamBroken:
+        """Doubts the server after an answer that broke off, and returns the error of that answer."""
+        self._failed(error)
+        return StreamBroken(f"{self._url} broke off its answer: {type(error).__name__}")
+
+    def _doubt(self, fault: str) -> None:
         """Remembers the fault and watches for its end in the background, so that no request has to try."""
-        self._fault = f"{self._url} cannot be reached: {type(error).__name__}"
+        self._fault = fault
         if self._down_since is None:
             self._down_since = _now()
         if self._session is not None and (self._recovery is None or self._recovery.done()):
             self._recovery = asyncio.create_task(self._recover(self._session))
-        return EngineUnavailable(self._fault)
 
     async def _recover(self, session: aiohttp.ClientSession) -> None:
         try:
@@ -165,12 +181,22 @@ class RemoteEngine:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _answers(self, session: aiohttp.ClientSession) -> bool:
-        """Returns whether /v1/models or /health answers 200; raises ConfigurationError where the API key is refused."""
+        """Returns whether /v1/models or /health answers 200.
+
+        Raises ConfigurationError where the API key is refused, or where the server sends callers elsewhere: a POST
+        would lose its body on the way, so no redirect is followed.
+        """
         for path in ("/v1/models", "/health"):
             try:
-                async with asyncio.timeout(PROBE_SECONDS), session.get(self._target(path)) as response:
+                probe = session.get(self._target(path), allow_redirects=False)
+                async with asyncio.timeout(PROBE_SECONDS), probe as response:
                     if response.status in (401, 403):
                         raise ConfigurationError(f"{self._url} refuses the API key: HTTP {response.status}")
+                    if 300 <= response.status < 400:
+                        raise ConfigurationError(
+                            f"{self._url} redirects to {_origin(response)}: set VLLM_BASE_URL to the server itself",
+                            param="VLLM_BASE_URL",
+                        )
                     if response.status == 200:
                         return True
             except FAULTS as error:
@@ -182,11 +208,13 @@ class RemoteEngine:
 class _Body:
     """The pieces as the socket gives them. Thinner than aiohttp's iterator with a generator around it."""
 
-    __slots__ = ("_read", "_url")
+    __slots__ = ("_broke_off", "_read")
 
-    def __init__(self, read: Callable[[], Awaitable[bytes]], url: str) -> None:
+    def __init__(
+        self, read: Callable[[], Awaitable[bytes]], broke_off: Callable[[BaseException], StreamBroken]
+    ) -> None:
         self._read = read
-        self._url = url
+        self._broke_off = broke_off
 
     def __aiter__(self) -> _Body:
         return self
@@ -195,10 +223,18 @@ class _Body:
         try:
             piece = await self._read()
         except FAULTS as error:
-            raise StreamBroken(f"{self._url} broke off its answer: {type(error).__name__}") from error
+            raise self._broke_off(error) from error
         if not piece:
             raise StopAsyncIteration
         return piece
+
+
+def _origin(response: aiohttp.ClientResponse) -> str:
+    """Returns where a redirect leads, without a path or credentials, which may be secret."""
+    try:
+        return str(response.url.join(URL(response.headers.get("location", ""))).origin())
+    except ValueError:
+        return "another address"
 
 
 def _now() -> float:

@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from handler.engine.arguments import CommandLine, blame, command_line
-from handler.errors import ConfigurationError, EngineUnavailable
-from handler.settings import WorkerSettings, export
+from handler.engine import chat_template
+from handler.engine.arguments import CommandLine, command_line
+from handler.engine.start_errors import start_error
+from handler.errors import WorkerError
+from handler.settings import DEMO_FLAGS, WorkerSettings, export
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -40,19 +42,37 @@ def serve_parser() -> argparse.ArgumentParser:
 
     class RaisingParser(FlexibleArgumentParser):  # type: ignore[misc]
         def error(self, message: str) -> NoReturn:
-            raise ConfigurationError(f"vLLM refuses its flags: {message}")
+            raise ValueError(message)
 
     parser: argparse.ArgumentParser = make_arg_parser(RaisingParser(exit_on_error=False))
     return parser
 
 
 def read_command_line(settings: WorkerSettings, parser: argparse.ArgumentParser) -> CommandLine:
-    """Returns the vLLM flags that the worker's environment sets."""
+    """Returns the vLLM flags that the worker's environment sets, or those of the demo model where it names none.
+
+    Raises ConfigurationError where a model must be named.
+    """
     from vllm import envs
     from vllm.platforms import current_platform
 
-    defaults = {**WORKER_FLAGS, **(CPU_FLAGS if current_platform.is_cpu() else {}), **settings.vllm_defaults}
-    return command_line(parser, settings.environment, defaults, known_names=frozenset(envs.environment_variables))
+    defaults = {**WORKER_FLAGS, **(CPU_FLAGS if current_platform.is_cpu() else {})}
+    known_names = frozenset(envs.environment_variables)
+    command = command_line(parser, settings.environment, defaults, known_names)
+    if settings.names_a_model or (settings.flags_may_name_a_model and _names_a_model(command, parser)):
+        return command
+    settings.check_that_the_demo_model_may_be_served()
+    return command_line(parser, settings.environment, {**defaults, **DEMO_FLAGS}, known_names)
+
+
+def _names_a_model(command: CommandLine, parser: argparse.ArgumentParser) -> bool:
+    """Returns whether the flags name a model in any of the ways that vLLM takes. Wrong flags count as naming one."""
+    try:
+        # What the namespace has already gets no default.
+        arguments = parser.parse_args(command.argv(parser), argparse.Namespace(model=None))
+    except Exception:  # `parse_arguments` says what is wrong
+        return True
+    return bool(arguments.model or arguments.model_tag)
 
 
 def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -61,12 +81,23 @@ def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> ar
 
     try:
         arguments = parser.parse_args(command.argv(parser))
+        arguments.model = arguments.model_tag or arguments.model
         validate_parsed_serve_args(arguments)
-    except argparse.ArgumentError as error:
-        raise ConfigurationError(blame(command, parser, error)) from error
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"vLLM refuses its flags: {error}") from error
+        _check_chat_template(arguments.chat_template)
+    except WorkerError:
+        raise
+    except Exception as error:
+        raise start_error(error, command, parser) from error
     return arguments
+
+
+def _check_chat_template(template: str | None) -> None:
+    """Raises ValueError for a template that is a file which cannot be read, or no template."""
+    from vllm.renderers.chat_utils import load_chat_template
+
+    text = load_chat_template(template)
+    if text and (fault := chat_template.fault_of(text)):
+        raise ValueError(f"the chat template is not valid: {fault}")
 
 
 class SchedulerStats(Protocol):
@@ -122,18 +153,15 @@ def _step_logger(steps: EngineSteps) -> Callable[[VllmConfig, int], Any]:
 
 
 def engine_config(arguments: argparse.Namespace) -> VllmConfig:
-    """Returns vLLM's configuration of the engine; raises ConfigurationError."""
+    """Returns vLLM's configuration of the engine; raises whatever vLLM does where it is impossible."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
 
-    try:
-        return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(f"vLLM cannot serve {arguments.model}: {error}") from error
+    return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
 
 
 def start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM:
-    """Loads the model and starts the engine core, which records its work in `steps`; raises EngineUnavailable."""
+    """Loads the model and starts the engine core, which records its work in `steps`; raises whatever vLLM does."""
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -141,12 +169,9 @@ def start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM
     if fork and current_platform.is_cpu() and config.parallel_config.world_size == 1:
         _fork_engine_core(config)
     after_the_next_fork(_import_api)
-    try:
-        return AsyncLLM.from_vllm_config(
-            config, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[_step_logger(steps)]
-        )
-    except Exception as error:
-        raise EngineUnavailable(f"the engine did not start: {error}") from error
+    return AsyncLLM.from_vllm_config(
+        config, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[_step_logger(steps)]
+    )
 
 
 def after_the_next_fork(work: Callable[[], None]) -> None:
@@ -188,6 +213,11 @@ def _import_api() -> None:
     """Imports what `build_api` needs, while the engine core loads the model in a process of its own."""
     from vllm.entrypoints.launchers import app  # noqa: F401
     from vllm.entrypoints.launchers.api_server import app_state, routers  # noqa: F401
+
+
+def has_requests(llm: AsyncLLM) -> bool:
+    """Returns whether requests are inside the engine: taken by it, and neither answered nor aborted."""
+    return bool(llm.get_num_unfinished_requests())
 
 
 def stop_llm(llm: AsyncLLM) -> None:

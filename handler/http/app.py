@@ -21,7 +21,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
-METHODS = ("GET", "POST", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "DELETE")
 QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")
 RETRY_AFTER: Header = (b"retry-after", b"5")
 CLOSE: Header = (b"connection", b"close")
@@ -76,7 +76,9 @@ class HttpApp:
         path = engine_path(scope, self._allowed_paths)
         body = await read_body(scope, receive, self._max_body_bytes)
         await self._readiness.check()
-        request = EngineRequest(scope["method"], path, body or None, content_type(scope))
+        # HEAD is GET to the engine; uvicorn leaves the body out.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        request = EngineRequest(method, path, body or None, content_type(scope))
         running = asyncio.create_task(self._forward(request, reply))
         self.running.add(running)
         running.add_done_callback(self.running.discard)

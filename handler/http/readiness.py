@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from enum import Enum
 
 from handler import watchdog
@@ -50,7 +49,7 @@ class Readiness:
             return 503
         return 200
 
-    async def live(self, busy: Callable[[], bool], stall_seconds: float) -> None:
+    async def live(self, stall_seconds: float) -> None:
         """Starts the engine. Returns, with the reason in the log, when it did not start, has died, or stands still."""
         try:
             await self._engine.start()
@@ -61,12 +60,12 @@ class Readiness:
             logger.exception("the worker cannot start")
             return
         self.state = State.READY
-        failure = await watchdog.failure(self._engine, busy, stall_seconds)
+        failure = await watchdog.failure(self._engine, stall_seconds)
         logger.error("the worker ends: %s", failure.message)
 
-    async def live_until(self, stop: asyncio.Event, busy: Callable[[], bool], stall_seconds: float) -> bool:
+    async def live_until(self, stop: asyncio.Event, stall_seconds: float) -> bool:
         """Runs `live` until `stop` is set; returns True when the engine has failed before that."""
-        life = asyncio.create_task(self.live(busy, stall_seconds))
+        life = asyncio.create_task(self.live(stall_seconds))
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({life, stopping}, return_when=asyncio.FIRST_COMPLETED)

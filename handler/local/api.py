@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import socket
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -23,7 +25,7 @@ from starlette.routing import Route
 
 from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
-from handler.errors import InvalidInput, WorkerError
+from handler.errors import ConfigurationError, InvalidInput, WorkerError
 from handler.outputs import Output
 from handler.settings import WorkerSettings
 
@@ -112,7 +114,12 @@ class LocalApi:
         return JSONResponse(self._find(request).report())
 
     async def _stream(self, request: Request) -> JSONResponse:
-        return JSONResponse(self._find(request).unread())
+        job = self._find(request)
+        read = job.read
+        answer = JSONResponse(job.unread())
+        if request.method == "HEAD":  # its answer has no body, so the outputs were not handed out
+            job.read = read
+        return answer
 
     def _submit(self, job_input: object) -> LocalJob:
         job = LocalJob(id=f"local-{uuid.uuid4()}")
@@ -146,8 +153,29 @@ class JobNotFound(InvalidInput):
 
 
 def serve(engine: Engine, settings: WorkerSettings, host: str, port: int) -> None:
-    """Serves until interrupted."""
-    uvicorn.run(LocalApi(engine, settings).app(), host=host, port=port, log_level=settings.log_level.lower())
+    """Serves until interrupted. Raises ConfigurationError where the address is taken, before the engine is loaded."""
+    config = uvicorn.Config(
+        LocalApi(engine, settings).app(),
+        host=host,
+        port=port,
+        log_level=settings.log_level.lower(),
+        timeout_graceful_shutdown=math.ceil(settings.grace_seconds),
+    )
+    with _listening(host, port) as listening:
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+        raise ConfigurationError(
+            f"--rp_api_host {host} --rp_api_port {port}: cannot listen there: {reason}. Stop what listens there, or "
+            "name another port.",
+            param="--rp_api_port",
+        ) from error
 
 
 async def _job_input(request: Request) -> object:

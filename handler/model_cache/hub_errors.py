@@ -62,10 +62,7 @@ def _refusal(asked: Asked, error: Exception) -> ModelRefused | None:
     if isinstance(error, errors.RepositoryNotFoundError):
         return _missing(asked)
     if isinstance(error, errors.HFValidationError):
-        return ModelRefused(
-            f"MODEL_NAME={asked.repository!r} is neither a directory nor a hub name (organisation/name)",
-            param="MODEL_NAME",
-        )
+        return ModelRefused(f"{asked.repository!r} is neither a directory nor a hub name (organisation/name)")
     return None
 
 
@@ -79,9 +76,7 @@ def _answer(asked: Asked, error: Exception) -> WorkerError:
     if status == 403:
         return _gated(asked)
     if status == 404:
-        return ModelRefused(
-            f"{asked.repository}: a file that belongs to it is gone from {asked.host}", param="MODEL_NAME"
-        )
+        return ModelRefused(f"{asked.repository}: a file that belongs to it is gone from {asked.host}")
     return ModelUnavailable(f"{asked.host} answers with status {status}")
 
 
@@ -97,6 +92,5 @@ def _gated(asked: Asked) -> ModelRefused:
 def _missing(asked: Asked) -> ModelRefused:
     token = "with the HF_TOKEN that is set" if asked.with_token else "without a token; a private one needs HF_TOKEN"
     return ModelRefused(
-        f"MODEL_NAME: {asked.host} has no repository {asked.repository!r} ({token}): check the spelling of the name",
-        param="MODEL_NAME",
+        f"{asked.host} has no repository {asked.repository!r} ({token}): check the spelling of the name"
     )

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from handler.errors import ModelRefused
 from handler.model_cache import manifest
+from handler.model_cache.completeness import is_whole_without_manifest
 from handler.model_cache.layout import DEFAULT_REVISION, RepositoryDirectory
 
-# Without a manifest: what makes a directory a model, and a bound for what a torn header may claim.
-CONFIGURATIONS = ("config.json", "params.json", "adapter_config.json")
-MAX_HEADER_BYTES = 100 << 20
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -52,14 +48,15 @@ class Located:
 
 def local_path(name: str) -> Located | None:
     """Returns the file or directory of that name, None for a hub name; raises ModelRefused for a path to nothing."""
-    path = Path(name).expanduser()
-    if path.exists():
+    try:
+        path = Path(name).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long; `~name` of an account that is not here
+        raise ModelRefused(f"{name} cannot be used as a path: {error}") from error
+    if exists:
         return Located(path, "a local path")
     if name.startswith(("/", "./", "../", "~")):
-        raise ModelRefused(
-            f"MODEL_NAME={name}: there is no such file or directory (a hub name is written organisation/name)",
-            param="MODEL_NAME",
-        )
+        raise ModelRefused(f"{name}: there is no such file or directory (a hub name is written organisation/name)")
     return None
 
 
@@ -105,45 +102,3 @@ def _only_child(directory: Path) -> list[Path]:
     except OSError:
         return []
     return children if len(children) == 1 else []
-
-
-def is_whole_without_manifest(directory: Path) -> bool:
-    """Returns whether a model that others put here looks whole.
-
-    It needs a configuration, every shard that an index names, and no safetensors file shorter than its own header
-    claims.
-    """
-    if not any((directory / name).is_file() for name in CONFIGURATIONS) or _has_unfinished_blobs(directory):
-        return False
-    names = {path.name for path in directory.iterdir() if path.is_file()}  # a link to a missing blob is no file
-    safetensors = {name for name in names if name.endswith(".safetensors")}
-    weights = safetensors or {name for name in names if name.endswith((".bin", ".pt"))}
-    wanted = _indexed(directory, ".safetensors" if safetensors else ".bin")
-    return bool(weights) and wanted <= names and all(_is_untorn(directory / name) for name in safetensors)
-
-
-def _indexed(directory: Path, ending: str) -> set[str]:
-    """Returns the shards named by the indexes of this format."""
-    shards: set[str] = set()
-    for index in directory.glob(f"*{ending}.index.json"):
-        try:
-            shards |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {index.name + " cannot be read"}
-    return shards
-
-
-def _has_unfinished_blobs(directory: Path) -> bool:
-    """Returns whether the hub client's cache is still being filled: such files lie beside the snapshots."""
-    return any((directory.parent.parent / "blobs").glob("*.incomplete"))
-
-
-def _is_untorn(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(header_bytes, MAX_HEADER_BYTES)))
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        return bool(path.stat().st_size == 8 + header_bytes + max(ends, default=0))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error):
-        return False

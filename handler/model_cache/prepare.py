@@ -12,6 +12,7 @@ from typing import Any
 
 from handler.errors import ModelRefused, ModelUnavailable
 from handler.model_cache import lease, manifest, verification
+from handler.model_cache.completeness import fault_of
 from handler.model_cache.download import Download, Patience
 from handler.model_cache.hub import Hub, HubFile, Revision
 from handler.model_cache.layout import RepositoryDirectory
@@ -61,7 +62,7 @@ class ModelCache:
         Raises ModelRefused (no such model or revision, no access, no space) or ModelUnavailable (hub and disks failed).
         """
         if found := local_path(request.name):
-            return PreparedModel(request.name, request.name, found.source)
+            return _checked(request, found)
         if not is_hub_name(request.name):
             return PreparedModel(request.name, request.name, "a name that is left to vLLM")
         if not manifest.is_inside(request.revision):
@@ -70,6 +71,13 @@ class ModelCache:
         found = preparation.run()
         logger.info("%s (%s) is in %s: %s", request.name, request.revision, found.source, found.path)
         return PreparedModel(str(found.path), request.name, found.source)
+
+
+def _checked(request: ModelRequest, found: Located) -> PreparedModel:
+    """Returns the model at a local path; raises ModelRefused where it is plainly not whole."""
+    if found.path.is_dir() and (fault := fault_of(found.path)):
+        raise ModelRefused(f"{request.name}: {fault}. Copy or download all files of the model once more")
+    return PreparedModel(str(found.path), request.name, found.source)
 
 
 class _Preparation:
@@ -237,6 +245,6 @@ def _plan(revision: Revision, request: ModelRequest, record: Manifest | None) ->
         wanted |= set(select(paths, with_code=with_code, mistral_format=not request.mistral_format).paths)
         mistral_format = None
     if not wanted:
-        raise ModelRefused(f"{revision.repository} holds no files that vLLM can load", param="MODEL_NAME")
+        raise ModelRefused(f"{revision.repository} holds no files that vLLM can load")
     files = [file for file in revision.files if file.path in wanted]
     return _Plan(revision.commit, files, choice.with_code, mistral_format)

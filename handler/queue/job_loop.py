@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from handler.errors import EngineUnavailable, StreamBroken, WorkerError
+from handler.errors import EngineUnavailable, NotBegun, StreamBroken, WorkerError
 from handler.logs import current_job
 from handler.metrics import Outcome, WorkerMetrics
 from handler.outputs import Output, StreamPiece, WholeAnswer
@@ -31,11 +31,13 @@ class Pauses:
     longest_retry: float = 5.0
     #: For how long the end of a job is offered again before it is given up.
     deliver: float = 120.0
+    #: The same, once the grace period of a shutdown is over: what is not delivered by then goes back to the platform.
+    last_deliver: float = 10.0
     #: For how long running jobs may go on after a shutdown began.
     grace: float = 30.0
     #: For how long a poll under way may still bring jobs after a shutdown began.
     last_look: float = 0.05
-    #: Between two looks at the capacity while all slots are taken.
+    #: Between two looks at the capacity while all slots are taken, or while the engine cannot serve.
     look_again: float = 0.1
 
 
@@ -60,6 +62,9 @@ class JobLoop:
         self._delivering: set[str] = set()
         #: Jobs of which a piece is at the platform: their end must be posted as that of a stream.
         self._streamed: set[str] = set()
+        #: Jobs that were taken and wait for an engine that is gone. Without an end from here they go back to the
+        #: platform when this worker ends.
+        self._not_begun: set[str] = set()
         self._slot_freed = asyncio.Event()
         self._shutdown = asyncio.Event()
         self._engine_error: WorkerError | None = None
@@ -69,13 +74,18 @@ class JobLoop:
         """The number of jobs taken and not yet answered."""
         return len(self._running)
 
+    @property
+    def jobs_begun(self) -> int:
+        """The number of jobs taken and not yet answered, less those that wait for an engine that is gone."""
+        return len(self._running) - len(self._not_begun)
+
     def shut_down(self, error: WorkerError | None = None) -> None:
         """Stops the taking of jobs. Running ones may finish; with an `error` of the engine all fail with it at once."""
         self._engine_error = self._engine_error or error
         self._shutdown.set()
 
     async def run(self) -> None:
-        """Takes and runs jobs until `shut_down`, then winds up. Every job that was taken gets its end posted.
+        """Takes and runs jobs until `shut_down`, then winds up. Every job that has begun gets its end posted.
 
         Raises what stopped the taking, where that was a fault of the worker: one that takes no jobs must not stay.
         """
@@ -130,6 +140,7 @@ class JobLoop:
         self._running.pop(job["id"], None)
         self._delivering.discard(job["id"])
         self._streamed.discard(job["id"])
+        self._not_begun.discard(job["id"])
         self._platform.finished(job)
         self._slot_freed.set()
 
@@ -143,14 +154,19 @@ class JobLoop:
             self._delivering.add(job["id"])
             outcome = await self._deliver(job, result)
         finally:
+            if job["id"] in self._not_begun and self._engine_error is not None:
+                outcome = "returned"
             self._metrics.job_ended(outcome, time.perf_counter() - start)
 
     async def _result(self, job: Job) -> dict[str, Any]:
-        """Returns the end of a job; raises CancelledError for one that the platform stopped."""
+        """Returns the end of a job; raises CancelledError for one that the platform stopped, or that goes back."""
         try:
-            return await self._answer(job)
+            while True:
+                with contextlib.suppress(NotBegun):
+                    return await self._answer(job)
+                await self._until_the_engine_can_serve(job)
         except asyncio.CancelledError:
-            if self._engine_error is None:
+            if self._engine_error is None or job["id"] in self._not_begun:
                 raise
             return {"error": self._engine_error.to_json_text()}
         except WorkerError as error:
@@ -158,6 +174,15 @@ class JobLoop:
         except Exception as error:
             logger.exception("the job loop failed")
             return {"error": WorkerError(f"internal error of the worker: {type(error).__name__}").to_json_text()}
+
+    async def _until_the_engine_can_serve(self, job: Job) -> None:
+        """Holds a job that the engine has not seen: to fail it would be to lose work that another worker can do."""
+        self._not_begun.add(job["id"])
+        while True:
+            await asyncio.sleep(self._pauses.look_again)
+            if self._capacity() > 0:
+                break
+        self._not_begun.discard(job["id"])
 
     async def _answer(self, job: Job) -> dict[str, Any]:
         kept: list[Output] = []
@@ -233,7 +258,8 @@ class JobLoop:
     async def _wind_up(self) -> None:
         """Lets running jobs finish within the grace period; the rest fail as retryable.
 
-        With a dead engine all fail at once.
+        With a dead engine all fail at once. Jobs that never began get no end: the platform gives them to another worker
+        when this one is gone.
         """
         if self._running and self._engine_error is None:
             await asyncio.wait(self._running.values(), timeout=self._pauses.grace)
@@ -242,7 +268,7 @@ class JobLoop:
             if job_id not in self._delivering:
                 task.cancel()
         if self._running:
-            await asyncio.wait(self._running.values(), timeout=self._pauses.deliver)
+            await asyncio.wait(self._running.values(), timeout=self._pauses.last_deliver)
 
 
 @contextlib.asynccontextmanager

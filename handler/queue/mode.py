@@ -86,8 +86,8 @@ async def run(engine: Engine, settings: WorkerSettings, platform: Platform, metr
 
 
 async def _end_with_the_engine(engine: Engine, loop: JobLoop, stall_seconds: float) -> None:
-    error = await watchdog.failure(engine, lambda: loop.jobs_in_progress > 0, stall_seconds)
-    logger.error("%s: failing %d jobs as retryable and ending the worker", error.message, loop.jobs_in_progress)
+    error = await watchdog.failure(engine, stall_seconds)
+    logger.error("%s: failing %d jobs as retryable and ending the worker", error.message, loop.jobs_begun)
     loop.shut_down(error)
 
 
@@ -98,7 +98,7 @@ def _serve_with_sdk_loop(engine: Engine, settings: WorkerSettings, sdk_loop: run
         async for output in job_outputs(dispatcher, job):
             yield output
 
-    sdk_loop(handle, EngineGate(engine, dispatcher).concurrency)
+    sdk_loop(handle, EngineGate(engine, dispatcher, settings.stall_seconds).concurrency)
     return 0
 
 
@@ -117,22 +117,30 @@ async def job_outputs(dispatcher: Dispatcher, job: dict[str, Any]) -> AsyncGener
 class EngineGate:
     """The SDK's `concurrency_modifier`: no job before the engine is ready, then as many as it has room for."""
 
-    def __init__(self, engine: Engine, dispatcher: Dispatcher) -> None:
+    def __init__(self, engine: Engine, dispatcher: Dispatcher, stall_seconds: float) -> None:
         self._engine = engine
         self._dispatcher = dispatcher
+        self._stall_seconds = stall_seconds
         self._start: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[WorkerError] | None = None
 
     def concurrency(self, current: int) -> int:
         """Returns how many jobs the SDK may run.
 
-        A failed start ends the process, so that RunPod replaces the worker.
+        A failed start, and later an engine that fails, end the process, so that RunPod replaces the worker.
         """
         del current
+        events = asyncio.get_running_loop()
         if self._start is None:
-            self._start = asyncio.get_running_loop().create_task(self._engine.start())
+            self._start = events.create_task(self._engine.start())
         if not self._start.done():
             return 0
         if error := self._start.exception():
             logger.error("the worker cannot start: %s", error)
+            raise SystemExit(1)
+        if self._watch is None:
+            self._watch = events.create_task(watchdog.failure(self._engine, self._stall_seconds))
+        if self._watch.done():
+            logger.error("the worker ends: %s", self._watch.result().message)
             raise SystemExit(1)
         return self._dispatcher.capacity()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import ctypes
 import json
 import logging
 import multiprocessing
@@ -25,6 +24,7 @@ from handler.metrics import WorkerMetrics
 from handler.queue.platform import Job, PostRejected
 from handler.queue.post_connections import NeverSent, PostConnections
 from handler.settings import export
+from handler.start import children
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ SDK_LOG_LEVELS = {"DEBUG": "INFO", "INFO": "WARN", "WARNING": "WARN", "ERROR": "
 SDK_ENVIRONMENT = {"RUNPOD_SKIP_GPU_CHECK": "true"}
 CONNECT_PAUSES_SECONDS = (0.1, 0.4, 1.6)
 PASSING_STATUSES = frozenset({408, 425, 429})  # worth another try; any other 4xx is RunPod's last word
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class SdkMoved(ImportError):
@@ -79,8 +78,10 @@ class SdkPlatform:
     async def __aenter__(self) -> Self:
         await self._check_fitness()
         self._in_progress.set_mirror(self._mirror)
+        # A killed worker's heartbeat would keep the worker's jobs from being given to another.
+        children.end_with_this_process()
         self._heartbeat = multiprocessing.get_context("fork").Process(  # type: ignore[assignment]
-            target=_ping_while_the_worker_lives, args=(self._ping_loop, self._mirror), daemon=True
+            target=_ping, args=(self._ping_loop, self._mirror), daemon=True
         )
         if self._heartbeat:
             self._heartbeat.start()
@@ -174,10 +175,8 @@ class RateLimited(OSError):
     """RunPod answered 429 to a request for jobs."""
 
 
-def _ping_while_the_worker_lives(ping_loop: Callable[[Any], None], mirror: Any) -> None:
-    """Runs the SDK's heartbeat so that it ends with the worker."""
-    # Without this a killed worker's heartbeat would live on and keep the worker's jobs from being given to another.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _ping(ping_loop: Callable[[Any], None], mirror: Any) -> None:
+    """Runs the SDK's heartbeat, until it is killed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a worker that drains still has jobs to vouch for
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ping_loop(mirror)

@@ -7,6 +7,7 @@ on its own disk. The volume holds one archive per key, replaced by an atomic ren
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -14,6 +15,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,15 +68,18 @@ class CompileCache:
             shutil.rmtree(self.local, ignore_errors=True)
             return 0
 
-    def publish(self, restored_files: int) -> bool:
-        """Packs what was compiled here, if it is more than was restored. A full or read-only volume costs a warning."""
+    def publish(self, restored_files: int, stop: threading.Event | None = None) -> bool:
+        """Packs what was compiled here, if it is more than was restored. A full or read-only volume costs a warning.
+
+        Publishes nothing once `stop` is set.
+        """
         files = self._files()
         if len(files) <= restored_files:
             return False
         staging = self.archive.with_name(f".{self.archive.name}.{uuid.uuid4().hex}")
         try:
             self.archive.parent.mkdir(parents=True, exist_ok=True)
-            self._pack(files, staging)
+            self._pack(files, staging, stop)
             staging.replace(self.archive)
         except OSError as error:
             logger.warning("the compile cache cannot be kept on the volume: %s", error.strerror)
@@ -83,10 +88,12 @@ class CompileCache:
             return False
         return True
 
-    def _pack(self, files: list[Path], target: Path) -> None:
+    def _pack(self, files: list[Path], target: Path, stop: threading.Event | None) -> None:
         with target.open("xb") as output:
             with tarfile.open(fileobj=output, mode="w") as archive:
                 for path in files:
+                    if stop and stop.is_set():
+                        raise InterruptedError(errno.EINTR, "the worker stops")
                     archive.add(path, path.relative_to(self.local), recursive=False)
             output.flush()
             os.fsync(output.fileno())
@@ -131,9 +138,9 @@ class Compilations:
         self._tell_compilers(self._cache.environment())
         logger.info("%d compiled files came from %s", self._restored_files, self._cache.archive)
 
-    def keep(self) -> None:
-        """Publishes what was compiled since. It is not needed before the worker is ready."""
-        if self._cache and self._cache.publish(self._restored_files):
+    def keep(self, stop: threading.Event | None = None) -> None:
+        """Publishes what was compiled since, if `stop` is not set before that. A worker that serves can wait for it."""
+        if self._cache and self._cache.publish(self._restored_files, stop):
             logger.info("what was compiled is kept in %s", self._cache.archive)
 
 

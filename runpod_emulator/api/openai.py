@@ -62,16 +62,18 @@ class OpenAIApi:
         response.content_type = "text/event-stream"
         response.charset = "utf-8"
         await response.prepare(request)
-        last = b""
+        last = b""  # the last chunk, with the ones before that have the beginning of its first event
         while job.chunks or not job.is_final:
             if not job.chunks:
                 await job.changed.wait()
             for chunk in job.read_chunks():
-                last = event(chunk)
-                await response.write(last)
+                text = event(chunk)
+                last = text if last.endswith(b"\n\n") else last + text
+                await response.write(text)
         if job.status is not Status.COMPLETED and b'"error"' not in last:
-            # The worker was lost or stopped, so it sent no error event of its own.
-            await response.write(event(failure(job)[1]))
+            # The worker was lost or stopped, so it sent no error event of its own. One that was cut short ends first.
+            end = b"" if last.endswith(b"\n\n") else b"\n\n"
+            await response.write(end + event(failure(job)[1]))
         await response.write_eof()
         return response
 
@@ -108,8 +110,8 @@ def failure(job: Job) -> tuple[int, Json]:
         document = None
     if isinstance(document, dict) and isinstance(document.get("error"), dict):
         own = document.get("status")
-        if isinstance(own, int) and 400 <= own < 600:
-            return own, document
+        if isinstance(own, int):  # a redirect of the engine is no status for this answer
+            return own if 400 <= own < 600 else HTTPStatus.BAD_GATEWAY, document
     return status, {"error": {"message": text, "type": "RunPodError", "code": code, "param": None}}
 
 

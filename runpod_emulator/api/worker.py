@@ -35,9 +35,10 @@ class WorkerApi:
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Adds the URLs that settings.worker_environment gives to workers."""
         base = f"/v2/{self._settings.endpoint_id}"
-        router.add_get(base + "/job-take/{worker}", answering_errors(self.take))
-        router.add_get(base + "/job-take-batch/{worker}", answering_errors(self.take))
-        router.add_get(base + "/job-stop/{worker}", answering_errors(self.stop))
+        # A HEAD would take jobs, or stops, and have no body to hand them over.
+        router.add_get(base + "/job-take/{worker}", answering_errors(self.take), allow_head=False)
+        router.add_get(base + "/job-take-batch/{worker}", answering_errors(self.take), allow_head=False)
+        router.add_get(base + "/job-stop/{worker}", answering_errors(self.stop), allow_head=False)
         router.add_post(base + "/job-stream/{worker}/{job}", self._post(self.stream))
         router.add_post(base + "/job-done/{worker}/{job}", self._post(self.done))
         router.add_get(base + "/ping/{worker}", answering_errors(self.ping))

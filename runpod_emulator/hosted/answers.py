@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -64,13 +65,16 @@ def prompt_text(body: Mapping[str, Any]) -> str:
 
 
 def answer(body: Mapping[str, Any], prompt: str, model: HostedModel, choice: int = 0) -> Answer:
-    """Returns a forced tool call, an instance of the requested schema, or words. Raises BadRequest."""
+    """Returns a forced tool call, an instance of the requested schema, a known answer, or words. Raises BadRequest."""
     if (tool := _forced_tool(body)) is not None:
         arguments = json.dumps(instance(tool.get("parameters") or {}), ensure_ascii=False)
         return Answer(_split(arguments), "tool_calls", str(tool.get("name")))
     limit = _limit(body)
     if (schema := _schema(body)) is not None:
         return Answer(_split(json.dumps(instance(schema), ensure_ascii=False)), "stop")
+    if model.known_answers is not None:
+        words = _words(model.known_answers.to(body, prompt))
+        return Answer(words[:limit], "stop" if limit is None or len(words) <= limit else "length")
     count = model.answer_tokens if limit is None else min(limit, model.answer_tokens)
     return Answer(_pieces(prompt, count, choice), "stop" if count == model.answer_tokens else "length")
 
@@ -87,6 +91,11 @@ def embedding(text: str, dimensions: int) -> list[float]:
 def _pieces(prompt: str, count: int, choice: int) -> tuple[str, ...]:
     words = _random(f"{choice}:{prompt}").choices(WORDS, k=count)
     return (words[0], *(f" {word}" for word in words[1:]))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Returns the words, each with the spaces before it, so that joined they are the text."""
+    return tuple(re.findall(r"\s*\S+", text))
 
 
 def _split(text: str, size: int = 6) -> tuple[str, ...]:

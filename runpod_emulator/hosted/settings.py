@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from runpod_emulator.hosted.faults import HostedFaults
+from runpod_emulator.hosted.known_answers import KnownAnswers
 
 #: The part of a stream that carries the usage: a chunk of its own without choices (OpenAI), the last choice's chunk
 #: (Together), `x_groq` (Groq), every chunk (vLLM's continuous usage), or none.
@@ -30,6 +31,8 @@ class HostedModel:
     context_length: int = 131_072
     #: The length of an answer, unless the request's limit is shorter.
     answer_tokens: int = 48
+    #: Answers by question, each as long as it is; None: `answer_tokens` words that are a function of the prompt.
+    known_answers: KnownAnswers | None = None
     #: Tokens that are billed but not sent, per choice.
     reasoning_tokens: int = 0
     embedding_dimensions: int = 64
@@ -85,19 +88,20 @@ class HostedSettings:
 def read_config(path: Path) -> tuple[HostedSettings, ...]:
     """Returns the providers of a JSON file `{"providers": [{"name", "models": [{"id", ...}], ...}]}`.
 
-    The fields are those above. Raises ValueError that names the file, and OSError if it cannot be read.
+    The fields are those above; `answers_file` of a model, relative to this file, gives its `known_answers`. Raises
+    ValueError that names the file, and OSError if one cannot be read.
     """
     try:
         providers = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)["providers"]
-        return tuple(_provider(document) for document in providers)
+        return tuple(_provider(document, path.parent) for document in providers)
     except (KeyError, TypeError, ValueError, InvalidOperation) as error:
         raise ValueError(f"{path}: expected {{'providers': [{{'name', 'models': [{{'id'}}]}}]}}: {error}") from None
 
 
-def _provider(document: Mapping[str, Any]) -> HostedSettings:
+def _provider(document: Mapping[str, Any], folder: Path) -> HostedSettings:
     values = dict(document)
     if "models" in values:
-        values["models"] = tuple(HostedModel(**_prices(model)) for model in values["models"])
+        values["models"] = tuple(_model(model, folder) for model in values["models"])
     if "faults" in values:
         values["faults"] = HostedFaults.parse(_floats(values["faults"]))
     known = {setting.name for setting in dataclasses.fields(HostedSettings)}
@@ -106,10 +110,14 @@ def _provider(document: Mapping[str, Any]) -> HostedSettings:
     return HostedSettings(**_floats(values))
 
 
-def _prices(model: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: Decimal(value) if name.endswith("_usd") and value is not None else value for name, value in model.items()
+def _model(document: Mapping[str, Any], folder: Path) -> HostedModel:
+    values: dict[str, Any] = {
+        name: Decimal(value) if name.endswith("_usd") and value is not None else value
+        for name, value in document.items()
     }
+    if (file := values.pop("answers_file", None)) is not None:
+        values["known_answers"] = KnownAnswers.read(folder / file)
+    return HostedModel(**values)
 
 
 def _floats(values: Mapping[str, Any]) -> dict[str, Any]:

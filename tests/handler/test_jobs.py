@@ -52,6 +52,24 @@ def test_a_generic_route_posts_a_body_and_gets_without_one() -> None:
     assert parse({"route": "/v1/responses/x/cancel", "method": "POST"}).method == "POST"
 
 
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1/models/?limit=2", "/v1/models?limit=2"),
+        ("/tokenize/", "/tokenize"),
+    ],
+)
+def test_a_closing_slash_is_left_out_since_vllm_would_only_redirect_it(written: str, path: str) -> None:
+    assert parse({"openai_route": written, "openai_input": {"x": 1}}).path == path
+    assert parse({"route": written, "body": {"x": 1}}).path == path
+
+
+def test_a_cancellation_with_a_closing_slash_or_a_query_is_one() -> None:
+    for route in ("/v1/responses/resp_1/cancel/", "/v1/responses/resp_1/cancel?x=1"):
+        assert parse({"openai_route": route}).method == "POST"
+
+
 def test_a_query_stays_with_its_path() -> None:
     assert parse({"route": "/v1/responses/x?stream=true&starting_after=2"}).path.endswith(
         "?stream=true&starting_after=2"

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from handler.errors import ConfigurationError
-from handler.settings import DEMO_FLAGS, WorkerSettings
+from handler.settings import WorkerSettings
 
 UNDER_RUNPOD = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:1/job-take/w", "RUNPOD_ENDPOINT_ID": "ep"}
 
 
-def test_on_a_laptop_without_a_model_the_demo_model_is_served() -> None:
-    settings = WorkerSettings.from_environment({})
-    assert settings.serves_demo_model
-    assert settings.vllm_defaults == DEMO_FLAGS
+@pytest.mark.parametrize("name", ["MODEL_NAME", "MODEL", "VLLM_MODEL", "VLLM_BASE_URL"])
+def test_a_variable_that_names_a_model_is_enough_under_runpod(name: str) -> None:
+    assert WorkerSettings.from_environment({name: "http://x", **UNDER_RUNPOD}).names_a_model
+    assert not WorkerSettings.from_environment({name: " "}).names_a_model
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [{"MODEL_NAME": "a/b"}, {"MODEL": "a/b"}, {"VLLM_MODEL": "a/b"}, {"VLLM_EXTRA_ARGS": "--model a/b"}],
-)
-def test_a_model_named_in_any_accepted_way_is_served_instead(environment: dict[str, str]) -> None:
-    assert WorkerSettings.from_environment(environment).vllm_defaults == {}
-    assert not WorkerSettings.from_environment(environment | UNDER_RUNPOD).serves_demo_model
+@pytest.mark.parametrize("name", ["VLLM_EXTRA_ARGS", "CONFIG"])
+def test_whether_flags_name_a_model_is_left_to_vllms_parser(name: str) -> None:
+    settings = WorkerSettings.from_environment({name: "--model-impl auto", **UNDER_RUNPOD})
+    assert not settings.names_a_model
+    assert settings.flags_may_name_a_model
 
 
 def test_under_runpod_a_missing_model_is_an_error_that_says_what_to_do() -> None:
@@ -32,7 +32,7 @@ def test_under_runpod_a_missing_model_is_an_error_that_says_what_to_do() -> None
 
 def test_an_empty_variable_counts_as_not_set() -> None:
     settings = WorkerSettings.from_environment({"MODEL_NAME": " ", "MAX_CONCURRENCY": "", "LOG_LEVEL": ""})
-    assert settings.serves_demo_model
+    assert not settings.names_a_model
     assert settings.max_concurrency is None
 
 
@@ -61,6 +61,13 @@ def test_a_wrong_value_is_refused_with_the_variables_name(name: str, value: str)
     with pytest.raises(ConfigurationError, match=name) as caught:
         WorkerSettings.from_environment({name: value})
     assert caught.value.param == name
+
+
+def test_a_leading_tilde_is_the_home_directory_in_every_variable() -> None:
+    given = {"MODEL_NAME": "~/models/mine", "BAKED_MODELS_DIR": "~/baked", "HOST_CACHE_DIR": "~", "HF_HOME": "~other/x"}
+    models = WorkerSettings.from_environment(given | {"HF_HUB_CACHE": "/h"}).models
+    assert models.name == str(Path.home() / "models/mine")
+    assert (models.baked_dir, models.host_cache_dir) == (Path.home() / "baked", Path.home())
 
 
 def test_where_models_come_from_is_read_and_the_token_stays_out_of_the_repr() -> None:

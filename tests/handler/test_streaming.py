@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler.errors import EngineError, StreamBroken
-from handler.streaming import Pace, checked, coalesce, posted_size, reported_error, whole_events
+from handler.streaming import MAX_POST_BYTES, Pace, checked, coalesce, cut, posted_size, reported_error, whole_events
 from tests.waiting import turns
 
 T = TypeVar("T")
@@ -29,6 +29,20 @@ async def all_of(items: AsyncIterator[T]) -> list[T]:
     return [item async for item in items]
 
 
+def event_of(text: str) -> str:
+    return f"data: {json.dumps(text)}\n\n"
+
+
+def raw_event_of(text: str) -> str:
+    """The event as vLLM writes it: characters as they are."""
+    return f"data: {json.dumps({'text': text}, ensure_ascii=False)}\n\n"
+
+
+def json_size(text: str) -> int:
+    """The bytes of the text inside a JSON string."""
+    return len(json.dumps(text, ensure_ascii=False).encode()) - 2
+
+
 @given(st.lists(st.integers(min_value=0, max_value=100), max_size=20))
 def test_events_come_out_whole_wherever_the_bytes_are_cut(cuts: list[int]) -> None:
     data = "".join(EVENTS).encode()
@@ -39,7 +53,7 @@ def test_events_come_out_whole_wherever_the_bytes_are_cut(cuts: list[int]) -> No
 
 def test_the_size_of_a_posted_event_is_that_of_its_json_string() -> None:
     for event in [*EVENTS, 'data: {"text": "\\"quoted\\" \\\\ back"}\n\n']:
-        assert posted_size(event) == len(json.dumps(event, ensure_ascii=False).encode()) - 2
+        assert posted_size(event) == json_size(event)
 
 
 async def test_windows_line_ends_separate_events_too_also_when_cut_between_cr_and_lf() -> None:
@@ -113,13 +127,51 @@ async def test_the_first_event_leaves_at_once_and_the_rest_goes_as_the_next_piec
 
 
 @given(
-    st.lists(st.text(max_size=30).map(lambda text: f"data: {json.dumps(text)}\n\n"), max_size=30), st.integers(1, 200)
+    st.lists(st.text(max_size=90).map(event_of), max_size=30) | st.lists(st.text(max_size=90).map(raw_event_of)),
+    st.integers(6, 200),
 )
 def test_coalescing_keeps_every_event_in_order_and_every_piece_within_the_limit(events: list[str], limit: int) -> None:
     pieces = asyncio.run(all_of(coalesce(each(events), limit)))
     assert "".join(pieces) == "".join(events)
-    posted = [len(json.dumps(piece, ensure_ascii=False).encode()) - 2 for piece in pieces]
-    assert all(size <= limit or piece in events for size, piece in zip(posted, pieces, strict=True))
+    assert all(json_size(piece) <= limit for piece in pieces)
+
+
+@given(st.lists(st.text(max_size=90).map(event_of), max_size=30))
+def test_events_that_fit_are_never_cut(events: list[str]) -> None:
+    limit = max((json_size(event) for event in events), default=6)
+    for piece in asyncio.run(all_of(coalesce(each(events), limit))):
+        assert piece.endswith("\n\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 1_500_000,
+        '"' * 700_000,
+        "\\" * 700_000,
+        "🙂" * 400_000,
+        "漢字" * 300_000,
+        "e\u0301" * 500_000,
+        "👩\u200d🚀 " * 200_000,
+    ],
+    ids=["ascii", "quotes", "backslashes", "emoji", "no ascii", "composed", "joined emoji"],
+)
+async def test_one_event_above_the_posts_limit_goes_in_a_few_posts_of_whole_characters(text: str) -> None:
+    event = raw_event_of(text)
+    pieces = await all_of(coalesce(each(["data: 1\n\n", event, "data: [DONE]\n\n"]), pace=Pace(0, 0)))
+    assert "".join(pieces) == f"data: 1\n\n{event}data: [DONE]\n\n"
+    assert all(json_size(piece) <= MAX_POST_BYTES for piece in pieces)
+    assert len(pieces) <= 2 + json_size(event) // (MAX_POST_BYTES // 2)
+    assert b"".join(piece.encode() for piece in pieces).decode() == "".join(pieces)
+
+
+def test_a_cut_is_between_two_ascii_characters_and_beside_no_line_end() -> None:
+    event = raw_event_of("é\n🙂a" * 300)
+    parts = list(cut(event, 60))
+    assert "".join(parts) == event
+    for before, after in pairwise(parts):
+        assert (before[-1] + after[0]).isascii()
+        assert "\n" not in before[-1] + after[0]
 
 
 async def test_an_error_of_the_source_comes_after_everything_before_it() -> None:

@@ -52,6 +52,18 @@ async def test_stream_hands_out_each_chunk_once_and_waits_for_the_next(
     assert "output" not in last
 
 
+async def test_head_reads_nothing_that_get_hands_out_once(client: httpx.AsyncClient, worker: PlayedWorker) -> None:
+    job = (await client.post("/run", json={"input": 1})).json()["id"]
+    assert (await client.head("/job-take/w1")).status_code == 404
+    await worker.take()
+    await worker.post("stream", job, {"output": "a"})
+    short = await client.head(f"/stream/{job}")
+    full = await client.get(f"/stream/{job}")
+    assert (short.status_code, short.content) == (200, b"")
+    assert full.json()["stream"] == [{"output": "a"}]
+    assert (await client.head("/health")).headers["content-length"] == str(len((await client.get("/health")).content))
+
+
 async def test_an_execution_timeout_stops_the_job(client: httpx.AsyncClient, worker: PlayedWorker) -> None:
     answer = await client.post("/run", json={"input": 1, "policy": {"executionTimeout": 60}})
     await worker.take()

@@ -108,6 +108,7 @@ class EndpointController:
         targets = {target.provider: target for target in router.worker_targets(self._clock())}
         for name, state in self._endpoints.items():
             target = targets.get(name)
+            state.estimated_usd = None if target is None else target.estimated_usd
             self._begin(name, partial(self._observe, name, state, router, target))
             if target is not None and (follower := state.follower) is not None:
                 is_seen = state.health is not None

@@ -25,6 +25,8 @@ class EndpointState:
     follower: WorkersMinFollower | None = None
     #: As last seen; None: the endpoint did not answer, or was not looked at yet.
     health: EndpointHealth | None = None
+    #: WorkerTarget.estimated_usd, as last given.
+    estimated_usd: float | None = None
     #: The last wake by this replica.
     wake: WakeProgress = field(default_factory=WakeProgress)
 
@@ -32,6 +34,7 @@ class EndpointState:
         """Keeps what was known of the endpoint before the configuration was read again."""
         self.health = before.health
         self.wake = before.wake
+        self.estimated_usd = before.estimated_usd
         if self.follower is not None and before.follower is not None and self.managed_url == before.managed_url:
             self.follower.take_over(before.follower)
 
@@ -44,7 +47,7 @@ class EndpointState:
         """Returns the workers and jobs for health and metrics; None: the endpoint was not seen."""
         if self.health is None:
             return None
-        return _state(self.health, None if self.follower is None else self.follower.known)
+        return _state(self.health, None if self.follower is None else self.follower.known, self.estimated_usd)
 
 
 def is_to_be_kept(target: WorkerTarget, health: EndpointHealth | None) -> bool:
@@ -66,7 +69,7 @@ def document_of(health: EndpointHealth) -> dict[str, object]:
     return {"workers": dict(health.workers)}
 
 
-def _state(health: EndpointHealth, workers_min: int | None) -> WorkerState:
+def _state(health: EndpointHealth, workers_min: int | None, estimated_usd: float | None) -> WorkerState:
     return WorkerState(
         health.workers_running,
         health.workers_idle,
@@ -75,4 +78,5 @@ def _state(health: EndpointHealth, workers_min: int | None) -> WorkerState:
         health.jobs_queued,
         health.jobs_in_progress,
         workers_min,
+        estimated_usd,
     )

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     async def compare_measured(database: Database, settings: ServiceSettings) -> int:
         return _compare(with_measurements(offerings, await _measurements(LedgerReader(database))), options)
 
-    return with_database(options, compare_measured)
+    return with_database(options, compare_measured, must_exist=True)
 
 
 def _compare(offerings: Sequence[Offering], options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from vllm_service.client.batch_file import BatchFile, keys_of
+from vllm_service.client.boundary import ours
 from vllm_service.client.errors import BatchFailed
 from vllm_service.client.payload import Payload
 from vllm_service.client.progress import Progress, progress_of
@@ -29,7 +30,7 @@ async def answer_all(
 ) -> list[BatchItem]:
     """Returns one item for each request, in order. A ServiceError among `asks` becomes its item's error.
 
-    Raises OSError of the file, and ConfigurationError for `concurrent` below 1.
+    Raises ConfigurationError for `concurrent` below 1, and for a file that cannot be read or written.
     """
     if concurrent < 1:
         raise ConfigurationError(f"concurrent: expected at least 1, got {concurrent}")
@@ -72,8 +73,8 @@ class _Batch:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(concurrent, len(self._asks))):
                     group.create_task(caller())
-        except* OSError as failures:
-            # The file's error as itself: a caller should not have to know of the task group.
+        except* Exception as failures:
+            # The error as itself: a caller should not have to know of the task group.
             raise _first(failures) from None
 
     async def _item(self, index: int) -> BatchItem:
@@ -84,8 +85,8 @@ class _Batch:
             return BatchItem(index, answer=known, from_file=True)
         try:
             return BatchItem(index, answer=await self._answer(ask))
-        except ServiceError as error:
-            return BatchItem(index, error=error)
+        except Exception as error:  # whatever it is, it must not cost the other answers
+            return BatchItem(index, error=ours(error, "the prompt"))
 
     def _end(self, item: BatchItem) -> None:
         self.items[item.index] = item
@@ -95,7 +96,7 @@ class _Batch:
         self._report(self._done, len(self._asks))
 
 
-def _first(group: BaseExceptionGroup[OSError]) -> BaseException:
+def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from vllm_service.catalog.model import Catalog
+from vllm_service.client.boundary import guarded
 from vllm_service.client.results import Answer
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.pricing import TokenPrice
@@ -105,6 +106,7 @@ class CostComparison:
         }
 
 
+@guarded
 def compare_costs(
     offerings: Iterable[Offering],
     *,

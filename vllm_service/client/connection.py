@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
@@ -17,17 +17,18 @@ from typing import Any, Self
 
 import httpx2
 import openai
-from openai import AsyncOpenAI, AsyncStream, DefaultAsyncHttpxClient
-from openai._streaming import ServerSentEvent
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from vllm_service.client.cost_info import MEMBER, read_annotation
-from vllm_service.client.errors import StreamBroken, Unreachable, at_endpoint, from_sdk
-from vllm_service.client.payload import Json, Payload, read_whole, request_id
+from vllm_service.client.cost_info import read_annotation
+from vllm_service.client.errors import BadAnswer, StreamBroken, Unreachable, at_endpoint, from_judgement, from_sdk
+from vllm_service.client.event_stream import EventStream, judged
+from vllm_service.client.payload import Json, Payload, encoded, read_whole, request_id
 from vllm_service.client.per_loop import PerLoop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
-from vllm_service.client.settings import RetryPolicy
+from vllm_service.client.settings import RetryPolicy, header_value, seconds
 from vllm_service.domain.pricing import TokenPrice
+from vllm_service.domain.urls import url_fault
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
 
@@ -36,9 +37,10 @@ class Connection:
     """Keeps connections open until it is closed, or their event loop ends; each loop has its own.
 
     prices: by model; the cost of any other model is unknown. reads_annotations: if the server is this project's
-    gateway, cost and provider are the ones in its answers. http_client: is used in one loop only, the first.
+    gateway, the cost is the one in its answers, and so is the provider unless names_provider is False. http_client: is
+    used in one loop only, the first.
     follow_redirects: without an http_client; if it is False, a redirect is an error. owner: the class that errors name.
-    Raises ConfigurationError for a base_url that is not a URL.
+    Raises ConfigurationError for a base_url, an api_key or a time with which nothing can be sent.
     """
 
     def __init__(
@@ -53,19 +55,28 @@ class Connection:
         http_client: httpx2.AsyncClient | None = None,
         owner: str = "RunPodVLLMService",
         reads_annotations: bool = False,
+        names_provider: bool = True,
         follow_redirects: bool = True,
     ) -> None:
         self.provider = provider
         self.endpoint = endpoint
         self._prices = dict(prices or {})
+        self._http_client = http_client
         self._reads_annotations = reads_annotations
-        opened = _Opened(_url(base_url), api_key, timeout_seconds, http_client, follow_redirects)
+        self._names_provider = names_provider
+        key, limit_seconds = header_value(api_key, "api_key"), seconds(timeout_seconds, "timeout_seconds")
+        opened = _Opened(_url(base_url), key, limit_seconds, http_client, follow_redirects)
         self._sdks = PerLoop(owner, opened.new, AsyncOpenAI.close)
 
     @property
     def sdk(self) -> AsyncOpenAI:
         """Returns the loop's SDK. Raises ConfigurationError without a usable loop, InvalidRequest after close()."""
-        return self._sdks.get()
+        sdk = self._sdks.get()
+        if self._http_client is not None and self._http_client.is_closed:
+            raise ConfigurationError(
+                "http_client: it is closed; make another one, and a client with it", param="http_client"
+            )
+        return sdk
 
     async def answer(self, ask: Payload, policy: RetryPolicy) -> Answer:
         """Returns the whole answer, after as many attempts as the policy allows. Raises ServiceError."""
@@ -77,10 +88,11 @@ class Connection:
 
         started: where the answer's latency begins, by time.perf_counter. number: of the attempt.
         """
+        content = ask.content()
         with self.raising_ours():
-            response = await self.sdk.post(ask.route, cast_to=httpx2.Response, body=ask.body)
+            response = await self.sdk.post(ask.route, cast_to=httpx2.Response, content=content)
             _is_answer(response)
-            whole = read_whole(_json(response))
+            whole = read_whole(judged(ask.form, response.content, response.headers))
         answer = Answer(
             text=whole.text,
             model=ask.model,
@@ -92,6 +104,7 @@ class Connection:
             finish_reason=whole.finish_reason,
             attempts=number,
             message=whole.message,
+            others=whole.others,
         )
         return self.annotated(answer, response.content)
 
@@ -103,7 +116,7 @@ class Connection:
         is_known = said.cost_picousd is not None
         return replace(
             answer,
-            provider=said.provider or answer.provider,
+            provider=(said.provider if self._names_provider else None) or answer.provider,
             cost_picousd=said.cost_picousd if is_known else answer.cost_picousd,
             cost_is_estimate=is_known and said.is_estimate,
             route_reason=answer.route_reason or said.route_reason,
@@ -111,22 +124,25 @@ class Connection:
 
     async def open_stream(self, ask: Payload) -> EventStream:
         """Opens a stream of an answer's chunks, as JSON. Raises ServiceError."""
+        content = ask.stream_content()
         with self.raising_ours():
             stream = await self.sdk.post(
-                ask.route, cast_to=object, body=ask.stream_body, stream=True, stream_cls=EventStream
+                ask.route, cast_to=object, content=content, stream=True, stream_cls=EventStream
             )
             if stream.response.status_code != HTTPStatus.OK:
                 await stream.close()
             _is_answer(stream.response)
+            stream.form, stream.choices = ask.form, ask.number_of_choices
             return stream
 
     async def control(self, method: str, url: str, body: Json | None = None) -> Any:
         """Makes one call of a JSON API beside the OpenAI route, and returns its document. Raises ServiceError."""
+        content = None if body is None else encoded(body, "body")
         with self.raising_ours():
             if method == "GET":
                 response = await self.sdk.get(url, cast_to=httpx2.Response)
             else:
-                response = await self.sdk.post(url, cast_to=httpx2.Response, body=body)
+                response = await self.sdk.post(url, cast_to=httpx2.Response, content=content)
             return _json(response)
 
     def cost_picousd(self, model: str, usage: Usage | None) -> int | None:
@@ -142,11 +158,16 @@ class Connection:
         except ServiceError as error:
             ours = StreamBroken(error.message, details=error.details) if begun else error
             raise at_endpoint(ours, self.endpoint) from None
+        except BadAnswer as bad:
+            raise from_judgement(bad, self.endpoint, begun=begun) from bad
         except openai.OpenAIError as error:
             raise from_sdk(error, self.endpoint, begun=begun) from error
         except httpx2.HTTPError as error:  # while a body was read
             kind = StreamBroken if begun else Unreachable
             raise at_endpoint(kind(f"the connection failed: {type(error).__name__}"), self.endpoint) from error
+        except Exception as error:  # of a library that the SDK uses, such as the look-up of an odd host name
+            text = f"the request failed: {type(error).__name__}"
+            raise at_endpoint(StreamBroken(text) if begun else UpstreamFailed(text), self.endpoint) from error
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -165,19 +186,6 @@ def _is_answer(response: httpx2.Response) -> None:
     """Raises UpstreamFailed for a success status without an answer, such as 202."""
     if response.status_code != HTTPStatus.OK:
         raise UpstreamFailed(f"the status of the answer is {response.status_code}, not 200")
-
-
-class EventStream(AsyncStream[object]):
-    """The SDK's chunks, as JSON."""
-
-    #: The text of the last event with the gateway's cost_info. Text, because the SDK decodes its numbers to floats.
-    annotated: str | None = None
-
-    async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
-        async for event in super()._iter_events():
-            if MEMBER in event.data:
-                self.annotated = event.data
-            yield event
 
 
 class _Opened:
@@ -199,7 +207,7 @@ class _Opened:
         self._is_taken = False
 
     def new(self) -> AsyncOpenAI:
-        """Returns a new SDK client. Raises ConfigurationError if another loop uses the given http_client."""
+        """Returns a new SDK client. Raises ConfigurationError if the given http_client cannot be used here."""
         if self._http_client is not None and self._is_taken:
             raise ConfigurationError(
                 "http_client: its connections belong to the event loop in which it was first used. Make a client in "
@@ -226,13 +234,12 @@ def _without_redirects() -> httpx2.AsyncClient:
 
 
 def _url(text: str) -> httpx2.URL:
+    if (fault := url_fault(text)) is not None:
+        raise ConfigurationError(f"base_url: {fault}", param="base_url")
     try:
-        url = httpx2.URL(text)
-    except (httpx2.InvalidURL, TypeError, ValueError) as error:
+        return httpx2.URL(text)
+    except (httpx2.InvalidURL, ValueError) as error:
         raise ConfigurationError(f"base_url: not a URL ({error})", param="base_url") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigurationError("base_url: expected a URL such as https://host/v1", param="base_url")
-    return url
 
 
 def _json(response: httpx2.Response) -> Any:

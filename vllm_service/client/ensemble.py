@@ -6,11 +6,12 @@ import asyncio
 import inspect
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from vllm_service.client.boundary import ours
 from vllm_service.client.payload import Payload
 from vllm_service.client.results import Answer, Candidate, Ensemble
-from vllm_service.errors import InvalidRequest, ServiceError
+from vllm_service.errors import InvalidRequest
 
 #: Gets the prompt and the answers, and returns a score for each; higher is better. It may be async, to use a model.
 Scorer = Callable[[str, Sequence[Answer]], Sequence[float] | Awaitable[Sequence[float]]]
@@ -31,16 +32,25 @@ async def answer_by_each(
     answers = [candidate.answer for candidate in given if candidate.answer is not None]
     if not answers:
         raise next(candidate.error for candidate in given if candidate.error is not None)
-    scored = scorer(prompt, answers)
-    scores = list(await scored if inspect.isawaitable(scored) else scored)
-    if len(scores) != len(answers):
-        raise InvalidRequest(f"scorer: expected {len(answers)} scores, got {len(scores)}", param="scorer")
+    scores = await _scores(scorer, prompt, answers)
     best = max(range(len(answers)), key=scores.__getitem__)
     remaining = iter(scores)
     candidates = tuple(
         Candidate(one.model, one.answer, one.error, None if one.answer is None else next(remaining)) for one in given
     )
     return Ensemble(answers[best], candidates)
+
+
+async def _scores(scorer: Scorer, prompt: str, answers: Sequence[Answer]) -> list[float]:
+    """Returns the scorer's scores. Raises InvalidRequest for anything else than a number for each answer."""
+    scored = scorer(prompt, answers)
+    given = await scored if inspect.isawaitable(scored) else scored
+    scores = list(given) if isinstance(given, Iterable) else []
+    if len(scores) != len(answers):
+        raise InvalidRequest(f"scorer: expected {len(answers)} scores, got {len(scores)}", param="scorer")
+    if not all(isinstance(score, int | float) and score == score for score in scores):  # noqa: PLR0124  NaN is not itself
+        raise InvalidRequest("scorer: expected numbers", param="scorer")
+    return scores
 
 
 def consensus(prompt: str, answers: Sequence[Answer]) -> list[float]:
@@ -61,5 +71,5 @@ def _f1(first: Counter[str], second: Counter[str]) -> float:
 async def _candidate(ask: Payload, answer: Callable[[Payload], Awaitable[Answer]]) -> Candidate:
     try:
         return Candidate(ask.model, answer=await answer(ask))
-    except ServiceError as error:
-        return Candidate(ask.model, error=error)
+    except Exception as error:  # one model must not cost the other answers
+        return Candidate(ask.model, error=ours(error, "the request"))

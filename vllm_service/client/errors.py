@@ -23,6 +23,7 @@ import openai
 from vllm_service import errors
 from vllm_service.client.payload import request_id
 from vllm_service.client.results import BatchItem
+from vllm_service.domain.answers import Judgement
 from vllm_service.errors import ServiceError, UpstreamError, UpstreamFailed
 from vllm_service.resilience.failures import retry_after_seconds
 
@@ -48,6 +49,16 @@ class StreamBroken(UpstreamFailed):
     """The stream ended before the answer did. It is not retried, because part of the answer has been handed out."""
 
     is_transient = False
+
+
+class BadAnswer(Exception):
+    """An answer with status 200 that is none. The cause of the ServiceError that is raised for it."""
+
+    def __init__(self, judgement: Judgement, headers: Mapping[str, str]) -> None:
+        super().__init__(judgement.reason)
+        self.judgement = judgement
+        #: Of the response.
+        self.headers = headers
 
 
 class JobCancelled(ServiceError):
@@ -81,8 +92,6 @@ def from_sdk(error: openai.OpenAIError, endpoint: str, *, begun: bool = False) -
         reason = type(error.__cause__ or error).__name__
         kind = StreamBroken if begun else Unreachable
         return at_endpoint(kind(f"the connection to {endpoint} failed: {reason}"), endpoint)
-    if isinstance(error, openai.APIError):  # an error event within a stream
-        return from_event(error.body, endpoint, begun=begun)
     return at_endpoint(UpstreamFailed(f"{endpoint}: {type(error).__name__}"), endpoint)
 
 
@@ -94,13 +103,23 @@ def from_answer(status: int, body: object, headers: Mapping[str, str], endpoint:
     return at_endpoint(error, endpoint)
 
 
-def from_event(body: object, endpoint: str, *, begun: bool) -> ServiceError:
-    """Returns the error for an error event. Its code is the status if it is one, else the status is 502."""
-    code = _field(body, "code")
-    status = code if isinstance(code, int) and 400 <= code < 600 else 502
+def from_judgement(bad: BadAnswer, endpoint: str, *, begun: bool) -> ServiceError:
+    """Returns the error for an answer with status 200 that is none. begun: a part of it has been handed out.
+
+    An error that names a status is the same as if it had come with that status; all others are 502.
+    """
+    judgement = bad.judgement
+    status = judgement.status or 502
+    body = json.loads(judgement.document) if judgement.document else {}
+    said = _field(body, "error")
+    message = said if isinstance(said, str) else _field(said, "message")
+    text = message if isinstance(message, str) and message else f"{endpoint} {judgement.reason}"
     if begun:
-        return at_endpoint(StreamBroken(message_of(body, status), details={"status": status}), endpoint)
-    return at_endpoint(from_document(status, body), endpoint)
+        return at_endpoint(StreamBroken(text, details={"status": status}), endpoint)
+    error = from_document(status, {"message": text, "param": _field(said, "param")})
+    error.retry_after_seconds = retry_after_seconds(bad.headers.get("retry-after"), time.time())
+    error.request_id = request_id(bad.headers)
+    return at_endpoint(error, endpoint)
 
 
 def from_job(error_text: str | None, endpoint: str) -> ServiceError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from vllm_service.errors import ConfigurationError
+
 #: Is called with the number of prompts that have ended, and the number of all.
 Progress = Callable[[int, int], None]
 
@@ -24,8 +26,13 @@ def progress_of(option: bool | Progress, description: str) -> Iterator[Progress]
 @contextmanager
 def _bar(description: str) -> Iterator[Progress]:
     # Imported only for a bar: a backend without one should neither need rich nor wait for its import.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    try:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    except ImportError:
+        raise ConfigurationError(
+            "progress: a bar needs rich, which is not installed: pip install rich, or pass a function", param="progress"
+        ) from None
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

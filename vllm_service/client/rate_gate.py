@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from vllm_service.client.per_loop import PerLoop
-from vllm_service.client.settings import RateLimit
+from vllm_service.client.settings import RateLimit, seconds
 
 
 class RateGate:
@@ -26,6 +26,7 @@ class RateGate:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        seconds(window_seconds, "queue_window_seconds")
         self._gates = {name: _Gate(limit, window_seconds, clock, sleep) for name, limit in limits.items()}
 
     @asynccontextmanager

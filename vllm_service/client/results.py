@@ -6,9 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_service.client.payload import Choice
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of one of the caller's tools."""
+
+    id: str | None
+    name: str
+    #: JSON as the model wrote it, which may be invalid.
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +41,26 @@ class Answer:
     finish_reason: str | None = None
     #: How many requests were made for it.
     attempts: int = 1
-    #: The chat message as it came, with its tool calls.
+    #: The chat message as it came, with its tool calls; of a stream, put together from its chunks.
     message: Mapping[str, Any] | None = None
     #: The router's reason for the provider.
     route_reason: str | None = None
     #: The cost is the gateway's estimate.
     cost_is_estimate: bool = False
+    #: The further choices of a request with `n`; `text` and `message` are the first one's.
+    others: tuple[Choice, ...] = ()
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Returns all choices of a request with `n`, the first one included."""
+        return (Choice(0, self.text, self.finish_reason, self.message), *self.others)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """Returns the calls of the caller's tools in `message`."""
+        calls = (self.message or {}).get("tool_calls")
+        read = [_tool_call(call) for call in calls] if isinstance(calls, list | tuple) else []
+        return tuple(call for call in read if call is not None)
 
     @property
     def cost_usd(self) -> float | None:
@@ -83,3 +108,16 @@ class Ensemble:
         """Returns the cost of all answers together; None if the cost of one is unknown."""
         costs = [candidate.answer.cost_picousd for candidate in self.candidates if candidate.answer is not None]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+
+def _tool_call(call: object) -> ToolCall | None:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping):
+        return None
+    name, arguments = function.get("name"), function.get("arguments")
+    given_id = call.get("id")
+    return ToolCall(
+        given_id if isinstance(given_id, str) else None,
+        name if isinstance(name, str) else "",
+        arguments if isinstance(arguments, str) else "",
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from vllm_service.client.boundary import raises_ours
 from vllm_service.errors import ConfigurationError
 
 DEFAULT_MODEL = "meta-llama/Llama-3.1-8B"
@@ -15,8 +18,37 @@ OPENAI_PATH = "/v2/{endpoint_id}/openai/v1"
 OPENAI_SUFFIX = "/openai/v1"
 #: The key that is sent to servers without keys, as in vLLM's documentation.
 NO_KEY = "EMPTY"
+#: An endpoint's id becomes a part of its URL.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
+def seconds(value: float, name: str, *, may_be_zero: bool = False) -> float:
+    """Returns a number of seconds. Raises ConfigurationError unless it is finite and above 0, or 0 where it may be."""
+    try:
+        is_good = math.isfinite(value) and (value >= 0 if may_be_zero else value > 0)
+    except OverflowError:  # an integer beyond every float
+        is_good = False
+    if is_good:
+        return value
+    raise ConfigurationError(
+        f"{name}: expected {'0 or more' if may_be_zero else 'more than 0'} seconds, and a finite number", param=name
+    )
+
+
+def header_value(text: str, name: str) -> str:
+    """Returns the text. Raises ConfigurationError, without quoting it, if no HTTP header can carry it."""
+    if text and text.isascii() and text.isprintable() and text.strip() == text:
+        return text
+    reason = "it is empty" if not text else "it holds a line break, a space at an end or a character beyond ASCII"
+    raise ConfigurationError(f"{name}: no HTTP header can carry it, since {reason}", param=name)
+
+
+def _at_least_one(value: int, name: str) -> None:
+    if value < 1:
+        raise ConfigurationError(f"{name}: expected at least 1, got {value}", param=name)
+
+
+@raises_ours
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """The retries of transient errors. Raises ConfigurationError."""
@@ -32,28 +64,33 @@ class RetryPolicy:
     total_seconds: float = 600.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ConfigurationError(f"attempts: expected at least 1, got {self.attempts}")
+        _at_least_one(self.attempts, "attempts")
+        for name in ("wait_min_seconds", "wait_max_seconds", "jitter_seconds"):
+            seconds(getattr(self, name), name, may_be_zero=True)
+        seconds(self.total_seconds, "total_seconds")
         if not 0 <= self.wait_min_seconds <= self.wait_max_seconds:
             raise ConfigurationError(
                 "wait_min_seconds, wait_max_seconds: expected 0 <= min <= max, "
                 f"got {self.wait_min_seconds} and {self.wait_max_seconds}"
             )
-        if self.jitter_seconds < 0 or self.total_seconds <= 0:
-            raise ConfigurationError("jitter_seconds: expected 0 or more; total_seconds: expected more than 0")
 
 
 ONE_ATTEMPT = RetryPolicy(attempts=1)
 
 
+@raises_ours
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """The rate limit of one operation."""
+    """The rate limit of one operation. Raises ConfigurationError for less than 1."""
 
     #: The most requests in a window, `RATE_WINDOW_SECONDS` unless another length is given.
     per_window: int
     #: The most requests at once.
     concurrent: int
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.per_window, "per_window")
+        _at_least_one(self.concurrent, "concurrent")
 
 
 RATE_WINDOW_SECONDS = 10.0
@@ -95,9 +132,15 @@ class ClientSettings:
         RUNPOD_API_URL replaces https://api.runpod.ai, for the emulator. With a base URL (a gateway, the emulator) no
         endpoint id is needed, and no key if the server requires none. Raises ConfigurationError.
         """
+        _refuse_empty(endpoint_id=endpoint_id, api_key=api_key, base_url=base_url, default_model=default_model)
         environment = os.environ if environment is None else environment
         endpoint_id = endpoint_id or environment.get("RUNPOD_VLLM_ENDPOINT_ID") or None
         api_key = api_key or environment.get("RUNPOD_API_KEY") or (NO_KEY if base_url else None)
+        if endpoint_id is not None and not _ID.fullmatch(endpoint_id):
+            raise ConfigurationError(
+                "endpoint_id: expected the id of an endpoint, of letters, digits and hyphens; a URL is base_url",
+                param="endpoint_id",
+            )
         if not base_url and endpoint_id is None:
             raise ConfigurationError("endpoint_id: missing; pass it, or set RUNPOD_VLLM_ENDPOINT_ID, or pass base_url")
         if api_key is None:
@@ -112,3 +155,10 @@ class ClientSettings:
             api_key=api_key,
             default_model=default_model or environment.get("RUNPOD_DEFAULT_MODEL") or DEFAULT_MODEL,
         )
+
+
+def _refuse_empty(**arguments: str | None) -> None:
+    """Raises ConfigurationError for an empty argument: it was not meant to be the environment's value."""
+    for name, value in arguments.items():
+        if value == "":
+            raise ConfigurationError(f"{name}: empty; leave it out to use the environment's", param=name)

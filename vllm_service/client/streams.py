@@ -1,35 +1,37 @@
-"""Streams: the text of an answer as it comes, and the whole answer with its tokens, cost and times at the end."""
+"""Streams: an answer as it comes, as texts or as deltas, and at its end the whole of it with tokens, cost and times.
+
+`async for text in stream` gives the texts of an answer. `stream.deltas()` gives everything of it: texts, tool calls and
+reasoning, of each choice by its index.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from types import AsyncGeneratorType, TracebackType
 from typing import Protocol, Self, cast
 
-from vllm_service.client.connection import Connection, EventStream
-from vllm_service.client.errors import Unreachable
-from vllm_service.client.payload import Payload, read_piece, request_id
+from vllm_service.client.boundary import raises_ours
+from vllm_service.client.connection import Connection
+from vllm_service.client.deltas import Assembly, Delta, read_chunk
+from vllm_service.client.event_stream import EventStream
+from vllm_service.client.payload import CHAT, Payload, request_id
 from vllm_service.client.per_loop import running_loop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import ConfigurationError, InvalidRequest, UpstreamFailed
+from vllm_service.errors import ConfigurationError, InvalidRequest
 
 #: The end of the chunks; None would be a JSON null.
 END = object()
 
 
 class Pieces(Protocol):
-    """The texts of an answer that has begun."""
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Returns why the answer ended; None before its end."""
-        ...
+    """The deltas of an answer that has begun."""
 
     @property
     def usage(self) -> Usage | None:
@@ -41,8 +43,8 @@ class Pieces(Protocol):
         """Returns the provider's id of the request."""
         ...
 
-    async def next_text(self) -> str | None:
-        """Returns the next text that is not empty; None at the end. Raises ServiceError."""
+    async def next_delta(self) -> Delta | None:
+        """Returns the next delta that holds something; None at the end. Raises ServiceError."""
         ...
 
     async def close(self) -> None:
@@ -52,13 +54,14 @@ class Pieces(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer whose first text has come."""
+    """An answer whose first content has come."""
 
     pieces: Pieces
-    #: The first text; None for an empty answer.
-    first: str | None
+    #: The first delta; None for an empty answer.
+    first: Delta | None
     connection: Connection
-    model: str
+    #: The request, by the provider's name of the model.
+    ask: Payload
     #: How many requests were made for it.
     attempts: int
     route_reason: str | None = None
@@ -66,20 +69,34 @@ class Begun:
     opened: OpenedStream | None = None
 
 
+@raises_ours
 class TextStream(AsyncIterator[str]):
     """Pieces of text. The request is made for the first piece; closing or dropping the stream cancels it.
 
-    It must be read in the event loop in which it was begun, by one task at a time; else it raises ServiceError.
+    `deltas()` gives tool calls and reasoning as well, and must be used for several choices (`n`), whose texts would be
+    mixed. Either is read to the end, not both. It must be read in the event loop in which it was begun, by one task at
+    a time; else it raises ServiceError. An error of the call's arguments, too, comes with the first piece.
 
-    Transient errors are retried until the first piece of text has come, never after it. From then on a stream that ends
+    Transient errors are retried until the first content has come, never after it. From then on a stream that ends
     early raises errors.StreamBroken.
     """
 
-    def __init__(self, begin: Callable[[], Awaitable[Begun]]) -> None:
+    def __init__(self, begin: Callable[[], Awaitable[Begun]], *, choices: object = 1) -> None:
+        """choices: how many answers are wanted, as the caller gave it."""
         self._begin = begin
+        self._choices = choices
         self._answer: Answer | None = None
-        self._texts = cast("AsyncGeneratorType[str, None]", self._read())
+        self._deltas = cast("AsyncGeneratorType[Delta, None]", self._read())
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @classmethod
+    def failing(cls, error: Exception) -> Self:
+        """Returns a stream that raises the error when it is read."""
+
+        async def fail() -> Begun:
+            raise error
+
+        return cls(fail)
 
     @property
     def answer(self) -> Answer:
@@ -92,15 +109,35 @@ class TextStream(AsyncIterator[str]):
         return self
 
     async def __anext__(self) -> str:
-        self._enter()
-        return await anext(self._texts)
+        if self._choices != 1:
+            raise InvalidRequest(
+                "n: the texts of several choices would be mixed; read deltas(), each of which has its choice", param="n"
+            )
+        while True:
+            delta = await self._next()
+            if delta.text and delta.choice == 0:
+                return delta.text
+
+    async def deltas(self) -> AsyncGenerator[Delta]:
+        """Yields every part of the answer: texts, tool calls, reasoning, the reason of the end, of each choice.
+
+        Leaving it ends the request, as leaving the stream does.
+        """
+        try:
+            while True:
+                yield await self._next()
+        except StopAsyncIteration:
+            return
+        except GeneratorExit:
+            await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Ends the request; the provider stops generating."""
         if self._loop is not None and self._loop.is_closed():  # the loop has closed its generators at its end
             return
         self._enter()
-        await self._texts.aclose()
+        await self._deltas.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -110,9 +147,13 @@ class TextStream(AsyncIterator[str]):
     ) -> None:
         await self.aclose()
 
+    async def _next(self) -> Delta:
+        self._enter()
+        return await anext(self._deltas)
+
     def _enter(self) -> None:
         loop = running_loop("TextStream")
-        if self._texts.ag_running:
+        if self._deltas.ag_running:
             raise InvalidRequest("the stream is being read already: one task at a time can read it")
         if self._answer is None and self._loop is not None and self._loop is not loop:
             raise ConfigurationError(
@@ -121,34 +162,41 @@ class TextStream(AsyncIterator[str]):
             )
         self._loop = self._loop or loop
 
-    async def _read(self) -> AsyncGenerator[str]:
+    async def _read(self) -> AsyncGenerator[Delta]:
         started = time.perf_counter()
         begun = await self._begin()
-        ttft_ms = None if begun.first is None else (time.perf_counter() - started) * 1000
-        texts: list[str] = []
+        delta = begun.first
+        ttft_ms = (time.perf_counter() - started) * 1000 if delta is not None and delta.has_content else None
+        assembly = Assembly(is_chat=begun.ask.route == CHAT)
         pieces = begun.pieces
         try:
-            text = begun.first
-            while text is not None:
-                texts.append(text)
-                yield text
-                text = await pieces.next_text()
+            while delta is not None:
+                assembly.add(delta)
+                yield delta
+                delta = await pieces.next_delta()
         finally:
             await pieces.close()
-        answer = Answer(
-            text="".join(texts),
-            model=begun.model,
-            provider=begun.connection.provider,
-            usage=pieces.usage,
-            cost_picousd=begun.connection.cost_picousd(begun.model, pieces.usage),
-            latency_ms=(time.perf_counter() - started) * 1000,
-            ttft_ms=ttft_ms,
-            request_id=pieces.request_id,
-            finish_reason=pieces.finish_reason,
-            attempts=begun.attempts,
-            route_reason=begun.route_reason,
-        )
-        self._answer = answer if begun.opened is None else begun.opened.annotated(answer)
+        self._answer = _answer_of(begun, assembly, (time.perf_counter() - started) * 1000, ttft_ms)
+
+
+def _answer_of(begun: Begun, assembly: Assembly, latency_ms: float, ttft_ms: float | None) -> Answer:
+    first, *others = assembly.choices()
+    answer = Answer(
+        text=first.text,
+        model=begun.ask.model,
+        provider=begun.connection.provider,
+        usage=begun.pieces.usage,
+        cost_picousd=begun.connection.cost_picousd(begun.ask.model, begun.pieces.usage),
+        latency_ms=latency_ms,
+        ttft_ms=ttft_ms,
+        request_id=begun.pieces.request_id,
+        finish_reason=first.finish_reason,
+        attempts=begun.attempts,
+        message=first.message,
+        route_reason=begun.route_reason,
+        others=tuple(others),
+    )
+    return answer if begun.opened is None else begun.opened.annotated(answer)
 
 
 def stream_of(connection: Connection, ask: Payload, policy: RetryPolicy) -> TextStream:
@@ -156,46 +204,58 @@ def stream_of(connection: Connection, ask: Payload, policy: RetryPolicy) -> Text
 
     async def attempt(number: int) -> Begun:
         pieces, first = await begin(connection, ask)
-        return Begun(pieces, first, connection, ask.model, number, opened=pieces)
+        return Begun(pieces, first, connection, ask, number, opened=pieces)
 
-    return TextStream(lambda: retrying(attempt, policy))
+    return TextStream(lambda: retrying(attempt, policy), choices=ask.choices)
 
 
-async def begin(connection: Connection, ask: Payload) -> tuple[OpenedStream, str | None]:
-    """Makes one request, and returns its stream with the first text; None: the answer is empty. Raises ServiceError."""
+async def begin(
+    connection: Connection, ask: Payload, on_data: Callable[[], None] | None = None
+) -> tuple[OpenedStream, Delta | None]:
+    """Makes one request, and returns its stream with the first delta; None: the answer is empty. Raises ServiceError.
+
+    on_data: is called whenever something has come, also a comment.
+    """
     opened = OpenedStream(connection, await connection.open_stream(ask))
+    opened.on_data(on_data)
     try:
-        return opened, await opened.next_text()
+        return opened, await opened.next_delta()
     except BaseException:
         await opened.close()
         raise
 
 
 class OpenedStream:
-    """The texts of one response's chunks, with the finish reason and usage of the others."""
+    """The deltas of one response's chunks, and the usage of the others."""
 
     def __init__(self, connection: Connection, stream: EventStream) -> None:
-        self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.request_id = request_id(stream.response.headers)
         self._connection = connection
         self._stream = stream
+        #: What has come of the last chunk and is not handed out.
+        self._waiting: deque[Delta] = deque()
         self._begun = False
 
-    async def next_text(self) -> str | None:
-        """Returns the next text that is not empty; None at the end. Raises ServiceError, StreamBroken after text."""
+    async def next_delta(self) -> Delta | None:
+        """Returns the next delta that holds something; None at the end.
+
+        Raises ServiceError; StreamBroken once content has come.
+        """
         with self._connection.raising_ours(begun=self._begun):
-            while (chunk := await self._next_chunk()) is not END:
-                piece = read_piece(chunk)
-                self.finish_reason = piece.finish_reason or self.finish_reason
-                self.usage = piece.usage or self.usage
-                if piece.text:
-                    self._begun = True
-                    return piece.text
-            # A connection may close cleanly in the middle of an answer.
-            if self.finish_reason is None:
-                raise Unreachable("the stream ended before the answer did")
-        return None
+            while not self._waiting:
+                if (document := await anext(self._stream, END)) is END:
+                    return None
+                chunk = read_chunk(document)
+                self.usage = chunk.usage or self.usage
+                self._waiting.extend(delta for delta in chunk.deltas if delta.has_content or delta.finish_reason)
+        delta = self._waiting.popleft()
+        self._begun = self._begun or delta.has_content
+        return delta
+
+    def on_data(self, call: Callable[[], None] | None) -> None:
+        """Calls the function whenever something comes from now on, also a comment."""
+        self._stream.on_data = call
 
     def annotated(self, answer: Answer) -> Answer:
         """Returns the answer with the gateway's annotation from the stream's last events."""
@@ -204,9 +264,3 @@ class OpenedStream:
     async def close(self) -> None:
         """Returns the connection to the pool, or closes it if the answer has not ended."""
         await self._stream.close()
-
-    async def _next_chunk(self) -> object:
-        try:
-            return await anext(self._stream, END)
-        except ValueError:
-            raise UpstreamFailed("a chunk of the stream is not JSON") from None

@@ -44,6 +44,8 @@ class WorkerTarget:
     reason: str
     #: How many of them are always on, without being woken or kept.
     always_on: int = 0
+    #: What the workers beyond those have cost so far, by the router's count of seconds: an estimate of the bill.
+    estimated_usd: float | None = None
 
 
 class AttemptObserver(Protocol):

@@ -89,6 +89,8 @@ class WorkerState:
     jobs_in_progress: int | None = None
     #: The endpoint's workersMin, where the gateway sets it: so many are paid whether they work or not.
     workers_min: int | None = None
+    #: What the workers that this replica's router had started have cost since the start: seconds x price, an estimate.
+    estimated_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,38 @@ def read_usage(usage: object) -> ReportedUsage | None:
     )
 
 
+_decoder = msgspec.json.Decoder(UsageFields)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def usage_of(document: bytes) -> ReportedUsage | None:
+    """Returns the counts in the JSON of a usage object; None if it says nothing, is empty or is none."""
+    if not document:
+        return None
+    try:
+        return read_usage(_decoder.decode(document))
+    except msgspec.ValidationError:  # not an object, or a number of more digits than can be read
+        return read_usage(_each(document))
+    except ValueError:
+        return None
+
+
+def _each(document: bytes) -> Mapping[str, object]:
+    """Returns the members that are read, each decoded on its own; none of what is not an object."""
+    try:
+        members = _members.decode(document)
+    except ValueError:
+        return {}
+    return {name: _value(members[name]) for name in UsageFields.__struct_fields__ if name in members}
+
+
+def _value(document: msgspec.Raw) -> object:
+    try:
+        return msgspec.json.decode(document)
+    except msgspec.ValidationError:  # without a type to keep to, only a number that is too long is invalid
+        return math.inf
+
+
 # Stands for a number that no count of tokens can be: below 0, or above MOST_TOKENS.
 _NO_COUNT = -1
 #: Texts of more digits are not converted.

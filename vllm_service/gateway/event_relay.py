@@ -1,6 +1,7 @@
-"""Passes a stream's events on, whole events only, and reads the usage chunk in passing.
+"""Passes a stream's events on, whole events only, and reads those that hold more than a part of the text.
 
-A chunk is searched for a few byte strings and is not parsed, because this runs for every chunk of every stream.
+An event is searched for a few byte strings and is not parsed as long as it is an ordinary chunk, because this runs for
+every chunk of every stream.
 """
 
 from __future__ import annotations
@@ -8,22 +9,32 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from vllm_service.domain.usage import BYTES_PER_TOKEN, ReportedUsage
+from vllm_service.domain.answers import DONE as IS_DONE
+from vllm_service.domain.answers import EventReading, Form, Judgement
+from vllm_service.domain.event_stream import BYTE_ORDER_MARK, Event, EventSplitter, StreamJudge
+from vllm_service.domain.usage import BYTES_PER_TOKEN, ReportedUsage, usage_of
 from vllm_service.gateway.operations import Operation
-from vllm_service.gateway.provider_request import EventUsage, find_usage
 from vllm_service.http.upstream import CutShort
 
 #: An unfinished event is held in memory; one that is longer ends the stream.
 LONGEST_EVENT_BYTES = 16 * 2**20
-# An event ends with an empty line. The third line break of the standard, a lone \r, is not looked for.
-_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
-# Some providers write `"usage": null` into every chunk: only an object makes a chunk worth parsing.
+DONE = b"data: [DONE]\n\n"
+# An event ends with an empty line; a line ends with \n, \r\n or \r.
+_EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
+_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+# Some providers write `"usage": null` into every chunk: only an object makes a chunk worth reading.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_EVENT = re.compile(rb".*?(?:\n\n|\r\n\r\n)", re.DOTALL)
+_FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
+_LAST_OF_RESPONSE = re.compile(rb"response\.(?:completed|incomplete|failed)")
+# What every event of an answer has once, as it is written with and without spaces.
+_CHOICES = (b'"choices":[{', b'"choices": [{')
+_RESPONSE = (b'"type":"response.', b'"type": "response.')
+_TEXTS = re.compile(rb'"(?:content|text|delta)": ?"([^"\\\r\n]*)"')
+# So often the bytes around a stream's texts are looked at; where they keep changing, it is not worth more.
+_MOST_ATTEMPTS_TO_LEARN = 4
 # For estimates only: what an event holds besides its text, at most, and how many events without text end a stream.
 _EVENT_BYTES = 320
 _EVENTS_OF_AN_END = 2
-_DATA = re.compile(rb"(?:^|\n)data: ?(\{.*\})", re.DOTALL)
 
 
 class EventRelay:
@@ -31,32 +42,36 @@ class EventRelay:
 
     So a broken stream ends between two events, and the error event can follow. finish: called with this relay, which
     has the usage by then, the event that carries it, and whether the event holds nothing else; its result is passed on
-    instead of the event, and b"" hides the event.
+    instead of the event, and b"" hides the event. choices: how many were requested.
     """
 
     __slots__ = (
-        "_finish",
-        "_held",
-        "_operation",
-        "_send",
-        "events",
-        "events_at_usage",
-        "is_complete",
-        "received_bytes",
-        "usage",
-    )
+        "_after_text", "_before_text", "_finish", "_form", "_held", "_is_first", "_judge", "_marks", "_send",
+        "_to_learn", "events", "events_at_usage", "is_done", "received_bytes", "usage",
+    )  # fmt: skip
 
     def __init__(
-        self, operation: Operation, send: Callable[[bytes], None], finish: Callable[[EventRelay, bytes, bool], bytes]
+        self,
+        operation: Operation,
+        send: Callable[[bytes], None],
+        finish: Callable[[EventRelay, bytes, bool], bytes],
+        choices: int = 1,
     ) -> None:
-        self._operation = operation
+        self._form = operation.form
+        self._marks = _RESPONSE if operation.form is Form.RESPONSES else _CHOICES
+        self._judge = StreamJudge(operation.form, choices)
+        self._judge.has_begun = True  # a stream without content is not relayed
         self._send = send
         self._finish = finish
         self._held = b""
+        self._is_first = True
+        # The bytes before and behind the text of this stream's chunks; most chunks differ in nothing else.
+        self._before_text = self._after_text = b""
+        self._to_learn = _MOST_ATTEMPTS_TO_LEARN
         #: The counts that came last; None until some have come.
         self.usage: ReportedUsage | None = None
-        #: Whether the operation's last event has come; a stream that ends without it is broken.
-        self.is_complete = False
+        #: Whether [DONE] has come.
+        self.is_done = False
         #: How many events have come, the last one included.
         self.events = 0
         #: How many of them when the usage came.
@@ -67,73 +82,172 @@ class EventRelay:
     @property
     def answer_tokens(self) -> int:
         """An estimate: about one token comes with each event, and [DONE] is none; more where events are long."""
-        events = self.events - self.is_complete
+        events = self.events - self.is_done
         return max(0, events, (self.received_bytes - self.events * _EVENT_BYTES) // BYTES_PER_TOKEN)
 
     @property
     def tokens_after_usage(self) -> int:
         """An estimate of what came after the usage; 0 where only the stream's end did, as is usual."""
-        after = self.events - self.events_at_usage - self.is_complete
+        after = self.events - self.events_at_usage - self.is_done
         return after if self.usage is not None and after > _EVENTS_OF_AN_END else 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer has ended, if the stream ends now."""
+        return self._judge.is_complete
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last event of the answer has come."""
+        return self._judge.has_ended
+
+    @property
+    def fault(self) -> Judgement | None:
+        """The error that came within the stream, or what came that is no part of an answer; None if none has come."""
+        return self._judge.fault
 
     def receive(self, data: bytes) -> None:
         """Takes the next bytes of the stream, cut anywhere.
 
-        Raises CutShort for an event that is longer than LONGEST_EVENT_BYTES.
+        Raises CutShort for an event that is longer than LONGEST_EVENT_BYTES, and once `fault` is set.
         """
         if self._held:
             data = self._held + data
             self._held = b""
-        # Most chunks end with an event: these are passed on without a copy.
+        # Most chunks differ from the one before in a few letters only: these are not looked at.
+        elif self._is_like_the_last(data):
+            self.events += 1
+            self.received_bytes += len(data)
+            self._send(data)
+            return
+        if self._is_first or not data.endswith(_EVENT_ENDS):
+            data = self._whole_events(data)
+            if not data:
+                return
+        data = self._looked_at(data)
+        if data:
+            self._send(data)
+        if self._judge.fault is not None:
+            raise CutShort("an error came within the answer")
+
+    def _looked_at(self, data: bytes) -> bytes:
+        """Returns what is passed on of these whole events."""
+        count = data.count(b"data:")  # too many where a text holds "data:"; it is for estimates only
+        self.events += count
+        self.received_bytes += len(data)
+        if not self._is_plain(data, count):
+            return self._read(data)
+        if count == 1 and self._to_learn:
+            self._learn(data)
+        return data
+
+    def _whole_events(self, data: bytes) -> bytes:
+        """Returns the whole events of the data, and holds the rest. Raises CutShort for one that is too long."""
         if not data.endswith(_EVENT_ENDS):
             end = _after_last_event(data)
             self._held = data[end:]
             if len(self._held) > LONGEST_EVENT_BYTES:
                 raise CutShort(f"an event is longer than {LONGEST_EVENT_BYTES} bytes")
             data = data[:end]
-            if not data:
-                return
-        self.received_bytes += len(data)
-        self.events += data.count(b"data:")  # too many where a text holds "data:"; it is for estimates only
-        # The cheap test comes first; it is false for most chunks.
-        if b'"usage"' in data and _USAGE.search(data):
-            data = self._with_usage(data)
-        operation = self._operation
-        if operation.end_hint in data and operation.last_event.search(data):
-            self.is_complete = True
-        if data:
-            self._send(data)
+        if self._is_first and data:
+            self._is_first = False
+            data = data.removeprefix(BYTE_ORDER_MARK)  # OpenAI's SDKs would not see the first event
+        return data
 
-    def _with_usage(self, data: bytes) -> bytes:
-        """Returns the events with those that carry usage replaced by what `finish` returns for them.
+    def end(self) -> Judgement:
+        """Ends a stream that has ended cleanly, and returns what it was. A complete one gets the [DONE] that it lacks.
 
-        A deeper member may have the name, too, so an event counts only if its JSON has usage where providers send it.
+        What remains of an event without its end is dropped, as every reader of such streams does.
         """
+        judge = self._judge
+        if self._held:
+            splitter = EventSplitter()
+            for _ in splitter.feed(self._held):
+                pass
+            if splitter.is_done:
+                judge.take(Event(b"", b"[DONE]"))
+        judgement = judge.end()
+        if judge.is_complete and not self.is_done and self._form is not Form.RESPONSES:
+            self._send(DONE)
+        return judgement
+
+    def _is_like_the_last(self, data: bytes) -> bool:
+        """Returns whether the data is one chunk that differs from one that was plain only in the letters of its text.
+
+        A quote, a line break or a final backslash may end the text elsewhere, so chunks with these are looked at.
+        """
+        before = self._before_text
+        after = self._after_text
+        if not before or len(data) < len(before) + len(after):
+            return False
+        if not (data.startswith(before) and data.endswith(after)):
+            return False
+        text = data[len(before) : len(data) - len(after)]
+        return b'"' not in text and b"\n" not in text and b"\r" not in text and not text.endswith(b"\\")
+
+    def _is_plain(self, data: bytes, count: int) -> bool:
+        """Returns whether these events, `count` of them, are ordinary parts of an answer as far as bytes can show.
+
+        They have neither an error nor usage nor the end of the answer in them, each holds what every event of an answer
+        does, and each ends as an object does.
+        """
+        if b"error" in data or (b'"usage"' in data and _USAGE.search(data)):
+            return False
+        compact, spaced = self._marks
+        if data.count(compact) != count and data.count(spaced) != count:
+            return False
+        if data.count(b"}\n\n") != count and data.count(b"}\r\n\r\n") != count and data.count(b"}\r\r") != count:
+            return False
+        if self._form is Form.RESPONSES:
+            return _LAST_OF_RESPONSE.search(data) is None
+        return data.count(b'"finish_reason":null') == count or _FINISH_REASON.search(data) is None
+
+    def _learn(self, data: bytes) -> None:
+        """Takes the bytes around the text of a plain chunk."""
+        self._to_learn -= 1
+        found = _TEXTS.search(data)
+        if found is not None:
+            self._before_text, self._after_text = data[: found.start(1)], data[found.end(1) :]
+
+    def _read(self, data: bytes) -> bytes:
+        """Reads events, and returns what is passed on of them. After the event that sets `fault` nothing is."""
         passed = []
-        for event in _EVENT.findall(data):
-            found = None
-            if _USAGE.search(event) and (match := _DATA.search(event)):
-                found = _usage_in_event(match.group(1))
-            if found is None or found.usage is None:
-                passed.append(event)
-                continue
-            self.usage = found.usage.after(self.usage)
-            self.events_at_usage = self.events
-            passed.append(self._finish(self, event, found.is_only_usage))
+        start = 0
+        for found in _EVENT_END.finditer(data):
+            event, start = data[start : found.end()], found.end()
+            passed.append(self._read_event(event))
+            if self.fault is not None:
+                self.events -= data.count(b"data:", start)
+                break
         return b"".join(passed)
+
+    def _read_event(self, event: bytes) -> bytes:
+        """Reads one event, and returns what is passed on instead of it."""
+        for parsed in EventSplitter().feed(event):
+            reading = self._judge.take(parsed)
+            if reading == IS_DONE:
+                self.is_done = True
+            if reading.fault is not None and self._judge.fault is not None:
+                # SDKs know this event of a failed response. Any other error is worded by the gateway.
+                return event if parsed.name == b"response.failed" else b""
+            if reading.usage:
+                return self._with_usage(event, reading)
+        return event
+
+    def _with_usage(self, event: bytes, reading: EventReading) -> bytes:
+        usage = usage_of(reading.usage)
+        if usage is not None:
+            self.usage = usage.after(self.usage)
+            self.events_at_usage = self.events
+        return (
+            event if usage is None and not reading.is_only_usage else self._finish(self, event, reading.is_only_usage)
+        )
 
 
 def _after_last_event(data: bytes) -> int:
     """Returns the position behind the last whole event; 0 if there is none."""
-    # rfind gives -1 for nothing found, so 1 and 3 mean that there is no such end.
-    end_by_lf = data.rfind(b"\n\n") + 2
-    end_by_crlf = data.rfind(b"\r\n\r\n") + 4
-    return max(end_by_lf if end_by_lf > 1 else 0, end_by_crlf if end_by_crlf > 3 else 0)
-
-
-def _usage_in_event(document: bytes) -> EventUsage | None:
-    """Returns what `find_usage` finds; None for data that is not JSON, which is passed on as it came."""
-    try:
-        return find_usage(document)
-    except ValueError:
-        return None
+    if b"\r" in data:
+        # The final \r of "\n\r" may be half of a line break.
+        searched = data[:-1] if data.endswith(b"\n\r") else data
+        return max((found.end() for found in _EVENT_END.finditer(searched)), default=0)
+    return data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0

@@ -278,7 +278,7 @@ def _bounds(context: RequestContext) -> TokenBounds:
     fields = context.fields
     operation = context.operation
     body = context.request.body
-    choices = fields.choices(operation)
+    choices = fields.written_answers(operation)
     answer = fields.longest_answer_tokens(operation, choices) if operation.has_completion else 0
     return TokenBounds(body, estimated_prompt_tokens(body), answer, choices, context.model.model.context_length)
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
+from vllm_service.domain.answers import Judgement, Verdict
 from vllm_service.errors import (
+    BodyTooLarge,
     ContextTooLong,
     GatewayTimeout,
     InvalidRequest,
@@ -24,35 +27,21 @@ from vllm_service.errors import (
 )
 from vllm_service.http.upstream import NotReached, ProviderFault, TimedOut
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered, retry_after_seconds
+from vllm_service.resilience.refusals import Meaning, meaning_of
 
-# Engines and providers word this differently; one of these is in the code or the message of each that is known.
-_CONTEXT_PHRASES = (
-    "context_length",
-    "context length",
-    "maximum context",
-    "max_model_len",
-    "too long",
-    "reduce the length",
-)
 _LONGEST_MESSAGE = 2000
+#: Statuses whose message is about the request, so that the caller may get it where every offer has refused.
+_OF_THE_REQUEST = frozenset({400, 413, 422})
 
 
-class _ErrorMember(msgspec.Struct):
+class ErrorWords(NamedTuple):
+    """What a provider's error says. Each is read on its own; None where there is none, or something else than text."""
+
     message: str | None = None
     param: str | None = None
+    #: Some providers, vLLM among them, write a number here.
     code: str | int | None = None
     type: str | None = None
-
-
-class _ErrorBody(msgspec.Struct):
-    """The forms of an error's body: OpenAI's object, a plain text, or a message without an object around it."""
-
-    error: _ErrorMember | str | None = None
-    message: str | None = None
-    detail: msgspec.Raw = msgspec.Raw(b"")
-
-
-_decoder = msgspec.json.Decoder(_ErrorBody, strict=False)
 
 
 def retry_after_of(headers: Mapping[bytes, bytes]) -> float | None:
@@ -67,37 +56,61 @@ def refused(status: int, headers: Mapping[bytes, bytes], body: bytes, model: str
     headers: names in lower case.
     """
     wait = retry_after_of(headers)
-    failure = Failure(Kind.STATUS, status, retry_after_seconds=wait)
-    return NotAnswered(
-        failure, callers_error(status, body) if failure.is_final else providers_error(status, wait, model)
+    words = error_words(body)
+    meaning = meaning_of(status, words.code, words.type, words.message)
+    failure = Failure(
+        Kind.STATUS,
+        status,
+        retry_after_seconds=wait,
+        refusal=meaning,
+        may_be_running=meaning is Meaning.UNFINISHED,
     )
+    if meaning in (Meaning.CALLER, Meaning.CONTEXT) or (meaning is Meaning.OFFER and status in _OF_THE_REQUEST):
+        return NotAnswered(failure, callers_error(status, meaning, words))
+    return NotAnswered(failure, providers_error(status, meaning, wait, model))
 
 
-def callers_error(status: int, body: bytes) -> ServiceError:
-    """Returns the error for a provider's 4xx that the caller has caused, with the provider's message."""
-    error = _error_in(body)
-    message = (error.message or f"The provider refused the request with status {status}.")[:_LONGEST_MESSAGE]
-    details = {"upstream_status": status, "upstream_code": error.code, "upstream_type": error.type}
-    if status == 413 or (status in (400, 422) and _is_about_context(error)):
-        return ContextTooLong(message, param=error.param, details=details)
+def not_an_answer(judgement: Judgement, headers: Mapping[bytes, bytes], model: str) -> NotAnswered:
+    """Returns the failure of an attempt whose answer came with status 200 and is none.
+
+    An error that names a status is treated as if it had come with that status. headers: names in lower case.
+    """
+    if judgement.status:
+        return refused(judgement.status, headers, judgement.document, model)
+    kind = Kind.CUT if judgement.verdict is Verdict.INCOMPLETE else Kind.GARBAGE
+    error = UpstreamFailed(f"A provider of {model!r} {judgement.reason}.", details={"model": model})
+    return NotAnswered(Failure(kind), error)
+
+
+def callers_error(status: int, meaning: Meaning, words: ErrorWords) -> ServiceError:
+    """Returns the error for a provider's 4xx that the caller can change something about, with the provider's words."""
+    message = (words.message or f"The provider refused the request with status {status}.")[:_LONGEST_MESSAGE]
+    details = {"upstream_status": status, "upstream_code": words.code, "upstream_type": words.type}
+    if meaning is Meaning.CONTEXT:
+        return ContextTooLong(message, param=words.param, details=details)
     if status == 400:
-        return InvalidRequest(message, param=error.param, details=details)
-    return UpstreamError(status, message, code=f"UPSTREAM_{status}", param=error.param, details=details)
+        return InvalidRequest(message, param=words.param, details=details)
+    if status == 413:
+        return BodyTooLarge(message, param=words.param, details=details)
+    return UpstreamError(status, message, code=f"UPSTREAM_{status}", param=words.param, details=details)
 
 
-def providers_error(status: int, wait: float | None, model: str) -> ServiceError:
-    """Returns the error for a status that is the provider's fault. wait: the provider's Retry-After in seconds."""
+def providers_error(status: int, meaning: Meaning, wait: float | None, model: str) -> ServiceError:
+    """Returns the error for a status that the caller has not caused. wait: the provider's Retry-After in seconds."""
     details: dict[str, object] = {"model": model, "upstream_status": status}
-    if status == 429:
+    if meaning is Meaning.THROTTLED:
         message = f"Every provider of {model!r} is at its rate limit."
         return RateLimited(message, details=details, retry_after_seconds=1.0 if wait is None else wait)
+    if meaning is Meaning.OVERSIZED:
+        message = f"This request alone is above the rate limit of the providers of {model!r}: shorten it. Do not retry."
+        return RateLimited(message, details=details)
     if status == 404:
         return NotFound(f"The providers of {model!r} do not offer this operation, or not this model.", details=details)
     if status == 503:
         message = f"The providers of {model!r} are not ready."
         details |= {"estimated_ready_time": wait, "fallback_available": False}
         return ModelUnavailable(message, details=details, retry_after_seconds=wait)
-    if status in (408, 504):
+    if status == 408 or meaning is Meaning.UNFINISHED:
         return GatewayTimeout(f"The providers of {model!r} did not answer in time.", details=details)
     return UpstreamFailed(f"The providers of {model!r} failed; the last with status {status}.", details=details)
 
@@ -113,17 +126,31 @@ def fault_error(fault: ProviderFault, model: str) -> ServiceError:
     return UpstreamFailed(f"The providers of {model!r} broke off: {fault}.", details=details)
 
 
-def _error_in(body: bytes) -> _ErrorMember:
-    """Returns the error that a body holds; one without members if it is not JSON or of another shape."""
+def error_words(body: bytes) -> ErrorWords:
+    """Returns what an error's body says; nothing if it is not JSON or of another shape.
+
+    Forms: OpenAI's object, a plain text, a message without an object around it, FastAPI's `detail`, and any of them in
+    a list, as Gemini sends it.
+    """
     try:
-        document = _decoder.decode(body)
+        document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _ErrorMember()
-    if isinstance(document.error, _ErrorMember):
-        return document.error
-    return _ErrorMember(message=document.error or document.message)
+        return ErrorWords()
+    if isinstance(document, list) and document:
+        document = document[0]
+    if not isinstance(document, dict):
+        return ErrorWords()
+    error = document.get("error") or document
+    if not isinstance(error, dict):
+        return ErrorWords(_text(error) or _text(document.get("message")))
+    code = error.get("code")
+    return ErrorWords(
+        _text(error.get("message")) or _text(document.get("message")) or _text(document.get("detail")),
+        _text(error.get("param")),
+        code if isinstance(code, str | int) else None,
+        _text(error.get("type")) or _text(error.get("status")),
+    )
 
 
-def _is_about_context(error: _ErrorMember) -> bool:
-    text = f"{error.code} {error.message}".lower()
-    return any(phrase in text for phrase in _CONTEXT_PHRASES)
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -50,7 +50,7 @@ class RequestFields(msgspec.Struct):
         """True if the caller has requested the usage chunk of a stream."""
         return self.stream_options is not None and self.stream_options.include_usage is True
 
-    def choices(self, operation: Operation) -> int:
+    def written_answers(self, operation: Operation) -> int:
         """Returns how many answers a provider writes: one for each prompt of a list, times `n` or `best_of`."""
         if not operation.has_choices:
             return 1
@@ -65,6 +65,11 @@ class RequestFields(msgspec.Struct):
         A bound that the operation does not have bounds nothing: providers ignore it.
         """
         return longest_answer_tokens(tuple([getattr(self, name) for name in operation.bounds]), choices)
+
+    @property
+    def choices(self) -> int:
+        """How many answers to one prompt the caller has requested."""
+        return max(1, int(self.n or 1))
 
     @property
     def prefix(self) -> int:

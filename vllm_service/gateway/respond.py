@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable
@@ -10,19 +11,19 @@ from functools import partial
 import msgspec
 from msgspec.structs import replace
 
+from vllm_service.domain.answers import Verdict, judge_whole
 from vllm_service.domain.requests import Outcome
-from vllm_service.domain.usage import Usage, counted
-from vllm_service.errors import ServiceError, UpstreamFailed
+from vllm_service.domain.usage import Usage, counted, usage_of
+from vllm_service.errors import ServiceError
 from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.operations import EMBEDDINGS
-from vllm_service.gateway.provider_errors import fault_error
-from vllm_service.gateway.provider_request import usage_in
+from vllm_service.gateway.provider_errors import fault_error, not_an_answer
 from vllm_service.http.error_answers import error_event
 from vllm_service.http.upstream import Answer, ProviderFault
 from vllm_service.resilience.attempts import Attempt
-from vllm_service.resilience.failures import Failure, Kind
+from vllm_service.resilience.failures import Failure, Kind, NotAnswered
 from vllm_service.storage.protocol import CachedResponse
 
 # Members that do not change an answer, so they are left out of the cache key. `stream` is not among them: an answer is
@@ -63,7 +64,7 @@ def send_whole(context: RequestContext, attempt: Attempt[Answer], *, keeps: bool
     usage = attempt.usage
     assert usage is not None, "a whole answer has been counted by the attempt"
     if usage.estimated and context.model.tokenizer is not None:
-        context.reported = usage_in(document)
+        context.reported = usage_of(judge_whole(context.operation.form, document).usage)
         context.answer_text = AnswerText.whole(document)
     context.count(usage)
     if context.writer.has_left:
@@ -81,7 +82,7 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     """
     answer = attempt.answer
     writer = context.writer
-    relay = EventRelay(context.operation, writer.send, partial(_annotated_usage, context))
+    relay = EventRelay(context.operation, writer.send, partial(_annotated_usage, context), context.fields.choices)
     kept: list[bytes] = []
     # Copies are made only where they are needed, so that a plain stream costs one call per chunk.
     receive = _keeping(relay.receive, kept) if keeps else relay.receive
@@ -90,11 +91,12 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
         receive = context.answer_text.around(receive)
     writer.begin(200, context.answer_headers(_EVENT_STREAM))
     writer.set_source(answer)
-    error: ServiceError | None = None
+    failed: NotAnswered | None = None
     try:
         await answer.relay(receive)
+        failed = _failure_at_end(relay, answer, context.facts.model)
     except ProviderFault as fault:
-        error = fault_error(fault, context.facts.model)
+        failed = _failure_within(relay, answer, fault, context.facts.model)
     except BaseException:
         # The caller has left, or the gateway itself failed. What has come so far costs money either way.
         answer.close()
@@ -105,14 +107,27 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     if writer.has_left:  # and the answer was read to its end all the same (on_disconnect: drain)
         context.outcome = Outcome.CANCELLED
         context.status = 499
-    if relay.is_complete:
+    if failed is None:
         context.end()
         attempt.succeeded(_provider_count(usage))
         return CachedResponse(b"".join(kept), True, context.usage) if keeps else None
-    error = error or UpstreamFailed(f"The provider of {context.facts.model!r} ended the stream before its last event.")
-    _end_with_error(context, error)
-    attempt.failed(Failure(Kind.CUT, content_started=True))
+    _end_with_error(context, failed.error)
+    attempt.failed(dataclasses.replace(failed.failure, content_started=True))
     return None
+
+
+def _failure_at_end(relay: EventRelay, answer: Answer, model: str) -> NotAnswered | None:
+    """Returns the failure of a stream that has ended cleanly; None if it was complete."""
+    judgement = relay.end()
+    return None if judgement.verdict is Verdict.ANSWER else not_an_answer(judgement, answer.headers, model)
+
+
+def _failure_within(relay: EventRelay, answer: Answer, fault: ProviderFault, model: str) -> NotAnswered | None:
+    """Returns the failure of a stream that broke off; None if its last event had come by then."""
+    if relay.fault is not None:
+        answer.close()
+        return not_an_answer(relay.fault, answer.headers, model)
+    return None if relay.has_ended else NotAnswered(Failure(Kind.CUT), fault_error(fault, model))
 
 
 def replay(context: RequestContext, cached: CachedResponse) -> None:
@@ -125,7 +140,11 @@ def replay(context: RequestContext, cached: CachedResponse) -> None:
         context.answer(200, context.answer_headers(_JSON), context.annotated(cached.body, time.monotonic()))
         return
     context.writer.begin(200, context.answer_headers(_EVENT_STREAM))
-    EventRelay(context.operation, context.writer.send, partial(_annotated_usage, context)).receive(cached.body)
+    relay = EventRelay(
+        context.operation, context.writer.send, partial(_annotated_usage, context), context.fields.choices
+    )
+    relay.receive(cached.body)
+    relay.end()
     context.end()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -33,7 +34,8 @@ def _scope(request: Request) -> Message:
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": request.http_version,
-        "method": request.method.decode("latin-1"),
+        # HEAD is GET without the body, which the connection leaves out: no route needs to know it.
+        "method": "GET" if request.method == b"HEAD" else request.method.decode("latin-1"),
         "scheme": "http",
         "path": unquote_to_bytes(path).decode("utf-8", "replace"),
         "raw_path": path,
@@ -88,17 +90,16 @@ class _AsgiExchange:
             self._status = message["status"]
             headers = message.get("headers", ())
             lines = (b"%b: %b\r\n" % (name, value) for name, value in headers if name not in _SERVER_HEADERS)
-            self._headers = b"".join(lines)
+            self._headers = _with_head(b"".join(lines))
             return  # the head waits for the first piece: only then is it known whether a length can be sent
-        body = b"" if self._request.method == b"HEAD" else bytes(message.get("body", b""))
+        body = bytes(message.get("body", b""))
         if not message.get("more_body", False):
             self._end(body)
             return
         if not self._has_begun:
             self._has_begun = True
             self._caller.begin(self._status, self._headers)
-        if body:
-            self._caller.send(body)
+        self._send(body)
         await self._can_send.wait()
 
     def _end(self, body: bytes) -> None:
@@ -106,6 +107,14 @@ class _AsgiExchange:
         if not self._has_begun:
             self._caller.answer(self._status, self._headers, body)
             return
-        if body:
-            self._caller.send(body)
+        self._send(body)
         self._caller.end()
+
+    def _send(self, body: bytes) -> None:
+        if body and self._request.method != b"HEAD":
+            self._caller.send(body)
+
+
+def _with_head(headers: bytes) -> bytes:
+    """Returns the header lines with HEAD beside a GET in Allow: the application sees the one as the other."""
+    return re.sub(rb"(?im)^(allow: .*\bGET\b)", rb"\1, HEAD", headers)

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
 import msgspec
 
+from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.http.messages import fault_in
 from vllm_service.http.upstream import CutShort, ProviderFault
 from vllm_service.http.write_buffer import WriteBuffer, Writer
 from vllm_service.logs import source_location
 
 LONGEST_ANSWER_BYTES = 128 * 2**20
-#: Of a stream, until its first event is whole: comments and pings, and then the event itself.
+#: Of a stream, until its first content has come: comments and pings, and then the event itself.
 LONGEST_BEGINNING_BYTES = 16 * 2**20
-# A comment (": ping") keeps a connection alive and is no event: fail-over stays possible until a real one is whole.
-_EVENT_BEGINS = re.compile(rb"(?:^|\n)(?:data|event):")
-_EVENT_ENDS = re.compile(rb"\n\n|\r\n\r\n")
-_LONGEST_MARK = len(b"\nevent:")  # the longest match of _EVENT_BEGINS; a piece of the stream may end within one
 
 
 class AnswerConnection(Protocol):
@@ -45,6 +41,9 @@ class ProviderAnswer(msgspec.Struct, eq=False):
     headers: dict[bytes, bytes]
     #: 0 until the head is complete.
     status: int = 0
+    #: Reads the first bytes of what was requested as a stream; None if a whole answer was requested, or for an error.
+    beginning: StreamBeginning | None = None
+    #: Whether the first content of a stream has come, or an error within it.
     is_stream: bool = False
     #: The head has neither a length nor chunks: the body lasts until the provider closes the connection.
     ends_with_connection: bool = False
@@ -54,8 +53,6 @@ class ProviderAnswer(msgspec.Struct, eq=False):
     _end: asyncio.Future[None] | None = None
     _fault: Exception | None = None
     _is_over: bool = False
-    _has_event: bool = False
-    _searched: int = 0  # bytes of `_kept` that `has_begun` need not search again
 
     @property
     def body(self) -> bytes:
@@ -73,23 +70,11 @@ class ProviderAnswer(msgspec.Struct, eq=False):
             self._kept = bytearray(kept + data)
         else:
             kept += data
-        most = LONGEST_BEGINNING_BYTES if self.is_stream else LONGEST_ANSWER_BYTES
+        is_beginning = self.beginning is not None and not self.beginning.is_document
+        most = LONGEST_BEGINNING_BYTES if is_beginning else LONGEST_ANSWER_BYTES
         if len(self._kept) > most:
-            what = "first event" if self.is_stream else "answer"
+            what = "beginning of the stream" if is_beginning else "answer"
             self._connection.fail(CutShort(f"the {what} is longer than {most} bytes"))
-
-    def has_begun(self) -> bool:
-        """Implements upstream.Answer. Continues the search where it ended, or many small pieces would cost O(n^2)."""
-        kept = self._kept
-        if not self._has_event:
-            found = _EVENT_BEGINS.search(kept, self._searched)
-            if found is not None:
-                self._has_event = True
-                self._searched = found.end()
-        if self._has_event and _EVENT_ENDS.search(kept, self._searched) is not None:
-            return True
-        self._searched = max(self._searched, len(kept) - _LONGEST_MARK + 1)  # the last bytes may begin a mark
-        return False
 
     def relay(self, receive: Callable[[bytes], None]) -> asyncio.Future[None]:
         """Implements upstream.Answer."""
@@ -150,6 +135,7 @@ class Connection(Writer):
         self._parser = httptools.HttpResponseParser(self)
         self._answer: ProviderAnswer | None = None
         self._waiter: asyncio.Future[ProviderAnswer] | None = None
+        self._beginning: StreamBeginning | None = None
         self._head_bytes = 0
         self._has_ended = self._keeps_alive = False
         # By the loop's clock; the pool checks them from one timer, since a timer for each chunk would cost more.
@@ -181,12 +167,19 @@ class Connection(Writer):
         return self._answer is not None
 
     def request(
-        self, request: bytes, first_byte_seconds: float, total_seconds: float, *, is_alone: bool
+        self,
+        request: bytes,
+        first_byte_seconds: float,
+        total_seconds: float,
+        *,
+        is_alone: bool,
+        beginning: StreamBeginning | None = None,
     ) -> asyncio.Future[ProviderAnswer]:
-        """Sends a request. The future gets its answer when it is whole, or of a stream when its first event is there.
+        """Sends a request. The future gets its answer when it is whole, or when the beginning of a stream is clear.
 
-        is_alone: no other connection is busy, so nothing is gained by waiting for the end of the turn. Raises CutShort
-        when the connection has been closed. A task that is cancelled while it waits must call `abandon`.
+        beginning: see upstream.Upstream. is_alone: no other connection is busy, so nothing is gained by waiting for the
+        end of the turn. Raises CutShort when the connection has been closed. A task that is cancelled while it waits
+        must call `abandon`.
         """
         self._head_bytes = 0
         self.quiet_since = now = self._loop.time()
@@ -196,6 +189,7 @@ class Connection(Writer):
         if transport is None or transport.is_closing():
             raise CutShort("the connection has been closed")
         self._has_ended = self._keeps_alive = False
+        self._beginning = beginning
         waiter = self._waiter = self._loop.create_future()
         if is_alone:
             self.write_now(request)
@@ -274,7 +268,8 @@ class Connection(Writer):
             answer.received(data)
             return
         answer.keep(data)
-        if answer.is_stream and self._waiter is not None and answer.has_begun():
+        if answer.beginning is not None and self._waiter is not None and answer.beginning.feed(data):
+            answer.is_stream = True
             self._resolve(answer)
 
     def _fail_for(self, error: Exception) -> None:
@@ -312,13 +307,13 @@ class Connection(Writer):
             self._answer.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        """Decides whether the answer is a stream, and how it will end. An error is never a stream: it is read whole."""
+        """Decides whether the answer may be a stream, and how it will end. An error status is never one."""
         answer = self._answer
         assert answer is not None
         answer.status = self._parser.get_status_code()
         headers = answer.headers
         if answer.status == 200:
-            answer.is_stream = headers.get(b"content-type", b"").lower().startswith(b"text/event-stream")
+            answer.beginning = self._beginning  # what was requested and the bytes decide, not the content type
         answer.ends_with_connection = b"content-length" not in headers and b"transfer-encoding" not in headers
 
     def on_message_complete(self) -> None:

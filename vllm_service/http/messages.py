@@ -23,6 +23,18 @@ REASONS = {
 
 #: First lines of answers by status, built once. A status that is missing here is sent with "-" as its reason.
 STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, reason) for status, reason in REASONS.items()}
+CLOSE = b"connection: close\r\n"
+
+
+def status_line(status: int) -> bytes:
+    """Returns the first line of an HTTP answer."""
+    return STATUS_LINES.get(status) or b"HTTP/1.1 %d -\r\n" % status
+
+
+def whole_answer(status: int, headers: bytes, last: bytes, body: bytes) -> bytes:
+    """Returns an HTTP answer with its length. headers, last: lines, each ended by CRLF."""
+    first = STATUS_LINES.get(status) or status_line(status)
+    return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (first, headers, last, len(body), body)
 
 
 def fault_in(error: Exception) -> BaseException | None:

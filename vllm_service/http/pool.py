@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from vllm_service.catalog.model import Provider
+from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.http.client_connection import Connection, ProviderAnswer
 from vllm_service.http.upstream import ENDLESS, Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.http.write_buffer import WriteBuffer
@@ -36,11 +37,18 @@ class ConnectionPool:
         self._timer: asyncio.TimerHandle | None = None
 
     def send(
-        self, provider: Provider, path: str, headers: bytes, body: bytes, patience: Patience = ENDLESS
+        self,
+        provider: Provider,
+        path: str,
+        headers: bytes,
+        body: bytes,
+        patience: Patience = ENDLESS,
+        *,
+        beginning: StreamBeginning | None = None,
     ) -> Awaitable[Answer]:
         """Implements upstream.Upstream."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("POST", path, headers, body, patience)
+        return pool.send("POST", path, headers, body, patience, beginning=beginning)
 
     def get(self, provider: Provider, path: str, patience: Patience = ENDLESS) -> Awaitable[Answer]:
         """GETs `base_url + path`; errors as for `send`."""
@@ -64,7 +72,10 @@ class ConnectionPool:
     def _new_pool(self, provider: Provider) -> _Pool:
         if self._write_buffer is None:
             self._write_buffer = WriteBuffer(asyncio.get_running_loop())
-        pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._write_buffer)
+        try:
+            pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._write_buffer)
+        except ValueError as error:  # a URL that the catalog would have refused; the provider came from elsewhere
+            raise NotReached(f"no request can reach its base_url: {type(error).__name__}") from error
         self._check_pools()
         return pool
 
@@ -99,7 +110,8 @@ class _Pool:
         self._tls = tls_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._base_path = parts.path.rstrip("/")
-        self._netloc = parts.netloc.rpartition("@")[2]
+        self._base_path.encode("ascii")  # raises ValueError
+        self._lines = _lines_of(provider, parts.netloc.rpartition("@")[2])
         self._heads: dict[tuple[str, str], bytes] = {}
         self._idle: list[Connection] = []
         #: Open ones, idle or busy.
@@ -109,7 +121,16 @@ class _Pool:
         #: Requests without a connection, the longest wait first.
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
 
-    async def send(self, method: str, path: str, headers: bytes, body: bytes, patience: Patience) -> ProviderAnswer:
+    async def send(
+        self,
+        method: str,
+        path: str,
+        headers: bytes,
+        body: bytes,
+        patience: Patience,
+        *,
+        beginning: StreamBeginning | None = None,
+    ) -> ProviderAnswer:
         """Sends a request over an idle connection, else over a new one, and returns its answer."""
         head = self._heads.get((method, path)) or self._head(method, path)
         request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
@@ -124,7 +145,9 @@ class _Pool:
             waiter = None
             try:
                 is_alone = len(self._all) - len(self._idle) <= 1
-                waiter = connection.request(request, first_byte, patience.total_seconds, is_alone=is_alone)
+                waiter = connection.request(
+                    request, first_byte, patience.total_seconds, is_alone=is_alone, beginning=beginning
+                )
                 return await waiter
             except CutShort:
                 # The provider may close an idle connection just when a request is written to it. Such a request was
@@ -181,7 +204,11 @@ class _Pool:
                 connection = await self._open()
         except TimeoutError as error:
             raise NotReached(f"no connection within {seconds:g} s") from error
-        except OSError as error:
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+        ) as error:  # of a host or port, uvloop and asyncio raise all of these
             raise NotReached(f"no connection: {type(error).__name__}") from error
         return connection
 
@@ -244,10 +271,18 @@ class _Pool:
 
         The key is the provider's, never the caller's. Identity encoding: events are read and passed on as they are.
         """
-        key = f"authorization: Bearer {self._provider.api_key}\r\n" if self._provider.api_key else ""
-        head = (
-            f"{method} {self._base_path}{path} HTTP/1.1\r\nhost: {self._netloc}\r\n{key}"
-            f"content-type: application/json\r\naccept-encoding: identity\r\nuser-agent: vllm-service/{__version__}\r\n"
-        )
-        self._heads[method, path] = head.encode("latin-1")
+        self._heads[method, path] = f"{method} {self._base_path}{path} HTTP/1.1\r\n".encode("ascii") + self._lines
         return self._heads[method, path]
+
+
+def _lines_of(provider: Provider, netloc: str) -> bytes:
+    """Returns the header lines of every request. Raises ValueError for what cannot stand in a header."""
+    key = provider.api_key or ""
+    if not f"{netloc}{key}{provider.base_url}".isprintable():  # a line's end would begin another header
+        raise ValueError("unprintable")
+    authorization = f"authorization: Bearer {key}\r\n" if key else ""
+    lines = (
+        f"host: {netloc}\r\n{authorization}content-type: application/json\r\n"
+        f"accept-encoding: identity\r\nuser-agent: vllm-service/{__version__}\r\n"
+    )
+    return lines.encode("latin-1")

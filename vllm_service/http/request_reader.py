@@ -72,6 +72,8 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 _log = logging.getLogger(__name__)
+#: A target with scheme and host. A user name in it is a way to pass one host off as another, and is not served.
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?#@]+)(?=[/?]|$)", re.IGNORECASE)
 #: The headers of an offer to change the protocol.
 _UPGRADE_HEADERS = (b"upgrade", b"connection", b"http2-settings")
 
@@ -162,11 +164,27 @@ class RequestReader(Writer):
             self.refuse(HeadTooLarge(f"The request's head is larger than {limits.head_bytes} bytes, or too long."))
             return
         self._head_bytes = 0
+        if not self._target.startswith(b"/") and not self._has_origin_form():
+            self.refuse(InvalidRequest("The request's target is neither a path nor a URL that begins with http."))
+            return
         headers = self._headers_by_name = dict(self._headers)
         if int(headers.get(b"content-length", 0)) > limits.body_bytes:  # digits only: llhttp has checked them
             self._refuse_body()
         elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and not self._is_discarding:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _has_origin_form(self) -> bool:
+        """Turns a whole URL as target, which clients of proxies send, into its path; the URL's host counts, not Host's.
+
+        RFC 9112, 3.2.2. Returns False for a target of another form; CONNECT's and OPTIONS' own stay as they are.
+        """
+        if (found := _ABSOLUTE_FORM.match(self._target)) is None:
+            method = self._parser.get_method()
+            return method == b"CONNECT" or (method == b"OPTIONS" and self._target == b"*")
+        path = self._target[found.end() :]
+        self._target = path if path.startswith(b"/") else b"/" + path
+        self._headers = [header for header in self._headers if header[0] != b"host"] + [(b"host", found[1])]
+        return True
 
     def on_body(self, body: bytes) -> None:
         """Adds a piece of the body. Most bodies come in one piece, which is not copied; a second makes a bytearray."""

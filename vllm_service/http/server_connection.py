@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 from vllm_service.errors import RequestTimeout, ServiceError
 from vllm_service.http.error_answers import error_body, error_headers
 from vllm_service.http.limits import ConnectionLimits
-from vllm_service.http.messages import STATUS_LINES, FlowControl, Request, ResponseWriter
+from vllm_service.http.messages import CLOSE, FlowControl, Request, ResponseWriter, status_line, whole_answer
 from vllm_service.http.request_reader import RequestReader
 from vllm_service.http.write_buffer import WriteBuffer
 from vllm_service.logs import source_location
@@ -102,7 +102,6 @@ class EagerTask(asyncio.Future[None]):
 
 
 DISCARD_SECONDS = 2.0  # how long bytes after a refusal are read and dropped
-CLOSE = b"connection: close\r\n"
 _log = logging.getLogger(__name__)
 Handler = Callable[[Request, ResponseWriter], Coroutine[Any, Any, None]]
 
@@ -130,17 +129,6 @@ class Server(Protocol):
         ...
 
 
-def status_line(status: int) -> bytes:
-    """Returns the first line of an HTTP answer."""
-    return STATUS_LINES.get(status) or b"HTTP/1.1 %d -\r\n" % status
-
-
-def whole_answer(status: int, headers: bytes, last: bytes, body: bytes) -> bytes:
-    """Returns an HTTP answer with its length. headers, last: lines, each ended by CRLF."""
-    first = STATUS_LINES.get(status) or status_line(status)
-    return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (first, headers, last, len(body), body)
-
-
 class ServerConnection(RequestReader):
     """Reads requests and is the ResponseWriter of the one being answered; one object for both saves one a request."""
 
@@ -152,7 +140,7 @@ class ServerConnection(RequestReader):
         #: The task whose answer is not complete.
         self._task: EagerTask | None = None
         self._keeps_alive = True
-        self._is_chunked = False
+        self._is_chunked = self._is_head = False
         self._is_reading_paused = False
         self._stalled_since: float | None = None
         self.outlives_caller = self.has_begun = self.has_left = False
@@ -217,7 +205,8 @@ class ServerConnection(RequestReader):
             last = self._server.date_line if self._keeps_alive else CLOSE
             # A lone request is written at once; under load, writes of one turn are joined.
             write = self.write if len(self._server.tasks) > 1 else self.write_now
-            write(whole_answer(status, headers, last, body))
+            data = whole_answer(status, headers, last, body)
+            write(data.removesuffix(body) if self._is_head else data)
         self._answered()
 
     def begin(self, status: int, headers: bytes) -> None:
@@ -233,7 +222,7 @@ class ServerConnection(RequestReader):
 
     def end(self) -> None:
         """Implements ResponseWriter."""
-        if self._is_chunked:
+        if self._is_chunked and not self._is_head:
             self.write(b"0\r\n\r\n")
         self._answered()
 
@@ -285,6 +274,7 @@ class ServerConnection(RequestReader):
     def _begin(self, request: Request, keeps_alive: bool) -> None:
         server = self._server
         self._is_chunked = request.http_version == "1.1"
+        self._is_head = request.method == b"HEAD"
         self._keeps_alive = self._keeps_alive and keeps_alive and self._is_chunked and not server.is_stopping
         task = self._task = EagerTask(server.handle(request, self), self._loop, self._ended)
         server.tasks.add(task)
@@ -335,7 +325,9 @@ class ServerConnection(RequestReader):
         # The error must not be mixed into an answer, nor overtake one: the connection closes after those before it.
         if self._task is not None or self._requests or self._transport is None:
             return
-        self.write(whole_answer(error.status, error_headers(error), CLOSE, error_body(error, None)))
+        body = error_body(error, None)
+        answer = whole_answer(error.status, error_headers(error), CLOSE, body)
+        self.write(answer.removesuffix(body) if self._parser.get_method() == b"HEAD" else answer)
         # Closing while the caller still sends would reset the connection, and a reset may overtake the answer. Closes
         # only the sending side, then reads and drops for DISCARD_SECONDS.
         self._is_discarding = True

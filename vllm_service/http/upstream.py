@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from vllm_service.catalog.model import Provider
+from vllm_service.domain.event_stream import StreamBeginning
 
 
 class Answer(Protocol):
@@ -32,11 +33,7 @@ class Answer(Protocol):
 
     @property
     def is_stream(self) -> bool:
-        """Returns true if the body is a stream, to be relayed."""
-        ...
-
-    def has_begun(self) -> bool:
-        """Returns true once a stream's first event is there and whole; comments are not events."""
+        """Returns true if the body is a stream whose first content, or an error, has come; it is to be relayed."""
         ...
 
     def relay(self, receive: Callable[[bytes], None]) -> asyncio.Future[None]:
@@ -77,12 +74,20 @@ class Upstream(Protocol):
     """Sends requests to providers."""
 
     def send(
-        self, provider: Provider, path: str, headers: bytes, body: bytes, patience: Patience = ENDLESS
+        self,
+        provider: Provider,
+        path: str,
+        headers: bytes,
+        body: bytes,
+        patience: Patience = ENDLESS,
+        *,
+        beginning: StreamBeginning | None = None,
     ) -> Awaitable[Answer]:
         """POSTs JSON to `base_url + path` with the provider's own key.
 
-        headers: more header lines, each ended by CRLF. Returns when a whole answer is there, or of a stream (a 200 of
-        type text/event-stream) the first whole event. Cancelling it closes the connection.
+        headers: more header lines, each ended by CRLF. beginning: of a request for a stream; it is fed with the body of
+        a 200, and the answer is returned once its `feed` returns true. Without it, and for everything that is no
+        stream of events, the answer is returned when it is whole. Cancelling this closes the connection.
 
         Raises NotReached, CutShort or TimedOut for anything that the provider or the network does, and RuntimeError
         for a fault of the gateway's own.

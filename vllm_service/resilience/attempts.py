@@ -160,8 +160,15 @@ class TriedRequest(msgspec.Struct, eq=False):
     trace: AttemptTrace | None = None
     #: Hedges that lost, and their cost.
     losers: Sequence[HedgeLoser] = ()
-    #: The error of the attempt that failed last.
+    #: The error of the failure that says most to the caller: failures.Failure.weight.
     error: ServiceError | None = None
+    _weight: int = 0
+
+    def failed(self, not_answered: NotAnswered) -> None:
+        """Keeps the error of a failed attempt, unless an earlier one says more."""
+        if (weight := not_answered.failure.weight) >= self._weight:
+            self.error = not_answered.error
+            self._weight = weight
 
     def cost_picousd(self, step: Step, usage: Usage) -> int | None:
         """Returns the cost by the price of a token; without a price, what the router expected, or None."""
@@ -230,7 +237,7 @@ async def _send_one(
     except NotAnswered as not_answered:
         attempt.failed(not_answered.failure)
         schedule.failed(step, not_answered.failure, policy.clock())
-        request.error = not_answered.error
+        request.failed(not_answered)
         raise
     except BaseException:  # the caller has left, or our own code failed: not the provider's fault
         attempt.abandoned()

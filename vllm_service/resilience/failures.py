@@ -7,18 +7,13 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 from vllm_service.errors import ServiceError
+from vllm_service.resilience.refusals import Meaning, meaning_of
 
 #: The status, in nginx's numbers, of a request whose caller has left.
 LEFT_BY_CALLER = 499
 #: The status of an attempt without an answer.
 NO_ANSWER = 0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
-#: Statuses about our account at the provider: a key was revoked, credits are used up. The caller can do nothing about
-#: them, so they are the provider's fault.
-OUR_ACCOUNT = frozenset({401, 402})
-#: Statuses that may hold for one offer alone: a model or a route that it lacks, a permission, a conflict. Another offer
-#: may be tried. They are no sign of a sick provider, so they never open a breaker.
-THIS_OFFER_ONLY = frozenset({403, 404, 405, 409, 421, 425})
 
 
 class NotAnswered(Exception):
@@ -69,31 +64,75 @@ class Failure:
     content_started: bool = False
     #: The provider's Retry-After.
     retry_after_seconds: float | None = None
+    #: What the status and the body mean; None: what the status alone means.
+    refusal: Meaning | None = None
+    #: Whether the provider may have taken the request and be generating still: it was sent, and neither an answer nor
+    #: an error came.
+    may_be_running: bool = False
+
+    @property
+    def meaning(self) -> Meaning:
+        """What the failure means for other attempts. A status 200 with garbage counts as no answer."""
+        if self.kind is not Kind.STATUS:
+            return Meaning.PROVIDER
+        return meaning_of(self.status) if self.refusal is None else self.refusal
 
     @property
     def breaker_status(self) -> int:
         """The status for breaker and router: HTTP's of an error, 0 for no sound answer, 499 for a caller who has left.
 
-        A status 200 with garbage counts as no answer.
+        It is another status than the provider's where that one alone would speak against somebody else.
         """
         if self.kind is Kind.CANCELLED:
             return LEFT_BY_CALLER
-        return self.status if self.kind is Kind.STATUS else NO_ANSWER
+        if self.kind is not Kind.STATUS:
+            return NO_ANSWER
+        against, instead = _BREAKER[self.meaning]
+        return self.status if blame(self.status) is against else instead
 
     @property
     def is_final(self) -> bool:
         """True if no other offer may be tried: content has been passed on, or the caller has left or made a mistake."""
-        status = self.breaker_status
-        return self.content_started or (status not in THIS_OFFER_ONLY and blame(status) in (Blame.CALLER, Blame.NONE))
+        return self.content_started or self.kind is Kind.CANCELLED or self.meaning is Meaning.CALLER
+
+    @property
+    def is_lasting(self) -> bool:
+        """True if the same offer would fail again, however long the request waits."""
+        return self.meaning in _LASTING
+
+    @property
+    def weight(self) -> int:
+        """How much the failure says to the caller when all attempts have failed; of equal ones the last counts.
+
+        What may pass weighs most, since the same request may succeed later. Then comes what the caller can change.
+        """
+        if not self.is_lasting:
+            return 2
+        return 1 if self.meaning in (Meaning.CONTEXT, Meaning.OVERSIZED) else 0
+
+
+#: Failures that do not pass while the request waits.
+_LASTING = frozenset({Meaning.ACCOUNT, Meaning.OFFER, Meaning.CONTEXT, Meaning.OVERSIZED})
+#: The party that the breaker is to see in a status of each meaning, and a status that speaks against that party.
+_BREAKER = {
+    Meaning.CALLER: (Blame.CALLER, 400),
+    Meaning.CONTEXT: (Blame.CALLER, 400),
+    Meaning.OFFER: (Blame.CALLER, 404),
+    Meaning.OVERSIZED: (Blame.CALLER, 413),
+    Meaning.ACCOUNT: (Blame.PROVIDER, 402),
+    Meaning.THROTTLED: (Blame.THROTTLED, 429),
+    Meaning.PROVIDER: (Blame.PROVIDER, 500),
+    Meaning.UNFINISHED: (Blame.PROVIDER, 504),
+}
 
 
 def blame(status: int) -> Blame:
-    """Returns the party at fault: the provider for 408, 5xx, no answer (0), and statuses below 400."""
+    """Returns the party at fault: the provider for 401, 402, 408, 5xx, no answer (0), and statuses below 400."""
     if status == LEFT_BY_CALLER:
         return Blame.NONE
     if status == 429:
         return Blame.THROTTLED
-    if 400 <= status < 500 and status != 408 and status not in OUR_ACCOUNT:
+    if 400 <= status < 500 and status not in (401, 402, 408):
         return Blame.CALLER
     return Blame.PROVIDER
 

@@ -18,7 +18,8 @@ from vllm_service.errors import (
     UpstreamFailed,
 )
 from vllm_service.http.upstream import Patience
-from vllm_service.resilience.failures import OUR_ACCOUNT, THIS_OFFER_ONLY, Blame, Failure, Kind, blame
+from vllm_service.resilience.failures import Failure, Kind
+from vllm_service.resilience.refusals import Meaning
 
 HEADER = "x-request-timeout-ms"
 
@@ -196,9 +197,10 @@ class RetrySchedule(msgspec.Struct):
         self._failed = [*self.failures, (step, failure)]
         if failure.is_final:
             self._is_over = True
-        # These do not pass while the request waits.
-        if failure.breaker_status in OUR_ACCOUNT | THIS_OFFER_ONLY:
+        if failure.is_lasting:
             offer.is_out = True
+        if failure.may_be_running:
+            self._leave(step.provider)
         wait = max(self._pause(offer.tries), failure.retry_after_seconds or 0.0)
         offer.not_before = now + wait
         if wait > self._settings.longest_wait_seconds:
@@ -216,13 +218,13 @@ class RetrySchedule(msgspec.Struct):
         speak for the others, so it is replaced where the attempts failed in different ways.
         """
         failures = [failure for _, failure in self.failures]
-        if all(failure.breaker_status in THIS_OFFER_ONLY | OUR_ACCOUNT for failure in failures):
+        if all(failure.is_lasting for failure in failures):
             return last
         if self._deadline.left(now) <= 0 or all(failure.kind is Kind.TIMEOUT for failure in failures):
             return GatewayTimeout(f"No provider answered in time; {len(failures)} attempts were made.")
         waits = [failure.retry_after_seconds for failure in failures if failure.retry_after_seconds is not None]
         soonest = min(waits, default=None)
-        if all(blame(failure.breaker_status) is Blame.THROTTLED for failure in failures):
+        if all(failure.meaning is Meaning.THROTTLED for failure in failures):
             wait = 1.0 if soonest is None else soonest
             return RateLimited("Every provider of this model is at its limit.", retry_after_seconds=wait)
         if not isinstance(last, RateLimited):
@@ -251,6 +253,12 @@ class RetrySchedule(msgspec.Struct):
         state = RetryCallState(_NEVER_CALLED, None, (), {})
         state.attempt_number = max(1, tries)
         return wait(state)
+
+    def _leave(self, provider: str) -> None:
+        """Sends nothing more to a provider: it may be generating the answer, and would generate a second one."""
+        for offer in self._offers:
+            if offer.step.provider == provider:
+                offer.is_out = True
 
     def _of(self, step: Step) -> _OfferState:
         return next(offer for offer in self._offers if offer.step is step or offer.step == step)

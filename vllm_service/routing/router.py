@@ -19,7 +19,7 @@ from vllm_service.routing.cost import marginal_picousd
 from vllm_service.routing.demand.counterfactual import Demand
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
 from vllm_service.routing.model_route import Route, make_candidates, make_endpoints
-from vllm_service.routing.profiles import RouterSettings
+from vllm_service.routing.profiles import LatencyTarget, RouterSettings
 from vllm_service.routing.strategies import Candidate, Choice, find_strategy
 
 
@@ -201,6 +201,24 @@ class CostRouter:
         ]
         return Plan(tuple(steps), reason)
 
+    # What an explanation looks at.
+
+    def candidates_of(self, facts: RequestFacts) -> list[Candidate]:
+        """Returns every offer of the model, in configured order. Raises ModelNotFound."""
+        return self._route(facts).candidates
+
+    def target_of(self, facts: RequestFacts) -> LatencyTarget:
+        """Returns the latency target that holds for the request."""
+        return self._route(facts).target_of(facts)
+
+    def expected_tokens(self, facts: RequestFacts) -> float:
+        """Returns the expected length of the answer."""
+        return self._route(facts).lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
+
+    def may_try(self, candidate: Candidate, now_seconds: float) -> bool:
+        """Returns whether the offer's breakers let a request by."""
+        return self._breakers is None or self._breakers.may_try(candidate.name, candidate.model, now_seconds)
+
     def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> ObservedAttempt:
         """Counts the request as sent to this offer, and returns the attempt's observer."""
         route = self._routes.get(facts.model) or self._route(facts)
@@ -237,17 +255,18 @@ class CostRouter:
 
     def _target(self, name: str, endpoint: Endpoint, now: float) -> WorkerTarget:
         controller, profile = self.controllers[name], endpoint.profile
+        estimated_usd = endpoint.billed_usd(now)
         wanted = controller.decide(
             now,
             endpoint.cold_start.value + STATES_LATE_SECONDS,
             profile.idle_timeout_seconds,
             endpoint.speeds(),
-            endpoint.billed_usd(now),
+            estimated_usd,
         )
         if wanted != endpoint.target or not endpoint.is_managed:
             endpoint.set_target(wanted, now)
         reason = f"demand is worth {controller.load_workers:.2f} workers"
-        return WorkerTarget(name, wanted, reason, profile.always_on_workers)
+        return WorkerTarget(name, wanted, reason, profile.always_on_workers, estimated_usd)
 
     def _route(self, facts: RequestFacts) -> Route:
         route = self._routes.get(facts.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,51 @@ def test_lists_are_written_as_json_or_as_words(text: str, items: list[str]) -> N
     assert parsed({"LORA_MODULES": text}).lora_modules == items
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("My Model", ["My Model"]),
+        ("plain", ["plain"]),
+        ('["My Model", "b"]', ["My Model", "b"]),
+        ("'My Model' b", ["My Model", "b"]),
+        ('"a" "b"', ["a", "b"]),
+    ],
+)
+def test_a_name_may_hold_spaces(text: str, names: list[str]) -> None:
+    assert parsed({"SERVED_MODEL_NAME": text}).served_model_name == names
+    assert parsed({"OPENAI_SERVED_MODEL_NAME_OVERRIDE": text}).served_model_name == names
+
+
+def test_the_home_directory_replaces_a_tilde_that_begins_a_path() -> None:
+    home = str(Path.home())
+    assert parsed({"MODEL": "~/m"}).model == f"{home}/m"
+    assert parsed({"VLLM_EXTRA_ARGS": "--revision=~/r --model ~"}).revision == f"{home}/r"
+    assert parsed({"VLLM_EXTRA_ARGS": "--revision=~/r --model ~"}).model == home
+    assert parsed({"MODEL": "a~/m", "REVISION": "~r"}).revision == "~r"
+
+
+def test_a_file_of_flags_is_named_by_two_words_because_vllm_reads_it_only_there() -> None:
+    parser = small_parser()
+    parser.add_argument("--config")
+    assert command_line(parser, {"CONFIG": "/c.yaml"}, {}).argv(parser) == ["--config", "/c.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "flag", "source"),
+    [
+        ({"MODEL_NAME": "a"}, "model", "MODEL_NAME"),
+        ({"VLLM_MODEL": "a"}, "model", "VLLM_MODEL"),
+        ({"VLLM_EXTRA_ARGS": "--max_model_len=7"}, "max_model_len", "VLLM_EXTRA_ARGS"),
+        ({}, "model", "MODEL_NAME"),
+        ({}, "max_model_len", "MAX_MODEL_LEN"),
+    ],
+)
+def test_a_wrong_flag_is_blamed_on_the_variable_that_sets_it_or_would(
+    environment: dict[str, str], flag: str, source: str
+) -> None:
+    assert command_line(small_parser(), environment, {"model": "demo"}).source_of(flag) == source
+
+
 def test_repeated_options_are_repeated() -> None:
     assert parsed({"MIDDLEWARE": "a.b c.d"}).middleware == ["a.b", "c.d"]
 
@@ -110,6 +156,7 @@ def test_defaults_give_way_to_the_environment_and_empty_values_count_as_not_set(
         ("ENABLE_LORAS", "ENABLE_LORA"),
         ("VLLM_MAX_MODEL_LENGTH", "VLLM_MAX_MODEL_LEN"),
         ("MODEL_NAM", "MODEL_NAME"),
+        ("VLLM_ENABLE_LORAS", "VLLM_ENABLE_LORA"),
     ],
 )
 def test_a_slip_warns_with_the_nearest_name(name: str, nearest: str) -> None:
@@ -117,12 +164,25 @@ def test_a_slip_warns_with_the_nearest_name(name: str, nearest: str) -> None:
     assert f"did you mean {nearest}?" in warnings({name: "1"})
 
 
-def test_other_programs_variables_do_not_warn() -> None:
-    environment = dict.fromkeys(
-        ["PATH", "HOME", "HOSTNAME", "LANG", "PORT_HEALTH", "SHLVL", "RUNPOD_POD_ID", "PWD"], "x"
-    )
-    assert warnings(environment) == ""
-    assert warnings({"VLLM_MODEL_X": "1"}, known=frozenset({"VLLM_MODEL_X"})) == ""
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("TASK", "RUNNER=pooling"),
+        ("ENABLE_REASONING", "REASONING_PARSER"),
+        ("GUIDED_DECODING_BACKEND", "STRUCTURED_OUTPUTS_CONFIG"),
+        ("VLLM_TASK", "RUNNER=pooling"),
+        ("SWAP_SPACE", "leave it out"),
+    ],
+)
+def test_a_removed_flag_is_named_with_what_to_set_instead(name: str, advice: str) -> None:
+    assert f"{name} has no effect in this vLLM: " in warnings({name: "x"})
+    assert advice in warnings({name: "x"})
+
+
+def test_a_former_name_that_is_a_flag_again_does_not_warn() -> None:
+    parser = small_parser()
+    parser.add_argument("--task")
+    assert command_line(parser, {"TASK": "x"}, {}).warnings == ()
 
 
 def test_vllms_own_variables_are_not_taken_for_prefixed_flags() -> None:

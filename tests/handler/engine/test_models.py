@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels
 from handler.engine.protocol import EngineRequest
-from handler.errors import InvalidInput
+from handler.errors import InvalidInput, ModelRefused
 from handler.settings import DEMO_MODEL_DIR, ModelSettings
 from tests.handler.model_cache import support
 from tests.handler.model_cache.hub_server import Fault, HubServer, files_below
@@ -55,14 +56,55 @@ def hub() -> HubServer:
 
 
 def test_model_and_adapters_become_directories_and_the_served_name_stays(hub: HubServer, tmp_path: Path) -> None:
-    flags = arguments(revision="main", lora_modules=[Adapter("pirate", "org/pirate"), Adapter("own", str(tmp_path))])
+    own = str(DEMO_MODEL_DIR / "adapters" / "pirate")
+    flags = arguments(revision="main", lora_modules=[Adapter("pirate", "org/pirate"), Adapter("own", own)])
     with hub.running():
         models(tmp_path, hub.url).localise(flags)
     assert support.contents(Path(flags.model)) == support.needed(FILES)
     assert (flags.served_model_name, flags.revision) == ([NAME], None)
     assert [adapter.name for adapter in flags.lora_modules] == ["pirate", "own"]
     assert support.contents(Path(flags.lora_modules[0].path)) == ADAPTER
-    assert flags.lora_modules[1].path == str(tmp_path)
+    assert flags.lora_modules[1].path == own
+
+
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [("mine", "mine"), ("cache/models--org--demo/snapshots/0123", "org/demo"), ("a b/My Model", "My Model")],
+)
+def test_a_directory_is_served_by_its_name_and_by_the_path_that_was_given(
+    directory: str, name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / directory
+    shutil.copytree(DEMO_MODEL_DIR, path)
+    flags = arguments(model=str(path))
+    models(tmp_path / "cache", "http://127.0.0.1:9").localise(flags)
+    assert (flags.model, flags.served_model_name) == (str(path), [name, str(path)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable", "words"),
+    [
+        ({"model": "/no/such"}, "MODEL_NAME", "no such file or directory"),
+        ({"model": "~nobody-here/x"}, "MODEL_NAME", "cannot be used as a path"),
+        ({"model": "/" + "x" * 5000}, "MODEL_NAME", "cannot be used as a path"),
+        ({"lora_modules": [Adapter("a", "/no/such")]}, "LORA_MODULES", "adapter 'a': /no/such: there is no"),
+        ({"lora_modules": [Adapter("a", "no/such")]}, "LORA_MODULES", "adapter 'a': 127.0.0.1"),
+        ({"lora_modules": [Adapter("a", str(DEMO_MODEL_DIR.parent))]}, "LORA_MODULES", "it has no config.json"),
+    ],
+)
+def test_a_wrong_name_is_blamed_on_the_variable_that_gave_it(
+    flags: dict[str, object], variable: str, words: str, hub: HubServer, tmp_path: Path
+) -> None:
+    with hub.running(), pytest.raises(ModelRefused) as refused:
+        models(tmp_path, hub.url).localise(arguments(**flags))
+    assert refused.value.param == variable
+    assert refused.value.message.startswith(f"{variable}: ")
+    assert words in refused.value.message
+
+
+def test_the_variable_is_the_one_that_was_really_set(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match=r"^VLLM_EXTRA_ARGS: /no/such: "):
+        models(tmp_path, "http://127.0.0.1:9").localise(arguments(model="/no/such"), lambda flag: "VLLM_EXTRA_ARGS")
 
 
 def test_a_served_name_that_was_set_is_kept(hub: HubServer, tmp_path: Path) -> None:
@@ -73,7 +115,7 @@ def test_a_served_name_that_was_set_is_kept(hub: HubServer, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("flags", "managed"), [({"model": str(DEMO_MODEL_DIR)}, True), ({"load_format": "dummy"}, True), ({}, False)]
+    ("flags", "managed"), [({"model": "s3://bucket/model"}, True), ({"load_format": "dummy"}, True), ({}, False)]
 )
 def test_what_is_local_or_left_to_vllm_stays_as_it_is(tmp_path: Path, flags: dict[str, object], managed: bool) -> None:
     given = arguments(**flags)

@@ -13,9 +13,9 @@ import pytest
 from benchmarks.paced_upstream import PacedUpstream
 from handler.engine.protocol import Document, EngineRequest, Stream
 from handler.engine.remote import RemoteEngine
-from handler.errors import ConfigurationError, EngineUnavailable, StreamBroken
+from handler.errors import ConfigurationError, EngineUnavailable, NotBegun, StreamBroken
 from tests.support import event_data
-from tests.waiting import until_seen
+from tests.waiting import until, until_seen
 from vllm_service.testing import CLOSES, Close, Reply, Script, ScriptedProvider, in_turn, refused, whole
 
 MODELS = EngineRequest("GET", "/v1/models")
@@ -117,6 +117,73 @@ async def test_an_error_of_the_server_is_an_answer() -> None:
         assert response.status == 404
         assert isinstance(response, Document)
         assert b"no such model" in await response.read()
+
+
+@pytest.mark.parametrize("content_type", ["text/event-stream", "application/json"])
+async def test_a_redirect_is_neither_followed_nor_a_stream(content_type: str) -> None:
+    elsewhere = whole(b"data: [DONE]\n\n", 307, {"location": "/v1/models"}, content_type)
+    async with (
+        healthy_but("/v1/completions", elsewhere) as upstream,
+        running(upstream.url) as engine,
+        engine.send(completion(stream=True)) as response,
+    ):
+        assert response.status == 307
+        assert isinstance(response, Document)
+
+
+@pytest.mark.parametrize(
+    ("location", "named"),
+    [("https://vllm.example/login?key=SECRET", "https://vllm.example"), ("/elsewhere", "http://127.0.0.1")],
+)
+async def test_a_server_that_only_redirects_ends_the_start_with_the_address_to_set(location: str, named: str) -> None:
+    async with server(whole(b"", 308, {"location": location})) as upstream:
+        with pytest.raises(ConfigurationError, match=r"redirects to .*set VLLM_BASE_URL") as caught:
+            await RemoteEngine(upstream.url).start()
+    assert named in caught.value.message
+    assert "SECRET" not in caught.value.message
+
+
+async def test_a_server_that_is_gone_takes_no_more_until_it_answers_again() -> None:
+    """The capacity is what keeps the job loop from taking jobs only to fail them."""
+    async with server(WELL) as upstream:
+        engine = RemoteEngine(upstream.url, capacity=7)
+        await engine.start()
+        assert engine.capacity == 7
+    with pytest.raises(NotBegun):
+        async with engine.send(MODELS):
+            pass
+    assert engine.capacity == 0
+    await engine.check_health()  # it is not given up yet
+    async with server(WELL, port=upstream.port):
+        await until(lambda: engine.capacity == 7)
+        await engine.stop()
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_proxy_whose_server_is_gone_counts_as_a_server_that_is_gone(status: int) -> None:
+    gone = True
+    async with server(lambda request: whole({}, status) if gone else WELL) as upstream:
+        engine = RemoteEngine(upstream.url, capacity=7)
+        gone = False
+        await engine.start()
+        gone = True
+        async with engine.send(completion(stream=False)) as response:
+            assert response.status == status
+        assert engine.capacity == 0
+        gone = False
+        await until(lambda: engine.capacity == 7)
+        await engine.stop()
+
+
+async def test_an_answer_that_breaks_off_is_a_first_sign_too() -> None:
+    cut = whole({"a": "x" * 100}).cut_at(whole({}).head_size + 20, Close())
+    async with healthy_but("/v1/completions", cut) as upstream, running(upstream.url) as engine:
+        async with engine.send(completion(stream=False)) as response:
+            assert isinstance(response, Document)
+            with pytest.raises(StreamBroken):
+                await response.read()
+        assert engine.capacity == 0
+        await until(lambda: engine.capacity == RemoteEngine.DEFAULT_CAPACITY)
 
 
 async def test_an_answer_that_is_cut_is_a_broken_stream() -> None:

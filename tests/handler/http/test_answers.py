@@ -26,6 +26,17 @@ async def test_method_path_query_and_body_reach_the_engine_and_its_answer_comes_
     assert engine.requests == [EngineRequest(method, "/v1/responses/a-1?a=%20b&c=d", b"{}")]
 
 
+async def test_head_is_get_to_the_engine_and_has_no_body() -> None:
+    engine = FakeEngine(content_type="application/json", pieces=[b'{"data": []}'])
+    async with worker(engine) as running:
+        await running.ping_until(200)
+        async with running.main.head("/v1/models") as response:
+            assert (response.status, response.content_type, await response.read()) == (200, "application/json", b"")
+        async with running.main.get("/v1/models") as response:  # on the same connection
+            assert await response.json() == {"data": []}
+    assert [request.method for request in engine.requests] == ["GET", "GET"]
+
+
 async def test_a_form_with_a_file_reaches_the_engine_as_it_is() -> None:
     engine = FakeEngine()
     form = aiohttp.FormData({"model": "m"}, default_to_multipart=True)

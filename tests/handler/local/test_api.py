@@ -54,6 +54,15 @@ async def test_a_stream_can_be_read_while_it_grows() -> None:
     assert final == {"id": job_id, "status": "COMPLETED", "output": ["data: 1\n\n", "data: 2\n\n"]}
 
 
+async def test_head_of_a_stream_reads_none_of_it() -> None:
+    async with client(FakeEngine(pieces=[b'{"a": 1}'])) as api:
+        job_id = (await api.post("/runsync", json=JOB)).json()["id"]
+        short = await api.head(f"/stream/{job_id}")
+        full = await api.get(f"/stream/{job_id}")
+    assert full.json()["stream"] == [{"output": {"a": 1}}]
+    assert short.headers["content-length"] == full.headers["content-length"]
+
+
 async def _stream_with_chunks(api: httpx.AsyncClient, job_id: str) -> dict[str, object]:
     while True:
         report: dict[str, object] = (await api.post(f"/stream/{job_id}")).json()

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from handler.model_cache import manifest
+from handler.model_cache.completeness import is_whole_without_manifest
 from handler.model_cache.layout import RepositoryDirectory
-from handler.model_cache.locate import ModelDirectory, ModelRequest, is_whole_without_manifest, locate
+from handler.model_cache.locate import ModelDirectory, ModelRequest, locate
 from handler.model_cache.manifest import MANIFEST_NAME, Manifest, ModelFile
 from handler.model_cache.progress import LogNowAndThen, Meter
 from handler.model_cache.selection import select

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from handler.engine.protocol import EngineRequest
-from handler.errors import EngineUnavailable, InvalidInput
+from handler.errors import EngineUnavailable, InvalidInput, NotBegun
 from handler.jobs import GenericRoute, OpenAIRoute, ParsedJob
 from handler.metrics import WorkerMetrics
 from handler.outputs import Output, StreamPiece, WholeAnswer
@@ -16,7 +16,7 @@ from handler.queue.job_loop import JobLoop, Pauses
 from tests.handler.queue.fake_platform import FakePlatform
 from tests.waiting import turns
 
-QUICK = Pauses(retry=0.001, longest_retry=0.004, deliver=0.5, grace=5.0, last_look=0.001)
+QUICK = Pauses(retry=0.001, longest_retry=0.004, deliver=0.5, grace=5.0, last_look=0.001, look_again=0.001)
 
 
 class Script:
@@ -25,6 +25,8 @@ class Script:
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
         self.closed: list[str] = []
+        #: The engine is not there: nothing begins.
+        self.gone = False
         self.running = 0
         self.most_running = 0
 
@@ -38,6 +40,8 @@ class Script:
 
     async def outputs(self, job: ParsedJob) -> AsyncGenerator[Output, None]:
         job_input = script_of(job)
+        if self.gone:
+            raise NotBegun("the engine has died")
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -71,11 +75,11 @@ def script_of(job: ParsedJob) -> dict[str, Any]:
 async def running(
     platform: FakePlatform,
     answerer: Script,
-    capacity: int = 4,
+    capacity: int | Callable[[], int] = 4,
     pauses: Pauses = QUICK,
     metrics: WorkerMetrics | None = None,
 ) -> AsyncIterator[JobLoop]:
-    loop = JobLoop(platform, answerer, lambda: capacity, pauses, metrics)
+    loop = JobLoop(platform, answerer, capacity if callable(capacity) else lambda: capacity, pauses, metrics)
     task = asyncio.create_task(loop.run())
     try:
         yield loop

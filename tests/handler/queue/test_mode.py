@@ -17,23 +17,24 @@ from handler.queue.runpod_sdk import Handler, SdkMoved, SdkPlatform
 from handler.settings import WorkerSettings
 from tests.e2e import process
 from tests.support import FakeEngine
+from tests.waiting import until
 
 SETTINGS = WorkerSettings(environment={})
 
 
 def gate_of(engine: FakeEngine, settings: WorkerSettings) -> EngineGate:
-    return EngineGate(engine, Dispatcher(engine, settings))
+    return EngineGate(engine, Dispatcher(engine, settings), stall_seconds=60)
 
 
 async def test_no_job_is_taken_before_the_engine_is_ready_then_as_many_as_it_has_room_for() -> None:
-    gate = gate_of(FakeEngine(capacity=7), SETTINGS)
+    gate = gate_of(FakeEngine(slots=7), SETTINGS)
     assert gate.concurrency(1) == 0
     await asyncio.sleep(0)
     assert gate.concurrency(0) == 7
 
 
 async def test_max_concurrency_wins_over_the_engines_capacity() -> None:
-    gate = gate_of(FakeEngine(capacity=7), WorkerSettings(environment={}, max_concurrency=3))
+    gate = gate_of(FakeEngine(slots=7), WorkerSettings(environment={}, max_concurrency=3))
     gate.concurrency(1)
     await asyncio.sleep(0)
     assert gate.concurrency(0) == 3
@@ -45,6 +46,24 @@ async def test_an_engine_that_does_not_start_ends_the_worker() -> None:
     await asyncio.sleep(0)
     with pytest.raises(SystemExit):
         gate.concurrency(0)
+
+
+async def test_an_engine_that_dies_takes_no_more_jobs_and_ends_the_worker() -> None:
+    engine = FakeEngine(slots=7)
+    gate = gate_of(engine, WorkerSettings(environment={}, max_concurrency=3))
+    gate.concurrency(1)
+    await asyncio.sleep(0)
+    assert gate.concurrency(0) == 3
+    engine.dead = True
+    assert gate.concurrency(0) == 0
+
+    def ends() -> bool:
+        try:
+            return gate.concurrency(0) > 0
+        except SystemExit:
+            return True
+
+    await until(ends)
 
 
 async def test_a_failed_job_yields_the_error_as_the_json_text_that_the_sdk_passes_on() -> None:

@@ -34,7 +34,7 @@ PAGE = ROOT / "docs" / "metrics.md"
 FULL = statuses(
     ServerState(is_listening=True, in_flight=7),
     BreakersState({"hosted": ProviderCircuit(Circuit.OPEN, 5, 2)}),
-    WorkersState({"runpod": WorkerState(1, 2, 3, 4, 5, 6, 7)}),
+    WorkersState({"runpod": WorkerState(1, 2, 3, 4, 5, 6, 7, 0.125)}),
     CacheState(3, 1, 2, 1000, 0),
     LedgerState(4, 100, 0, oldest_queued_seconds=0.1, dropped=3, refused=2, refusal="no column"),
     QuotaState(2, 0),
@@ -127,6 +127,7 @@ def test_what_is_counted_is_exact() -> None:
     assert metrics.value("vllm_circuit_breaker_open_total", provider="hosted") == 2
     assert metrics.value("vllm_provider_up", provider="hosted") == 0
     assert metrics.value("vllm_requests_in_flight") == 7
+    assert metrics.value("vllm_worker_cost_usd_total", provider="runpod") == 0.125
 
 
 def test_an_unknown_value_is_no_sample_and_never_zero() -> None:

@@ -65,7 +65,7 @@ class Wants(ConfiguredOrder):
         self.told.append(health)
 
     def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
-        return (WorkerTarget("own", self.workers, "demand", self.always_on),)
+        return (WorkerTarget("own", self.workers, "demand", self.always_on, estimated_usd=0.25),)
 
 
 @dataclass
@@ -104,7 +104,8 @@ async def test_health_is_asked_every_two_seconds_at_most_and_the_router_is_told(
     assert world.platform.looks == 11
     assert world.router.told[0] == {"workers": {"idle": 0, "running": 0, "initializing": 0}}
     assert world.platform.jobs == []
-    assert keeper.status().by_provider["own"].idle == 0
+    worker = keeper.status().by_provider["own"]
+    assert (worker.idle, worker.estimated_usd) == (0, 0.25)
 
 
 @pytest.mark.parametrize("health", [None, b"<html>", b"[]"])

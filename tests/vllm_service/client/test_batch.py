@@ -17,13 +17,14 @@ from tests.vllm_service.client.runpod_provider import AT_ONCE, STOP, runpod, str
 from vllm_service import Answer, BatchFailed, BatchItem, RunPodVLLMService, ServiceError, errors
 from vllm_service.client.batch import answer_all, texts
 from vllm_service.client.payload import Payload
-from vllm_service.testing import DONE, HANGS, RESETS, Close, ReceivedRequest, Reply, completion, refused, whole
+from vllm_service.testing import DONE, HANGS, RESETS, Close, ReceivedRequest, Reply, chat, completion, refused, whole
 
 PROMPTS = [f"prompt {number}" for number in range(40)]
 
 
 def echo(request: ReceivedRequest) -> Reply:
-    return completion(f"answer to {request.last_text}")
+    said = f"answer to {request.last_text}"
+    return chat(said) if "messages" in request.json else completion(said)
 
 
 def answers(prompts: Sequence[str]) -> list[str]:
@@ -145,7 +146,7 @@ async def test_the_file_holds_no_prompt(tmp_path: Path) -> None:
 
 async def test_a_file_that_cannot_be_written_is_said_before_anything_is_asked(tmp_path: Path) -> None:
     async with runpod(echo) as server:
-        with pytest.raises(OSError, match="missing"):
+        with pytest.raises(errors.ConfigurationError, match=r"file: .*missing.*No such file"):
             await batch(server.url, file=tmp_path / "missing" / "f")
     assert server.requests == []
 

@@ -14,8 +14,10 @@ from hypothesis import strategies as some
 
 from tests.vllm_service.client.runpod_provider import STOP, runpod, stream
 from tests.vllm_service.gateway.running import SECRET, Running, gateway_to
-from vllm_service import Answer, RunPodVLLMService, TokenPrice
+from vllm_service import Answer, LLMRouter, RunPodVLLMService, TokenPrice
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.client.cost_info import read_annotation
+from vllm_service.client.text_calls import TextCalls
 from vllm_service.domain.keys import ApiKey
 from vllm_service.gateway.context import cost_info, performance_info, provider_info
 from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
@@ -29,7 +31,7 @@ HELLO = says("Hel", "lo")
 CALLS = ["chat", "stream_chat", "complete", "stream"]
 
 
-async def asked(service: RunPodVLLMService, call: str) -> Answer:
+async def asked(service: TextCalls, call: str) -> Answer:
     """The answer to one call, whole or read to its end."""
     prompt: Any = MESSAGES if call.endswith("chat") else "Hi"
     if call.startswith("stream"):
@@ -161,3 +163,17 @@ async def test_a_cost_that_the_gateway_does_not_know_is_that_of_the_prices_or_un
 
 def _piece(text: str) -> dict[str, Any]:
     return {"choices": [{"index": 0, "text": text, "delta": {"content": text}, "finish_reason": None}]}
+
+
+@pytest.mark.parametrize("call", ["chat", "stream_chat"])
+async def test_a_router_takes_the_cost_of_a_gateway_that_is_one_of_its_providers(call: str) -> None:
+    """The provider stays the one of the router's own catalog, and so does the reason."""
+    async with gateway_to(ScriptedProvider(HELLO)) as gateway:
+        provider = Provider("our-gateway", ProviderKind.HOSTED, gateway.url, SECRET)
+        catalog = Catalog({"our-gateway": provider}, {"m": PublicModel("m", (Offer("our-gateway", "small"),))})
+        async with LLMRouter("QUALITY", catalog) as router:
+            got = await asked(router, call)
+            reason = router.explain("Hi").plan.reason
+        row = await gateway.books.row()
+    assert got.cost_picousd == row.cost_picousd == GATEWAYS_PICOUSD
+    assert (got.provider, got.route_reason, got.model) == ("our-gateway", reason, "small")

@@ -271,7 +271,7 @@ async def test_closing_the_sync_service_ends_calls_of_other_threads(tmp_path: Pa
         next(stream)
     reading = threading.Thread(target=lambda: refused(lambda: next(stream)))
     reading.start()
-    while not stream._source._texts.ag_running:
+    while not stream._source._deltas.ag_running:
         pass
     client.close()
     reading.join()

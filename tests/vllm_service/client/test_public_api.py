@@ -42,6 +42,7 @@ EXPORTED = [
     "compare_costs",
 ]
 ASKED = "model=None, max_tokens=500, temperature=0.7"
+ASKED_OF_ANY = "model=None, max_tokens=None, temperature=None"
 METHODS = {
     "__init__": "endpoint_id=None, api_key=None, base_url=None, default_model=None, *, models_by_task=None, "
     "prices=None, retry=None, timeout_seconds=600.0, queue_limits=QUEUE_LIMITS, queue_window_seconds=10.0, "
@@ -72,12 +73,12 @@ ROUTER_METHODS = {
     "__init__": "strategy=<RoutingStrategy.BALANCED: 'BALANCED'>, providers=None, *, default_model=None, router=None, "
     "breakers=None, gatekeeper=None, retries=None, hedging=None, timeout_seconds=600.0, "
     "clock=<built-in function monotonic>",
-    "generate": f"prompt, {ASKED}, **options",
-    "complete": f"prompt, {ASKED}, **options",
-    "chat": f"messages, {ASKED}, **options",
-    "stream": f"prompt, {ASKED}, **options",
-    "stream_chat": f"messages, {ASKED}, **options",
-    "explain": "prompt, model=None, max_tokens=500, **options",
+    "generate": f"prompt, {ASKED_OF_ANY}, **options",
+    "complete": f"prompt, {ASKED_OF_ANY}, **options",
+    "chat": f"messages, {ASKED_OF_ANY}, **options",
+    "stream": f"prompt, {ASKED_OF_ANY}, **options",
+    "stream_chat": f"messages, {ASKED_OF_ANY}, **options",
+    "explain": "prompt, model=None, max_tokens=None, **options",
     "close": "",
 }
 

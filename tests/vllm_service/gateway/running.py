@@ -22,6 +22,7 @@ from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
+from vllm_service.http.asgi import Application
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.server import HttpServer
@@ -153,6 +154,7 @@ async def running(
     quotas: Quotas | None = None,
     wall_clock: Callable[[], float] | None = None,
     recorders: Sequence[Callable[[RequestRecord], None]] = (),
+    application: Application | None = None,
 ) -> AsyncIterator[Running]:
     """A gateway in this process. quotas None: without limits. recorders: told of each row before the books are."""
     books = Books()
@@ -170,7 +172,7 @@ async def running(
         record_loss=books.record,
         wall_clock=wall_clock,
     )
-    server = HttpServer(Dispatcher(gateway, lambda: _nothing_else), limits)
+    server = HttpServer(Dispatcher(gateway, lambda: application or _nothing_else), limits)
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
     port = listening.getsockname()[1]

@@ -26,6 +26,7 @@ from vllm_service.testing import (
     chat_chunk,
     chat_document,
     chat_events,
+    completion,
     events,
     whole,
 )
@@ -40,6 +41,8 @@ def reporting(usage: Any) -> Script:
     """Answers 60 words, with this usage; in a stream it is the last chunk's."""
 
     def script(request: ReceivedRequest) -> Reply:
+        if "prompt" in request.json:
+            return completion(TEXT, usage)
         if not request.is_stream:
             return whole(chat_document(TEXT, usage))
         words = [chat_chunk(f"{word} ") for word in TEXT.split()]

@@ -93,7 +93,9 @@ async def test_who_answers_on_apple_silicon_says_so(tags: frozenset[str]) -> Non
 
 
 async def test_the_other_operations_pass_too() -> None:
-    upstream = ScriptedProvider(whole({"object": "x", "data": [], "usage": {"prompt_tokens": 4, "total_tokens": 4}}))
+    usage = {"prompt_tokens": 4, "total_tokens": 4}
+    members = {"choices": [{"text": ""}], "output": [], "data": [{"embedding": [0.5]}]}
+    upstream = ScriptedProvider(whole({"object": "x", **members, "usage": usage}))
     async with gateway_to(upstream) as gateway:
         for path in ("completions", "responses", "embeddings"):
             response = await gateway.http.post(f"{gateway.url}/{path}", json={"model": "small", "input": "x"})

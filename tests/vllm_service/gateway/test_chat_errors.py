@@ -18,8 +18,10 @@ from vllm_service.testing import ScriptedProvider, events, refused, whole
     [
         (400, {"error": {"message": "bad tool", "param": "tools"}}, openai.BadRequestError, "INVALID_REQUEST_400"),
         (422, {"error": {"message": "no"}}, openai.UnprocessableEntityError, "UPSTREAM_422"),
-        (400, {"error": {"code": "context_length_exceeded"}}, openai.APIStatusError, "CONTEXT_TOO_LONG_413"),
-        (413, b"too large", openai.APIStatusError, "CONTEXT_TOO_LONG_413"),
+        (400, {"error": {"code": "context_length_exceeded"}}, openai.BadRequestError, "context_length_exceeded"),
+        (413, b"prompt too long", openai.APIStatusError, "BODY_TOO_LARGE_413"),
+        (413, {"error": {"code": "rate_limit_exceeded"}}, openai.RateLimitError, "RATE_LIMIT_429"),
+        (498, b"", openai.RateLimitError, "RATE_LIMIT_429"),
         (401, {"error": {"message": "Incorrect key sk-1"}}, openai.InternalServerError, "UPSTREAM_502"),
         (404, {"error": {"message": "no model"}}, openai.NotFoundError, "NOT_FOUND_404"),
         (429, {"error": {"message": "slow down"}}, openai.RateLimitError, "RATE_LIMIT_429"),

@@ -9,12 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_service.domain.answers import Judgement
 from vllm_service.domain.usage import ReportedUsage
 from vllm_service.gateway.event_relay import LONGEST_EVENT_BYTES, EventRelay
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, RESPONSES, Operation
 from vllm_service.http.upstream import CutShort
 
 HELLO = 'data: {"choices":[{"delta":{"content":"Grüße, 東京 🚀"}}]}\n\n'.encode()
+HI = HELLO.replace("Grüße, 東京 🚀".encode(), b"Hi")
+STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+FAULT = b'data: {"error":{"code":429,"message":"no"}}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":3}}\n\n'
 BOTH = b'data: {"choices":[{"index":0}],"usage":{"prompt_tokens":10,"completion_tokens":3}}\n\n'
 NULL = b'data: {"choices":[{"index":0}],"usage":null}\n\n'
@@ -24,7 +28,7 @@ COMPLETED = (
     b'data: {"type":"response.completed","response":{"usage":{"input_tokens":7,"output_tokens":2}}}\n\n'
 )
 FAILED = b"event: response.failed\ndata: {}\n\n"
-QUOTED = b'data: {"text":"\\"usage\\": {\\"prompt_tokens\\": 99} data: [DONE]\\n\\n"}\n\n'
+QUOTED = b'data: {"choices":[{"delta":{"content":"\\"usage\\": {\\"error\\": 99} data: [DONE]\\n\\n"}}]}\n\n'
 COMMENT = b": waiting\n\n"
 SEEN = b": seen\n\n"  # what is put behind an event that carries usage
 
@@ -34,24 +38,29 @@ class Passed:
 
     def __init__(self, operation: Operation = CHAT) -> None:
         self.pieces: list[bytes] = []
-        self.finished: list[tuple[bytes, ReportedUsage, bool]] = []
+        self.finished: list[tuple[bytes, ReportedUsage | None, bool]] = []
         self.relay = EventRelay(operation, self.pieces.append, self._finish)
 
     def _finish(self, relay: EventRelay, event: bytes, is_only_usage: bool) -> bytes:
-        assert relay.usage is not None
         self.finished.append((event, relay.usage, is_only_usage))
         return b"" if is_only_usage else event + SEEN
 
     def receive(self, pieces: Iterable[bytes]) -> Passed:
-        for piece in pieces:
-            self.relay.receive(piece)
+        try:
+            for piece in pieces:
+                self.relay.receive(piece)
+        except CutShort:
+            if self.relay.fault is None:
+                raise
         return self
 
     @property
-    def all(self) -> tuple[bytes, list[tuple[bytes, ReportedUsage, bool]], ReportedUsage | None, bool, int]:
+    def all(
+        self,
+    ) -> tuple[bytes, list[tuple[bytes, ReportedUsage | None, bool]], ReportedUsage | None, bool, Judgement | None]:
         """Everything that can be told of it, the pieces' borders apart."""
         relay = self.relay
-        return b"".join(self.pieces), self.finished, relay.usage, relay.is_complete, relay.events
+        return b"".join(self.pieces), self.finished, relay.usage, relay.is_complete, relay.fault
 
 
 def windows(event: bytes) -> bytes:
@@ -67,18 +76,32 @@ def windows(event: bytes) -> bytes:
         pytest.param(CHAT, HELLO, HELLO, (None, False, 1), id="without its end"),
         pytest.param(CHAT, HELLO + DONE[:-1], HELLO, (None, False, 1), id="its end cut by a byte"),
         pytest.param(CHAT, HELLO + HELLO[:40], HELLO, (None, False, 1), id="cut within an event"),
-        pytest.param(CHAT, USAGE + DONE, DONE, (ReportedUsage(10, 3), True, 2), id="the usage chunk may be hidden"),
         pytest.param(
-            CHAT, BOTH + DONE, BOTH + SEEN + DONE, (ReportedUsage(10, 3), True, 2), id="usage beside a choice"
+            CHAT, HI + USAGE + DONE, HI + DONE, (ReportedUsage(10, 3), True, 3), id="the usage chunk may be hidden"
         ),
-        pytest.param(CHAT, NULL + DONE, NULL + DONE, (None, True, 2), id="null usage"),
+        pytest.param(
+            CHAT, HI + BOTH + DONE, HI + BOTH + SEEN + DONE, (ReportedUsage(10, 3), True, 3), id="usage beside a choice"
+        ),
+        pytest.param(CHAT, HI + NULL + DONE, HI + NULL + DONE, (None, True, 3), id="null usage"),
         pytest.param(CHAT, QUOTED, QUOTED, (None, False, 2), id="a text that speaks of usage and of the end"),
         pytest.param(CHAT, b"\n\n" + HELLO[:40], b"\n\n", (None, False, 0), id="an empty event before a cut one"),
         pytest.param(
             CHAT, b"\r\n\r\n" + HELLO[:40], b"\r\n\r\n", (None, False, 0), id="the same with line breaks of Windows"
         ),
+        pytest.param(CHAT, HELLO + STOP, HELLO + STOP, (None, True, 2), id="a finish reason is an end"),
+        pytest.param(CHAT, HELLO + FAULT + DONE, HELLO, (None, False, 2), id="an error ends it, whatever follows"),
+        pytest.param(CHAT, b"\xef\xbb\xbf" + HELLO, HELLO, (None, False, 1), id="a byte order mark is taken away"),
+        pytest.param(
+            CHAT,
+            (HELLO + DONE).replace(b"\n", b"\r"),
+            (HELLO + DONE).replace(b"\n", b"\r"),
+            (None, True, 2),
+            id="old line breaks",
+        ),
         pytest.param(CHAT, COMMENT + HELLO, COMMENT + HELLO, (None, False, 1), id="a comment"),
-        pytest.param(CHAT, b"data:[DONE]\n\n", b"data:[DONE]\n\n", (None, True, 1), id="no space before the end"),
+        pytest.param(
+            CHAT, HI + b"data:[DONE]\n\n", HI + b"data:[DONE]\n\n", (None, True, 2), id="no space before the end"
+        ),
         pytest.param(CHAT, windows(HELLO + DONE), windows(HELLO + DONE), (None, True, 2), id="line breaks of Windows"),
         pytest.param(
             CHAT,
@@ -108,20 +131,18 @@ def windows(event: bytes) -> bytes:
             (ReportedUsage(10, 3), False, 2),
             id="usage so far in each event: the last counts",
         ),
-        pytest.param(
-            CHAT, b'data: {"usage":{"a":\n\n', b'data: {"usage":{"a":\n\n', (None, False, 1), id="an event, no JSON"
-        ),
+        pytest.param(CHAT, HI + b'data: {"usage":{"a":\n\n' + HI, HI, (None, False, 2), id="an event that is not JSON"),
         pytest.param(
             CHAT,
-            b'data: {"usage":{"prompt_tokens":[]}}\n\n',
-            b'data: {"usage":{"prompt_tokens":[]}}\n\n',
-            (None, False, 1),
-            id="usage that says nothing",
+            HI + b'data: {"usage":{"prompt_tokens":[]}}\n\n',
+            HI,
+            (None, False, 2),
+            id="a chunk of usage that says nothing is hidden as well",
         ),
         pytest.param(CHAT, b"\xff\xfe\n\n", b"\xff\xfe\n\n", (None, False, 0), id="no UTF-8"),
         pytest.param(RESPONSES, COMPLETED, COMPLETED + SEEN, (ReportedUsage(7, 2), True, 1), id="a response"),
         pytest.param(RESPONSES, COMPLETED[:-1], b"", (None, False, 0), id="a response cut by a byte"),
-        pytest.param(RESPONSES, FAILED, FAILED, (None, True, 1), id="a response that failed is complete"),
+        pytest.param(RESPONSES, FAILED, FAILED, (None, False, 1), id="a response that failed is not complete"),
     ],
 )
 def test_what_passes_and_what_is_read_in_passing(
@@ -167,7 +188,7 @@ def test_a_stream_cut_at_any_byte_is_not_complete_and_shows_whole_events(operati
 def test_whatever_comes_what_has_passed_is_a_beginning_of_it_and_ends_with_an_event(pieces: list[bytes]) -> None:
     passed = b"".join(Passed().receive(pieces).pieces)
     assert b"".join(pieces).startswith(passed)
-    assert passed == b"" or passed.endswith((b"\n\n", b"\r\n\r\n"))
+    assert passed == b"" or passed.endswith((b"\n\n", b"\n\r\n"))
 
 
 def test_a_piece_without_an_event_sends_nothing() -> None:
@@ -189,5 +210,5 @@ def test_an_event_of_the_longest_length_is_held_and_a_byte_more_is_cut_short() -
 
 
 def test_a_long_event_that_ends_passes() -> None:
-    event = b"data: " + b"x" * LONGEST_EVENT_BYTES + b"\n\n"
+    event = HI.replace(b"Hi", b"x" * LONGEST_EVENT_BYTES)
     assert Passed().receive([HELLO + event]).pieces == [HELLO + event]

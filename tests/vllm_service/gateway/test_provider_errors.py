@@ -11,12 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.gateway.provider_errors import callers_error, fault_error, providers_error, refused, retry_after_of
+from vllm_service.errors import ServiceError
+from vllm_service.gateway.provider_errors import fault_error, refused, retry_after_of
 from vllm_service.http.upstream import CutShort, NotReached, ProviderFault, TimedOut
+from vllm_service.resilience.refusals import Meaning
 
 
 def as_body(document: Any) -> bytes:
     return document if isinstance(document, bytes) else json.dumps(document).encode()
+
+
+def error_of(status: int, document: Any) -> ServiceError:
+    return refused(status, {}, as_body(document), "small").error
 
 
 @pytest.mark.parametrize(
@@ -26,7 +32,7 @@ def as_body(document: Any) -> bytes:
         pytest.param(400, {"error": "bad tool"}, "INVALID_REQUEST_400", "bad tool", id="error is a text"),
         pytest.param(400, {"message": "bad tool"}, "INVALID_REQUEST_400", "bad tool", id="a message alone"),
         pytest.param(400, {"error": None, "message": "bad"}, "INVALID_REQUEST_400", "bad", id="error is null"),
-        pytest.param(400, {"error": {}, "message": "bad"}, "INVALID_REQUEST_400", None, id="an empty error"),
+        pytest.param(400, {"error": {}, "message": "bad"}, "INVALID_REQUEST_400", "bad", id="an empty error"),
         pytest.param(400, {}, "INVALID_REQUEST_400", None, id="an empty object"),
         pytest.param(400, [], "INVALID_REQUEST_400", None, id="a list"),
         pytest.param(400, b"", "INVALID_REQUEST_400", None, id="no body"),
@@ -34,6 +40,23 @@ def as_body(document: Any) -> bytes:
         pytest.param(400, b'{"error":{"message":"cut', "INVALID_REQUEST_400", None, id="cut"),
         pytest.param(400, b'{"error":"\xe6\x9d"}', "INVALID_REQUEST_400", None, id="cut in a character"),
         pytest.param(400, {"error": {"message": ["a"]}}, "INVALID_REQUEST_400", None, id="a message that is a list"),
+        pytest.param(
+            400,
+            {"error": {"message": ["a"], "code": "context_length_exceeded", "param": {}}},
+            "context_length_exceeded",
+            None,
+            id="a message that is a list beside a code",
+        ),
+        pytest.param(
+            400,
+            {"object": "error", "message": "bad", "code": 400},
+            "INVALID_REQUEST_400",
+            "bad",
+            id="older vLLM's form",
+        ),
+        pytest.param(
+            400, [{"error": {"message": "bad", "code": 400}}], "INVALID_REQUEST_400", "bad", id="Gemini's form"
+        ),
         pytest.param(400, {"error": 7}, "INVALID_REQUEST_400", None, id="error is a number"),
         pytest.param(400, b'{"error":' + b"[" * 100_000, "INVALID_REQUEST_400", None, id="nested without end"),
         pytest.param(
@@ -43,10 +66,10 @@ def as_body(document: Any) -> bytes:
         pytest.param(422, {"error": {"message": "no"}}, "UPSTREAM_422", "no", id="422"),
         pytest.param(422, {"detail": [{"loc": ["n"], "msg": "no"}]}, "UPSTREAM_422", None, id="FastAPI's form"),
         pytest.param(415, {"error": "no"}, "UPSTREAM_415", "no", id="415"),
-        pytest.param(451, b"", "UPSTREAM_451", None, id="451"),
-        pytest.param(413, b"too large", "CONTEXT_TOO_LONG_413", None, id="413"),
+        pytest.param(414, b"", "UPSTREAM_414", None, id="414"),
+        pytest.param(413, b"too large", "BODY_TOO_LARGE_413", None, id="413"),
         *(
-            pytest.param(status, {"error": {"message": text}}, "CONTEXT_TOO_LONG_413", text, id=f"{status}: {text}")
+            pytest.param(status, {"error": {"message": text}}, "context_length_exceeded", text, id=f"{status}: {text}")
             for status in (400, 422)
             for text in (
                 "This model's maximum context length is 4096 tokens.",
@@ -59,17 +82,21 @@ def as_body(document: Any) -> bytes:
             )
         ),
         pytest.param(
-            400, {"error": {"code": "context_length_exceeded"}}, "CONTEXT_TOO_LONG_413", None, id="a code about length"
+            400,
+            {"error": {"code": "context_length_exceeded"}},
+            "context_length_exceeded",
+            None,
+            id="a code about length",
         ),
         pytest.param(
-            404, {"error": {"message": "too long"}}, "UPSTREAM_404", "too long", id="only 400 and 422 are of it"
+            500, {"error": {"code": "context_length_exceeded"}}, "context_length_exceeded", None, id="a code with 500"
         ),
     ],
 )
 def test_a_callers_mistake_keeps_what_the_provider_said_of_it(
     status: int, document: Any, code: str, told: str | None
 ) -> None:
-    error = callers_error(status, as_body(document))
+    error = error_of(status, document)
     assert error.code == code
     assert error.message == (told or f"The provider refused the request with status {status}.")
     assert error.details["upstream_status"] == status
@@ -84,18 +111,18 @@ def test_a_callers_mistake_keeps_what_the_provider_said_of_it(
     ],
 )
 def test_field_code_and_type_travel_along(said: dict[str, Any], expected: tuple[Any, Any, Any]) -> None:
-    error = callers_error(400, as_body({"error": said}))
+    error = error_of(400, {"error": said})
     assert (error.param, error.details["upstream_code"], error.details["upstream_type"]) == expected
 
 
 def test_a_message_is_cut_to_2000_characters() -> None:
-    assert callers_error(400, as_body({"error": "東" * 2001})).message == "東" * 2000
-    assert callers_error(400, as_body({"error": "東" * 2000})).message == "東" * 2000
+    assert error_of(400, {"error": "東" * 2001}).message == "東" * 2000
+    assert error_of(400, {"error": "東" * 2000}).message == "東" * 2000
 
 
-@given(st.sampled_from([400, 413, 422, 451]), st.binary(max_size=60))
+@given(st.sampled_from([400, 413, 422, 451, 500]), st.binary(max_size=60))
 def test_no_body_does_anything_but_make_an_error(status: int, body: bytes) -> None:
-    assert callers_error(status, body).message
+    assert error_of(status, body).message
 
 
 @pytest.mark.parametrize(
@@ -114,6 +141,10 @@ def test_no_body_does_anything_but_make_an_error(status: int, body: bytes) -> No
         pytest.param(402, {}, ("UPSTREAM_502", 502, None), id="402"),
         pytest.param(500, {b"retry-after": b"7"}, ("UPSTREAM_502", 502, None), id="500"),
         pytest.param(529, {}, ("UPSTREAM_502", 502, None), id="529"),
+        pytest.param(498, {}, ("RATE_LIMIT_429", 429, 1.0), id="498: Groq has no capacity"),
+        pytest.param(499, {}, ("UPSTREAM_502", 502, None), id="499: the provider's, not our caller's"),
+        pytest.param(424, {}, ("UPSTREAM_502", 502, None), id="424"),
+        pytest.param(524, {}, ("GATEWAY_TIMEOUT_504", 504, None), id="524: a proxy has waited long enough"),
     ],
 )
 def test_a_providers_failure_names_the_model_and_quotes_nothing(
@@ -126,8 +157,35 @@ def test_a_providers_failure_names_the_model_and_quotes_nothing(
     assert "sk-1" not in json.dumps(error.to_json(None))
 
 
+def test_a_context_that_is_too_long_has_openais_code_and_ours() -> None:
+    error = error_of(400, {"error": {"code": "context_length_exceeded", "message": "too many"}})
+    assert (error.status, error.code, error.kind) == (400, "context_length_exceeded", "invalid_request_error")
+    assert error.details == {
+        "code": "CONTEXT_TOO_LONG_413",
+        "upstream_status": 400,
+        "upstream_code": "context_length_exceeded",
+        "upstream_type": None,
+    }
+
+
+def test_a_request_above_a_providers_limit_by_the_minute_is_a_rate_limit_without_a_time() -> None:
+    body = as_body(
+        {"error": {"message": "Request too large for org_1", "type": "tokens", "code": "rate_limit_exceeded"}}
+    )
+    not_answered = refused(413, {}, body, "small")
+    error = not_answered.error
+    assert not_answered.failure.meaning is Meaning.OVERSIZED
+    assert (error.status, error.code, error.retry_after_seconds) == (429, "RATE_LIMIT_429", None)
+    assert "org_1" not in error.message
+
+
+@pytest.mark.parametrize(("status", "expected"), [(504, True), (524, True), (503, False), (408, False), (429, False)])
+def test_after_a_proxys_timeout_the_provider_may_be_generating_still(status: int, expected: bool) -> None:
+    assert refused(status, {}, b"<html>", "small").failure.may_be_running is expected
+
+
 def test_a_model_that_is_not_ready_says_when_it_will_be() -> None:
-    details = providers_error(503, 7.0, "small").details
+    details = refused(503, {b"retry-after": b"7"}, b"", "small").error.details
     assert (details["estimated_ready_time"], details["fallback_available"]) == (7.0, False)
 
 

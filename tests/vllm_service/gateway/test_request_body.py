@@ -20,7 +20,7 @@ BOUNDS = {"max_tokens": COMPLETIONS, "max_completion_tokens": CHAT, "max_output_
 
 def longest(operation: Operation = CHAT, **fields: Any) -> int | None:
     read_fields = read(json.dumps({"model": "m", **fields}).encode())
-    return read_fields.longest_answer_tokens(operation, read_fields.choices(operation))
+    return read_fields.longest_answer_tokens(operation, read_fields.written_answers(operation))
 
 
 @pytest.mark.parametrize("name", BOUNDS)

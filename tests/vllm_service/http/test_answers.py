@@ -6,8 +6,7 @@ from http import HTTPStatus
 
 import pytest
 
-from vllm_service.http.messages import REASONS
-from vllm_service.http.server_connection import status_line, whole_answer
+from vllm_service.http.messages import REASONS, status_line, whole_answer
 
 
 @pytest.mark.parametrize(

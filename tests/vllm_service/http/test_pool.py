@@ -13,9 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_service.catalog.model import Provider, ProviderKind
+from vllm_service.domain.answers import Form
+from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.upstream import CutShort, NotReached, ProviderFault
-from vllm_service.testing import CLOSES, Close, Pause, Reply, ScriptedProvider, events, in_turn, whole
+from vllm_service.testing import (
+    CLOSES,
+    Close,
+    Pause,
+    Reply,
+    ScriptedProvider,
+    chat_chunk,
+    event,
+    events,
+    in_turn,
+    whole,
+)
 
 
 @asynccontextmanager
@@ -105,13 +118,14 @@ async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
 @given(st.lists(st.one_of(st.binary(max_size=80), st.sampled_from([
     b"HTTP/1.1 200 OK\r\n", b"content-length: 3\r\n", b"transfer-encoding: chunked\r\n", b"\r\n",
     b"3\r\nabc\r\n", b"0\r\n\r\n",
-    b"content-type: text/event-stream\r\n", b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+    b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n',
+    b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
 ]))))  # fmt: skip
 def test_garbage_is_an_answer_or_a_fault_and_nothing_else(parts: list[bytes]) -> None:
     async def once() -> None:
         async with connected(ScriptedProvider(Reply((*parts, Close())))) as (connections, provider):
             try:
-                answer = await connections.send(provider, "/x", b"", b"{}")
+                answer = await connections.send(provider, "/x", b"", b"{}", beginning=StreamBeginning(Form.CHAT))
                 if answer.is_stream:
                     await answer.relay(lambda data: None)
             except ProviderFault:
@@ -122,14 +136,14 @@ def test_garbage_is_an_answer_or_a_fault_and_nothing_else(parts: list[bytes]) ->
 
 async def test_a_fault_of_who_reads_a_stream_is_not_the_providers(caplog: pytest.LogCaptureFixture) -> None:
     def receive(data: bytes) -> None:
-        if b"2" in data:
+        if b'"2"' in data:
             raise ZeroDivisionError("what the answer said")
 
     is_relayed = asyncio.Event()
-    head, first, second, _ = events(b"data: 1\n\n", b"data: 2\n\n").actions
+    head, first, second, _ = events(chat_chunk("1"), chat_chunk("2")).actions
     reply = Reply((head, first, Pause(is_relayed), second))
     async with connected(ScriptedProvider(reply)) as (connections, provider):
-        answer = await connections.send(provider, "/x", b"", b"{}")
+        answer = await connections.send(provider, "/x", b"", b"{}", beginning=StreamBeginning(Form.CHAT))
         end = answer.relay(receive)
         is_relayed.set()
         with pytest.raises(RuntimeError, match="ZeroDivisionError"):
@@ -140,13 +154,47 @@ async def test_a_fault_of_who_reads_a_stream_is_not_the_providers(caplog: pytest
 
 async def test_what_comes_in_one_read_is_passed_on_in_one_piece() -> None:
     is_relayed = asyncio.Event()
-    sent = [b"data: %d\n\n" % number for number in range(1, 30)]
+    sent = [event(chat_chunk(str(number))) for number in range(1, 30)]
     head, first, *rest = (action for action in events(*sent).actions if isinstance(action, bytes))
     reply = Reply((head, first, Pause(is_relayed), b"".join(rest)))
     received: list[bytes] = []
     async with connected(ScriptedProvider(reply)) as (connections, provider):
-        answer = await connections.send(provider, "/x", b"", b"{}")
+        answer = await connections.send(provider, "/x", b"", b"{}", beginning=StreamBeginning(Form.CHAT))
         end = answer.relay(received.append)
         is_relayed.set()
         await end
     assert received == [sent[0], b"".join(sent[1:])]
+
+
+UNREACHABLE = [
+    "http://127.0.0.1:99999/v1",
+    f"http://{'a' * 70}.test/v1",
+    "http:///v1",
+    "http://a..b/v1",
+    "http://ho st/v1",
+    "http://[::1/v1",
+    "http://\ud800/v1",
+    "http://127.0.0.1:9/\u20ac",
+    "http://127.0.0.1:9/v1\r\nx: y",
+    "nonsense",
+]
+
+
+@pytest.mark.parametrize("url", UNREACHABLE)
+async def test_an_address_that_no_request_can_reach_is_not_reached(url: str) -> None:
+    connections = ConnectionPool()
+    for _ in range(2):
+        with pytest.raises(NotReached):
+            await connections.send(Provider("p", ProviderKind.HOSTED, url), "/x", b"", b"{}")
+    await connections.close()
+
+
+@pytest.mark.parametrize("key", ["\u20ac", "a\r\nx-more: b"])
+async def test_a_key_that_no_header_can_carry_is_not_sent(key: str) -> None:
+    upstream = ScriptedProvider(whole({}))
+    connections = ConnectionPool()
+    async with upstream:
+        with pytest.raises(NotReached):
+            await connections.send(Provider("p", ProviderKind.HOSTED, upstream.url, key), "/x", b"", b"{}")
+        await connections.close()
+    assert upstream.requests == []

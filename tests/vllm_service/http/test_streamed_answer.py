@@ -1,19 +1,13 @@
-"""When a stream has begun, however its bytes come; and that nothing endless is kept until then."""
+"""Nothing endless is kept of an answer, whatever was requested and whatever comes."""
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from vllm_service.http import client_connection
-from vllm_service.http.client_connection import ProviderAnswer
+from vllm_service.domain.answers import Form
+from vllm_service.domain.event_stream import StreamBeginning
+from vllm_service.http.client_connection import LONGEST_ANSWER_BYTES, LONGEST_BEGINNING_BYTES, ProviderAnswer
 from vllm_service.http.upstream import CutShort, ProviderFault
-
-BEGUN = re.compile(rb"(?:^|\n)(?:data|event):.*?(?:\n\n|\r\n\r\n)", re.DOTALL)
-PIECES = st.sampled_from([b"data:", b"event:", b"\n", b"\r\n", b"\r", b": ping", b"da", b"ta:", b"x" * 9, b"\n\n"])
 
 
 class Carrier:
@@ -32,21 +26,20 @@ class Carrier:
         raise NotImplementedError
 
 
-@given(st.lists(PIECES, max_size=12))
-def test_it_has_begun_with_the_end_of_its_first_event_wherever_it_was_cut(pieces: list[bytes]) -> None:
-    answer, so_far = ProviderAnswer(Carrier(), {}, is_stream=True), b""
-    for piece in pieces:
-        answer.keep(piece)
-        so_far += piece
-        assert answer.has_begun() is (BEGUN.search(so_far) is not None)
-    assert answer.body == so_far
+EVENTS, DOCUMENT = b": ping\n\n", b"{"
 
 
-@pytest.mark.parametrize("is_stream", [True, False])
-def test_what_is_kept_has_a_bound(is_stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("first", "most"),
+    [(EVENTS, LONGEST_BEGINNING_BYTES), (DOCUMENT, LONGEST_ANSWER_BYTES), (None, LONGEST_ANSWER_BYTES)],
+    ids=["events", "a document for a stream", "a whole answer"],
+)
+def test_what_is_kept_has_a_bound(first: bytes | None, most: int) -> None:
     carrier = Carrier()
-    most = client_connection.LONGEST_BEGINNING_BYTES if is_stream else client_connection.LONGEST_ANSWER_BYTES
-    answer = ProviderAnswer(carrier, {}, is_stream=is_stream)
+    beginning = None if first is None else StreamBeginning(Form.CHAT)
+    answer = ProviderAnswer(carrier, {}, beginning=beginning)
+    if beginning is not None:
+        assert not beginning.feed(first or b"")
     answer.keep(bytes(most))
     assert carrier.fault is None
     answer.keep(b"x")

@@ -54,24 +54,28 @@ STATUSES: dict[tuple[int, str | None], tuple[int, str, int]] = {
     (405, None): (*UPSTREAM, 1),
     (408, None): (*GATEWAY_TIMEOUT, 2),
     (409, None): (*UPSTREAM, 1),
-    (413, None): (413, "CONTEXT_TOO_LONG_413", 1),
+    (413, None): (413, "BODY_TOO_LARGE_413", 1),
     (418, None): (418, "UPSTREAM_418", 1),
     (421, None): (*UPSTREAM, 1),
     (422, None): (422, "UPSTREAM_422", 1),
+    (424, None): (*UPSTREAM, 1),
     (425, None): (*UPSTREAM, 1),
     (429, None): (429, "RATE_LIMIT_429", 2),
     (429, "0"): (429, "RATE_LIMIT_429", 2),
     (429, "3000"): (429, "RATE_LIMIT_429", 1),
     (429, "soon"): (429, "RATE_LIMIT_429", 2),
     (500, None): (*UPSTREAM, 2),
-    (501, None): (*UPSTREAM, 2),
+    (498, None): (429, "RATE_LIMIT_429", 2),
+    (499, None): (*UPSTREAM, 2),
+    (501, None): (*UPSTREAM, 1),
     (502, None): (*UPSTREAM, 2),
     (503, None): (*UNAVAILABLE, 2),
     (503, "3000"): (*UNAVAILABLE, 1),
-    (504, None): (*GATEWAY_TIMEOUT, 2),
+    (504, None): (*GATEWAY_TIMEOUT, 1),
+    (524, None): (*GATEWAY_TIMEOUT, 1),
     (529, None): (*UPSTREAM, 2),
 }
-FINAL = {400, 413, 418, 422}
+FINAL = {400, 418, 422}
 
 
 def of_statuses() -> Iterator[Case]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import pytest
 
 from vllm_service.resilience.failures import Failure, Kind, retry_after_seconds
+from vllm_service.resilience.refusals import Meaning
 
 
 @pytest.mark.parametrize(
     "failure",
     [Failure(kind) for kind in (Kind.CONNECT, Kind.TIMEOUT, Kind.GARBAGE, Kind.CUT)]
-    + [Failure(Kind.STATUS, status) for status in (401, 402, 403, 404, 405, 408, 409, 429, 500, 502, 503, 504, 529)],
+    + [
+        Failure(Kind.STATUS, status)
+        for status in (401, 402, 403, 404, 405, 408, 409, 413, 424, 429, 451, 498, 499, 500)
+    ]
+    + [Failure(Kind.STATUS, status) for status in (501, 502, 503, 504, 524, 529)],
     ids=str,
 )
 def test_the_next_place_is_tried_unless_content_has_begun(failure: Failure) -> None:
@@ -18,7 +23,7 @@ def test_the_next_place_is_tried_unless_content_has_begun(failure: Failure) -> N
     assert (failure.is_final, begun.is_final) == (False, True)
 
 
-@pytest.mark.parametrize("status", [400, 413, 414, 415, 422, 451])
+@pytest.mark.parametrize("status", [400, 411, 414, 415, 418, 422])
 def test_the_callers_errors_are_final(status: int) -> None:
     assert Failure(Kind.STATUS, status).is_final
 
@@ -26,6 +31,35 @@ def test_the_callers_errors_are_final(status: int) -> None:
 def test_a_caller_who_left_is_final_and_told_as_499() -> None:
     assert Failure(Kind.CANCELLED).is_final
     assert Failure(Kind.CANCELLED).breaker_status == 499
+
+
+def test_a_provider_that_sends_499_is_at_fault_itself() -> None:
+    failure = Failure(Kind.STATUS, 499)
+    assert (failure.is_final, failure.breaker_status) == (False, 500)
+
+
+@pytest.mark.parametrize(
+    ("status", "meaning", "told"),
+    [
+        (400, Meaning.OFFER, 400),
+        (400, Meaning.ACCOUNT, 402),
+        (400, Meaning.THROTTLED, 429),
+        (413, Meaning.OVERSIZED, 413),
+        (429, Meaning.OVERSIZED, 413),
+        (500, Meaning.CONTEXT, 400),
+        (501, Meaning.OFFER, 404),
+        (403, Meaning.ACCOUNT, 402),
+        (403, Meaning.PROVIDER, 500),
+        (429, Meaning.ACCOUNT, 402),
+        (498, Meaning.THROTTLED, 429),
+        (503, Meaning.PROVIDER, 503),
+        (524, Meaning.UNFINISHED, 524),
+    ],
+)
+def test_breaker_and_router_get_a_status_that_speaks_against_the_right_party(
+    status: int, meaning: Meaning, told: int
+) -> None:
+    assert Failure(Kind.STATUS, status, refusal=meaning).breaker_status == told
 
 
 def test_a_garbled_200_is_told_as_no_answer() -> None:

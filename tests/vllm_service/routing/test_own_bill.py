@@ -66,6 +66,13 @@ def test_a_worker_that_is_always_on_is_used_at_once_and_is_not_on_the_bill() -> 
     assert made.endpoints["own"].billed_usd(30.0) == 0.0
 
 
+def test_each_target_has_what_the_workers_have_cost_so_far() -> None:
+    made = router()
+    made.endpoints["own"].set_target(1, 0.0)
+    made.observe_health("own", {"workers": {"idle": 1}}, 10.0)
+    assert made.worker_targets(20.0)[0].estimated_usd == pytest.approx(20.0 * made.endpoints["own"].usd_per_second)
+
+
 def test_what_is_asked_for_beyond_those_that_are_always_on_is_billed_and_leaves_alone() -> None:
     own = Endpoint("own", EndpointProfile(always_on_workers=1), SECOND_USD, margin=0.9, miss_budget=0.006)
     own.observe({"workers": {"idle": 1}}, 0.0)

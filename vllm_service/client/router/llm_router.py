@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,16 +13,17 @@ import httpx2
 
 from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.catalog.model import Catalog
-from vllm_service.client.payload import DEFAULT_MAX_TOKENS, Payload
+from vllm_service.client.boundary import raises_ours
+from vllm_service.client.payload import Payload
 from vllm_service.client.per_loop import OneLoop, PerLoop
 from vllm_service.client.results import Answer
 from vllm_service.client.router.routed_call import Connections, RoutedCall, own_endpoint
-from vllm_service.client.router.strategies import RoutingStrategy
-from vllm_service.client.settings import ClientSettings
+from vllm_service.client.settings import ClientSettings, seconds
 from vllm_service.client.streams import TextStream
 from vllm_service.client.text_calls import TextCalls
 from vllm_service.domain.plan import Plan, Router
 from vllm_service.domain.requests import RequestFacts
+from vllm_service.domain.strategies import RoutingStrategy
 from vllm_service.domain.usage import choices_of, estimated_prompt_tokens, longest_answer_tokens, prefix_of
 from vllm_service.errors import ConfigurationError
 from vllm_service.gateway.operations import CHAT
@@ -42,31 +41,23 @@ from vllm_service.storage.coordination.memory import MemoryWakes
 
 def facts_of_chat(ask: Payload, strategy: str, *, stream: bool) -> RequestFacts:
     """Returns the routing facts of a chat request."""
-    question, options = _json(ask.question["messages"]), ask.options
-    body = b'{"messages":%b,%b' % (question, _json({"model": ask.model, **options})[1:])
+    options = ask.options
     bounds = tuple(_number(options.get(name)) for name in CHAT.bounds)
     choices = choices_of((_number(options.get("n")), _number(options.get("best_of"))))
     return RequestFacts(
         model=ask.model,
         operation="chat.completions",
-        prompt_tokens=estimated_prompt_tokens(body),
+        prompt_tokens=estimated_prompt_tokens(ask.plain_json()),
         max_tokens=longest_answer_tokens(bounds, choices),
         stream=stream,
-        prefix=prefix_of(question),
+        prefix=prefix_of(ask.question_json),
         strategy=strategy,
         choices=choices,
     )
 
 
-def _json(value: object) -> bytes:
-    """Returns the JSON for an estimate of the tokens."""
-    # default=str: a value that is not JSON is refused where the request is sent, not here.
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-    return text.encode("utf-8", "surrogatepass")
-
-
 def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+    return value if isinstance(value, int | float) else None
 
 
 class EndpointWatch:
@@ -155,6 +146,7 @@ class Explanation:
     plan: Plan
 
 
+@raises_ours
 class LLMRouter(TextCalls):
     """Sends each request to the provider that its strategy chooses, and to the next one if that fails before an answer.
 
@@ -180,9 +172,10 @@ class LLMRouter(TextCalls):
         timeout_seconds: float = 600.0,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.strategy = RoutingStrategy(strategy)
+        self.strategy = _strategy(strategy)
+        seconds(timeout_seconds, "timeout_seconds")
         catalog = configured() if providers is None else providers
-        super().__init__(default_model or next(iter(catalog.models)))
+        super().__init__(default_model or _first_model(catalog))
         settings = BreakerSettings()
         breakers = breakers or Breakers(settings)
         policy = ResiliencePolicy(
@@ -198,10 +191,10 @@ class LLMRouter(TextCalls):
         self._loop = OneLoop("LLMRouter")
 
     def explain(
-        self, /, prompt: str, model: str | None = None, max_tokens: int = DEFAULT_MAX_TOKENS, **options: Any
+        self, /, prompt: str, model: str | None = None, max_tokens: int | None = None, **options: Any
     ) -> Explanation:
         """Returns the route that `generate` would take now. Sends nothing, but strategies that take turns count it."""
-        ask = self._ask_of(prompt, model or self.default_model, {"max_tokens": max_tokens, **options})
+        ask = self._ask_of(prompt, model or self.default_model, self._given(max_tokens, None, options))
         plan = self._connections.router.plan(self._facts(ask, stream=False), self._connections.clock())
         return Explanation(ask.model, self.strategy, plan)
 
@@ -224,7 +217,7 @@ class LLMRouter(TextCalls):
 
     def _stream(self, ask: Payload) -> TextStream:
         """Returns a stream. After its first text it stays at the provider that began it."""
-        return TextStream(lambda: self._call(ask, stream=True).begin())
+        return TextStream(lambda: self._call(ask, stream=True).begin(), choices=ask.choices)
 
     def _ask_of(self, prompt: str, model: str, fields: Mapping[str, Any]) -> Payload:
         """Returns the request for a prompt, as one user message: every provider accepts that."""
@@ -237,6 +230,19 @@ class LLMRouter(TextCalls):
 
     def _facts(self, ask: Payload, *, stream: bool) -> RequestFacts:
         return facts_of_chat(ask, self.strategy.value, stream=stream)
+
+
+def _strategy(name: RoutingStrategy | str) -> RoutingStrategy:
+    if name not in RoutingStrategy.__members__:
+        names = ", ".join(RoutingStrategy)
+        raise ConfigurationError(f"strategy: expected one of {names}, got {name!r}", param="strategy")
+    return RoutingStrategy(name)
+
+
+def _first_model(catalog: Catalog) -> str:
+    for model in catalog.models:
+        return model
+    raise ConfigurationError("providers: expected a catalog with a model, got none", param="providers")
 
 
 def configured(environment: Mapping[str, str] | None = None) -> Catalog:

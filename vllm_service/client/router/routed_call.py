@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -13,7 +13,8 @@ import openai
 
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.client.connection import Connection
-from vllm_service.client.errors import StreamBroken, Unreachable, at_endpoint
+from vllm_service.client.deltas import Delta
+from vllm_service.client.errors import BadAnswer, StreamBroken, Unreachable, at_endpoint
 from vllm_service.client.payload import Payload
 from vllm_service.client.results import Answer
 from vllm_service.client.settings import NO_KEY, ClientSettings
@@ -21,8 +22,8 @@ from vllm_service.client.streams import Begun, OpenedStream, begin
 from vllm_service.domain.plan import Router
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import GatewayTimeout, ServiceError, UpstreamFailed
-from vllm_service.gateway.provider_errors import fault_error, refused
+from vllm_service.errors import ConfigurationError, GatewayTimeout, ServiceError, UpstreamFailed
+from vllm_service.gateway.provider_errors import fault_error, not_an_answer, refused
 from vllm_service.http.upstream import CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.resilience.attempts import Attempt, TriedRequest, first_answer
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered
@@ -37,9 +38,11 @@ def not_answered(error: ServiceError, model: str) -> NotAnswered:
     """Returns the failure of an attempt that ended with an error of client/connection.py before its first content."""
     cause = error.__cause__
     if isinstance(cause, openai.APIStatusError) and cause.status_code >= 400:
-        wait = cause.response.headers.get("retry-after")
-        headers = {} if wait is None else {b"retry-after": wait.encode("latin-1", "replace")}
-        failed = refused(cause.status_code, headers, cause.response.content, model)
+        failed = refused(cause.status_code, _retry_after(cause.response.headers), cause.response.content, model)
+        failed.error.request_id = error.request_id
+        return failed
+    if isinstance(cause, BadAnswer):
+        failed = not_an_answer(cause.judgement, _retry_after(cause.headers), model)
         failed.error.request_id = error.request_id
         return failed
     fault = _fault(error, cause)
@@ -47,6 +50,11 @@ def not_answered(error: ServiceError, model: str) -> NotAnswered:
         return _not_reached(fault, model)
     told = UpstreamFailed(f"A provider of {model!r} failed.", details={"model": model})
     return NotAnswered(Failure(Kind.GARBAGE), told)
+
+
+def _retry_after(headers: Mapping[str, str]) -> Mapping[bytes, bytes]:
+    wait = headers.get("retry-after")
+    return {} if wait is None else {b"retry-after": wait.encode("latin-1", "replace")}
 
 
 def timed_out(what: str, model: str) -> NotAnswered:
@@ -73,16 +81,17 @@ def _fault(error: ServiceError, cause: BaseException | None) -> ProviderFault | 
 
 
 class Connections:
-    """The connections of all providers. Each is made for the provider's first request, and kept until close()."""
+    """The connections of all providers. Each is opened by the provider's first request, and kept until close()."""
 
     def __init__(self, catalog: Catalog, router: Router, policy: ResiliencePolicy) -> None:
+        """Raises ConfigurationError for a provider to which nothing can be sent."""
         self.catalog = catalog
         self.router = router
         self.policy = policy
         self.prices = {
             (offer.provider, offer.model): offer.price for model in catalog.models.values() for offer in model.offers
         }
-        self._connections: dict[str, Connection] = {}
+        self._connections = {name: self._named(provider) for name, provider in catalog.providers.items()}
 
     @property
     def clock(self) -> Clock:
@@ -91,14 +100,19 @@ class Connections:
 
     def connection(self, provider: str) -> Connection:
         """Returns the connection to a provider of the catalog."""
-        if provider not in self._connections:
-            self._connections[provider] = self._connect(self.catalog.providers[provider])
         return self._connections[provider]
 
     async def close(self) -> None:
         """Closes every connection."""
         for connection in self._connections.values():
             await connection.close()
+
+    def _named(self, provider: Provider) -> Connection:
+        """Returns a new connection. Raises ConfigurationError, which names the provider."""
+        try:
+            return self._connect(provider)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"providers: {provider.name}: {error.message}", param="providers") from None
 
     def _connect(self, provider: Provider) -> Connection:
         """Returns a new connection."""
@@ -112,6 +126,8 @@ class Connections:
             timeout_seconds=self.policy.deadlines.default_seconds,
             prices={model: price for (name, model), price in prices if name == provider.name and price},
             owner="LLMRouter",
+            reads_annotations=True,
+            names_provider=False,
             follow_redirects=False,
         )
 
@@ -126,8 +142,8 @@ def own_endpoint(settings: ClientSettings) -> Catalog:
 
 
 Sent = TypeVar("Sent")
-#: A stream that has begun, and its first text; None if the answer is empty.
-OpenedAnswer = tuple[OpenedStream, str | None]
+#: A stream that has begun, and its first delta; None if the answer is empty.
+OpenedAnswer = tuple[OpenedStream, Delta | None]
 
 
 class RoutedCall:
@@ -159,15 +175,22 @@ class RoutedCall:
         return replace(answer, attempts=send.attempts, route_reason=self._request.reason)
 
     async def begin(self) -> Begun:
-        """Returns the stream once its first text has come. From then on there is no other provider for it."""
+        """Returns the stream once its first content has come. From then on there is no other provider for it."""
         send = _StreamRequest(self._connections, self._ask)
         attempt = await self._first(send)
         provider = self._connections.catalog.providers[attempt.step.provider]
         pieces = _RoutedPieces(
             attempt, self._deadline, provider.idle_timeout_seconds, self._connections, self._succeeded
         )
-        connection = self._connections.connection(provider.name)
-        return Begun(pieces, attempt.answer[1], connection, attempt.step.model, send.attempts, self._request.reason)
+        return Begun(
+            pieces,
+            attempt.answer[1],
+            self._connections.connection(provider.name),
+            self._ask.to(attempt.step.model),
+            send.attempts,
+            self._request.reason,
+            opened=attempt.answer[0],
+        )
 
     async def _first(self, send: _ConnectionRequest[Sent]) -> Attempt[Sent]:
         try:
@@ -203,14 +226,24 @@ class _ConnectionRequest(Generic[Sent]):
         self.provider = attempt.step.provider
         connection, seconds = self._connections.connection(self.provider), patience.first_byte_seconds
         try:
-            async with asyncio.timeout(seconds):
-                return await self._send(connection, self._ask.to(attempt.step.model), attempt)
+            async with asyncio.timeout(seconds) as timer:
+                silence = Silence(timer, self._idle_seconds(patience), patience.total_seconds)
+                return await self._send(connection, self._ask.to(attempt.step.model), attempt, silence)
         except TimeoutError:
             raise timed_out(f"no answer within {seconds:g} s", self._ask.model) from None
         except ServiceError as error:
             raise not_answered(error, self._ask.model) from error
 
-    async def _send(self, connection: Connection, ask: Payload, attempt: Attempt[Sent]) -> Sent:
+    def _idle_seconds(self, patience: Patience) -> float:
+        """Returns how long the provider may be silent before the first content; 0: the first byte's time counts alone.
+
+        A time that the request's deadline has cut is for other providers, which signs of life must not take away.
+        """
+        provider = self._connections.catalog.providers[self.provider]
+        is_cut = patience.first_byte_seconds < provider.first_byte_timeout_seconds
+        return 0 if is_cut else provider.idle_timeout_seconds
+
+    async def _send(self, connection: Connection, ask: Payload, attempt: Attempt[Sent], silence: Silence) -> Sent:
         """Sends the request. Raises ServiceError."""
         raise NotImplementedError
 
@@ -219,18 +252,38 @@ class _ConnectionRequest(Generic[Sent]):
 
 
 class _WholeRequest(_ConnectionRequest[Answer]):
-    async def _send(self, connection: Connection, ask: Payload, attempt: Attempt[Answer]) -> Answer:
+    async def _send(self, connection: Connection, ask: Payload, attempt: Attempt[Answer], silence: Silence) -> Answer:
         answer = await connection.attempt(ask, time.perf_counter())
         attempt.usage = answer.usage
         return answer
 
 
 class _StreamRequest(_ConnectionRequest[OpenedAnswer]):
-    async def _send(self, connection: Connection, ask: Payload, attempt: Attempt[OpenedAnswer]) -> OpenedAnswer:
-        return await begin(connection, ask)
+    async def _send(
+        self, connection: Connection, ask: Payload, attempt: Attempt[OpenedAnswer], silence: Silence
+    ) -> OpenedAnswer:
+        return await begin(connection, ask, silence.heard)
 
     async def close(self, answer: OpenedAnswer) -> None:
         await answer[0].close()
+
+
+class Silence:
+    """Puts a timer off whenever the provider sends something, a comment or a chunk without content among it."""
+
+    def __init__(self, timer: asyncio.Timeout, idle_seconds: float, total_seconds: float) -> None:
+        """total_seconds: the timer is not put off beyond them."""
+        self._timer = timer
+        self._idle_seconds = idle_seconds
+        self._now = asyncio.get_running_loop().time
+        self._ends_at = self._now() + total_seconds
+
+    def heard(self) -> None:
+        """Puts the timer off by the idle time; never forward."""
+        until = self._timer.when()
+        later = min(self._now() + self._idle_seconds, self._ends_at)
+        if until is not None and until < later:
+            self._timer.reschedule(later)
 
 
 class _RoutedPieces:
@@ -252,27 +305,27 @@ class _RoutedPieces:
         self.request_id = self._opened.request_id
 
     @property
-    def finish_reason(self) -> str | None:
-        return self._opened.finish_reason
-
-    @property
     def usage(self) -> Usage | None:
         return self._opened.usage
 
-    async def next_text(self) -> str | None:
-        seconds = min(self._idle_seconds, self._deadline.left(self._clock()))
+    async def next_delta(self) -> Delta | None:
+        left = self._deadline.left(self._clock())
+        seconds = min(self._idle_seconds, left)
         try:
-            async with asyncio.timeout(seconds):
-                text = await self._opened.next_text()
+            async with asyncio.timeout(seconds) as timer:
+                self._opened.on_data(Silence(timer, self._idle_seconds, left).heard)
+                delta = await self._opened.next_delta()
         except TimeoutError:
             self._attempt.failed(Failure(Kind.TIMEOUT, content_started=True))
             raise self._silent(seconds) from None
-        except ServiceError:
-            self._attempt.failed(Failure(Kind.CUT, content_started=True))
+        except ServiceError as error:
+            failed = not_answered(error, self._attempt.step.model)
+            self._attempt.failed(replace(failed.failure, content_started=True))
+            error.code = failed.error.code
             raise
-        if text is None:
+        if delta is None:
             self._succeeded(self._attempt, self.usage)
-        return text
+        return delta
 
     async def close(self) -> None:
         self._attempt.abandoned()  # unless it has ended by itself

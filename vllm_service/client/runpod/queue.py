@@ -15,12 +15,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
+from vllm_service.client.boundary import raises_ours
 from vllm_service.client.connection import Connection
+from vllm_service.client.payload import encoded
 from vllm_service.client.rate_gate import RateGate
 from vllm_service.client.retry import retrying
 from vllm_service.client.runpod.jobs import Job, read_chunks, read_job
-from vllm_service.client.settings import RetryPolicy
-from vllm_service.errors import ConfigurationError, GatewayTimeout, RateLimited, ServiceError
+from vllm_service.client.settings import RetryPolicy, seconds
+from vllm_service.errors import ConfigurationError, GatewayTimeout, InvalidRequest, RateLimited, ServiceError
 from vllm_service.runpod.health import EndpointHealth, health_of
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ POLL_GROWTH = 1.5
 GIVE_UP_SECONDS = 10.0
 
 
+@raises_ours
 class JobQueue:
     """The jobs of one endpoint. Reads are retried after transient errors, a submission only after 429.
 
@@ -58,10 +61,11 @@ class JobQueue:
         A submission whose response was lost is not repeated: the job may be in the queue, and would run twice.
         """
         policy = {
-            "executionTimeout": _milliseconds(execution_timeout_seconds),
-            "ttl": _milliseconds(ttl_seconds),
+            "executionTimeout": _milliseconds(execution_timeout_seconds, "execution_timeout_seconds"),
+            "ttl": _milliseconds(ttl_seconds, "ttl_seconds"),
             "lowPriority": low_priority or None,
         }
+        encoded(job_input, "job_input")
         body: dict[str, Any] = {"input": dict(job_input)}
         if given := {name: value for name, value in policy.items() if value is not None}:
             body["policy"] = given
@@ -88,6 +92,9 @@ class JobQueue:
 
         timeout_seconds ends the wait, not the job; cancelling the waiting task ends both.
         """
+        _check_id(job_id)
+        if timeout_seconds is not None:
+            seconds(timeout_seconds, "timeout_seconds", may_be_zero=True)
         async with self._cancelling(job_id):
             job = await self._until_final(job_id, timeout_seconds)
         if error := job.error(self._connection.endpoint):
@@ -99,6 +106,7 @@ class JobQueue:
 
         RunPod hands out every chunk once, so a lost response is an error and is not retried. Raises as `wait` does.
         """
+        _check_id(job_id)
         async with self._cancelling(job_id):
             while True:
                 document = await self._call("GET", "stream", job_id)
@@ -173,7 +181,10 @@ class JobQueue:
         return await retrying(lambda _: self._call(method, operation, job_id), self._retry)
 
     async def _call(self, method: str, operation: str, job_id: str | None = None) -> Any:
-        url = self._url(operation) if job_id is None else f"{self._url(operation)}/{quote(job_id, safe='')}"
+        url = self._url(operation)
+        if job_id is not None:
+            _check_id(job_id)
+            url = f"{url}/{quote(job_id, safe='')}"
         async with self._gate.admitted(operation):
             return await self._connection.control(method, url)
 
@@ -185,5 +196,11 @@ class JobQueue:
         return f"{self._control_url}/{operation}"
 
 
-def _milliseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1000)
+def _milliseconds(value: float | None, name: str) -> int | None:
+    return None if value is None else round(seconds(value, name) * 1000)
+
+
+def _check_id(job_id: str) -> None:
+    """Raises InvalidRequest for a text that cannot be a part of a URL's path."""
+    if not job_id.isascii() or not job_id.isprintable() or not job_id.strip(". "):
+        raise InvalidRequest("job_id: expected the id of a job, as submit returned it", param="job_id")

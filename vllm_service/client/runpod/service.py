@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 import httpx2
 
 from vllm_service.client.batch import DEFAULT_CONCURRENT, answer_all, texts
+from vllm_service.client.boundary import ours, raises_ours
 from vllm_service.client.connection import Connection
 from vllm_service.client.ensemble import Scorer, answer_by_each, consensus
 from vllm_service.client.payload import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Message, Payload
@@ -25,7 +26,7 @@ from vllm_service.client.settings import (
     RateLimit,
     RetryPolicy,
 )
-from vllm_service.client.text_calls import EndpointCalls, taking
+from vllm_service.client.text_calls import EndpointCalls, taking, with_one_text
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.errors import InvalidRequest, ServiceError
 
@@ -42,7 +43,15 @@ class Batch(NamedTuple):
     file: Path | str | None
     progress: bool | Progress
 
+    def with_one_text(self) -> Batch:
+        """Returns the batch. Raises InvalidRequest if its requests are for several choices."""
+        for ask in self.asks:
+            if isinstance(ask, Payload):
+                with_one_text(ask, "batch_generate")
+        return self
 
+
+@raises_ours
 class RunPodVLLMService(EndpointCalls, JobQueue):
     """The client of your endpoint: text calls over its OpenAI route, long work over its queue (JobQueue's methods).
 
@@ -82,7 +91,8 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
             http_client=http_client,
             reads_annotations=True,
         )
-        EndpointCalls.__init__(self, connection, settings.default_model, policy)
+        is_runpod = settings.control_url is not None
+        EndpointCalls.__init__(self, connection, settings.default_model, policy, is_runpod=is_runpod)
         gate = RateGate(queue_limits, queue_window_seconds)
         JobQueue.__init__(self, connection, settings.control_url, gate, policy)
         self._models_by_task = dict.fromkeys(TASKS, settings.default_model) | dict(models_by_task or {})
@@ -96,10 +106,10 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
     def _batch(
         self,
         /,
-        prompts: Sequence[str | Sequence[Message]],
+        prompts: Iterable[str | Iterable[Message]],
         model: str | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
+        max_tokens: int | None = DEFAULT_MAX_TOKENS,
+        temperature: float | None = DEFAULT_TEMPERATURE,
         *,
         concurrent: int = DEFAULT_CONCURRENT,
         retry: RetryPolicy | None = None,
@@ -107,21 +117,21 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
         progress: bool | Progress = False,
         **options: Any,
     ) -> Batch:
-        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
+        fields = self._given(max_tokens, temperature, options)
         asks = [_payload_of(prompt, model or self.default_model, fields) for prompt in prompts]
         return Batch(asks, retry or self._policy, concurrent, file, progress)
 
     @taking(_batch)
     async def batch_generate(self, batch: Batch) -> list[str]:
         """Returns the texts in the prompts' order. Raises BatchFailed, with all items, if a prompt has no answer."""
-        return texts(await self._answer_all(batch))
+        return texts(await self._answer_all(batch.with_one_text()))
 
     @taking(_batch)
     async def batch(self, batch: Batch) -> list[BatchItem]:
         """Returns an item for each prompt or conversation, in order: its answer, or its own error.
 
         file: JSON lines, written as items end; a request whose answer is already in it is not made again.
-        progress: True for a bar (needs rich), or a function of (done, total). Raises OSError of the file.
+        progress: True for a bar (needs rich), or a function of (done, total).
         """
         return await self._answer_all(batch)
 
@@ -129,9 +139,9 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
         self,
         /,
         prompt: str,
-        models: Sequence[str],
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        temperature: float = DEFAULT_TEMPERATURE,
+        models: Iterable[str],
+        max_tokens: int | None = DEFAULT_MAX_TOKENS,
+        temperature: float | None = DEFAULT_TEMPERATURE,
         *,
         scorer: Scorer = consensus,
         retry: RetryPolicy = ONE_ATTEMPT,
@@ -141,7 +151,7 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
 
         Raises the first model's error if every model failed.
         """
-        fields = {"max_tokens": max_tokens, "temperature": temperature, **options}
+        fields = self._given(max_tokens, temperature, options)
         asks = [Payload.completion(prompt, model, fields) for model in models]
         return await answer_by_each(prompt, asks, lambda ask: self._connection.answer(ask, retry), scorer)
 
@@ -167,13 +177,11 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
         await self.close()
 
 
-def _payload_of(prompt: str | Sequence[Message], model: str, options: Mapping[str, Any]) -> Payload | ServiceError:
+def _payload_of(prompt: object, model: str, options: Mapping[str, Any]) -> Payload | ServiceError:
     """Returns the request of a prompt, or its error if it is not valid: one bad prompt must not end the batch."""
     try:
-        return (
-            Payload.completion(prompt, model, options)
-            if isinstance(prompt, str)
-            else Payload.chat(prompt, model, options)
-        )
-    except ServiceError as error:
-        return error
+        if isinstance(prompt, str):
+            return Payload.completion(prompt, model, options)
+        return Payload.chat(prompt, model, options)  # type: ignore[arg-type]  # it is checked there
+    except Exception as error:  # also those of a prompt's own methods
+        return ours(error, "the prompt")

@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+from vllm_service.client.boundary import raises_ours
+from vllm_service.client.deltas import Delta
 from vllm_service.client.results import Answer
 from vllm_service.client.runpod.service import RunPodVLLMService
 from vllm_service.client.streams import TextStream
@@ -132,6 +134,7 @@ class _Running:
 P = ParamSpec("P")
 
 
+@raises_ours
 class SyncIterator(Iterator[T], Generic[T]):
     """The items of an async stream for `for`. Closing it early ends the request."""
 
@@ -169,8 +172,13 @@ class SyncIterator(Iterator[T], Generic[T]):
         return False, None
 
 
+@raises_ours
 class SyncTextStream(SyncIterator[str]):
     """TextStream for `for`."""
+
+    def deltas(self) -> SyncIterator[Delta]:
+        """Returns every part of the answer, as TextStream does."""
+        return SyncIterator(self._loop, self._source.deltas())
 
     @property
     def answer(self) -> Answer:
@@ -203,6 +211,7 @@ def _iterated(
     return call
 
 
+@raises_ours
 class RunPodVLLMServiceSync:
     """RunPodVLLMService without `await`, with the same arguments. Close it, or use `with`; a script's end does too."""
 

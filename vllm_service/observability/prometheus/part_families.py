@@ -116,6 +116,12 @@ PARTS: tuple[Family, ...] = (
         per_endpoint(lambda w: w.workers_min),
         "provider",
     ),
+    counter(
+        "vllm_worker_cost_usd_total",
+        "Estimate of what workers cost that this gateway had started: seconds from start to stop x usd_per_second",
+        per_endpoint(lambda w: w.estimated_usd),
+        "provider",
+    ),
     gauge("vllm_requests_in_flight", "Requests that have not ended", one(lambda s: s.in_flight)),
     gauge("vllm_requests_per_minute", "Over the last five minutes", one(lambda s: s.rates.requests_per_minute)),
     gauge("vllm_tokens_per_second", "Generated, over the last five minutes", one(lambda s: s.rates.tokens_per_second)),

@@ -1,4 +1,8 @@
-"""Reads ledger rows from a CSV export, plain or gzipped. Columns are found by name, and may be missing."""
+"""Reads ledger rows from a CSV export, plain or gzipped. Columns are found by name, and may be missing.
+
+A spreadsheet takes a cell that begins with one of FORMULA_BEGINS for a formula, and some texts (labels, models, users)
+are the callers' own. So an export puts a quote before such a text, and the reader takes it off again.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,31 @@ from vllm_service.storage.ledger.columns import COLUMNS, TIMESTAMP
 from vllm_service.storage.ledger.rows import record_from
 
 Row = Mapping[str, str | None]
+_QUOTE = "'"
+#: The last four are the wide forms, which spreadsheets take for the narrow ones.
+FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+#: A text that begins with a quote gets another one, or the reader could not know it from one that was put there.
+_QUOTED_BEGINS = (*FORMULA_BEGINS, _QUOTE)
 # Values of the fields that a record must have, for exports that lack their columns.
 _ABSENT: Mapping[str, Any] = {
     **dict.fromkeys(("request_id", "key_id", "organisation", "operation", "model"), ""),
     "outcome": Outcome.COMPLETED,
     "status": 0,
 }
+
+
+def cell(value: Any) -> Any:
+    """Returns the value as a cell that no spreadsheet takes for a formula. Numbers and times stay what they are."""
+    if isinstance(value, str) and value.startswith(_QUOTED_BEGINS):
+        return _QUOTE + value
+    return value
+
+
+def cell_text(text: str) -> str:
+    """Returns the text of a cell that `cell` made."""
+    if text.startswith(_QUOTE) and text.startswith(_QUOTED_BEGINS, 1):
+        return text[1:]
+    return text
 
 
 class CsvLedger:
@@ -57,7 +80,11 @@ class CsvLedger:
 
 
 def _record(row: Row) -> RequestRecord:
-    known = {column.field: column.kind.from_text(text) for column in COLUMNS if (text := row.get(column.export_name))}
+    known = {
+        column.field: column.kind.from_text(cell_text(text))
+        for column in COLUMNS
+        if (text := row.get(column.export_name))
+    }
     known |= {"started_at": _started_at(row), "cost_picousd": _cost(row)}
     return record_from({**_ABSENT, **known})
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.storage.ledger.columns import COLUMNS
+from vllm_service.storage.ledger.csv import cell
 from vllm_service.storage.ledger.rows import EXPORT_NAMES, exported
 
 Records = AsyncIterator[tuple[int, RequestRecord]]
@@ -67,4 +68,4 @@ async def _pages(records: Records) -> AsyncIterator[list[list[Any]]]:
 def _text(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
-    return value.isoformat() if isinstance(value, datetime) else value
+    return value.isoformat() if isinstance(value, datetime) else cell(value)

@@ -21,6 +21,16 @@ from vllm_service.storage.coordination.redis import RedisBreakers
 from vllm_service.testing import HANGS, RESETS, Close, Pause, Reply, begun, chat_chunk, refused, whole
 
 
+async def test_nothing_is_sent_that_was_not_given() -> None:
+    async with two() as places, LLMRouter("QUALITY", places.catalog) as router:
+        await router.generate("hi")
+        await router.generate("hi", max_tokens=None, temperature=None, stop=None, max_completion_tokens=7)
+        await router.generate("hi", max_tokens=500, temperature=0.7)
+    sent = [request.json for request in places.own.requests]
+    asked = {"model": "org/m", "messages": [{"role": "user", "content": "hi"}]}
+    assert sent == [asked, asked | {"max_completion_tokens": 7}, asked | {"max_tokens": 500, "temperature": 0.7}]
+
+
 async def test_balanced_sends_eighty_percent_to_the_own_endpoint() -> None:
     async with two() as places, LLMRouter(providers=places.catalog) as router:
         said = Counter([await router.generate("hi") for _ in range(50)])
@@ -29,8 +39,6 @@ async def test_balanced_sends_eighty_percent_to_the_own_endpoint() -> None:
     assert places.hosted.requests[0].json == {
         "model": "m-8b",
         "messages": [{"role": "user", "content": "hi"}],
-        "max_tokens": 500,
-        "temperature": 0.7,
     }
 
 
@@ -129,8 +137,10 @@ async def test_a_place_that_hangs_leaves_time_for_the_next() -> None:
 
 
 async def test_nobody_and_unknown_names_are_told() -> None:
-    with pytest.raises(ValueError, match="CHEAPEST"):
+    with pytest.raises(errors.ConfigurationError, match=r"strategy: expected one of COST, .*'CHEAPEST'"):
         LLMRouter("CHEAPEST", Catalog({}, {}))
+    with pytest.raises(errors.ConfigurationError, match="providers"):
+        LLMRouter("COST", Catalog({}, {}))
     async with two() as places, LLMRouter(providers=places.catalog) as router:
         with pytest.raises(ServiceError) as caught:
             await router.generate("hi", "unknown")

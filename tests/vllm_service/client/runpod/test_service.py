@@ -194,12 +194,11 @@ ENGINE_ERROR = {"error": {"message": "the engine died", "type": "X", "code": 503
     [
         stream_then(Close(), "fo"),
         stream("fo"),
-        stream("fo", DONE),
         stream("fo", b"data: {\n\n"),
         stream("fo", ENGINE_ERROR),
         stream("fo", {"odd": 1}),
     ],
-    ids=["reset", "ended", "done without a reason", "garbage", "error event", "no chunk"],
+    ids=["reset", "ended", "garbage", "error event", "no chunk"],
 )
 async def test_a_stream_that_has_begun_is_never_asked_again(trouble: Reply) -> None:
     async with provider(trouble, retry=AT_ONCE) as (service, server):
@@ -209,6 +208,11 @@ async def test_a_stream_that_has_begun_is_never_asked_again(trouble: Reply) -> N
             await anext(reading)
     assert len(server.requests) == 1
     assert not caught.value.is_transient
+
+
+async def test_a_stream_with_done_and_without_a_finish_reason_is_complete() -> None:
+    async with provider(stream("fo", DONE), retry=AT_ONCE) as (service, _):
+        assert [text async for text in service.stream("x", retry=AT_ONCE)] == ["fo"]
 
 
 async def test_an_error_event_before_any_text_is_the_error_it_names() -> None:

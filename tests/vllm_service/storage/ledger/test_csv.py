@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.waiting import until
@@ -63,6 +66,38 @@ async def test_an_export_is_read_back(database: Database, tmp_path: Path) -> Non
     ledger = CsvLedger(path)
     assert list(ledger) == RECORDS
     assert list(ledger) == RECORDS, "it can be read twice"
+
+
+FORMULAS = [
+    f"{first}1+1" for first in ("=", "+", "-", "@", "\t=", "\r=", "\n=", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, "'=1+1", "''", "'plain", "-5", '=HYPERLINK("http://x","y")'])
+@pytest.mark.parametrize("field", ["request_id", "organisation", "model", "upstream_model", "route_reason", "labels"])
+async def test_no_text_of_a_caller_is_a_formula_and_it_is_read_back(tmp_path: Path, text: str, field: str) -> None:
+    record = msgspec.structs.replace(RECORDS[0], **{field: text})
+    path = tmp_path / "export.csv"
+    await write_csv(numbered(record), path)
+    with path.open(encoding="utf-8", newline="") as file:
+        cells = {cell for row in list(csv.reader(file))[1:] for cell in row}
+    assert not [cell for cell in cells if cell[:1] in {formula[0] for formula in FORMULAS}]
+    assert list(CsvLedger(path)) == [record]
+
+
+async def test_numbers_and_times_stay_as_they_are(tmp_path: Path) -> None:
+    record = msgspec.structs.replace(RECORDS[0], cost_picousd=-7, queue_ms=-0.5, started_at=-1.5)
+    path = tmp_path / "export.csv"
+    await write_csv(numbered(record), path)
+    with path.open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["cost_picousd"], row["queue_ms"]) == ("-7", "-0.5")
+    assert list(CsvLedger(path)) == [record]
+
+
+async def numbered(*records: RequestRecord) -> AsyncIterator[tuple[int, RequestRecord]]:
+    for number, record in enumerate(records, 1):
+        yield number, record
 
 
 @pytest.mark.parametrize("content", [b"\x1f\x8b broken", b""])

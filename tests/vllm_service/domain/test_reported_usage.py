@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from vllm_service.domain.usage import MOST_TOKENS, ReportedUsage, read_usage
-from vllm_service.gateway.provider_request import EventUsage, find_usage, usage_in
+from vllm_service.domain.usage import MOST_TOKENS, ReportedUsage, read_usage, usage_of
 
 COUNTS = st.integers(0, MOST_TOKENS)
 BAD = ReportedUsage(is_implausible=True)
@@ -92,101 +91,30 @@ BAD = ReportedUsage(is_implausible=True)
     ],
 )
 def test_usage_in_all_shapes(usage: object, expected: ReportedUsage | None) -> None:
-    text = json.dumps({"id": "x", "choices": [{"index": 0}], "usage": usage}).replace("Infinity", "1e999")
-    document = text.encode()
-    assert usage_in(document) == expected
-    assert find_usage(document) == EventUsage(expected, False)
+    assert usage_of(json.dumps(usage).replace("Infinity", "1e999").encode()) == expected
     assert read_usage(usage) == expected, "the same from JSON that has been parsed already"
 
 
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
-        pytest.param(b"{}", None, id="an empty object"),
-        pytest.param(b'{"choices":[]}', None, id="no usage"),
+        pytest.param(b"", None, id="none"),
+        pytest.param(b"null", None, id="null"),
+        pytest.param(b'{"prompt_tokens":1', None, id="cut"),
+        pytest.param(b"\xff\xfe", None, id="no UTF-8"),
+        pytest.param(b'{"prompt_tokens":1,"prompt_tokens":2}', ReportedUsage(2), id="twice: the last"),
+        pytest.param(b'{"prompt_\\u0074okens":1}', ReportedUsage(1), id="an escaped name"),
+        pytest.param(b' \r\n{"prompt_tokens" : 1}\n', ReportedUsage(1), id="white space"),
+        pytest.param(b'{"prompt_tokens":1' + b"0" * 5000 + b"}", BAD, id="5,000 digits"),
         pytest.param(
-            b'{"response":{"usage":{"input_tokens":7,"output_tokens":2}}}', ReportedUsage(7, 2), id="within response"
-        ),
-        pytest.param(b'{"response":{}}', None, id="a response without"),
-        pytest.param(b'{"response":null}', None, id="a null response"),
-        pytest.param(b'{"response":"r-1"}', None, id="a response that is a text"),
-        pytest.param(
-            b'{"usage":{"prompt_tokens":1},"response":{"usage":{"input_tokens":7}}}',
-            ReportedUsage(1),
-            id="both: its own",
-        ),
-        pytest.param(
-            b'{"usage":null,"response":{"usage":{"input_tokens":7}}}', ReportedUsage(7), id="null and within response"
-        ),
-        pytest.param(
-            b'{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":2}}', ReportedUsage(2), id="twice: the last"
-        ),
-        pytest.param(b'{"us\\u0061ge":{"prompt_tokens":1}}', ReportedUsage(1), id="an escaped name"),
-        pytest.param(b' \r\n{"usage" : {"prompt_tokens" : 1}}\n', ReportedUsage(1), id="white space"),
-        pytest.param(b'{"x":{"usage":{"prompt_tokens":1}}}', None, id="within something else"),
-        pytest.param(
-            b'{"x":' + b"[" * 500 + b"]" * 500 + b',"usage":{"prompt_tokens":1}}', ReportedUsage(1), id="nested"
-        ),
-        pytest.param(b'{"x":"' + b"y" * 2**20 + b'","usage":{"prompt_tokens":1}}', ReportedUsage(1), id="a megabyte"),
-        pytest.param(b'{"usage":{"prompt_tokens":1' + b"0" * 5000 + b"}}", BAD, id="5,000 digits"),
-        pytest.param(
-            b'{"response":{"usage":{"input_tokens":1' + b"0" * 5000 + b',"output_tokens":2}}}',
+            b'{"input_tokens":1' + b"0" * 5000 + b',"output_tokens":2}',
             ReportedUsage(None, 2, is_implausible=True),
-            id="5,000 digits and 2 within response",
+            id="5,000 digits and 2",
         ),
-        pytest.param(b'{"usage":[],"response":{"usage":{"input_tokens":7}}}', ReportedUsage(7), id="a list and within"),
     ],
 )
-def test_where_usage_stands(document: bytes, expected: ReportedUsage | None) -> None:
-    assert usage_in(document) == expected
-    assert find_usage(document).usage == expected
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        pytest.param(b"", id="empty"),
-        pytest.param(b"<html>", id="HTML"),
-        pytest.param(b"[]", id="a list"),
-        pytest.param(b"null", id="null"),
-        pytest.param(b'"usage"', id="a text"),
-        pytest.param(b"[DONE]", id="the end of a stream"),
-        pytest.param(b'{"usage":{"prompt_tokens":1}', id="cut"),
-        pytest.param(b'{"usage":{"prompt_tokens":1}}}', id="a brace too many"),
-        pytest.param(b'{"x":"\\ud8', id="cut in an escape"),
-        pytest.param(b"\xff\xfe", id="no UTF-8"),
-        pytest.param(b'{"usage":[1}', id="usage that is no JSON"),
-    ],
-)
-def test_what_is_no_json_object_is_a_value_error(document: bytes) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        usage_in(document)
-    with pytest.raises(ValueError, match=r"."):
-        find_usage(document)
-
-
-@pytest.mark.parametrize(
-    ("choices", "is_only_usage"),
-    [
-        pytest.param(b"[]", True, id="an empty list"),
-        pytest.param(b"[ ]", True, id="an empty list with a space"),
-        pytest.param(b"[\r\n\t]", True, id="an empty list on two lines"),
-        pytest.param(b'[{"index":0}]', False, id="a choice"),
-        pytest.param(b"[0]", False, id="something"),
-        pytest.param(b"null", False, id="null"),
-        pytest.param(b"[" + b" " * 14 + b"]", True, id="16 bytes of nothing"),
-        pytest.param(b"[" + b" " * 15 + b"]", False, id="17 bytes of nothing are not looked at"),
-        pytest.param(b"[" + b" " * 100 + b"]", False, id="so much white space that it is passed on"),
-    ],
-)
-def test_a_chunk_without_choices_is_only_usage(choices: bytes, is_only_usage: bool) -> None:
-    document = b'{"choices":%b,"usage":{"prompt_tokens":1}}' % choices
-    assert find_usage(document) == EventUsage(ReportedUsage(1), is_only_usage)
-
-
-def test_an_event_without_choices_has_something_else_to_say() -> None:
-    document = b'{"type":"response.completed","response":{"usage":{"input_tokens":7}}}'
-    assert find_usage(document) == EventUsage(ReportedUsage(7), False)
+def test_usage_as_it_is_written(document: bytes, expected: ReportedUsage | None) -> None:
+    assert usage_of(document) == expected
 
 
 @given(prompt=COUNTS, completion=COUNTS, cached=st.none() | COUNTS, reasoning=st.none() | COUNTS, ours=st.booleans())
@@ -200,14 +128,10 @@ def test_every_count_is_read_under_either_name(
         f"{given_name}_tokens_details": {"cached_tokens": cached},
         f"{made_name}_tokens_details": {"reasoning_tokens": reasoning},
     }
-    read = usage_in(json.dumps({"usage": usage}).encode())
+    read = usage_of(json.dumps(usage).encode())
     assert read == (ReportedUsage(prompt, completion, None, cached, reasoning) if prompt or completion else None)
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_do_anything_but_give_a_usage_or_a_value_error(document: bytes) -> None:
-    for read in (usage_in, find_usage):
-        try:
-            read(document)
-        except ValueError:
-            continue
+def test_no_bytes_do_anything_but_give_a_usage_or_none(document: bytes) -> None:
+    assert usage_of(document) is None or document

@@ -1,0 +1,168 @@
+"""Decides what a streamed answer is, from its bytes as they come. Pure; the rules for one event are in answers.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from vllm_service.domain.answers import ANSWER, EventReading, Form, Judgement, Verdict, judge_whole, read_event
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+class Event(NamedTuple):
+    """One server-sent event."""
+
+    name: bytes
+    data: bytes
+
+
+def begins_document(data: bytes) -> bool | None:
+    """Returns whether the first bytes of a body begin a JSON document and no events; None if they do not show it."""
+    first = data.removeprefix(BYTE_ORDER_MARK).lstrip()[:1]
+    return first == b"{" if first else None
+
+
+class EventSplitter:
+    """Splits bytes, cut anywhere, into server-sent events, by WHATWG's standard: any line break, comments, a BOM."""
+
+    __slots__ = ("_data", "_is_first", "_name", "_parts", "_skips_line_feed")
+
+    def __init__(self) -> None:
+        # The line that has begun, in pieces: joined at its end, or many small pieces would cost O(n^2).
+        self._parts: list[bytes] = []
+        self._skips_line_feed = False
+        self._is_first = True
+        self._name = b""
+        self._data: list[bytes] = []
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """Yields the events that end within these bytes. It must be read to its end."""
+        if self._skips_line_feed and data[:1] == b"\n":  # the second half of a line break
+            data = data[1:]
+            self._skips_line_feed = False
+        if not data:
+            return
+        first, *lines = _LINE_END.split(data)
+        self._parts.append(first)
+        for line in lines:
+            event = self._take(b"".join(self._parts))
+            self._parts = [line]
+            if event is not None:
+                yield event
+        self._skips_line_feed = data.endswith(b"\r")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the bytes that are no whole event yet are a [DONE] without its empty line."""
+        line = b"".join(self._parts)
+        field, _, value = line.partition(b":")
+        data = [*self._data, value.removeprefix(b" ")] if field == b"data" else self._data
+        return b"\n".join(data).startswith(b"[DONE]")
+
+    def _take(self, line: bytes) -> Event | None:
+        """Takes one line, and returns the event that it ends."""
+        if self._is_first:
+            line = line.removeprefix(BYTE_ORDER_MARK)
+            self._is_first = False
+        if not line:
+            event = Event(self._name, b"\n".join(self._data)) if self._name or self._data else None
+            self._name, self._data = b"", []
+            return event
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data.append(value)
+        elif field == b"event":
+            self._name = value
+        return None
+
+
+class StreamJudge:
+    """Judges a stream from those of its events that are given to it.
+
+    An event that holds no error, no finish reason, no usage and is not the last one need not be given. choices: how
+    many were requested (`n`).
+    """
+
+    __slots__ = ("_choices", "_finished", "_form", "_has_part", "fault", "has_begun", "has_ended")
+
+    def __init__(self, form: Form, choices: int = 1) -> None:
+        self._form = form
+        self._choices = choices
+        self._finished: set[int] = set()
+        self._has_part = False
+        #: Whether the last event of the answer has come.
+        self.has_ended = False
+        #: What is wrong with the stream; None while it may still be an answer. Nothing after it counts.
+        self.fault: Judgement | None = None
+        #: Whether its first content has come, or the end of an answer without any.
+        self.has_begun = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer has ended, if the stream ends now, cleanly."""
+        return self.has_begun and self.fault is None and (self.has_ended or len(self._finished) >= self._choices)
+
+    def take(self, event: Event) -> EventReading:
+        """Takes the next event, and returns what it holds."""
+        reading = read_event(self._form, event.name, event.data)
+        if self.has_ended or self.fault is not None:  # nothing counts after the end
+            return reading
+        self.fault = reading.fault
+        self._has_part = self._has_part or reading.is_part
+        self._finished.update(reading.finished)
+        if reading.has_content or reading.finished:
+            self.has_begun = True
+        self.has_ended = reading.is_last
+        return reading
+
+    def end(self) -> Judgement:
+        """Returns the judgement of a stream that has ended cleanly."""
+        if self.fault is not None:
+            return self.fault
+        if self.is_complete:
+            return ANSWER
+        if self.has_begun or self._has_part:
+            return Judgement(Verdict.INCOMPLETE, "ended the stream before the end of the answer")
+        return Judgement(Verdict.NOT_AN_ANSWER, "ended the stream before it began")
+
+
+class StreamBeginning:
+    """Reads the beginning of what came for a streamed request, until it is clear whether it is an answer.
+
+    What the bytes are decides, not the content type: a JSON document is read to its end and judged as a whole answer.
+    """
+
+    __slots__ = ("_form", "_judge", "_splitter", "is_document")
+
+    def __init__(self, form: Form, choices: int = 1) -> None:
+        self._form = form
+        self._splitter = EventSplitter()
+        self._judge = StreamJudge(form, choices)
+        #: Whether the bytes are a JSON document; None until the first of them has come.
+        self.is_document: bool | None = None
+
+    def feed(self, data: bytes) -> bool:
+        """Takes the next bytes. Returns whether it is clear now: the first content has come, or an error."""
+        if self.is_document is None:
+            self.is_document = begins_document(data)
+        if self.is_document:
+            return False
+        judge = self._judge
+        for event in self._splitter.feed(data):
+            judge.take(event)
+        return judge.has_begun or judge.fault is not None
+
+    def judge(self, body: bytes, *, has_ended: bool) -> Judgement:
+        """Returns the judgement of what has come so far. body: all of it."""
+        if self.is_document:
+            return judge_whole(self._form, body)
+        judge = self._judge
+        if judge.fault is None and judge.has_begun and not has_ended:
+            return ANSWER
+        if has_ended and self._splitter.is_done:
+            judge.take(Event(b"", b"[DONE]"))
+        return judge.end()
