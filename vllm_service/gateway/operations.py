@@ -19,6 +19,10 @@ class Operation:
     has_stream_options: bool
     #: Whether the answer holds tokens of its own; embeddings do not.
     has_completion: bool = True
+    #: The members of a body that bound the length of each answer.
+    bounds: tuple[str, ...] = ()
+    #: Whether one request may have several answers: by a list of prompts, `n` or `best_of`.
+    has_choices: bool = False
 
     @property
     def name(self) -> str:
@@ -26,9 +30,9 @@ class Operation:
         return self.form.value
 
 
-CHAT = Operation(Form.CHAT, "/chat/completions", True)
-COMPLETIONS = Operation(Form.COMPLETIONS, "/completions", True)
-RESPONSES = Operation(Form.RESPONSES, "/responses", False)
+CHAT = Operation(Form.CHAT, "/chat/completions", True, bounds=("max_tokens", "max_completion_tokens"), has_choices=True)
+COMPLETIONS = Operation(Form.COMPLETIONS, "/completions", True, bounds=("max_tokens",), has_choices=True)
+RESPONSES = Operation(Form.RESPONSES, "/responses", False, bounds=("max_output_tokens",))
 EMBEDDINGS = Operation(Form.EMBEDDINGS, "/embeddings", False, has_completion=False)
 
 #: The operations by the paths of the gateway's own API, with and without /v1.
