@@ -17,6 +17,7 @@ from handler.engine.vllm_parts import read_command_line, serve_parser
 from handler.errors import ConfigurationError, WorkerError
 from handler.local import config_report, one_job
 from handler.settings import LOG_LEVELS, ModelSettings, WorkerSettings, export
+from handler.start.children import end_as_a_spawned_process
 from handler.start.timeline import Timeline
 
 logger = logging.getLogger("handler")
@@ -189,5 +190,9 @@ def _serve_queue(settings: WorkerSettings) -> int:
     return mode.serve(engine, settings, metrics=counters, make_platform=import_sdk)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # of `python -m handler`
+    # Without this, vLLM's spawned processes would not import this file, and not learn that they end with this one.
+    __spec__ = None
     sys.exit(main())
+if __name__ == "__mp_main__":
+    end_as_a_spawned_process()

@@ -1,4 +1,4 @@
-"""`python -m runpod_emulator --worker "python handler.py" --max-workers 2`: a local RunPod that runs until Ctrl-C."""
+"""`python -m runpod_emulator --worker COMMAND --max-workers 2`: a local RunPod that runs until Ctrl-C."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import socket
+import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ from handler.engine.protocol import Engine
 from handler.errors import ConfigurationError, InvalidInput, WorkerError
 from handler.outputs import Output
 from handler.settings import WorkerSettings
+from handler.start.signals import STOP_SIGNALS, sigterm_interrupts_loading
 
 # Finished or not; the oldest are forgotten first.
 KEPT_JOBS = 1000
@@ -94,7 +96,8 @@ class LocalApi:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         del app
-        await self._engine.start()
+        with sigterm_interrupts_loading(threading.Event(), STOP_SIGNALS):
+            await self._engine.start()
         try:
             yield
         finally:

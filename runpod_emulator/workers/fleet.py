@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import math
 import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: The exit code of a command that cannot be started, as a shell reports it.
 CANNOT_START = 127
+#: prctl(2).
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ class Fleet:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # its own process group, so that kill() reaches its children
+                preexec_fn=_ending_with(os.getpid()),
             )
 
     def _log(self, worker: Worker) -> contextlib.AbstractContextManager[IO[bytes] | None]:
@@ -172,6 +176,23 @@ class Fleet:
             await run
         finally:
             self._stops.pop(worker_id, None)
+
+
+def _ending_with(emulator: int) -> Callable[[], None] | None:
+    """Returns what makes a child process end when this one is killed; None on a system that cannot.
+
+    A worker that outlived a killed emulator would ask for jobs for ever.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # loaded here: little may be done between fork and exec
+    if prctl is None:
+        return None
+
+    def end_with_the_emulator() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != emulator:  # it ended before that
+            os._exit(CANNOT_START)
+
+    return end_with_the_emulator
 
 
 def _signal_group(process_id: int, number: signal.Signals) -> None:

@@ -19,7 +19,7 @@ import httpx2
 import openai
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from vllm_service.client.cost_info import read_annotation
+from vllm_service.client.cost_info import MARK, read_annotation
 from vllm_service.client.errors import BadAnswer, StreamBroken, Unreachable, at_endpoint, from_judgement, from_sdk
 from vllm_service.client.event_stream import EventStream, judged
 from vllm_service.client.payload import Json, Payload, encoded, read_whole, request_id
@@ -52,6 +52,7 @@ class Connection:
         base_url: str,
         api_key: str,
         timeout_seconds: float,
+        connect_timeout_seconds: float | None = None,
         prices: Mapping[str, TokenPrice] | None = None,
         http_client: httpx2.AsyncClient | None = None,
         owner: str = "RunPodVLLMService",
@@ -66,7 +67,8 @@ class Connection:
         self._reads_annotations = reads_annotations
         self._names_provider = names_provider
         key, limit_seconds = header_value(api_key, "api_key"), seconds(timeout_seconds, "timeout_seconds")
-        opened = _Opened(_url(base_url), key, limit_seconds, http_client, follow_redirects)
+        timeout = httpx2.Timeout(limit_seconds, connect=connect_timeout_seconds or limit_seconds)
+        opened = _Opened(_url(base_url), key, timeout, http_client, follow_redirects)
         self._sdks = PerLoop(owner, opened.new, AsyncOpenAI.close)
 
     @property
@@ -112,10 +114,11 @@ class Connection:
         )
         return self.annotated(answer, response.content)
 
-    def annotated(self, answer: Answer, document: bytes | str | None) -> Answer:
+    def annotated(self, answer: Answer, document: bytes | None) -> Answer:
         """Returns the answer with the gateway's annotation in `document`, if there is one."""
-        said = read_annotation(document) if self._reads_annotations else None
-        if said is None:
+        if not self._reads_annotations or document is None or MARK not in document:
+            return answer
+        if (said := read_annotation(document)) is None:
             return answer
         is_known = said.cost_picousd is not None
         return replace(
@@ -199,13 +202,13 @@ class _Opened:
         self,
         base_url: httpx2.URL,
         api_key: str,
-        timeout_seconds: float,
+        timeout: httpx2.Timeout,
         http_client: httpx2.AsyncClient | None,
         follow_redirects: bool,
     ) -> None:
         self._base_url = base_url
         self._api_key = api_key
-        self._timeout_seconds = timeout_seconds
+        self._timeout = timeout
         self._http_client = http_client
         self._follow_redirects = follow_redirects
         self._is_taken = False
@@ -222,7 +225,7 @@ class _Opened:
         sdk = AsyncOpenAI(
             base_url=self._base_url,
             api_key=self._api_key,
-            timeout=self._timeout_seconds,
+            timeout=self._timeout,
             max_retries=0,
             http_client=self._http_client or (None if self._follow_redirects else _without_redirects()),
         )

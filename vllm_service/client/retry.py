@@ -6,23 +6,32 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import httpx2
+import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_exponential, wait_random
 
+from vllm_service.client.errors import Unreachable
 from vllm_service.client.settings import RetryPolicy
 from vllm_service.errors import GatewayTimeout, ServiceError
+from vllm_service.resilience.refusals import Meaning, meaning_of
 
 T = TypeVar("T")
+#: What ends a request before it has been written.
+NOT_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 async def retrying(
     attempt: Callable[[int], Awaitable[T]],
     policy: RetryPolicy,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    *,
+    is_repeatable: bool = False,
 ) -> T:
     """Returns the result of the first attempt that succeeds; `attempt` gets its number, from 1. Raises the last error.
 
-    An error that is not transient ends the retries at once, and so does a Retry-After beyond the remaining time.
+    An error that is not transient ends the retries at once, and so does a Retry-After beyond the remaining time, and
+    an attempt that has timed out: it may be running still. is_repeatable: of calls that generate nothing.
     """
     if policy.attempts == 1:
         return await attempt(1)
@@ -30,7 +39,7 @@ async def retrying(
         sleep=sleep,
         stop=stop_after_attempt(policy.attempts) | stop_before_delay(policy.total_seconds),
         wait=_Wait(policy),
-        retry=retry_if_exception(is_transient),
+        retry=retry_if_exception(is_transient if is_repeatable else _may_be_sent_again),
         reraise=True,
     )
     try:
@@ -48,6 +57,29 @@ async def retrying(
 def is_transient(error: BaseException) -> bool:
     """Returns whether the same request may succeed a little later."""
     return isinstance(error, ServiceError) and error.is_transient
+
+
+def may_be_running(error: BaseException) -> bool:
+    """Returns whether the server may have taken the request and be generating still, by the error's cause.
+
+    So it is when the request was written and neither an answer nor an error came: a timeout, a connection that was
+    lost, or the timeout of a proxy on the way.
+    """
+    cause = error.__cause__
+    if isinstance(cause, openai.APIStatusError):
+        return meaning_of(cause.status_code) is Meaning.UNFINISHED
+    if isinstance(cause, openai.APIConnectionError):
+        return not isinstance(cause.__cause__, NOT_CONNECTED)
+    return isinstance(cause, httpx2.HTTPError)
+
+
+def _may_be_sent_again(error: BaseException) -> bool:
+    """Returns whether a policy's further attempt is made.
+
+    It is after a lost connection, too: the server has dropped the request, and the policy was given for that.
+    """
+    is_lost = isinstance(error, Unreachable)
+    return is_transient(error) and (is_lost or not may_be_running(error))
 
 
 class _Wait:

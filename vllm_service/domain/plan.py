@@ -75,7 +75,10 @@ class Router(Protocol):
     """Decides and learns; takes time as an input and does no I/O. Times are seconds of one monotonic clock."""
 
     def plan(self, facts: RequestFacts, now_seconds: float) -> Plan:
-        """Returns the offers to try. Raises ModelNotFound for an unknown model, ModelUnavailable if none is left."""
+        """Returns the offers to try.
+
+        Raises ModelNotFound for an unknown model, InvalidRequest if the caller's rules leave none.
+        """
         ...
 
     def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> AttemptObserver:

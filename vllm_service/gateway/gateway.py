@@ -287,7 +287,8 @@ def _refuse(context: RequestContext, error: ServiceError) -> None:
     """Answers with an error, unless the request has its answer already. Every error answer is made here."""
     if context.is_answered:
         return
-    context.outcome = Outcome.REJECTED if context.reservation is None else Outcome.FAILED
+    is_rejected = context.reservation is None or (context.attempts == 0 and error.status < 500)
+    context.outcome = Outcome.REJECTED if is_rejected else Outcome.FAILED
     context.status = error.status
     context.error_code = error.code
     context.error = error

@@ -25,11 +25,12 @@ from vllm_service.errors import (
     UpstreamError,
     UpstreamFailed,
 )
-from vllm_service.http.upstream import NotReached, ProviderFault, TimedOut
+from vllm_service.http.upstream import CutShort, NotReached, ProviderFault, TimedOut
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered, retry_after_seconds
 from vllm_service.resilience.refusals import Meaning, meaning_of
 
 _LONGEST_MESSAGE = 2000
+_KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
 #: Statuses whose message is about the request, so that the caller may get it where every offer has refused.
 _OF_THE_REQUEST = frozenset({400, 413, 422})
 
@@ -113,6 +114,12 @@ def providers_error(status: int, meaning: Meaning, wait: float | None, model: st
     if status == 408 or meaning is Meaning.UNFINISHED:
         return GatewayTimeout(f"The providers of {model!r} did not answer in time.", details=details)
     return UpstreamFailed(f"The providers of {model!r} failed; the last with status {status}.", details=details)
+
+
+def not_reached(fault: ProviderFault, model: str) -> NotAnswered:
+    """Returns the failure of an attempt that got no answer by HTTP's rules."""
+    kind = _KINDS.get(type(fault), Kind.CUT)
+    return NotAnswered(Failure(kind, may_be_running=fault.may_be_running), fault_error(fault, model))
 
 
 def fault_error(fault: ProviderFault, model: str) -> ServiceError:

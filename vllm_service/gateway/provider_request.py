@@ -13,14 +13,12 @@ from vllm_service.domain.usage import ReportedUsage, counted, usage_of
 from vllm_service.errors import UpstreamFailed
 from vllm_service.gateway.answer_text import estimated_tokens
 from vllm_service.gateway.context import RequestContext
-from vllm_service.gateway.provider_errors import fault_error, not_an_answer, refused
+from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
 from vllm_service.gateway.replayed_answer import ReplayedAnswer
 from vllm_service.gateway.request_body import for_provider
-from vllm_service.http.upstream import Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
+from vllm_service.http.upstream import Answer, Patience, ProviderFault, TimedOut
 from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered
-
-_KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
 
 
 def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | None, model: str) -> ReportedUsage | None:
@@ -29,10 +27,7 @@ def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | Non
     beginning: of a request for a stream. Raises NotAnswered for everything that is not an answer, and closes it.
     """
     if answer.status == 200:
-        if beginning is None:
-            judgement = judge_whole(form, answer.body)
-        else:
-            judgement = beginning.judge(answer.body, has_ended=not answer.is_stream)
+        judgement = judge_whole(form, answer.body) if beginning is None else beginning.judge(answer.body)
         if judgement.verdict is Verdict.ANSWER:
             return usage_of(judgement.usage)
         failed = not_an_answer(judgement, answer.headers, model)
@@ -40,11 +35,6 @@ def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | Non
         failed = _refused(answer, model)
     answer.close()
     raise failed
-
-
-def not_reached(fault: ProviderFault, model: str) -> NotAnswered:
-    """Returns the failure of an attempt that got no answer by HTTP's rules."""
-    return NotAnswered(Failure(_KINDS.get(type(fault), Kind.CUT)), fault_error(fault, model))
 
 
 def _refused(answer: Answer, model: str) -> NotAnswered:

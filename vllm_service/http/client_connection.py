@@ -162,9 +162,9 @@ class Connection(Writer):
         return self._answer is not None and self._answer.status != 0
 
     @property
-    def is_answering(self) -> bool:
-        """Returns true once the provider has begun to answer."""
-        return self._answer is not None
+    def is_streaming(self) -> bool:
+        """Returns true once the provider has begun to answer a request for a stream."""
+        return self._answer is not None and self._beginning is not None
 
     def request(
         self,

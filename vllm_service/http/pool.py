@@ -178,7 +178,7 @@ class _Pool:
             return TimedOut("the time that the request may take is over")
         if connection.is_paused:  # the caller is slow, not the provider
             return None
-        if connection.is_answering:
+        if connection.is_streaming:  # a whole answer may be silent behind its head until it is complete
             longest = self._provider.idle_timeout_seconds
             return TimedOut(f"silent for {longest:g} s within the answer") if quiet_seconds > longest else None
         longest = connection.first_byte_seconds

@@ -108,9 +108,14 @@ class ProviderFault(Exception):
     └── CutShort     the connection ended, or the bytes are not HTTP
     """
 
+    #: Whether the provider may have taken the request and be generating still: the request has been written.
+    may_be_running = True
+
 
 class NotReached(ProviderFault):
     """No connection could be made, or none was free in time. The request was not sent, so it is safe to repeat."""
+
+    may_be_running = False
 
 
 class TimedOut(ProviderFault):

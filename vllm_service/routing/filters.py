@@ -6,11 +6,14 @@ that the model must have, any other tag must be one of the provider's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
+from typing import NamedTuple
 
 from vllm_service.catalog.model import PublicModel
+from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.errors import ContextTooLong, Forbidden, InvalidRequest, ModelUnavailable
+from vllm_service.errors import ContextTooLong, Forbidden, InvalidRequest, ModelUnavailable, ServiceError
 from vllm_service.routing.cost import highest_picousd
 from vllm_service.routing.strategies import Candidate
 
@@ -38,15 +41,19 @@ def check_model(model: PublicModel, facts: RequestFacts) -> None:
 def allowed(candidates: Sequence[Candidate], facts: RequestFacts, expected_completion: float) -> list[Candidate]:
     """Returns the offers that every rule lets through.
 
-    Raises ModelUnavailable naming the rule that left none, and Forbidden where a budget in dollars leaves none.
+    Raises InvalidRequest naming the rule that left none, and what it could be instead: every rule comes from the
+    caller, so no provider's state explains it and no retry mends it. Raises Forbidden where a budget in dollars leaves
+    none.
     """
     left = _priced(candidates, facts) if facts.needs_price else list(candidates)
-    for rule, keeps in _rules(facts, expected_completion):
-        left = [candidate for candidate in left if keeps(candidate)]
+    for rule in _rules(facts, expected_completion):
+        before = left
+        left = [candidate for candidate in before if rule.keeps(candidate)]
         if not left:
-            raise ModelUnavailable(
-                f"The rule {rule} leaves no provider of {facts.model}: relax it, or name another model.",
-                details={"model": facts.model, "rule": rule, "fallback_available": False},
+            raise InvalidRequest(
+                f"{rule.header}: {rule.condition} leaves no provider of {facts.model}. {rule.instead(before)}",
+                param=rule.header,
+                details={"model": facts.model, "rule": rule.condition},
             )
     return left
 
@@ -62,20 +69,52 @@ def _priced(candidates: Sequence[Candidate], facts: RequestFacts) -> list[Candid
     return left
 
 
-Rule = tuple[str, Callable[[Candidate], bool]]
+def unpriced(facts: RequestFacts) -> ServiceError:
+    """Returns the error for a strategy by price where no price is known.
+
+    It is the caller's, where the caller has chosen the strategy or the providers.
+    """
+    what = f"No provider of {facts.model} that may answer has a known price, which the strategy needs"
+    if facts.strategy is None and facts.provider is None and not facts.tags:
+        return ModelUnavailable(
+            f"{what}: set prices in models.yaml, or another strategy.",
+            details={"model": facts.model, "fallback_available": True},
+        )
+    return InvalidRequest(
+        f"{what}: set x-route-strategy to one that needs none, such as QUALITY, or drop what excludes the others.",
+        param="x-route-strategy" if facts.strategy else "x-route-provider" if facts.provider else "x-route-tags",
+        details={"model": facts.model},
+    )
+
+
+class Rule(NamedTuple):
+    """A condition of the caller's."""
+
+    #: The header that set it.
+    header: str
+    #: The condition, as the error names it.
+    condition: str
+    keeps: Callable[[Candidate], bool]
+    #: Returns what the caller can do, from the candidates that the rules before have left.
+    instead: Callable[[Sequence[Candidate]], str]
 
 
 def _rules(facts: RequestFacts, expected_completion: float) -> Iterator[Rule]:
     if facts.provider is not None:
-        yield f"provider = {facts.provider}", lambda candidate: candidate.provider.name == facts.provider
+        yield Rule("x-route-provider", repr(facts.provider), _is_named(facts.provider), _other_providers)
     for tag in sorted(facts.tags):
         if tag.startswith(_REGION):
-            yield tag, _in_region(tag[len(_REGION) :])
+            yield Rule("x-route-tags", tag, _in_region(tag[len(_REGION) :]), _other_regions)
         elif not tag.startswith(_NEEDS):
-            yield f"tag {tag}", _has_tag(tag)
+            yield Rule("x-route-tags", f"the tag {tag}", _has_tag(tag), _other_tags)
     cap = facts.cap_picousd
     if cap is not None:
-        yield f"cap of {cap / 1e12:.6f} USD", lambda candidate: _within(candidate, facts, expected_completion, cap)
+        highest = _highest(facts, expected_completion)
+        yield Rule("x-max-cost-usd", f"a cap of {_usd(cap)} USD", _within(highest, cap), _higher_cap(highest))
+
+
+def _is_named(provider: str) -> Callable[[Candidate], bool]:
+    return lambda candidate: candidate.provider.name == provider
 
 
 def _in_region(region: str) -> Callable[[Candidate], bool]:
@@ -86,6 +125,49 @@ def _has_tag(tag: str) -> Callable[[Candidate], bool]:
     return lambda candidate: tag in candidate.provider.tags
 
 
-def _within(candidate: Candidate, facts: RequestFacts, expected_completion: float, cap_picousd: int) -> bool:
-    highest = highest_picousd(candidate, facts, expected_completion)
-    return highest is not None and highest <= cap_picousd
+#: Returns the most that a request may cost at an offer, in pico-dollars; None if that is unknown.
+Highest = Callable[[Candidate], int | None]
+
+
+def _highest(facts: RequestFacts, expected_completion: float) -> Highest:
+    return lambda candidate: highest_picousd(candidate, facts, expected_completion)
+
+
+def _within(highest: Highest, cap_picousd: int) -> Callable[[Candidate], bool]:
+    def keeps(candidate: Candidate) -> bool:
+        cost = highest(candidate)
+        return cost is not None and cost <= cap_picousd
+
+    return keeps
+
+
+def _other_providers(left: Sequence[Candidate]) -> str:
+    return f"It has: {_listed(candidate.name for candidate in left)}."
+
+
+def _other_regions(left: Sequence[Candidate]) -> str:
+    return f"Regions of its providers: {_listed(candidate.provider.region for candidate in left)}."
+
+
+def _other_tags(left: Sequence[Candidate]) -> str:
+    return f"Tags of its providers: {_listed(tag for candidate in left for tag in candidate.provider.tags)}."
+
+
+def _higher_cap(highest: Highest) -> Callable[[Sequence[Candidate]], str]:
+    def instead(left: Sequence[Candidate]) -> str:
+        known = [cost for candidate in left if (cost := highest(candidate)) is not None]
+        if not known:
+            return "None of them has a known price: drop the header, or set prices in models.yaml."
+        least = _usd(min(known))
+        return f"The cheapest may cost up to {least} USD: raise the cap, lower max_tokens or shorten the prompt."
+
+    return instead
+
+
+def _usd(picousd: int) -> str:
+    """Returns an amount exactly, without an exponent and without zeros at its end."""
+    return f"{Decimal(picousd) / PICOUSD_PER_USD:.12f}".rstrip("0").removesuffix(".")
+
+
+def _listed(names: Iterable[str | None]) -> str:
+    return ", ".join(sorted({name for name in names if name})) or "none is configured"

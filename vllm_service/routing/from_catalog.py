@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vllm_service.catalog.model import Catalog, ProviderKind, PublicModel
+from vllm_service.catalog.model import Catalog, Provider, ProviderKind, PublicModel
 from vllm_service.errors import ConfigurationError, ConfigurationFaults
 from vllm_service.routing.profiles import EndpointProfile, RouterSettings
 from vllm_service.routing.router import CostRouter
@@ -61,14 +61,15 @@ def profiles_of(catalog: Catalog) -> dict[str, EndpointProfile]:
     profiles: dict[str, EndpointProfile] = {}
     for name, provider in catalog.providers.items():
         with faults:
-            profiles[name] = _profile(name, provider.expected)
+            profiles[name] = profile_of(provider)
     faults.raise_all()
     return profiles
 
 
-def _profile(name: str, expected: tuple[tuple[str, float], ...]) -> EndpointProfile:
-    given = {key: int(value) if key in _WHOLE else value for key, value in expected}
+def profile_of(provider: Provider) -> EndpointProfile:
+    """Returns the profile of one provider. Raises ConfigurationError for an impossible one."""
+    given = {key: int(value) if key in _WHOLE else value for key, value in provider.expected}
     try:
         return EndpointProfile(**given)  # type: ignore[arg-type]
     except ValueError as error:
-        raise ConfigurationError(f"providers.yaml: {name}: expected: {error}") from None
+        raise ConfigurationError(f"providers.yaml: {provider.name}: expected: {error}") from None

@@ -12,7 +12,7 @@ from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import Plan, Step, WorkerTarget
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import ModelNotFound, ModelUnavailable
+from vllm_service.errors import ModelNotFound
 from vllm_service.routing import filters
 from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import marginal_picousd
@@ -191,10 +191,7 @@ class CostRouter:
         )
         ordered, reason = strategy(choice)
         if not ordered:
-            raise ModelUnavailable(
-                f"No provider of {facts.model} has a known price, which the strategy needs.",
-                details={"model": facts.model, "fallback_available": True},
-            )
+            raise filters.unpriced(facts)
         steps = [
             Step(candidate.name, candidate.model, costs[candidate.position])
             for candidate in ordered[: self._settings.max_steps]

@@ -103,8 +103,9 @@ def of_statuses() -> Iterator[Case]:
 NOT_HTTP = Reply((b"SSH-2.0-OpenSSH_9.6\r\n", Close()))
 ERROR = {"error": {"message": "the engine is dead", "code": 500}}
 WHOLE_HEAD, STREAM_HEAD = chat("x").head_size, chat_stream("x").head_size
-# None of these is an answer, nor has one begun.
-NO_ANSWERS: dict[str, tuple[Reply, tuple[bool, ...]]] = {
+# None of these is an answer, nor has one begun. After these the provider may be generating still, and gets no second
+# request.
+LOST: dict[str, tuple[Reply, tuple[bool, ...]]] = {
     "reset at once": (RESETS, BOTH),
     "closed at once": (CLOSES, BOTH),
     "not HTTP": (NOT_HTTP, BOTH),
@@ -119,6 +120,9 @@ NO_ANSWERS: dict[str, tuple[Reply, tuple[bool, ...]]] = {
     "the head of a stream": (chat_stream("x").cut_at(STREAM_HEAD), STREAM),
     "half an event": (chat_stream("x").cut_at(STREAM_HEAD + 40), STREAM),
     "half an event and a reset": (chat_stream("x").cut_at(STREAM_HEAD + 40, Reset()), STREAM),
+}
+# After these it has ended.
+NO_ANSWERS: dict[str, tuple[Reply, tuple[bool, ...]]] = {
     "a stream without events": (events(), STREAM),
     "a stream of comments": (events(b": ping\n\n", b": ping\n\n"), STREAM),
     "an error event": (events(ERROR), STREAM),
@@ -137,8 +141,11 @@ NO_ANSWERS: dict[str, tuple[Reply, tuple[bool, ...]]] = {
 
 
 def of_no_answers() -> Iterator[Case]:
-    for name, (reply, streams) in NO_ANSWERS.items():
-        yield Case(name=f"{name}, alone", scripts=by(reply), verdict=fails(*UPSTREAM), requests=(2,), streams=streams)
+    for name, (reply, streams) in (LOST | NO_ANSWERS).items():
+        requests = (1,) if name in LOST else (2,)
+        yield Case(
+            name=f"{name}, alone", scripts=by(reply), verdict=fails(*UPSTREAM), requests=requests, streams=streams
+        )
         yield Case(
             name=f"{name}, then a sound one",
             scripts=by(reply, SOUND),
@@ -221,9 +228,28 @@ def of_broken_streams() -> Iterator[Case]:
     )
 
 
+SOUND_HEAD, SOUND_BODY = chat("sound").actions
+
+
 def of_time() -> Iterator[Case]:
     soon, once = Setting(deadline_seconds=1.0), Setting(deadline_seconds=0.5, attempts_per_offer=1)
     yield Case(name="silence, alone", scripts=by(HANGS), verdict=fails(*GATEWAY_TIMEOUT), requests=(1,), setting=once)
+    yield Case(
+        name="a stream that does not begin is not generated twice",
+        scripts=by(HANGS),
+        verdict=fails(*GATEWAY_TIMEOUT),
+        requests=(1,),
+        streams=STREAM,
+        setting=Setting(first_byte_seconds=0.2),
+    )
+    yield Case(
+        name="a whole answer may be silent behind its head",
+        scripts=by(Reply((SOUND_HEAD, Pause(0.9), SOUND_BODY)), SOUND),
+        verdict=answered(1, 1),
+        requests=(1, 0),
+        streams=WHOLE,
+        setting=Setting(idle_seconds=0.2, first_byte_seconds=0.2),
+    )
     yield Case(
         name="silence leaves the next one time",
         scripts=by(HANGS, SOUND),

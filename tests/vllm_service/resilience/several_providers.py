@@ -42,7 +42,7 @@ def of_many() -> Iterator[Case]:
         ("not reached, then a sound one", [None, SOUND], answered(2, 2), (1,)),
         ("429, then 500", [refused(429), refused(500)], fails(*UPSTREAM, 2), (2, 2)),
         ("500, then 429", [refused(500), refused(429)], fails(*UNAVAILABLE, 2), (2, 2)),
-        ("a reset, then 429", [RESETS, refused(429)], fails(*UPSTREAM, 2), (2, 2)),
+        ("a reset, then 429", [RESETS, refused(429)], fails(*UPSTREAM, 2), (1, 2)),
         ("401, then 404", [refused(401), refused(404)], fails(404, "NOT_FOUND_404", 2), (1, 1)),
         ("404, then 403", [refused(404), refused(403)], fails(*UPSTREAM, 2), (1, 1)),
         ("503, then a 400", [refused(503), refused(400)], fails(400, "INVALID_REQUEST_400", 2), (1, 1)),
@@ -79,7 +79,7 @@ def of_breakers() -> Iterator[Case]:
     )
     yield Case(
         name="every breaker is open",
-        scripts=by(refused(500), RESETS),
+        scripts=by(refused(500), refused(503)),
         verdict=fails(503, "CIRCUIT_BREAKER_503", None),
         requests=(2, 2),
         setting=touchy,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-import httpx2
 import openai
 
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
@@ -17,21 +16,19 @@ from vllm_service.client.deltas import Delta
 from vllm_service.client.errors import BadAnswer, StreamBroken, Unreachable, at_endpoint
 from vllm_service.client.payload import Payload
 from vllm_service.client.results import Answer
+from vllm_service.client.retry import NOT_CONNECTED, may_be_running
 from vllm_service.client.settings import NO_KEY, ClientSettings
 from vllm_service.client.streams import Begun, OpenedStream, begin
 from vllm_service.domain.plan import Router
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, GatewayTimeout, ServiceError, UpstreamFailed
-from vllm_service.gateway.provider_errors import fault_error, not_an_answer, refused
+from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
 from vllm_service.http.upstream import CutShort, NotReached, Patience, ProviderFault, TimedOut
 from vllm_service.resilience.attempts import Attempt, TriedRequest, first_answer
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered
 from vllm_service.resilience.policy import Clock, ResiliencePolicy
 from vllm_service.resilience.retry_schedule import Deadline
-
-_KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
-_NOT_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 def not_answered(error: ServiceError, model: str) -> NotAnswered:
@@ -47,7 +44,8 @@ def not_answered(error: ServiceError, model: str) -> NotAnswered:
         return failed
     fault = _fault(error, cause)
     if fault is not None:
-        return _not_reached(fault, model)
+        failed = not_reached(fault, model)
+        return NotAnswered(replace(failed.failure, may_be_running=may_be_running(error)), failed.error)
     told = UpstreamFailed(f"A provider of {model!r} failed.", details={"model": model})
     return NotAnswered(Failure(Kind.GARBAGE), told)
 
@@ -59,18 +57,14 @@ def _retry_after(headers: Mapping[str, str]) -> Mapping[bytes, bytes]:
 
 def timed_out(what: str, model: str) -> NotAnswered:
     """Returns the failure of an attempt that took too long."""
-    return _not_reached(TimedOut(what), model)
-
-
-def _not_reached(fault: ProviderFault, model: str) -> NotAnswered:
-    return NotAnswered(Failure(_KINDS.get(type(fault), Kind.CUT)), fault_error(fault, model))
+    return not_reached(TimedOut(what), model)
 
 
 def _fault(error: ServiceError, cause: BaseException | None) -> ProviderFault | None:
     """Returns the fault below HTTP; None if there was an HTTP response that is no answer."""
     if isinstance(cause, openai.APIConnectionError):
         reason = cause.__cause__
-        if isinstance(reason, _NOT_CONNECTED):
+        if isinstance(reason, NOT_CONNECTED):
             return NotReached(type(reason).__name__)
         if isinstance(cause, openai.APITimeoutError):
             return TimedOut("the time for an answer is over")
@@ -124,6 +118,7 @@ class Connections:
             base_url=provider.base_url,
             api_key=provider.api_key or NO_KEY,
             timeout_seconds=self.policy.deadlines.default_seconds,
+            connect_timeout_seconds=provider.connect_timeout_seconds,
             prices={model: price for (name, model), price in prices if name == provider.name and price},
             owner="LLMRouter",
             reads_annotations=True,

@@ -178,7 +178,7 @@ class JobQueue:
                 raise
 
     async def _repeatable(self, method: str, operation: str, job_id: str | None = None) -> Any:
-        return await retrying(lambda _: self._call(method, operation, job_id), self._retry)
+        return await retrying(lambda _: self._call(method, operation, job_id), self._retry, is_repeatable=True)
 
     async def _call(self, method: str, operation: str, job_id: str | None = None) -> Any:
         url = self._url(operation)

@@ -92,6 +92,14 @@ async def test_what_may_pass_is_tried_again(trouble: Reply) -> None:
     assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize("trouble", [HANGS, refused(504), refused(524)], ids=["silence", "504", "524"])
+async def test_what_may_be_running_is_not_generated_again(trouble: Reply) -> None:
+    async with provider(trouble, completion("four"), retry=AT_ONCE, timeout_seconds=0.3) as (service, server):
+        with pytest.raises(ServiceError):
+            await service.generate_with_retry("x")
+    assert len(server.requests) == 1
+
+
 async def test_attempts_are_bounded_and_the_last_error_is_raised() -> None:
     async with provider(refused(503), refused(503), refused(429, "slow down"), retry=AT_ONCE) as (service, server):
         with pytest.raises(errors.RateLimited, match="slow down"):
