@@ -30,6 +30,11 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         """Tokens of prompt and completion."""
         return self.prompt_tokens + self.completion_tokens
 
+    @property
+    def if_counted(self) -> Usage | None:
+        """This usage if the provider has counted all of it, so that a router may learn from it; else None."""
+        return None if self.estimated else self
+
 
 #: About as many bytes of JSON make a token: English text has 4.5 characters to one, code and other scripts fewer.
 BYTES_PER_TOKEN = 4

@@ -71,7 +71,7 @@ def send_whole(context: RequestContext, attempt: Attempt[Answer], *, keeps: bool
         context.outcome = Outcome.CANCELLED
         context.status = 499
     context.answer(200, context.answer_headers(_JSON), context.annotated(document, now))
-    attempt.succeeded(_provider_count(usage), now)
+    attempt.succeeded(usage.if_counted, now)
     return CachedResponse(document, False, context.usage) if keeps else None
 
 
@@ -109,7 +109,7 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
         context.status = 499
     if failed is None:
         context.end()
-        attempt.succeeded(_provider_count(usage))
+        attempt.succeeded(usage.if_counted)
         return CachedResponse(b"".join(kept), True, context.usage) if keeps else None
     _end_with_error(context, failed.error)
     attempt.failed(dataclasses.replace(failed.failure, content_started=True))
@@ -190,8 +190,3 @@ def _count_stream(context: RequestContext, relay: EventRelay) -> Usage:
     context.reported = relay.usage
     context.count(usage)
     return usage
-
-
-def _provider_count(usage: Usage) -> Usage | None:
-    """Returns the usage for the router to learn from: only what the provider counted."""
-    return None if usage.estimated else usage

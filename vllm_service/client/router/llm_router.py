@@ -24,9 +24,8 @@ from vllm_service.client.text_calls import TextCalls
 from vllm_service.domain.plan import Plan, Router
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.strategies import RoutingStrategy
-from vllm_service.domain.usage import choices_of, estimated_prompt_tokens, longest_answer_tokens, prefix_of
+from vllm_service.domain.usage import prefix_of
 from vllm_service.errors import ConfigurationError
-from vllm_service.gateway.operations import CHAT
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.resilience.hedging import Hedging
@@ -41,23 +40,17 @@ from vllm_service.storage.coordination.memory import MemoryWakes
 
 def facts_of_chat(ask: Payload, strategy: str, *, stream: bool) -> RequestFacts:
     """Returns the routing facts of a chat request."""
-    options = ask.options
-    bounds = tuple(_number(options.get(name)) for name in CHAT.bounds)
-    choices = choices_of((_number(options.get("n")), _number(options.get("best_of"))))
+    bounds = ask.bounds
     return RequestFacts(
         model=ask.model,
         operation="chat.completions",
-        prompt_tokens=estimated_prompt_tokens(ask.plain_json()),
-        max_tokens=longest_answer_tokens(bounds, choices),
+        prompt_tokens=bounds.prompt_tokens,
+        max_tokens=bounds.answer_tokens,
         stream=stream,
         prefix=prefix_of(ask.question_json),
         strategy=strategy,
-        choices=choices,
+        choices=bounds.choices,
     )
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) else None
 
 
 class EndpointWatch:

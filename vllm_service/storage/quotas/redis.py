@@ -6,13 +6,15 @@ Each script is atomic in Redis; check, then increment, in two commands would let
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.quotas import (
@@ -138,8 +140,12 @@ class RedisQuotas:
             *("" if allowed[limit] is None else str(allowed[limit]) for limit in LIMITS),
             *_WINDOWS,
         ]
+        taking = asyncio.create_task(self._link.execute(lambda: self._reserve(reservation.keys, arguments)))
         try:
-            reply = await self._link.execute(lambda: self._reserve(reservation.keys, arguments))
+            reply = await asyncio.shield(taking)
+        except asyncio.CancelledError:  # the caller has left: nothing will end what Redis takes
+            self._keep(self._give_back(taking, reservation))
+            raise
         except StorageUnavailable:
             if self._fallback is None:
                 raise
@@ -154,10 +160,21 @@ class RedisQuotas:
 
         A caller who leaves meanwhile does not stop it: what was used is booked all the same.
         """
-        ending = asyncio.create_task(self._end_once(reservation, how, bounded(tokens), bounded(picousd)))
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
-        await asyncio.shield(ending)
+        await asyncio.shield(self._keep(self._end_once(reservation, how, bounded(tokens), bounded(picousd))))
+
+    def _keep(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task
+
+    async def _give_back(self, taking: asyncio.Task[list[int]], reservation: RedisReservation) -> None:
+        """Releases what a request has taken whose caller left before the reply came."""
+        with contextlib.suppress(StorageRefused, StorageUnavailable):
+            reply = await taking
+            if reply[0]:
+                reservation.buckets = (reply[1], reply[2])
+                await self._end_once(reservation, "release", 0, 0)
 
     async def _end_once(self, reservation: RedisReservation, how: str, tokens: int, picousd: int) -> None:
         try:
