@@ -33,6 +33,8 @@ from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
 from vllm_service.gateway.answer_text import estimated_tokens
 
+_USAGE_OPTION = (b"stream_options", b"include_usage")
+
 
 class Connection:
     """Keeps connections open until it is closed, or their event loop ends; each loop has its own.
@@ -64,6 +66,8 @@ class Connection:
         self.endpoint = endpoint
         self._prices = dict(prices or {})
         self._http_client = http_client
+        #: False once the server has refused `stream_options`, which this client sends of its own accord.
+        self._takes_usage_option = True
         self._reads_annotations = reads_annotations
         self._names_provider = names_provider
         key, limit_seconds = header_value(api_key, "api_key"), seconds(timeout_seconds, "timeout_seconds")
@@ -131,16 +135,23 @@ class Connection:
 
     async def open_stream(self, ask: Payload) -> EventStream:
         """Opens a stream of an answer's chunks, as JSON. Raises ServiceError."""
-        content = ask.stream_content()
+        content = ask.stream_content(has_usage=self._takes_usage_option)
         with self.raising_ours():
-            stream = await self.sdk.post(
-                ask.route, cast_to=object, content=content, stream=True, stream_cls=EventStream
-            )
+            try:
+                stream = await self._post_stream(ask, content)
+            except openai.APIStatusError as error:
+                if not (self._takes_usage_option and _refuses_usage_option(error)):
+                    raise
+                stream = await self._post_stream(ask, ask.stream_content(has_usage=False))
+                self._takes_usage_option = False
             if stream.response.status_code != HTTPStatus.OK:
                 await stream.close()
             _is_answer(stream.response)
             stream.form, stream.choices = ask.form, ask.number_of_choices
             return stream
+
+    async def _post_stream(self, ask: Payload, content: bytes) -> EventStream:
+        return await self.sdk.post(ask.route, cast_to=object, content=content, stream=True, stream_cls=EventStream)
 
     async def control(self, method: str, url: str, body: Json | None = None) -> Any:
         """Makes one call of a JSON API beside the OpenAI route, and returns its document. Raises ServiceError."""
@@ -189,6 +200,11 @@ class Connection:
         await self.close()
 
 
+def _refuses_usage_option(error: openai.APIStatusError) -> bool:
+    """Returns whether a server refuses a request for the member that asks for the usage of a stream."""
+    return error.status_code in (400, 422) and any(name in error.response.content for name in _USAGE_OPTION)
+
+
 def _is_answer(response: httpx2.Response) -> None:
     """Raises UpstreamFailed for a success status without an answer, such as 202."""
     if response.status_code != HTTPStatus.OK:
@@ -210,6 +226,8 @@ class _Opened:
         self._api_key = api_key
         self._timeout = timeout
         self._http_client = http_client
+        #: False once the server has refused `stream_options`, which this client sends of its own accord.
+        self._takes_usage_option = True
         self._follow_redirects = follow_redirects
         self._is_taken = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vllm_service.domain.answers import Form
 
@@ -11,7 +11,7 @@ from vllm_service.domain.answers import Form
 class Operation:
     """One operation of the API."""
 
-    #: How its answers are judged. Its value is the operation's name in the ledger.
+    #: How its answers are judged.
     form: Form
     #: The path behind a provider's base URL.
     path: str
@@ -24,10 +24,11 @@ class Operation:
     #: Whether one request may have several answers: by a list of prompts, `n` or `best_of`.
     has_choices: bool = False
 
-    @property
-    def name(self) -> str:
-        """The name in the ledger."""
-        return self.form.value
+    #: The name in the ledger.
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.form.value)  # once: reading an enumeration's value takes long
 
 
 CHAT = Operation(Form.CHAT, "/chat/completions", True, bounds=("max_tokens", "max_completion_tokens"), has_choices=True)
