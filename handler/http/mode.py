@@ -79,15 +79,18 @@ async def _drain(app: HttpApp, readiness: Readiness, seconds: float) -> None:
 
 def _listener(host: str, port: int) -> socket.socket:
     """Returns a listening socket. Raises OSError that names address, reason and remedy."""
+    if not 0 <= port < 2**16:  # create_server would leave its socket open
+        raise _cannot_listen(host, port, "there is no such port")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        if not 0 <= port < 2**16:  # create_server would leave its socket open
-            raise OverflowError
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
-        remedy = "Stop what listens there, or set PORT (PORT_HEALTH for the health check) to another port."
-        raise OSError(f"{host}:{port}: {reason}. {remedy}") from error
+    except OSError as error:
+        raise _cannot_listen(host, port, str(error.strerror)) from error
+
+
+def _cannot_listen(host: str, port: int, reason: str) -> OSError:
+    remedy = "Stop what listens there, or set PORT (PORT_HEALTH for the health check) to another port."
+    return OSError(f"{host}:{port}: {reason}. {remedy}")
 
 
 class _Server(uvicorn.Server):

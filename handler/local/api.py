@@ -169,18 +169,21 @@ def serve(engine: Engine, settings: WorkerSettings, host: str, port: int) -> Non
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 2**16:  # create_server would leave its socket open
+        raise _cannot_listen(host, port, "there is no such port")
     try:
-        if not 0 <= port < 2**16:  # create_server would leave its socket open
-            raise OverflowError
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
-        raise ConfigurationError(
-            f"--rp_api_host {host} --rp_api_port {port}: cannot listen there: {reason}. Stop what listens there, or "
-            "name another port.",
-            param="--rp_api_port",
-        ) from error
+    except OSError as error:
+        raise _cannot_listen(host, port, str(error.strerror)) from error
+
+
+def _cannot_listen(host: str, port: int, reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"--rp_api_host {host} --rp_api_port {port}: cannot listen there: {reason}. Stop what listens there, or name "
+        "another port.",
+        param="--rp_api_port",
+    )
 
 
 async def _job_input(request: Request) -> object:
