@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, MutableMapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
-from handler.engine import vllm_parts
+from handler.engine import adapters, vllm_parts
+from handler.engine.adapters import ADAPTER_PATHS, LOAD_ADAPTER_PATH, SharedAdapters
 from handler.engine.loading import Loading, explained
-from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels
-from handler.engine.protocol import Answer, EngineRequest, answer_of
-from handler.engine.vllm_parts import EngineSteps, Header
+from handler.engine.models import EngineModels
+from handler.engine.protocol import Answer, EngineRequest, Header, answer_of
+from handler.engine.vllm_parts import EngineSteps
 from handler.errors import EngineUnavailable, NotBegun, StreamBroken
 from handler.settings import WorkerSettings
 from handler.start.compile_cache import Compilations
@@ -48,6 +50,8 @@ class EmbeddedEngine:
         self._headers: list[Header] = []
         self._steps = EngineSteps()
         self._models = EngineModels(settings.models)
+        self._adapters_dir = settings.models.adapters_dir
+        self._adapters: SharedAdapters | None = None  # where the engine takes any
         self._compilations = Compilations(settings.start.compile_cache_dir)
         self._loading = Loading(settings, self._models, self._compilations, self._steps, self._timeline)
 
@@ -59,6 +63,8 @@ class EmbeddedEngine:
         with explained(started.command, started.parser), self._timeline.phase("api", "building the API"):
             self._app = await vllm_parts.build_api(started.arguments, self._llm)
             await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
+        if started.arguments.enable_lora:
+            self._adapters = SharedAdapters(self._adapters_dir, vllm_parts.LoadedAdapters(self._app, self._llm))
         self._headers = vllm_parts.credentials(started.arguments)
         self._timeline.report()
         keeping = asyncio.create_task(DaemonThreads("compile-cache", 1).run(self._compilations.keep))
@@ -71,12 +77,27 @@ class EmbeddedEngine:
     @asynccontextmanager
     async def _send(self, request: EngineRequest) -> AsyncIterator[Answer]:
         self._require_life()
-        # Any other request stays out of the model cache.
-        if request.path.partition("?")[0] == LOAD_ADAPTER_PATH:
-            request = await self._models.with_local_adapter(request)
-            self._require_life()  # it may have ended during the download
+        path = request.path.partition("?")[0]
+        if path in ADAPTER_PATHS:
+            request = await self._prepared(request, path)
+        async with call_app(self._app, request, self._headers) as answer:
+            if answer.status != HTTPStatus.NOT_FOUND or not await self._now_has_the_adapter_of(request):
+                yield adapters.with_advice(path, answer, self._adapters_dir) if path in ADAPTER_PATHS else answer
+                return
+        self._require_life()
         async with call_app(self._app, request, self._headers) as answer:
             yield answer
+
+    async def _prepared(self, request: EngineRequest, path: str) -> EngineRequest:
+        """Returns a request that changes the adapters, with what it loads on this disk; raises WorkerError."""
+        adapters.check_route(path, {getattr(route, "path", "") for route in self._app.routes}, self._adapters_dir)
+        if path == LOAD_ADAPTER_PATH:
+            request = await self._models.with_local_adapter(request)
+            self._require_life()  # it may have ended during the download
+        return request
+
+    async def _now_has_the_adapter_of(self, request: EngineRequest) -> bool:
+        return self._adapters is not None and await self._adapters.load_for(request)
 
     def request_fields(self, path: str) -> Collection[str]:
         """Returns the fields of the request model of vLLM's own route."""
@@ -145,8 +166,8 @@ async def call_app(
     exchange = _Exchange(request)
     task = asyncio.create_task(_run(app, _scope(request, headers), exchange))
     try:
-        status, content_type = await exchange.head
-        yield answer_of(status, content_type, exchange.body())
+        status, content_type, answer_headers = await exchange.head
+        yield answer_of(status, content_type, exchange.body(), answer_headers)
     finally:
         exchange.gone.set()
         await _finish(task, wind_up_seconds)
@@ -179,7 +200,7 @@ class _Exchange:
 
     def __init__(self, request: EngineRequest) -> None:
         self.gone = asyncio.Event()
-        self.head: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self.head: asyncio.Future[tuple[int, str, list[Header]]] = asyncio.get_running_loop().create_future()
         self._request_body: bytes | None = request.body or b""
         self._pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._complete = False
@@ -193,9 +214,10 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = dict(message.get("headers", ()))
+            headers = list(message.get("headers", ()))
+            content_type = dict(headers).get(b"content-type", b"").decode("latin-1")
             if not self.head.done():  # it is cancelled where the caller left before the answer
-                self.head.set_result((message["status"], headers.get(b"content-type", b"").decode("latin-1")))
+                self.head.set_result((message["status"], content_type, headers))
             return
         if piece := message.get("body", b""):
             self._pieces.put_nowait(bytes(piece))
@@ -237,7 +259,12 @@ def _scope(request: EngineRequest, headers: Iterable[Header]) -> MutableMapping[
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [(b"host", b"worker"), (b"content-type", request.content_type.encode("latin-1")), *headers],
+        "headers": [
+            (b"host", b"worker"),
+            (b"content-type", request.content_type.encode("latin-1")),
+            *headers,
+            *request.headers,
+        ],
         "client": ("127.0.0.1", 0),
         "server": ("worker", 80),
         "state": {},

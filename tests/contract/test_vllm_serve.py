@@ -19,8 +19,7 @@ from vllm.entrypoints.launchers.api_server import entry
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
-from handler.engine import vllm_parts, vllm_serve
-from handler.engine.arguments import flags_of
+from handler.engine import vllm_parts
 from handler.errors import ConfigurationError
 from handler.settings import WorkerSettings
 
@@ -144,10 +143,6 @@ def test_a_plugin_is_imported_and_nothing_else(load: Callable[..., Any]) -> None
     assert list(calls(load)) == ["import_plugin"], CHANGED + load.__qualname__
 
 
-def test_the_flags_without_effect_are_flags() -> None:
-    assert set(flags_of(vllm_parts.serve_parser())) >= vllm_serve.SERVER_FLAGS, CHANGED + "flags of the server"
-
-
 def parsed(environment: dict[str, str]) -> Any:
     parser = vllm_parts.serve_parser()
     command = vllm_parts.read_command_line(WorkerSettings(environment=environment), parser)
@@ -215,19 +210,3 @@ def test_a_plugin_that_fails_is_an_error_with_its_variable(tmp_path: Path) -> No
 
 def test_a_model_named_without_a_flag_is_the_model() -> None:
     assert parsed({"VLLM_EXTRA_ARGS": "org/model --model-impl auto"}).model == "org/model"
-
-
-@pytest.mark.parametrize(
-    ("environment", "named"),
-    [
-        ({"SSL_KEYFILE": "/x"}, ["SSL_KEYFILE"]),
-        ({"HEADLESS": "true", "VLLM_EXTRA_ARGS": "--uds /tmp/x"}, ["HEADLESS", "--uds"]),
-        ({"PORT": "80", "HOST": "me", "API_KEY": "k", "ROOT_PATH": "/x"}, []),
-    ],
-)
-def test_flags_of_the_server_around_the_app_are_said_to_have_no_effect(
-    environment: dict[str, str], named: list[str]
-) -> None:
-    command = vllm_parts.read_command_line(WorkerSettings(environment=environment), vllm_parts.serve_parser())
-    said = [warning.partition(" has no effect")[0] for warning in command.warnings if "has no effect" in warning]
-    assert said == named

@@ -19,7 +19,7 @@ import httpx2
 import openai
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from vllm_service.client.cost_info import read_annotation
+from vllm_service.client.cost_info import MARK, read_annotation
 from vllm_service.client.errors import BadAnswer, StreamBroken, Unreachable, at_endpoint, from_judgement, from_sdk
 from vllm_service.client.event_stream import EventStream, judged
 from vllm_service.client.payload import Json, Payload, encoded, read_whole, request_id
@@ -31,6 +31,8 @@ from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.urls import url_fault
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
+
+_USAGE_OPTION = (b"stream_options", b"include_usage")
 
 
 class Connection:
@@ -63,6 +65,8 @@ class Connection:
         self.endpoint = endpoint
         self._prices = dict(prices or {})
         self._http_client = http_client
+        #: False once the server has refused `stream_options`, which this client sends of its own accord.
+        self._takes_usage_option = True
         self._reads_annotations = reads_annotations
         self._names_provider = names_provider
         key, limit_seconds = header_value(api_key, "api_key"), seconds(timeout_seconds, "timeout_seconds")
@@ -110,10 +114,11 @@ class Connection:
         )
         return self.annotated(answer, response.content)
 
-    def annotated(self, answer: Answer, document: bytes | str | None) -> Answer:
+    def annotated(self, answer: Answer, document: bytes | None) -> Answer:
         """Returns the answer with the gateway's annotation in `document`, if there is one."""
-        said = read_annotation(document) if self._reads_annotations else None
-        if said is None:
+        if not self._reads_annotations or document is None or MARK not in document:
+            return answer
+        if (said := read_annotation(document)) is None:
             return answer
         is_known = said.cost_picousd is not None
         return replace(
@@ -126,16 +131,23 @@ class Connection:
 
     async def open_stream(self, ask: Payload) -> EventStream:
         """Opens a stream of an answer's chunks, as JSON. Raises ServiceError."""
-        content = ask.stream_content()
+        content = ask.stream_content(has_usage=self._takes_usage_option)
         with self.raising_ours():
-            stream = await self.sdk.post(
-                ask.route, cast_to=object, content=content, stream=True, stream_cls=EventStream
-            )
+            try:
+                stream = await self._post_stream(ask, content)
+            except openai.APIStatusError as error:
+                if not (self._takes_usage_option and _refuses_usage_option(error)):
+                    raise
+                stream = await self._post_stream(ask, ask.stream_content(has_usage=False))
+                self._takes_usage_option = False
             if stream.response.status_code != HTTPStatus.OK:
                 await stream.close()
             _is_answer(stream.response)
             stream.form, stream.choices = ask.form, ask.number_of_choices
             return stream
+
+    async def _post_stream(self, ask: Payload, content: bytes) -> EventStream:
+        return await self.sdk.post(ask.route, cast_to=object, content=content, stream=True, stream_cls=EventStream)
 
     async def control(self, method: str, url: str, body: Json | None = None) -> Any:
         """Makes one call of a JSON API beside the OpenAI route, and returns its document. Raises ServiceError."""
@@ -184,6 +196,11 @@ class Connection:
         await self.close()
 
 
+def _refuses_usage_option(error: openai.APIStatusError) -> bool:
+    """Returns whether a server refuses a request for the member that asks for the usage of a stream."""
+    return error.status_code in (400, 422) and any(name in error.response.content for name in _USAGE_OPTION)
+
+
 def _is_answer(response: httpx2.Response) -> None:
     """Raises UpstreamFailed for a success status without an answer, such as 202."""
     if response.status_code != HTTPStatus.OK:
@@ -205,6 +222,8 @@ class _Opened:
         self._api_key = api_key
         self._timeout = timeout
         self._http_client = http_client
+        #: False once the server has refused `stream_options`, which this client sends of its own accord.
+        self._takes_usage_option = True
         self._follow_redirects = follow_redirects
         self._is_taken = False
 

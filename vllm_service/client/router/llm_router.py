@@ -230,10 +230,11 @@ class LLMRouter(TextCalls):
 
 
 def _strategy(name: RoutingStrategy | str) -> RoutingStrategy:
-    if name not in RoutingStrategy.__members__:
+    try:
+        return RoutingStrategy(name)
+    except ValueError:
         names = ", ".join(RoutingStrategy)
-        raise ConfigurationError(f"strategy: expected one of {names}, got {name!r}", param="strategy")
-    return RoutingStrategy(name)
+        raise ConfigurationError(f"strategy: expected one of {names}, got {name!r}", param="strategy") from None
 
 
 def _first_model(catalog: Catalog) -> str:
