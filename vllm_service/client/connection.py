@@ -31,6 +31,7 @@ from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.urls import url_fault
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
+from vllm_service.gateway.answer_text import estimated_tokens
 
 _USAGE_OPTION = (b"stream_options", b"include_usage")
 
@@ -99,12 +100,15 @@ class Connection:
             response = await self.sdk.post(ask.route, cast_to=httpx2.Response, content=content)
             _is_answer(response)
             whole = read_whole(judged(ask.form, response.content, response.headers))
+        usage = ask.counted(whole.usage, lambda: estimated_tokens(response.content))
+        cost = self.cost_picousd(ask.model, usage)
         answer = Answer(
             text=whole.text,
             model=ask.model,
             provider=self.provider,
-            usage=whole.usage,
-            cost_picousd=self.cost_picousd(ask.model, whole.usage),
+            usage=usage,
+            cost_picousd=cost,
+            cost_is_estimate=cost is not None and usage is not None and usage.estimated,
             latency_ms=(time.perf_counter() - started) * 1000,
             request_id=request_id(response.headers),
             finish_reason=whole.finish_reason,

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 
 from vllm_service.client.json_faults import fault_in
 from vllm_service.domain.answers import Form
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import (
+    ReportedUsage,
+    TokenBounds,
+    Usage,
+    choices_of,
+    counted,
+    estimated_prompt_tokens,
+    longest_answer_tokens,
+    read_usage,
+)
 from vllm_service.errors import InvalidRequest
 
 Json = dict[str, Any]
@@ -127,6 +136,23 @@ class Payload:
         return self.choices if isinstance(self.choices, int) and self.choices > 0 else 1
 
     @property
+    def bounds(self) -> TokenBounds:
+        """Returns the most that the request can use."""
+        options = self.options
+        body = self.plain_json()
+        choices = choices_of((_number(options.get("n")), _number(options.get("best_of"))))
+        names = BOUNDS if self.route == CHAT else BOUNDS[:1]
+        longest = longest_answer_tokens(tuple(_number(options.get(name)) for name in names), choices)
+        return TokenBounds(body, estimated_prompt_tokens(body), longest, choices)
+
+    def counted(self, reported: ReportedUsage | None, answer_tokens: Callable[[], int]) -> Usage | None:
+        """Returns the tokens of an answer to this request; None if the provider's usage says nothing.
+
+        answer_tokens: estimates those of the answer, for a usage that lacks them.
+        """
+        return None if reported is None else counted(reported, self.bounds, answer_tokens)
+
+    @property
     def form(self) -> Form:
         """Returns the form of the answer."""
         return Form.CHAT if self.route == CHAT else Form.COMPLETIONS
@@ -167,6 +193,10 @@ def _options_json(options: Mapping[str, Any]) -> bytes:
         raise
 
 
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) else None
+
+
 def _message(message: object, index: int) -> Json:
     if isinstance(message, Mapping):
         return dict(message)
@@ -203,7 +233,8 @@ class Whole:
 
     text: str
     finish_reason: str | None
-    usage: Usage | None
+    #: What the provider reported; None if it says nothing.
+    usage: ReportedUsage | None
     #: The chat message as it came; None for a text completion.
     message: Mapping[str, Any] | None
     #: The further choices.
@@ -213,20 +244,7 @@ class Whole:
 def read_whole(document: Mapping[str, Any]) -> Whole:
     """Returns the content of a completion, which has been judged to be one."""
     first, *others = [_choice(one, place) for place, one in enumerate(document["choices"])]
-    return Whole(first.text, first.finish_reason, read_usage(document), first.message, tuple(others))
-
-
-def read_usage(document: object) -> Usage | None:
-    """Returns the tokens as the provider counted them, or None if it sent no usage."""
-    usage = document.get("usage") if isinstance(document, Mapping) else None
-    if not isinstance(usage, Mapping):
-        return None
-    prompt = usage.get("prompt_tokens")
-    completion = usage.get("completion_tokens", 0)
-    if not isinstance(prompt, int) or not isinstance(completion, int):
-        return None
-    cached = _detail(usage.get("prompt_tokens_details"), "cached_tokens")
-    return Usage(prompt, completion, cached, _detail(usage.get("completion_tokens_details"), "reasoning_tokens"))
+    return Whole(first.text, first.finish_reason, read_usage(document.get("usage")), first.message, tuple(others))
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
@@ -253,11 +271,6 @@ def index_of(fields: Mapping[str, Any], place: int) -> int:
     """Returns the index of a choice or a tool call; its place in the list if it has none."""
     index = fields.get("index")
     return index if isinstance(index, int) and not isinstance(index, bool) else place
-
-
-def _detail(details: object, name: str) -> int:
-    count = details.get(name) if isinstance(details, Mapping) else None
-    return count if isinstance(count, int) else 0
 
 
 def text_of(value: object) -> str | None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import count
 
 import msgspec
 from msgspec.structs import replace
@@ -16,8 +13,9 @@ from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import Step
+from vllm_service.domain.pricing import charged_picousd
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import ReportedUsage, TokenBounds, Usage, counted
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, ServedModel
@@ -29,26 +27,6 @@ from vllm_service.observability.tracing import RequestSpan, trace_headers
 from vllm_service.resilience.attempts import Attempt, HedgeLoser
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.protocol import Reservation
-
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
-
-
-class RequestIds:
-    """Makes request ids: 64 random bits drawn once per process, then a counter.
-
-    They are as unique as random ids, without a system call for each request.
-    """
-
-    def __init__(self) -> None:
-        self._process = os.urandom(8).hex()
-        self._numbers = count(1)
-
-    def of(self, header: bytes | None) -> str:
-        """Returns the caller's id if it consists of 1 to 128 plain characters, else a new one."""
-        if header is not None and _REQUEST_ID.fullmatch(header):
-            return header.decode("ascii")
-        return f"req-{self._process}-{next(self._numbers):x}"
-
 
 _encode = msgspec.json.Encoder().encode
 # The annotations are bytes templates, since they are filled in for every request. %a writes a number as repr does,
@@ -138,6 +116,8 @@ class RequestContext:
     model: ServedModel
     #: What the router decides by.
     facts: RequestFacts
+    #: What a provider's counts are judged by; set with `facts`.
+    bounds: TokenBounds
     #: The request's share of its key's limits; None until the limits have let it by.
     reservation: Reservation | None = None
     #: Whether cost_info and performance_info are added to the answer.
@@ -157,6 +137,8 @@ class RequestContext:
     first_byte_at: float | None = None
     #: The text whose tokens are counted if the provider sends no usage; kept only for models with a tokenizer.
     answer_text: AnswerText | None = None
+    #: What the provider has reported, where `usage` is not only that.
+    reported: ReportedUsage | None = None
     usage: Usage | None = None
     cost_picousd: int | None = None
     #: The cost of the same usage at the baseline model.
@@ -228,13 +210,20 @@ class RequestContext:
         model = self.model
         step = self.step
         if model.baseline is not None:
-            self.baseline_picousd = model.baseline.cost_picousd(usage)
+            self.baseline_picousd = charged_picousd(model.baseline, usage)
         if self.outcome is Outcome.CACHED:
             self.cost_picousd = 0
         elif step is not None:
-            price = model.prices.get((step.provider, step.model))
-            self.cost_picousd = step.cost_picousd if price is None else price.cost_picousd(usage)
-            self.is_estimate = usage.estimated or (price is None and step.cost_picousd is not None)
+            offer = (step.provider, step.model)
+            price = model.prices.get(offer)
+            self.cost_picousd = step.cost_picousd if price is None else charged_picousd(price, usage)
+            is_expected = price is None and step.cost_picousd is not None
+            self.is_estimate = usage.estimated or is_expected or offer in model.estimated
+
+    def count_again(self, prompt_tokens: int, answer_tokens: int) -> None:
+        """Replaces what was estimated by what a tokenizer has counted; the provider's own counts stay."""
+        usage = counted(self.reported, replace(self.bounds, prompt_tokens=prompt_tokens), lambda: answer_tokens)
+        self.count(usage)
 
     def annotated(self, document: bytes, now: float) -> bytes:
         """Returns a whole answer, or the event that carries usage, with its annotations; unchanged if it gets none.

@@ -51,7 +51,7 @@ def bound_socket(host: str, port: int, variable: str = "SERVICE_PORT") -> socket
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise _cannot_listen(host, port, variable, str(error.strerror)) from error
+        raise _cannot_listen(host, port, variable, error.strerror or str(error)) from error
     listening.setblocking(False)
     return listening
 
