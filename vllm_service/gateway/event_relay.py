@@ -193,9 +193,14 @@ class EventRelay:
         """
         if b"error" in data or (b'"usage"' in data and _USAGE.search(data)):
             return False
-        last = _LAST_OF_RESPONSE if self._form is Form.RESPONSES else _FINISH_REASON
-        are_parts = count > 0 and max(map(data.count, self._marks)) == count
-        return are_parts and max(map(data.count, _OBJECT_ENDS)) == count and last.search(data) is None
+        # The usual way of writing comes first: each count is a walk through all of the bytes.
+        are_parts = count > 0 and any(data.count(mark) == count for mark in self._marks)
+        if not are_parts or all(data.count(end) != count for end in _OBJECT_ENDS):
+            return False
+        if self._form is Form.RESPONSES:
+            return _LAST_OF_RESPONSE.search(data) is None
+        is_open = self._has_one_choice and data.count(b'"finish_reason":null') == count
+        return is_open or _FINISH_REASON.search(data) is None
 
     def _learn(self, data: bytes) -> None:
         """Takes the bytes around the text of an ordinary chunk."""
