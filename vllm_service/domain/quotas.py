@@ -16,11 +16,6 @@ MOST_OF_ONE_REQUEST = 10**17
 MOST_OF_A_PERIOD = 2**62
 
 
-def bounded(amount: int) -> int:
-    """Returns an amount of tokens or pico-dollars that every store of counts can hold."""
-    return min(max(0, amount), MOST_OF_ONE_REQUEST)
-
-
 class Limit(StrEnum):
     """A limit's name in `details.limit` of a 429. The Lua scripts number the limits in this order."""
 

@@ -215,6 +215,7 @@ from vllm_service import RunPodVLLMService
 async def main():
     messages = [{{"role": "user", "content": {question!r}}}]
     prompts = [{question!r}] * 3
+    tools = None
     async with RunPodVLLMService() as service:
 {code}
 
@@ -227,7 +228,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (process.ROOT / "docs" / "client.md"
     "block", BLOCKS, ids=lambda block: next(line for line in block.splitlines() if "import" not in line)
 )
 async def test_the_pages_examples_run(endpoint: Endpoint, block: str, tmp_path: Path) -> None:
-    """Whole ones as they are; pieces with a service, prompts and messages around them."""
+    """Whole ones as they are; pieces with a service, prompts, messages and no tools around them."""
     whole = block.startswith(("import", "from"))
     code = block if whole else FRAGMENT.format(question=FRANCE, code=textwrap.indent(block, " " * 8))
     (tmp_path / "example.py").write_text(code)

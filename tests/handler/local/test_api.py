@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -144,7 +145,8 @@ async def test_without_a_key_a_public_address_is_a_loud_warning(
     host: str, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = FakeEngine(start_error=EngineUnavailable("enough"))
-    assert await api_module.serve(engine, WorkerSettings(environment={}), Door(), host, 0) == 1
+    with caplog.at_level(logging.WARNING, "handler"):
+        assert await api_module.serve(engine, WorkerSettings(environment={}), Door(), host, 0) == 1
     assert ("NO API KEY" in caplog.text) is warns
 
 

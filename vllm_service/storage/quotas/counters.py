@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from vllm_service.domain.quotas import SECONDS_PER_DAY, RateWindow, utc_day, utc_month
+from vllm_service.domain.quotas import MOST_OF_ONE_REQUEST, SECONDS_PER_DAY, RateWindow, utc_day, utc_month
 
 
 class SlidingWindow:
@@ -70,6 +70,11 @@ class SlidingWindow:
     def is_idle(self, now_ms: int) -> bool:
         """True if nothing counts any more: the window may be dropped, and made anew later."""
         return not self._counts or self._counts[-1][0] < now_ms // self._shape.bucket_ms - self._shape.buckets
+
+
+def bounded(amount: int) -> int:
+    """Returns an amount of tokens or pico-dollars that every store of counts can hold."""
+    return min(max(0, amount), MOST_OF_ONE_REQUEST)
 
 
 #: Organisation, "day" or "month", and the number of that day or month as in domain.quotas.

@@ -13,11 +13,10 @@ from vllm_service.domain.quotas import (
     KEY_WINDOW,
     Limit,
     RateWindow,
-    bounded,
 )
 from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited
-from vllm_service.storage.quotas.counters import Counts, Period, PeriodKey, Periods, SlidingWindow
+from vllm_service.storage.quotas.counters import Counts, Period, PeriodKey, Periods, SlidingWindow, bounded
 from vllm_service.storage.quotas.refusals import allowed_by, period_wait_seconds, rejection, requested_amounts
 
 

@@ -22,13 +22,13 @@ from vllm_service.domain.quotas import (
     ADDRESS_WINDOW,
     KEY_WINDOW,
     Limit,
-    bounded,
     utc_day,
     utc_month,
 )
 from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited, StorageRefused, StorageUnavailable
 from vllm_service.storage.protocol import Reservation
+from vllm_service.storage.quotas.counters import bounded
 from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas
 from vllm_service.storage.quotas.refusals import LIMITS, allowed_by, period_wait_seconds, rejection, requested_amounts
 
