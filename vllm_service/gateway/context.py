@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import count
+from typing import Protocol
 
 import msgspec
 from msgspec.structs import replace
 
 from vllm_service.catalog.model import OnDisconnect
+from vllm_service.domain.answers import Form
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import Step
@@ -29,26 +28,6 @@ from vllm_service.observability.tracing import RequestSpan, trace_headers
 from vllm_service.resilience.attempts import Attempt, HedgeLoser
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.protocol import Reservation
-
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
-
-
-class RequestIds:
-    """Makes request ids: 64 random bits drawn once per process, then a counter.
-
-    They are as unique as random ids, without a system call for each request.
-    """
-
-    def __init__(self) -> None:
-        self._process = os.urandom(8).hex()
-        self._numbers = count(1)
-
-    def of(self, header: bytes | None) -> str:
-        """Returns the caller's id if it consists of 1 to 128 plain characters, else a new one."""
-        if header is not None and _REQUEST_ID.fullmatch(header):
-            return header.decode("ascii")
-        return f"req-{self._process}-{next(self._numbers):x}"
-
 
 _encode = msgspec.json.Encoder().encode
 # The annotations are bytes templates, since they are filled in for every request. %a writes a number as repr does,
@@ -125,6 +104,15 @@ def _usd(amount_picousd: int | None) -> bytes:
     return b"null" if amount_picousd is None else b"%a" % (amount_picousd / PICOUSD_PER_USD)
 
 
+class PassedOn(Protocol):
+    """The count of what a stream has passed on."""
+
+    #: Events.
+    events: int
+    #: Pieces of another kind, such as a provider's comments.
+    others: int
+
+
 class RequestContext:
     """One request's state. `Gateway` fills it in phase by phase; a class attribute is the value until then.
 
@@ -171,6 +159,11 @@ class RequestContext:
     error_code: str | None = None
     #: The error that the caller gets; it is raised to a caller within this process.
     error: ServiceError | None = None
+    #: What passes the stream on; None until it has begun.
+    relay: PassedOn | None = None
+    #: When the caller last got something, and how much it was by then, as keep_alive.py has seen it.
+    heard_at: float | None = None
+    heard_count = 0
     #: The labels as the ledger keeps them, see gateway/labels.py.
     labels: str | None = None
 
@@ -208,6 +201,11 @@ class RequestContext:
         self.sent_at = attempt.started_at
         self.first_byte_at = attempt.first_byte_at
         self.writer.outlives_caller = on_disconnect is OnDisconnect.DRAIN
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the caller has requested a stream. Embeddings are never streamed, whatever their request says."""
+        return self.fields.stream is True and self.operation.form is not Form.EMBEDDINGS
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """Writes a whole answer (see ResponseWriter), after which the connection may serve its next request."""

@@ -45,7 +45,7 @@ class EventRelay:
 
     __slots__ = (
         "_after_text", "_before_text", "_finish", "_form", "_held", "_is_first", "_judge", "_marks", "_send",
-        "_to_learn", "events", "is_done", "usage",
+        "_to_learn", "events", "is_done", "others", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +72,8 @@ class EventRelay:
         self.is_done = False
         #: How many events have come, the last one included.
         self.events = 0
+        #: How many pieces besides ordinary chunks were passed on, such as a provider's comments.
+        self.others = 0
 
     @property
     def is_complete(self) -> bool:
@@ -107,6 +109,7 @@ class EventRelay:
                 return
         data = self._looked_at(data)
         if data:
+            self.others += 1
             self._send(data)
         if self._judge.fault is not None:
             raise CutShort("an error came within the answer")

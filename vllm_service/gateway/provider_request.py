@@ -150,13 +150,8 @@ def _no_answer(kind: Kind, model: str, what: str) -> NotAnswered:
 
 
 def _beginning(context: RequestContext) -> StreamBeginning | None:
-    """Returns what reads the beginning of a streamed answer; None if a whole one was requested.
-
-    Embeddings are never streamed, whatever their request says.
-    """
-    form = context.operation.form
-    is_streamed = context.fields.stream and form is not Form.EMBEDDINGS
-    return StreamBeginning(form, context.fields.choices) if is_streamed else None
+    """Returns what reads the beginning of a streamed answer; None if a whole one was requested."""
+    return StreamBeginning(context.operation.form, context.fields.choices) if context.is_streamed else None
 
 
 class ProviderRequest(msgspec.Struct, eq=False):
