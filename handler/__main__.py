@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,11 +17,14 @@ from handler.engine.vllm_parts import read_command_line, serve_parser
 from handler.errors import ConfigurationError, WorkerError
 from handler.local import config_report, one_job
 from handler.settings import LOG_LEVELS, ModelSettings, WorkerSettings, export
+from handler.start.children import end_as_a_spawned_process
 from handler.start.timeline import Timeline
 
 logger = logging.getLogger("handler")
 
 EXIT_CONFIGURATION = 2
+#: 128 + 13, what a shell reports for a program that SIGPIPE ends.
+OUTPUT_CLOSED = 141
 DEFAULT_HTTP_PORT = 8000
 MODEL_COMMANDS = ("download", "verify", "prune")
 
@@ -31,7 +35,24 @@ QUIET_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERRO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the worker and returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration."""
+    """Runs the worker and returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration.
+
+    141 where the output's reader ended first, as `head` does.
+    """
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            # What is still buffered would otherwise fail when the interpreter ends, outside of this function.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end: into the null device, where nothing can fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return OUTPUT_CLOSED
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] and given[0] in MODEL_COMMANDS:
         return _manage_models(given)
@@ -169,5 +190,9 @@ def _serve_queue(settings: WorkerSettings) -> int:
     return mode.serve(engine, settings, metrics=counters, make_platform=import_sdk)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # of `python -m handler`
+    # Without this, vLLM's spawned processes would not import this file, and not learn that they end with this one.
+    __spec__ = None
     sys.exit(main())
+if __name__ == "__mp_main__":
+    end_as_a_spawned_process()

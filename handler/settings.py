@@ -155,7 +155,7 @@ class WorkerSettings:
     log_level: str = "INFO"
     #: How long running jobs may go on after SIGTERM, before they fail as retryable.
     grace_seconds: float = 30.0
-    #: An engine that makes no progress for this long while requests run counts as dead.
+    #: An engine that makes no progress for this long with requests inside it counts as dead.
     stall_seconds: float = 120.0
     #: Where to serve Prometheus metrics; None serves none.
     metrics_port: int | None = None

@@ -1,10 +1,11 @@
-"""`python -m runpod_emulator --worker "python handler.py" --max-workers 2`: a local RunPod that runs until Ctrl-C."""
+"""`python -m runpod_emulator --worker COMMAND --max-workers 2`: a local RunPod that runs until Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -18,26 +19,59 @@ from rich.console import Console
 
 from runpod_emulator.billing.table import bill_table
 from runpod_emulator.emulator import Emulator
+from runpod_emulator.errors import CannotListen
 from runpod_emulator.hosted import HostedSettings, read_config
 from runpod_emulator.hosted import command as hosted_command
 from runpod_emulator.settings import NO_RATE_LIMITS, RATE_LIMITS, EndpointSettings, Scaling
 from runpod_emulator.workers.fleet import WorkerCommand
 
+#: 128 + 13, what a shell reports for a program that SIGPIPE ends, as `head` causes it.
+OUTPUT_CLOSED = 141
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs until SIGINT or SIGTERM, then stops the workers and prints the bill. Exits with 2 for wrong arguments."""
+    """Runs until SIGINT or SIGTERM, then stops the workers and prints the bill. Exits with 2 for wrong arguments.
+
+    Raises CannotListen.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["hosted"]:
-        return hosted_command.main(arguments[1:])
+        hosted_command.main(arguments[1:])
+        return
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         settings = _settings(options)
         hosted = read_config(options.hosted) if options.hosted else ()
-        asyncio.run(serve(settings, _command(options), Console(), hosted))
+        command = _command(options)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    asyncio.run(serve(settings, command, Console(), hosted))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs main and returns the exit code: 0, 1 where it cannot listen, 141 where the output's reader ended first."""
+    try:
+        try:
+            main(arguments)
+        finally:
+            # What is still buffered would otherwise fail when the interpreter ends, outside of this function.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except CannotListen as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end: into the null device, where nothing can fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
+    except SystemExit as end:
+        # Rich makes a SystemExit(1) of a broken pipe, and has put the null device under standard output.
+        if isinstance(end.__context__, BrokenPipeError):
+            return OUTPUT_CLOSED
+        raise
+    return 0
 
 
 async def serve(
@@ -173,4 +207,4 @@ def _command(options: argparse.Namespace) -> WorkerCommand | None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run())

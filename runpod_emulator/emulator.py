@@ -19,6 +19,7 @@ from runpod_emulator.billing.bill import Bill
 from runpod_emulator.endpoint.faults import Faults
 from runpod_emulator.endpoint.registry import Worker
 from runpod_emulator.endpoint.state import Endpoint
+from runpod_emulator.errors import CannotListen
 from runpod_emulator.hosted import HostedProviders, HostedSettings
 from runpod_emulator.http import answering_errors
 from runpod_emulator.jobs.store import Clock
@@ -106,13 +107,13 @@ class Emulator:
         return self.endpoint.registry.bill()
 
     async def __aenter__(self) -> Self:
-        """Starts to listen. Raises OSError if the port is taken."""
+        """Starts to listen. Raises CannotListen."""
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, self.settings.host, self.settings.port).start()
-        except OSError:
+        except (OSError, OverflowError) as error:
             await self._runner.cleanup()
-            raise
+            raise CannotListen(self.settings.host, self.settings.port, error) from error
         self._origin = f"http://{self.settings.host}:{self._runner.addresses[0][1]}"
         self.endpoint.when_finished.append(self._webhooks.post)
         if self._workers:

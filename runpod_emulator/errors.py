@@ -11,6 +11,8 @@ ApiError
 
 from __future__ import annotations
 
+import os
+
 
 class ApiError(Exception):
     """The root of the tree."""
@@ -94,3 +96,19 @@ class ProviderError(ApiError):
     def headers(self) -> dict[str, str]:
         """Returns Retry-After where the time is known, else no header."""
         return {} if self.retry_after_seconds is None else {"Retry-After": f"{self.retry_after_seconds:g}"}
+
+
+class CannotListen(OSError):
+    """The address of a server cannot be bound. Raised when it starts, and no API error."""
+
+    def __init__(self, host: str, port: int, error: OSError | OverflowError) -> None:
+        reason = "there is no such port" if isinstance(error, OverflowError) else _plain(error)
+        super().__init__(
+            f"Cannot listen on {host}:{port}: {reason}. Stop what listens there, or give another host and port; "
+            "port 0 takes any free one."
+        )
+
+
+def _plain(error: OSError) -> str:
+    """Returns the system's own words; asyncio puts longer ones into strerror."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else (error.strerror or type(error).__name__)

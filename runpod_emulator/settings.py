@@ -65,8 +65,11 @@ class EndpointSettings:
     init_timeout_seconds: float = 420
     #: The time between SIGTERM and SIGKILL.
     stop_grace_seconds: float = 30
-    #: The pause after a worker that ended before its first job-take.
+    #: The pause after a worker that ended before its first job-take. Each further one in a row doubles it.
     restart_delay_seconds: float = 1
+    longest_restart_delay_seconds: float = 60
+    #: From so many such workers in a row on, jobs fail with the reason while no worker is due to start.
+    failed_starts_until_jobs_fail: int = 3
 
     #: The price of a worker's second; the default is that of an L4, A5000 or 3090.
     usd_per_second: Decimal = Decimal("0.00019")

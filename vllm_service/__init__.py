@@ -12,16 +12,18 @@ from vllm_service.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from vllm_service.client.compare import CostComparison, Offering, compare_costs
+    from vllm_service.client.deltas import Delta, ToolCallPart
     from vllm_service.client.errors import BatchFailed, JobCancelled, StreamBroken
-    from vllm_service.client.results import Answer, BatchItem, Candidate, Ensemble
+    from vllm_service.client.payload import Choice
+    from vllm_service.client.results import Answer, BatchItem, Candidate, Ensemble, ToolCall
     from vllm_service.client.router.llm_router import Explanation, LLMRouter
-    from vllm_service.client.router.strategies import RoutingStrategy
     from vllm_service.client.runpod.jobs import Job, JobStatus
     from vllm_service.client.runpod.service import RunPodVLLMService
     from vllm_service.client.runpod.sync import RunPodVLLMServiceSync
     from vllm_service.client.settings import RateLimit, RetryPolicy
     from vllm_service.client.streams import TextStream
     from vllm_service.domain.pricing import TokenPrice
+    from vllm_service.domain.strategies import RoutingStrategy
     from vllm_service.domain.usage import Usage
     from vllm_service.errors import ServiceError
     from vllm_service.runpod.health import EndpointHealth
@@ -31,7 +33,9 @@ __all__ = [
     "BatchFailed",
     "BatchItem",
     "Candidate",
+    "Choice",
     "CostComparison",
+    "Delta",
     "EndpointHealth",
     "Ensemble",
     "Explanation",
@@ -49,6 +53,8 @@ __all__ = [
     "StreamBroken",
     "TextStream",
     "TokenPrice",
+    "ToolCall",
+    "ToolCallPart",
     "Usage",
     "compare_costs",
 ]
@@ -56,13 +62,15 @@ __all__ = [
 # The modules of the names in __all__.
 _HOMES = {
     "vllm_service.client.compare": ("CostComparison", "Offering", "compare_costs"),
+    "vllm_service.client.deltas": ("Delta", "ToolCallPart"),
     "vllm_service.client.errors": ("BatchFailed", "JobCancelled", "StreamBroken"),
     "vllm_service.client.runpod.jobs": ("Job", "JobStatus"),
     "vllm_service.client.router.llm_router": ("Explanation", "LLMRouter"),
-    "vllm_service.client.results": ("Answer", "BatchItem", "Candidate", "Ensemble"),
+    "vllm_service.client.payload": ("Choice",),
+    "vllm_service.client.results": ("Answer", "BatchItem", "Candidate", "Ensemble", "ToolCall"),
     "vllm_service.client.runpod.service": ("RunPodVLLMService",),
     "vllm_service.client.settings": ("RateLimit", "RetryPolicy"),
-    "vllm_service.client.router.strategies": ("RoutingStrategy",),
+    "vllm_service.domain.strategies": ("RoutingStrategy",),
     "vllm_service.client.streams": ("TextStream",),
     "vllm_service.client.runpod.sync": ("RunPodVLLMServiceSync",),
     "vllm_service.domain.pricing": ("TokenPrice",),

@@ -90,6 +90,38 @@ class ConfigurationError(ServiceError):
     code = "CONFIGURATION_500"
 
 
+class ConfigurationFaults:
+    """Collects the errors of one configuration, so that all of them are reported at once and not one by one."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, ConfigurationError] = {}
+
+    def __bool__(self) -> bool:
+        """Returns true if there is an error."""
+        return bool(self._found)
+
+    def add(self, error: ConfigurationError) -> None:
+        """Keeps the error. One with the same message is kept once."""
+        self._found.setdefault(error.message, error)
+
+    def __enter__(self) -> None:
+        """Keeps the ConfigurationError that the body raises; the code after the body runs on."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, ConfigurationError):
+            return False
+        self.add(error)
+        return True
+
+    def raise_all(self) -> None:
+        """Raises the error, or one with the messages of all, a line each; does nothing if there is none."""
+        errors = list(self._found.values())
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ConfigurationError("\n".join(self._found), param=errors[0].param)
+
+
 class InvalidRequest(ServiceError):
     """The request is wrong; `param` names the field."""
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import InitVar, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
 
-from vllm_service.errors import ConfigurationError
+from vllm_service.domain.strategies import RoutingStrategy
+from vllm_service.errors import ConfigurationError, ConfigurationFaults
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOG_FORMATS = ("json", "text")
@@ -81,7 +83,9 @@ COUNT = Reader("a whole number of at least 1", _positive_int)
 PORT = Reader("a port from 0 to 65535", _port)
 SECONDS = Reader("a number of seconds above 0", _seconds)
 PERCENT = Reader("a whole number from 0 to 100", _share)
-STRATEGY = Reader("a strategy's name, such as COST", str.upper)
+STRATEGY = Reader(
+    f"one of {', '.join(strategy.value for strategy in RoutingStrategy)}", lambda text: RoutingStrategy(text).value
+)
 SWITCH = Reader("true or false", _choice(SWITCH_WORDS))
 NETWORKS = Reader("addresses or networks, separated by commas, such as 10.0.0.0/8", _networks)
 LOG_LEVEL = Reader(f"one of {', '.join(LOG_LEVELS)}", _choice({level.lower(): level for level in LOG_LEVELS}))
@@ -106,18 +110,39 @@ class CatalogSettings:
 
     #: All variables, for the API keys that providers.yaml names.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Variables that are wrong: their defaults stand in, and nothing can contradict these.
+    unread: InitVar[Set[str]] = frozenset()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Returns the settings. Raises ConfigurationError with the variable's name. Empty values count as not set."""
+        """Returns the settings. Raises ConfigurationError with every wrong variable. Empty values count as not set."""
         environment = os.environ if environment is None else environment
         given = {name: value.strip() for name, value in environment.items() if value.strip()}
-        values = {
-            setting.name: _read(setting.metadata, given[setting.metadata["variable"]])
-            for setting in fields(cls)
-            if setting.metadata.get("variable") in given
-        }
-        return cls(**values, environment=dict(environment))
+        faults = ConfigurationFaults()
+        values: dict[str, Any] = {}
+        wrong: set[str] = set()
+        for setting in fields(cls):
+            variable = setting.metadata.get("variable")
+            if variable in given:
+                wrong.add(variable)
+                with faults:
+                    values[setting.name] = _read(setting.metadata, given[variable])
+                    wrong.discard(variable)
+        with faults:
+            settings = cls(**values, environment=dict(environment), unread=wrong)
+        faults.raise_all()
+        return settings
+
+    def __post_init__(self, unread: Set[str]) -> None:
+        faults = ConfigurationFaults()
+        for variables, error in self.contradictions():
+            if unread.isdisjoint(variables):
+                faults.add(error)
+        faults.raise_all()
+
+    def contradictions(self) -> Iterator[tuple[Collection[str], ConfigurationError]]:
+        """Yields each error that follows from the values of these variables together."""
+        yield from ()
 
     @property
     def providers_path(self) -> Path:
@@ -132,7 +157,7 @@ class CatalogSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceSettings(CatalogSettings):
-    """The gateway's settings; docs/configure.md describes each. Raises ConfigurationError if two contradict."""
+    """The gateway's settings; docs/configure.md describes each. Raises ConfigurationError if some contradict."""
 
     host: str = _setting("SERVICE_HOST", TEXT, "127.0.0.1")
     port: int = _setting("SERVICE_PORT", PORT, 8090)
@@ -184,23 +209,30 @@ class ServiceSettings(CatalogSettings):
     latency_target_seconds: float | None = _setting("LATENCY_TARGET_SECONDS", SECONDS, None)
     otlp_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", TEXT, None)
 
-    def __post_init__(self) -> None:
+    def contradictions(self) -> Iterator[tuple[Collection[str], ConfigurationError]]:
+        """Yields each error that follows from the values of these variables together."""
         # Without keys, any host that reaches the gateway could spend the operator's money.
         if not self.require_keys and not self.binds_to_loopback:
-            raise ConfigurationError(
+            error = ConfigurationError(
                 f"SERVICE_HOST={self.host}: without keys the service binds to loopback only. Set REQUIRE_KEYS=true and "
                 "make keys with `python -m vllm_service keys`, or leave SERVICE_HOST at 127.0.0.1.",
                 param="SERVICE_HOST",
             )
+            yield ("SERVICE_HOST", "REQUIRE_KEYS"), error
         if self.workers > 1 and not (self.redis_url and self.database_url):
-            raise ConfigurationError(
+            error = ConfigurationError(
                 f"SERVICE_WORKERS={self.workers}: several processes share limits and ledger through REDIS_URL and "
                 "DATABASE_URL. Set both, or SERVICE_WORKERS=1.",
                 param="SERVICE_WORKERS",
             )
-        _require_scheme("DATABASE_URL", self.database_url, "postgres://", "postgresql://")
-        _require_scheme("REDIS_URL", self.redis_url, "redis://", "rediss://", "unix://")
-        _require_scheme("OTEL_EXPORTER_OTLP_ENDPOINT", self.otlp_endpoint, "http://", "https://")
+            yield ("SERVICE_WORKERS",), error
+        for variable, url, *schemes in (
+            ("DATABASE_URL", self.database_url, "postgres://", "postgresql://"),
+            ("REDIS_URL", self.redis_url, "redis://", "rediss://", "unix://"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", self.otlp_endpoint, "http://", "https://"),
+        ):
+            if url is not None and (fault := _url_fault(url, schemes)) is not None:
+                yield (variable,), ConfigurationError(f"{variable}: {fault}", param=variable)
 
     @property
     def binds_to_loopback(self) -> bool:
@@ -220,7 +252,19 @@ def _read(metadata: Mapping[str, Any], text: str) -> Any:
         raise ConfigurationError(f"{variable}={text!r}: expected {reader.expected}", param=variable) from None
 
 
-def _require_scheme(variable: str, url: str | None, *schemes: str) -> None:
-    """Raises ConfigurationError for another scheme. The error leaves the URL out: it may hold a password."""
-    if url is not None and not url.startswith(schemes):
-        raise ConfigurationError(f"{variable}: expected a URL that begins with {' or '.join(schemes)}", param=variable)
+def _url_fault(url: str, schemes: Sequence[str]) -> str | None:
+    """Returns what is wrong with the URL of a server, without quoting it: it may hold a password."""
+    if not url.startswith(tuple(schemes)):
+        return f"expected a URL that begins with {' or '.join(schemes)}"
+    try:
+        hosts = urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:
+        return "expected a URL; an IPv6 address stands in brackets, and a password's signs are written %XX"
+    # Postgres takes several hosts, separated by commas.
+    ports = [port for host in hosts.split(",") if (port := host.rpartition("]")[2].partition(":")[2])]
+    if any(not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16) for port in ports):
+        return "the port is not a number from 1 to 65535; a password's signs are written %XX"
+    number = urlsplit(url).path.strip("/")
+    if url.startswith(("redis://", "rediss://")) and number and not (number.isascii() and number.isdecimal()):
+        return "the part after the host is the number of one of Redis' databases, such as /0"
+    return None

@@ -86,7 +86,7 @@ class Loading:
             with self.timeline.phase("compile_cache"):
                 self.compilations.restore(config.compute_hash())
         with self.timeline.phase("load", f"loading {arguments.model} and starting the engine"):
-            llm = vllm_parts.start_llm(config, self.steps, fork=self.settings.may_fork)
+            llm = vllm_parts.start_llm(arguments, config, self.steps, fork=self.settings.may_fork)
         return Started(command, parser, arguments, llm)
 
 

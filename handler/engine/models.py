@@ -31,7 +31,7 @@ LOAD_FORMATS = frozenset(
 )
 MISTRAL_FORMATS = frozenset({"auto", "mistral"})
 # Adapters that are fetched at the same time while the worker serves.
-DOWNLOADS_AT_ONCE = 4
+DOWNLOADS_AT_ONCE = 16
 # Flags that may name further repositories: small files of them, or a draft model, which vLLM fetches by itself.
 OTHER_REPOSITORIES = ("tokenizer", "speculative_config", "hf_config_path")
 

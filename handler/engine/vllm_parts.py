@@ -1,7 +1,7 @@
-"""Everything that is used of vLLM, in the only module that imports it; tests/contract checks what is used.
+"""What is used of vLLM, in the only module that imports it beside `vllm_serve` and `cpu_lora`.
 
-These are its parser, `AsyncEngineArgs`, `AsyncLLM`, `build_app` and `init_app_state`. Imports are inside functions:
-importing vLLM takes seconds, and a wrong setting should be reported before that.
+tests/contract checks what is used: vLLM's parser, `AsyncEngineArgs`, `AsyncLLM`, `build_app` and `init_app_state`.
+Imports are inside functions: importing vLLM takes seconds, and a wrong setting should be reported before that.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import argparse
 import os
 import threading
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from handler.engine import chat_template
+from handler.engine import chat_template, vllm_serve
 from handler.engine.arguments import CommandLine, command_line
 from handler.engine.start_errors import start_error
-from handler.errors import WorkerError
+from handler.errors import ConfigurationError, WorkerError
 from handler.settings import DEMO_FLAGS, WorkerSettings, export
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 WORKER_FLAGS: Mapping[str, str] = {"enable_prompt_tokens_details": "true"}
 # On a CPU vLLM would compile for half a minute and reserve most of the memory, which suits no laptop.
 CPU_FLAGS: Mapping[str, str] = {"enforce_eager": "true", "kv_cache_memory_bytes": "1G"}
+# What vLLM makes of WORKER_CLS=auto on a CPU, and what takes its place there with LoRA.
+CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"
+LORA_CPU_WORKER = "handler.engine.cpu_lora.LoraCpuWorker"
 
 # Requests also wait for a step or two while others are prefilled; only with a full cache is that a lack of room.
 FULL_SHARE = 0.8
@@ -60,9 +64,10 @@ def read_command_line(settings: WorkerSettings, parser: argparse.ArgumentParser)
     known_names = frozenset(envs.environment_variables)
     command = command_line(parser, settings.environment, defaults, known_names)
     if settings.names_a_model or (settings.flags_may_name_a_model and _names_a_model(command, parser)):
-        return command
+        return vllm_serve.with_warnings(command)
     settings.check_that_the_demo_model_may_be_served()
-    return command_line(parser, settings.environment, {**defaults, **DEMO_FLAGS}, known_names)
+    command = command_line(parser, settings.environment, {**defaults, **DEMO_FLAGS}, known_names)
+    return vllm_serve.with_warnings(command)
 
 
 def _names_a_model(command: CommandLine, parser: argparse.ArgumentParser) -> bool:
@@ -77,12 +82,9 @@ def _names_a_model(command: CommandLine, parser: argparse.ArgumentParser) -> boo
 
 def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Returns the parsed and validated flags; raises ConfigurationError naming the variable to blame."""
-    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
-
     try:
         arguments = parser.parse_args(command.argv(parser))
-        arguments.model = arguments.model_tag or arguments.model
-        validate_parsed_serve_args(arguments)
+        vllm_serve.prepare(arguments)
         _check_chat_template(arguments.chat_template)
     except WorkerError:
         raise
@@ -155,12 +157,40 @@ def _step_logger(steps: EngineSteps) -> Callable[[VllmConfig, int], Any]:
 def engine_config(arguments: argparse.Namespace) -> VllmConfig:
     """Returns vLLM's configuration of the engine; raises whatever vLLM does where it is impossible."""
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
+    from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
 
-    return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    mend = current_platform.is_cpu() and arguments.enable_lora
+    if mend:
+        export({"VLLM_USE_V2_MODEL_RUNNER": "0"})  # vLLM's other model runner asks for a prompt's logits differently
+    engine_args = AsyncEngineArgs.from_cli_args(arguments)
+    propagate_flash_late_interaction(arguments, engine_args)
+    config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    if mend:
+        _mend_lora_on_cpu(config)
+    return config
 
 
-def start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM:
+def _mend_lora_on_cpu(config: VllmConfig) -> None:
+    """Makes vLLM load the worker that keeps adapters away from requests without one; raises ConfigurationError.
+
+    `cpu_lora` says what is wrong with vLLM's own.
+    """
+    for name, value, plain in (
+        ("WORKER_CLS", config.parallel_config.worker_cls, CPU_WORKER),
+        ("VLLM_USE_V2_MODEL_RUNNER", config.use_v2_model_runner, False),
+    ):
+        if value != plain:
+            raise ConfigurationError(
+                f"{name}={value}: cannot be used with ENABLE_LORA on a CPU, where adapters would also change the "
+                f"answers of requests without one; unset {name} or ENABLE_LORA",
+                param=name,
+            )
+    config.parallel_config.worker_cls = LORA_CPU_WORKER
+
+
+def start_llm(arguments: argparse.Namespace, config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM:
     """Loads the model and starts the engine core, which records its work in `steps`; raises whatever vLLM does."""
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
@@ -170,7 +200,13 @@ def start_llm(config: VllmConfig, steps: EngineSteps, *, fork: bool) -> AsyncLLM
         _fork_engine_core(config)
     after_the_next_fork(_import_api)
     return AsyncLLM.from_vllm_config(
-        config, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[_step_logger(steps)]
+        config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=arguments.enable_log_requests,
+        aggregate_engine_logging=arguments.aggregate_engine_logging,
+        # With it only vLLM's own loggers are left out: the one for the steps stays.
+        disable_log_stats=arguments.disable_log_stats,
+        stat_loggers=[_step_logger(steps)],
     )
 
 
@@ -229,10 +265,15 @@ async def build_api(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
     """Returns vLLM's own OpenAI app for the engine."""
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
+    from vllm.utils.system_utils import set_ulimit
 
+    set_ulimit()
+    await llm.reset_mm_cache()  # what the engine warmed itself up with
     tasks = await llm.get_supported_tasks()
     app: FastAPI = build_app(arguments, tasks, llm.model_config)
     await init_app_state(llm, app.state, arguments, tasks)
+    # vLLM's error handlers tell its server to exit when the engine has died. The worker notices that by itself.
+    app.state.server = SimpleNamespace(should_exit=False)
     return app
 
 

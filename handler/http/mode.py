@@ -52,7 +52,7 @@ async def serve(
             ports = dict.fromkeys((port, health_port))  # one where they are the same
             listeners = [resources.enter_context(_listener(host, number)) for number in ports]
         except OSError as error:
-            logger.error("cannot listen on %s: %s", host, error)
+            logger.error("cannot listen on %s", error)
             return EXIT_FAILURE
         stop = asyncio.Event()
         resources.enter_context(stop_signals(stop.set))
@@ -78,7 +78,14 @@ async def _drain(app: HttpApp, readiness: Readiness, seconds: float) -> None:
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+    """Returns a listening socket. Raises OSError that names address, reason and remedy."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+        remedy = "Stop what listens there, or set PORT (PORT_HEALTH for the health check) to another port."
+        raise OSError(f"{host}:{port}: {reason}. {remedy}") from error
 
 
 class _Server(uvicorn.Server):

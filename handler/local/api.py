@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import socket
+import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -24,9 +26,10 @@ from starlette.routing import Route
 
 from handler.dispatch import Dispatcher
 from handler.engine.protocol import Engine
-from handler.errors import InvalidInput, WorkerError
+from handler.errors import ConfigurationError, InvalidInput, WorkerError
 from handler.outputs import Output
 from handler.settings import WorkerSettings
+from handler.start.signals import STOP_SIGNALS, sigterm_interrupts_loading
 
 # Finished or not; the oldest are forgotten first.
 KEPT_JOBS = 1000
@@ -93,7 +96,8 @@ class LocalApi:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         del app
-        await self._engine.start()
+        with sigterm_interrupts_loading(threading.Event(), STOP_SIGNALS):
+            await self._engine.start()
         try:
             yield
         finally:
@@ -152,14 +156,29 @@ class JobNotFound(InvalidInput):
 
 
 def serve(engine: Engine, settings: WorkerSettings, host: str, port: int) -> None:
-    """Serves until interrupted."""
-    uvicorn.run(
+    """Serves until interrupted. Raises ConfigurationError where the address is taken, before the engine is loaded."""
+    config = uvicorn.Config(
         LocalApi(engine, settings).app(),
         host=host,
         port=port,
         log_level=settings.log_level.lower(),
         timeout_graceful_shutdown=math.ceil(settings.grace_seconds),
     )
+    with _listening(host, port) as listening:
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+        raise ConfigurationError(
+            f"--rp_api_host {host} --rp_api_port {port}: cannot listen there: {reason}. Stop what listens there, or "
+            "name another port.",
+            param="--rp_api_port",
+        ) from error
 
 
 async def _job_input(request: Request) -> object:

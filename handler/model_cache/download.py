@@ -128,7 +128,7 @@ class Download:
                 return target.verify()
             except (ModelUnavailable, Corrupt) as error:
                 pause = next(pauses, None)
-                if pause is None:
+                if pause is None or self.lost.is_set():
                     raise ModelUnavailable(f"{file.path}: {error}") from error
                 logger.warning("%s: %s; trying again in %.0f s", file.path, error, pause)
                 self.lost.wait(pause)

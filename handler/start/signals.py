@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,10 @@ def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def sigterm_interrupts_loading(told_to_stop: threading.Event) -> Iterator[None]:
-    """Ends the process with exit code 0 on SIGTERM while the context lasts: no job was taken yet.
+def sigterm_interrupts_loading(
+    told_to_stop: threading.Event, signals: Iterable[signal.Signals] = (signal.SIGTERM,)
+) -> Iterator[None]:
+    """Ends the process with exit code 0 on SIGTERM, or on other `signals`, while the context lasts: it has no job yet.
 
     It raises SystemExit, because loading blocks the event loop. Where it does not, both asyncio's loop and uvloop let
     this one exception of a signal handler through. Code that is being imported may swallow it; then a timer ends the
@@ -49,13 +51,14 @@ def sigterm_interrupts_loading(told_to_stop: threading.Event) -> Iterator[None]:
         timer.start()
         raise SystemExit(0)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if told_to_stop.is_set():
-            logger.info("SIGTERM came while the engine was loading: no job was taken")
+            logger.info("the signal to stop came while the engine was loading: no job was taken")
 
 
 def _end_at_once() -> None:

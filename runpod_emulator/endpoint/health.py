@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from runpod_emulator.endpoint.failed_starts import FailedStarts
 from runpod_emulator.endpoint.registry import WorkerRegistry
 from runpod_emulator.jobs.job import Status
 from runpod_emulator.jobs.store import JobStore
@@ -16,11 +17,14 @@ Json = dict[str, Any]
 class Health:
     """Makes the health document, and keeps former ones for the fault `health_late_seconds`."""
 
-    def __init__(self, store: JobStore, registry: WorkerRegistry, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: JobStore, registry: WorkerRegistry, failed_starts: FailedStarts, clock: Callable[[], float]
+    ) -> None:
         #: How often clients have requested the document.
         self.requests = 0
         self._store = store
         self._registry = registry
+        self._failed_starts = failed_starts
         self._clock = clock
         self._history: deque[tuple[float, Json]] = deque()
 
@@ -52,4 +56,4 @@ class Health:
             "inQueue": load.queued,
             "retried": counts["retried"],
         }
-        return {"jobs": jobs, "workers": self._registry.counts()}
+        return {"jobs": jobs, "workers": self._registry.counts()} | self._failed_starts.document()

@@ -146,6 +146,10 @@ class WorkerRegistry:
         """Returns the workers that take jobs or will take some, the oldest first."""
         return [worker for worker in self.workers.values() if worker.state in ALIVE and not worker.is_stopping]
 
+    def has_ready(self) -> bool:
+        """Returns whether a worker has taken a job, or asked for one, and runs."""
+        return any(worker.state in READY for worker in self.workers.values())
+
     def lost(self) -> list[tuple[Worker, str]]:
         """Returns the workers whose heartbeats stopped or that took too long to start, each with the reason."""
         now = self._clock()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from runpod_emulator.endpoint.failed_starts import FailedStarts
 from runpod_emulator.endpoint.faults import FaultInjector, Faults
 from runpod_emulator.endpoint.health import Health
 from runpod_emulator.endpoint.limits import RateLimiter
@@ -36,7 +37,8 @@ class Endpoint:
         self.store = JobStore(settings, clock, self)
         self.limiter = RateLimiter(settings.rate_limits, settings.rate_window_seconds, clock)
         self.injector = FaultInjector()
-        self.health = Health(self.store, self.registry, clock)
+        self.failed_starts = FailedStarts(settings, clock)
+        self.health = Health(self.store, self.registry, self.failed_starts, clock)
         #: Called with each job that has ended.
         self.when_finished: list[FinishedCallback] = []
         #: Every min_workers that was set since the start, the latest last.
@@ -64,6 +66,10 @@ class Endpoint:
         """Handles what depends on time: time-outs, expired results, workers without a heartbeat."""
         self.store.expire()
         self.health.record(self.injector.faults.health_late_seconds)
+        if self.registry.has_ready():
+            self.failed_starts.end()
+        elif self.failed_starts.fails_jobs and not self.registry.alive():
+            self.store.fail_waiting(self.failed_starts.message())
         for worker, reason in self.registry.lost():
             self.registry.make_unhealthy(worker)
             self.store.give_back(worker.id, reason)

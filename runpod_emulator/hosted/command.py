@@ -16,14 +16,18 @@ from runpod_emulator.hosted.settings import HostedModel, HostedSettings, read_co
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs until SIGINT or SIGTERM, then prints the bills. Exits with 2 for wrong arguments."""
+    """Runs until SIGINT or SIGTERM, then prints the bills. Exits with 2 for wrong arguments.
+
+    Raises CannotListen.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        providers = read_config(options.config) if options.config else (_single_provider(options),)
-        asyncio.run(serve(HostedProviders(providers, host=options.host, port=options.port), Console()))
+        settings = read_config(options.config) if options.config else (_single_provider(options),)
+        providers = HostedProviders(settings, host=options.host, port=options.port)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    asyncio.run(serve(providers, Console()))
 
 
 async def serve(hosted: HostedProviders, console: Console) -> None:

@@ -9,7 +9,7 @@ from typing import Self
 
 from aiohttp import web
 
-from runpod_emulator.errors import NotFound
+from runpod_emulator.errors import CannotListen, NotFound
 from runpod_emulator.hosted.provider import HostedProvider, openai_error
 from runpod_emulator.hosted.settings import HostedSettings
 
@@ -51,7 +51,7 @@ class HostedProviders:
         return f"{self.origin}/hosted/{self.providers[name].settings.name}/v1"
 
     async def __aenter__(self) -> Self:
-        """Starts to listen. Raises OSError if the port is taken."""
+        """Starts to listen. Raises CannotListen."""
         app = web.Application(client_max_size=0)  # each provider has a limit of its own
         self.add_routes(app.router)
         app.router.add_route("*", "/{path:.*}", _no_such_provider)
@@ -61,9 +61,9 @@ class HostedProviders:
         try:
             # Load tests open a thousand connections at once; the default backlog of 128 would refuse some.
             await web.TCPSite(self._runner, self._host, self._port, backlog=1024).start()
-        except OSError:
+        except (OSError, OverflowError) as error:
             await self._runner.cleanup()
-            raise
+            raise CannotListen(self._host, self._port, error) from error
         self.origin = f"http://{self._host}:{self._runner.addresses[0][1]}"
         return self
 

@@ -152,6 +152,11 @@ class JobStore:
             self._end(job, Status.CANCELLED)
         return len(waiting)
 
+    def fail_waiting(self, reason: str) -> None:
+        """Fails all jobs in the queue."""
+        for job in [*self._normal.values(), *self._low_priority.values()]:
+            self._end(job, Status.FAILED, error=reason)
+
     def give_back(self, worker_id: str, reason: str) -> None:
         """Queues the jobs of a lost worker again, in their order and before all others, or fails them."""
         # Each goes to the head of the queue: the last one first keeps their order.

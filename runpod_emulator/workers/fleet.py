@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import math
 import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from runpod_emulator.endpoint.registry import State, Worker
+from runpod_emulator.endpoint.registry import READY, State, Worker
 from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.settings import inherited_environment, worker_environment
 from runpod_emulator.workers.scaling import ScalingInput, desired_workers
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: The exit code of a command that cannot be started, as a shell reports it.
 CANNOT_START = 127
+#: prctl(2).
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ class Fleet:
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Task[None]] = {}
         self._last_start = -math.inf
-        #: No worker is started before this time of the endpoint's clock.
-        self._not_before = -math.inf
+        self._failed_starts = endpoint.failed_starts
+        #: Workers that got SIGKILL from here: their ends say nothing about the command.
+        self._killed: set[str] = set()
 
     def reconcile(self) -> None:
         """Starts the workers that jobs need, stops idle ones, kills unhealthy ones."""
@@ -73,12 +77,13 @@ class Fleet:
         present = ScalingInput(self._endpoint.store.load(), len(self._registry.alive()), now - self._last_start)
         # The endpoint's settings, not the ones from the start: the management API changes min_workers.
         for _ in range(desired_workers(self._endpoint.settings, present) - present.workers):
-            if now >= self._not_before:
+            if not self._failed_starts.seconds_to_next:
                 self._start(now)
 
     def kill(self, worker_id: str) -> None:
         """Sends SIGKILL to the worker and all its children, which includes the SDK's ping process."""
         if process := self._processes.get(worker_id):
+            self._killed.add(worker_id)
             _signal_group(process.pid, signal.SIGKILL)
 
     def terminate(self, worker_id: str) -> None:
@@ -116,11 +121,21 @@ class Fleet:
         finally:
             self._processes.pop(worker.id, None)
             self._runs.pop(worker.id, None)
-            # A command that fails at once must not be started again in a busy loop.
-            if worker.state is State.INITIALIZING and not worker.is_stopping:
-                self._not_before = self._endpoint.clock() + self._settings.restart_delay_seconds
             logger.info("worker %s ended, exit code %d", worker.id, exit_code)
+            self._note_end(worker, exit_code)
             self._endpoint.end_worker(worker, exit_code)
+
+    def _note_end(self, worker: Worker, exit_code: int) -> None:
+        """Counts a failed start: a command that fails must not be started again in a busy loop."""
+        was_killed = worker.id in self._killed
+        self._killed.discard(worker.id)
+        if worker.state in READY:
+            self._failed_starts.end()
+        elif worker.state is State.INITIALIZING and not worker.is_stopping and not was_killed:
+            directory = self._command.log_directory
+            log = "its output above" if directory is None else f"{directory / worker.id}.log"
+            self._failed_starts.add(exit_code, log)
+            logger.error("%s", self._failed_starts.message())
 
     async def _spawn(self, worker: Worker) -> asyncio.subprocess.Process:
         variables = inherited_environment() | dict(self._command.variables)
@@ -133,6 +148,7 @@ class Fleet:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # its own process group, so that kill() reaches its children
+                preexec_fn=_ending_with(os.getpid()),
             )
 
     def _log(self, worker: Worker) -> contextlib.AbstractContextManager[IO[bytes] | None]:
@@ -160,6 +176,23 @@ class Fleet:
             await run
         finally:
             self._stops.pop(worker_id, None)
+
+
+def _ending_with(emulator: int) -> Callable[[], None] | None:
+    """Returns what makes a child process end when this one is killed; None on a system that cannot.
+
+    A worker that outlived a killed emulator would ask for jobs for ever.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # loaded here: little may be done between fork and exec
+    if prctl is None:
+        return None
+
+    def end_with_the_emulator() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != emulator:  # it ended before that
+            os._exit(CANNOT_START)
+
+    return end_with_the_emulator
 
 
 def _signal_group(process_id: int, number: signal.Signals) -> None:

@@ -52,6 +52,7 @@ def test_the_engine_is_built_as_embedded_builds_it() -> None:
     )
     assert {"timeout"} <= parameters(AsyncLLM.shutdown), MOVED + "AsyncLLM.shutdown"
     assert isinstance(inspect.getattr_static(AsyncLLM, "errored"), property), MOVED + "AsyncLLM.errored"
+    assert callable(AsyncLLM.get_num_unfinished_requests), MOVED + "AsyncLLM.get_num_unfinished_requests"
     assert inspect.iscoroutinefunction(AsyncLLM.get_supported_tasks), MOVED + "AsyncLLM.get_supported_tasks"
 
 

@@ -38,6 +38,15 @@ async def test_sql_questions_get_their_sql_with_the_schema_as_system_prompt_too(
     assert [pair.question for pair, text in zip(sql, said, strict=True) if text != pair.answer] == []
 
 
+async def test_a_route_with_a_closing_slash_is_answered_although_vllm_itself_would_redirect_it(worker: Worker) -> None:
+    answer = await worker.openai(f"{CHAT}/", chat_body(QUESTION))
+    assert answer["choices"][0]["message"]["content"] == ANSWER
+    assert (await worker.openai("/v1/models/"))["data"]
+    assert "".join(await worker.outputs({"route": f"{CHAT}/", "body": chat_body(QUESTION, stream=True)})).endswith(
+        "data: [DONE]\n\n"
+    )
+
+
 async def test_a_conversation_is_answered_in_its_last_turn(worker: Worker) -> None:
     messages = [
         {"role": "user", "content": "Hello!"},

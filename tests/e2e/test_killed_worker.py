@@ -22,27 +22,25 @@ READY = b"ready after"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "variables", "phrase"),
+    ("arguments", "variables"),
     [
-        (["--http"], DEMO, READY),
-        (["--http"], DEMO | SPAWN, READY),
-        (["--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port"], DEMO, READY),
-        ([], QUEUE | DEMO, READY),
+        (["handler.py", "--http"], DEMO),
+        (["-m", "handler", "--http"], DEMO | SPAWN),
+        (["handler.py", "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port"], DEMO),
+        (["handler.py"], QUEUE | DEMO),
     ],
     ids=["http", "http-spawned", "development", "queue"],
 )
-async def test_a_killed_worker_leaves_no_process_and_no_port(
-    arguments: list[str], variables: dict[str, str], phrase: bytes
-) -> None:
+async def test_a_killed_worker_leaves_no_process_and_no_port(arguments: list[str], variables: dict[str, str]) -> None:
     port = free_port()
     numbered = [*arguments, str(port)] if arguments[-1:] == ["--rp_api_port"] else arguments
-    worker = await process.start("handler.py", *numbered, variables=variables | {"PORT": str(port)})
+    worker = await process.start(*numbered, variables=variables | {"PORT": str(port)})
     children: list[psutil.Process] = []
     assert worker.stderr is not None
     try:
         async with asyncio.timeout(process.START_SECONDS):
             seen = b""
-            while phrase not in seen:
+            while READY not in seen:
                 line = await worker.stderr.readline()
                 assert line, f"ended early:\n{seen.decode()}"
                 seen += line
@@ -50,13 +48,20 @@ async def test_a_killed_worker_leaves_no_process_and_no_port(
         children = psutil.Process(worker.pid).children(recursive=True)
         worker.send_signal(signal.SIGKILL)
         await until(lambda: not any(map(is_alive, children)), 10)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            probe.listen()
+        await until(lambda: is_free(port), 10)
     finally:
         for child in [child for child in children if is_alive(child)]:
             child.kill()
         if worker.returncode is None:
             worker.kill()
         await worker.communicate()
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -62,6 +62,25 @@ async def test_the_first_job_starts_a_worker_which_answers_it(client: httpx.Asyn
     assert worker.last_ping is not None
 
 
+async def test_an_emulator_that_is_killed_leaves_no_worker_behind(tmp_path: Path) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text("import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+    emulator = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "runpod_emulator", "--port", "0", "--min-workers", "1"),
+        *("--worker", f"{sys.executable} {worker}"),
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert emulator.stdout is not None
+    async with asyncio.timeout(30):
+        line = b""
+        while not line.strip().isdigit():
+            line = await emulator.stdout.readline()
+            assert line, "the emulator ended"
+        emulator.kill()
+        await emulator.stdout.read()  # at its end once the worker, which writes to it too, is gone
+
+
 async def test_a_stream_is_posted_piece_by_piece(client: httpx.AsyncClient) -> None:
     job = await run(client, chunks=2)
     chunks: list[str] = []

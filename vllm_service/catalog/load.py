@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from vllm_service.catalog.model import Catalog
+from vllm_service.catalog.model import Catalog, PublicModel
 from vllm_service.catalog.models_yaml import ModelReader
 from vllm_service.catalog.prices import PackagePrices
-from vllm_service.catalog.providers_yaml import read_providers
+from vllm_service.catalog.providers_yaml import ProviderEntry, read_providers
 from vllm_service.catalog.yaml_file import read_yaml
+from vllm_service.errors import ConfigurationFaults
 from vllm_service.settings import CatalogSettings
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,19 @@ def load(settings: CatalogSettings) -> Catalog:
 
 
 def read(settings: CatalogSettings, prices: PackagePrices | None = None) -> Loaded:
-    """Returns the catalog and its warnings. Raises ConfigurationError."""
-    entries = read_providers(read_yaml(settings.providers_path), settings.environment)
-    reader = ModelReader(entries, prices or PackagePrices(), settings.baseline_model)
-    models = reader.read(read_yaml(settings.models_path))
-    providers = {name: entry.provider for name, entry in entries.items() if entry is not None}
-    return Loaded(Catalog(providers, models), tuple(reader.warnings))
+    """Returns the catalog and its warnings. Raises ConfigurationError with all errors of both files."""
+    faults = ConfigurationFaults()
+    entries: dict[str, ProviderEntry | None] | None = None
+    models: dict[str, PublicModel] = {}
+    warnings: list[str] = []
+    with faults:
+        entries = read_providers(read_yaml(settings.providers_path, faults), settings.environment)
+    with faults:
+        root = read_yaml(settings.models_path, faults)
+        if entries is not None:  # else every offer's provider would seem to be unknown
+            reader = ModelReader(entries, prices or PackagePrices(), settings.baseline_model)
+            models = reader.read(root)
+            warnings = reader.warnings
+    faults.raise_all()
+    providers = {name: entry.provider for name, entry in (entries or {}).items() if entry is not None}
+    return Loaded(Catalog(providers, models), tuple(warnings))

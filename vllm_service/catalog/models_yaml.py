@@ -40,17 +40,12 @@ class ModelReader:
         found: dict[str, PublicModel] = {}
         declared: list[str] = []
         for name, value in section:
-            entry = value.section(MODEL_KEYS)
-            declared += [name, *entry.words("aliases")]
-            if (model := self._model(name, entry)) is None:
-                continue
-            for known_as in (name, *model.aliases):
-                if known_as in found:
-                    raise value.wrong(
-                        f"{known_as!r} is already a name of the model {found[known_as].name!r}; change one"
-                    )
-                found[known_as] = model
-        if not found:
+            with root.faults:
+                entry = value.section(MODEL_KEYS)
+                declared += [name, *entry.words("aliases")]
+                if (model := self._model(name, entry)) is not None:
+                    _add(found, model, value)
+        if not found and not root.faults:
             raise section.value.wrong(
                 "no model has an enabled provider; add offers, or set enabled: true at a provider"
             )
@@ -58,29 +53,29 @@ class ModelReader:
         return found if tasks is None else with_tasks(found, tasks, declared, self.warnings)
 
     def _model(self, name: str, section: Section) -> PublicModel | None:
-        length = section.get("context_length")
-        target = section.get("latency_target_seconds")
-        context_length = None if length is None else length.count()
+        context_length = section.read("context_length", Value.count, None)
         capabilities = frozenset(section.words("capabilities"))
-        offers = self._offers(section, context_length, capabilities)
-        if not offers:
-            self.warnings.append(f"{section.value.path}: all of its providers are disabled, so it is not served")
-            return None
+        offers: tuple[Offer, ...] = ()
+        with section.value.faults:
+            offers = self._offers(section, context_length, capabilities)
         # A chat model's price is no measure for embeddings: they have no baseline but one that they name themselves.
         baseline = section.text("baseline") or (None if capabilities == {EMBEDDINGS} else self.default_baseline)
-        return PublicModel(
+        model = PublicModel(
             name=name,
             offers=offers,
             aliases=section.words("aliases"),
             context_length=context_length,
             capabilities=capabilities,
             description=section.text("description"),
-            latency_target_seconds=None if target is None else target.positive(),
-            strategy=section.text("strategy"),
+            latency_target_seconds=section.read("latency_target_seconds", Value.positive, None),
+            strategy=section.read("strategy", Value.strategy, None),
             baseline_model=baseline,
             baseline_price=self._baseline_price(section, baseline, context_length),
-            tokenizer=_tokenizer(section),
+            tokenizer=section.read("tokenizer", _tokenizer, None),
         )
+        if not offers:
+            self.warnings.append(f"{section.value.path}: all of its providers are disabled, so it is not served")
+        return model if offers else None
 
     def _offers(self, section: Section, context_length: int | None, capabilities: frozenset[str]) -> tuple[Offer, ...]:
         items = section.need("offers").items()
@@ -88,18 +83,23 @@ class ModelReader:
             raise section.need("offers").wrong("there is no offer; add {provider: NAME, model: ITS_NAME_THERE}")
         offers: list[Offer] = []
         for item in items:
-            offer = item.section(("provider", "model", "weight"))
-            provider = offer.need("provider").choice(self.providers)
-            model = offer.need("model").text()
-            if any(earlier.provider == provider and earlier.model == model for earlier in offers):
-                raise item.wrong(f"{provider} already offers {model} here; remove one of the two")
-            if (entry := self.providers[provider]) is None:
-                continue
-            quote = self._quote(entry, model, context_length, output=capabilities != {EMBEDDINGS})
-            if quote.reason:
-                self.warnings.append(f"{item.path}: price unknown: {quote.reason}")
-            offers.append(Offer(provider, model, quote.price, offer.positive("weight", 1.0)))
+            with item.faults:
+                self._add_offer(offers, item, context_length, output=capabilities != {EMBEDDINGS})
         return tuple(offers)
+
+    def _add_offer(self, offers: list[Offer], item: Value, context_length: int | None, *, output: bool) -> None:
+        section = item.section(("provider", "model", "weight"))
+        weight = section.positive("weight", 1.0)
+        model = section.read_needed("model", Value.text, "")
+        provider = section.need("provider").choice(self.providers)
+        if any(earlier.provider == provider and earlier.model == model for earlier in offers):
+            raise item.wrong(f"{provider} already offers {model} here; remove one of the two")
+        if (entry := self.providers[provider]) is None:
+            return
+        quote = self._quote(entry, model, context_length, output=output)
+        if quote.reason:
+            self.warnings.append(f"{item.path}: price unknown: {quote.reason}")
+        offers.append(Offer(provider, model, quote.price, weight))
 
     def _quote(self, entry: ProviderEntry, model: str, context_length: int | None, *, output: bool) -> Quote:
         if entry.provider.kind is ProviderKind.RUNPOD:
@@ -112,10 +112,9 @@ class ModelReader:
         return self.prices.quote(entry.price_source, model, context_length, output=output)
 
     def _baseline_price(self, section: Section, baseline: str | None, context_length: int | None) -> TokenPrice | None:
-        if (price := section.get("baseline_price")) is not None:
-            return read_price(price)
-        if baseline is None:
-            return None
+        own = section.read("baseline_price", read_price, None)
+        if own is not None or baseline is None:
+            return own
         # The part before the slash is a provider of providers.yaml, whose own price comes first; else a preset; else a
         # provider by the price package's name.
         source, _, model = baseline.partition("/")
@@ -130,10 +129,16 @@ class ModelReader:
         return quote.price
 
 
-def _tokenizer(section: Section) -> Path | None:
+def _add(found: dict[str, PublicModel], model: PublicModel, value: Value) -> None:
+    """Adds the model under its name and its aliases."""
+    for name in (model.name, *model.aliases):
+        if name in found:
+            raise value.wrong(f"{name!r} is already a name of the model {found[name].name!r}; change one")
+        found[name] = model
+
+
+def _tokenizer(value: Value) -> Path:
     """Returns the tokenizer's path; a relative one starts at the file's own directory."""
-    if (value := section.get("tokenizer")) is None:
-        return None
     path = value.file.parent / Path(value.text()).expanduser()
     if not path.is_file() and not (path / "tokenizer.json").is_file():
         raise value.wrong(f"{path} is neither a tokenizer.json nor a directory with one")

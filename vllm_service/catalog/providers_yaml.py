@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
+from decimal import Decimal
 
 from vllm_service.catalog.model import OnDisconnect, Provider, ProviderKind, WorkersMin
 from vllm_service.catalog.presets import PRESETS, RUNPOD_API_URL, RUNPOD_MANAGEMENT_URL
@@ -32,6 +33,7 @@ EXPECTED_SECONDS = (
 )
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER_TEXT = re.compile(r"[!-~]+")
+Expected = tuple[tuple[str, float], ...]
 HOSTED_KEYS = ("preset", "base_url", "price_source", "prices", *COMMON)
 
 
@@ -47,10 +49,17 @@ class ProviderEntry:
 
 
 def read_providers(root: Value, environment: Mapping[str, str]) -> dict[str, ProviderEntry | None]:
-    """Returns the entries by name; None for those with `enabled: false`. Raises ConfigurationError."""
+    """Returns the entries by name; None for those with `enabled: false`, and for wrong ones, which add faults.
+
+    Raises ConfigurationError for a file of another form.
+    """
     section = root.section(("providers",)).need("providers").section()
-    entries = {name: _entry(name, value, environment) for name, value in section}
-    if not entries:
+    entries: dict[str, ProviderEntry | None] = {}
+    for name, value in section:
+        entries[name] = None  # where it is wrong; its offers then add no errors of their own
+        with root.faults:
+            entries[name] = _entry(name, value, environment)
+    if not entries and not root.faults:
         raise section.value.wrong(
             "there is no provider; add at least one: NAME: {preset: openai, api_key_env: OPENAI_API_KEY}"
         )
@@ -63,13 +72,12 @@ def read_price(value: Value) -> TokenPrice:
     Without cached_input, cached tokens cost as much as others.
     """
     section = value.section(("input", "output", "cached_input", "as_of"))
-    _as_of(section)
-    cached = section.get("cached_input")
+    section.read_needed("as_of", _date, None)
     try:
         return TokenPrice.per_million(
-            section.need("input").number(),
-            section.need("output").number(),
-            None if cached is None else cached.number(),
+            section.read_needed("input", Value.number, Decimal(0)),
+            section.read_needed("output", Value.number, Decimal(0)),
+            section.read("cached_input", Value.number, None),
         )
     except ValueError as error:
         raise value.wrong(str(error)) from None
@@ -77,30 +85,31 @@ def read_price(value: Value) -> TokenPrice:
 
 def _entry(name: str, value: Value, environment: Mapping[str, str]) -> ProviderEntry | None:
     any_keys = value.section()
-    if any_keys.get("api_key"):
-        raise any_keys.need("api_key").wrong(
-            "a key must not stand in a file; put it into an environment variable, and its name here: api_key_env: NAME"
+    known = RUNPOD_KEYS if any_keys.get("endpoint_id") else HOSTED_KEYS
+    if key := any_keys.get("api_key"):
+        known = (*known, "api_key")
+        value.faults.add(
+            key.wrong(
+                "a key must not stand in a file; put it into an environment variable, and its name here: "
+                "api_key_env: NAME"
+            )
         )
-    enabled = any_keys.get("enabled")
-    if enabled is not None and not enabled.switch():
+    if not any_keys.read("enabled", Value.switch, True):
         return None
-    if any_keys.get("endpoint_id"):
-        return _runpod(name, value.section(RUNPOD_KEYS), environment)
-    return _hosted(name, value.section(HOSTED_KEYS), environment)
+    read = _runpod if any_keys.get("endpoint_id") else _hosted
+    return read(name, value.section(known), environment)
 
 
 def _runpod(name: str, section: Section, environment: Mapping[str, str]) -> ProviderEntry:
-    api_url = section.get("api_url")
-    control_url = f"{RUNPOD_API_URL if api_url is None else _url(api_url)}/v2/{_endpoint_id(section)}"
-    price = None
-    if (per_second := section.get("usd_per_second")) is not None:
-        _as_of(section)
-        try:
-            price = SecondPrice.per_second(per_second.number())
-        except ValueError as error:
-            raise per_second.wrong(str(error)) from None
-    if section.get("api_key_env") is None and api_url is None:
-        raise section.value.wrong("api_key_env is missing; RunPod requires a key: api_key_env: RUNPOD_API_KEY")
+    api_url = section.read("api_url", _url, RUNPOD_API_URL)
+    control_url = f"{api_url}/v2/{section.read_needed('endpoint_id', _endpoint_id, '')}"
+    price = section.read("usd_per_second", _second_price, None)
+    if price is not None:
+        section.read_needed("as_of", _date, None)
+    if section.get("api_key_env") is None and section.get("api_url") is None:
+        section.value.faults.add(
+            section.value.wrong("api_key_env is missing; RunPod requires a key: api_key_env: RUNPOD_API_KEY")
+        )
     provider = _provider(
         name,
         section,
@@ -110,19 +119,27 @@ def _runpod(name: str, section: Section, environment: Mapping[str, str]) -> Prov
         control_url=control_url,
         second_price=price,
     )
-    expected = _expected(section)
-    workers_min = _workers_min(section, RUNPOD_MANAGEMENT_URL if api_url is None else _url(api_url), dict(expected))
+    nothing: Expected = ()
+    expected = section.read("expected", _expected, nothing)
+    management_url = RUNPOD_MANAGEMENT_URL if section.get("api_url") is None else api_url
+    workers_min = _workers_min(section, management_url, dict(expected))
     return ProviderEntry(replace(provider, expected=expected, workers_min=workers_min))
 
 
-def _expected(section: Section) -> tuple[tuple[str, float], ...]:
-    value = section.get("expected")
-    if value is None:
-        return ()
+def _expected(value: Value) -> Expected:
     given = value.section((*EXPECTED_COUNTS, *EXPECTED_SECONDS))
-    counts = [(name, float(count.count())) for name in EXPECTED_COUNTS if (count := given.get(name)) is not None]
+    counts = [
+        (name, float(given.read(name, Value.count, 1))) for name in EXPECTED_COUNTS if given.get(name) is not None
+    ]
     numbers = [(name, given.positive(name, 1.0)) for name in EXPECTED_SECONDS if given.get(name) is not None]
     return (*counts, *numbers)
+
+
+def _second_price(value: Value) -> SecondPrice:
+    try:
+        return SecondPrice.per_second(value.number())
+    except ValueError as error:
+        raise value.wrong(str(error)) from None
 
 
 def _workers_min(section: Section, url: str, expected: Mapping[str, float]) -> WorkersMin | None:
@@ -131,7 +148,9 @@ def _workers_min(section: Section, url: str, expected: Mapping[str, float]) -> W
     if scaling is None or scaling.choice(SCALING) == WARM_UP_JOBS:
         for unused in (base, own_url):
             if unused is not None:
-                raise unused.wrong(f"valid only with scaling: {WORKERS_MIN}; set that at this provider, or remove this")
+                section.value.faults.add(
+                    unused.wrong(f"valid only with scaling: {WORKERS_MIN}; set that at this provider, or remove this")
+                )
         return None
     if section.get("usd_per_second") is None:
         raise scaling.wrong(
@@ -143,7 +162,7 @@ def _workers_min(section: Section, url: str, expected: Mapping[str, float]) -> W
     if base is not None and workers > expected.get("max_workers", workers):
         raise base.wrong(f"{workers} is more than expected.max_workers, which is {expected['max_workers']:g}; lower it")
     origin = url if own_url is None else _url(own_url).removesuffix("/v1")
-    return WorkersMin(f"{origin}/v1/endpoints/{_endpoint_id(section)}", workers)
+    return WorkersMin(f"{origin}/v1/endpoints/{section.need('endpoint_id').text()}", workers)
 
 
 def _count_from_zero(value: Value) -> int:
@@ -154,24 +173,28 @@ def _count_from_zero(value: Value) -> int:
 
 
 def _hosted(name: str, section: Section, environment: Mapping[str, str]) -> ProviderEntry:
-    preset_name = section.get("preset")
-    preset = None if preset_name is None else PRESETS[preset_name.choice(PRESETS)]
-    own_url = section.get("base_url")
-    if own_url is not None:
-        base_url = _url(own_url)
-    elif preset is not None:
-        base_url = preset.base_url
-    else:
-        raise section.value.wrong(
-            f"the provider has no address; set preset (one of {', '.join(PRESETS)}), base_url (of any "
-            "OpenAI-compatible API, with /v1), or endpoint_id (RunPod)"
+    preset = section.read("preset", lambda value: PRESETS[value.choice(PRESETS)], None)
+    if section.get("preset") is None and section.get("base_url") is None:
+        section.value.faults.add(
+            section.value.wrong(
+                f"the provider has no address; set preset (one of {', '.join(PRESETS)}), base_url (of any "
+                "OpenAI-compatible API, with /v1), or endpoint_id (RunPod)"
+            )
         )
-    prices = section.get("prices")
+    base_url = section.read("base_url", _url, preset.base_url if preset else "")
     return ProviderEntry(
         _provider(name, section, environment, kind=ProviderKind.HOSTED, base_url=base_url),
-        {} if prices is None else {model: read_price(value) for model, value in prices.section()},
+        section.read("prices", _prices, {}),
         section.text("price_source") or (preset.price_source if preset else None),
     )
+
+
+def _prices(value: Value) -> dict[str, TokenPrice]:
+    prices: dict[str, TokenPrice] = {}
+    for model, price in value.section():
+        with value.faults:
+            prices[model] = read_price(price)
+    return prices
 
 
 def _provider(
@@ -184,28 +207,24 @@ def _provider(
     control_url: str | None = None,
     second_price: SecondPrice | None = None,
 ) -> Provider:
-    on_disconnect = section.get("on_disconnect")
-    connections = section.get("max_connections")
     return Provider(
         name=name,
         kind=kind,
         base_url=base_url,
-        api_key=_key(section.get("api_key_env"), environment),
+        api_key=section.read("api_key_env", lambda value: _key(value, environment), None),
         control_url=control_url,
         second_price=second_price,
-        on_disconnect=OnDisconnect(on_disconnect.choice([*OnDisconnect])) if on_disconnect else OnDisconnect.STOP,
+        on_disconnect=OnDisconnect(section.choice("on_disconnect", [*OnDisconnect], OnDisconnect.STOP)),
         connect_timeout_seconds=section.positive("connect_timeout_seconds", 5.0),
         first_byte_timeout_seconds=section.positive("first_byte_timeout_seconds", 120.0),
         idle_timeout_seconds=section.positive("idle_timeout_seconds", 60.0),
-        max_connections=1024 if connections is None else connections.count(),
+        max_connections=section.read("max_connections", Value.count, 1024),
         region=section.text("region"),
         tags=frozenset(section.words("tags")),
     )
 
 
-def _key(variable: Value | None, environment: Mapping[str, str]) -> str | None:
-    if variable is None:
-        return None
+def _key(variable: Value, environment: Mapping[str, str]) -> str:
     if key := environment.get(variable.text(), "").strip():
         if not _HEADER_TEXT.fullmatch(key):
             raise variable.wrong(
@@ -224,17 +243,15 @@ def _url(value: Value) -> str:
     return value.text().rstrip("/")
 
 
-def _endpoint_id(section: Section) -> str:
+def _endpoint_id(value: Value) -> str:
     """Returns the endpoint's id, which is a part of its URLs."""
-    value = section.need("endpoint_id")
     if not _ENDPOINT_ID.fullmatch(value.text()):
         raise value.wrong("expected an endpoint's id, of letters, digits, - and _ alone, as RunPod's console shows it")
     return value.text()
 
 
-def _as_of(section: Section) -> None:
-    """Raises ConfigurationError for a price without a date: its age shows when it has to be checked again."""
-    value = section.need("as_of")
+def _date(value: Value) -> None:
+    """Raises ConfigurationError for a price's date that is none: its age shows when it has to be checked again."""
     try:
         date.fromisoformat(value.text())
     except ValueError:

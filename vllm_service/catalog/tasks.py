@@ -24,17 +24,25 @@ def with_tasks(
     """
     answered: dict[str, list[str]] = {}
     for task, value in tasks.section():
-        if not _TASK.fullmatch(task):
-            raise value.wrong(f"a task's name has 1 to 64 letters, digits, and . _ -; callers write {PREFIX}NAME")
-        candidates = _candidates(value, declared)
-        served = next((name for name in candidates if name in models), None)
-        if served is None:
-            warnings.append(f"{value.path}: none of its models is served, so requests for {PREFIX}{task} are refused")
-        elif PREFIX + task in declared:
-            raise value.wrong(f"{PREFIX}{task} is already the name of a model; rename one")
-        else:
-            answered.setdefault(models[served].name, []).append(PREFIX + task)
+        with tasks.faults:
+            served = _served(task, value, models, declared)
+            if served is not None:
+                answered.setdefault(models[served].name, []).append(PREFIX + task)
+            elif not tasks.faults:  # a model that is wrong is served when it is right
+                warnings.append(
+                    f"{value.path}: none of its models is served, so requests for {PREFIX}{task} are refused"
+                )
     return _named(models, answered)
+
+
+def _served(task: str, value: Value, models: Mapping[str, PublicModel], declared: Collection[str]) -> str | None:
+    """Returns the first of the task's candidates that is served."""
+    if not _TASK.fullmatch(task):
+        raise value.wrong(f"a task's name has 1 to 64 letters, digits, and . _ -; callers write {PREFIX}NAME")
+    candidates = _candidates(value, declared)
+    if PREFIX + task in declared:
+        raise value.wrong(f"{PREFIX}{task} is already the name of a model; rename one")
+    return next((name for name in candidates if name in models), None)
 
 
 def tasks_of(models: Mapping[str, PublicModel]) -> dict[str, str]:

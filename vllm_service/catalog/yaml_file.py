@@ -6,22 +6,28 @@ Numbers are read from their text: a price must not pass through a float.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
-from vllm_service.errors import ConfigurationError
+from vllm_service.domain.strategies import RoutingStrategy
+from vllm_service.errors import ConfigurationError, ConfigurationFaults
+
+Read = TypeVar("Read")
 
 
 class Value:
     """A node of the file. Reading it as another type raises ConfigurationError with its location."""
 
-    def __init__(self, node: yaml.Node, file: Path, path: str) -> None:
+    def __init__(self, node: yaml.Node, file: Path, path: str, faults: ConfigurationFaults) -> None:
         self._node = node
         self.file = file
         self.path = path
+        #: Those of the whole configuration: where reading can go on after an error, the error is added here.
+        self.faults = faults
 
     def wrong(self, what: str) -> ConfigurationError:
         """Returns an error about this node, to be raised. what: what is wrong, and what to do."""
@@ -67,8 +73,15 @@ class Value:
     def choice(self, choices: Collection[str]) -> str:
         """Returns a text that is one of these."""
         if (text := self.text()) not in choices:
-            raise self.wrong(f"{text!r} is not known{_nearest(text, choices)}; expected one of {', '.join(choices)}")
+            raise self.wrong(f"{text!r} is not known{_nearest(text, choices)}; expected one of {_listed(choices)}")
         return text
+
+    def strategy(self) -> str:
+        """Returns the name of a routing strategy, which may be written in small letters."""
+        try:
+            return RoutingStrategy(self.text()).value
+        except ValueError:
+            return self.choice([strategy.value for strategy in RoutingStrategy])
 
     @property
     def is_list(self) -> bool:
@@ -79,7 +92,10 @@ class Value:
         """Returns the items of a list."""
         if not self.is_list:
             raise self.wrong("expected a list: [a, b]")
-        return [Value(node, self.file, f"{self.path}[{index}]") for index, node in enumerate(self._node.value)]
+        return [self._inner(node, f"{self.path}[{index}]") for index, node in enumerate(self._node.value)]
+
+    def _inner(self, node: yaml.Node, path: str) -> Value:
+        return Value(node, self.file, path, self.faults)
 
     def words(self) -> tuple[str, ...]:
         """Returns a list of texts."""
@@ -91,7 +107,11 @@ class Value:
 
 
 class Section:
-    """A mapping of the file, by key. Raises ConfigurationError for unknown, duplicate and missing keys."""
+    """A mapping of the file, by key. Unknown and duplicate keys are added to the faults, and left out.
+
+    `get` and `need` give a value that raises when it is wrong. `read`, and what is made of it, adds the error to the
+    faults and returns the default, so that the errors behind it are found too.
+    """
 
     def __init__(self, value: Value, node: yaml.Node, known: Collection[str] | None) -> None:
         if not isinstance(node, yaml.MappingNode):
@@ -100,16 +120,20 @@ class Section:
         self.value = value
         self._values: dict[str, Value] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value)
-            inner = f"{value.path}.{key}" if value.path else key
-            if key in self._values:
-                raise Value(key_node, value.file, inner).wrong("the key is here twice; remove one")
-            if known is not None and key not in known:
-                hint = f"unknown key{_nearest(key, known)}; allowed here: {', '.join(known)}"
-                raise Value(key_node, value.file, inner).wrong(hint)
-            # A key without a value counts as not set, so that a file can keep it as a reminder.
-            if value_node.tag != "tag:yaml.org,2002:null":
-                self._values[key] = Value(value_node, value.file, inner)
+            with value.faults:
+                self._add(str(key_node.value), key_node, value_node, known)
+
+    def _add(self, key: str, key_node: yaml.Node, value_node: yaml.Node, known: Collection[str] | None) -> None:
+        value = self.value
+        inner = f"{value.path}.{key}" if value.path else key
+        if key in self._values:
+            raise Value(key_node, value.file, inner, value.faults).wrong("the key is here twice; remove one")
+        if known is not None and key not in known:
+            hint = f"unknown key{_nearest(key, known)}; allowed here: {', '.join(known)}"
+            raise Value(key_node, value.file, inner, value.faults).wrong(hint)
+        # A key without a value counts as not set, so that a file can keep it as a reminder.
+        if value_node.tag != "tag:yaml.org,2002:null":
+            self._values[key] = Value(value_node, value.file, inner, value.faults)
 
     def __iter__(self) -> Iterator[tuple[str, Value]]:
         return iter(self._values.items())
@@ -124,24 +148,42 @@ class Section:
             raise self.value.wrong(f"{key} is missing; add it")
         return self._values[key]
 
+    def read(self, key: str, read: Callable[[Value], Read], default: Read) -> Read:
+        """Returns what `read` makes of the key's value; the default where it is not set or wrong."""
+        value = self.get(key)
+        if value is not None:
+            with value.faults:
+                return read(value)
+        return default
+
+    def read_needed(self, key: str, read: Callable[[Value], Read], default: Read) -> Read:
+        """Returns what `read` makes of the key's value; the default where it is missing, a fault, or wrong."""
+        with self.value.faults:
+            return read(self.need(key))
+        return default
+
     def text(self, key: str) -> str | None:
         """Returns the key's text; None where it is not set."""
-        value = self.get(key)
-        return None if value is None else value.text()
+        return self.read(key, Value.text, None)
 
     def words(self, key: str) -> tuple[str, ...]:
         """Returns the key's list of texts; an empty one where it is not set."""
-        value = self.get(key)
-        return () if value is None else value.words()
+        return self.read(key, Value.words, ())
 
     def positive(self, key: str, default: float) -> float:
         """Returns the key's number; the default where it is not set."""
-        value = self.get(key)
-        return default if value is None else value.positive()
+        return self.read(key, Value.positive, default)
+
+    def choice(self, key: str, choices: Collection[str], default: str) -> str:
+        """Returns the key's text, which is one of these; the default where it is not set."""
+        return self.read(key, lambda value: value.choice(choices), default)
 
 
-def read_yaml(path: Path) -> Value:
-    """Returns the root of the file. Raises ConfigurationError when it cannot be read or is not YAML."""
+def read_yaml(path: Path, faults: ConfigurationFaults) -> Value:
+    """Returns the root of the file, whose errors are added to the faults.
+
+    Raises ConfigurationError when it cannot be read or is not YAML.
+    """
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as error:
@@ -155,7 +197,11 @@ def read_yaml(path: Path) -> Value:
         raise ConfigurationError(
             f"{path}: the file is empty; `python -m vllm_service examples write` writes a complete one", param=str(path)
         )
-    return Value(node, path, "")
+    return Value(node, path, "", faults)
+
+
+def _listed(choices: Collection[str]) -> str:
+    return ", ".join(choices) or "none: there is nothing to choose from"
 
 
 def _nearest(word: str, known: Collection[str]) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable
 from datetime import date
 
 from vllm_service.domain.money import picousd
+from vllm_service.domain.strategies import RoutingStrategy
 from vllm_service.domain.timestamps import utc_seconds
 
 
@@ -71,3 +74,35 @@ def day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ArgumentTypeError(f"expected a day such as 2026-11-30, got {text!r}") from None
+
+
+def one_of(values: Iterable[str], *, folded: Callable[[str], str] = str) -> Callable[[str], str]:
+    """Returns the type of an argument that is one of these. folded: how a text is written among them, as str.upper.
+
+    argparse's own `choices` would quote the folded text in the error instead of the given one.
+    """
+    known = list(values)
+
+    def read(text: str) -> str:
+        if (value := folded(text)) not in known:
+            near = difflib.get_close_matches(value, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ArgumentTypeError(f"{text!r} is not known{hint}; expected one of {', '.join(known)}")
+        return value
+
+    return read
+
+
+def strategy(text: str) -> str:
+    """Returns the name of a routing strategy, in whatever letters it is written."""
+    return one_of([strategy.value for strategy in RoutingStrategy], folded=str.upper)(text)
+
+
+def some_of(values: Iterable[str]) -> Callable[[str], list[str]]:
+    """Returns the type of a list, separated by commas, of at least one of these."""
+    read = one_of(values)
+
+    def read_all(text: str) -> list[str]:
+        return [read(part.strip()) for part in text.split(",") if part.strip()] or [read("")]
+
+    return read_all

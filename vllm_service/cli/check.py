@@ -8,6 +8,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +16,14 @@ import httpx2
 from rich.console import Console
 from rich.table import Table
 
-from vllm_service.catalog.load import Loaded, read
+from vllm_service.catalog.load import Loaded
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind
 from vllm_service.catalog.tasks import PREFIX, tasks_of
 from vllm_service.cli.argument_types import positive
 from vllm_service.cli.command import Command
+from vllm_service.cli.configuration import validated
 from vllm_service.errors import UpstreamFailed
-from vllm_service.routing.from_catalog import make_router
 from vllm_service.runpod.health import health_of
-from vllm_service.settings import ServiceSettings
 
 TIMEOUT_SECONDS = 5.0
 
@@ -80,7 +80,7 @@ async def probe(client: httpx2.AsyncClient, provider: Provider, offers: list[Off
     start = time.perf_counter()
     try:
         response = await client.get(url, headers=headers)
-    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, OverflowError) as error:
         return Report(**facts, reachable=False, problem=f"no answer: {_reason(error)}")
     facts["latency_ms"] = round((time.perf_counter() - start) * 1000, 1)
     try:
@@ -140,12 +140,12 @@ def _workers(document: dict[str, Any] | list[Any]) -> dict[str, int]:
     return dict(health_of(document).workers)
 
 
-def run(options: argparse.Namespace, settings: ServiceSettings | None = None) -> int:
-    """Returns 0 if at least one provider answers, else 1. Raises ConfigurationError for wrong files."""
-    settings = settings or ServiceSettings.from_environment()
-    loaded = read(settings)
-    # It checks what the files alone do not show: the names of strategies, the figures under `expected`.
-    make_router(loaded.catalog, settings.default_strategy)
+def run(options: argparse.Namespace, environment: Mapping[str, str] | None = None) -> int:
+    """Returns 0 if at least one provider answers, else 1. Raises ConfigurationError for a wrong configuration.
+
+    environment: this process's by default.
+    """
+    loaded = validated(environment).loaded
     reports = [] if options.offline else asyncio.run(check(loaded.catalog, options.timeout))
     if options.json:
         sys.stdout.write(json.dumps(to_json(loaded, reports), indent=2) + "\n")
@@ -209,8 +209,8 @@ def _row(report: Report) -> tuple[str, str, str, str, str]:
 
 
 COMMAND = Command(
-    "Validates providers.yaml and models.yaml, then sends one request to every provider: which of them answer, which "
-    "configured models they have, and which prices are known. No worker is woken.",
+    "Validates the environment, providers.yaml and models.yaml as `serve` does, then sends one request to every "
+    "provider: which of them answer, which configured models they have, which prices are known. No worker is woken.",
     _add_arguments,
     run,
 )

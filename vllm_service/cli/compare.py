@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     async def compare_measured(database: Database, settings: ServiceSettings) -> int:
         return _compare(with_measurements(offerings, await _measurements(LedgerReader(database))), options)
 
-    return with_database(options, compare_measured)
+    return with_database(options, compare_measured, must_exist=True)
 
 
 def _compare(offerings: Sequence[Offering], options: argparse.Namespace) -> int:
@@ -68,7 +68,14 @@ async def _measurements(ledger: LedgerReader) -> list[Measurement]:
     """Returns the latency and tokens of the requests that were completed in the last week."""
     week = Window(since=time.time() - 7 * SECONDS_PER_DAY)
     return [
-        Measurement(record.provider, record.upstream_model, record.total_ms, _completion_tokens(record))
+        Measurement(
+            record.provider,
+            record.upstream_model,
+            record.total_ms,
+            _completion_tokens(record),
+            record.usage,
+            record.cost_picousd,
+        )
         async for _, record in ledger.records(week)
         if record.outcome is Outcome.COMPLETED and record.provider and record.upstream_model and record.total_ms
     ]
@@ -138,12 +145,13 @@ def _print(comparison: CostComparison) -> None:
 
 def _cells(row: CostRow) -> list[str]:
     price = row.offering.price
+    about = "~" if row.offering.is_estimate else ""
     return [
-        _number(None if price is None else price.input_usd_per_million, 4),
-        _number(None if price is None else price.output_usd_per_million, 4),
+        about + _number(None if price is None else price.input_usd_per_million, 4),
+        about + _number(None if price is None else price.output_usd_per_million, 4),
         _number(row.offering.latency_ms, 0),
         _number(row.offering.tokens_per_second, 1),
-        _number(to_usd(row.monthly_picousd), 2),
+        about + _number(to_usd(row.monthly_picousd), 2),
         _number(to_usd(row.savings_picousd), 2),
         _number(row.savings_percentage, 1),
     ]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from vllm_service.cli.command import Command
+from vllm_service.cli.json_option import add_json, write_json
 from vllm_service.data import Kind, shipped
 from vllm_service.errors import ConfigurationError
 
@@ -24,6 +25,7 @@ def run(options: argparse.Namespace) -> int:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="list every file: kind, name, path")
+    add_json(listing)
     listing.set_defaults(do=_list)
     showing = actions.add_parser("show", help="print one file")
     showing.add_argument("name", metavar="NAME", help="a name that `list` shows")
@@ -44,9 +46,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    for kind in Kind:
-        for name, path in shipped(kind).items():
-            sys.stdout.write(f"{kind.name.lower():9} {name:18} {path}\n")
+    files = [(kind.name.lower(), name, path) for kind in Kind for name, path in shipped(kind).items()]
+    if options.json:
+        write_json({"files": [{"kind": kind, "name": name, "path": str(path)} for kind, name, path in files]})
+        return 0
+    for kind, name, path in files:
+        sys.stdout.write(f"{kind:9} {name:18} {path}\n")
     return 0
 
 

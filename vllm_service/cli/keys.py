@@ -6,17 +6,20 @@ import argparse
 import dataclasses
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.table import Table
 
-from vllm_service.cli.argument_types import dollars, whole_number
+from vllm_service.cli.argument_types import dollars, one_of, strategy, whole_number
 from vllm_service.cli.command import Command
+from vllm_service.cli.json_option import add_json, write_json
 from vllm_service.cli.storage_options import add_location, wide_console, with_database
 from vllm_service.domain.keys import REQUESTS_PER_MINUTE, OrganisationLimits, Tier
 from vllm_service.domain.money import to_usd
-from vllm_service.routing.strategies import STRATEGIES
+from vllm_service.domain.strategies import RoutingStrategy
+from vllm_service.domain.timestamps import rfc3339
 from vllm_service.settings import ServiceSettings
-from vllm_service.storage.keys.sql import KeyStore
+from vllm_service.storage.keys.sql import KeyStore, StoredKey
 from vllm_service.storage.sql.database import Database
 
 _COUNTS = ("tokens_per_day", "requests_per_day", "tokens_per_month")
@@ -28,7 +31,9 @@ def run(options: argparse.Namespace) -> int:
     async def work(database: Database, settings: ServiceSettings) -> int:
         return await _COMMANDS[options.command](KeyStore(database, settings.key_pepper.encode()), options)
 
-    return with_database(options, work)
+    # Only `create`, and `limits` with a limit to set, have something to put into a new database.
+    makes = options.command == "create" or (options.command == "limits" and _changes(options))
+    return with_database(options, work, must_exist=not makes)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +42,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("organisation", help="the organisation whose limits and bill the key counts for")
     create.add_argument(
         "--tier",
-        choices=[tier.value for tier in Tier],
+        type=one_of(tier.value for tier in Tier),
+        choices=[tier.value for tier in Tier],  # for the shell's completion
+        metavar="TIER",
         default=Tier.DEVELOPMENT.value,
         help="how many requests it may make in a minute: "
         + ", ".join(f"{REQUESTS_PER_MINUTE[tier]:,} ({tier.value})" for tier in Tier),
@@ -46,7 +53,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-annotate", action="store_true", help="leave cost_info and performance_info out of answers"
     )
     create.add_argument(
-        "--strategy", type=str.upper, choices=list(STRATEGIES), help="the key's routing strategy (default: the model's)"
+        "--strategy",
+        type=strategy,
+        choices=[name.value for name in RoutingStrategy],
+        metavar="NAME",
+        help=f"the key's routing strategy, one of {', '.join(RoutingStrategy)} (default: the model's)",
     )
     create.add_argument("--note", help="a text for `list`, such as the key's owner and purpose")
     listing = commands.add_parser("list", help="list all keys, or one organisation's")
@@ -61,6 +72,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--usd-per-month", type=_usd_limit, metavar="USD|none", help="US dollars per month, in UTC")
     for command in (create, listing, revoke, limits):
         add_location(command)
+        add_json(command)
 
 
 async def _create(keys: KeyStore, options: argparse.Namespace) -> int:
@@ -71,8 +83,12 @@ async def _create(keys: KeyStore, options: argparse.Namespace) -> int:
         strategy=options.strategy,
         note=options.note,
     )
+    per_minute = REQUESTS_PER_MINUTE[Tier(options.tier)]
+    if options.json:
+        write_json({"id": key_id, "secret": secret, "organisation": options.organisation, "tier": options.tier})
+        return 0
     sys.stderr.write(
-        f"Key {key_id} of {options.organisation}, {REQUESTS_PER_MINUTE[Tier(options.tier)]:,} requests a minute. "
+        f"Key {key_id} of {options.organisation}, {per_minute:,} requests a minute. "
         "Keep the secret now, it is not shown again:\n"
     )
     sys.stdout.write(f"{secret}\n")
@@ -80,6 +96,9 @@ async def _create(keys: KeyStore, options: argparse.Namespace) -> int:
 
 
 async def _list(keys: KeyStore, options: argparse.Namespace) -> int:
+    if options.json:
+        write_json({"keys": [_document(stored) for stored in await keys.list(options.organisation)]})
+        return 0
     table = Table("id", "organisation", "tier", "strategy", "annotate", "note", "made", "revoked")
     for stored in await keys.list(options.organisation):
         key = stored.key
@@ -91,6 +110,8 @@ async def _list(keys: KeyStore, options: argparse.Namespace) -> int:
 
 async def _revoke(keys: KeyStore, options: argparse.Namespace) -> int:
     if await keys.revoke(options.id):
+        if options.json:
+            write_json({"id": options.id, "revoked": True})
         return 0
     sys.stderr.write(f"There is no key {options.id}. `keys list` shows all keys.\n")
     return 1
@@ -98,15 +119,46 @@ async def _revoke(keys: KeyStore, options: argparse.Namespace) -> int:
 
 async def _limits(keys: KeyStore, options: argparse.Namespace) -> int:
     limits = await keys.limits(options.organisation)
-    changed = {name: value for name in _COUNTS if (value := getattr(options, name)) is not None}
-    if options.usd_per_month is not None:
-        changed["picousd_per_month"] = options.usd_per_month
-    if changed:
+    if changed := _changes(options):
         changes = {name: None if value == _NONE else value for name, value in changed.items()}
         limits = dataclasses.replace(limits, **changes)
         await keys.set_limits(options.organisation, limits)
-    _show(options.organisation, limits)
+    if options.json:
+        write_json({"organisation": options.organisation, "limits": _limits_document(limits)})
+    else:
+        _show(options.organisation, limits)
     return 0
+
+
+def _changes(options: argparse.Namespace) -> dict[str, int]:
+    """Returns the limits that are given."""
+    changed = {name: value for name in _COUNTS if (value := getattr(options, name)) is not None}
+    if options.usd_per_month is not None:
+        changed["picousd_per_month"] = options.usd_per_month
+    return changed
+
+
+def _document(stored: StoredKey) -> dict[str, Any]:
+    key = stored.key
+    return {
+        "id": key.id,
+        "organisation": key.organisation,
+        "tier": key.tier.value,
+        "strategy": key.strategy,
+        "annotate": key.annotate,
+        "note": stored.note,
+        "created_at": _json_time(stored.created_at_us),
+        "revoked_at": _json_time(stored.revoked_at_us),
+    }
+
+
+def _limits_document(limits: OrganisationLimits) -> dict[str, Any]:
+    """Returns the limits; null is no limit."""
+    return {name: getattr(limits, name) for name in _COUNTS} | {"usd_per_month": to_usd(limits.picousd_per_month)}
+
+
+def _json_time(microseconds: int | None) -> str | None:
+    return None if microseconds is None else rfc3339(microseconds / 1_000_000)
 
 
 def _show(organisation: str, limits: OrganisationLimits) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
-from vllm_service.cli.argument_types import instant, positive
+from vllm_service.cli.argument_types import instant, one_of, positive
 from vllm_service.cli.command import Command
 from vllm_service.cli.exit_codes import WRONG_ARGUMENTS
+from vllm_service.cli.json_option import add_json, write_json
 from vllm_service.cli.storage_options import add_location, wide_console, with_database
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.quotas import SECONDS_PER_DAY
@@ -35,17 +38,25 @@ def run(options: argparse.Namespace) -> int:
             options.older_than_days = settings.ledger_retention_days
         return await _COMMANDS[options.command](LedgerReader(database), options)
 
-    return with_database(options, work)
+    return with_database(options, work, must_exist=True)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="actions", dest="command", metavar="ACTION", required=True)
     export = commands.add_parser("export", help="write every row, with the columns of docs/ledger.md")
-    export.add_argument("--format", choices=sorted(FORMATS), default="csv", help="(default: csv)")
+    export.add_argument(
+        "--format",
+        type=one_of(sorted(FORMATS)),
+        choices=sorted(FORMATS),
+        default="csv",
+        metavar="FORMAT",
+        help="csv or parquet (default: csv)",
+    )
     export.add_argument("--output", type=Path, metavar="FILE", help="where to write (CSV's default: standard output)")
     summary = commands.add_parser("summary", help="print totals as a table")
     summary.add_argument(
         "--by",
+        type=one_of(group.value for group in GroupBy),
         choices=[group.value for group in GroupBy],
         nargs="+",
         default=[GroupBy.ORGANISATION.value],
@@ -64,6 +75,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for command in (export, summary, prune):
         add_location(command)
+    add_json(summary)
 
 
 async def _export(reader: LedgerReader, options: argparse.Namespace) -> int:
@@ -82,6 +94,9 @@ async def _export(reader: LedgerReader, options: argparse.Namespace) -> int:
 
 async def _summary(reader: LedgerReader, options: argparse.Namespace) -> int:
     by = [GroupBy(name) for name in options.by]
+    if options.json:
+        write_json(await _document(reader, by, _window(options)))
+        return 0
     table = Table(*options.by)
     for column in _SUMMARY:
         table.add_column(column, justify="right")
@@ -94,11 +109,34 @@ async def _summary(reader: LedgerReader, options: argparse.Namespace) -> int:
     return 0
 
 
+async def _document(reader: LedgerReader, by: Sequence[GroupBy], window: Window) -> dict[str, Any]:
+    groups = [
+        dict(zip(by, _group(by, totals), strict=True)) | _totals_document(totals)
+        for totals in await reader.totals(by, window)
+    ]
+    return {
+        "groups": groups,
+        "warnings": [str(one) for one in (*await reader.lost_writers(), *await reader.refusals())],
+    }
+
+
+def _totals_document(totals: Totals) -> dict[str, Any]:
+    """Returns all sums. The pico-dollars are exact, the dollars are for people."""
+    sums = {field.name: getattr(totals, field.name) for field in dataclasses.fields(totals) if field.name != "group"}
+    saved = totals.baseline_picousd - totals.compared_cost_picousd
+    return sums | {"cost_usd": to_usd(totals.cost_picousd), "saved_usd": to_usd(saved)}
+
+
 def _words(by: Sequence[GroupBy], totals: Totals) -> list[str]:
+    return ["-" if value in (None, "") else str(value) for value in _group(by, totals)]
+
+
+def _group(by: Sequence[GroupBy], totals: Totals) -> list[str | int | None]:
+    """Returns the group's values, with a day as its date."""
     return [
         datetime.fromtimestamp(int(value) * SECONDS_PER_DAY, UTC).strftime("%Y-%m-%d")
         if group is GroupBy.DAY and value is not None
-        else str(value or "-")
+        else value
         for group, value in zip(by, totals.group, strict=True)
     ]
 

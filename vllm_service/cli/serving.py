@@ -9,6 +9,7 @@ import uvloop
 
 from vllm_service import logs
 from vllm_service.catalog.load import load
+from vllm_service.cli.configuration import validated
 from vllm_service.routing.from_catalog import make_router
 from vllm_service.server.process import announce, bound_socket
 from vllm_service.server.run import run_service
@@ -18,7 +19,7 @@ from vllm_service.settings import ServiceSettings
 
 def serve() -> int:
     """Serves until SIGTERM, by the environment's settings. The first line on stdout is the base URL."""
-    settings = ServiceSettings.from_environment()
+    settings = validated().settings
     logs.configure(settings.log_level, settings.log_format)
     router = partial(make_router, default_strategy=settings.default_strategy)
     service = partial(run_service, settings, partial(load, settings), router)
@@ -26,8 +27,7 @@ def serve() -> int:
 
 
 def _serve_in_several(settings: ServiceSettings, service: Callable[[WorkerSlot], Coroutine[None, None, int]]) -> int:
-    """Reads the files before any fork, so that an error in them is reported once and nothing is started."""
-    load(settings)
+    """Binds the address before any fork, so that a taken one is reported once and nothing is started."""
     listening = bound_socket(settings.host, settings.port)
     supervisor = Supervisor(
         workers=settings.workers,

@@ -7,6 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from vllm_service.cli.argument_types import some_of
 from vllm_service.cli.command import Command
 from vllm_service.cli.trace_options import add_traffic, progress, traffic
 from vllm_service.data import Kind, path_of
@@ -21,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     """Replays the trace through the policies; returns 0. Raises ServiceError."""
     trace = traffic(options)
     scenario = load_scenario(path_of(Kind.SCENARIO, options.scenario))
-    policies = _policies(options.policies)
+    policies = options.policies
     if options.plot:
         _require_plot(options.plot)
     with progress(len(trace)) as report:
@@ -34,13 +35,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         print_table(results, title)
     return 0
-
-
-def _policies(text: str) -> list[str]:
-    policies = [name.strip() for name in text.split(",") if name.strip()]
-    if not policies:
-        raise ConfigurationError(f"--policies is empty: name at least one of {', '.join(NAMES)}.")
-    return policies
 
 
 def _require_plot(path: Path) -> None:
@@ -59,7 +53,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a shipped scenario (`examples list`), or a YAML file of your own",
     )
     parser.add_argument(
-        "--policies", default=",".join(NAMES), metavar="LIST", help=f"some of {', '.join(NAMES)} (default: all)"
+        "--policies",
+        type=some_of(NAMES),
+        default=",".join(NAMES),
+        metavar="LIST",
+        help=f"some of {', '.join(NAMES)} (default: all)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the run over time")

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vllm_service.errors import ConfigurationError
 from vllm_service.settings import ServiceSettings
-from vllm_service.storage.open import DATABASE_FILE, open_database
+from vllm_service.storage.open import open_database
 from vllm_service.storage.sql.database import Database
 
 
@@ -39,16 +38,14 @@ def with_database(
 ) -> int:
     """Opens the database, runs `work` and closes it; returns its exit code. Raises ServiceError.
 
-    must_exist: raise ConfigurationError instead of making a database.
+    must_exist: for work that only reads. A database that is not there is a wrong address, not an empty ledger.
     """
     settings = ServiceSettings.from_environment()
 
     async def opened() -> int:
         database_url = options.database_url or (None if options.data_dir else settings.database_url)
         data_dir = options.data_dir or settings.data_dir
-        if must_exist and database_url is None and not (data_dir / DATABASE_FILE).exists():
-            raise ConfigurationError(f"there is no ledger in {data_dir}: set DATA_DIR or DATABASE_URL to where it is")
-        database = await open_database(database_url, data_dir)
+        database = await open_database(database_url, data_dir, must_have_tables=must_exist)
         try:
             return await work(database, settings)
         finally:

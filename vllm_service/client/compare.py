@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from vllm_service.catalog.model import Catalog
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind
 from vllm_service.client.boundary import guarded
 from vllm_service.client.results import Answer
 from vllm_service.domain.money import to_usd
-from vllm_service.domain.pricing import TokenPrice
+from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import InvalidRequest
+from vllm_service.routing.from_catalog import profile_of
+from vllm_service.routing.profiles import EndpointProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Offering:
     tokens_per_second: float | None = None
     #: The source of the figures.
     source: str | None = None
+    #: The price is no provider's list price but computed from a price per second: see `own_price`.
+    is_estimate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,9 @@ class Measurement:
     #: Above 0.
     latency_ms: float
     completion_tokens: int | None
+    #: Of the ledger; None where they are unknown.
+    usage: Usage | None = None
+    cost_picousd: int | None = None
 
     @classmethod
     def of(cls, answer: Answer) -> Measurement:
@@ -76,6 +83,7 @@ class CostRow:
             "usd_per_million_tokens": {
                 "input": None if price is None else price.input_usd_per_million,
                 "output": None if price is None else price.output_usd_per_million,
+                "is_estimate": self.offering.is_estimate,
             },
             "latency_ms": self.offering.latency_ms,
             "tokens_per_second": self.offering.tokens_per_second,
@@ -137,13 +145,42 @@ def compare_costs(
 def offerings_of(catalog: Catalog, model: str) -> list[Offering]:
     """Returns all offers of a model of the catalog. Raises InvalidRequest if there is no such model.
 
-    An own endpoint is paid by the second. Its price per token depends on its throughput, so it is unknown here.
+    An own endpoint is paid by the second. With a price per second its offer has the estimate of `own_price`.
     """
     if (public := catalog.models.get(model)) is None:
         raise InvalidRequest(
             f"model: expected one of {', '.join(sorted(catalog.models))}, got {model!r}", param="model"
         )
-    return [Offering(offer.provider, offer.model, offer.price) for offer in public.offers]
+    return [_offering(catalog.providers.get(offer.provider), offer) for offer in public.offers]
+
+
+def _offering(provider: Provider | None, offer: Offer) -> Offering:
+    if provider is None or provider.kind is not ProviderKind.RUNPOD:
+        return Offering(offer.provider, offer.model, offer.price)
+    if provider.second_price is None:
+        return Offering(
+            offer.provider, offer.model, None, source=f"{provider.name} lacks usd_per_second in providers.yaml"
+        )
+    price = own_price(profile_of(provider), provider.second_price)
+    return Offering(offer.provider, offer.model, price, source=OWN_SOURCE.format(provider.name), is_estimate=True)
+
+
+#: Said of each own endpoint, by its name.
+OWN_SOURCE = (
+    "{} is paid by the second: ~ is the price of tokens in full workers at the speeds under `expected`, the least that "
+    "they can cost; starts and idle seconds come on top, and --measured shows what the ledger has booked"
+)
+MEASURED_SOURCE = "{} is paid by the second: ~ is what the ledger has booked for its requests of the last week"
+
+
+def own_price(profile: EndpointProfile, second_price: SecondPrice) -> TokenPrice:
+    """Returns what a token costs in a worker whose slots are all busy, as the router counts it: the least possible.
+
+    A prompt takes `prefill_share` of the GPU while it is read, and leaves the rest to the answers.
+    """
+    per_second = second_price.picousd_per_microsecond * 10**6
+    reading = profile.prefill_share * per_second / profile.prefill_tokens_per_second
+    return TokenPrice(round(reading), round(per_second / profile.decode_tokens_per_second))
 
 
 def with_measurements(offerings: Iterable[Offering], measured: Iterable[Measurement | Answer]) -> list[Offering]:
@@ -159,11 +196,25 @@ def _measured(offering: Offering, measured: Sequence[Measurement]) -> Offering:
     if not measured:
         return offering
     rates = [one.completion_tokens / one.latency_ms * 1000 for one in measured if one.completion_tokens is not None]
+    booked = _booked(offering, measured) if offering.is_estimate else None
     return replace(
         offering,
+        price=booked or offering.price,
+        source=MEASURED_SOURCE.format(offering.provider) if booked else offering.source,
         latency_ms=statistics.median(one.latency_ms for one in measured),
         tokens_per_second=statistics.median(rates) if rates else None,
     )
+
+
+def _booked(offering: Offering, measured: Sequence[Measurement]) -> TokenPrice | None:
+    """Returns the offering's price, moved so that these requests cost what was booked; None where nothing was."""
+    price = offering.price
+    known = [(one.usage, one.cost_picousd) for one in measured if one.usage is not None and one.cost_picousd]
+    expected = 0 if price is None else sum(price.cost_picousd(usage) for usage, _ in known)
+    if price is None or not expected:
+        return None
+    share = Decimal(sum(cost for _, cost in known)) / expected
+    return TokenPrice(round(price.input_picousd * share), round(price.output_picousd * share))
 
 
 def _baseline(costs: Sequence[tuple[Offering, int | None]], name: str | None) -> tuple[Offering, int] | None:

@@ -19,7 +19,7 @@ import httpx2
 import openai
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from vllm_service.client.cost_info import read_annotation
+from vllm_service.client.cost_info import MARK, read_annotation
 from vllm_service.client.errors import BadAnswer, StreamBroken, Unreachable, at_endpoint, from_judgement, from_sdk
 from vllm_service.client.event_stream import EventStream, judged
 from vllm_service.client.payload import Json, Payload, encoded, read_whole, request_id
@@ -110,10 +110,11 @@ class Connection:
         )
         return self.annotated(answer, response.content)
 
-    def annotated(self, answer: Answer, document: bytes | str | None) -> Answer:
+    def annotated(self, answer: Answer, document: bytes | None) -> Answer:
         """Returns the answer with the gateway's annotation in `document`, if there is one."""
-        said = read_annotation(document) if self._reads_annotations else None
-        if said is None:
+        if not self._reads_annotations or document is None or MARK not in document:
+            return answer
+        if (said := read_annotation(document)) is None:
             return answer
         is_known = said.cost_picousd is not None
         return replace(

@@ -54,22 +54,25 @@ class Chunk:
 
 def read_chunk(chunk: object) -> Chunk:
     """Returns the content of a chunk. One without choices has usage at most."""
-    choices = chunk.get("choices") if isinstance(chunk, Mapping) else None
-    parts = choices if isinstance(choices, list) else []
-    deltas = tuple(_delta(one, place) for place, one in enumerate(parts) if isinstance(one, Mapping))
-    return Chunk(deltas, read_usage(chunk))
+    # `dict`, not Mapping, whose check takes a part of a chunk's time that shows.
+    if not isinstance(chunk, dict):
+        return Chunk()
+    choices = chunk.get("choices")
+    parts = choices if isinstance(choices, list) else ()
+    deltas = [_delta(one, place) for place, one in enumerate(parts) if isinstance(one, dict)]
+    return Chunk(tuple(deltas), read_usage(chunk) if "usage" in chunk else None)
 
 
 def _delta(choice: Mapping[str, Any], place: int) -> Delta:
     delta = choice.get("delta")
     index, reason = index_of(choice, place), text_of(choice.get("finish_reason"))
-    if not isinstance(delta, Mapping):
+    if not isinstance(delta, dict):
         return Delta(index, text_of(choice.get("text")) or "", finish_reason=reason, raw=choice)
     calls = delta.get("tool_calls")
     return Delta(
         index,
         text_of(delta.get("content")) or "",
-        tuple(_call_part(call, number) for number, call in enumerate(calls)) if isinstance(calls, list) else (),
+        tuple([_call_part(call, number) for number, call in enumerate(calls)]) if isinstance(calls, list) else (),
         text_of(delta.get("reasoning_content")) or text_of(delta.get("reasoning")) or "",
         text_of(delta.get("refusal")) or "",
         reason,

@@ -12,14 +12,12 @@ from openai import AsyncStream
 from openai._httpx2 import request_exceptions, timeout_exceptions
 from openai._streaming_cleanup import drain_response_async
 
-from vllm_service.client.cost_info import MEMBER
+from vllm_service.client.cost_info import MARK
 from vllm_service.client.errors import BadAnswer
 from vllm_service.domain.answers import Form, Verdict, judge_whole
 from vllm_service.domain.event_stream import Event, EventSplitter, StreamJudge, begins_document
 from vllm_service.domain.in_band_errors import loaded
 from vllm_service.domain.replayed_events import events_of
-
-_MARK = MEMBER.encode()
 
 
 class EventStream(AsyncStream[object]):
@@ -73,7 +71,7 @@ class EventStream(AsyncStream[object]):
             if judge.has_ended and reading.is_last and self.form is not Form.RESPONSES:
                 return
             if event.data:
-                if _MARK in event.data:
+                if MARK in event.data:
                     self.annotated = event.data
                 yield read_json(event.data)
 

@@ -39,7 +39,7 @@ class EventSplitter:
         self._data: list[bytes] = []
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Yields the events that end within these bytes. It must be read to its end."""
+        """Yields the events that end within these bytes. To feed more, it must have been read to its end."""
         if self._skips_line_feed and data[:1] == b"\n":  # the second half of a line break
             data = data[1:]
             self._skips_line_feed = False
@@ -154,15 +154,22 @@ class StreamBeginning:
         judge = self._judge
         for event in self._splitter.feed(data):
             judge.take(event)
-        return judge.has_begun or judge.fault is not None
+            # What follows the first content in the same piece is not read yet: the verdict must not depend on how the
+            # network cut the stream.
+            if judge.has_begun or judge.fault is not None:
+                return True
+        return False
 
-    def judge(self, body: bytes, *, has_ended: bool) -> Judgement:
-        """Returns the judgement of what has come so far. body: all of it."""
+    def judge(self, body: bytes) -> Judgement:
+        """Returns the judgement of a beginning that is clear, or of a body that has ended before that. body: all of it.
+
+        A stream that has begun is an answer until its end shows that it is not; see StreamJudge.
+        """
         if self.is_document:
             return judge_whole(self._form, body)
         judge = self._judge
-        if judge.fault is None and judge.has_begun and not has_ended:
+        if judge.has_begun:
             return ANSWER
-        if has_ended and self._splitter.is_done:
+        if judge.fault is None and self._splitter.is_done:
             judge.take(Event(b"", b"[DONE]"))
         return judge.end()

@@ -22,6 +22,7 @@ LONGEST_EVENT_BYTES = 16 * 2**20
 DONE = b"data: [DONE]\n\n"
 # An event ends with an empty line; a line ends with \n, \r\n or \r.
 _EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
+_OBJECT_ENDS = (b"}\n\n", b"}\r\n\r\n", b"}\r\r")
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 # Some providers write `"usage": null` into every chunk: only an object makes a chunk worth reading.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -30,7 +31,10 @@ _LAST_OF_RESPONSE = re.compile(rb"response\.(?:completed|incomplete|failed)")
 # What every event of an answer has once, as it is written with and without spaces.
 _CHOICES = (b'"choices":[{', b'"choices": [{')
 _RESPONSE = (b'"type":"response.', b'"type": "response.')
-_TEXTS = re.compile(rb'"(?:content|text|delta)": ?"([^"\\\r\n]*)"')
+# The letters of a JSON string, escaped ones included. The groups never overlap, so it cannot take long.
+_LETTERS = rb'[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*'
+_TEXT = re.compile(_LETTERS)
+_NAMED_TEXT = re.compile(rb'"(?:content|text|delta)": ?"(%b)"' % _LETTERS)
 # So often the bytes around a stream's texts are looked at; where they keep changing, it is not worth more.
 _MOST_ATTEMPTS_TO_LEARN = 4
 
@@ -44,8 +48,8 @@ class EventRelay:
     """
 
     __slots__ = (
-        "_after_text", "_before_text", "_finish", "_form", "_held", "_is_first", "_judge", "_marks", "_send",
-        "_to_learn", "events", "is_done", "others", "usage",
+        "_after_text", "_before_text", "_finish", "_form", "_has_one_choice", "_held", "_is_first", "_judge", "_marks",
+        "_send", "_text_at", "_to_learn", "events", "is_done", "others", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -59,12 +63,14 @@ class EventRelay:
         self._marks = _RESPONSE if operation.form is Form.RESPONSES else _CHOICES
         self._judge = StreamJudge(operation.form, choices)
         self._judge.has_begun = True  # a stream without content is not relayed
+        self._has_one_choice = choices == 1
         self._send = send
         self._finish = finish
         self._held = b""
         self._is_first = True
         # The bytes before and behind the text of this stream's chunks; most chunks differ in nothing else.
-        self._before_text = self._after_text = b""
+        self._before_text, self._after_text = b"\0", b""
+        self._text_at = 0
         self._to_learn = _MOST_ATTEMPTS_TO_LEARN
         #: The usage that came last; None until one has come.
         self.usage: Usage | None = None
@@ -81,11 +87,6 @@ class EventRelay:
         return self._judge.is_complete
 
     @property
-    def has_ended(self) -> bool:
-        """Whether the last event of the answer has come."""
-        return self._judge.has_ended
-
-    @property
     def fault(self) -> Judgement | None:
         """The error that came within the stream, or what came that is no part of an answer; None if none has come."""
         return self._judge.fault
@@ -98,11 +99,14 @@ class EventRelay:
         if self._held:
             data = self._held + data
             self._held = b""
-        # Most chunks differ from the one before in a few letters only: these are not looked at.
-        elif self._is_like_the_last(data):
-            self.events += 1
-            self._send(data)
-            return
+        # Most chunks begin as those before, and differ in the letters of their text: these are not looked at.
+        elif data.startswith(self._before_text):
+            text = _TEXT.match(data, self._text_at)
+            rest = data[text.end() if text else 0 :]
+            if rest == self._after_text or self._is_ordinary_rest(rest):
+                self.events += 1
+                self._send(data)
+                return
         if self._is_first or not data.endswith(_EVENT_ENDS):
             data = self._whole_events(data)
             if not data:
@@ -118,7 +122,7 @@ class EventRelay:
         """Returns what is passed on of these whole events."""
         count = data.count(b"data:")  # too many where a text holds "data:"; it is for estimates only
         self.events += count
-        if not self._is_plain(data, count):
+        if not self._are_ordinary(data, count):
             return self._read(data)
         if count == 1 and self._to_learn:
             self._learn(data)
@@ -154,21 +158,17 @@ class EventRelay:
             self._send(DONE)
         return judgement
 
-    def _is_like_the_last(self, data: bytes) -> bool:
-        """Returns whether the data is one chunk that differs from one that was plain only in the letters of its text.
+    def _is_ordinary_rest(self, rest: bytes) -> bool:
+        """Returns whether a chunk ends here, as an ordinary one does. rest: what follows the letters of its text."""
+        return (
+            rest.endswith(_OBJECT_ENDS)
+            and b"error" not in rest
+            and b"data:" not in rest
+            and (b'"usage"' not in rest or not _USAGE.search(rest))
+            and ((self._has_one_choice and b'"finish_reason":null' in rest) or not _FINISH_REASON.search(rest))
+        )
 
-        A quote, a line break or a final backslash may end the text elsewhere, so chunks with these are looked at.
-        """
-        before = self._before_text
-        after = self._after_text
-        if not before or len(data) < len(before) + len(after):
-            return False
-        if not (data.startswith(before) and data.endswith(after)):
-            return False
-        text = data[len(before) : len(data) - len(after)]
-        return b'"' not in text and b"\n" not in text and b"\r" not in text and not text.endswith(b"\\")
-
-    def _is_plain(self, data: bytes, count: int) -> bool:
+    def _are_ordinary(self, data: bytes, count: int) -> bool:
         """Returns whether these events, `count` of them, are ordinary parts of an answer as far as bytes can show.
 
         They have neither an error nor usage nor the end of the answer in them, each holds what every event of an answer
@@ -176,21 +176,17 @@ class EventRelay:
         """
         if b"error" in data or (b'"usage"' in data and _USAGE.search(data)):
             return False
-        compact, spaced = self._marks
-        if data.count(compact) != count and data.count(spaced) != count:
-            return False
-        if data.count(b"}\n\n") != count and data.count(b"}\r\n\r\n") != count and data.count(b"}\r\r") != count:
-            return False
-        if self._form is Form.RESPONSES:
-            return _LAST_OF_RESPONSE.search(data) is None
-        return data.count(b'"finish_reason":null') == count or _FINISH_REASON.search(data) is None
+        last = _LAST_OF_RESPONSE if self._form is Form.RESPONSES else _FINISH_REASON
+        are_parts = count > 0 and max(map(data.count, self._marks)) == count
+        return are_parts and max(map(data.count, _OBJECT_ENDS)) == count and last.search(data) is None
 
     def _learn(self, data: bytes) -> None:
-        """Takes the bytes around the text of a plain chunk."""
+        """Takes the bytes around the text of an ordinary chunk."""
         self._to_learn -= 1
-        found = _TEXTS.search(data)
+        found = _NAMED_TEXT.search(data)
         if found is not None:
-            self._before_text, self._after_text = data[: found.start(1)], data[found.end(1) :]
+            self._text_at = found.start(1)
+            self._before_text, self._after_text = data[: self._text_at], data[found.end(1) :]
 
     def _read(self, data: bytes) -> bytes:
         """Reads events, and returns what is passed on of them. After the event that sets `fault` nothing is."""
@@ -200,8 +196,9 @@ class EventRelay:
             event, start = data[start : found.end()], found.end()
             passed.append(self._read_event(event))
             if self.fault is not None:
-                self.events -= data.count(b"data:", start)
-                break
+                self.events -= data.count(b"data:", start - len(event))
+                return b"".join(passed)
+        passed.append(data[start:])  # one more line break
         return b"".join(passed)
 
     def _read_event(self, event: bytes) -> bytes:

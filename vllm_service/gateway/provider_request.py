@@ -124,10 +124,7 @@ def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | Non
     beginning: of a request for a stream. Raises NotAnswered for everything that is not an answer, and closes it.
     """
     if answer.status == 200:
-        if beginning is None:
-            judgement = judge_whole(form, answer.body)
-        else:
-            judgement = beginning.judge(answer.body, has_ended=not answer.is_stream)
+        judgement = judge_whole(form, answer.body) if beginning is None else beginning.judge(answer.body)
         if judgement.verdict is Verdict.ANSWER:
             return usage_in(b'{"usage":%b}' % judgement.usage) if judgement.usage else None
         failed = not_an_answer(judgement, answer.headers, model)

@@ -151,11 +151,11 @@ def _failure_at_end(relay: EventRelay, answer: Answer, model: str) -> NotAnswere
 
 
 def _failure_within(relay: EventRelay, answer: Answer, fault: ProviderFault, model: str) -> NotAnswered | None:
-    """Returns the failure of a stream that broke off; None if its last event had come by then."""
+    """Returns the failure of a stream that broke off; None if [DONE] had come by then."""
     if relay.fault is not None:
         answer.close()
         return not_an_answer(relay.fault, answer.headers, model)
-    return None if relay.has_ended else NotAnswered(Failure(Kind.CUT), fault_error(fault, model))
+    return None if relay.is_done else NotAnswered(Failure(Kind.CUT), fault_error(fault, model))
 
 
 def replay(context: RequestContext, cached: CachedResponse) -> None:

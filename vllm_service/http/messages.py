@@ -31,12 +31,6 @@ def status_line(status: int) -> bytes:
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d -\r\n" % status
 
 
-def whole_answer(status: int, headers: bytes, last: bytes, body: bytes) -> bytes:
-    """Returns an HTTP answer with its length. headers, last: lines, each ended by CRLF."""
-    first = STATUS_LINES.get(status) or status_line(status)
-    return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (first, headers, last, len(body), body)
-
-
 def fault_in(error: Exception) -> BaseException | None:
     """Returns the exception of our own code that caused a parser's error, or None if the bytes were not HTTP.
 

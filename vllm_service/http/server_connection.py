@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 from vllm_service.errors import RequestTimeout, ServiceError
 from vllm_service.http.error_answers import error_body, error_headers
 from vllm_service.http.limits import ConnectionLimits
-from vllm_service.http.messages import CLOSE, FlowControl, Request, ResponseWriter, status_line, whole_answer
+from vllm_service.http.messages import CLOSE, STATUS_LINES, FlowControl, Request, ResponseWriter, status_line
 from vllm_service.http.request_reader import RequestReader
 from vllm_service.http.write_buffer import WriteBuffer
 from vllm_service.logs import source_location
@@ -127,6 +127,12 @@ class Server(Protocol):
     def lost(self, connection: ServerConnection) -> None:
         """Forgets a connection."""
         ...
+
+
+def whole_answer(status: int, headers: bytes, last: bytes, body: bytes) -> bytes:
+    """Returns an HTTP answer with its length. headers, last: lines, each ended by CRLF."""
+    first = STATUS_LINES.get(status) or status_line(status)
+    return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (first, headers, last, len(body), body)
 
 
 class ServerConnection(RequestReader):

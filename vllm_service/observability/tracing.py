@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from importlib import import_module
 from typing import Protocol
 
 from vllm_service.domain.plan import Step
 from vllm_service.domain.requests import RequestRecord
+from vllm_service.errors import ConfigurationError
 
 # Version ff, and a trace or a span of zeros only, are not valid (W3C Trace Context, 3.2.2).
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
@@ -47,3 +49,14 @@ class Tracer(Protocol):
     def begin(self, operation: str, traceparent: bytes | None, tracestate: bytes | None) -> RequestSpan:
         """Returns the span of a request that begins, as part of the caller's trace if there is one."""
         ...
+
+
+def require_exporter() -> None:
+    """Raises ConfigurationError where the extra that exports spans is not installed. Imports it, which is slow."""
+    try:
+        import_module("vllm_service.observability.opentelemetry")
+        import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    except ImportError as error:
+        variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
+        message = f"{variable} is set, but {error.name} is not installed: pip install 'vllm-service[tracing]'."
+        raise ConfigurationError(message, param=variable) from None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vllm_service.catalog.model import Catalog, ProviderKind, PublicModel
-from vllm_service.errors import ConfigurationError
+from vllm_service.catalog.model import Catalog, Provider, ProviderKind, PublicModel
+from vllm_service.errors import ConfigurationError, ConfigurationFaults
 from vllm_service.routing.profiles import EndpointProfile, RouterSettings
 from vllm_service.routing.router import CostRouter
-from vllm_service.routing.strategies import DEFAULT, STRATEGIES
+from vllm_service.routing.strategies import DEFAULT
 
 #: The fields of EndpointProfile that are whole numbers; YAML's are read as floats.
 _WHOLE = frozenset({"slots", "max_workers", "always_on_workers"})
@@ -19,11 +19,9 @@ WITHOUT_PRICES = "QUALITY"
 
 
 def make_router(catalog: Catalog, default_strategy: str = DEFAULT) -> CostRouter:
-    """Makes the gateway's router. Raises ConfigurationError for an unknown strategy or an impossible endpoint."""
-    if default_strategy not in STRATEGIES:
-        raise ConfigurationError(f"DEFAULT_STRATEGY={default_strategy}: expected one of {', '.join(STRATEGIES)}")
+    """Makes the gateway's router. Raises ConfigurationError with all impossible endpoints."""
     settings = RouterSettings(
-        profiles={name: _profile(name, provider.expected) for name, provider in catalog.providers.items()},
+        profiles=profiles_of(catalog),
         default_strategy=default_strategy,
         max_steps=_MOST_STEPS,
     )
@@ -43,9 +41,6 @@ def _routable(catalog: Catalog, model: PublicModel, default_strategy: str) -> Pu
 
     A model that has no other offers keeps its configured order.
     """
-    if model.strategy is not None and model.strategy.upper() not in STRATEGIES:
-        known = ", ".join(STRATEGIES)
-        raise ConfigurationError(f"models.yaml: {model.name}: strategy {model.strategy!r}: expected one of {known}")
     if (model.strategy or default_strategy).upper() != DEFAULT or any(_is_priced(catalog, model)):
         return model
     return replace(model, strategy=WITHOUT_PRICES)
@@ -60,9 +55,21 @@ def _is_priced(catalog: Catalog, model: PublicModel) -> list[bool]:
     ]
 
 
-def _profile(name: str, expected: tuple[tuple[str, float], ...]) -> EndpointProfile:
-    given = {key: int(value) if key in _WHOLE else value for key, value in expected}
+def profiles_of(catalog: Catalog) -> dict[str, EndpointProfile]:
+    """Returns the profile of each provider. Raises ConfigurationError with all impossible ones."""
+    faults = ConfigurationFaults()
+    profiles: dict[str, EndpointProfile] = {}
+    for name, provider in catalog.providers.items():
+        with faults:
+            profiles[name] = profile_of(provider)
+    faults.raise_all()
+    return profiles
+
+
+def profile_of(provider: Provider) -> EndpointProfile:
+    """Returns the profile of one provider. Raises ConfigurationError for an impossible one."""
+    given = {key: int(value) if key in _WHOLE else value for key, value in provider.expected}
     try:
         return EndpointProfile(**given)  # type: ignore[arg-type]
     except ValueError as error:
-        raise ConfigurationError(f"providers.yaml: {name}: expected: {error}") from None
+        raise ConfigurationError(f"providers.yaml: {provider.name}: expected: {error}") from None

@@ -19,7 +19,7 @@ from vllm_service.routing.cost import marginal_picousd
 from vllm_service.routing.demand.counterfactual import Demand
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
 from vllm_service.routing.model_route import Route, make_candidates, make_endpoints
-from vllm_service.routing.profiles import RouterSettings
+from vllm_service.routing.profiles import LatencyTarget, RouterSettings
 from vllm_service.routing.strategies import Candidate, Choice, find_strategy
 
 
@@ -197,6 +197,24 @@ class CostRouter:
             for candidate in ordered[: self._settings.max_steps]
         ]
         return Plan(tuple(steps), reason)
+
+    # What an explanation looks at.
+
+    def candidates_of(self, facts: RequestFacts) -> list[Candidate]:
+        """Returns every offer of the model, in configured order. Raises ModelNotFound."""
+        return self._route(facts).candidates
+
+    def target_of(self, facts: RequestFacts) -> LatencyTarget:
+        """Returns the latency target that holds for the request."""
+        return self._route(facts).target_of(facts)
+
+    def expected_tokens(self, facts: RequestFacts) -> float:
+        """Returns the expected length of the answer."""
+        return self._route(facts).lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
+
+    def may_try(self, candidate: Candidate, now_seconds: float) -> bool:
+        """Returns whether the offer's breakers let a request by."""
+        return self._breakers is None or self._breakers.may_try(candidate.name, candidate.model, now_seconds)
 
     def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> ObservedAttempt:
         """Counts the request as sent to this offer, and returns the attempt's observer."""

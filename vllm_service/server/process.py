@@ -43,13 +43,17 @@ def announce(listening: socket.socket) -> None:
     sys.stdout.flush()
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
-    """Returns a listening socket. Raises ServiceError when the address cannot be bound."""
+def bound_socket(host: str, port: int, variable: str = "SERVICE_PORT") -> socket.socket:
+    """Returns a listening socket. Raises ServiceError when the address cannot be bound. variable: the port's."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        message = f"SERVICE_HOST={host}, SERVICE_PORT={port}: cannot listen there: {error.strerror}."
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+        message = (
+            f"SERVICE_HOST={host}, {variable}={port}: cannot listen there: {reason}. Stop what listens there, or set "
+            f"{variable} to another port."
+        )
         raise ServiceError(message) from error
     listening.setblocking(False)
     return listening

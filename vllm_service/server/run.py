@@ -49,7 +49,8 @@ async def _serve(settings: ServiceSettings, parts: Parts, reload: Reload, slot: 
         # Readable means end of file: the parent, the only process with the other end, is gone, however it ended.
         asyncio.get_running_loop().add_reader(slot.lifeline, stop.set)
         if settings.worker_port is not None:
-            await server.listen(bound_socket(settings.host, settings.worker_port + slot.number))
+            own_port = settings.worker_port + slot.number
+            await server.listen(bound_socket(settings.host, own_port, "SERVICE_WORKER_PORT plus the process's number"))
     with signal_handlers({signal.SIGTERM: stop.set, signal.SIGINT: stop.set, signal.SIGHUP: reload.begin}):
         announce(listening) if slot is None else slot.ready()
         await parts.dispatcher.load()

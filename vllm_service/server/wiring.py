@@ -22,7 +22,6 @@ from vllm_service.domain.status import (
     WorkerSlotState,
     WorkersState,
 )
-from vllm_service.errors import ConfigurationError
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.keep_alive import KeepAlive
@@ -32,6 +31,7 @@ from vllm_service.http.request_reader import ClientAddresses
 from vllm_service.http.server import HttpServer
 from vllm_service.observability.access_log import log_request
 from vllm_service.observability.measurements import Measurements
+from vllm_service.observability.tracing import require_exporter
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.breakers.report import BreakerReport
 from vllm_service.resilience.hedging import HedgeSettings, Hedging
@@ -205,14 +205,10 @@ def tracing_to(endpoint: str) -> Tracing:
 
     Raises ConfigurationError where the extra is not installed.
     """
-    try:
-        from vllm_service.observability.opentelemetry import Tracing  # noqa: PLC0415
+    require_exporter()
+    from vllm_service.observability.opentelemetry import Tracing  # noqa: PLC0415
 
-        return Tracing.to(endpoint)
-    except ImportError as error:
-        variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
-        message = f"{variable} is set, but {error.name} is not installed: pip install 'vllm-service[tracing]'."
-        raise ConfigurationError(message, param=variable) from None
+    return Tracing.to(endpoint)
 
 
 def _controller(settings: ServiceSettings, storage: Storage, upstream: ConnectionPool) -> EndpointController:

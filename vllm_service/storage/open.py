@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from vllm_service.storage.redis_link import RedisLink
 
 DATABASE_FILE = "service.sqlite3"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,19 +63,24 @@ class _Shared(NamedTuple):
 
 
 async def open_database(
-    database_url: str | None, data_dir: Path, migrations: Sequence[Migration] | None = None
+    database_url: str | None,
+    data_dir: Path,
+    migrations: Sequence[Migration] | None = None,
+    *,
+    must_have_tables: bool = False,
 ) -> Database:
     """Opens Postgres by URL, else a file in `data_dir`, and brings it to the newest version of the schema.
 
-    migrations: this program's by default. Raises StorageUnavailable, and ConfigurationError for a database that is
+    migrations: this program's by default. must_have_tables: refuses a database that the gateway has never used, instead
+    of making one. Raises StorageUnavailable, and ConfigurationError for a database that is
     newer than this program or has tables of no version of it.
     """
     steps = shipped() if migrations is None else migrations
     if database_url:
         from vllm_service.storage.sql.postgres import PostgresDatabase  # noqa: PLC0415  # 5 MB that SQLite does not need
 
-        return await PostgresDatabase.open(database_url, steps)
-    return await SqliteDatabase.open(data_dir / DATABASE_FILE, steps)
+        return await PostgresDatabase.open(database_url, steps, must_have_tables=must_have_tables)
+    return await SqliteDatabase.open(data_dir / DATABASE_FILE, steps, must_have_tables=must_have_tables)
 
 
 @asynccontextmanager
@@ -107,7 +114,7 @@ async def open_storage(
         shared = _embedded(own_quotas, bounds)
         if redis_url is not None:
             fallback = own_quotas if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE else None
-            shared = _in_redis(
+            shared = await _in_redis(
                 stack,
                 redis_url,
                 bounds,
@@ -127,7 +134,7 @@ def _embedded(quotas: MemoryQuotas, bounds: ResponseBounds) -> _Shared:
     return _Shared(quotas, MemoryResponses(bounds), MemoryBreakers(), MemoryWakes(), MemoryTargets())
 
 
-def _in_redis(
+async def _in_redis(
     stack: AsyncExitStack, url: str, bounds: ResponseBounds, make_quotas: Callable[[RedisLink], RedisQuotas]
 ) -> _Shared:
     from vllm_service.storage.coordination.redis import RedisBreakers, RedisTargets, RedisWakes  # noqa: PLC0415
@@ -135,6 +142,9 @@ def _in_redis(
 
     link = RedisLink(url)
     stack.push_async_callback(link.close)
+    if (problem := await link.problem()) is not None:
+        # No reason not to start: a replica may be started while Redis fails over. /health and each refusal say it too.
+        _log.error("%s Until it answers, limits are not shared: see WHEN_REDIS_IS_AWAY.", problem)
     quotas = make_quotas(link)
     stack.push_async_callback(quotas.close)
     responses = RedisResponses(link, bounds)

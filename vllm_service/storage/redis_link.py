@@ -14,9 +14,11 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from vllm_service.errors import StorageUnavailable
+from vllm_service.errors import ConfigurationError, StorageUnavailable
 
 Result = TypeVar("Result")
 #: For connecting, for a free connection of the pool, and for each read and write.
@@ -37,14 +39,23 @@ class RedisLink:
     def __init__(
         self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=timeout_seconds,
-            socket_timeout=timeout_seconds,
-            socket_connect_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-        )
+        try:
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=MAX_CONNECTIONS,
+                timeout=timeout_seconds,
+                socket_timeout=timeout_seconds,
+                socket_connect_timeout=timeout_seconds,
+                retry=Retry(NoBackoff(), 0),
+            )
+            # Connects to nothing, and shows here what the URL's options would raise later.
+            pool.make_connection()  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, AttributeError, OSError) as error:  # the text may quote the URL's password
+            raise ConfigurationError(
+                f"REDIS_URL: {type(error).__name__}: this is no URL of a Redis. Write redis://:PASSWORD@HOST:PORT/0, "
+                "rediss:// for TLS, with %XX for signs in the password and without unknown options.",
+                param="REDIS_URL",
+            ) from None
         self.client: Redis = Redis.from_pool(pool)
         self._clock = clock
         self._resting_until = 0.0
@@ -68,9 +79,31 @@ class RedisLink:
             self._resting_until = self._clock() + REST_SECONDS
             raise _away(f"does not answer ({type(error).__name__})", REST_SECONDS) from error
 
+    async def problem(self) -> str | None:
+        """Returns why Redis cannot be used now, and what to do; None if it answers."""
+        try:
+            await self.client.ping()
+        except (RedisError, OSError, TimeoutError) as error:
+            return _problem_of(error)
+        return None
+
     async def close(self) -> None:
         """Closes every connection."""
         await self.client.aclose()
+
+
+def _problem_of(error: Exception) -> str:
+    """Returns the failure in plain words. The driver's text is left out: it may quote what was sent."""
+    name = type(error).__name__
+    if isinstance(error, AuthenticationError | NoPermissionError) or "NOAUTH" in str(error):
+        return f"Redis refuses the user or the password in REDIS_URL ({name}): correct it there."
+    if isinstance(error, RedisTimeoutError | TimeoutError):
+        return f"Redis does not answer in time ({name}): check its load, and that no firewall drops the connection."
+    if isinstance(error, BusyLoadingError):
+        return f"Redis is still loading its data ({name}): it will answer soon."
+    if isinstance(error, RedisConnectionError | OSError):
+        return f"Redis cannot be reached ({name}): start it, or correct REDIS_URL."
+    return f"Redis does not take commands ({name}): check REDIS_URL and its log."
 
 
 def _away(what: str, retry_after_seconds: float) -> StorageUnavailable:

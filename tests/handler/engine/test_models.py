@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import shutil
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels
+from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels, Interrupted
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput, ModelRefused
+from handler.model_cache.lease import Pace
 from handler.settings import DEMO_MODEL_DIR, ModelSettings
 from tests.handler.model_cache import support
 from tests.handler.model_cache.hub_server import Fault, HubServer, files_below
 from tests.handler.model_cache.support import NAME
+from tests.waiting import until
 
 FILES = support.model_files(size_bytes=10_000)
 ADAPTER = files_below(DEMO_MODEL_DIR / "adapters" / "pirate")
@@ -144,6 +147,35 @@ async def test_an_adapter_that_cannot_be_had_is_the_callers_error(hub: HubServer
     hub.faults.append(Fault("/revision/main", status=404, headers={"X-Error-Code": "RepoNotFound"}))
     with hub.running(), pytest.raises(InvalidInput, match=r"lora_path: .*check the spelling"):
         await models(tmp_path, hub.url).with_local_adapter(load({"lora_name": "x", "lora_path": "org/x"}))
+
+
+async def test_a_download_that_is_left_ends_soon_and_the_next_goes_on_without_waiting_for_its_lease(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    request = load({"lora_name": "pirate", "lora_path": "org/pirate"})
+    with hub.running():
+        here = models(tmp_path, hub.url)
+        hub.bytes_per_second = 1000.0
+        loading = asyncio.create_task(here.with_local_adapter(request))
+        await until(lambda: any("safetensors" in path for _, path in list(hub.asked)))
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        hub.bytes_per_second = None
+        async with asyncio.timeout(Pace().stale_seconds / 2):
+            await here.with_local_adapter(request)
+
+
+async def test_a_load_whose_download_is_interrupted_ends_soon(hub: HubServer, tmp_path: Path) -> None:
+    with hub.running():
+        here = models(tmp_path, hub.url)
+        hub.bytes_per_second = 1000.0
+        loading = asyncio.create_task(asyncio.to_thread(here.localise, arguments()))
+        await until(lambda: any("safetensors" in path for _, path in list(hub.asked)))
+        here.interrupt()
+        async with asyncio.timeout(5):
+            with pytest.raises(Interrupted):
+                await loading
 
 
 @pytest.mark.parametrize(

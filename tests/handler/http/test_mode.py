@@ -44,7 +44,7 @@ async def test_the_health_port_serves_nothing_else() -> None:
         async with running.main.get("/ping") as response:
             assert response.status == 200
         async with running.health.post("/ping") as response:
-            assert (response.status, response.headers["allow"]) == (405, "GET, POST, DELETE")
+            assert (response.status, response.headers["allow"]) == (405, "GET, HEAD, POST, DELETE")
 
 
 async def test_what_does_not_finish_in_the_grace_period_is_aborted() -> None:

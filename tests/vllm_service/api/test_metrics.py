@@ -159,16 +159,40 @@ def test_metrics_are_served_and_need_a_key_as_they_are_told() -> None:
         assert httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 
-def test_the_example_scrapes_alerts_and_draws_families_that_exist() -> None:
-    scrape = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text(encoding="utf-8"))
-    assert scrape["scrape_configs"][0]["metrics_path"] == "/metrics"
-    rules = yaml.safe_load((ROOT / "deploy" / scrape["rule_files"][0]).read_text(encoding="utf-8"))
+def expressions() -> list[str]:
+    """Every expression of the alerts, the dashboard and the documentation."""
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus-rules.yml").read_text(encoding="utf-8"))
     dashboard = json.loads((ROOT / "deploy" / "grafana" / "gateway.json").read_text(encoding="utf-8"))
-    expressions = [
+    return [
         *(rule["expr"] for rule in rules["groups"][0]["rules"]),
         *(target["expr"] for panel in dashboard["panels"] for target in panel["targets"]),
         *re.findall(r"```promql\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL),
     ]
-    named = {name.removesuffix("_bucket") for text in expressions for name in re.findall(r"(?:vllm|process)_\w+", text)}
+
+
+def test_the_example_scrapes_alerts_and_draws_families_that_exist() -> None:
+    scrape = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text(encoding="utf-8"))
+    assert scrape["scrape_configs"][0]["metrics_path"] == "/metrics"
+    assert scrape["rule_files"] == ["prometheus-rules.yml"]
+    named = {
+        name.removesuffix("_bucket") for text in expressions() for name in re.findall(r"(?:vllm|process)_\w+", text)
+    }
     assert len(named) > 15
     assert named <= {family.name for family in FAMILIES}
+
+
+#: Of a thing outside the gateway, or of the configuration: each replica's sample is of the whole of it.
+SEEN_WHOLE = re.compile(r"vllm_(?:workers_|worker_jobs_|circuit_breaker_(?:state|failures)|provider_up|catalog_)\w*")
+
+
+def test_what_every_replica_sees_whole_is_never_added_up() -> None:
+    seen = [text for text in expressions() if SEEN_WHOLE.search(text)]
+    assert len(seen) >= 5
+    assert [text for text in seen if not re.fullmatch(r"max by \(provider\) \(vllm_\w+\)( == \d)?", text)] == []
+
+
+def test_what_a_replica_counts_of_its_own_requests_is_added_up() -> None:
+    """Without `sum` a panel would have a line, and an alert a message, for each replica."""
+    counted = [text for text in expressions() if re.search(r"vllm_\w+_total|_bucket", text) and "ledger" not in text]
+    assert len(counted) >= 8
+    assert [text for text in counted if "sum" not in text] == []

@@ -44,8 +44,11 @@ class Configured:
         (self.folder / "providers.yaml").write_text(providers, encoding="utf-8")
         (self.folder / "models.yaml").write_text(models, encoding="utf-8")
 
+    def environment(self, **variables: str) -> dict[str, str]:
+        return {**KEYS, "CONFIG_DIR": str(self.folder), **variables}
+
     def settings(self, **variables: str) -> ServiceSettings:
-        return ServiceSettings.from_environment({**KEYS, "CONFIG_DIR": str(self.folder), **variables})
+        return ServiceSettings.from_environment(self.environment(**variables))
 
     def read(self, providers: str = PROVIDERS, models: str = MODELS) -> Loaded:
         self.write(providers, models)

@@ -68,11 +68,11 @@ def test_a_model_that_is_called_like_a_task_is_not_hidden_by_it(configured: Conf
 
 def test_check_shows_who_answers_for_what(configured: Configured, capsys: pytest.CaptureFixture[str]) -> None:
     configured.write(models="tasks: {code: [large, small], chat: tiny}\n" + MODELS)
-    assert command.run(parse(["check", "--offline"]), configured.settings()) == 0
+    assert command.run(parse(["check", "--offline"]), configured.environment()) == 0
     shown = capsys.readouterr().out
     assert "Models: large, small, tiny\n" in shown
     assert "Tasks: chat by small, code by large\n" in shown
-    assert command.run(parse(["check", "--offline", "--json"]), configured.settings()) == 0
+    assert command.run(parse(["check", "--offline", "--json"]), configured.environment()) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["tasks"] == {"chat": "small", "code": "large"}
     assert document["models"] == ["large", "small", "tiny"]

@@ -43,7 +43,7 @@ async def test_a_cold_endpoint_is_not_asked_first_and_a_warm_one_is(directory: P
         (("--model", "nobody"), 1, "There is no model 'nobody'"),
         (("--model", "chat", "--cap-usd", "0.000000001"), 1, "cap"),
         (("--model", "chat", "--cap-usd", "much"), 2, "not an amount in dollars"),
-        (("--model", "chat", "--strategy", "GUESS"), 1, "GUESS"),
+        (("--model", "chat", "--strategy", "GUESS"), 2, "'GUESS' is not known; expected one of COST, LATENCY"),
         (("--model", "chat", "--max-tokens", "0"), 2, "a whole number of at least 1"),
         (("--model", "chat", "--warm", "-1"), 2, "a whole number of at least 0"),
         ((), 2, "--model"),

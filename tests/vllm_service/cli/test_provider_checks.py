@@ -94,14 +94,14 @@ def test_nobody_reachable_is_a_failure(configured: Configured, capsys: pytest.Ca
         "providers: {mine: {base_url: 'http://127.0.0.1:1/v1'}}",
         "models: {m: {offers: [{provider: mine, model: small}]}}",
     )
-    assert command.run(parse(["check", "--json"]), configured.settings()) == 1
+    assert command.run(parse(["check", "--json"]), configured.environment()) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["models"] == ["m"]
     assert document["providers"][0]["reachable"] is False
     assert len(document["warnings"]) == 1
-    assert command.run(parse(["check"]), configured.settings()) == 1
+    assert command.run(parse(["check"]), configured.environment()) == 1
     assert "no answer" in capsys.readouterr().out
-    assert command.run(parse(["check", "--offline"]), configured.settings()) == 0
+    assert command.run(parse(["check", "--offline"]), configured.environment()) == 0
 
 
 def test_a_strategy_that_does_not_exist_is_found_without_a_request(configured: Configured) -> None:
@@ -109,8 +109,8 @@ def test_a_strategy_that_does_not_exist_is_found_without_a_request(configured: C
         "providers: {mine: {base_url: 'http://127.0.0.1:1/v1'}}",
         "models: {m: {offers: [{provider: mine, model: small}], strategy: GUESS}}",
     )
-    with pytest.raises(ConfigurationError, match=r"models\.yaml: m: strategy 'GUESS'"):
-        command.run(parse(["check", "--offline"]), configured.settings())
+    with pytest.raises(ConfigurationError, match=r"models\.yaml:1: models\.m\.strategy: 'GUESS' is not known"):
+        command.run(parse(["check", "--offline"]), configured.environment())
 
 
 def test_wrong_arguments_exit_with_two(capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,7 +153,7 @@ async def test_without_an_export_the_services_own_ledger_is_read(tmp_path: Path)
 async def test_where_there_is_no_ledger_none_is_made(tmp_path: Path) -> None:
     nowhere = tmp_path / "nothing"
     missing = await of_database(tmp_path, BILL, data_dir=nowhere)
-    assert (missing.code, "there is no ledger in" in missing.stderr) == (1, True)
+    assert (missing.code, "There is no database in" in missing.stderr) == (1, True)
     assert not nowhere.exists()
 
 

@@ -13,9 +13,10 @@ from tests.e2e import process
 from tests.vllm_service.storage.ledger.test_ledger import RECORD
 from vllm_service import Answer, Offering, TokenPrice, Usage, compare_costs, errors
 from vllm_service.__main__ import main
-from vllm_service.catalog.model import Catalog, Offer, PublicModel
-from vllm_service.client.compare import DOCUMENTED_EXAMPLE, offerings_of, with_measurements
+from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
+from vllm_service.client.compare import DOCUMENTED_EXAMPLE, Measurement, offerings_of, with_measurements
 from vllm_service.domain.money import picousd
+from vllm_service.domain.pricing import SecondPrice
 from vllm_service.storage.open import open_storage
 
 
@@ -40,7 +41,7 @@ def test_an_unknown_price_is_null_and_comes_last() -> None:
     assert [row.offering.provider for row in comparison.rows] == ["RunPod", "Cerebras", "own"]
     assert comparison.rows[1].savings_percentage == -400.0
     unknown = comparison.rows[2].to_json()
-    assert unknown["usd_per_million_tokens"] == {"input": None, "output": None}
+    assert unknown["usd_per_million_tokens"] == {"input": None, "output": None, "is_estimate": False}
     assert unknown["monthly_usd"] is unknown["savings_usd"] is unknown["savings_percentage"] is None
     assert compare_costs([Offering("own", "m", None)]).baseline is None
 
@@ -59,6 +60,43 @@ def test_offerings_are_those_of_the_catalog() -> None:
     assert offerings_of(catalog, "alias") == [Offering("own", "org/m", None), Offering("hosted", "m-8b", price)]
     with pytest.raises(errors.InvalidRequest, match="alias, m"):
         offerings_of(catalog, "x")
+
+
+OWN = Provider(
+    "own",
+    ProviderKind.RUNPOD,
+    "http://127.0.0.1:1/openai/v1",
+    second_price=SecondPrice.per_second("0.00031"),
+    expected=(("slots", 32.0), ("decode_seconds", 0.011), ("decode_seconds_per_batch", 0.0003)),
+)
+
+
+def own_offering() -> Offering:
+    model = PublicModel("m", (Offer("own", "org/m"),))
+    (offering,) = offerings_of(Catalog({"own": OWN}, {"m": model}), "m")
+    return offering
+
+
+def test_an_own_endpoint_has_the_price_of_tokens_in_full_workers() -> None:
+    offering = own_offering()
+    assert offering.is_estimate
+    assert offering.price is not None
+    # 32 answers share 0.011 + 32 x 0.0003 = 0.0206 s: a token takes 0.00064375 s of 0.00031 dollars a second.
+    assert offering.price.output_picousd == 199_563
+    # A prompt's token takes 0.7 / 8000 s.
+    assert offering.price.input_picousd == 27_125
+    assert "paid by the second" in (offering.source or "")
+
+
+def test_what_the_ledger_has_booked_moves_the_estimate() -> None:
+    offering = own_offering()
+    assert offering.price is not None
+    usage = Usage(1000, 100)
+    twice = 2 * offering.price.cost_picousd(usage)
+    (measured,) = with_measurements([offering], [Measurement("own", "org/m", 900.0, 100, usage, twice)])
+    assert measured.price == TokenPrice(2 * 27_125, 2 * 199_563)
+    (unknown,) = with_measurements([offering], [Measurement("own", "org/m", 900.0, 100, usage, None)])
+    assert unknown.price == offering.price
 
 
 @pytest.mark.parametrize("options", [{"monthly_tokens": -1}, {"output_share": 1.5}, {"baseline": "nobody"}])

@@ -152,5 +152,6 @@ def test_what_is_no_job_is_an_upstream_error(document: object) -> None:
 def test_fields_that_the_platform_adds_or_leaves_out_do_no_harm() -> None:
     job = read_job({"id": "x", "status": "COMPLETED", "executionTime": 3.6, "error": {"a": 1}, "new": True})
     assert (job.status, job.execution_ms, job.error_text) == (JobStatus.COMPLETED, 4, "{'a': 1}")
+    assert read_job({"id": "x", "status": "COMPLETED", "executionTime": float("nan")}).execution_ms is None
     assert read_chunks({"stream": [{"output": 1}, {}, 3]}) == [1]
     assert read_chunks({}) == []

@@ -20,7 +20,9 @@ EXPORTED = [
     "BatchFailed",
     "BatchItem",
     "Candidate",
+    "Choice",
     "CostComparison",
+    "Delta",
     "EndpointHealth",
     "Ensemble",
     "Explanation",
@@ -38,6 +40,8 @@ EXPORTED = [
     "StreamBroken",
     "TextStream",
     "TokenPrice",
+    "ToolCall",
+    "ToolCallPart",
     "Usage",
     "compare_costs",
 ]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.domain.answers import Form, Verdict
-from vllm_service.domain.event_stream import Event, EventSplitter, StreamBeginning
+from vllm_service.domain.answers import Form, Judgement, Verdict, judge_whole
+from vllm_service.domain.event_stream import Event, EventSplitter, StreamBeginning, StreamJudge
 
 CHAT, RESPONSES = Form.CHAT, Form.RESPONSES
 ANSWER, ERROR, INCOMPLETE, NOT_AN_ANSWER = Verdict
@@ -86,27 +86,36 @@ def test_events_are_the_same_however_they_are_cut_and_whatever_ends_their_lines(
 def test_what_came_for_a_streamed_request(form: Form, body: bytes, begins: bool, verdict: Verdict) -> None:
     for pieces in ([body], [body[at : at + 1] for at in range(len(body))]):
         beginning = StreamBeginning(form)
-        is_clear = [beginning.feed(piece) for piece in pieces]
-        assert any(is_clear) is begins
-        assert beginning.judge(body, has_ended=True).verdict is verdict
+        is_clear = any(beginning.feed(piece) for piece in pieces)
+        assert is_clear is begins
+        judgement = beginning.judge(body)
+        assert (judgement if judgement.verdict is not ANSWER else at_end(form, body)).verdict is verdict
+
+
+def at_end(form: Form, body: bytes, choices: int = 1) -> Judgement:
+    """What a stream that has begun is at its end; a document is what it is."""
+    if body.lstrip().startswith(b"{"):
+        return judge_whole(form, body)
+    splitter, judge = EventSplitter(), StreamJudge(form, choices)
+    for event in splitter.feed(body):
+        judge.take(event)
+    if splitter.is_done:
+        judge.take(Event(b"", b"[DONE]"))
+    return judge.end()
 
 
 @pytest.mark.parametrize(("body", "verdict"), [(TEXT + STOP, INCOMPLETE), (TEXT + STOP + OTHER, ANSWER)])
 def test_two_choices_have_two_ends(body: bytes, verdict: Verdict) -> None:
-    beginning = StreamBeginning(CHAT, choices=2)
-    beginning.feed(body)
-    assert beginning.judge(body, has_ended=True).verdict is verdict
+    assert at_end(CHAT, body, choices=2).verdict is verdict
 
 
-def test_a_stream_that_has_begun_is_an_answer_until_its_end_shows_that_it_is_not() -> None:
+def test_a_stream_that_has_begun_is_an_answer_whatever_follows_in_the_same_piece() -> None:
     beginning = StreamBeginning(CHAT)
-    assert beginning.feed(TEXT)
-    assert beginning.judge(TEXT, has_ended=False).verdict is ANSWER
-    assert beginning.judge(TEXT, has_ended=True).verdict is INCOMPLETE
+    assert beginning.feed(TEXT + FAULT)
+    assert beginning.judge(TEXT + FAULT).verdict is ANSWER
+    assert at_end(CHAT, TEXT + FAULT).verdict is ERROR
 
 
 def test_what_follows_the_end_or_an_error_does_not_count() -> None:
-    for body, verdict in ((TEXT + DONE + FAULT, ANSWER), (FAULT + TEXT + DONE, ERROR)):
-        beginning = StreamBeginning(CHAT)
-        beginning.feed(body)
-        assert beginning.judge(body, has_ended=True).verdict is verdict
+    assert at_end(CHAT, TEXT + DONE + FAULT).verdict is ANSWER
+    assert at_end(CHAT, FAULT + TEXT + DONE).verdict is ERROR

@@ -96,6 +96,22 @@ async def test_who_cannot_be_reached_is_passed_over() -> None:
         assert (await post(gateway)).headers["x-provider"] == "provider-2"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:99999/v1", f"http://{'a' * 70}.test/v1", "http:///v1", "http://[::1/v1"]
+)
+async def test_an_address_that_no_request_can_reach_is_passed_over_like_one_that_is_down(
+    url: str, stream: bool
+) -> None:
+    """The catalog refuses such an address; one that comes from code must not end in a 500."""
+    async with ScriptedProvider(answers) as sound, running(catalog_of(url, sound.url)) as gateway:
+        for _ in range(2):
+            response = await post(gateway, stream=stream)
+            assert (response.status_code, response.headers["x-provider"]) == (200, "provider-2")
+    async with running(catalog_of(url)) as gateway:
+        assert (await post(gateway, stream=stream)).status_code == 503
+
+
 async def test_a_place_that_keeps_failing_is_left_alone_and_the_reason_says_so() -> None:
     async with gateway_of(FAILS, answers, policy=ResiliencePolicy.of(SHUT, retries=QUICK)) as (gateway, (broken, _)):
         responses = [await post(gateway) for _ in range(FAILURES + 4)]

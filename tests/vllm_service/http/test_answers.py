@@ -6,7 +6,8 @@ from http import HTTPStatus
 
 import pytest
 
-from vllm_service.http.messages import REASONS, status_line, whole_answer
+from vllm_service.http.messages import REASONS, status_line
+from vllm_service.http.server_connection import whole_answer
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,7 @@ def test_a_plot_is_drawn(short: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     [
         (["--trace", "nowhere.csv", "--scenario", "8b-4090.yaml"], "nowhere.csv"),
         (["--trace", "SHORT", "--scenario", "nowhere.yaml"], "nowhere.yaml"),
-        (["--trace", "SHORT", "--scenario", "8b-4090.yaml", "--policies", "best"], "best"),
         (["--trace", "SHORT", "--scenario", "8b-4090.yaml", "--scale", "0"], "--scale"),
-        (["--trace", "SHORT", "--scenario", "8b-4090.yaml", "--policies", ","], "--policies"),
         (["--trace", "SHORT", "--scenario", "8b-4090.yaml", "--plot", "nowhere/run.png"], "--plot nowhere/run.png"),
     ],
 )
@@ -80,6 +78,16 @@ def test_a_mistake_is_named_and_exits_1(
     captured = capsys.readouterr()
     assert named in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("policies", ["best", ",", "all_own,best"])
+def test_a_policy_that_is_none_is_a_wrong_argument_that_names_all(
+    policies: str, short: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", "--trace", str(short), "--scenario", "8b-4090", "--policies", policies])
+    assert ended.value.code == 2
+    assert "expected one of cost, all_hosted, all_own" in capsys.readouterr().err
 
 
 def test_explain_says_why(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,12 +18,12 @@ from vllm_service.client.payload import Payload
 from vllm_service.client.per_loop import OneLoop, PerLoop
 from vllm_service.client.results import Answer
 from vllm_service.client.router.routed_call import Connections, RoutedCall, own_endpoint
-from vllm_service.client.router.strategies import RoutingStrategy
 from vllm_service.client.settings import ClientSettings, seconds
 from vllm_service.client.streams import TextStream
 from vllm_service.client.text_calls import TextCalls
 from vllm_service.domain.plan import Plan, Router
 from vllm_service.domain.requests import RequestFacts
+from vllm_service.domain.strategies import RoutingStrategy
 from vllm_service.domain.usage import estimated_prompt_tokens, longest_answer_tokens, prefix_of
 from vllm_service.errors import ConfigurationError
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
@@ -230,10 +230,11 @@ class LLMRouter(TextCalls):
 
 
 def _strategy(name: RoutingStrategy | str) -> RoutingStrategy:
-    if name not in RoutingStrategy.__members__:
+    try:
+        return RoutingStrategy(name)
+    except ValueError:
         names = ", ".join(RoutingStrategy)
-        raise ConfigurationError(f"strategy: expected one of {names}, got {name!r}", param="strategy")
-    return RoutingStrategy(name)
+        raise ConfigurationError(f"strategy: expected one of {names}, got {name!r}", param="strategy") from None
 
 
 def _first_model(catalog: Catalog) -> str:

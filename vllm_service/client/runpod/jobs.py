@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -90,4 +91,6 @@ def read_chunks(document: object) -> list[Any]:
 
 
 def _number(value: object) -> int | None:
-    return round(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return round(value) if isinstance(value, int) or math.isfinite(value) else None

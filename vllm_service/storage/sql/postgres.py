@@ -10,14 +10,17 @@ from typing import Any
 
 import asyncpg
 
-from vllm_service.errors import StorageUnavailable
+from vllm_service.errors import ConfigurationError
 from vllm_service.storage.sql.database import Rows, RowsRefused, SchemaRefused, Statement, Table, Value
 from vllm_service.storage.sql.migrations import Migration
+from vllm_service.storage.sql.postgres_errors import MAY_NOT_MIGRATE, address_of, unavailable
 from vllm_service.storage.sql.upgrade import MIGRATION_WAIT_SECONDS, POSTGRES, Steps, upgrade
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 COMMAND_TIMEOUT_SECONDS = 30.0
 POOL_SIZE = 4
+#: The server as errors name it that callers of the gateway may get: its address is none of their business.
+_ANY = "Postgres"
 
 
 class PostgresDatabase:
@@ -27,23 +30,33 @@ class PostgresDatabase:
         self._pool = pool
 
     @classmethod
-    async def open(cls, url: str, migrations: Sequence[Migration]) -> PostgresDatabase:
+    async def open(
+        cls, url: str, migrations: Sequence[Migration], *, must_have_tables: bool = False
+    ) -> PostgresDatabase:
         """Connects, and brings the tables to the newest version.
 
-        Raises StorageUnavailable, and ConfigurationError where the tables cannot be used (see `upgrade`).
+        Raises StorageUnavailable, and ConfigurationError where the URL or the tables cannot be used (see `upgrade`).
         """
-        async with _translated():
-            pool = await asyncpg.create_pool(
-                url,
-                min_size=1,
-                max_size=POOL_SIZE,
-                timeout=CONNECT_TIMEOUT_SECONDS,
-                command_timeout=COMMAND_TIMEOUT_SECONDS,
-            )
+        where = f"Postgres at {address_of(url)}"
+        async with _translated(where):
+            try:
+                pool = await asyncpg.create_pool(
+                    url,
+                    min_size=1,
+                    max_size=POOL_SIZE,
+                    timeout=CONNECT_TIMEOUT_SECONDS,
+                    command_timeout=COMMAND_TIMEOUT_SECONDS,
+                )
+            except (ValueError, OverflowError) as error:  # the text may quote the URL, and with it the password
+                raise ConfigurationError(
+                    f"DATABASE_URL: {type(error).__name__}: this is no URL of a Postgres that can be reached. Write "
+                    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for signs in the password.",
+                    param="DATABASE_URL",
+                ) from None
         database = cls(pool)
         try:
-            async with _translated(), pool.acquire() as connection:
-                await _run(connection, upgrade(POSTGRES, migrations))
+            async with _translated(where), pool.acquire() as connection:
+                await _run(connection, upgrade(POSTGRES, migrations, must_have_tables=must_have_tables))
         except BaseException:
             await database.close()
             raise
@@ -78,6 +91,8 @@ async def _run(connection: Any, steps: Steps) -> None:
         while True:
             try:
                 rows = await connection.fetch(step.sql, *step.values, timeout=MIGRATION_WAIT_SECONDS)
+            except MAY_NOT_MIGRATE:
+                raise
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 steps.throw(error)
             else:
@@ -85,23 +100,28 @@ async def _run(connection: Any, steps: Steps) -> None:
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    """Raises the driver's errors as ours, without their texts: Postgres quotes stored values in them."""
+async def _translated(where: str = _ANY) -> AsyncIterator[None]:
+    """Raises the driver's errors as ours, without their texts: Postgres quotes stored values in them.
+
+    where: names the server.
+    """
     try:
         yield
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError) as error:
         raise RowsRefused(f"Postgres refused the values ({type(error).__name__}).") from None
     except asyncpg.SyntaxOrAccessError as error:
+        if where != _ANY and isinstance(error, MAY_NOT_MIGRATE):  # at the start: no table is missing yet
+            raise unavailable(error, where) from error
         name = type(error).__name__
         raise SchemaRefused(
             f"Postgres lacks a table or a column, or does not let this user use it ({name}). Compare its tables with "
             "vllm_service/storage/sql/migrations, and add what is missing."
         ) from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        raise StorageUnavailable(
-            f"Postgres cannot do this now ({type(error).__name__}). If it lasts, check DATABASE_URL and the server.",
-            retry_after_seconds=1.0,
-        ) from error
+    except (
+        *(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
+        *(OSError, TimeoutError, EOFError),
+    ) as error:
+        raise unavailable(error, where) from error
 
 
 def _insert(table: Table) -> str:

@@ -52,14 +52,17 @@ class SqliteDatabase:
         self._thread = thread
 
     @classmethod
-    async def open(cls, path: Path, migrations: Sequence[Migration]) -> SqliteDatabase:
+    async def open(
+        cls, path: Path, migrations: Sequence[Migration], *, must_have_tables: bool = False
+    ) -> SqliteDatabase:
         """Makes the file, readable by its owner only, and brings its tables to the newest version.
 
-        Raises StorageUnavailable, and ConfigurationError where the file or its tables (see `upgrade`) cannot be used.
+        must_have_tables: for commands that only read; neither a file nor tables are made then. Raises
+        StorageUnavailable, and ConfigurationError where the file or its tables (see `upgrade`) cannot be used.
         """
         thread = ThreadPoolExecutor(1, thread_name_prefix=f"sqlite-{path.stem}")
         try:
-            connection = await _on(thread, lambda: _connect(path, migrations))
+            connection = await _on(thread, lambda: _connect(path, migrations, must_have_tables))
         except BaseException:
             thread.shutdown()
             raise
@@ -110,7 +113,13 @@ async def _on(thread: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
         ) from error
 
 
-def _connect(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
+def _connect(path: Path, migrations: Sequence[Migration], must_have_tables: bool) -> sqlite3.Connection:
+    if must_have_tables and not path.exists():
+        raise ConfigurationError(
+            f"There is no database in {path.parent}: {path.name} is not there. Name the gateway's own with --data-dir "
+            "or --database-url, or in DATA_DIR or DATABASE_URL; `serve` and `keys create` make one.",
+            param="DATA_DIR",
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _create(path)
@@ -121,7 +130,7 @@ def _connect(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
         ) from None
     _check_permissions(path)
     try:
-        return _prepared(path, migrations)
+        return _prepared(path, migrations, must_have_tables)
     except sqlite3.Error as error:
         advice = _UNUSABLE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
         if advice is None:
@@ -146,14 +155,14 @@ def _check_permissions(path: Path) -> None:
             )
 
 
-def _prepared(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
+def _prepared(path: Path, migrations: Sequence[Migration], must_have_tables: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
     try:
         # WAL: exports and totals read while the ledger writes. FULL: a commit survives a loss of power.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA busy_timeout = {MIGRATION_WAIT_SECONDS * 1000}")
-        _run(connection, upgrade(SQLITE, migrations))
+        _run(connection, upgrade(SQLITE, migrations, must_have_tables=must_have_tables))
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}")
     except BaseException:
         connection.close()

@@ -34,6 +34,10 @@ class DatabaseTooNew(ConfigurationError):
     """A newer program has changed this database. Rows of this program would lack what is new."""
 
 
+class NoTables(ConfigurationError):
+    """The database is another program's, or empty."""
+
+
 class SchemaMismatch(ConfigurationError):
     """The tables differ from those of every version of this program."""
 
@@ -82,12 +86,26 @@ POSTGRES = Dialect(
 )
 
 
-def upgrade(dialect: Dialect, migrations: Sequence[Migration], clock: Callable[[], float] = time.time) -> Steps:
+def upgrade(
+    dialect: Dialect,
+    migrations: Sequence[Migration],
+    clock: Callable[[], float] = time.time,
+    *,
+    must_have_tables: bool = False,
+) -> Steps:
     """Yields the statements to execute: one transaction under a lock, or mere reading where the schema is the newest.
 
-    Raises DatabaseTooNew, SchemaMismatch and MigrationFailed; the transaction is then not committed.
+    must_have_tables: raises NoTables for a database without any of ours, for commands that only read. Raises
+    DatabaseTooNew, SchemaMismatch and MigrationFailed; the transaction is then not committed.
     """
     newest = len(migrations)
+    if must_have_tables:
+        present = yield from _present(dialect)
+        if not present.keys() & expected_columns(migrations).keys():
+            raise NoTables(
+                "The database has no tables of vllm-service, so there is nothing to read. Name the gateway's own "
+                "database; `serve` and `keys create` make the tables."
+            )
     if (yield from _version(dialect, migrations)) < newest:
         yield from _each(dialect.begin)
         # Read again under the lock: another replica may have migrated while this one waited.

@@ -1,4 +1,4 @@
-"""The names of the router's strategies, for `LLMRouter(strategy=...)`."""
+"""The names of the router's strategies, wherever one is written: a file, a variable, a header, a key, an argument."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ class RoutingStrategy(StrEnum):
     LEAST_LOADED = "LEAST_LOADED"
     WEIGHTED = "WEIGHTED"
     PINNED = "PINNED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> RoutingStrategy | None:
+        """Returns the strategy of a name in small letters."""
+        return cls.__members__.get(str(value).upper())

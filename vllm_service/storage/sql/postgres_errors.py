@@ -1,0 +1,95 @@
+"""What a failure of Postgres means and what to do about it, by the driver's type of error."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from vllm_service.errors import StorageUnavailable
+
+_NAME = re.compile(r'"([^"]{1,64})"')
+#: The first type that fits counts. A remedy follows what is wrong.
+_MEANINGS: tuple[tuple[type[BaseException], str, str], ...] = (
+    (
+        asyncpg.InvalidCatalogNameError,
+        "has no database {name}",
+        "Create it (`createdb {name}`), or correct the name at the end of DATABASE_URL",
+    ),
+    (
+        asyncpg.InvalidPasswordError,
+        "refuses the password",
+        "Correct it in DATABASE_URL; signs in a password are written %XX",
+    ),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        "does not let this user in",
+        "Correct the user in DATABASE_URL, create it (CREATE ROLE ... LOGIN), or permit it in pg_hba.conf",
+    ),
+    (
+        asyncpg.InsufficientPrivilegeError,
+        "does not give this user the right to do it",
+        "Grant it: GRANT ALL ON DATABASE, and GRANT ALL ON SCHEMA public",
+    ),
+    (
+        asyncpg.InvalidSchemaNameError,
+        "has no schema in which this user may make tables",
+        "Create one (CREATE SCHEMA public; GRANT ALL ON SCHEMA public), or set the user's search_path",
+    ),
+    (
+        asyncpg.ReadOnlySQLTransactionError,
+        "only reads: it is a standby, or default_transaction_read_only is on",
+        "Name the primary server in DATABASE_URL",
+    ),
+    (
+        asyncpg.TooManyConnectionsError,
+        "has no connection left",
+        "Raise max_connections or the role's CONNECTION LIMIT, or run fewer processes: each takes up to 4",
+    ),
+    (asyncpg.CannotConnectNowError, "is starting or stopping", "Try again in some seconds"),
+    (asyncpg.AdminShutdownError, "has been stopped", "Start it again"),
+    (asyncpg.DiskFullError, "has no room left on its disk", "Make room there"),
+    (asyncpg.OutOfMemoryError, "has no memory left", "Give it more, or lower its work_mem"),
+    (ConnectionRefusedError, "cannot be reached: nothing listens there", "Start it, or correct DATABASE_URL"),
+    (FileNotFoundError, "cannot be reached: its socket does not exist", "Start it, or correct DATABASE_URL"),
+    (socket.gaierror, "cannot be reached: there is no such host", "Correct the host in DATABASE_URL, or DNS"),
+    (ssl.SSLError, "cannot be reached: TLS failed", "Correct sslmode and sslrootcert in DATABASE_URL"),
+    (TimeoutError, "does not answer in time", "Check its load, and that no firewall drops the connection"),
+    (asyncpg.InternalClientError, "does not answer as Postgres does", "Check host and port in DATABASE_URL"),
+)
+#: What stops a migration for a reason that is not in the tables.
+MAY_NOT_MIGRATE = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+
+
+def unavailable(error: BaseException, where: str) -> StorageUnavailable:
+    """Returns the error in plain words, with the driver's type and what to do."""
+    words = "cannot do this now"
+    remedy = "If it lasts, check DATABASE_URL and the server"
+    for kind, meaning, advice in _MEANINGS:
+        if isinstance(error, kind):
+            words = meaning
+            remedy = advice
+            break
+    found = _NAME.search(str(error)) if isinstance(error, asyncpg.InvalidCatalogNameError) else None
+    name = found[1] if found else "of that name"
+    return StorageUnavailable(
+        f"{where} {words.format(name=name)} ({type(error).__name__}). {remedy.format(name=name)}.",
+        retry_after_seconds=1.0,
+    )
+
+
+def address_of(url: str) -> str:
+    """Returns host and port of a URL, without user and password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "DATABASE_URL"
+    hosts = parts.netloc.rpartition("@")[2]
+    return hosts or "its local socket"
