@@ -28,6 +28,7 @@ from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy, header_value, seconds
 from vllm_service.domain.pricing import TokenPrice
+from vllm_service.domain.stream_options import StreamOptions
 from vllm_service.domain.urls import url_fault
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
@@ -40,6 +41,7 @@ class Connection:
     gateway, the cost is the one in its answers, and so is the provider unless names_provider is False. http_client: is
     used in one loop only, the first.
     follow_redirects: without an http_client; if it is False, a redirect is an error. owner: the class that errors name.
+    stream_options: whether streams are sent with them; None: until the server refuses them.
     Raises ConfigurationError for a base_url, an api_key or a time with which nothing can be sent.
     """
 
@@ -58,10 +60,12 @@ class Connection:
         reads_annotations: bool = False,
         names_provider: bool = True,
         follow_redirects: bool = True,
+        stream_options: bool | None = None,
     ) -> None:
         self.provider = provider
         self.endpoint = endpoint
         self._prices = dict(prices or {})
+        self._stream_options = StreamOptions.configured(stream_options)
         self._http_client = http_client
         self._reads_annotations = reads_annotations
         self._names_provider = names_provider
@@ -127,7 +131,25 @@ class Connection:
 
     async def open_stream(self, ask: Payload) -> EventStream:
         """Opens a stream of an answer's chunks, as JSON. Raises ServiceError."""
-        content = ask.stream_content()
+        options = self._stream_options
+        if not options.are_sent:
+            return await self._open_stream(ask, takes_options=False)
+        try:
+            stream = await self._open_stream(ask, takes_options=True)
+        except ServiceError as error:
+            cause = error.__cause__
+            text = cause.response.text if isinstance(cause, openai.APIStatusError) else ""
+            if not options.may_be_why(error.status, error.param, text):
+                raise
+        else:
+            options.taken()
+            return stream
+        stream = await self._open_stream(ask, takes_options=False)
+        options.refused()
+        return stream
+
+    async def _open_stream(self, ask: Payload, *, takes_options: bool) -> EventStream:
+        content = ask.stream_content(takes_options=takes_options)
         with self.raising_ours():
             stream = await self.sdk.post(
                 ask.route, cast_to=object, content=content, stream=True, stream_cls=EventStream

@@ -141,12 +141,16 @@ class Payload:
         """Returns the body's JSON without what makes it a stream."""
         return self._json(self.options_json)
 
-    def stream_content(self) -> bytes:
-        """Returns the body's JSON for a stream that ends with the usage. Raises InvalidRequest."""
+    def stream_content(self, *, takes_options: bool = True) -> bytes:
+        """Returns the body's JSON for a stream that ends with the usage. Raises InvalidRequest.
+
+        takes_options: False for a provider that refuses `stream_options`; it sends no usage.
+        """
         wanted = self.streaming.get("stream_options", {})
         if not isinstance(wanted, Mapping):
             raise InvalidRequest("stream_options: expected an object", param="stream_options")
-        streaming = encoded({"stream": True, "stream_options": {**wanted, "include_usage": True}}, "options")
+        options = {"stream_options": {**wanted, "include_usage": True}} if takes_options else {}
+        streaming = encoded({"stream": True, **options}, "options")
         return self._json(b"{%b,%b" % (self.options_json[1:-1], streaming[1:]) if self.options else streaming)
 
     def _json(self, options: bytes) -> bytes:

@@ -6,6 +6,7 @@ from vllm_service.catalog.model import APPLE_SILICON_TAG, Catalog, PublicModel
 from vllm_service.catalog.tasks import PREFIX
 from vllm_service.domain.plan import Router
 from vllm_service.domain.pricing import TokenPrice
+from vllm_service.domain.stream_options import StreamOptions
 from vllm_service.errors import ModelNotFound
 
 
@@ -39,6 +40,10 @@ class ConfigSnapshot:
         self.on_apple_silicon = frozenset(
             name for name, provider in catalog.providers.items() if APPLE_SILICON_TAG in provider.tags
         )
+        #: What each provider makes of `stream_options`.
+        self.stream_options = {
+            name: StreamOptions.configured(provider.stream_options) for name, provider in catalog.providers.items()
+        }
         #: The public models by name, by alias and by task.
         self.models = {name: ServedModel(model) for name, model in catalog.models.items()}
 
