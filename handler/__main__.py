@@ -9,13 +9,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from handler import logs
+from handler import logs, metrics
+from handler.door.flags import EVERY_ADDRESS, Door
 from handler.engine.embedded import EmbeddedEngine
 from handler.engine.protocol import Engine
 from handler.engine.remote import RemoteEngine
 from handler.engine.vllm_parts import read_command_line, serve_parser
 from handler.errors import ConfigurationError, WorkerError
 from handler.local import config_report, one_job
+from handler.metrics import WorkerMetrics
 from handler.settings import LOG_LEVELS, ModelSettings, WorkerSettings, export
 from handler.start.children import end_as_a_spawned_process
 from handler.start.timeline import Timeline
@@ -25,7 +27,8 @@ logger = logging.getLogger("handler")
 EXIT_CONFIGURATION = 2
 #: 128 + 13, what a shell reports for a program that SIGPIPE ends.
 OUTPUT_CLOSED = 141
-DEFAULT_HTTP_PORT = 8000
+# RunPod sends the requests of a load-balancing endpoint to port 80 where PORT is not set (docs/runpod.md).
+LOAD_BALANCED_PORT, DEFAULT_HTTP_PORT = 80, 8000
 MODEL_COMMANDS = ("download", "verify", "prune")
 
 # By default vLLM logs to stdout and reports its usage to its makers. Both are read when it is imported.
@@ -35,35 +38,41 @@ QUIET_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERRO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the worker and returns the exit code: 0 success, 1 failed job, 2 wrong use or configuration.
+    """Runs the worker and returns the exit code.
 
-    141 where the output's reader ended first, as `head` does.
+    0 success, 1 failed job or start, 2 wrong use or configuration, 141 where the reader of the output has left.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     try:
         try:
-            return _main(arguments)
+            return _manage_models(given) if given[:1] and given[0] in MODEL_COMMANDS else _run_worker(given)
         finally:
             # What is still buffered would otherwise fail when the interpreter ends, outside of this function.
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter flushes once more at its end: into the null device, where nothing can fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return OUTPUT_CLOSED
+        return _output_closed()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # so Rich ends a program whose reader has left
+            return _output_closed()
+        raise
 
 
-def _main(arguments: Sequence[str] | None) -> int:
-    given = sys.argv[1:] if arguments is None else arguments
-    if given[:1] and given[0] in MODEL_COMMANDS:
-        return _manage_models(given)
-    options = _parse(given)
+def _output_closed() -> int:
+    # The interpreter flushes once more at its end: into the null device, where nothing can fail.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return OUTPUT_CLOSED
+
+
+def _run_worker(arguments: Sequence[str]) -> int:
+    options = _parse(arguments)
     try:
         settings = WorkerSettings.from_environment()
         logs.set_up(options.rp_log_level or settings.log_level, as_json=settings.logs_json)
         export(VLLM_ENVIRONMENT)
         return _run(options, settings)
     except ConfigurationError as error:
-        sys.stderr.write(f"{error.message}\n")
+        sys.stderr.write(f"{error.to_json_text()}\n")
         return EXIT_CONFIGURATION
 
 
@@ -99,11 +108,11 @@ def _run(options: argparse.Namespace, settings: WorkerSettings) -> int:
         return _print_config(settings, as_json=options.json)
     if options.rp_serve_api:
         return _serve_locally(settings, options.rp_api_host, options.rp_api_port)
+    if options.test_input is not None:
+        return _run_test_job(settings, options.test_input)
     if options.http or settings.serves_http:
         return _serve_http(settings)
-    if options.test_input is not None or not settings.takes_jobs:
-        return _run_test_job(settings, options.test_input or one_job.DEFAULT_TEST_INPUT)
-    return _serve_queue(settings)
+    return _serve_queue(settings) if settings.takes_jobs else _run_test_job(settings, one_job.DEFAULT_TEST_INPUT)
 
 
 def _manage_models(arguments: Sequence[str]) -> int:
@@ -143,25 +152,40 @@ def _run_test_job(settings: WorkerSettings, test_input: str) -> int:
 def _serve_locally(settings: WorkerSettings, host: str, port: int) -> int:
     from handler.local import api
 
-    api.serve(_engine(settings), settings, host, port)
-    return 0
+    try:
+        return asyncio.run(api.serve(_engine(settings), settings, _door(settings), host, port))
+    except KeyboardInterrupt:  # while the model was loading
+        return 0
 
 
 def _serve_http(settings: WorkerSettings) -> int:
     from handler.http import mode
+    from handler.http.app import PING_PATHS
 
-    port = DEFAULT_HTTP_PORT if settings.port is None else settings.port
+    door = _door(settings)
+    port = door.port
+    if port is None:
+        port = LOAD_BALANCED_PORT if settings.serves_http else DEFAULT_HTTP_PORT
+        logger.info("PORT is not set: serving on port %d", port)
+    if settings.metrics_port is not None:
+        metrics.serve(settings.metrics_port)
     serving = mode.serve(
         _engine(settings, load_in_thread=True),
-        host="0.0.0.0",  # noqa: S104 - the platform's load balancer comes from outside the container
+        host=door.host or EVERY_ADDRESS,
         port=port,
         health_port=port if settings.health_port is None else settings.health_port,
         allowed_paths=settings.allowed_paths,
         max_body_bytes=settings.max_body_bytes,
         drain_seconds=settings.grace_seconds,
         stall_seconds=settings.stall_seconds,
+        door=door,
+        ping_paths={*PING_PATHS, settings.health_check_path},
     )
     return asyncio.run(serving)
+
+
+def _door(settings: WorkerSettings) -> Door:
+    return Door.read(settings.environment, own_key=settings.vllm_base_url is None)
 
 
 def _engine(settings: WorkerSettings, *, load_in_thread: bool = False, timeline: Timeline | None = None) -> Engine:
@@ -172,19 +196,17 @@ def _engine(settings: WorkerSettings, *, load_in_thread: bool = False, timeline:
 
 
 def _serve_queue(settings: WorkerSettings) -> int:
-    from handler import metrics
-    from handler.metrics import WorkerMetrics
     from handler.queue import mode
     from handler.queue.runpod_sdk import SdkPlatform
 
     if settings.metrics_port is not None:
         metrics.serve(settings.metrics_port)
-    counters = metrics.WorkerMetrics(metrics.process_registry())
+    counters = WorkerMetrics(metrics.process_registry())
     timeline = Timeline(settings.start.usd_per_second, counters.phase_took)
 
-    def import_sdk(metrics: WorkerMetrics) -> SdkPlatform:
+    def import_sdk(counters: WorkerMetrics) -> SdkPlatform:
         with timeline.phase("sdk", "importing the runpod SDK"):
-            return SdkPlatform(metrics)
+            return SdkPlatform(counters)
 
     engine = _engine(settings, timeline=timeline)
     return mode.serve(engine, settings, metrics=counters, make_platform=import_sdk)

@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput
+from handler.guided_decoding import FORMER_FIELDS, translated
 from handler.outputs import Output, WholeAnswer
 
 COMPLETIONS = "/v1/completions"
@@ -127,8 +128,9 @@ class Native(_Form):
     def request(self, request_fields: RequestFields) -> EngineRequest:
         """Returns a completion, or a chat where there are messages or a chat template is to be applied."""
         path, question = self._question()
-        _check_parameters(self.sampling_params, request_fields(path))
-        body = self.sampling_params | question | {"stream": self.stream}
+        parameters = translated(self.sampling_params, "sampling_params")
+        _check_parameters(parameters, request_fields(path))
+        body = parameters | question | {"stream": self.stream}
         if self.lora_adapter is not None:
             body["model"] = self.lora_adapter
         if self.stream:
@@ -199,6 +201,8 @@ def _post(path: str, body: Json, name: str, method: str = "POST") -> EngineReque
     stream = body.get("stream")
     if not isinstance(stream, bool | None):
         raise InvalidInput(f"{name}.stream: expected true or false, got {_type_name(stream)}", param=f"{name}.stream")
+    if not FORMER_FIELDS.isdisjoint(body):
+        body = translated(body, name)
     try:
         encoded = json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+logger = logging.getLogger(__name__)
 
 #: "stopped" by the platform, "returned" to it: a job that never began, because the engine was gone.
 Outcome = Literal["completed", "failed", "stopped", "returned"]
@@ -65,5 +68,11 @@ def process_registry() -> CollectorRegistry:
 
 
 def serve(port: int) -> None:
-    """Serves the process's registry on `port` from a thread of its own; raises OSError where the port is taken."""
-    start_http_server(port, registry=REGISTRY)
+    """Serves the process's registry on `port` from a thread of its own.
+
+    A port that cannot be had costs the metrics, not the worker.
+    """
+    try:
+        start_http_server(port, registry=REGISTRY)
+    except (OSError, OverflowError) as error:
+        logger.warning("METRICS_PORT=%d cannot be used, so there are no metrics: %s", port, error)

@@ -162,9 +162,11 @@ class WorkerSettings:
     #: An OpenAI-compatible server that already runs, to be used instead of an embedded vLLM.
     vllm_base_url: str | None = None
     vllm_api_key: str | None = field(default=None, repr=False)
-    #: Set on a load-balancing endpoint, where the worker serves HTTP instead of taking jobs.
+    #: Where to serve HTTP, on a load-balancing endpoint; None is the platform's own default.
     port: int | None = None
     health_port: int | None = None
+    #: Where the platform's health checks come, beside `/ping`.
+    health_check_path: str = "/ping"
     #: The largest HTTP request. RunPod's own limit for load-balancing endpoints is 30 MB (docs/runpod.md).
     max_body_bytes: int = 30_000_000
     models: ModelSettings = field(default_factory=lambda: ModelSettings.read({}))
@@ -196,11 +198,12 @@ class WorkerSettings:
             log_level=given.get("LOG_LEVEL", cls.log_level).upper(),
             grace_seconds=_seconds(given, "GRACE_SECONDS", cls.grace_seconds),
             stall_seconds=_seconds(given, "STALL_SECONDS", cls.stall_seconds),
-            metrics_port=_whole_number(given, "METRICS_PORT"),
+            metrics_port=_port(given, "METRICS_PORT"),
             vllm_base_url=given.get("VLLM_BASE_URL"),
             vllm_api_key=given.get("VLLM_API_KEY"),
-            port=_whole_number(given, "PORT"),
-            health_port=_whole_number(given, "PORT_HEALTH"),
+            port=_port(given, "PORT"),
+            health_port=_port(given, "PORT_HEALTH"),
+            health_check_path=_path(given, "HEALTH_CHECK_PATH", cls.health_check_path),
             models=ModelSettings.read(given),
             start=StartSettings.read(given),
         )
@@ -222,8 +225,8 @@ class WorkerSettings:
 
     @property
     def serves_http(self) -> bool:
-        """True on a load-balancing endpoint: a port to listen on, and no queue to take jobs from."""
-        return self.port is not None and self.runs_under_runpod and not self.takes_jobs
+        """True on a load-balancing endpoint, which is an endpoint without a queue to take jobs from."""
+        return self.runs_under_runpod and not self.takes_jobs
 
     @property
     def names_a_model(self) -> bool:
@@ -267,6 +270,20 @@ def _whole_number(given: Mapping[str, str], name: str) -> int | None:
         return int(given[name])
     except ValueError as error:
         raise ConfigurationError(f"{name}={given[name]!r}: expected a whole number", param=name) from error
+
+
+def _port(given: Mapping[str, str], name: str) -> int | None:
+    port = _whole_number(given, name)
+    if port is not None and not 0 <= port <= 65535:
+        raise ConfigurationError(f"{name}={given[name]!r}: expected a port, 1 to 65535", param=name)
+    return port
+
+
+def _path(given: Mapping[str, str], name: str, default: str) -> str:
+    path = given.get(name, default)
+    if not path.startswith("/"):
+        raise ConfigurationError(f"{name}={path!r}: expected a path that begins with a slash", param=name)
+    return path
 
 
 def _seconds(given: Mapping[str, str], name: str, default: float) -> float:

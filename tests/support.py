@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from handler.dispatch import Dispatcher
-from handler.engine.protocol import Answer, EngineRequest, answer_of
+from handler.engine.protocol import Answer, EngineRequest, Header, answer_of
 from handler.errors import EngineUnavailable, NotBegun
 
 Json = dict[str, Any]
@@ -59,6 +59,7 @@ class FakeEngine:
     pieces: Iterable[bytes] = (b"{}",)
     status: int = 200
     content_type: str = "application/json"
+    headers: Sequence[Header] = ()
     fields: Collection[str] = ()
     answer: Callable[[EngineRequest], AsyncIterator[bytes]] | None = None
     start_error: Exception | None = None
@@ -87,7 +88,7 @@ class FakeEngine:
         self.requests.append(request)
         body = _Body(self.answer(request) if self.answer else _each(self.pieces))
         try:
-            yield answer_of(self.status, self.content_type, body)
+            yield answer_of(self.status, self.content_type, body, self.headers)
         finally:
             self.left_early += not body.ended
 

@@ -37,10 +37,10 @@ ROOMS = {
     "handler": (
         ("__main__",),
         ("http", "local", "queue"),
-        ("dispatch", "watchdog"),
+        ("dispatch", "watchdog", "door"),
         ("jobs", "streaming"),
         ("engine",),
-        ("start",),
+        ("start", "guided_decoding"),
         ("model_cache", "settings", "outputs", "metrics", "logs"),
         ("errors",),
     ),

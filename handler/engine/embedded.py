@@ -11,8 +11,8 @@ from typing import Any
 from handler.engine import vllm_parts
 from handler.engine.loading import Loading, explained
 from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels
-from handler.engine.protocol import Answer, EngineRequest, answer_of
-from handler.engine.vllm_parts import EngineSteps, Header
+from handler.engine.protocol import Answer, EngineRequest, Header, answer_of
+from handler.engine.vllm_parts import EngineSteps
 from handler.errors import EngineUnavailable, NotBegun, StreamBroken
 from handler.settings import WorkerSettings
 from handler.start.compile_cache import Compilations
@@ -145,8 +145,8 @@ async def call_app(
     exchange = _Exchange(request)
     task = asyncio.create_task(_run(app, _scope(request, headers), exchange))
     try:
-        status, content_type = await exchange.head
-        yield answer_of(status, content_type, exchange.body())
+        status, content_type, answer_headers = await exchange.head
+        yield answer_of(status, content_type, exchange.body(), answer_headers)
     finally:
         exchange.gone.set()
         await _finish(task, wind_up_seconds)
@@ -179,7 +179,7 @@ class _Exchange:
 
     def __init__(self, request: EngineRequest) -> None:
         self.gone = asyncio.Event()
-        self.head: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self.head: asyncio.Future[tuple[int, str, list[Header]]] = asyncio.get_running_loop().create_future()
         self._request_body: bytes | None = request.body or b""
         self._pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._complete = False
@@ -193,9 +193,10 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = dict(message.get("headers", ()))
+            headers = list(message.get("headers", ()))
+            content_type = dict(headers).get(b"content-type", b"").decode("latin-1")
             if not self.head.done():  # it is cancelled where the caller left before the answer
-                self.head.set_result((message["status"], headers.get(b"content-type", b"").decode("latin-1")))
+                self.head.set_result((message["status"], content_type, headers))
             return
         if piece := message.get("body", b""):
             self._pieces.put_nowait(bytes(piece))
@@ -237,7 +238,12 @@ def _scope(request: EngineRequest, headers: Iterable[Header]) -> MutableMapping[
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [(b"host", b"worker"), (b"content-type", request.content_type.encode("latin-1")), *headers],
+        "headers": [
+            (b"host", b"worker"),
+            (b"content-type", request.content_type.encode("latin-1")),
+            *headers,
+            *request.headers,
+        ],
         "client": ("127.0.0.1", 0),
         "server": ("worker", 80),
         "state": {},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+Header = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,8 @@ class EngineRequest:
     path: str
     body: bytes | None = None
     content_type: str = "application/json"
+    #: Further headers of the caller, with names in lower case. Requests that differ only in these are equal.
+    headers: tuple[Header, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Stream:
     content_type: str
     #: Cut anywhere, also inside an event or a character.
     pieces: AsyncIterator[bytes]
+    #: All of the engine's, with names in lower case.
+    headers: Sequence[Header] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class Document:
     content_type: str
     #: Cut anywhere.
     pieces: AsyncIterator[bytes]
+    #: All of the engine's, with names in lower case.
+    headers: Sequence[Header] = ()
 
     async def read(self) -> bytes:
         """Returns the whole body."""
@@ -53,10 +61,10 @@ def is_success(status: int) -> bool:
     return 200 <= status < 300
 
 
-def answer_of(status: int, content_type: str, pieces: AsyncIterator[bytes]) -> Answer:
+def answer_of(status: int, content_type: str, pieces: AsyncIterator[bytes], headers: Sequence[Header] = ()) -> Answer:
     """Returns the answer in its kind, by its status and its content type."""
     is_stream = is_success(status) and content_type.lower().startswith(EVENT_STREAM)
-    return (Stream if is_stream else Document)(status, content_type, pieces)
+    return (Stream if is_stream else Document)(status, content_type, pieces, headers)
 
 
 class Engine(Protocol):

@@ -6,13 +6,14 @@ import asyncio
 import base64
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import aiohttp
 from yarl import URL
 
-from handler.engine.protocol import Answer, EngineRequest, answer_of
+from handler.engine.protocol import Answer, EngineRequest, Header, answer_of
 from handler.errors import ConfigurationError, EngineUnavailable, NotBegun, StreamBroken
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class RemoteEngine:
                 request.method,
                 self._target(request.path),
                 data=request.body,
-                headers={"Content-Type": request.content_type},
+                headers=_headers(request),
                 allow_redirects=False,
             )
         except UNSENT as error:
@@ -106,7 +107,8 @@ class RemoteEngine:
             self._down_since = None
         try:
             body = _Body(response.content.readany, self._broke_off)
-            yield answer_of(response.status, response.headers.get("content-type", ""), body)
+            content_type = response.headers.get("content-type", "")
+            yield answer_of(response.status, content_type, body, tuple(self._answer_headers(response)))
         finally:
             response.close()  # after the end of the body it has given its connection back already
 
@@ -145,6 +147,15 @@ class RemoteEngine:
                 await recovery
         if session is not None:
             await session.close()
+
+    def _answer_headers(self, response: aiohttp.ClientResponse) -> Iterator[Header]:
+        """Yields the headers with names in lower case; a redirect below the path of `base_url` starts after it."""
+        prefix = URL(self._url).raw_path.rstrip("/").encode()
+        for name, value in response.raw_headers:
+            if name.lower() == b"location" and prefix:
+                yield b"location", re.sub(rb"^((?:\w+:)?//[^/]*)?" + re.escape(prefix) + rb"(?=/)", rb"\1", value)
+            else:
+                yield name.lower(), value
 
     def _target(self, path: str) -> URL:
         return URL(f"{self._url}{path}", encoded=True)
@@ -227,6 +238,11 @@ class _Body:
         if not piece:
             raise StopAsyncIteration
         return piece
+
+
+def _headers(request: EngineRequest) -> list[tuple[str, str]]:
+    given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers]
+    return [("Content-Type", request.content_type), *given]
 
 
 def _origin(response: aiohttp.ClientResponse) -> str:

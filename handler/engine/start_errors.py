@@ -32,6 +32,8 @@ LASTING_NAMES = frozenset(
     | {"KeyError", "IndexError", "ModuleNotFoundError", *(kind.__name__ for kind in LASTING if kind is not OSError)}
 )
 LONGEST_CAUSE = 600
+# How argparse and vLLM say that a value is no JSON.
+NO_JSON = re.compile(r"invalid loads value:|Value (?=.* cannot be converted to <function loads)")
 UNKNOWN_FLAGS = re.compile(r"unrecognized arguments: (.*)")
 
 
@@ -161,10 +163,12 @@ RULES = (
 def start_error(
     error: Exception, command: CommandLine, parser: argparse.ArgumentParser, cause: str | None = None
 ) -> WorkerError:
-    """Returns the error to report for whatever vLLM raised while it started.
+    """Returns the error to report for whatever vLLM raised while it started; the worker's own stays as it is.
 
     cause: what a process of the engine logged, as `Type: message`. `error` then only says that this process has ended.
     """
+    if isinstance(error, WorkerError):
+        return error
     if isinstance(error, argparse.ArgumentError):
         return _refused_value(error, command, parser)
     text = _masked(tidy(cause or f"{type(error).__name__}: {error}"), command)
@@ -240,7 +244,8 @@ def _refused_value(
     variable = command.source_of(flag) if flag else EXTRA_ARGS_NAME
     setting = next((setting for setting in command.given if setting.source == variable), None)
     start = f"{variable}={setting.masked()}" if setting else f"{variable}: --{flag.replace('_', '-')}"
-    return ConfigurationError(_masked(f"{start}: {error.message}", command), param=variable)
+    reason = NO_JSON.sub("expected JSON, as in '[\"a\"]' or '{\"a\": 1}'; got", error.message)
+    return ConfigurationError(_masked(f"{start}: {reason}", command), param=variable)
 
 
 def _mentioned(text: str, command: CommandLine) -> Setting | None:

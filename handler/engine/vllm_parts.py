@@ -10,13 +10,15 @@ import argparse
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from handler.engine import chat_template, vllm_serve
+from handler.engine import chat_template, server_flags, vllm_serve
 from handler.engine.arguments import CommandLine, command_line
+from handler.engine.protocol import Header
 from handler.engine.start_errors import start_error
-from handler.errors import ConfigurationError, WorkerError
+from handler.errors import ConfigurationError
 from handler.settings import DEMO_FLAGS, WorkerSettings, export
 
 if TYPE_CHECKING:
@@ -35,8 +37,6 @@ LORA_CPU_WORKER = "handler.engine.cpu_lora.LoraCpuWorker"
 # Requests also wait for a step or two while others are prefilled; only with a full cache is that a lack of room.
 FULL_SHARE = 0.8
 STOP_SECONDS = 5.0
-
-Header = tuple[bytes, bytes]
 
 
 def serve_parser() -> argparse.ArgumentParser:
@@ -64,10 +64,14 @@ def read_command_line(settings: WorkerSettings, parser: argparse.ArgumentParser)
     known_names = frozenset(envs.environment_variables)
     command = command_line(parser, settings.environment, defaults, known_names)
     if settings.names_a_model or (settings.flags_may_name_a_model and _names_a_model(command, parser)):
-        return vllm_serve.with_warnings(command)
+        return _with_warnings(command, settings)
     settings.check_that_the_demo_model_may_be_served()
-    command = command_line(parser, settings.environment, {**defaults, **DEMO_FLAGS}, known_names)
-    return vllm_serve.with_warnings(command)
+    return _with_warnings(command_line(parser, settings.environment, {**defaults, **DEMO_FLAGS}, known_names), settings)
+
+
+def _with_warnings(command: CommandLine, settings: WorkerSettings) -> CommandLine:
+    unused = server_flags.without_effect(command, takes_jobs=settings.takes_jobs)
+    return replace(command, warnings=(*command.warnings, *unused))
 
 
 def _names_a_model(command: CommandLine, parser: argparse.ArgumentParser) -> bool:
@@ -86,8 +90,6 @@ def parse_arguments(command: CommandLine, parser: argparse.ArgumentParser) -> ar
         arguments = parser.parse_args(command.argv(parser))
         vllm_serve.prepare(arguments)
         _check_chat_template(arguments.chat_template)
-    except WorkerError:
-        raise
     except Exception as error:
         raise start_error(error, command, parser) from error
     return arguments

@@ -6,31 +6,11 @@ tests/contract/test_vllm_serve.py lists every step of `vllm serve`, and where it
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
-from handler.engine.arguments import CommandLine
 from handler.errors import ConfigurationError
 
 # Flags that name Python files with parsers for tool calls and for reasoning.
 PLUGIN_FLAGS = ("tool_parser_plugin", "reasoning_parser_plugin")
-# Flags of the server that `vllm serve` puts around engine and app. This worker has its own, or none.
-SERVER_FLAGS = frozenset(
-    {"api_server_count", "grpc", "grpc_port", "headless", "uds", "uvicorn_log_level", "disable_uvicorn_access_log"}
-    | {"disable_access_log_for_endpoints", "h11_max_incomplete_event_size", "h11_max_header_count"}
-    | {"ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers", "enable_ssl_refresh"}
-    | {"data_parallel_multi_port_external_lb", "data_parallel_supervisor_port"}
-)
-
-
-def with_warnings(command: CommandLine) -> CommandLine:
-    """Returns the command line with a warning for each flag that only the server of `vllm serve` reads."""
-    options = {word.partition("=")[0].removeprefix("--").replace("-", "_"): word for word in command.extra}
-    given = options | {setting.flag: setting.source for setting in command.given}
-    warnings = (
-        f"{given[flag]} has no effect: it is for the server of `vllm serve`, and this worker brings its own"
-        for flag in sorted(SERVER_FLAGS & given.keys())
-    )
-    return replace(command, warnings=(*command.warnings, *warnings))
 
 
 def prepare(arguments: argparse.Namespace) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
-from handler.engine.protocol import Answer, Engine, EngineRequest, Stream
+from handler.engine.protocol import Answer, Engine, EngineRequest, Header, Stream
 from handler.errors import InvalidInput, WorkerError
+from handler.guided_decoding import translated_text
 from handler.http.readiness import EngineLoading, Readiness, WorkerDraining
 from handler.jobs import is_allowed, is_plain
 
@@ -19,11 +21,23 @@ Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Header = tuple[bytes, bytes]
 
+# The health check of RunPod, which its documentation writes without the slash.
+PING_PATHS = ("/ping", "/ping/")
+JSON_TYPE = "application/json"
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")
 RETRY_AFTER: Header = (b"retry-after", b"5")
+# What concerns one connection, or the door of this worker, and not the request behind it.
+KEPT_HERE = frozenset(
+    {b"host", b"connection", b"keep-alive", b"transfer-encoding", b"te", b"trailer", b"upgrade", b"expect"}
+    | {b"content-length", b"content-type", b"accept-encoding", b"authorization", b"proxy-authorization", b"cookie"}
+    | {b"origin", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
+)
+OWN_HEADERS = frozenset(
+    {b"connection", b"keep-alive", b"transfer-encoding", b"trailer", b"upgrade", b"content-length", b"content-type"}
+    | {b"content-encoding", b"date", b"server", b"set-cookie", b"vary"}
+)
 CLOSE: Header = (b"connection", b"close")
 
 
@@ -37,18 +51,18 @@ class HttpApp:
         *,
         allowed_paths: Collection[str],
         max_body_bytes: int,
-        ping_path: str = "/ping",
+        ping_paths: Collection[str] = PING_PATHS,
     ) -> None:
         self.running: set[asyncio.Task[None]] = set()
         self._engine = engine
         self._readiness = readiness
         self._allowed_paths = allowed_paths
         self._max_body_bytes = max_body_bytes
-        self._ping_path = ping_path
+        self._ping_paths = ping_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers the health check, and passes everything else to the engine."""
-        if scope["path"] == self._ping_path:
+        if scope["path"] in self._ping_paths:
             await self._ping(scope, send)
             return
         reply = _Reply(send)
@@ -78,7 +92,10 @@ class HttpApp:
         await self._readiness.check()
         # HEAD is GET to the engine; uvicorn leaves the body out.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        request = EngineRequest(method, path, body or None, content_type(scope))
+        sent_type = content_type(scope)
+        if sent_type == JSON_TYPE:
+            body = translated_text(body)
+        request = EngineRequest(method, path, body or None, sent_type, passed_on(scope["headers"]))
         running = asyncio.create_task(self._forward(request, reply))
         self.running.add(running)
         running.add_done_callback(self.running.discard)
@@ -117,6 +134,7 @@ class _Reply:
         self._begun = response
         content_type = response.content_type.encode("latin-1")
         headers = [(b"content-type", content_type)] if content_type else []
+        headers += answer_headers(response.headers)
         await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
 
     async def write(self, piece: bytes) -> None:
@@ -196,7 +214,28 @@ def engine_path(scope: Mapping[str, Any], allowed_paths: Collection[str]) -> str
 def content_type(scope: Mapping[str, Any]) -> str:
     """Returns the content type that the engine is given: the client's for a form with files, else JSON."""
     written: str = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
-    return written if written.startswith("multipart/") else "application/json"
+    return written if written.startswith("multipart/") else JSON_TYPE
+
+
+def passed_on(headers: Iterable[Header]) -> tuple[Header, ...]:
+    """Returns the headers that mean something to the engine. The worker has its own key and connection there."""
+    return tuple(header for header in headers if header[0] not in KEPT_HERE)
+
+
+def answer_headers(headers: Iterable[Header]) -> list[Header]:
+    """Returns the engine's headers for the caller, a redirect without the engine's own address."""
+    return [
+        (name, inside(value) if name == b"location" else value)
+        for name, value in headers
+        if name not in OWN_HEADERS and not name.startswith(b"access-control-")
+    ]
+
+
+def inside(location: bytes) -> bytes:
+    """Returns path and query of a redirect. Callers know this worker by another address than the engine has."""
+    parts = urlsplit(location.decode("latin-1"))
+    path = "/" + parts.path.lstrip("/") if parts.netloc or parts.path.startswith("/") else parts.path
+    return (f"{path}?{parts.query}" if parts.query else path).encode("latin-1")
 
 
 async def read_body(scope: Mapping[str, Any], receive: Callable[[], Awaitable[Message]], max_bytes: int) -> bytes:

@@ -11,13 +11,16 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 
-import uvicorn
-
+from handler.door.flags import Door, Tls
+from handler.door.guard import App, behind_door, warn_of_an_open_door
+from handler.door.listener import CannotListen, open_listener
+from handler.door.server import Server, server
 from handler.engine.protocol import Engine
-from handler.http.app import HttpApp
+from handler.http.app import PING_PATHS, HttpApp
 from handler.http.readiness import Readiness, State
+from handler.start.failure import log_failed_start
 from handler.start.signals import stop_signals
 
 logger = logging.getLogger(__name__)
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 EXIT_FAILURE = 1
 # How long slow readers have to take the rest of their answers off the socket.
 LINGER_SECONDS = 2
+OPEN = Door()
 
 
 async def serve(
@@ -36,7 +40,8 @@ async def serve(
     allowed_paths: Collection[str],
     max_body_bytes: int,
     drain_seconds: float,
-    ping_path: str = "/ping",
+    door: Door = OPEN,
+    ping_paths: Collection[str] = PING_PATHS,
     stall_seconds: float = 120.0,
     on_listening: Callable[[int, int], None] | None = None,
 ) -> int:
@@ -45,19 +50,21 @@ async def serve(
     Listens before the engine starts, so that the platform sees it load. `on_listening` is given the two ports.
     """
     readiness = Readiness(engine)
-    app = HttpApp(engine, readiness, allowed_paths=allowed_paths, max_body_bytes=max_body_bytes, ping_path=ping_path)
-    health = HttpApp(engine, readiness, allowed_paths=(), max_body_bytes=0, ping_path=ping_path)
+    app = HttpApp(engine, readiness, allowed_paths=allowed_paths, max_body_bytes=max_body_bytes, ping_paths=ping_paths)
+    health = HttpApp(engine, readiness, allowed_paths=(), max_body_bytes=0, ping_paths=ping_paths)
+    warn_of_an_open_door(door, host)
+    servers = [_server(behind_door(app, door, ping_paths), door.tls), _server(health, Tls())]
     with contextlib.ExitStack() as resources:
         try:
-            ports = dict.fromkeys((port, health_port))  # one where they are the same
-            listeners = [resources.enter_context(_listener(host, number)) for number in ports]
-        except OSError as error:
-            logger.error("cannot listen on %s", error)
+            ports = dict.fromkeys((port, health_port), "PORT_HEALTH") | {port: "PORT"}  # one where they are the same
+            listeners = [resources.enter_context(open_listener(host, *named)) for named in ports.items()]
+        except CannotListen as error:
+            log_failed_start(error)
             return EXIT_FAILURE
         stop = asyncio.Event()
         resources.enter_context(stop_signals(stop.set))
         try:
-            async with _servers([app, health], listeners):
+            async with _servers(servers, listeners):
                 if on_listening:
                     on_listening(*(listeners[index].getsockname()[1] for index in (0, -1)))
                 failed = await readiness.live_until(stop, stall_seconds)
@@ -77,45 +84,25 @@ async def _drain(app: HttpApp, readiness: Readiness, seconds: float) -> None:
         task.cancel()
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    """Returns a listening socket. Raises OSError that names address, reason and remedy."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
-        remedy = "Stop what listens there, or set PORT (PORT_HEALTH for the health check) to another port."
-        raise OSError(f"{host}:{port}: {reason}. {remedy}") from error
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own handling of signals."""
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()
-
-
 @asynccontextmanager
-async def _servers(apps: Sequence[HttpApp], listeners: Sequence[socket.socket]) -> AsyncIterator[None]:
-    """Serves each app on its listener. At the end it closes idle connections and waits briefly for busy ones."""
-    servers = [_Server(_config(app)) for app, _ in zip(apps, listeners, strict=False)]
-    pairs = zip(servers, listeners, strict=True)
-    tasks = [asyncio.create_task(server.serve(sockets=[listener])) for server, listener in pairs]
+async def _servers(servers: Sequence[Server], listeners: Sequence[socket.socket]) -> AsyncIterator[None]:
+    """Serves on each listener. At the end it closes idle connections and waits briefly for busy ones."""
+    pairs = zip(servers, listeners, strict=False)
+    tasks = [asyncio.create_task(each.serve(sockets=[listener])) for each, listener in pairs]
     try:
         yield
     finally:
-        for server in servers:
-            server.should_exit = True
+        for each in servers:
+            each.end()
         await asyncio.gather(*tasks)
 
 
-def _config(app: HttpApp) -> uvicorn.Config:
-    return uvicorn.Config(
+def _server(app: App, tls: Tls) -> Server:
+    return server(
         app,
-        lifespan="off",
+        tls,
         log_config=None,
         access_log=False,
-        ws="none",
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=LINGER_SECONDS,

@@ -8,7 +8,8 @@ from enum import Enum
 
 from handler import watchdog
 from handler.engine.protocol import Engine
-from handler.errors import EngineUnavailable, WorkerError
+from handler.errors import EngineUnavailable
+from handler.start.failure import log_failed_start
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +54,8 @@ class Readiness:
         """Starts the engine. Returns, with the reason in the log, when it did not start, has died, or stands still."""
         try:
             await self._engine.start()
-        except WorkerError as error:
-            logger.error("the worker cannot start: %s", error.message)
-            return
-        except Exception:
-            logger.exception("the worker cannot start")
+        except Exception as error:
+            log_failed_start(error)
             return
         self.state = State.READY
         failure = await watchdog.failure(self._engine, stall_seconds)

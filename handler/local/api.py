@@ -9,27 +9,27 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import socket
-import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from handler.dispatch import Dispatcher
+from handler.door.flags import Door
+from handler.door.guard import behind_door, warn_of_an_open_door
+from handler.door.listener import open_listener
+from handler.door.server import server
 from handler.engine.protocol import Engine
-from handler.errors import ConfigurationError, InvalidInput, WorkerError
+from handler.errors import InvalidInput, WorkerError
 from handler.outputs import Output
 from handler.settings import WorkerSettings
-from handler.start.signals import STOP_SIGNALS, sigterm_interrupts_loading
+from handler.start.failure import log_failed_start
+from handler.start.signals import stop_signals
 
 # Finished or not; the oldest are forgotten first.
 KEPT_JOBS = 1000
@@ -83,7 +83,7 @@ class LocalApi:
         self._jobs: OrderedDict[str, LocalJob] = OrderedDict()
 
     def app(self) -> Starlette:
-        """Returns the API as an ASGI app, which starts the engine and stops it."""
+        """Returns the API as an ASGI app. The engine has been started."""
         routes = [
             Route("/run", self._run, methods=["POST"]),
             Route("/runsync", self._runsync, methods=["POST"]),
@@ -91,17 +91,7 @@ class LocalApi:
             Route("/stream/{job_id}", self._stream, methods=["GET", "POST"]),
         ]
         handlers = {WorkerError: _error_response}
-        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
-
-    @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        del app
-        with sigterm_interrupts_loading(threading.Event(), STOP_SIGNALS):
-            await self._engine.start()
-        try:
-            yield
-        finally:
-            await self._engine.stop()
+        return Starlette(routes=routes, exception_handlers=handlers)
 
     async def _run(self, request: Request) -> JSONResponse:
         job = self._submit(await _job_input(request))
@@ -155,30 +145,23 @@ class JobNotFound(InvalidInput):
     code = "job_not_found"
 
 
-def serve(engine: Engine, settings: WorkerSettings, host: str, port: int) -> None:
-    """Serves until interrupted. Raises ConfigurationError where the address is taken, before the engine is loaded."""
-    config = uvicorn.Config(
-        LocalApi(engine, settings).app(),
-        host=host,
-        port=port,
-        log_level=settings.log_level.lower(),
-        timeout_graceful_shutdown=math.ceil(settings.grace_seconds),
-    )
-    with _listening(host, port) as listening:
-        uvicorn.Server(config).run(sockets=[listening])
-
-
-def _listening(host: str, port: int) -> socket.socket:
+async def serve(engine: Engine, settings: WorkerSettings, door: Door, host: str, port: int) -> int:
+    """Serves until interrupted; returns the exit code. `door` decides who may call."""
+    warn_of_an_open_door(door, host)
+    app = behind_door(LocalApi(engine, settings).app(), door)
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
-        raise ConfigurationError(
-            f"--rp_api_host {host} --rp_api_port {port}: cannot listen there: {reason}. Stop what listens there, or "
-            "name another port.",
-            param="--rp_api_port",
-        ) from error
+        with open_listener(host, port, "--rp_api_port") as listener:
+            await engine.start()
+            grace = math.ceil(settings.grace_seconds)
+            serving = server(app, door.tls, log_level=settings.log_level.lower(), timeout_graceful_shutdown=grace)
+            with stop_signals(serving.end):
+                await serving.serve([listener])
+    except WorkerError as error:
+        log_failed_start(error)
+        return 1
+    finally:
+        await engine.stop()
+    return 0
 
 
 async def _job_input(request: Request) -> object:

@@ -17,11 +17,14 @@ from handler.outputs import WholeAnswer
 from handler.settings import WorkerSettings
 
 DEFAULT_TEST_INPUT = "test_input.json"
+# Editors on Windows begin a file with it.
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def load_job(test_input: str) -> dict[str, Any]:
     """Returns a job from JSON text, or from the file of that name; raises InvalidInput with what is wrong."""
-    text = test_input if test_input.lstrip().startswith(("{", "[")) else _read(Path(test_input))
+    given = test_input.lstrip(BYTE_ORDER_MARK)
+    text = given if given.lstrip().startswith(("{", "[")) else _read(Path(test_input)).lstrip(BYTE_ORDER_MARK)
     try:
         job = json.loads(text)
     except json.JSONDecodeError as error:

@@ -20,6 +20,7 @@ from handler.queue import runpod_sdk
 from handler.queue.job_loop import JobLoop, Pauses
 from handler.queue.platform import Platform
 from handler.settings import WorkerSettings
+from handler.start.failure import log_failed_start
 from handler.start.signals import sigterm_interrupts_loading, stop_signals
 
 logger = logging.getLogger(__name__)
@@ -61,9 +62,7 @@ async def _serve(
         except Exception as error:
             if told_to_stop.is_set():  # an import has made an error of its own of the interruption
                 return 0
-            if not isinstance(error, WorkerError):
-                raise
-            logger.error("the worker cannot start: %s", error.message)
+            log_failed_start(error)
             return 1
         finally:
             await engine.stop()
@@ -136,7 +135,7 @@ class EngineGate:
         if not self._start.done():
             return 0
         if error := self._start.exception():
-            logger.error("the worker cannot start: %s", error)
+            log_failed_start(error if isinstance(error, Exception) else RuntimeError(type(error).__name__))
             raise SystemExit(1)
         if self._watch is None:
             self._watch = events.create_task(watchdog.failure(self._engine, self._stall_seconds))

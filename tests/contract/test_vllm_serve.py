@@ -19,8 +19,7 @@ from vllm.entrypoints.launchers.api_server import entry
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
-from handler.engine import vllm_parts, vllm_serve
-from handler.engine.arguments import flags_of
+from handler.engine import vllm_parts
 from handler.errors import ConfigurationError
 from handler.settings import WorkerSettings
 
@@ -142,10 +141,6 @@ def test_the_engine_gets_every_option_that_vllm_serve_gives_it() -> None:
 @pytest.mark.parametrize("load", [ToolParserManager.import_tool_parser, ReasoningParserManager.import_reasoning_parser])
 def test_a_plugin_is_imported_and_nothing_else(load: Callable[..., Any]) -> None:
     assert list(calls(load)) == ["import_plugin"], CHANGED + load.__qualname__
-
-
-def test_the_flags_without_effect_are_flags() -> None:
-    assert set(flags_of(vllm_parts.serve_parser())) >= vllm_serve.SERVER_FLAGS, CHANGED + "flags of the server"
 
 
 def parsed(environment: dict[str, str]) -> Any:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from handler.errors import ConfigurationError
-from handler.local.api import serve
-from handler.settings import WorkerSettings
-from tests.support import FakeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,14 +21,3 @@ def test_a_command_whose_reader_is_gone_ends_quietly(arguments: tuple[str, ...])
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
     assert process.returncode == 141
-
-
-@pytest.mark.parametrize("port", [None, 99999])
-def test_the_local_api_refuses_a_port_before_the_engine_loads(port: int | None) -> None:
-    engine = FakeEngine()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        number = port or taken.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=f"--rp_api_port {number}: cannot listen there: ") as refused:
-            serve(engine, WorkerSettings(environment={}), "127.0.0.1", number)
-    assert "Stop what listens there, or name another port." in refused.value.message
-    assert engine.requests == []

@@ -55,12 +55,33 @@ def test_values_are_read() -> None:
         ("ALLOWED_PATHS", "v1"),
         ("LOG_LEVEL", "loud"),
         ("VERIFY_MODEL", "perhaps"),
+        ("PORT", "99999"),
+        ("PORT_HEALTH", "-1"),
+        ("METRICS_PORT", "port"),
+        ("HEALTH_CHECK_PATH", "ping"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_variables_name(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=name) as caught:
         WorkerSettings.from_environment({name: value})
     assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("environment", "serves_http", "takes_jobs"),
+    [
+        ({"RUNPOD_ENDPOINT_ID": "ep"}, True, False),
+        ({"RUNPOD_ENDPOINT_ID": "ep", "PORT": "80"}, True, False),
+        (UNDER_RUNPOD | {"PORT": "80"}, False, True),
+        ({"PORT": "80"}, False, False),
+        ({}, False, False),
+    ],
+)
+def test_an_endpoint_without_a_queue_serves_http_with_or_without_a_port(
+    environment: dict[str, str], serves_http: bool, takes_jobs: bool
+) -> None:
+    settings = WorkerSettings.from_environment({"MODEL_NAME": "a/b", **environment})
+    assert (settings.serves_http, settings.takes_jobs) == (serves_http, takes_jobs)
 
 
 def test_a_leading_tilde_is_the_home_directory_in_every_variable() -> None:

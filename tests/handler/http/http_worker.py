@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from handler.door.flags import Door
 from handler.engine.protocol import Answer, Engine, EngineRequest
 from handler.http import mode
 from handler.settings import ALLOWED_PATHS
@@ -91,18 +92,26 @@ class Running:
 
 
 @asynccontextmanager
-async def worker(engine: Engine, *, two_ports: bool = False, drain_seconds: float = 5) -> AsyncIterator[Running]:
+async def worker(
+    engine: Engine,
+    *,
+    two_ports: bool = False,
+    drain_seconds: float = 5,
+    door: Door = mode.OPEN,
+    host: str = "127.0.0.1",
+) -> AsyncIterator[Running]:
     """Serves `engine` on free ports; at the end sends SIGTERM if the worker still runs."""
     ports: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
     serving = mode.serve(
         engine,
-        host="127.0.0.1",
+        host=host,
         port=0,
         health_port=await free_port() if two_ports else 0,
         allowed_paths=ALLOWED_PATHS,
         max_body_bytes=1000,
         drain_seconds=drain_seconds,
         stall_seconds=0.05,
+        door=door,
         on_listening=lambda *both: ports.set_result(both),
     )
     task = asyncio.create_task(serving)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from benchmarks.paced_upstream import PacedUpstream
@@ -71,11 +73,27 @@ async def test_sigterm_while_loading_ends_the_worker() -> None:
 
 
 @pytest.mark.parametrize("error", [ConfigurationError("no such model"), RuntimeError("CUDA")])
-async def test_an_engine_that_does_not_start_ends_the_worker_with_code_1(error: Exception) -> None:
+async def test_an_engine_that_does_not_start_ends_the_worker_with_code_1_and_one_line_of_json(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     engine = FakeEngine(start_error=error)
     async with worker(engine) as running:
         assert await running.task == 1
     assert engine.stopped
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("start_failed ")]
+    document = json.loads(line.removeprefix("start_failed "))
+    assert (document["status"], document["retryable"]) == (500, False)
+
+
+@pytest.mark.parametrize(("host", "variable"), [("no.such.host.invalid", "HOST"), ("203.0.113.9", "HOST")])
+async def test_an_address_that_is_not_this_machines_is_blamed_on_host(
+    host: str, variable: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    exit_code = await mode.serve(
+        FakeEngine(), host=host, port=0, health_port=0, allowed_paths=(), max_body_bytes=1, drain_seconds=1
+    )
+    assert exit_code == 1
+    assert f'"param": "{variable}"' in caplog.text
 
 
 async def test_an_engine_that_dies_ends_the_worker_with_code_1_and_its_requests_with_an_error() -> None:
@@ -97,7 +115,7 @@ async def test_an_engine_that_stands_still_while_requests_run_ends_the_worker_wi
         assert await running.task == 1
 
 
-async def test_a_port_that_is_taken_ends_the_worker_with_code_1() -> None:
+async def test_a_port_that_is_taken_ends_the_worker_with_code_1(caplog: pytest.LogCaptureFixture) -> None:
     engine = FakeEngine()
     async with PacedUpstream() as other:
         port = int(other.url.rpartition(":")[2])
@@ -112,3 +130,5 @@ async def test_a_port_that_is_taken_ends_the_worker_with_code_1() -> None:
         )
     assert exit_code == 1
     assert not engine.started
+    assert '"param": "PORT"' in caplog.text
+    assert '"retryable": true' in caplog.text

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
 
+from handler.door.flags import Door
 from handler.engine.protocol import EngineRequest
+from handler.errors import ConfigurationError, EngineUnavailable
+from handler.local import api as api_module
 from handler.local.api import KEPT_JOBS, LocalApi
 from handler.settings import WorkerSettings
+from tests.handler.http.http_worker import free_port
 from tests.support import FakeEngine
+from tests.waiting import until_seen
 
 JOB = {"input": {"prompt": "Hi"}}
 
@@ -93,9 +103,69 @@ async def test_the_oldest_jobs_are_forgotten() -> None:
         assert (await api.get(f"/status/{first}")).status_code == 404
 
 
-async def test_the_engine_lives_as_long_as_the_app() -> None:
+@asynccontextmanager
+async def served(engine: FakeEngine, door: Door, port: int) -> AsyncIterator[httpx.AsyncClient]:
+    """The API on a socket, from its start to SIGTERM."""
+    serving = asyncio.create_task(api_module.serve(engine, WorkerSettings(environment={}), door, "127.0.0.1", port))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as api:
+
+        async def answers() -> bool:
+            assert not serving.done()
+            try:
+                return bool(await api.get("/status/x"))
+            except httpx.TransportError:
+                return False
+
+        await until_seen(answers, 5)
+        yield api
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await serving == 0
+
+
+async def test_the_engine_lives_as_long_as_the_server() -> None:
     engine = FakeEngine()
-    app = LocalApi(engine, WorkerSettings(environment={})).app()
-    async with app.router.lifespan_context(app):
+    async with served(engine, Door(), await free_port()):
         assert engine.started
     assert engine.stopped
+
+
+async def test_with_a_key_every_route_needs_it() -> None:
+    engine = FakeEngine()
+    async with served(engine, Door(api_keys=("k",)), await free_port()) as api:
+        for method, path in [("POST", "/run"), ("POST", "/runsync"), ("GET", "/status/x"), ("GET", "/stream/x")]:
+            assert (await api.request(method, path, json=JOB)).status_code == 401
+        headers = {"Authorization": "Bearer k"}
+        assert (await api.post("/runsync", json=JOB, headers=headers)).json()["status"] == "COMPLETED"
+    assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False)])
+async def test_without_a_key_a_public_address_is_a_loud_warning(
+    host: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = FakeEngine(start_error=EngineUnavailable("enough"))
+    assert await api_module.serve(engine, WorkerSettings(environment={}), Door(), host, 0) == 1
+    assert ("NO API KEY" in caplog.text) is warns
+
+
+async def test_a_start_that_fails_is_one_line_of_json(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine(start_error=ConfigurationError("DTYPE=x: no", param="DTYPE"))
+    assert await api_module.serve(engine, WorkerSettings(environment={}), Door(), "127.0.0.1", 0) == 1
+    assert engine.stopped
+    assert failed_start(caplog)["error"]["param"] == "DTYPE"
+
+
+async def test_a_port_that_is_taken_ends_the_start_before_the_engine_loads(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert await api_module.serve(engine, WorkerSettings(environment={}), Door(), "127.0.0.1", port) == 1
+    assert not engine.started
+    document = failed_start(caplog)
+    assert (document["error"]["param"], document["retryable"]) == ("--rp_api_port", True)
+
+
+def failed_start(caplog: pytest.LogCaptureFixture) -> Any:
+    """The error that the log has of a start."""
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("start_failed ")]
+    return json.loads(line.removeprefix("start_failed "))

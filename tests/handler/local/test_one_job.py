@@ -23,6 +23,12 @@ def test_a_job_is_read_from_json_text_or_from_a_file(tmp_path: Path) -> None:
     assert one_job.load_job(json.dumps(JOB)) == one_job.load_job(str(file)) == JOB
 
 
+def test_a_byte_order_mark_is_no_part_of_the_job(tmp_path: Path) -> None:
+    file = tmp_path / "job.json"
+    file.write_text("\ufeff" + json.dumps(JOB), encoding="utf-8")
+    assert one_job.load_job("\ufeff" + json.dumps(JOB)) == one_job.load_job(str(file)) == JOB
+
+
 @pytest.mark.parametrize(
     ("test_input", "message"),
     [

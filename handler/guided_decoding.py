@@ -1,0 +1,67 @@
+"""Translates the parameters of structured answers that older vLLM releases had into those of today.
+
+vLLM ignores fields that it does not have: a caller of `guided_json` would get an answer that follows no schema, and no
+word about it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from handler.errors import InvalidInput
+
+Json = dict[str, Any]
+
+# The former field of a request, and the member of `structured_outputs` that does the same.
+CONSTRAINTS = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+    "guided_json_object": "json_object",
+    "guided_whitespace_pattern": "whitespace_pattern",
+}
+BACKEND = "guided_decoding_backend"
+FORMER_FIELDS = frozenset({*CONSTRAINTS, BACKEND})
+FIELD = "structured_outputs"
+# What every one of these fields begins with, in a body that has not been parsed.
+MARK = b'"guided_'
+
+
+def translated(body: Json, name: str = "") -> Json:
+    """Returns the body with today's field in the place of the former ones; a body without them is returned as it is.
+
+    Raises InvalidInput where that is impossible. `name` is what the body is called there.
+    """
+    if FORMER_FIELDS.isdisjoint(body):
+        return body
+    start = f"{name}." if name else ""
+    if body.get(BACKEND) not in (None, "auto"):
+        raise InvalidInput(
+            f"{start}{BACKEND}: a request cannot choose it any more; leave it out, or set STRUCTURED_OUTPUTS_CONFIG at "
+            'the worker, such as {"backend": "xgrammar"}',
+            param=f"{start}{BACKEND}",
+        )
+    kept = {field: value for field, value in body.items() if field not in FORMER_FIELDS}
+    asked = {CONSTRAINTS[field]: body[field] for field in CONSTRAINTS if body.get(field) is not None}
+    if not asked:
+        return kept
+    if kept.get(FIELD) is not None:
+        former = next(field for field in CONSTRAINTS if body.get(field) is not None)
+        raise InvalidInput(f"{start}{former}: goes not with {FIELD}; use that alone", param=f"{start}{former}")
+    return kept | {FIELD: asked}
+
+
+def translated_text(body: bytes) -> bytes:
+    """Returns a body of JSON with today's field. Only a body that may have a former one is parsed."""
+    if MARK not in body:
+        return body
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return body  # vLLM says what is wrong
+    if not isinstance(document, dict):
+        return body
+    changed = translated(document)
+    return body if changed is document else json.dumps(changed, ensure_ascii=False).encode("utf-8", "surrogatepass")
