@@ -32,6 +32,7 @@ from vllm_service.domain.stream_options import StreamOptions
 from vllm_service.domain.urls import url_fault
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
+from vllm_service.gateway.provider_errors import error_words
 
 
 class Connection:
@@ -137,9 +138,7 @@ class Connection:
         try:
             stream = await self._open_stream(ask, takes_options=True)
         except ServiceError as error:
-            cause = error.__cause__
-            text = cause.response.text if isinstance(cause, openai.APIStatusError) else ""
-            if not options.may_be_why(error.status, error.param, text):
+            if not _may_be_why(options, error):
                 raise
         else:
             options.taken()
@@ -205,6 +204,14 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _may_be_why(options: StreamOptions, error: ServiceError) -> bool:
+    cause = error.__cause__
+    if not isinstance(cause, openai.APIStatusError):
+        return False
+    words = error_words(cause.response.content)
+    return options.may_be_why(cause.status_code, words.param, words.message or "")
 
 
 def _is_answer(response: httpx2.Response) -> None:

@@ -6,10 +6,18 @@ stream that is refused is sent again without it, and if that is answered, the pr
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 _REFUSALS = (400, 422)
 _NAMES = ("stream_options", "include_usage")
+#: What a message about a member has that is one too many, whether it names the member or not.
+_ONE_TOO_MANY = re.compile(
+    r"extra |additional|unexpected|unknown|unrecogni[sz]ed|unsupported"
+    r"|not (?:permitted|allowed|supported|recogni[sz]ed)",
+    re.IGNORECASE,
+)
 
 
 class StreamOptions(msgspec.Struct):
@@ -33,14 +41,14 @@ class StreamOptions(msgspec.Struct):
     def may_be_why(self, status: int, param: str | None, text: str) -> bool:
         """Returns whether a stream was refused because of them, so that it is worth sending without.
 
-        text: of the error. Until a stream with them has been answered, any refusal that names nothing else may be;
-        afterwards only one that names them.
+        param, text: the field that the error names, and its message. Until a stream with them has been answered, a
+        refusal of something unnamed may be; afterwards only one that names them.
         """
         if self.is_fixed or status not in _REFUSALS:
             return False
         if any(name in text or name in (param or "") for name in _NAMES):
             return True
-        return self.is_taken is None and not param
+        return self.is_taken is None and not param and (not text or _ONE_TOO_MANY.search(text) is not None)
 
     def taken(self) -> None:
         """Learns from a stream that was answered with them."""

@@ -68,8 +68,8 @@ def refused(status: int, headers: Mapping[bytes, bytes], body: bytes, model: str
         may_be_running=meaning is Meaning.UNFINISHED,
     )
     if meaning in (Meaning.CALLER, Meaning.CONTEXT) or (meaning is Meaning.OFFER and status in _OF_THE_REQUEST):
-        return NotAnswered(failure, callers_error(status, meaning, words))
-    return NotAnswered(failure, providers_error(status, meaning, wait, model))
+        return NotAnswered(failure, callers_error(status, meaning, words), words.message or "")
+    return NotAnswered(failure, providers_error(status, meaning, wait, model), words.message or "")
 
 
 def not_an_answer(judgement: Judgement, headers: Mapping[bytes, bytes], model: str) -> NotAnswered:

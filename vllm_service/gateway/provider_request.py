@@ -172,8 +172,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
         try:
             answer = await self._answer(attempt, provider, patience)
         except NotAnswered as refusal:
-            status, error = refusal.failure.status, refusal.error
-            if not options.may_be_why(status, error.param, error.message):
+            if not options.may_be_why(refusal.failure.status, refusal.error.param, refusal.text):
                 raise
         else:
             options.taken()

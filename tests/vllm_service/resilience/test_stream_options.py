@@ -18,7 +18,7 @@ WORDS: dict[str, Reply] = {
     "400 that names it": refused(400, "Unrecognized request argument supplied: stream_options"),
     "400 by param": refused(400, "not supported", param="stream_options"),
     "400 with a code of its own": refused(400, "include_usage is unknown", code="unsupported_parameter"),
-    "400 that says nothing": refused(400, "Bad Request"),
+    "400 that names nothing": refused(400, "Extra inputs are not permitted"),
     "400 without a body": whole(b"", 400),
     "422 of FastAPI": whole({"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs", "input": {}}]}, 422),
     "an error within a 200": whole({"error": {"message": "stream_options is not allowed", "code": 400}}),
@@ -56,7 +56,8 @@ async def test_they_are_sent_once_and_the_same_provider_answers_without(words: s
 @pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
 async def test_a_mistake_of_the_callers_teaches_nothing(door: Opens) -> None:
     """It is refused without them as well. Once a stream with them was answered, it is not even tried without."""
-    replies = iter([refused(400, "bad"), refused(400, "bad"), chat_stream("sound"), refused(400, "bad")])
+    bad = refused(400, "Unknown role")
+    replies = iter([bad, bad, chat_stream("sound"), bad])
     had_options: list[bool] = []
 
     def script(request: ReceivedRequest) -> Reply:
@@ -91,7 +92,9 @@ async def test_the_switch_decides_it_without_trying(switch: bool, had_options: l
     ("known", "status", "param", "text", "may_be"),
     [
         (None, 400, None, "", True),
-        (None, 422, None, "anything", True),
+        (None, 422, None, "Unexpected keyword argument", True),
+        (None, 400, None, "property is not allowed", True),
+        (None, 400, None, "messages: at least one is needed", False),
         (None, 400, "temperature", "too hot", False),
         (None, 400, "stream_options", "", True),
         (None, 400, "stream_options.include_usage", "", True),
