@@ -78,6 +78,8 @@ class ModelSettings:
     #: Where an image brings its models.
     baked_dir: Path = Path("/models")
     host_cache_dir: Path = RUNPOD_HOST_CACHE
+    #: A folder of LoRA adapters for all workers, one directory each.
+    adapters_dir: Path = RUNPOD_VOLUME / "adapters"
     #: The hub client's own cache on this machine; read, never written.
     hub_cache_dir: Path | None = None
     #: False leaves everything to vLLM, which then downloads by itself.
@@ -106,6 +108,7 @@ class ModelSettings:
             cache_dir=Path(given.get("MODEL_CACHE_DIR", own)),
             baked_dir=Path(given.get("BAKED_MODELS_DIR", cls.baked_dir)),
             host_cache_dir=Path(given.get("HOST_CACHE_DIR", cls.host_cache_dir)),
+            adapters_dir=Path(given.get("ADAPTERS_DIR", cls.adapters_dir)),
             hub_cache_dir=Path(given.get("HF_HUB_CACHE", hub_home / "hub")),
             managed=_switch(given, "MODEL_CACHE", cls.managed),
             verify=_switch(given, "VERIFY_MODEL", cls.verify),

@@ -16,6 +16,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "engine": (  # one vLLM in the process of the tests
         "tests/contract/",
         "tests/e2e/test_demo_answers.py",
+        "tests/e2e/test_lora_batches.py",
         "tests/e2e/test_malformed_jobs.py",
         "tests/test_documentation.py",
         "tests/vllm_service/gateway/test_token_counting.py",

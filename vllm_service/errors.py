@@ -14,6 +14,7 @@ ServiceError
 ├── HeadTooLarge            431  HEAD_TOO_LARGE_431
 ├── QualityCheckFailed      422  QUALITY_CHECK_FAILED_422
 ├── RateLimited             429  RATE_LIMIT_429, with Retry-After
+├── StorageRefused          500  STORAGE_500: the database or Redis refuses these values; others are accepted
 ├── UpstreamFailed          502  UPSTREAM_502: the provider broke off, or its answer is invalid
 ├── Overloaded              503  OVERLOADED_503: too many connections, or about to stop
 ├── ModelUnavailable        503  MODEL_503
@@ -265,6 +266,12 @@ class StorageUnavailable(ServiceError):
     code = "STORAGE_503"
     kind = "service_unavailable_error"
     is_transient = True
+
+
+class StorageRefused(ServiceError):
+    """The database or Redis answers, and refuses these values: a number beyond 64 bits, a text with NUL."""
+
+    code = "STORAGE_500"
 
 
 class GatewayTimeout(ServiceError):

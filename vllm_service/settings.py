@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+from vllm_service.domain.pricing import UnpricedOffers
 from vllm_service.domain.strategies import RoutingStrategy
 from vllm_service.errors import ConfigurationError, ConfigurationFaults
 
@@ -91,6 +92,7 @@ NETWORKS = Reader("addresses or networks, separated by commas, such as 10.0.0.0/
 LOG_LEVEL = Reader(f"one of {', '.join(LOG_LEVELS)}", _choice({level.lower(): level for level in LOG_LEVELS}))
 LOG_FORMAT = Reader(" or ".join(LOG_FORMATS), _choice({name: name for name in LOG_FORMATS}))
 
+UNPRICED = Reader(" or ".join(UnpricedOffers), _choice({way.value: way for way in UnpricedOffers}))
 REDIS_AWAY = Reader("refuse or count_alone", _choice({name: name for name in ("refuse", "count_alone")}))
 
 
@@ -187,6 +189,7 @@ class ServiceSettings(CatalogSettings):
     grace_seconds: float = _setting("GRACE_SECONDS", SECONDS, 30.0)
 
     default_strategy: str = _setting("DEFAULT_STRATEGY", STRATEGY, "COST")
+    unpriced_offers: UnpricedOffers = _setting("UNPRICED_OFFERS", UNPRICED, UnpricedOffers.REFUSE)
     wake_endpoints: bool = _setting("WAKE_ENDPOINTS", SWITCH, True)
     endpoint_health_seconds: float = _setting("ENDPOINT_HEALTH_SECONDS", SECONDS, 2.0)
     attempts: int = _setting("ATTEMPTS", COUNT, 4)

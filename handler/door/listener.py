@@ -25,6 +25,8 @@ class CannotListen(ConfigurationError):
 def open_listener(host: str, port: int, port_variable: str) -> socket.socket:
     """Returns a socket that listens; raises CannotListen naming HOST or the variable of the port."""
     address = host.strip("[]")
+    if not 0 <= port < 2**16:  # create_server would leave its socket open
+        raise CannotListen(host, port, port_variable, OverflowError("a port is a number from 0 to 65535"))
     try:
         family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((address, port), family=family, backlog=2048)

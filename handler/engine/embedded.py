@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, MutableMapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
-from handler.engine import vllm_parts
+from handler.engine import adapters, vllm_parts
+from handler.engine.adapters import ADAPTER_PATHS, LOAD_ADAPTER_PATH, SharedAdapters
 from handler.engine.loading import Loading, explained
-from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels
+from handler.engine.models import EngineModels
 from handler.engine.protocol import Answer, EngineRequest, Header, answer_of
 from handler.engine.vllm_parts import EngineSteps
 from handler.errors import EngineUnavailable, NotBegun, StreamBroken
@@ -48,6 +50,8 @@ class EmbeddedEngine:
         self._headers: list[Header] = []
         self._steps = EngineSteps()
         self._models = EngineModels(settings.models)
+        self._adapters_dir = settings.models.adapters_dir
+        self._adapters: SharedAdapters | None = None  # where the engine takes any
         self._compilations = Compilations(settings.start.compile_cache_dir)
         self._loading = Loading(settings, self._models, self._compilations, self._steps, self._timeline)
 
@@ -59,6 +63,8 @@ class EmbeddedEngine:
         with explained(started.command, started.parser), self._timeline.phase("api", "building the API"):
             self._app = await vllm_parts.build_api(started.arguments, self._llm)
             await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
+        if started.arguments.enable_lora:
+            self._adapters = SharedAdapters(self._adapters_dir, vllm_parts.LoadedAdapters(self._app, self._llm))
         self._headers = vllm_parts.credentials(started.arguments)
         self._timeline.report()
         keeping = asyncio.create_task(DaemonThreads("compile-cache", 1).run(self._compilations.keep))
@@ -71,12 +77,27 @@ class EmbeddedEngine:
     @asynccontextmanager
     async def _send(self, request: EngineRequest) -> AsyncIterator[Answer]:
         self._require_life()
-        # Any other request stays out of the model cache.
-        if request.path.partition("?")[0] == LOAD_ADAPTER_PATH:
-            request = await self._models.with_local_adapter(request)
-            self._require_life()  # it may have ended during the download
+        path = request.path.partition("?")[0]
+        if path in ADAPTER_PATHS:
+            request = await self._prepared(request, path)
+        async with call_app(self._app, request, self._headers) as answer:
+            if answer.status != HTTPStatus.NOT_FOUND or not await self._now_has_the_adapter_of(request):
+                yield adapters.with_advice(path, answer, self._adapters_dir) if path in ADAPTER_PATHS else answer
+                return
+        self._require_life()
         async with call_app(self._app, request, self._headers) as answer:
             yield answer
+
+    async def _prepared(self, request: EngineRequest, path: str) -> EngineRequest:
+        """Returns a request that changes the adapters, with what it loads on this disk; raises WorkerError."""
+        adapters.check_route(path, {getattr(route, "path", "") for route in self._app.routes}, self._adapters_dir)
+        if path == LOAD_ADAPTER_PATH:
+            request = await self._models.with_local_adapter(request)
+            self._require_life()  # it may have ended during the download
+        return request
+
+    async def _now_has_the_adapter_of(self, request: EngineRequest) -> bool:
+        return self._adapters is not None and await self._adapters.load_for(request)
 
     def request_fields(self, path: str) -> Collection[str]:
         """Returns the fields of the request model of vLLM's own route."""

@@ -24,7 +24,6 @@ from handler.model_cache.progress import LogNowAndThen, Progress
 from handler.settings import ModelSettings, export
 from handler.start.daemon_threads import DaemonThreads
 
-LOAD_ADAPTER_PATH = "/v1/load_lora_adapter"
 # Formats whose files the cache can choose. With another (dummy, gguf, tensorizer, ...) vLLM fetches its own.
 LOAD_FORMATS = frozenset(
     {"auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "mistral", "bitsandbytes", "runai_streamer"}
@@ -124,7 +123,7 @@ class EngineModels:
         return dataclasses.replace(adapter, path=prepared.path)
 
     async def with_local_adapter(self, request: EngineRequest) -> EngineRequest:
-        """Returns a request to LOAD_ADAPTER_PATH with the adapter's directory in the place of its name.
+        """Returns a request to load an adapter with the adapter's directory in the place of its name.
 
         A body that names no adapter stays as it is. Raises InvalidInput for an adapter that cannot be had, and
         ModelUnavailable when the hub fails.

@@ -33,7 +33,8 @@ LASTING_NAMES = frozenset(
 )
 LONGEST_CAUSE = 600
 # How argparse and vLLM say that a value is no JSON.
-NO_JSON = re.compile(r"invalid loads value:|Value (?=.* cannot be converted to <function loads)")
+NO_JSON = re.compile(r"(invalid loads value: |Value (?=.* cannot be converted to loads))(?P<value>.*?)( cannot.*)?$")
+QUOTED = re.compile(r"'([^'\n]{2,})'")
 UNKNOWN_FLAGS = re.compile(r"unrecognized arguments: (.*)")
 
 
@@ -65,7 +66,7 @@ RULES = (
         "Set MAX_LORA_RANK to the rank of the largest adapter, or more",
     ),
     _rule(
-        r"add_lora method failed|Loading lora .* failed|No adapter found",
+        r"add_lora method failed|Loading lora .* failed|No adapter found|lora adapter .* already been loaded",
         "lora_modules",
         "Name a directory that holds adapter_config.json and the adapter's whole weights, made for this model",
     ),
@@ -138,12 +139,13 @@ RULES = (
     _rule(
         r"(architectures?|model type).*(not supported|does not recognize|no vLLM implementation|not recognized)|"
         r"does not recognize this architecture|no vLLM implementation|failed to be inspected",
-        "model",
+        "hf_overrides model",
         "This vLLM cannot run that kind of model: take another model, or an image with a newer vLLM",
     ),
+    _rule(r"ConnectError", "tool_server", "Start the tool server, or leave TOOL_SERVER out", retryable=True),
     _rule(
         r"tokenizer",
-        "tokenizer",
+        "tokenizer_mode tokenizer",
         "Check that the tokenizer's files lie in the model's directory, or set TOKENIZER to where they are",
     ),
     _rule(
@@ -171,15 +173,16 @@ def start_error(
         return error
     if isinstance(error, argparse.ArgumentError):
         return _refused_value(error, command, parser)
-    text = _masked(tidy(cause or f"{type(error).__name__}: {error}"), command)
+    raw = cause or f"{type(error).__name__}: {error}"
+    text = _masked(tidy(raw), command)
     if found := UNKNOWN_FLAGS.search(text):
         return _unknown_flags(found[1], command, flags_of(parser))
     for rule in RULES:
-        if rule.words.search(text):
+        if rule.words.search(text) and not (rule.flags == ("model",) and _quoted(raw, command)):
             variable = command.source_of(_flag_to_blame(rule, command))
             return _explained(text, variable, rule.remedy, lasting=not rule.retryable)
-    lasting = _is_lasting(error, cause)
-    setting = _mentioned(text, command)
+    setting = _quoted(raw, command) or _mentioned(text, command)
+    lasting = _is_lasting(error, cause) or (setting is not None and setting.flag != "model")
     if setting is None:
         return _explained(text, None, "The log above has the whole error", lasting=lasting)
     return _explained(
@@ -210,7 +213,7 @@ def tidy(text: str) -> str:
     text = re.sub(r"\s*\[type=\w+, input_value=.*?(?=\n\s*For further|\n\w|$)", "", text, flags=re.DOTALL)
     text = re.sub(r"\s*For further information visit \S+", "", text)
     text = re.sub(r"^\s*(\w+\n\s*)?(Value|Assertion) error, ", "", text)
-    text = " ".join(text.split())
+    text = re.sub(r"<function (\w+) at 0x\w+>", r"\1", " ".join(text.split()))
     return text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]} ..."
 
 
@@ -244,17 +247,29 @@ def _refused_value(
     variable = command.source_of(flag) if flag else EXTRA_ARGS_NAME
     setting = next((setting for setting in command.given if setting.source == variable), None)
     start = f"{variable}={setting.masked()}" if setting else f"{variable}: --{flag.replace('_', '-')}"
-    reason = NO_JSON.sub("expected JSON, as in '[\"a\"]' or '{\"a\": 1}'; got", error.message)
+    reason = NO_JSON.sub(r"""expected JSON, as in '["a"]' or '{"a": 1}'; got \g<value>""", tidy(error.message))
     return ConfigurationError(_masked(f"{start}: {reason}", command), param=variable)
+
+
+def _quoted(text: str, command: CommandLine) -> Setting | None:
+    """Returns the setting, other than the model, that holds something which the message quotes."""
+    others = [setting for setting in command.given if setting.flag != "model" and not setting.is_secret]
+    quotations = QUOTED.findall(text)
+    return next((it for words in quotations for it in others if re.search(_alone(words), it.value)), None)
 
 
 def _mentioned(text: str, command: CommandLine) -> Setting | None:
     """Returns the setting whose flag, or whose value, stands in the message; the longest name first."""
-    words = text.replace("-", "_")
+    words = re.sub(r"[-\s]+", "_", text)
     given = sorted(command.given, key=lambda setting: -len(setting.flag))
-    by_name = (setting for setting in given if re.search(rf"(?<![a-z]){setting.flag}(?![a-z])", words))
+    by_name = (setting for setting in given if re.search(_named(setting.flag), words))
     by_value = (setting for setting in given if len(setting.value) > 2 and re.search(_alone(setting.value), text))
     return next(by_name, None) or next(by_value, None)
+
+
+def _named(flag: str) -> str:
+    """Returns a pattern of the flag's name. A name of one word is a common word too, so it needs a sign of a flag."""
+    return rf"(?<![a-z]){flag}(?![a-z])" if "_" in flag else rf"(?<![a-z])(__{flag}|`{flag}`|{flag}=|={flag}\b)"
 
 
 def _alone(value: str) -> str:

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -18,7 +19,7 @@ from handler.engine import chat_template, server_flags, vllm_serve
 from handler.engine.arguments import CommandLine, command_line
 from handler.engine.protocol import Header
 from handler.engine.start_errors import start_error
-from handler.errors import ConfigurationError
+from handler.errors import ConfigurationError, InvalidInput, NotBegun
 from handler.settings import DEMO_FLAGS, WorkerSettings, export
 
 if TYPE_CHECKING:
@@ -277,6 +278,28 @@ async def build_api(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
     # vLLM's error handlers tell its server to exit when the engine has died. The worker notices that by itself.
     app.state.server = SimpleNamespace(should_exit=False)
     return app
+
+
+class LoadedAdapters:
+    """`ServedAdapters` of vLLM's app."""
+
+    def __init__(self, app: FastAPI, llm: AsyncLLM) -> None:
+        self._models = app.state.openai_serving_models
+        self._llm = llm
+
+    def has(self, name: str) -> bool:
+        """Returns whether requests may name the adapter."""
+        return name in self._models.lora_requests
+
+    async def load(self, name: str, path: Path) -> None:
+        """Loads the adapter from its directory under the name; raises InvalidInput or NotBegun."""
+        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+
+        result = await self._models.load_lora_adapter(LoadLoRAAdapterRequest(lora_name=name, lora_path=str(path)))
+        if self._llm.errored:
+            raise NotBegun("the engine has died")
+        if not isinstance(result, str):
+            raise InvalidInput(result.error.message)
 
 
 def credentials(arguments: argparse.Namespace) -> list[Header]:

@@ -210,19 +210,3 @@ def test_a_plugin_that_fails_is_an_error_with_its_variable(tmp_path: Path) -> No
 
 def test_a_model_named_without_a_flag_is_the_model() -> None:
     assert parsed({"VLLM_EXTRA_ARGS": "org/model --model-impl auto"}).model == "org/model"
-
-
-@pytest.mark.parametrize(
-    ("environment", "named"),
-    [
-        ({"SSL_KEYFILE": "/x"}, ["SSL_KEYFILE"]),
-        ({"HEADLESS": "true", "VLLM_EXTRA_ARGS": "--uds /tmp/x"}, ["HEADLESS", "--uds"]),
-        ({"PORT": "80", "HOST": "me", "API_KEY": "k", "ROOT_PATH": "/x"}, []),
-    ],
-)
-def test_flags_of_the_server_around_the_app_are_said_to_have_no_effect(
-    environment: dict[str, str], named: list[str]
-) -> None:
-    command = vllm_parts.read_command_line(WorkerSettings(environment=environment), vllm_parts.serve_parser())
-    said = [warning.partition(" has no effect")[0] for warning in command.warnings if "has no effect" in warning]
-    assert said == named

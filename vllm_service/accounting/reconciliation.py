@@ -46,7 +46,7 @@ class DayLine:
     billed_picousd: int | None = None
     booked_picousd: int | None = None
     requests: int = 0
-    #: Those of them whose cost is unknown; they are never taken for free.
+    #: Those of them whose cost is unknown (RequestRecord.is_unpriced); they are never taken for free.
     unpriced_requests: int = 0
 
     @property
@@ -65,9 +65,8 @@ class DayLine:
     def add(self, record: RequestRecord) -> None:
         """Adds one of the ledger's rows."""
         self.requests += 1
-        if record.cost_picousd is None:
-            self.unpriced_requests += 1
-        else:
+        self.unpriced_requests += record.is_unpriced
+        if record.cost_picousd is not None:
             self.booked_picousd = (self.booked_picousd or 0) + record.cost_picousd
 
 

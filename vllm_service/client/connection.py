@@ -32,6 +32,7 @@ from vllm_service.domain.stream_options import StreamOptions
 from vllm_service.domain.urls import url_fault
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
+from vllm_service.gateway.answer_text import estimated_tokens
 from vllm_service.gateway.provider_errors import error_words
 
 
@@ -100,12 +101,15 @@ class Connection:
             response = await self.sdk.post(ask.route, cast_to=httpx2.Response, content=content)
             _is_answer(response)
             whole = read_whole(judged(ask.form, response.content, response.headers))
+        usage = ask.counted(whole.usage, lambda: estimated_tokens(response.content))
+        cost = self.cost_picousd(ask.model, usage)
         answer = Answer(
             text=whole.text,
             model=ask.model,
             provider=self.provider,
-            usage=whole.usage,
-            cost_picousd=self.cost_picousd(ask.model, whole.usage),
+            usage=usage,
+            cost_picousd=cost,
+            cost_is_estimate=cost is not None and usage is not None and usage.estimated,
             latency_ms=(time.perf_counter() - started) * 1000,
             request_id=request_id(response.headers),
             finish_reason=whole.finish_reason,
@@ -148,16 +152,17 @@ class Connection:
         return stream
 
     async def _open_stream(self, ask: Payload, *, takes_options: bool) -> EventStream:
-        content = ask.stream_content(takes_options=takes_options)
+        content = ask.stream_content(has_usage=takes_options)
         with self.raising_ours():
-            stream = await self.sdk.post(
-                ask.route, cast_to=object, content=content, stream=True, stream_cls=EventStream
-            )
+            stream = await self._post_stream(ask, content)
             if stream.response.status_code != HTTPStatus.OK:
                 await stream.close()
             _is_answer(stream.response)
             stream.form, stream.choices = ask.form, ask.number_of_choices
             return stream
+
+    async def _post_stream(self, ask: Payload, content: bytes) -> EventStream:
+        return await self.sdk.post(ask.route, cast_to=object, content=content, stream=True, stream_cls=EventStream)
 
     async def control(self, method: str, url: str, body: Json | None = None) -> Any:
         """Makes one call of a JSON API beside the OpenAI route, and returns its document. Raises ServiceError."""

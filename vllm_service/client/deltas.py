@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_service.client.payload import Choice, index_of, read_usage, text_of
-from vllm_service.domain.usage import Usage
+from vllm_service.client.payload import Choice, index_of, text_of
+from vllm_service.domain.usage import ReportedUsage, read_usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Chunk:
     """The content of one chunk: parts of choices, and the usage of the whole answer, or neither."""
 
     deltas: tuple[Delta, ...] = ()
-    usage: Usage | None = None
+    usage: ReportedUsage | None = None
 
 
 def read_chunk(chunk: object) -> Chunk:
@@ -60,7 +60,7 @@ def read_chunk(chunk: object) -> Chunk:
     choices = chunk.get("choices")
     parts = choices if isinstance(choices, list) else ()
     deltas = [_delta(one, place) for place, one in enumerate(parts) if isinstance(one, dict)]
-    return Chunk(tuple(deltas), read_usage(chunk) if "usage" in chunk else None)
+    return Chunk(tuple(deltas), read_usage(chunk["usage"]) if "usage" in chunk else None)
 
 
 def _delta(choice: Mapping[str, Any], place: int) -> Delta:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 
 from vllm_service.client.json_faults import fault_in
 from vllm_service.domain.answers import Form
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import (
+    ReportedUsage,
+    TokenBounds,
+    Usage,
+    choices_of,
+    counted,
+    estimated_prompt_tokens,
+    longest_answer_tokens,
+    read_usage,
+)
 from vllm_service.errors import InvalidRequest
 
 Json = dict[str, Any]
@@ -127,6 +136,23 @@ class Payload:
         return self.choices if isinstance(self.choices, int) and self.choices > 0 else 1
 
     @property
+    def bounds(self) -> TokenBounds:
+        """Returns the most that the request can use."""
+        options = self.options
+        body = self.plain_json()
+        choices = choices_of((_number(options.get("n")), _number(options.get("best_of"))))
+        names = BOUNDS if self.route == CHAT else BOUNDS[:1]
+        longest = longest_answer_tokens(tuple(_number(options.get(name)) for name in names), choices)
+        return TokenBounds(body, estimated_prompt_tokens(body), longest, choices)
+
+    def counted(self, reported: ReportedUsage | None, answer_tokens: Callable[[], int]) -> Usage | None:
+        """Returns the tokens of an answer to this request; None if the provider's usage says nothing.
+
+        answer_tokens: estimates those of the answer, for a usage that lacks them.
+        """
+        return None if reported is None else counted(reported, self.bounds, answer_tokens)
+
+    @property
     def form(self) -> Form:
         """Returns the form of the answer."""
         return Form.CHAT if self.route == CHAT else Form.COMPLETIONS
@@ -141,16 +167,14 @@ class Payload:
         """Returns the body's JSON without what makes it a stream."""
         return self._json(self.options_json)
 
-    def stream_content(self, *, takes_options: bool = True) -> bytes:
-        """Returns the body's JSON for a stream that ends with the usage. Raises InvalidRequest.
-
-        takes_options: False for a provider that refuses `stream_options`; it sends no usage.
-        """
+    def stream_content(self, *, has_usage: bool = True) -> bytes:
+        """Returns the body's JSON for a stream, which ends with the usage if has_usage. Raises InvalidRequest."""
         wanted = self.streaming.get("stream_options", {})
         if not isinstance(wanted, Mapping):
             raise InvalidRequest("stream_options: expected an object", param="stream_options")
-        options = {"stream_options": {**wanted, "include_usage": True}} if takes_options else {}
-        streaming = encoded({"stream": True, **options}, "options")
+        stream_options = {**wanted, **({"include_usage": True} if has_usage else {})}
+        given_ = {"stream_options": stream_options} if stream_options else {}
+        streaming = encoded({"stream": True, **given_}, "options")
         return self._json(b"{%b,%b" % (self.options_json[1:-1], streaming[1:]) if self.options else streaming)
 
     def _json(self, options: bytes) -> bytes:
@@ -167,6 +191,10 @@ def _options_json(options: Mapping[str, Any]) -> bytes:
         for name, value in options.items():
             encoded(value, name)
         raise
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) else None
 
 
 def _message(message: object, index: int) -> Json:
@@ -205,7 +233,8 @@ class Whole:
 
     text: str
     finish_reason: str | None
-    usage: Usage | None
+    #: What the provider reported; None if it says nothing.
+    usage: ReportedUsage | None
     #: The chat message as it came; None for a text completion.
     message: Mapping[str, Any] | None
     #: The further choices.
@@ -215,20 +244,7 @@ class Whole:
 def read_whole(document: Mapping[str, Any]) -> Whole:
     """Returns the content of a completion, which has been judged to be one."""
     first, *others = [_choice(one, place) for place, one in enumerate(document["choices"])]
-    return Whole(first.text, first.finish_reason, read_usage(document), first.message, tuple(others))
-
-
-def read_usage(document: object) -> Usage | None:
-    """Returns the tokens as the provider counted them, or None if it sent no usage."""
-    usage = document.get("usage") if isinstance(document, Mapping) else None
-    if not isinstance(usage, Mapping):
-        return None
-    prompt = usage.get("prompt_tokens")
-    completion = usage.get("completion_tokens", 0)
-    if not isinstance(prompt, int) or not isinstance(completion, int):
-        return None
-    cached = _detail(usage.get("prompt_tokens_details"), "cached_tokens")
-    return Usage(prompt, completion, cached, _detail(usage.get("completion_tokens_details"), "reasoning_tokens"))
+    return Whole(first.text, first.finish_reason, read_usage(document.get("usage")), first.message, tuple(others))
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
@@ -255,11 +271,6 @@ def index_of(fields: Mapping[str, Any], place: int) -> int:
     """Returns the index of a choice or a tool call; its place in the list if it has none."""
     index = fields.get("index")
     return index if isinstance(index, int) and not isinstance(index, bool) else place
-
-
-def _detail(details: object, name: str) -> int:
-    count = details.get(name) if isinstance(details, Mapping) else None
-    return count if isinstance(count, int) else 0
 
 
 def text_of(value: object) -> str | None:

@@ -23,7 +23,7 @@ from vllm_service.client.per_loop import running_loop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import ReportedUsage, Usage
 from vllm_service.errors import ConfigurationError, InvalidRequest
 
 #: The end of the chunks; None would be a JSON null.
@@ -181,12 +181,15 @@ class TextStream(AsyncIterator[str]):
 
 def _answer_of(begun: Begun, assembly: Assembly, latency_ms: float, ttft_ms: float | None) -> Answer:
     first, *others = assembly.choices()
+    usage = begun.pieces.usage
+    cost = begun.connection.cost_picousd(begun.ask.model, usage)
     answer = Answer(
         text=first.text,
         model=begun.ask.model,
         provider=begun.connection.provider,
-        usage=begun.pieces.usage,
-        cost_picousd=begun.connection.cost_picousd(begun.ask.model, begun.pieces.usage),
+        usage=usage,
+        cost_picousd=cost,
+        cost_is_estimate=cost is not None and usage is not None and usage.estimated,
         latency_ms=latency_ms,
         ttft_ms=ttft_ms,
         request_id=begun.pieces.request_id,
@@ -216,7 +219,7 @@ async def begin(
 
     on_data: is called whenever something has come, also a comment.
     """
-    opened = OpenedStream(connection, await connection.open_stream(ask))
+    opened = OpenedStream(connection, await connection.open_stream(ask), ask)
     opened.on_data(on_data)
     try:
         return opened, await opened.next_delta()
@@ -228,8 +231,11 @@ async def begin(
 class OpenedStream:
     """The deltas of one response's chunks, and the usage of the others."""
 
-    def __init__(self, connection: Connection, stream: EventStream) -> None:
-        self.usage: Usage | None = None
+    def __init__(self, connection: Connection, stream: EventStream, ask: Payload) -> None:
+        self._ask = ask
+        self._reported: ReportedUsage | None = None
+        #: How many deltas with content have come: providers send about one token with each.
+        self._deltas = 0
         self.request_id = request_id(stream.response.headers)
         self._connection = connection
         self._stream = stream
@@ -247,11 +253,18 @@ class OpenedStream:
                 if (document := await anext(self._stream, END)) is END:
                     return None
                 chunk = read_chunk(document)
-                self.usage = chunk.usage or self.usage
+                if chunk.usage is not None:
+                    self._reported = chunk.usage.after(self._reported)
                 self._waiting.extend(delta for delta in chunk.deltas if delta.has_content or delta.finish_reason)
         delta = self._waiting.popleft()
         self._begun = self._begun or delta.has_content
+        self._deltas += delta.has_content
         return delta
+
+    @property
+    def usage(self) -> Usage | None:
+        """Returns the tokens by what has come; None until the provider has reported some."""
+        return self._ask.counted(self._reported, lambda: self._deltas)
 
     def on_data(self, call: Callable[[], None] | None) -> None:
         """Calls the function whenever something comes from now on, also a comment."""

@@ -52,7 +52,7 @@ class Judgement(msgspec.Struct, frozen=True, gc=False):
     status: int = 0
     #: An error's document, with the member `error`, as the body of an error status has it.
     document: bytes = b""
-    #: The usage of a whole answer, as JSON; empty if it has none.
+    #: The usage of a whole answer, as JSON of whatever kind it came as; empty if it has none. Not copied.
     usage: bytes = b""
 
 
@@ -208,7 +208,7 @@ def _judge_choices(form: Form, document: bytes) -> Judgement:
             if fault is not None:
                 return fault
     usage = answer.usage
-    return ANSWER if usage is _NONE else Judgement(Verdict.ANSWER, "", 0, b"", _object(usage))
+    return ANSWER if usage is _NONE else Judgement(Verdict.ANSWER, "", 0, b"", usage)
 
 
 def _judge_response(document: bytes) -> Judgement:
@@ -217,7 +217,7 @@ def _judge_response(document: bytes) -> Judgement:
         return _error_of(document)
     if answer.output is None:
         return _judge_other(document, "answered without output")
-    return Judgement(Verdict.ANSWER, "", 0, b"", _object(answer.usage))
+    return Judgement(Verdict.ANSWER, "", 0, b"", answer.usage)
 
 
 def _judge_embeddings(document: bytes) -> Judgement:
@@ -226,7 +226,7 @@ def _judge_embeddings(document: bytes) -> Judgement:
         return _error_of(document)
     if not answer.data or any(bytes(vector.embedding)[:1] not in (b"[", b'"') for vector in answer.data):
         return _judge_other(document, "answered without embeddings")
-    return Judgement(Verdict.ANSWER, "", 0, b"", _object(answer.usage))
+    return Judgement(Verdict.ANSWER, "", 0, b"", answer.usage)
 
 
 def _read_chunk(form: Form, data: bytes) -> EventReading:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 
 from vllm_service.domain.money import picousd_per_microsecond, picousd_per_token, to_usd
 from vllm_service.domain.usage import Usage
+
+#: The most that one request is counted as: ten thousand dollars, so that no sum of a month passes 64 bits.
+MOST_PICOUSD = 10**16
+
+
+class UnpricedOffers(StrEnum):
+    """The treatment of offers of unknown price where a budget in dollars has to hold."""
+
+    #: They get no requests of an organisation that has such a budget.
+    REFUSE = "refuse"
+    #: They get requests, which count as nothing.
+    ALLOW = "allow"
+    #: They get requests, which count at the price of the model's dearest offer, else of the dearest of all.
+    ESTIMATE = "estimate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +69,20 @@ class TokenPrice:
             + usage.cached_tokens * cached_price
             + usage.completion_tokens * self.output_picousd
         )
+
+
+def charged_picousd(price: TokenPrice, usage: Usage) -> int:
+    """Returns what a request is counted as: its exact cost, at most MOST_PICOUSD."""
+    cost = price.cost_picousd(usage)
+    return cost if cost <= MOST_PICOUSD else MOST_PICOUSD
+
+
+def dearest(prices: Iterable[TokenPrice | None]) -> TokenPrice | None:
+    """Returns the highest of the known input and output prices, without a discount; None if none is known."""
+    known = [price for price in prices if price is not None]
+    if not known:
+        return None
+    return TokenPrice(max(price.input_picousd for price in known), max(price.output_picousd for price in known))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,16 @@ SECONDS_PER_DAY = 86_400
 ADDRESS_REQUESTS_PER_SECOND = 50
 
 
+#: The most that one request takes of a count, and the most that a count holds: no sum of the two passes 64 bits.
+MOST_OF_ONE_REQUEST = 10**17
+MOST_OF_A_PERIOD = 2**62
+
+
+def bounded(amount: int) -> int:
+    """Returns an amount of tokens or pico-dollars that every store of counts can hold."""
+    return min(max(0, amount), MOST_OF_ONE_REQUEST)
+
+
 class Limit(StrEnum):
     """A limit's name in `details.limit` of a 429. The Lua scripts number the limits in this order."""
 

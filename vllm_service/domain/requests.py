@@ -17,7 +17,7 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     operation: str
     #: An estimate, made before any tokenizer runs.
     prompt_tokens: int
-    #: The caller's bound on the answer, if there is one.
+    #: The most tokens of all answers together, by the caller's bound or the model's context; None: neither is known.
     max_tokens: int | None = None
     stream: bool = False
     key_id: str = ""
@@ -30,6 +30,10 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     strategy: str | None = None
     provider: str | None = None
     tags: frozenset[str] = frozenset()
+    #: How many answers the request makes: prompts of a list, times `n` or `best_of`.
+    choices: int = 1
+    #: Whether only offers of a known price may answer, because a budget in dollars has to hold.
+    needs_price: bool = False
 
 
 class Outcome(StrEnum):
@@ -75,3 +79,8 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     route_reason: str | None = None
     #: A JSON object of texts by name, see gateway/labels.py.
     labels: str | None = None
+
+    @property
+    def is_unpriced(self) -> bool:
+        """True if a provider's work has an unknown cost. A request that was refused, or got no answer, is none."""
+        return self.cost_picousd is None and (self.usage is not None or self.outcome is Outcome.COMPLETED)

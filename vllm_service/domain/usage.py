@@ -1,9 +1,12 @@
-"""The tokens of one request: as counted, and as estimated before any tokenizer runs."""
+"""The tokens of one request: as a provider reports them, as they count, and as estimated without a tokenizer."""
 
 from __future__ import annotations
 
+import math
 import re
 from binascii import crc32
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -17,18 +20,25 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: int = 0
     #: Part of `completion_tokens`, as OpenAI counts them.
     reasoning_tokens: int = 0
-    #: The provider sent no usage; these were counted with a tokenizer, or from the length of the text.
+    #: A count is not the provider's: it was counted with a tokenizer, or from the length of the text.
     estimated: bool = False
+    #: The provider reported a count that this request cannot have; it was replaced, so `estimated` is true as well.
+    implausible: bool = False
 
     @property
     def total_tokens(self) -> int:
         """Tokens of prompt and completion."""
         return self.prompt_tokens + self.completion_tokens
 
+    @property
+    def if_counted(self) -> Usage | None:
+        """This usage if the provider has counted all of it, so that a router may learn from it; else None."""
+        return None if self.estimated else self
+
 
 #: About as many bytes of JSON make a token: English text has 4.5 characters to one, code and other scripts fewer.
 BYTES_PER_TOKEN = 4
-#: What is reserved for an answer whose length the caller did not bound.
+#: What is reserved for an answer whose length neither the caller nor the model's context bounds.
 ASSUMED_COMPLETION_TOKENS = 1024
 #: What an inlined image counts as, whatever its size: its bytes say little about its tokens.
 TOKENS_PER_IMAGE = 800
@@ -36,7 +46,15 @@ TOKENS_PER_IMAGE = 800
 PREFIX_BYTES = 1024
 #: The highest bound on one answer, whatever a caller writes; the OpenAPI document names the same maximum.
 MOST_TOKENS = 10**9
+#: No model writes a longer answer (2026-11): the limit of a provider's count where nothing else bounds it.
+LONGEST_ANSWER_TOKENS = 2**20
+#: What a chat template, a provider's own instructions and its tools may add to a prompt that is in the body.
+TEMPLATE_TOKENS = 4096
+#: No prompt of a context that is not configured is longer (2026-11), wherever its parts are.
+LONGEST_PROMPT_TOKENS = 10**7
 _INLINE_DATA = re.compile(rb';base64,[^"]*')
+# Members that let a provider read more than the body holds: files, images and conversations elsewhere, hosted tools.
+_ELSEWHERE = re.compile(rb'(?:_url|_id)"|"(?:conversation|web_search|file_search|code_interpreter|mcp|plugins|search)')
 
 
 def estimated_prompt_tokens(body: bytes) -> int:
@@ -56,6 +74,260 @@ def prefix_of(conversation: bytes | memoryview) -> int:
     return crc32(memoryview(conversation)[:PREFIX_BYTES]) if len(conversation) >= PREFIX_BYTES else 0
 
 
-def longest_answer_tokens(bound: float | None, choices: float | None) -> int | None:
-    """Returns the tokens of all choices (`n`) together, at `bound` each; None without a bound."""
-    return min(int(bound) * max(1, int(choices or 1)), MOST_TOKENS) if bound is not None and bound > 0 else None
+def longest_answer_tokens(bounds: tuple[float | None, ...], choices: int = 1) -> int | None:
+    """Returns the tokens of all choices together, at the largest of the caller's bounds each; None without a bound.
+
+    Providers differ in which of two bounds they take, so the larger one counts. A bound of 0 or less is none.
+    """
+    largest = max([bound for bound in bounds if bound is not None and bound > 0], default=None)
+    return None if largest is None else min(int(largest) * choices, MOST_TOKENS)
+
+
+def choices_of(numbers: tuple[float | None, ...], prompts: int = 1) -> int:
+    """Returns how many answers a provider writes: for each prompt the larger of `n` and `best_of`, at least one."""
+    largest = max([number for number in numbers if number is not None and number > 1], default=1)
+    return min(int(largest) * max(1, prompts), MOST_TOKENS)
+
+
+class UsageFields(msgspec.Struct):
+    """A usage object, unread, by the names of chat and completions, and by those of responses (`input_...`)."""
+
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    total_tokens: Any = None
+    input_tokens: Any = None
+    output_tokens: Any = None
+    prompt_tokens_details: Any = None
+    completion_tokens_details: Any = None
+    input_tokens_details: Any = None
+    output_tokens_details: Any = None
+
+
+class ReportedUsage(msgspec.Struct, frozen=True, gc=False):
+    """The counts in a provider's usage object, each read on its own. None: the object has no such count."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    #: Whether a member holds a number that no count of tokens can be.
+    is_implausible: bool = False
+
+    def after(self, earlier: ReportedUsage | None) -> ReportedUsage:
+        """Returns these counts, with those of an earlier event of the stream where this one has none."""
+        if earlier is None:
+            return self
+        return ReportedUsage(
+            self.prompt_tokens or earlier.prompt_tokens,
+            self.completion_tokens or earlier.completion_tokens,
+            self.total_tokens or earlier.total_tokens,
+            self.cached_tokens or earlier.cached_tokens,
+            self.reasoning_tokens or earlier.reasoning_tokens,
+            self.is_implausible or earlier.is_implausible,
+        )
+
+
+def read_usage(usage: object) -> ReportedUsage | None:
+    """Returns the counts in a usage object, which may be parsed JSON of any kind; None if it says nothing.
+
+    Zeros say nothing: no request has a prompt without tokens.
+    """
+    if not isinstance(usage, UsageFields):
+        if not isinstance(usage, Mapping):
+            return None
+        usage = msgspec.convert({name: usage.get(name) for name in UsageFields.__struct_fields__}, UsageFields)
+    prompt = _count(usage.prompt_tokens)
+    if not prompt and usage.input_tokens is not None:
+        prompt = _count(usage.input_tokens)
+    completion = _count(usage.completion_tokens)
+    if not completion and usage.output_tokens is not None:
+        completion = _count(usage.output_tokens)
+    total = _count(usage.total_tokens)
+    if not prompt and not completion and not total:
+        return None
+    of_prompt = usage.prompt_tokens_details or usage.input_tokens_details
+    of_completion = usage.completion_tokens_details or usage.output_tokens_details
+    cached = _detail(of_prompt, "cached_tokens") if of_prompt else None
+    reasoning = _detail(of_completion, "reasoning_tokens") if of_completion else None
+    if _NO_COUNT not in (prompt, completion, total, cached, reasoning):
+        return ReportedUsage(prompt, completion, total, cached, reasoning)
+    return ReportedUsage(
+        _possible(prompt), _possible(completion), _possible(total), _possible(cached), _possible(reasoning), True
+    )
+
+
+_decoder = msgspec.json.Decoder(UsageFields)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def usage_of(document: bytes) -> ReportedUsage | None:
+    """Returns the counts in the JSON of a usage object; None if it says nothing, is empty or is none."""
+    if not document:
+        return None
+    try:
+        return read_usage(_decoder.decode(document))
+    except msgspec.ValidationError:  # not an object, or a number of more digits than can be read
+        return read_usage(_each(document))
+    except ValueError:
+        return None
+
+
+def _each(document: bytes) -> Mapping[str, object]:
+    """Returns the members that are read, each decoded on its own; none of what is not an object."""
+    try:
+        members = _members.decode(document)
+    except ValueError:
+        return {}
+    return {name: _value(members[name]) for name in UsageFields.__struct_fields__ if name in members}
+
+
+def _value(document: msgspec.Raw) -> object:
+    try:
+        return msgspec.json.decode(document)
+    except msgspec.ValidationError:  # without a type to keep to, only a number that is too long is invalid
+        return math.inf
+
+
+# Stands for a number that no count of tokens can be: below 0, or above MOST_TOKENS.
+_NO_COUNT = -1
+#: Texts of more digits are not converted.
+_LONGEST_NUMBER = 20
+
+
+def _count(value: object) -> int | None:
+    """Returns a count, written as 11, 11.0 or "11"; _NO_COUNT for another number; None for what is no whole number."""
+    number = value
+    if isinstance(value, str):
+        digits = value.strip().removeprefix("-")
+        if not (digits.isascii() and digits.isdigit()):
+            return None
+        number = int(value) if len(digits) < _LONGEST_NUMBER else _NO_COUNT
+    elif isinstance(value, float):
+        if math.isnan(value) or (math.isfinite(value) and not value.is_integer()):
+            return None
+        number = int(value) if math.isfinite(value) else _NO_COUNT
+    if not isinstance(number, int) or isinstance(number, bool):
+        return None
+    return number if 0 <= number <= MOST_TOKENS else _NO_COUNT
+
+
+def _possible(count: int | None) -> int | None:
+    return None if count == _NO_COUNT else count
+
+
+def _detail(details: object, name: str) -> int | None:
+    return _count(details.get(name)) if isinstance(details, Mapping) else None
+
+
+class TokenBounds(msgspec.Struct, frozen=True):
+    """The most that one request can use. What a provider reports beyond it cannot be this request's count."""
+
+    body: bytes
+    #: As estimated before any tokenizer ran.
+    prompt_tokens: int
+    #: By the caller's bounds, all choices together; None without one. 0 for an operation that writes nothing.
+    answer_tokens: int | None = None
+    #: How many answers are written.
+    choices: int = 1
+    #: Of the model; None where it is not configured.
+    context_length: int | None = None
+
+    @property
+    def most_completion(self) -> int:
+        """The most tokens of all answers together."""
+        each = self.context_length or LONGEST_ANSWER_TOKENS
+        most = min(each * self.choices, MOST_TOKENS)
+        return most if self.answer_tokens is None or self.answer_tokens > most else self.answer_tokens
+
+    @property
+    def longest_answer(self) -> int | None:
+        """The most tokens of all answers, by the caller's bound or the model's context; None: neither is known."""
+        if self.answer_tokens is not None or self.context_length is None:
+            return self.answer_tokens
+        return min(max(1, self.context_length - self.prompt_tokens) * self.choices, MOST_TOKENS)
+
+    def allows_prompt(self, tokens: int) -> bool:
+        """Returns whether the prompt can have so many tokens: no more than it has bytes, but for what is elsewhere."""
+        if tokens <= len(self.body) + TEMPLATE_TOKENS * self.choices:
+            return True
+        each = self.context_length or LONGEST_PROMPT_TOKENS
+        return tokens <= each * self.choices and _ELSEWHERE.search(self.body) is not None
+
+
+def counted(reported: ReportedUsage | None, bounds: TokenBounds, answer_tokens: Callable[[], int]) -> Usage:
+    """Returns the usage of a request: each count as reported where it can be right, else by the total, else estimated.
+
+    answer_tokens: estimates the tokens of the answer, or of what has come of it; called only where that is needed.
+    """
+    if reported is not None and not reported.is_implausible:
+        prompt, completion = reported.prompt_tokens, reported.completion_tokens
+        most = bounds.most_completion
+        if prompt and (completion or not most) and (completion or 0) <= most and bounds.allows_prompt(prompt):
+            return _usage(prompt, completion or 0, reported)
+    estimate = min(max(0, answer_tokens()), bounds.most_completion)
+    if reported is None:
+        return Usage(bounds.prompt_tokens, estimate, estimated=True)
+    return _completed(reported, bounds, estimate)
+
+
+def _completed(reported: ReportedUsage, bounds: TokenBounds, estimate: int) -> Usage:
+    """Returns the usage for a report that lacks a count, or has one that cannot be right."""
+    prompt = _if_allowed(reported.prompt_tokens, bounds)
+    total = reported.total_tokens
+    most = bounds.most_completion
+    if total is not None and total > most and not bounds.allows_prompt(total - most):
+        total = None
+    completion = reported.completion_tokens
+    if completion is not None and completion > most:
+        # The caller has agreed to pay for what was allowed. Where nothing was, what has come is the better measure.
+        completion = estimate if bounds.answer_tokens is None else most
+    reports = (reported.prompt_tokens, reported.completion_tokens, reported.total_tokens)
+    is_implausible = reported.is_implausible or (prompt, completion, total) != reports
+    if completion == 0 and estimate:  # the answer has text, so it has tokens
+        completion = None
+    is_counted = bool(prompt) and completion is not None
+    if not is_counted:
+        is_counted, prompt, completion = _by_total(prompt, completion, total, bounds, estimate)
+    assert prompt is not None
+    assert completion is not None
+    return _usage(prompt, completion, reported, is_estimated=not is_counted, is_implausible=is_implausible)
+
+
+def _if_allowed(prompt: int | None, bounds: TokenBounds) -> int | None:
+    return prompt if prompt is None or bounds.allows_prompt(prompt) else None
+
+
+def _by_total(
+    prompt: int | None, completion: int | None, total: int | None, bounds: TokenBounds, estimate: int
+) -> tuple[bool, int, int]:
+    """Returns prompt and completion, of which at least one was not reported, and whether they follow from the total."""
+    most = bounds.most_completion
+    if prompt and (total or 0) - prompt > 0:
+        return True, prompt, min((total or 0) - prompt, most)
+    if prompt or not total:
+        return False, prompt or bounds.prompt_tokens, estimate if completion is None else completion
+    if completion is None:
+        # The estimate of a prompt is of its JSON, which may be more than all tokens together.
+        completion = min(max(total - bounds.prompt_tokens, min(estimate, total - 1)), most)
+        return most == 0, total - completion, completion
+    rest = total - completion
+    is_possible = rest > 0 and bounds.allows_prompt(rest)
+    return is_possible, rest if is_possible else bounds.prompt_tokens, completion
+
+
+def _usage(
+    prompt: int,
+    completion: int,
+    reported: ReportedUsage,
+    *,
+    is_estimated: bool = False,
+    is_implausible: bool = False,
+) -> Usage:
+    """Returns the usage with its details, which are limited to the counts that they are a part of."""
+    cached = reported.cached_tokens or 0
+    reasoning = reported.reasoning_tokens or 0
+    if cached > prompt or reasoning > completion:
+        cached, reasoning = min(cached, prompt), min(reasoning, completion)
+        is_implausible = is_implausible or not is_estimated
+    return Usage(prompt, completion, cached, reasoning, is_estimated or is_implausible, is_implausible)

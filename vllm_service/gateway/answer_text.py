@@ -9,10 +9,16 @@ from collections.abc import Callable
 
 import msgspec
 
+from vllm_service.domain.usage import BYTES_PER_TOKEN
+
 #: The most that is kept of one answer; the tokens of a longer one are estimated.
 MOST_TEXT_BYTES = 2 * 2**20
 # Chunks are collected before they are parsed, which takes the parsing off the path of most chunks.
 _READ_EVERY_BYTES = 65536
+
+
+# What a whole answer holds besides its text, about: id, times, names, finish reason. For estimating tokens only.
+_ENVELOPE_BYTES = 350
 
 
 class _Function(msgspec.Struct):
@@ -147,3 +153,12 @@ class AnswerText:
         if text and self.texts is not None:
             self._bytes += len(text)
             self.texts.setdefault(index, []).append(text)
+
+
+def estimated_tokens(document: bytes) -> int:
+    """Returns the tokens of a whole answer by the length of its text; by its own length where no text can be read."""
+    texts = AnswerText.whole(document).texts
+    text_bytes = 0 if texts is None else sum(len(piece.encode()) for pieces in texts.values() for piece in pieces)
+    if text_bytes == 0:
+        return max(0, len(document) - _ENVELOPE_BYTES) // BYTES_PER_TOKEN
+    return -(-text_bytes // BYTES_PER_TOKEN)  # rounded up: a text of one letter has a token

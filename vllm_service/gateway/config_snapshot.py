@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from vllm_service.catalog.model import APPLE_SILICON_TAG, Catalog, PublicModel
 from vllm_service.catalog.tasks import PREFIX
 from vllm_service.domain.plan import Router
-from vllm_service.domain.pricing import TokenPrice
+from vllm_service.domain.pricing import TokenPrice, UnpricedOffers, dearest
 from vllm_service.domain.stream_options import StreamOptions
 from vllm_service.errors import ModelNotFound
 
 
 class ServedModel:
-    """A public model with its prices. A reservation takes the highest price: no provider has been chosen then."""
+    """A public model with its prices. A reservation takes the highest price: no provider has been chosen then.
 
-    __slots__ = ("baseline", "dearest_input", "dearest_output", "model", "name", "prices", "tokenizer")
+    paid_by_second: names of providers with a price of a second. unpriced: the treatment of other unpriced offers.
+    """
 
-    def __init__(self, model: PublicModel) -> None:
+    __slots__ = (
+        "baseline",
+        "dearest_input",
+        "dearest_output",
+        "estimated",
+        "model",
+        "name",
+        "prices",
+        "refuses_unpriced",
+        "tokenizer",
+    )
+
+    def __init__(
+        self,
+        model: PublicModel,
+        paid_by_second: Collection[str] = (),
+        unpriced: UnpricedOffers = UnpricedOffers.REFUSE,
+        dearest_of_all: TokenPrice | None = None,
+    ) -> None:
         self.model = model
         self.name = model.name
         self.baseline = model.baseline_price
@@ -24,18 +45,30 @@ class ServedModel:
         self.prices: dict[tuple[str, str], TokenPrice | None] = {
             (offer.provider, offer.model): offer.price for offer in model.offers
         }
-        known = [offer.price for offer in model.offers if offer.price is not None]
+        highest = dearest(self.prices.values())
+        if unpriced is UnpricedOffers.ESTIMATE:
+            highest = highest or dearest_of_all
+        unknown = [name for name, price in self.prices.items() if price is None and name[0] not in paid_by_second]
+        #: The offers whose price is another's, because their own is not known.
+        self.estimated: frozenset[tuple[str, str]] = frozenset()
+        if unpriced is UnpricedOffers.ESTIMATE and highest is not None:
+            self.estimated = frozenset(unknown)
+            self.prices |= dict.fromkeys(unknown, highest)
+        #: Whether a budget in dollars keeps requests from some of its offers.
+        self.refuses_unpriced = unpriced is not UnpricedOffers.ALLOW and len(unknown) > len(self.estimated)
         #: Pico-dollars for one token of the prompt and of the answer; 0 if no offer has a price.
-        self.dearest_input = max((price.input_picousd for price in known), default=0)
-        self.dearest_output = max((price.output_picousd for price in known), default=0)
+        self.dearest_input = 0 if highest is None else highest.input_picousd
+        self.dearest_output = 0 if highest is None else highest.output_picousd
 
 
 class ConfigSnapshot:
     """One configuration. A reload replaces it as a whole, so a request uses the old one or the new one, never both."""
 
-    def __init__(self, catalog: Catalog, router: Router) -> None:
+    def __init__(self, catalog: Catalog, router: Router, unpriced: UnpricedOffers = UnpricedOffers.REFUSE) -> None:
         self.catalog = catalog
         self.router = router
+        #: A setting of the process: a reload keeps it.
+        self.unpriced = unpriced
         #: The names of the providers with this tag.
         self.on_apple_silicon = frozenset(
             name for name, provider in catalog.providers.items() if APPLE_SILICON_TAG in provider.tags
@@ -44,8 +77,12 @@ class ConfigSnapshot:
         self.stream_options = {
             name: StreamOptions.configured(provider.stream_options) for name, provider in catalog.providers.items()
         }
+        paid_by_second = {name for name, provider in catalog.providers.items() if provider.second_price is not None}
+        highest = dearest(offer.price for model in catalog.models.values() for offer in model.offers)
         #: The public models by name, by alias and by task.
-        self.models = {name: ServedModel(model) for name, model in catalog.models.items()}
+        self.models = {
+            name: ServedModel(model, paid_by_second, unpriced, highest) for name, model in catalog.models.items()
+        }
 
     def not_found(self, name: str) -> ModelNotFound:
         """Returns the error for a name that is not in `models`; it lists the names that are."""

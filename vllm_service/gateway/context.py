@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -15,14 +14,15 @@ from vllm_service.domain.answers import Form
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import Step
+from vllm_service.domain.pricing import charged_picousd
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import ReportedUsage, TokenBounds, Usage, counted
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, ServedModel
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import RequestFields
-from vllm_service.http.messages import Request, ResponseWriter
+from vllm_service.http.messages import PassedOn, Request, ResponseWriter
 from vllm_service.http.upstream import Answer, Upstream
 from vllm_service.observability.tracing import RequestSpan, trace_headers
 from vllm_service.resilience.attempts import Attempt, HedgeLoser
@@ -104,15 +104,6 @@ def _usd(amount_picousd: int | None) -> bytes:
     return b"null" if amount_picousd is None else b"%a" % (amount_picousd / PICOUSD_PER_USD)
 
 
-class PassedOn(Protocol):
-    """The count of what a stream has passed on."""
-
-    #: Events.
-    events: int
-    #: Pieces of another kind, such as a provider's comments.
-    others: int
-
-
 class RequestContext:
     """One request's state. `Gateway` fills it in phase by phase; a class attribute is the value until then.
 
@@ -126,6 +117,8 @@ class RequestContext:
     model: ServedModel
     #: What the router decides by.
     facts: RequestFacts
+    #: What a provider's counts are judged by; set with `facts`.
+    bounds: TokenBounds
     #: The request's share of its key's limits; None until the limits have let it by.
     reservation: Reservation | None = None
     #: Whether cost_info and performance_info are added to the answer.
@@ -145,6 +138,8 @@ class RequestContext:
     first_byte_at: float | None = None
     #: The text whose tokens are counted if the provider sends no usage; kept only for models with a tokenizer.
     answer_text: AnswerText | None = None
+    #: What the provider has reported, where `usage` is not only that.
+    reported: ReportedUsage | None = None
     usage: Usage | None = None
     cost_picousd: int | None = None
     #: The cost of the same usage at the baseline model.
@@ -226,13 +221,20 @@ class RequestContext:
         model = self.model
         step = self.step
         if model.baseline is not None:
-            self.baseline_picousd = model.baseline.cost_picousd(usage)
+            self.baseline_picousd = charged_picousd(model.baseline, usage)
         if self.outcome is Outcome.CACHED:
             self.cost_picousd = 0
         elif step is not None:
-            price = model.prices.get((step.provider, step.model))
-            self.cost_picousd = step.cost_picousd if price is None else price.cost_picousd(usage)
-            self.is_estimate = usage.estimated or (price is None and step.cost_picousd is not None)
+            offer = (step.provider, step.model)
+            price = model.prices.get(offer)
+            self.cost_picousd = step.cost_picousd if price is None else charged_picousd(price, usage)
+            is_expected = price is None and step.cost_picousd is not None
+            self.is_estimate = usage.estimated or is_expected or offer in model.estimated
+
+    def count_again(self, prompt_tokens: int, answer_tokens: int) -> None:
+        """Replaces what was estimated by what a tokenizer has counted; the provider's own counts stay."""
+        usage = counted(self.reported, replace(self.bounds, prompt_tokens=prompt_tokens), lambda: answer_tokens)
+        self.count(usage)
 
     def annotated(self, document: bytes, now: float) -> bytes:
         """Returns a whole answer, or the event that carries usage, with its annotations; unchanged if it gets none.

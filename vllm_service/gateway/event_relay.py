@@ -12,9 +12,8 @@ from collections.abc import Callable
 from vllm_service.domain.answers import DONE as IS_DONE
 from vllm_service.domain.answers import EventReading, Form, Judgement
 from vllm_service.domain.event_stream import BYTE_ORDER_MARK, Event, EventSplitter, StreamJudge
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import BYTES_PER_TOKEN, ReportedUsage, usage_of
 from vllm_service.gateway.operations import Operation
-from vllm_service.gateway.provider_request import usage_in
 from vllm_service.http.upstream import CutShort
 
 #: An unfinished event is held in memory; one that is longer ends the stream.
@@ -37,26 +36,29 @@ _TEXT = re.compile(_LETTERS)
 _NAMED_TEXT = re.compile(rb'"(?:content|text|delta)": ?"(%b)"' % _LETTERS)
 # So often the bytes around a stream's texts are looked at; where they keep changing, it is not worth more.
 _MOST_ATTEMPTS_TO_LEARN = 4
+# For estimates only: what an event holds besides its text, at most, and how many events without text end a stream.
+_EVENT_BYTES = 320
+_EVENTS_OF_AN_END = 2
 
 
 class EventRelay:
     """Passes events to `send`. An event that came in part is held until its rest comes.
 
-    So a broken stream ends between two events, and the error event can follow. finish: called with the event that
-    carries usage, the usage, and whether the event holds nothing else; its result is passed on instead of the event,
-    and b"" hides the event. choices: how many were requested.
+    So a broken stream ends between two events, and the error event can follow. finish: called with this relay, which
+    has the usage by then, the event that carries it, and whether the event holds nothing else; its result is passed on
+    instead of the event, and b"" hides the event. choices: how many were requested.
     """
 
     __slots__ = (
         "_after_text", "_before_text", "_finish", "_form", "_has_one_choice", "_held", "_is_first", "_judge", "_marks",
-        "_send", "_text_at", "_to_learn", "events", "is_done", "others", "usage",
+        "_send", "_text_at", "_to_learn", "events", "events_at_usage", "is_done", "others", "received_bytes", "usage",
     )  # fmt: skip
 
     def __init__(
         self,
         operation: Operation,
         send: Callable[[bytes], None],
-        finish: Callable[[bytes, Usage, bool], bytes],
+        finish: Callable[[EventRelay, bytes, bool], bytes],
         choices: int = 1,
     ) -> None:
         self._form = operation.form
@@ -72,14 +74,30 @@ class EventRelay:
         self._before_text, self._after_text = b"\0", b""
         self._text_at = 0
         self._to_learn = _MOST_ATTEMPTS_TO_LEARN
-        #: The usage that came last; None until one has come.
-        self.usage: Usage | None = None
+        #: The counts that came last; None until some have come.
+        self.usage: ReportedUsage | None = None
         #: Whether [DONE] has come.
         self.is_done = False
         #: How many events have come, the last one included.
         self.events = 0
         #: How many pieces besides ordinary chunks were passed on, such as a provider's comments.
         self.others = 0
+        #: How many of them when the usage came.
+        self.events_at_usage = 0
+        #: The bytes of whole events that have come.
+        self.received_bytes = 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """An estimate: about one token comes with each event, and [DONE] is none; more where events are long."""
+        events = self.events - self.is_done
+        return max(0, events, (self.received_bytes - self.events * _EVENT_BYTES) // BYTES_PER_TOKEN)
+
+    @property
+    def tokens_after_usage(self) -> int:
+        """An estimate of what came after the usage; 0 where only the stream's end did, as is usual."""
+        after = self.events - self.events_at_usage - self.is_done
+        return after if self.usage is not None and after > _EVENTS_OF_AN_END else 0
 
     @property
     def is_complete(self) -> bool:
@@ -105,6 +123,7 @@ class EventRelay:
             rest = data[text.end() if text else 0 :]
             if rest == self._after_text or self._is_ordinary_rest(rest):
                 self.events += 1
+                self.received_bytes += len(data)
                 self._send(data)
                 return
         if self._is_first or not data.endswith(_EVENT_ENDS):
@@ -122,6 +141,7 @@ class EventRelay:
         """Returns what is passed on of these whole events."""
         count = data.count(b"data:")  # too many where a text holds "data:"; it is for estimates only
         self.events += count
+        self.received_bytes += len(data)
         if not self._are_ordinary(data, count):
             return self._read(data)
         if count == 1 and self._to_learn:
@@ -215,11 +235,13 @@ class EventRelay:
         return event
 
     def _with_usage(self, event: bytes, reading: EventReading) -> bytes:
-        usage = usage_in(b'{"usage":%b}' % reading.usage)
-        if usage is None:
-            return event
-        self.usage = usage
-        return self._finish(event, usage, reading.is_only_usage)
+        usage = usage_of(reading.usage)
+        if usage is not None:
+            self.usage = usage.after(self.usage)
+            self.events_at_usage = self.events
+        return (
+            event if usage is None and not reading.is_only_usage else self._finish(self, event, reading.is_only_usage)
+        )
 
 
 def _after_last_event(data: bytes) -> int:

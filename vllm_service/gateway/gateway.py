@@ -1,6 +1,6 @@
 """The way of a request through the gateway, in the order of `Gateway._answer`.
 
-Key, body, model, facts and deadline, reservation of limits, response cache, plan, attempts, answer; then `_account`
+Key, body, model, facts and deadline, reservation of limits, response cache, plan, attempts, answer; then `Bookkeeping`
 counts tokens, settles the reservation and records the row, whatever has happened before.
 """
 
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.plan import Plan
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
-from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS, Usage, estimated_prompt_tokens
+from vllm_service.domain.usage import TokenBounds, estimated_prompt_tokens
 from vllm_service.errors import ServiceError, Unauthorized
 from vllm_service.gateway import routing_headers
+from vllm_service.gateway.bookkeeping import Bookkeeping
 from vllm_service.gateway.config_snapshot import CurrentConfig
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.in_process import Completion, EventStream, WholeAnswer, completion_of, finished, request_of
@@ -28,7 +28,6 @@ from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
 from vllm_service.gateway.respond import cache_key, refuse, relay_events, replay, send_whole
-from vllm_service.gateway.token_counting import TokenCounting
 from vllm_service.http.messages import Request, RequestIds, ResponseWriter
 from vllm_service.http.request_reader import ClientAddresses, bearer_token
 from vllm_service.http.upstream import Upstream
@@ -38,7 +37,7 @@ from vllm_service.resilience.attempts import TriedRequest, first_answer
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import HEADER, Deadline
 from vllm_service.resilience.retry_schedule import deadline as deadline_of
-from vllm_service.storage.protocol import CachedResponse, Keys, Quotas, Reservation, ResponseCache
+from vllm_service.storage.protocol import CachedResponse, Keys, Quotas, ResponseCache
 
 _log = logging.getLogger(__name__)
 DEADLINE = HEADER.encode()
@@ -74,16 +73,12 @@ class Gateway:
     ) -> None:
         self.config = config
         self._upstream = upstream
-        self._quotas = quotas
-        self._recorders = tuple(recorders)
         self._keys = keys
         self._anonymous = anonymous
-        self._addresses = addresses or ClientAddresses()
         self._responses = responses
         self._policy = policy or ResiliencePolicy.of()
-        self._record_loss = record_loss or self._recorders[0]
+        self._books = Bookkeeping(quotas, addresses or ClientAddresses(), recorders, record_loss, self._policy.hedging)
         self._ids = RequestIds()
-        self._counting = TokenCounting()
         self._tracer = tracer
         self._wall_clock = wall_clock
         self._max_body_bytes = max_body_bytes
@@ -179,7 +174,7 @@ class Gateway:
         except Exception as error:
             _log.error("request %s failed within the gateway: %s", context.request_id, source_location(error))
             refuse(context, ServiceError("The gateway failed on this request; its log has more under its id."))
-        await self._account(context)
+        await self._books.close(context)
 
     async def _answer(self, context: RequestContext, key: ApiKey | None) -> None:
         """Takes a request from its key to its answer. Raises ServiceError for what the caller gets instead."""
@@ -196,11 +191,12 @@ class Gateway:
         if model is None:
             raise context.snapshot.not_found(fields.model)
         context.model = model
+        context.bounds = _bounds(context)
         context.facts = _facts(context)
         timeout_bytes = headers.get(DEADLINE)
         timeout_text = None if timeout_bytes is None else timeout_bytes.decode("latin-1")
         deadline = deadline_of(timeout_text, self._policy.deadlines, context.started)
-        context.reservation = await self._reserve(context)
+        context.reservation = await self._books.reserve(context)
         cached_under = None if self._responses is None else await self._replay(context, self._responses)
         if context.outcome is Outcome.CACHED:
             return
@@ -227,60 +223,6 @@ class Gateway:
         if cached is not None:
             replay(context, cached)
         return key
-
-    def _reserve(self, context: RequestContext) -> Awaitable[Reservation]:
-        """Reserves the most that the request can take of its limits. Raises errors.RateLimited when it is awaited.
-
-        Which provider answers is not known yet, so tokens are priced at the dearest of them.
-        """
-        facts = context.facts
-        model = context.model
-        completion = facts.max_tokens or ASSUMED_COMPLETION_TOKENS if context.operation.has_completion else 0
-        tokens = facts.prompt_tokens + completion
-        cost = facts.prompt_tokens * model.dearest_input + completion * model.dearest_output
-        address = self._addresses.of(context.request.peer, context.request.headers)
-        return self._quotas.reserve(context.key, address, tokens, cost, context.started_at)
-
-    async def _account(self, context: RequestContext) -> None:
-        """Settles the reservation and records the row. The caller has the answer already, so errors are only logged."""
-        if context.usage is None and context.sent_at is not None and context.outcome is Outcome.CANCELLED:
-            # The caller left before any content came; the provider has read the prompt by then.
-            context.count(Usage(context.facts.prompt_tokens, 0, estimated=True))
-        if (
-            context.answer_text is not None
-            and context.usage is not None
-            and context.usage.estimated
-            and context.model.tokenizer
-        ):
-            await self._counting.count(context, context.model.tokenizer, context.answer_text)
-        try:
-            if context.reservation is not None:
-                await self._settled(context, context.reservation)
-        except Exception as error:
-            _log.error("a reservation was not settled; its lease will expire: %s", source_location(error))
-        row = context.record(time.monotonic())
-        recorders = self._recorders if context.trace is None else (*self._recorders, context.trace.end)
-        for record in recorders:  # the ledger is the first
-            _record(record, row)
-        for loser in context.losers:
-            _record(self._record_loss, context.record_of(loser, time.monotonic()))
-
-    def _settled(self, context: RequestContext, reservation: Reservation) -> Awaitable[None]:
-        """Replaces the reservation by what the request used, lost hedges included.
-
-        Only the answer's cost earns budget for hedges: otherwise hedges would pay for hedges.
-        """
-        if context.outcome is Outcome.CACHED:
-            return reservation.settle(0, 0)
-        if context.usage is None:
-            return reservation.release()
-        hedging = self._policy.hedging
-        spent = context.cost_picousd or 0
-        if hedging is not None:
-            hedging.budget.earn(spent)
-        if context.losers:
-            spent += sum(loser.cost_picousd or 0 for loser in context.losers)
-        return reservation.settle(context.usage.total_tokens, spent)
 
 
 def _tried_request(context: RequestContext, plan: Plan, deadline: Deadline) -> TriedRequest:
@@ -319,25 +261,18 @@ async def _tried(context: RequestContext, plan: Plan, request: TriedRequest, *, 
         attempt.abandoned()  # does nothing where the attempt has ended already
 
 
-def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None:
-    """Calls one recorder. Its error is logged, so that the other recorders are called all the same."""
-    try:
-        record(row)
-    except Exception as error:
-        _log.error("request %s was not recorded everywhere: %s", row.request_id, source_location(error))
-
-
 def _facts(context: RequestContext) -> RequestFacts:
     """Returns what the router decides by. Raises errors.InvalidRequest for a routing header that is not valid."""
     fields = context.fields
     key = context.key
     has_none = context.headers.keys().isdisjoint(routing_headers.NAMES)  # most requests, and cheaper than reading
     routing = routing_headers.NONE if has_none else routing_headers.read(context.headers)
+    bounds = context.bounds
     return RequestFacts(
         context.model.name,
         context.operation.name,
-        estimated_prompt_tokens(context.request.body),
-        fields.longest_answer_tokens,
+        bounds.prompt_tokens,
+        bounds.longest_answer,
         fields.stream is True,
         key.id,
         key.organisation,
@@ -347,4 +282,16 @@ def _facts(context: RequestContext) -> RequestFacts:
         routing.strategy or key.strategy,
         routing.provider,
         routing.tags,
+        bounds.choices,
+        context.model.refuses_unpriced and key.limits.picousd_per_month is not None,
     )
+
+
+def _bounds(context: RequestContext) -> TokenBounds:
+    """Returns the most that the request can use, by its body and its model."""
+    fields = context.fields
+    operation = context.operation
+    body = context.request.body
+    choices = fields.written_answers(operation)
+    answer = fields.longest_answer_tokens(operation, choices) if operation.has_completion else 0
+    return TokenBounds(body, estimated_prompt_tokens(body), answer, choices, context.model.model.context_length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vllm_service.domain.answers import Form
 
@@ -11,7 +11,7 @@ from vllm_service.domain.answers import Form
 class Operation:
     """One operation of the API."""
 
-    #: How its answers are judged. Its value is the operation's name in the ledger.
+    #: How its answers are judged.
     form: Form
     #: The path behind a provider's base URL.
     path: str
@@ -19,16 +19,21 @@ class Operation:
     has_stream_options: bool
     #: Whether the answer holds tokens of its own; embeddings do not.
     has_completion: bool = True
+    #: The members of a body that bound the length of each answer.
+    bounds: tuple[str, ...] = ()
+    #: Whether one request may have several answers: by a list of prompts, `n` or `best_of`.
+    has_choices: bool = False
 
-    @property
-    def name(self) -> str:
-        """The name in the ledger."""
-        return self.form.value
+    #: The name in the ledger.
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.form.value)  # once: reading an enumeration's value takes long
 
 
-CHAT = Operation(Form.CHAT, "/chat/completions", True)
-COMPLETIONS = Operation(Form.COMPLETIONS, "/completions", True)
-RESPONSES = Operation(Form.RESPONSES, "/responses", False)
+CHAT = Operation(Form.CHAT, "/chat/completions", True, bounds=("max_tokens", "max_completion_tokens"), has_choices=True)
+COMPLETIONS = Operation(Form.COMPLETIONS, "/completions", True, bounds=("max_tokens",), has_choices=True)
+RESPONSES = Operation(Form.RESPONSES, "/responses", False, bounds=("max_output_tokens",))
 EMBEDDINGS = Operation(Form.EMBEDDINGS, "/embeddings", False, has_completion=False)
 
 #: The operations by the paths of the gateway's own API, with and without /v1.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
 
 import msgspec
 
 from vllm_service.catalog.model import Provider
 from vllm_service.domain.answers import Form, Verdict, judge_whole
 from vllm_service.domain.event_stream import StreamBeginning
-from vllm_service.domain.usage import MOST_TOKENS, Usage
+from vllm_service.domain.usage import ReportedUsage, counted, usage_of
 from vllm_service.errors import UpstreamFailed
+from vllm_service.gateway.answer_text import estimated_tokens
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
 from vllm_service.gateway.replayed_answer import ReplayedAnswer
@@ -21,104 +21,7 @@ from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    """A usage object by the names of chat and completions, and by those of responses (`input_...`, `output_...`)."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-
-
-class _Response(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-class _Answer(msgspec.Struct):
-    """A whole answer or the data of one event, as far as usage goes; all other members are skipped unread."""
-
-    usage: _Usage | None = None
-    #: The last event of a responses stream has its usage in here.
-    response: _Response | None = None
-    choices: msgspec.Raw = msgspec.Raw(b"")
-
-
-_decoder = msgspec.json.Decoder(_Answer)
-_lenient = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-class EventUsage(NamedTuple):
-    """The usage in one event of a stream."""
-
-    #: None if the event has none.
-    usage: Usage | None
-    #: Whether the event holds nothing else: its `choices` is an empty array.
-    is_only_usage: bool
-
-
-def usage_in(document: bytes) -> Usage | None:
-    """Returns the usage of a whole answer; None if it has none. Raises ValueError if it is no JSON object."""
-    try:
-        return _usage_of(_decoder.decode(document))
-    except msgspec.ValidationError:
-        return _usage_of(_read(document))
-
-
-def find_usage(document: bytes) -> EventUsage:
-    """Returns the usage in one event's data. Raises ValueError if the data is no JSON object."""
-    answer = _read(document)
-    choices = bytes(answer.choices)
-    # `choices` stays raw, so that long ones are not parsed; an empty array, white space included, is short.
-    return EventUsage(_usage_of(answer), len(choices) <= 16 and choices[1:-1].strip() == b"" != choices)
-
-
-def _read(document: bytes) -> _Answer:
-    """Parses an answer. One whose usage has another shape has no usage. Raises ValueError if it is no JSON object."""
-    try:
-        return _decoder.decode(document)
-    except msgspec.ValidationError:
-        _lenient.decode(document)  # raises if the document is something else than an object
-        return _Answer()
-
-
-def _usage_of(answer: _Answer) -> Usage | None:
-    """Returns the usage by our names; None if there is none, or if it is more than any answer can have.
-
-    Such a number would use up an organisation's month, and no database would take its row. Details that contradict
-    the totals are limited to these.
-    """
-    usage = answer.usage
-    if usage is None:
-        usage = None if answer.response is None else answer.response.usage
-        if usage is None:
-            return None
-    prompt = usage.prompt_tokens or usage.input_tokens or 0
-    completion = usage.completion_tokens or usage.output_tokens or 0
-    if prompt > MOST_TOKENS or completion > MOST_TOKENS:
-        return None
-    of_prompt = usage.prompt_tokens_details or usage.input_tokens_details
-    of_completion = usage.completion_tokens_details or usage.output_tokens_details
-    if prompt < 0 or completion < 0 or of_prompt or of_completion:
-        return _with_details(max(0, prompt), max(0, completion), of_prompt, of_completion)
-    return Usage(prompt, completion)
-
-
-def _with_details(prompt: int, completion: int, of_prompt: _Details | None, of_completion: _Details | None) -> Usage:
-    cached = (of_prompt.cached_tokens or 0) if of_prompt else 0
-    reasoning = (of_completion.reasoning_tokens or 0) if of_completion else 0
-    return Usage(prompt, completion, min(max(0, cached), prompt), min(max(0, reasoning), completion))
-
-
-def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | None, model: str) -> Usage | None:
+def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | None, model: str) -> ReportedUsage | None:
     """Returns the usage of a whole answer; None if it has none, and for a stream that has begun.
 
     beginning: of a request for a stream. Raises NotAnswered for everything that is not an answer, and closes it.
@@ -126,7 +29,7 @@ def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | Non
     if answer.status == 200:
         judgement = judge_whole(form, answer.body) if beginning is None else beginning.judge(answer.body)
         if judgement.verdict is Verdict.ANSWER:
-            return usage_in(b'{"usage":%b}' % judgement.usage) if judgement.usage else None
+            return usage_of(judgement.usage)
         failed = not_an_answer(judgement, answer.headers, model)
     else:
         failed = _refused(answer, model)
@@ -202,7 +105,9 @@ class ProviderRequest(msgspec.Struct, eq=False):
         except ProviderFault as fault:
             raise not_reached(fault, context.facts.model) from fault
         form = context.operation.form
-        attempt.usage = usage_of_answer(answer, form, beginning, context.facts.model)
+        reported = usage_of_answer(answer, form, beginning, context.facts.model)
+        if not answer.is_stream:
+            attempt.usage = counted(reported, context.bounds, lambda: estimated_tokens(answer.body))
         # A stream was requested and its answer has come in one piece.
         return answer if beginning is None or answer.is_stream else ReplayedAnswer(answer, form)
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from vllm_service.domain.usage import longest_answer_tokens, prefix_of
+from vllm_service.domain.usage import choices_of, longest_answer_tokens, prefix_of
 from vllm_service.errors import InvalidRequest
-from vllm_service.gateway.operations import Operation
+from vllm_service.gateway.operations import COMPLETIONS, Operation
 
 #: A whole number. JSON Schema takes 5.0 for an integer, and some clients write it so.
 Count = int | float | None
@@ -38,9 +38,11 @@ class RequestFields(msgspec.Struct):
     max_completion_tokens: Count = None
     max_output_tokens: Count = None
     n: Count = None
+    best_of: Count = None
     # The prompts stay raw: only their first bytes are hashed.
     messages: msgspec.Raw = _EMPTY
     prompt: msgspec.Raw = _EMPTY
+    prompt_embeds: msgspec.Raw = _EMPTY
     input: msgspec.Raw = _EMPTY
 
     @property
@@ -48,11 +50,21 @@ class RequestFields(msgspec.Struct):
         """True if the caller has requested the usage chunk of a stream."""
         return self.stream_options is not None and self.stream_options.include_usage is True
 
-    @property
-    def longest_answer_tokens(self) -> int | None:
-        """The caller's bound on the tokens of the answer, all choices together; None if there is none."""
-        bound = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
-        return longest_answer_tokens(bound, self.n)
+    def written_answers(self, operation: Operation) -> int:
+        """Returns how many answers a provider writes: one for each prompt of a list, times `n` or `best_of`."""
+        if not operation.has_choices:
+            return 1
+        prompts = _prompts_in(self.prompt) + _prompts_in(self.prompt_embeds) if operation is COMPLETIONS else 1
+        if prompts <= 1 and self.n is None and self.best_of is None:
+            return 1
+        return choices_of((self.n, self.best_of), prompts)
+
+    def longest_answer_tokens(self, operation: Operation, choices: int) -> int | None:
+        """Returns the caller's bound on the tokens of the answer, all choices together; None if there is none.
+
+        A bound that the operation does not have bounds nothing: providers ignore it.
+        """
+        return longest_answer_tokens(tuple([getattr(self, name) for name in operation.bounds]), choices)
 
     @property
     def choices(self) -> int:
@@ -76,6 +88,7 @@ class RequestFields(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(RequestFields)
+_list = msgspec.json.Decoder(list[msgspec.Raw])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder = msgspec.json.Encoder()
 # msgspec's messages name Python's types; callers write JSON.
@@ -104,6 +117,15 @@ def read(body: bytes) -> RequestFields:
         if not bound.is_integer():
             raise InvalidRequest(f"The request is not valid: `{name}` is not a whole number.", param=name)
     return fields
+
+
+def _prompts_in(prompt: msgspec.Raw) -> int:
+    """Returns how many prompts a member holds: each text and each list in it is one, a list of token ids is one."""
+    data = memoryview(prompt)
+    if not data or bytes(data[:1]) != b"[":
+        return min(len(data), 1)
+    parts = _list.decode(prompt)
+    return sum(bytes(memoryview(part)[:1]) in (b'"', b"[") for part in parts) or 1
 
 
 def _renamed(body: bytes, before: str, after: str) -> bytes | None:

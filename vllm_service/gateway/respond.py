@@ -9,10 +9,11 @@ from collections.abc import Callable
 from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 
-from vllm_service.domain.answers import Verdict
+from vllm_service.domain.answers import Verdict, judge_whole
 from vllm_service.domain.requests import Outcome
-from vllm_service.domain.usage import BYTES_PER_TOKEN, Usage
+from vllm_service.domain.usage import Usage, counted, usage_of
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.context import RequestContext
@@ -54,8 +55,6 @@ def cache_key(context: RequestContext) -> bytes | None:
 
 _JSON = b"content-type: application/json\r\n"
 _EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
-# What a whole answer holds besides its text, about: id, times, names, finish reason. For estimating tokens only.
-_ENVELOPE_BYTES = 350
 
 
 def begin_stream(context: RequestContext, *, knows_provider: bool = True) -> None:
@@ -91,14 +90,17 @@ def send_whole(context: RequestContext, attempt: Attempt[Answer], *, keeps: bool
     """Writes the provider's whole answer, annotated. keeps: returns it without annotations, for the response cache."""
     document = attempt.answer.body
     now = time.monotonic()
-    if attempt.usage is None and context.model.tokenizer is not None:
+    usage = attempt.usage
+    assert usage is not None, "a whole answer has been counted by the attempt"
+    if usage.estimated and context.model.tokenizer is not None:
+        context.reported = usage_of(judge_whole(context.operation.form, document).usage)
         context.answer_text = AnswerText.whole(document)
-    context.count(attempt.usage or _by_length(context, max(0, len(document) - _ENVELOPE_BYTES)))
+    context.count(usage)
     if context.writer.has_left:
         context.outcome = Outcome.CANCELLED
         context.status = 499
     context.answer(200, context.answer_headers(_JSON), context.annotated(document, now))
-    attempt.succeeded(attempt.usage, now)
+    attempt.succeeded(usage.if_counted, now)
     return CachedResponse(document, False, context.usage) if keeps else None
 
 
@@ -128,16 +130,16 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     except BaseException:
         # The caller has left, or the gateway itself failed. What has come so far costs money either way.
         answer.close()
-        context.count(relay.usage or _by_events(context, relay))
+        _count_stream(context, relay)
         attempt.abandoned()
         raise
-    context.count(relay.usage or _by_events(context, relay))
+    usage = _count_stream(context, relay)
     if writer.has_left:  # and the answer was read to its end all the same (on_disconnect: drain)
         context.outcome = Outcome.CANCELLED
         context.status = 499
     if failed is None:
         context.end()
-        attempt.succeeded(relay.usage)
+        attempt.succeeded(usage.if_counted)
         return CachedResponse(b"".join(kept), True, context.usage) if keeps else None
     _end_with_error(context, failed.error)
     attempt.failed(dataclasses.replace(failed.failure, content_started=True))
@@ -176,13 +178,14 @@ def replay(context: RequestContext, cached: CachedResponse) -> None:
     context.end()
 
 
-def _annotated_usage(context: RequestContext, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
+def _annotated_usage(context: RequestContext, relay: EventRelay, event: bytes, is_only_usage: bool) -> bytes:
     """Counts the usage and returns what is passed on instead of its event; b"" hides the event.
 
     The gateway always requests the usage chunk from the provider. Many callers read `choices[0]` of every chunk, so
     the chunk without choices is passed on only to callers who have requested it.
     """
-    context.count(usage)
+    if context.outcome is not Outcome.CACHED or context.usage is None:
+        context.count(counted(relay.usage, context.bounds, lambda: relay.answer_tokens))
     if is_only_usage and not context.fields.requests_usage and context.headers.get(b"x-annotate") != b"on":
         return b""
     return context.annotated(event, time.monotonic())
@@ -208,12 +211,12 @@ def _end_with_error(context: RequestContext, error: ServiceError) -> None:
     context.end()
 
 
-def _by_length(context: RequestContext, text_bytes: int) -> Usage:
-    """Returns an estimated usage, by the length of the answer."""
-    completion = text_bytes // BYTES_PER_TOKEN if context.operation.has_completion else 0
-    return Usage(context.facts.prompt_tokens, completion, estimated=True)
-
-
-def _by_events(context: RequestContext, relay: EventRelay) -> Usage:
-    """Returns an estimated usage: providers send about one token with each event, and [DONE] is none."""
-    return Usage(context.facts.prompt_tokens, max(0, relay.events - relay.is_done), estimated=True)
+def _count_stream(context: RequestContext, relay: EventRelay) -> Usage:
+    """Counts what has come of a stream, once it has ended in whatever way, and returns the usage."""
+    usage = counted(relay.usage, context.bounds, lambda: relay.answer_tokens)
+    if late := relay.tokens_after_usage:
+        completion = min(usage.completion_tokens + late, context.bounds.most_completion)
+        usage = replace(usage, completion_tokens=completion, estimated=True)
+    context.reported = relay.usage
+    context.count(usage)
+    return usage

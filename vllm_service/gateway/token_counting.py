@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vllm_service.domain.usage import TOKENS_PER_IMAGE, Usage
+from vllm_service.domain.usage import TOKENS_PER_IMAGE
 from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.operations import CHAT, RESPONSES, Operation
@@ -175,16 +175,19 @@ class TokenCounting:
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            usage = await loop.run_in_executor(self._thread, self._counted, path, context.operation, body, answer_text)
+            found = await loop.run_in_executor(self._thread, self._counted, path, context.operation, body, answer_text)
         except asyncio.CancelledError:
             return  # the gateway is stopping: the row is written with the estimate
         finally:
             self._waiting -= 1
-        if usage is not None:
-            context.count(usage)
+        if found is not None:
+            # Still "estimated": the provider's own count, by which it bills, may differ.
+            context.count_again(*found)
 
-    def _counted(self, path: Path, operation: Operation, body: bytes, answer_text: AnswerText) -> Usage | None:
-        """Returns the counted usage, or None. Runs in the thread, which alone uses the tokenizers."""
+    def _counted(
+        self, path: Path, operation: Operation, body: bytes, answer_text: AnswerText
+    ) -> tuple[int, int] | None:
+        """Returns the tokens of prompt and answer, or None. Runs in the thread, which alone uses the tokenizers."""
         if path not in self._tokenizers:
             self._tokenizers[path] = _opened(path)
         tokenizer = self._tokenizers[path]
@@ -196,8 +199,7 @@ class TokenCounting:
         except Exception as error:  # noqa: BLE001,RUF100  only its class is logged: its text may quote the prompt
             _log.warning("tokens could not be counted (%s); they are estimated", type(error).__name__)
             return None
-        # Still "estimated": the provider's own count, by which it bills, may differ.
-        return Usage(prompt, answer if operation.has_completion else 0, estimated=True)
+        return prompt, answer if operation.has_completion else 0
 
 
 def _opened(path: Path) -> Tokenizer | None:

@@ -42,26 +42,6 @@ def fault_in(error: Exception) -> BaseException | None:
     return None if isinstance(error, httptools.HttpParserError | httptools.HttpParserUpgrade) else error
 
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
-
-
-class RequestIds:
-    """Makes request ids: 64 random bits drawn once per process, then a counter.
-
-    They are as unique as random ids, without a system call for each request.
-    """
-
-    def __init__(self) -> None:
-        self._process = os.urandom(8).hex()
-        self._numbers = count(1)
-
-    def of(self, header: bytes | None) -> str:
-        """Returns the caller's id if it consists of 1 to 128 plain characters, else a new one."""
-        if header is not None and _REQUEST_ID.fullmatch(header):
-            return header.decode("ascii")
-        return f"req-{self._process}-{next(self._numbers):x}"
-
-
 class Request(msgspec.Struct, gc=False):
     """A whole request. `gc=False`: it holds no cycle, and the garbage collector need not walk it."""
 
@@ -88,6 +68,15 @@ class FlowControl(Protocol):
     def resume(self) -> None:
         """Produces again: the caller has caught up."""
         ...
+
+
+class PassedOn(Protocol):
+    """The count of what a stream has passed on."""
+
+    #: Events.
+    events: int
+    #: Pieces of another kind, such as a provider's comments.
+    others: int
 
 
 class ResponseWriter(Protocol):
@@ -129,3 +118,23 @@ class ResponseWriter(Protocol):
     def abort(self) -> None:
         """Closes the connection, so that an answer that cannot be completed is not taken for whole."""
         ...
+
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
+
+
+class RequestIds:
+    """Makes request ids: 64 random bits drawn once per process, then a counter.
+
+    They are as unique as random ids, without a system call for each request.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.urandom(8).hex()
+        self._numbers = count(1)
+
+    def of(self, header: bytes | None) -> str:
+        """Returns the caller's id if it consists of 1 to 128 plain characters, else a new one."""
+        if header is not None and _REQUEST_ID.fullmatch(header):
+            return header.decode("ascii")
+        return f"req-{self._process}-{next(self._numbers):x}"

@@ -13,12 +13,15 @@ from vllm_service.observability.histogram import Distribution
 #: The plain sums, which `merge_numbers` adds.
 _NUMBERS = (
     *("streams", "attempts", "fallbacks", "targets_met", "targets_missed"),
-    *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "estimated", "uncounted"),
+    *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
+    *("estimated", "implausible", "uncounted"),
     *("timed_tokens", "timed_ms", "queue_ms", "queued", "latency_ms", "latencies"),
     *("cost_picousd", "unpriced", "baseline_picousd", "compared_cost_picousd", "compared_baseline_picousd"),
 )
 _COUNTED = attrgetter("outcome", "status", "attempts", "stream")
-_TOKENS = attrgetter("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "estimated")
+_TOKENS = attrgetter(
+    *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "estimated", "implausible")
+)
 _COST_AND_BASELINE = attrgetter("cost_picousd", "baseline_picousd")
 
 
@@ -40,8 +43,9 @@ class Tally:
         self.ttft = Distribution()
         self.streams = self.attempts = self.fallbacks = self.targets_met = self.targets_missed = 0
         self.prompt_tokens = self.cached_tokens = self.completion_tokens = self.reasoning_tokens = 0
-        # Completed requests: with an estimated usage, and without a usage.
-        self.estimated = self.uncounted = 0
+        # Requests with an estimated usage, those of them whose provider reported what cannot be, and completed requests
+        # without a usage.
+        self.estimated = self.implausible = self.uncounted = 0
         # Of requests with both: generated tokens and duration, from which tokens per second follow.
         self.timed_tokens = 0
         # How many values `queue_ms` and `latency_ms` sum up.
@@ -73,12 +77,14 @@ class Tally:
 
     def _add_usage(self, usages: Sequence[Usage]) -> None:
         if usages:
-            prompt, cached, completion, reasoning, estimated = map(sum, zip(*map(_TOKENS, usages), strict=True))
+            columns = zip(*map(_TOKENS, usages), strict=True)
+            prompt, cached, completion, reasoning, estimated, implausible = map(sum, columns)
             self.prompt_tokens += prompt
             self.cached_tokens += cached
             self.completion_tokens += completion
             self.reasoning_tokens += reasoning
             self.estimated += estimated
+            self.implausible += implausible
 
     def _add_completed(self, records: Sequence[RequestRecord], target_ms: float | None) -> None:
         self.ttft.add_all([record.ttft_ms for record in records if record.ttft_ms is not None])
@@ -97,7 +103,7 @@ class Tally:
             usage = record.usage
             total_ms = record.total_ms
             self.uncounted += usage is None
-            self.unpriced += record.cost_picousd is None
+            self.unpriced += record.is_unpriced
             if usage is not None and total_ms is not None:
                 self.timed_tokens += usage.completion_tokens
                 self.timed_ms += total_ms

@@ -16,7 +16,7 @@ import msgspec
 
 from vllm_service.catalog.model import Provider
 from vllm_service.domain.plan import AttemptObserver, Plan, Router, Step
-from vllm_service.domain.pricing import TokenPrice
+from vllm_service.domain.pricing import TokenPrice, charged_picousd
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelUnavailable, ServiceError
@@ -173,7 +173,7 @@ class TriedRequest(msgspec.Struct, eq=False):
     def cost_picousd(self, step: Step, usage: Usage) -> int | None:
         """Returns the cost by the price of a token; without a price, what the router expected, or None."""
         price = self.prices.get((step.provider, step.model))
-        return step.cost_picousd if price is None else price.cost_picousd(usage)
+        return step.cost_picousd if price is None else charged_picousd(price, usage)
 
 
 async def first_answer(plan: Plan, send: Send[Answer], request: TriedRequest) -> Attempt[Answer]:

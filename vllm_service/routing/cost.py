@@ -6,7 +6,7 @@ from vllm_service.domain.requests import RequestFacts
 from vllm_service.routing.strategies import Candidate
 
 _PICOUSD = 1e12
-#: Without max_tokens an answer may be this many times as long as expected (docs/routing.md, the cap in dollars).
+#: Without a bound an answer may be this many times as long as expected (docs/routing.md, the cap in dollars).
 _UNBOUNDED_ANSWER = 4
 
 
@@ -37,13 +37,16 @@ def marginal_picousd(candidate: Candidate, facts: RequestFacts, completion_token
     return picousd
 
 
-def highest_picousd(
-    candidate: Candidate, prompt_tokens: int, expected_completion: float, max_tokens: int | None
-) -> int | None:
-    """Returns the highest cost: nothing cached, the answer as long as `max_tokens`, else four times the expected."""
+def highest_picousd(candidate: Candidate, facts: RequestFacts, expected_completion: float) -> int | None:
+    """Returns the highest cost: nothing cached, and the longest answer. None where the price is unknown.
+
+    An answer that neither the caller nor the model's context bounds is taken for four times as long as expected.
+    """
     if not candidate.is_priced:
         return None
-    longest = max_tokens if max_tokens is not None else int(_UNBOUNDED_ANSWER * expected_completion) + 1
+    longest = facts.max_tokens
+    if longest is None:
+        longest = facts.choices * (int(_UNBOUNDED_ANSWER * expected_completion) + 1)
     if candidate.endpoint is not None:
-        return own_picousd(candidate, prompt_tokens, longest)
-    return prompt_tokens * candidate.input_picousd + longest * candidate.output_picousd
+        return own_picousd(candidate, facts.prompt_tokens, longest)
+    return facts.prompt_tokens * candidate.input_picousd + longest * candidate.output_picousd

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from vllm_service.catalog.model import PublicModel
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.errors import ContextTooLong, InvalidRequest, ModelUnavailable, ServiceError
+from vllm_service.errors import ContextTooLong, Forbidden, InvalidRequest, ModelUnavailable, ServiceError
 from vllm_service.routing.cost import highest_picousd
 from vllm_service.routing.strategies import Candidate
 
@@ -42,9 +42,10 @@ def allowed(candidates: Sequence[Candidate], facts: RequestFacts, expected_compl
     """Returns the offers that every rule lets through.
 
     Raises InvalidRequest naming the rule that left none, and what it could be instead: every rule comes from the
-    caller, so no provider's state explains it and no retry mends it.
+    caller, so no provider's state explains it and no retry mends it. Raises Forbidden where a budget in dollars leaves
+    none.
     """
-    left = list(candidates)
+    left = _priced(candidates, facts) if facts.needs_price else list(candidates)
     for rule in _rules(facts, expected_completion):
         before = left
         left = [candidate for candidate in before if rule.keeps(candidate)]
@@ -54,6 +55,17 @@ def allowed(candidates: Sequence[Candidate], facts: RequestFacts, expected_compl
                 param=rule.header,
                 details={"model": facts.model, "rule": rule.condition},
             )
+    return left
+
+
+def _priced(candidates: Sequence[Candidate], facts: RequestFacts) -> list[Candidate]:
+    left = [candidate for candidate in candidates if candidate.is_priced]
+    if not left:
+        raise Forbidden(
+            f"The price of {facts.model} is not known, so this organisation's budget in dollars could not hold: name "
+            "another model, or set the price in providers.yaml. With UNPRICED_OFFERS=estimate or allow it is served.",
+            param="model",
+        )
     return left
 
 
@@ -118,7 +130,7 @@ Highest = Callable[[Candidate], int | None]
 
 
 def _highest(facts: RequestFacts, expected_completion: float) -> Highest:
-    return lambda candidate: highest_picousd(candidate, facts.prompt_tokens, expected_completion, facts.max_tokens)
+    return lambda candidate: highest_picousd(candidate, facts, expected_completion)
 
 
 def _within(highest: Highest, cap_picousd: int) -> Callable[[Candidate], bool]:

@@ -167,7 +167,7 @@ class CostRouter:
         route = self._routes.get(facts.model) or self._route(facts)
         completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
         candidates = route.candidates
-        is_ruled = facts.tags or facts.provider is not None or facts.cap_picousd is not None
+        is_ruled = facts.tags or facts.provider is not None or facts.cap_picousd is not None or facts.needs_price
         if is_ruled or route.has_bounds or (self._breakers is not None and self._breakers.not_closed):
             candidates = self._allowed(route, facts, completion, now_seconds)
         strategy = route.strategy if facts.strategy is None else find_strategy(facts.strategy)
@@ -275,7 +275,7 @@ class CostRouter:
         candidates = route.candidates
         if facts.tags or route.model.context_length is not None:
             filters.check_model(route.model, facts)
-        if facts.tags or facts.provider is not None or facts.cap_picousd is not None:
+        if facts.tags or facts.provider is not None or facts.cap_picousd is not None or facts.needs_price:
             candidates = filters.allowed(candidates, facts, completion)
         breakers = self._breakers
         if breakers is None or not breakers.not_closed:

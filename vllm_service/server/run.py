@@ -34,7 +34,7 @@ async def run_service(
     processes. Raises ServiceError when the start fails.
     """
     catalog = load_catalog()
-    snapshot = ConfigSnapshot(catalog, make_router(catalog))
+    snapshot = ConfigSnapshot(catalog, make_router(catalog), settings.unpriced_offers)
     async with storage_of(settings) as storage:
         parts = build(settings, storage, snapshot, slot)
         return await _serve(settings, parts, Reload(parts.config, load_catalog, make_router), slot)
@@ -88,10 +88,10 @@ class Reload:
             try:
                 catalog = await asyncio.get_running_loop().run_in_executor(None, self._load_catalog)
                 router = self._make_router(catalog)
-                before = self._config.snapshot.router
-                if isinstance(router, CostRouter) and isinstance(before, CostRouter):
-                    router.take_over(before)  # what was measured of offers and workers stays
-                self._config.snapshot = ConfigSnapshot(catalog, router)
+                before = self._config.snapshot
+                if isinstance(router, CostRouter) and isinstance(before.router, CostRouter):
+                    router.take_over(before.router)  # what was measured of offers and workers stays
+                self._config.snapshot = ConfigSnapshot(catalog, router, before.unpriced)
             except ServiceError as error:
                 _log.error("the configuration could not be read, and the one in use is kept: %s", error.message)
             else:

@@ -1,6 +1,7 @@
 """The connections to Redis: one try for each command, short timeouts, and a rest after a failure.
 
-Redis is "away" when it cannot be reached, does not answer in time, or answers with an error.
+Redis is "away" when it cannot be reached, does not answer in time, or answers that it can do nothing now. An error that
+is about one command or its values ends that command alone: the next one may be fine.
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    DataError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from vllm_service.errors import ConfigurationError, StorageUnavailable
+from vllm_service.errors import ConfigurationError, StorageRefused, StorageUnavailable
 
 Result = TypeVar("Result")
 #: For connecting, for a free connection of the pool, and for each read and write.
@@ -27,10 +35,23 @@ TIMEOUT_SECONDS = 1.0
 #: while Redis is away; with it, only those do that arrive just after a rest.
 REST_SECONDS = 0.5
 MAX_CONNECTIONS = 64
+# The words with which replies begin that are about the server and not about the command. redis-py has classes of their
+# own for some more of them.
+_SERVER_STATES = (
+    *("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOPERM", "NOREPLICAS", "NOSCRIPT"),
+    *("OOM", "READONLY", "TRYAGAIN", "UNKILLABLE"),
+)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Returns whether Redis refused this command: a number out of range, a key of another type, a failing script."""
+    if isinstance(error, DataError):
+        return True
+    return type(error) is ResponseError and not str(error).startswith(_SERVER_STATES)
 
 
 class RedisLink:
-    """A pool of connections. Raises StorageUnavailable instead of the driver's errors, and at once during a rest.
+    """A pool of connections. Raises ours instead of the driver's errors, and StorageUnavailable at once during a rest.
 
     No command is sent again here. The first sending may have arrived, and only the caller can tell whether a second
     one does harm.
@@ -70,12 +91,18 @@ class RedisLink:
         return self.client.register_script(resources.files(package).joinpath(name).read_text("utf-8"))
 
     async def execute(self, command: Callable[[], Awaitable[Result]]) -> Result:
-        """Returns the reply to a command. Raises StorageUnavailable; if it has a cause, the command was sent."""
+        """Returns the reply to a command. Raises StorageUnavailable; if it has a cause, the command was sent.
+
+        Raises StorageRefused for a refusal of this command, after which there is no rest.
+        """
         if self._clock() < self._resting_until:
             raise _away("is away", self._resting_until - self._clock())
         try:
             return await command()
         except (RedisError, OSError, TimeoutError) as error:
+            if is_refusal(error):
+                # The reply's text is left out: it may quote what was sent.
+                raise StorageRefused(f"Redis refused this one command ({type(error).__name__}).") from error
             self._resting_until = self._clock() + REST_SECONDS
             raise _away(f"does not answer ({type(error).__name__})", REST_SECONDS) from error
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from handler.engine.models import LOAD_ADAPTER_PATH, EngineModels, Interrupted
+from handler.engine.adapters import LOAD_ADAPTER_PATH
+from handler.engine.models import EngineModels, Interrupted
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput, ModelRefused
 from handler.model_cache.lease import Pace

@@ -93,6 +93,28 @@ def test_a_message_that_no_rule_has_is_blamed_on_the_variable_whose_flag_it_name
     assert "it is 3 now" in error.message
 
 
+@pytest.mark.parametrize(
+    ("message", "variable"),
+    [
+        ("Invalid repository ID or local directory specified: '/no/such'.", "GENERATION_CONFIG"),
+        ("No module named 'odd'", "MIDDLEWARE"),
+        ("Total heads (6) must be divisible by tensor parallel size (8)", "TENSOR_PARALLEL_SIZE"),
+    ],
+)
+def test_what_a_message_quotes_leads_to_the_variable_that_says_it(message: str, variable: str) -> None:
+    made = parser()
+    for flag in ("generation-config", "middleware"):
+        made.add_argument(f"--{flag}")
+    given = {
+        "MODEL_NAME": "/m",
+        "GENERATION_CONFIG": "/no/such",
+        "MIDDLEWARE": "odd.thing",
+        "TENSOR_PARALLEL_SIZE": "8",
+    }
+    error = start_error(RuntimeError(message), command_line(made, given, {}), made)
+    assert (error.param, error.retryable) == (variable, False)
+
+
 def test_a_message_that_names_only_a_value_is_blamed_on_the_variable_that_has_it() -> None:
     assert error_of(ValueError("unknown method: nosuch"), None, {"QUANTIZATION": "nosuch"}).param == "QUANTIZATION"
 

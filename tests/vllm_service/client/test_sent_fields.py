@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.vllm_service.client.router.two_places import two
 from tests.vllm_service.client.runpod_provider import runpod
-from vllm_service import RunPodVLLMService, errors
+from vllm_service import LLMRouter, RunPodVLLMService, errors
 from vllm_service.client.payload import Payload, encoded
-from vllm_service.testing import ReceivedRequest, ScriptedProvider, says
+from vllm_service.testing import ReceivedRequest, Reply, ScriptedProvider, refused, says
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 DEFAULTS = {"max_tokens": 500, "temperature": 0.7}
@@ -97,6 +98,34 @@ async def test_a_stream_keeps_the_stream_options_of_the_caller() -> None:
         await read(service.stream("hi", stream_options={"continuous_usage_stats": True}, stream=False))
     sent = server.requests[0].json
     assert (sent["stream"], sent["stream_options"]) == (True, {"continuous_usage_stats": True, "include_usage": True})
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_server_that_refuses_stream_options_is_asked_without_them_from_then_on(status: int) -> None:
+    def reply(request: ReceivedRequest) -> Reply:
+        is_refused = "stream_options" in request.json
+        return refused(status, "Extra inputs: stream_options") if is_refused else says("fine")(request)
+
+    server = ScriptedProvider(reply)
+    async with at(server) as service:
+        for _ in range(2):
+            stream = service.stream("hi")
+            assert [text async for text in stream] == ["fine"]
+    assert ["stream_options" in request.json for request in server.requests] == [True, False, False]
+    async with two(own=reply) as places, LLMRouter("QUALITY", places.catalog) as router:
+        for _ in range(2):
+            stream = router.stream("hi")
+            assert [text async for text in stream] == ["fine"]
+            assert stream.answer.provider == "own"
+    assert len(places.own.requests) == 3
+
+
+async def test_another_refusal_of_a_stream_is_not_sent_again() -> None:
+    server = ScriptedProvider(refused(400, "no such tool"))
+    async with at(server) as service:
+        with pytest.raises(errors.InvalidRequest, match="no such tool"):
+            await read(service.stream("hi"))
+    assert len(server.requests) == 1
 
 
 async def test_a_call_with_a_whole_answer_refuses_to_stream() -> None:

@@ -13,6 +13,7 @@ from vllm_service.domain.usage import (
     MOST_TOKENS,
     PREFIX_BYTES,
     TOKENS_PER_IMAGE,
+    choices_of,
     estimated_prompt_tokens,
     longest_answer_tokens,
     prefix_of,
@@ -54,29 +55,49 @@ def test_only_a_body_above_8_kib_is_searched_for_images(length: int, images: int
 
 
 @pytest.mark.parametrize(
-    ("bound", "choices", "tokens"),
+    ("bounds", "choices", "tokens"),
     [
-        pytest.param(None, None, None, id="no bound"),
-        pytest.param(None, 3, None, id="no bound for three choices"),
-        pytest.param(0, None, None, id="a bound of 0 is none"),
-        pytest.param(-1, 2, None, id="a negative bound is none"),
-        pytest.param(float("nan"), None, None, id="a bound that is no number is none"),
-        pytest.param(1, None, 1, id="one token"),
-        pytest.param(100, 1, 100, id="one choice"),
-        pytest.param(100, 3, 300, id="three choices"),
-        pytest.param(100, 0, 100, id="0 choices are one"),
-        pytest.param(100, -5, 100, id="negative choices are one"),
-        pytest.param(100, 0.5, 100, id="half a choice is one"),
-        pytest.param(5.0, 2.0, 10, id="written as floats"),
-        pytest.param(MOST_TOKENS, 1, MOST_TOKENS, id="the most"),
-        pytest.param(MOST_TOKENS + 1, None, MOST_TOKENS, id="more than the most"),
-        pytest.param(10**40, 10**40, MOST_TOKENS, id="beyond 64 bits"),
-        pytest.param(1e300, 1e300, MOST_TOKENS, id="floats whose product is beyond all floats"),
+        pytest.param((), 1, None, id="an operation without bounds"),
+        pytest.param((None, None), 3, None, id="no bound for three choices"),
+        pytest.param((0,), 1, None, id="a bound of 0 is none"),
+        pytest.param((-1,), 2, None, id="a negative bound is none"),
+        pytest.param((float("nan"),), 1, None, id="a bound that is no number is none"),
+        pytest.param((1,), 1, 1, id="one token"),
+        pytest.param((100,), 3, 300, id="three choices"),
+        pytest.param((5.0,), 2, 10, id="written as a float"),
+        # OpenAI refuses both, vLLM takes the second, older servers know only the first.
+        pytest.param((500, 7), 1, 500, id="the first of two is larger"),
+        pytest.param((7, 500), 1, 500, id="the second of two is larger"),
+        pytest.param((None, 7), 1, 7, id="one of two"),
+        pytest.param((-1, 7), 1, 7, id="one of two is none"),
+        pytest.param((MOST_TOKENS,), 1, MOST_TOKENS, id="the most"),
+        pytest.param((MOST_TOKENS + 1,), 1, MOST_TOKENS, id="more than the most"),
+        pytest.param((10**40,), 10**9, MOST_TOKENS, id="beyond 64 bits"),
+        pytest.param((1e300,), 10**9, MOST_TOKENS, id="a large float"),
     ],
 )
-def test_the_longest_answer(bound: float | None, choices: float | None, tokens: int | None) -> None:
-    longest = longest_answer_tokens(bound, choices)
+def test_the_longest_answer(bounds: tuple[float | None, ...], choices: int, tokens: int | None) -> None:
+    longest = longest_answer_tokens(bounds, choices)
     assert (longest, type(longest)) == (tokens, type(tokens))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "prompts", "choices"),
+    [
+        pytest.param((None, None), 1, 1, id="nothing said"),
+        pytest.param((3, None), 1, 3, id="n"),
+        pytest.param((None, 5), 1, 5, id="best_of"),
+        pytest.param((3, 5), 1, 5, id="best_of is what is written, n of it is shown"),
+        pytest.param((3, None), 4, 12, id="for each of four prompts"),
+        pytest.param((None, None), 0, 1, id="an empty list of prompts"),
+        pytest.param((0, -5), 1, 1, id="0 and less are one"),
+        pytest.param((0.5, float("nan")), 1, 1, id="half a choice is one"),
+        pytest.param((2.0, None), 1, 2, id="written as a float"),
+        pytest.param((10**40, 1e300), 10**6, MOST_TOKENS, id="the most"),
+    ],
+)
+def test_how_many_answers_are_written(numbers: tuple[float | None, ...], prompts: int, choices: int) -> None:
+    assert choices_of(numbers, prompts) == choices
 
 
 def test_a_short_conversation_has_no_prefix() -> None:

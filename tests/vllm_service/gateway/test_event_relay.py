@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.domain.answers import Judgement
-from vllm_service.domain.usage import Usage
+from vllm_service.domain.usage import ReportedUsage
 from vllm_service.gateway.event_relay import LONGEST_EVENT_BYTES, EventRelay
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, RESPONSES, Operation
 from vllm_service.http.upstream import CutShort
@@ -38,11 +38,11 @@ class Passed:
 
     def __init__(self, operation: Operation = CHAT) -> None:
         self.pieces: list[bytes] = []
-        self.finished: list[tuple[bytes, Usage, bool]] = []
+        self.finished: list[tuple[bytes, ReportedUsage | None, bool]] = []
         self.relay = EventRelay(operation, self.pieces.append, self._finish)
 
-    def _finish(self, event: bytes, usage: Usage, is_only_usage: bool) -> bytes:
-        self.finished.append((event, usage, is_only_usage))
+    def _finish(self, relay: EventRelay, event: bytes, is_only_usage: bool) -> bytes:
+        self.finished.append((event, relay.usage, is_only_usage))
         return b"" if is_only_usage else event + SEEN
 
     def receive(self, pieces: Iterable[bytes]) -> Passed:
@@ -55,7 +55,9 @@ class Passed:
         return self
 
     @property
-    def all(self) -> tuple[bytes, list[tuple[bytes, Usage, bool]], Usage | None, bool, Judgement | None]:
+    def all(
+        self,
+    ) -> tuple[bytes, list[tuple[bytes, ReportedUsage | None, bool]], ReportedUsage | None, bool, Judgement | None]:
         """Everything that can be told of it, the pieces' borders apart."""
         relay = self.relay
         return b"".join(self.pieces), self.finished, relay.usage, relay.is_complete, relay.fault
@@ -74,9 +76,11 @@ def windows(event: bytes) -> bytes:
         pytest.param(CHAT, HELLO, HELLO, (None, False, 1), id="without its end"),
         pytest.param(CHAT, HELLO + DONE[:-1], HELLO, (None, False, 1), id="its end cut by a byte"),
         pytest.param(CHAT, HELLO + HELLO[:40], HELLO, (None, False, 1), id="cut within an event"),
-        pytest.param(CHAT, HI + USAGE + DONE, HI + DONE, (Usage(10, 3), True, 3), id="the usage chunk may be hidden"),
         pytest.param(
-            CHAT, HI + BOTH + DONE, HI + BOTH + SEEN + DONE, (Usage(10, 3), True, 3), id="usage beside a choice"
+            CHAT, HI + USAGE + DONE, HI + DONE, (ReportedUsage(10, 3), True, 3), id="the usage chunk may be hidden"
+        ),
+        pytest.param(
+            CHAT, HI + BOTH + DONE, HI + BOTH + SEEN + DONE, (ReportedUsage(10, 3), True, 3), id="usage beside a choice"
         ),
         pytest.param(CHAT, HI + NULL + DONE, HI + NULL + DONE, (None, True, 3), id="null usage"),
         pytest.param(CHAT, QUOTED, QUOTED, (None, False, 2), id="a text that speaks of usage and of the end"),
@@ -100,37 +104,49 @@ def windows(event: bytes) -> bytes:
         ),
         pytest.param(CHAT, windows(HELLO + DONE), windows(HELLO + DONE), (None, True, 2), id="line breaks of Windows"),
         pytest.param(
-            CHAT, windows(BOTH), windows(BOTH) + SEEN, (Usage(10, 3), False, 1), id="usage with line breaks of Windows"
+            CHAT,
+            windows(BOTH),
+            windows(BOTH) + SEEN,
+            (ReportedUsage(10, 3), False, 1),
+            id="usage with line breaks of Windows",
         ),
         pytest.param(
-            CHAT, windows(HELLO) + BOTH, windows(HELLO) + BOTH + SEEN, (Usage(10, 3), False, 2), id="both line breaks"
+            CHAT,
+            windows(HELLO) + BOTH,
+            windows(HELLO) + BOTH + SEEN,
+            (ReportedUsage(10, 3), False, 2),
+            id="both line breaks",
         ),
         pytest.param(
-            CHAT, b"id: 7\n" + BOTH, b"id: 7\n" + BOTH + SEEN, (Usage(10, 3), False, 1), id="an id before its data"
+            CHAT,
+            b"id: 7\n" + BOTH,
+            b"id: 7\n" + BOTH + SEEN,
+            (ReportedUsage(10, 3), False, 1),
+            id="an id before its data",
         ),
         pytest.param(
             CHAT,
             BOTH.replace(b"10", b"1") + BOTH,
             BOTH.replace(b"10", b"1") + SEEN + BOTH + SEEN,
-            (Usage(10, 3), False, 2),
+            (ReportedUsage(10, 3), False, 2),
             id="usage so far in each event: the last counts",
         ),
         pytest.param(CHAT, HI + b'data: {"usage":{"a":\n\n' + HI, HI, (None, False, 1), id="an event that is not JSON"),
         pytest.param(
             CHAT,
-            b'data: {"usage":{"prompt_tokens":"10"}}\n\n',
-            b'data: {"usage":{"prompt_tokens":"10"}}\n\n',
-            (None, False, 1),
-            id="usage of another shape",
+            HI + b'data: {"usage":{"prompt_tokens":[]}}\n\n',
+            HI,
+            (None, False, 2),
+            id="a chunk of usage that says nothing is hidden as well",
         ),
         pytest.param(CHAT, b"\xff\xfe\n\n", b"\xff\xfe\n\n", (None, False, 0), id="no UTF-8"),
-        pytest.param(RESPONSES, COMPLETED, COMPLETED + SEEN, (Usage(7, 2), True, 1), id="a response"),
+        pytest.param(RESPONSES, COMPLETED, COMPLETED + SEEN, (ReportedUsage(7, 2), True, 1), id="a response"),
         pytest.param(RESPONSES, COMPLETED[:-1], b"", (None, False, 0), id="a response cut by a byte"),
         pytest.param(RESPONSES, FAILED, FAILED, (None, False, 0), id="a response that failed is not complete"),
     ],
 )
 def test_what_passes_and_what_is_read_in_passing(
-    operation: Operation, stream: bytes, shown: bytes, told: tuple[Usage | None, bool, int]
+    operation: Operation, stream: bytes, shown: bytes, told: tuple[ReportedUsage | None, bool, int]
 ) -> None:
     for split in ([stream], [stream[at : at + 1] for at in range(len(stream))]):
         passed = Passed(operation).receive(split)

@@ -15,27 +15,28 @@ from vllm_service.errors import InvalidRequest
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Operation
 from vllm_service.gateway.request_body import for_provider, read
 
-BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+#: Each bound with an operation that has it.
+BOUNDS = {"max_tokens": COMPLETIONS, "max_completion_tokens": CHAT, "max_output_tokens": RESPONSES}
 
 
-def longest(**fields: Any) -> int | None:
-    return read(json.dumps({"model": "m", **fields}).encode()).longest_answer_tokens
+def longest(operation: Operation = CHAT, **fields: Any) -> int | None:
+    read_fields = read(json.dumps({"model": "m", **fields}).encode())
+    return read_fields.longest_answer_tokens(operation, read_fields.written_answers(operation))
 
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_an_integral_float_is_an_integer(name: str) -> None:
-    bound = longest(**{name: 5.0})
+    bound = longest(BOUNDS[name], **{name: 5.0})
     assert (bound, type(bound)) == (5, int)
-    assert longest(**{name: 5.0, "n": 2.0}) == 10
-    assert read(b'{"model": "m", "%b": 1e3}' % name.encode()).longest_answer_tokens == 1000
+    assert read(b'{"model": "m", "%b": 1e3}' % name.encode()).longest_answer_tokens(BOUNDS[name], 2) == 2000
 
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_what_no_answer_can_have_is_cut_to_the_documented_most(name: str) -> None:
-    assert longest(**{name: 10**40, "n": 7}) == MOST_TOKENS
-    assert longest(**{name: 1e300}) == MOST_TOKENS
-    assert longest(**{name: -3}) is None
-    assert longest(**{name: None}) is None
+    assert longest(BOUNDS[name], **{name: 10**40, "n": 7}) == MOST_TOKENS
+    assert longest(BOUNDS[name], **{name: 1e300}) == MOST_TOKENS
+    assert longest(BOUNDS[name], **{name: -3}) is None
+    assert longest(BOUNDS[name], **{name: None}) is None
 
 
 @pytest.mark.parametrize("wrong", ["5", True, [5], {}])
@@ -158,17 +159,40 @@ def test_usage_counts_as_requested_only_where_the_caller_requests_it(options: st
 
 
 @pytest.mark.parametrize(
-    ("fields", "tokens"),
+    ("operation", "fields", "tokens"),
     [
-        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),  # OpenAI's newer name counts
-        ({"max_tokens": 5, "max_output_tokens": 9}, 5),
-        ({"max_completion_tokens": 0, "max_tokens": 5}, 5),
-        ({"max_output_tokens": 9, "n": None}, 9),
-        ({"n": 3}, None),
+        # OpenAI refuses both, vLLM takes the newer name, older servers know only the older one.
+        (CHAT, {"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        (CHAT, {"max_tokens": 7, "max_completion_tokens": 5}, 7),
+        (CHAT, {"max_completion_tokens": 0, "max_tokens": 5}, 5),
+        (CHAT, {"max_tokens": -1}, None),
+        (CHAT, {"n": 3}, None),
+        (CHAT, {"max_tokens": 5, "n": 3}, 15),
+        (CHAT, {"max_tokens": 5, "n": 3, "best_of": 4}, 20),
+        # A bound that an operation does not have is ignored there, so it bounds nothing.
+        (CHAT, {"max_tokens": 5, "max_output_tokens": 9}, 5),
+        (CHAT, {"max_output_tokens": 9}, None),
+        (COMPLETIONS, {"max_completion_tokens": 9}, None),
+        (RESPONSES, {"max_tokens": 9}, None),
+        (RESPONSES, {"max_output_tokens": 9, "n": 3}, 9),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": "a"}, 5),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": ["a"]}, 5),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": ["a", "b", "c"]}, 15),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": []}, 5),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": [1, 2, 3]}, 5),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": [[1, 2], [3]]}, 10),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": ["a", [3]]}, 10),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": ["a", "b"], "n": 2, "best_of": 3}, 30),
+        (COMPLETIONS, {"max_tokens": 5, "prompt_embeds": ["a", "b"]}, 10),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": {"a": 1}}, 5),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": None, "echo": True, "logprobs": 5}, 5),
+        (COMPLETIONS, {"prompt": ["a", "b"]}, None),
     ],
 )
-def test_of_several_bounds_one_counts(fields: dict[str, Any], tokens: int | None) -> None:
-    assert longest(**fields) == tokens
+def test_the_longest_answer_is_of_the_whole_request(
+    operation: Operation, fields: dict[str, Any], tokens: int | None
+) -> None:
+    assert longest(operation, **fields) == tokens
 
 
 LONG = [{"role": "user", "content": "x" * PREFIX_BYTES}]

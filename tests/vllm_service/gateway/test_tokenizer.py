@@ -220,8 +220,8 @@ class Counted:
         self.operation = operation
         self.usages: list[Usage] = []
 
-    def count(self, usage: Usage) -> None:
-        self.usages.append(usage)
+    def count_again(self, prompt_tokens: int, answer_tokens: int) -> None:
+        self.usages.append(Usage(prompt_tokens, answer_tokens, estimated=True))
 
 
 def answered(*texts: str) -> AnswerText:

@@ -166,6 +166,7 @@ def naive(records: list[RequestRecord]) -> dict[str, object]:
         "completion_tokens": sum(usage.completion_tokens for usage in usages),
         "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages),
         "estimated": sum(usage.estimated for usage in usages),
+        "implausible": sum(usage.implausible for usage in usages),
         "uncounted": sum(one.usage is None for one in done),
         "unpriced": sum(one.cost_picousd is None for one in done),
         "latency_ms": sum(one.total_ms or 0.0 for one in timed),

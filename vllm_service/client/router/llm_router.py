@@ -24,7 +24,7 @@ from vllm_service.client.text_calls import TextCalls
 from vllm_service.domain.plan import Plan, Router
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.strategies import RoutingStrategy
-from vllm_service.domain.usage import estimated_prompt_tokens, longest_answer_tokens, prefix_of
+from vllm_service.domain.usage import prefix_of
 from vllm_service.errors import ConfigurationError
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
@@ -40,21 +40,17 @@ from vllm_service.storage.coordination.memory import MemoryWakes
 
 def facts_of_chat(ask: Payload, strategy: str, *, stream: bool) -> RequestFacts:
     """Returns the routing facts of a chat request."""
-    options = ask.options
-    bound = options.get("max_completion_tokens") or options.get("max_tokens")
+    bounds = ask.bounds
     return RequestFacts(
         model=ask.model,
         operation="chat.completions",
-        prompt_tokens=estimated_prompt_tokens(ask.plain_json()),
-        max_tokens=longest_answer_tokens(_number(bound), _number(options.get("n"))),
+        prompt_tokens=bounds.prompt_tokens,
+        max_tokens=bounds.answer_tokens,
         stream=stream,
         prefix=prefix_of(ask.question_json),
         strategy=strategy,
+        choices=bounds.choices,
     )
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) else None
 
 
 class EndpointWatch:

@@ -197,7 +197,7 @@ class RoutedCall:
     def _succeeded(self, attempt: Attempt[Sent], usage: Usage | None) -> None:
         """Reports the success. The budget of hedges is a part of what answers cost, so the cost is added to it."""
         hedging = self._connections.policy.hedging
-        attempt.succeeded(usage)
+        attempt.succeeded(None if usage is None else usage.if_counted)
         if hedging is not None and usage is not None:
             hedging.budget.earn(self._request.cost_picousd(attempt.step, usage) or 0)
 

@@ -108,9 +108,15 @@ REQUESTS: tuple[Family, ...] = (
     ),
     counter(
         "vllm_usage_estimated_total",
-        "Requests whose tokens were counted here, since the provider sent no usage",
+        "Requests of which tokens were counted here, since the provider sent no usage, or a part of it",
         per_model(lambda t: t.estimated),
         "model",
+    ),
+    counter(
+        "vllm_usage_implausible_total",
+        "Requests whose provider reported tokens that they cannot have used; they were bounded or estimated",
+        per_provider(lambda t: t.implausible),
+        "provider",
     ),
     counter(
         "vllm_usage_missing_total", "Completed requests without any usage", per_model(lambda t: t.uncounted), "model"

@@ -122,6 +122,13 @@ COLUMNS = (
         logged="estimated",
         span="vllm_service.usage_estimated",
     ),
+    LedgerColumn(
+        "implausible",
+        FLAG,
+        of_usage=True,
+        name="usage_implausible",
+        span="vllm_service.usage_implausible",
+    ),
     LedgerColumn("cost_picousd", PICOUSD, logged="cost_usd", span="vllm_service.cost_usd"),
     LedgerColumn("baseline_picousd", PICOUSD),
     LedgerColumn("stream", FLAG, logged="stream", span="vllm_service.stream"),

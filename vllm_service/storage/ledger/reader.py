@@ -59,7 +59,7 @@ class Totals:
     baseline_picousd: int
     #: The cost of those requests whose baseline is known too: baseline_picousd minus this is what was saved.
     compared_cost_picousd: int
-    #: Requests of unknown cost, which are no part of cost_picousd.
+    #: Requests of which a provider's work has an unknown cost, which is no part of cost_picousd.
     unpriced_requests: int
     #: Requests of unknown tokens.
     uncounted_requests: int
@@ -80,7 +80,8 @@ _SUMS = (
     "cost_picousd",
     "CASE WHEN cost_picousd IS NULL THEN NULL ELSE baseline_picousd END",
     "CASE WHEN baseline_picousd IS NULL THEN NULL ELSE cost_picousd END",
-    "CASE WHEN cost_picousd IS NULL THEN 1 ELSE 0 END",
+    # As RequestRecord.is_unpriced.
+    "CASE WHEN cost_picousd IS NULL AND (prompt_tokens IS NOT NULL OR outcome = 'completed') THEN 1 ELSE 0 END",
     "CASE WHEN prompt_tokens IS NULL THEN 1 ELSE 0 END",
     "usage_estimated",
 )

@@ -13,6 +13,7 @@ from vllm_service.domain.quotas import (
     KEY_WINDOW,
     Limit,
     RateWindow,
+    bounded,
 )
 from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited
@@ -77,6 +78,7 @@ class MemoryReservation:
 
     async def settle(self, tokens: int, cost_picousd: int) -> None:
         """Implements Reservation. An expired one is booked all the same, in its own periods: the tokens were used."""
+        tokens, cost_picousd = bounded(tokens), bounded(cost_picousd)
         if not self._owner.end(self):
             self._day.reserve(self._tokens, self._picousd)
             self._month.reserve(self._tokens, self._picousd)
@@ -142,7 +144,7 @@ class MemoryQuotas:
             known = self._address_windows
             by_address = known.get(client_ip) or _window(known, client_ip, ADDRESS_WINDOW)
             address_bucket = by_address.advance(now_ms // ADDRESS_WINDOW.bucket_ms)
-        requested = (tokens, cost_picousd)
+        requested = (bounded(tokens), bounded(cost_picousd))
         periods = self.periods.at(key.organisation, now_seconds)
         windows = (by_key, by_address)
         if not self._has_room(key, windows, periods, requested):

@@ -6,13 +6,15 @@ Each script is atomic in Redis; check, then increment, in two commands would let
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.quotas import (
@@ -20,11 +22,12 @@ from vllm_service.domain.quotas import (
     ADDRESS_WINDOW,
     KEY_WINDOW,
     Limit,
+    bounded,
     utc_day,
     utc_month,
 )
 from vllm_service.domain.status import QuotaState
-from vllm_service.errors import RateLimited, StorageUnavailable
+from vllm_service.errors import RateLimited, StorageRefused, StorageUnavailable
 from vllm_service.storage.protocol import Reservation
 from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas
 from vllm_service.storage.quotas.refusals import LIMITS, allowed_by, period_wait_seconds, rejection, requested_amounts
@@ -105,6 +108,9 @@ class RedisQuotas:
         self._numbers = count()
         self._unsettled: deque[tuple[RedisReservation, str, int, int]] = deque()
         self._sender: asyncio.Task[None] | None = None
+        #: Ends that are being sent. The event loop holds tasks weakly, so they would be collected without this.
+        self._ending: set[asyncio.Task[None]] = set()
+        self._refused_ends = 0
 
     def status(self) -> QuotaState:
         """Returns whether Redis is away. Reservations are not counted here: they are all replicas'."""
@@ -119,6 +125,7 @@ class RedisQuotas:
         self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
     ) -> Reservation:
         """Implements protocol.Quotas."""
+        tokens, cost_picousd = bounded(tokens), bounded(cost_picousd)
         reservation = self._reservation(key, client_ip, tokens, cost_picousd, now_seconds)
         allowed = allowed_by(key, self._address_limit)
         if client_ip is None:
@@ -133,8 +140,12 @@ class RedisQuotas:
             *("" if allowed[limit] is None else str(allowed[limit]) for limit in LIMITS),
             *_WINDOWS,
         ]
+        taking = asyncio.create_task(self._link.execute(lambda: self._reserve(reservation.keys, arguments)))
         try:
-            reply = await self._link.execute(lambda: self._reserve(reservation.keys, arguments))
+            reply = await asyncio.shield(taking)
+        except asyncio.CancelledError:  # the caller has left: nothing will end what Redis takes
+            self._keep(self._give_back(taking, reservation))
+            raise
         except StorageUnavailable:
             if self._fallback is None:
                 raise
@@ -145,9 +156,31 @@ class RedisQuotas:
         return reservation
 
     async def end(self, reservation: RedisReservation, how: str, tokens: int = 0, picousd: int = 0) -> None:
-        """Runs end.lua now or, if Redis is away, as soon as it is back. Never raises."""
+        """Runs end.lua now or, if Redis is away, as soon as it is back. Raises nothing but its own cancellation.
+
+        A caller who leaves meanwhile does not stop it: what was used is booked all the same.
+        """
+        await asyncio.shield(self._keep(self._end_once(reservation, how, bounded(tokens), bounded(picousd))))
+
+    def _keep(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task
+
+    async def _give_back(self, taking: asyncio.Task[list[int]], reservation: RedisReservation) -> None:
+        """Releases what a request has taken whose caller left before the reply came."""
+        with contextlib.suppress(StorageRefused, StorageUnavailable):
+            reply = await taking
+            if reply[0]:
+                reservation.buckets = (reply[1], reply[2])
+                await self._end_once(reservation, "release", 0, 0)
+
+    async def _end_once(self, reservation: RedisReservation, how: str, tokens: int, picousd: int) -> None:
         try:
             await self._send(reservation, how, tokens, picousd)
+        except StorageRefused as error:
+            self._lost(error)
         except StorageUnavailable as error:
             if len(self._unsettled) >= _MAX_UNSETTLED:
                 log.error("a reservation's end is lost: %d wait for Redis already", len(self._unsettled))
@@ -164,6 +197,8 @@ class RedisQuotas:
         """Sends the ends that wait, if Redis answers. The expiry of leases gives back the others."""
         if self._sender is not None:
             self._sender.cancel()
+        if self._ending:
+            await asyncio.wait(self._ending)
         try:
             while self._unsettled:
                 await self._send_first()
@@ -184,8 +219,15 @@ class RedisQuotas:
     async def _send_first(self) -> None:
         # It is removed only after it was sent, so that a cancellation or failure loses none.
         reservation, how, tokens, picousd = self._unsettled[0]
-        await self._send(reservation, how, tokens, picousd)
+        try:
+            await self._send(reservation, how, tokens, picousd)
+        except StorageRefused as error:  # the others must not wait behind it for ever
+            self._lost(error)
         self._unsettled.popleft()
+
+    def _lost(self, error: StorageRefused) -> None:
+        self._refused_ends += 1
+        log.error("the end of a reservation is lost, %d since the start: %s", self._refused_ends, error.message)
 
     def _reservation(
         self, key: ApiKey, client_ip: str | None, tokens: int, picousd: int, now_seconds: float

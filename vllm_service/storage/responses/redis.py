@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from vllm_service.domain.status import CacheState
-from vllm_service.errors import StorageUnavailable
+from vllm_service.errors import ServiceError
 from vllm_service.storage.protocol import CachedResponse
 from vllm_service.storage.responses.memory import ResponseBounds
 
@@ -47,7 +47,7 @@ class RedisResponses:
             self._hits += found is not None
             self._misses += found is None
             return found
-        except (StorageUnavailable, msgspec.MsgspecError) as error:
+        except (ServiceError, msgspec.MsgspecError) as error:
             log.warning("the response cache cannot be read, requests go on without it: %s", error)
             return None
 
@@ -67,7 +67,7 @@ class RedisResponses:
         ]
         try:
             await self._link.execute(lambda: self._put([redis_key, _INDEX, _SIZES, _HELD], arguments))
-        except StorageUnavailable as error:
+        except ServiceError as error:
             log.warning("an answer could not be stored in the response cache: %s", error.message)
 
     def status(self) -> CacheState:

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vllm_service.errors import ServiceError, StorageUnavailable
+from vllm_service.errors import StorageRefused, StorageUnavailable
 
 Value = str | int | float | None
 
 
-class RowsRefused(ServiceError):
+class RowsRefused(StorageRefused):
     """The database answers and will never accept these values: a text with NUL, a number beyond 64 bits."""
-
-    code = "ROWS_REFUSED_500"
 
 
 class SchemaRefused(StorageUnavailable):

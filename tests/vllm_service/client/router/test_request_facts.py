@@ -11,6 +11,7 @@ from vllm_service.client.payload import Payload
 from vllm_service.client.router.llm_router import facts_of_chat
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import MOST_TOKENS, TOKENS_PER_IMAGE, estimated_prompt_tokens
+from vllm_service.gateway.operations import CHAT
 from vllm_service.gateway.request_body import read
 
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Grüße 👋 " * 40}]
@@ -41,7 +42,8 @@ def test_it_is_what_the_gateway_reads(messages: list[dict[str, Any]], options: d
     body = json.dumps(Payload.chat(messages, "m", options).body, ensure_ascii=False, separators=(",", ":")).encode()
     fields, told = read(body), facts(messages, **options)
     assert told.prompt_tokens == estimated_prompt_tokens(body)
-    assert told.max_tokens == fields.longest_answer_tokens
+    assert told.max_tokens == fields.longest_answer_tokens(CHAT, fields.written_answers(CHAT))
+    assert told.choices == fields.written_answers(CHAT)
     assert told.prefix == fields.prefix
 
 
@@ -61,7 +63,7 @@ def test_the_bytes_of_an_inlined_image_are_no_text() -> None:
 
 
 def test_every_choice_counts() -> None:
-    assert facts(HELLO, max_completion_tokens=7, max_tokens=500, n=3).max_tokens == 21
+    assert facts(HELLO, max_completion_tokens=7, max_tokens=500, n=3).max_tokens == 1500
 
 
 @pytest.mark.parametrize("wrong", ["5", [5], {}])

@@ -1,0 +1,129 @@
+"""The money of a request: limits are reserved before it is sent, and its use is counted, settled and recorded."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from vllm_service.domain.pricing import MOST_PICOUSD
+from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS, Usage
+from vllm_service.gateway.context import RequestContext
+from vllm_service.gateway.token_counting import TokenCounting
+from vllm_service.http.request_reader import ClientAddresses
+from vllm_service.logs import source_location
+from vllm_service.resilience.hedging import Hedging
+from vllm_service.storage.protocol import Quotas, Reservation
+
+_log = logging.getLogger(__name__)
+#: Of one provider's implausible counts the first is logged, and then one in so many.
+LOGGED_EVERY = 1000
+
+
+class Bookkeeping:
+    """Reserves, settles and records. recorders: called with each row; the ledger's `record` comes first.
+
+    record_loss: called with the rows of hedges that lost; None: the first recorder. hedging: earns its budget here.
+    """
+
+    def __init__(
+        self,
+        quotas: Quotas,
+        addresses: ClientAddresses,
+        recorders: Sequence[Callable[[RequestRecord], None]],
+        record_loss: Callable[[RequestRecord], None] | None,
+        hedging: Hedging | None,
+    ) -> None:
+        self._quotas = quotas
+        self._addresses = addresses
+        self._recorders = tuple(recorders)
+        self._record_loss = record_loss or self._recorders[0]
+        self._hedging = hedging
+        self._counting = TokenCounting()
+        #: How often a provider has reported what cannot be, by its configured name.
+        self._implausible: dict[str, int] = {}
+
+    def reserve(self, context: RequestContext) -> Awaitable[Reservation]:
+        """Reserves the most that the request can take of its limits. Raises errors.RateLimited when it is awaited.
+
+        Which provider answers is not known yet, so tokens are priced at the dearest of them. Dollars are reserved for
+        the longest possible answer. Tokens are reserved for the caller's bound; without one for a usual answer, since
+        a whole context for each request would leave a day's tokens to a few of them.
+        """
+        bounds = context.bounds
+        model = context.model
+        prompt = bounds.prompt_tokens
+        usual = ASSUMED_COMPLETION_TOKENS * bounds.choices
+        longest = bounds.longest_answer
+        longest = usual if longest is None else longest
+        tokens = min(longest, usual) if bounds.answer_tokens is None else bounds.answer_tokens
+        cost = min(prompt * model.dearest_input + longest * model.dearest_output, MOST_PICOUSD)
+        address = self._addresses.of(context.request.peer, context.request.headers)
+        return self._quotas.reserve(context.key, address, prompt + tokens, cost, context.started_at)
+
+    async def close(self, context: RequestContext) -> None:
+        """Records the row and settles the reservation, once. The caller has the answer, so errors are only logged."""
+        if context.usage is None and context.sent_at is not None and context.outcome is Outcome.CANCELLED:
+            # The caller left before any content came; the provider has read the prompt by then.
+            context.count(Usage(context.facts.prompt_tokens, 0, estimated=True))
+        if (
+            context.answer_text is not None
+            and context.usage is not None
+            and context.usage.estimated
+            and context.model.tokenizer
+        ):
+            await self._counting.count(context, context.model.tokenizer, context.answer_text)
+        if context.usage is not None and context.usage.implausible and context.step is not None:
+            self._warn(context.step.provider, context.request_id)
+        # The rows come first: recording never waits, so nothing can come between a row and its settlement.
+        self._record(context)
+        try:
+            if context.reservation is not None:
+                await self._settled(context, context.reservation)
+        except Exception as error:
+            _log.error("a reservation was not settled; its lease will expire: %s", source_location(error))
+
+    def _record(self, context: RequestContext) -> None:
+        row = context.record(time.monotonic())
+        recorders = self._recorders if context.trace is None else (*self._recorders, context.trace.end)
+        for record in recorders:  # the ledger is the first
+            _record(record, row)
+        for loser in context.losers:
+            _record(self._record_loss, context.record_of(loser, time.monotonic()))
+
+    def _settled(self, context: RequestContext, reservation: Reservation) -> Awaitable[None]:
+        """Replaces the reservation by what the request used, lost hedges included.
+
+        The cost of the answer alone earns budget for hedges: otherwise hedges would pay for hedges.
+        """
+        if context.outcome is Outcome.CACHED:
+            return reservation.settle(0, 0)
+        lost = sum(loser.cost_picousd or 0 for loser in context.losers)
+        if context.usage is None:
+            return reservation.settle(0, lost) if lost else reservation.release()
+        spent = context.cost_picousd or 0
+        if self._hedging is not None:
+            self._hedging.budget.earn(spent)
+        return reservation.settle(context.usage.total_tokens, spent + lost)
+
+    def _warn(self, provider: str, request_id: str) -> None:
+        """Logs that a provider has reported what cannot be. The counts are left out: they may have any length."""
+        before = self._implausible.get(provider, 0)
+        self._implausible[provider] = before + 1
+        if before % LOGGED_EVERY == 0:
+            _log.warning(
+                "%s reported tokens that request %s cannot have used: they are bounded or estimated, and the row has "
+                "usage_implausible; %d such reports since the start",
+                provider,
+                request_id,
+                before + 1,
+            )
+
+
+def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None:
+    """Calls one recorder. Its error is logged, so that the other recorders are called all the same."""
+    try:
+        record(row)
+    except Exception as error:
+        _log.error("request %s was not recorded everywhere: %s", row.request_id, source_location(error))
