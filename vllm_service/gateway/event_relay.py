@@ -51,7 +51,7 @@ class EventRelay:
 
     __slots__ = (
         "_after_text", "_before_text", "_finish", "_form", "_has_one_choice", "_held", "_is_first", "_judge", "_marks",
-        "_send", "_text_at", "_to_learn", "events", "events_at_usage", "is_done", "received_bytes", "usage",
+        "_send", "_text_at", "_to_learn", "events", "events_at_usage", "is_done", "others", "received_bytes", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,8 @@ class EventRelay:
         self.is_done = False
         #: How many events have come, the last one included.
         self.events = 0
+        #: How many pieces besides ordinary chunks were passed on, such as a provider's comments.
+        self.others = 0
         #: How many of them when the usage came.
         self.events_at_usage = 0
         #: The bytes of whole events that have come.
@@ -130,6 +132,7 @@ class EventRelay:
                 return
         data = self._looked_at(data)
         if data:
+            self.others += 1
             self._send(data)
         if self._judge.fault is not None:
             raise CutShort("an error came within the answer")

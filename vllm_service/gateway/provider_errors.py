@@ -30,6 +30,7 @@ from vllm_service.resilience.failures import Failure, Kind, NotAnswered, retry_a
 from vllm_service.resilience.refusals import Meaning, meaning_of
 
 _LONGEST_MESSAGE = 2000
+_MOST_FAULTS = 8
 _KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
 #: Statuses whose message is about the request, so that the caller may get it where every offer has refused.
 _OF_THE_REQUEST = frozenset({400, 413, 422})
@@ -67,8 +68,8 @@ def refused(status: int, headers: Mapping[bytes, bytes], body: bytes, model: str
         may_be_running=meaning is Meaning.UNFINISHED,
     )
     if meaning in (Meaning.CALLER, Meaning.CONTEXT) or (meaning is Meaning.OFFER and status in _OF_THE_REQUEST):
-        return NotAnswered(failure, callers_error(status, meaning, words))
-    return NotAnswered(failure, providers_error(status, meaning, wait, model))
+        return NotAnswered(failure, callers_error(status, meaning, words), words.message or "")
+    return NotAnswered(failure, providers_error(status, meaning, wait, model), words.message or "")
 
 
 def not_an_answer(judgement: Judgement, headers: Mapping[bytes, bytes], model: str) -> NotAnswered:
@@ -152,11 +153,23 @@ def error_words(body: bytes) -> ErrorWords:
         return ErrorWords(_text(error) or _text(document.get("message")))
     code = error.get("code")
     return ErrorWords(
-        _text(error.get("message")) or _text(document.get("message")) or _text(document.get("detail")),
+        _text(error.get("message")) or _text(document.get("message")) or _detail(document.get("detail")),
         _text(error.get("param")),
         code if isinstance(code, str | int) else None,
         _text(error.get("type")) or _text(error.get("status")),
     )
+
+
+def _detail(value: object) -> str | None:
+    """Returns FastAPI's `detail`: a text, or what is wrong with which fields. The fields' values are left out."""
+    if not isinstance(value, list):
+        return _text(value)
+    faults = [fault for fault in value[:_MOST_FAULTS] if isinstance(fault, dict)]
+    return "; ".join(f"{_location(fault.get('loc'))}: {fault.get('msg')}" for fault in faults) or None
+
+
+def _location(value: object) -> str:
+    return ".".join(str(part) for part in value) if isinstance(value, list) else "body"
 
 
 def _text(value: object) -> str | None:

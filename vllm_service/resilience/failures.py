@@ -19,11 +19,13 @@ LONGEST_RETRY_AFTER_SECONDS = 3600.0
 class NotAnswered(Exception):
     """Raised when one attempt has failed."""
 
-    def __init__(self, failure: Failure, error: ServiceError) -> None:
+    def __init__(self, failure: Failure, error: ServiceError, text: str = "") -> None:
         super().__init__()
         self.failure = failure
         #: The error for the caller if nothing else is tried, or nothing else does better.
         self.error = error
+        #: The message of the provider's error, for decisions in here; empty if it has none.
+        self.text = text
 
 
 class Blame(StrEnum):

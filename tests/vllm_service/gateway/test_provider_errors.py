@@ -64,7 +64,7 @@ def error_of(status: int, document: Any) -> ServiceError:
         ),
         pytest.param(400, {"error": {"message": "東京 🚀"}}, "INVALID_REQUEST_400", "東京 🚀", id="unicode"),
         pytest.param(422, {"error": {"message": "no"}}, "UPSTREAM_422", "no", id="422"),
-        pytest.param(422, {"detail": [{"loc": ["n"], "msg": "no"}]}, "UPSTREAM_422", None, id="FastAPI's form"),
+        pytest.param(422, {"detail": [{"loc": ["n"], "msg": "no"}]}, "UPSTREAM_422", "n: no", id="FastAPI's form"),
         pytest.param(415, {"error": "no"}, "UPSTREAM_415", "no", id="415"),
         pytest.param(414, b"", "UPSTREAM_414", None, id="414"),
         pytest.param(413, b"too large", "BODY_TOO_LARGE_413", None, id="413"),
