@@ -51,7 +51,11 @@ def _no_answer(kind: Kind, model: str, what: str) -> NotAnswered:
 
 def _beginning(context: RequestContext) -> StreamBeginning | None:
     """Returns what reads the beginning of a streamed answer; None if a whole one was requested."""
-    return StreamBeginning(context.operation.form, context.fields.choices) if context.is_streamed else None
+    return (
+        StreamBeginning(context.operation.form, context.fields.choices(context.operation))
+        if context.is_streamed
+        else None
+    )
 
 
 class ProviderRequest(msgspec.Struct, eq=False):
