@@ -8,7 +8,7 @@ from vllm_service.catalog.model import Catalog
 from vllm_service.domain.plan import Plan, Step, WorkerTarget
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
-from vllm_service.errors import ModelNotFound, ModelUnavailable
+from vllm_service.errors import InvalidRequest, ModelNotFound
 
 REASON = "configured order"
 
@@ -49,7 +49,7 @@ class ConfiguredOrder:
         steps = tuple(step for step in plan.steps if step.provider == facts.provider)
         if not steps:
             message = f"The model {facts.model!r} is not configured at the provider that was asked for."
-            raise ModelUnavailable(message, details={"model": facts.model})
+            raise InvalidRequest(message, details={"model": facts.model})
         return Plan(steps, "the caller named the provider")
 
     def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> LearnsNothing:

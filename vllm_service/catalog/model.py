@@ -60,6 +60,8 @@ class Provider:
     #: Between two bytes of an answer.
     idle_timeout_seconds: float = 60.0
     max_connections: int = 1024
+    #: Whether streams are sent with `stream_options`; None: until the provider refuses them.
+    stream_options: bool | None = None
     region: str | None = None
     tags: frozenset[str] = frozenset()
     #: The router's first estimates of an endpoint, by the names of routing.profiles.EndpointProfile's fields.

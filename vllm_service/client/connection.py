@@ -28,12 +28,12 @@ from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy, header_value, seconds
 from vllm_service.domain.pricing import TokenPrice
+from vllm_service.domain.stream_options import StreamOptions
 from vllm_service.domain.urls import url_fault
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
 from vllm_service.gateway.answer_text import estimated_tokens
-
-_USAGE_OPTION = (b"stream_options", b"include_usage")
+from vllm_service.gateway.provider_errors import error_words
 
 
 class Connection:
@@ -43,6 +43,7 @@ class Connection:
     gateway, the cost is the one in its answers, and so is the provider unless names_provider is False. http_client: is
     used in one loop only, the first.
     follow_redirects: without an http_client; if it is False, a redirect is an error. owner: the class that errors name.
+    stream_options: whether streams are sent with them; None: until the server refuses them.
     Raises ConfigurationError for a base_url, an api_key or a time with which nothing can be sent.
     """
 
@@ -61,13 +62,13 @@ class Connection:
         reads_annotations: bool = False,
         names_provider: bool = True,
         follow_redirects: bool = True,
+        stream_options: bool | None = None,
     ) -> None:
         self.provider = provider
         self.endpoint = endpoint
         self._prices = dict(prices or {})
+        self._stream_options = StreamOptions.configured(stream_options)
         self._http_client = http_client
-        #: False once the server has refused `stream_options`, which this client sends of its own accord.
-        self._takes_usage_option = True
         self._reads_annotations = reads_annotations
         self._names_provider = names_provider
         key, limit_seconds = header_value(api_key, "api_key"), seconds(timeout_seconds, "timeout_seconds")
@@ -135,15 +136,25 @@ class Connection:
 
     async def open_stream(self, ask: Payload) -> EventStream:
         """Opens a stream of an answer's chunks, as JSON. Raises ServiceError."""
-        content = ask.stream_content(has_usage=self._takes_usage_option)
+        options = self._stream_options
+        if not options.are_sent:
+            return await self._open_stream(ask, takes_options=False)
+        try:
+            stream = await self._open_stream(ask, takes_options=True)
+        except ServiceError as error:
+            if not _may_be_why(options, error):
+                raise
+        else:
+            options.taken()
+            return stream
+        stream = await self._open_stream(ask, takes_options=False)
+        options.refused()
+        return stream
+
+    async def _open_stream(self, ask: Payload, *, takes_options: bool) -> EventStream:
+        content = ask.stream_content(has_usage=takes_options)
         with self.raising_ours():
-            try:
-                stream = await self._post_stream(ask, content)
-            except openai.APIStatusError as error:
-                if not (self._takes_usage_option and _refuses_usage_option(error)):
-                    raise
-                stream = await self._post_stream(ask, ask.stream_content(has_usage=False))
-                self._takes_usage_option = False
+            stream = await self._post_stream(ask, content)
             if stream.response.status_code != HTTPStatus.OK:
                 await stream.close()
             _is_answer(stream.response)
@@ -200,9 +211,12 @@ class Connection:
         await self.close()
 
 
-def _refuses_usage_option(error: openai.APIStatusError) -> bool:
-    """Returns whether a server refuses a request for the member that asks for the usage of a stream."""
-    return error.status_code in (400, 422) and any(name in error.response.content for name in _USAGE_OPTION)
+def _may_be_why(options: StreamOptions, error: ServiceError) -> bool:
+    cause = error.__cause__
+    if not isinstance(cause, openai.APIStatusError):
+        return False
+    words = error_words(cause.response.content)
+    return options.may_be_why(cause.status_code, words.param, words.message or "")
 
 
 def _is_answer(response: httpx2.Response) -> None:
@@ -226,8 +240,6 @@ class _Opened:
         self._api_key = api_key
         self._timeout = timeout
         self._http_client = http_client
-        #: False once the server has refused `stream_options`, which this client sends of its own accord.
-        self._takes_usage_option = True
         self._follow_redirects = follow_redirects
         self._is_taken = False
 

@@ -8,6 +8,7 @@ from vllm_service.catalog.model import APPLE_SILICON_TAG, Catalog, PublicModel
 from vllm_service.catalog.tasks import PREFIX
 from vllm_service.domain.plan import Router
 from vllm_service.domain.pricing import TokenPrice, UnpricedOffers, dearest
+from vllm_service.domain.stream_options import StreamOptions
 from vllm_service.errors import ModelNotFound
 
 
@@ -72,6 +73,10 @@ class ConfigSnapshot:
         self.on_apple_silicon = frozenset(
             name for name, provider in catalog.providers.items() if APPLE_SILICON_TAG in provider.tags
         )
+        #: What each provider makes of `stream_options`.
+        self.stream_options = {
+            name: StreamOptions.configured(provider.stream_options) for name, provider in catalog.providers.items()
+        }
         paid_by_second = {name for name, provider in catalog.providers.items() if provider.second_price is not None}
         highest = dearest(offer.price for model in catalog.models.values() for offer in model.offers)
         #: The public models by name, by alias and by task.

@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from vllm_service.catalog.model import OnDisconnect
+from vllm_service.domain.answers import Form
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import Step
@@ -21,7 +22,7 @@ from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, ServedModel
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import RequestFields
-from vllm_service.http.messages import Request, ResponseWriter
+from vllm_service.http.messages import PassedOn, Request, ResponseWriter
 from vllm_service.http.upstream import Answer, Upstream
 from vllm_service.observability.tracing import RequestSpan, trace_headers
 from vllm_service.resilience.attempts import Attempt, HedgeLoser
@@ -153,6 +154,11 @@ class RequestContext:
     error_code: str | None = None
     #: The error that the caller gets; it is raised to a caller within this process.
     error: ServiceError | None = None
+    #: What passes the stream on; None until it has begun.
+    relay: PassedOn | None = None
+    #: When the caller last got something, and how much it was by then, as keep_alive.py has seen it.
+    heard_at: float | None = None
+    heard_count = 0
     #: The labels as the ledger keeps them, see gateway/labels.py.
     labels: str | None = None
 
@@ -190,6 +196,11 @@ class RequestContext:
         self.sent_at = attempt.started_at
         self.first_byte_at = attempt.first_byte_at
         self.writer.outlives_caller = on_disconnect is OnDisconnect.DRAIN
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the caller has requested a stream. Embeddings are never streamed, whatever their request says."""
+        return self.fields.stream is True and self.operation.form is not Form.EMBEDDINGS
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """Writes a whole answer (see ResponseWriter), after which the connection may serve its next request."""

@@ -25,11 +25,14 @@ _OBJECT_ENDS = (b"}\n\n", b"}\r\n\r\n", b"}\r\r")
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 # Some providers write `"usage": null` into every chunk: only an object makes a chunk worth reading.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
+# An empty one, which some providers write into every chunk, is none.
+_FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
 _LAST_OF_RESPONSE = re.compile(rb"response\.(?:completed|incomplete|failed)")
 # What every event of an answer has once, as it is written with and without spaces.
 _CHOICES = (b'"choices":[{', b'"choices": [{')
 _RESPONSE = (b'"type":"response.', b'"type": "response.')
+# A line that is no comment. Without data it makes an event that SDKs fail at, such as `retry: 3000` alone.
+_FIELD = re.compile(rb"(?:\A|[\r\n])[^:\r\n]")
 # The letters of a JSON string, escaped ones included. The groups never overlap, so it cannot take long.
 _LETTERS = rb'[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*'
 _TEXT = re.compile(_LETTERS)
@@ -51,7 +54,7 @@ class EventRelay:
 
     __slots__ = (
         "_after_text", "_before_text", "_finish", "_form", "_has_one_choice", "_held", "_is_first", "_judge", "_marks",
-        "_send", "_text_at", "_to_learn", "events", "events_at_usage", "is_done", "received_bytes", "usage",
+        "_send", "_text_at", "_to_learn", "events", "events_at_usage", "is_done", "others", "received_bytes", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +83,8 @@ class EventRelay:
         self.is_done = False
         #: How many events have come, the last one included.
         self.events = 0
+        #: How many pieces besides ordinary chunks were passed on, such as a provider's comments.
+        self.others = 0
         #: How many of them when the usage came.
         self.events_at_usage = 0
         #: The bytes of whole events that have come.
@@ -130,6 +135,7 @@ class EventRelay:
                 return
         data = self._looked_at(data)
         if data:
+            self.others += 1
             self._send(data)
         if self._judge.fault is not None:
             raise CutShort("an error came within the answer")
@@ -193,9 +199,15 @@ class EventRelay:
         """
         if b"error" in data or (b'"usage"' in data and _USAGE.search(data)):
             return False
-        last = _LAST_OF_RESPONSE if self._form is Form.RESPONSES else _FINISH_REASON
-        are_parts = count > 0 and max(map(data.count, self._marks)) == count
-        return are_parts and max(map(data.count, _OBJECT_ENDS)) == count and last.search(data) is None
+        # The usual way of writing comes first: each count is a walk through all of the bytes.
+        are_parts = count > 0 and any(data.count(mark) == count for mark in self._marks)
+        end = next((end for end in _OBJECT_ENDS if data.count(end) == count), None) if are_parts else None
+        if end is None or data.count(end[1:]) != count:  # something else stands between them
+            return False
+        if self._form is Form.RESPONSES:
+            return _LAST_OF_RESPONSE.search(data) is None
+        is_open = self._has_one_choice and data.count(b'"finish_reason":null') == count
+        return is_open or _FINISH_REASON.search(data) is None
 
     def _learn(self, data: bytes) -> None:
         """Takes the bytes around the text of an ordinary chunk."""
@@ -215,11 +227,12 @@ class EventRelay:
             if self.fault is not None:
                 self.events -= data.count(b"data:", start - len(event))
                 return b"".join(passed)
-        passed.append(data[start:])  # one more line break
-        return b"".join(passed)
+        shown = b"".join(passed)
+        return shown and shown + data[start:]  # one more line break
 
     def _read_event(self, event: bytes) -> bytes:
         """Reads one event, and returns what is passed on instead of it."""
+        is_shown = _FIELD.search(event) is None
         for parsed in EventSplitter().feed(event):
             reading = self._judge.take(parsed)
             if reading == IS_DONE:
@@ -229,7 +242,8 @@ class EventRelay:
                 return event if parsed.name == b"response.failed" else b""
             if reading.usage:
                 return self._with_usage(event, reading)
-        return event
+            is_shown = not reading.is_blank
+        return event if is_shown else b""
 
     def _with_usage(self, event: bytes, reading: EventReading) -> bytes:
         usage = usage_of(reading.usage)

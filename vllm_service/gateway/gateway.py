@@ -22,12 +22,12 @@ from vllm_service.gateway.bookkeeping import Bookkeeping
 from vllm_service.gateway.config_snapshot import CurrentConfig
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.in_process import Completion, EventStream, WholeAnswer, completion_of, finished, request_of
+from vllm_service.gateway.keep_alive import KeepAlive
 from vllm_service.gateway.labels import labels_text
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
-from vllm_service.gateway.respond import cache_key, relay_events, replay, send_whole
-from vllm_service.http.error_answers import error_body, error_headers
+from vllm_service.gateway.respond import cache_key, refuse, relay_events, replay, send_whole
 from vllm_service.http.messages import Request, RequestIds, ResponseWriter
 from vllm_service.http.request_reader import ClientAddresses, bearer_token
 from vllm_service.http.upstream import Upstream
@@ -37,7 +37,7 @@ from vllm_service.resilience.attempts import TriedRequest, first_answer
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import HEADER, Deadline
 from vllm_service.resilience.retry_schedule import deadline as deadline_of
-from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
+from vllm_service.storage.protocol import CachedResponse, Keys, Quotas, ResponseCache
 
 _log = logging.getLogger(__name__)
 DEADLINE = HEADER.encode()
@@ -50,6 +50,7 @@ class Gateway:
     keys: None accepts every caller as `anonymous`. recorders: called with each row; the ledger's `record` comes first.
     record_loss: called with the rows of hedges that lost; metrics must not count these as requests, so None is the
     first recorder alone. wall_clock: seconds since 1970, for rows and quotas' days; it may jump. None: time.time.
+    keep_alive: watches streams over sockets; None: they are silent as long as their providers are.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Gateway:
         record_loss: Callable[[RequestRecord], None] | None = None,
         wall_clock: Callable[[], float] | None = None,
         max_body_bytes: int = 20_000_000,
+        keep_alive: KeepAlive | None = None,
     ) -> None:
         self.config = config
         self._upstream = upstream
@@ -80,6 +82,7 @@ class Gateway:
         self._tracer = tracer
         self._wall_clock = wall_clock
         self._max_body_bytes = max_body_bytes
+        self._keep_alive = keep_alive
         # Requests from within this process. The event loop holds tasks weakly, so they would be collected without this.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -160,7 +163,7 @@ class Gateway:
         try:
             await self._answer(context, key)
         except ServiceError as error:
-            _refuse(context, error)
+            refuse(context, error)
         except asyncio.CancelledError:
             # After an answer the connection belongs to the next request, which an abort would break.
             if not context.is_answered:
@@ -170,12 +173,13 @@ class Gateway:
                 context.writer.abort()
         except Exception as error:
             _log.error("request %s failed within the gateway: %s", context.request_id, source_location(error))
-            _refuse(context, ServiceError("The gateway failed on this request; its log has more under its id."))
+            refuse(context, ServiceError("The gateway failed on this request; its log has more under its id."))
         await self._books.close(context)
 
     async def _answer(self, context: RequestContext, key: ApiKey | None) -> None:
         """Takes a request from its key to its answer. Raises ServiceError for what the caller gets instead."""
         headers = context.headers
+        keep_alive = self._keep_alive if key is None else None
         if key is None:
             key = self._anonymous if self._keys is None else await self._keys.find(bearer_token(headers))
         if key is None:
@@ -199,21 +203,13 @@ class Gateway:
         plan = context.snapshot.router.plan(context.facts, context.started)
         context.reason = plan.reason
         request = _tried_request(context, plan, deadline)
+        if keep_alive is not None and context.is_streamed:
+            keep_alive.watch(context)
         try:
-            attempt = await first_answer(plan, ProviderRequest(context), request)
-        finally:  # the row has them for failures, too
-            context.reason = request.reason
-            context.losers = request.losers
-        context.first_byte_at = attempt.first_byte_at
-        if context.step is not attempt.step:  # a hedge was quicker: the row is about that one
-            context.sent_to(attempt, context.snapshot.catalog.providers[attempt.step.provider].on_disconnect)
-        try:
-            if attempt.answer.is_stream:
-                response = await relay_events(context, attempt, keeps=cached_under is not None)
-            else:
-                response = send_whole(context, attempt, keeps=cached_under is not None)
+            response = await _tried(context, plan, request, keeps=cached_under is not None)
         finally:
-            attempt.abandoned()  # does nothing where the attempt has ended already
+            if keep_alive is not None:
+                keep_alive.forget(context)
         if cached_under is not None and response is not None and self._responses is not None:
             await self._responses.put(key.organisation, cached_under, response)
 
@@ -245,6 +241,24 @@ def _tried_request(context: RequestContext, plan: Plan, deadline: Deadline) -> T
         hedging is not None and facts.cap_picousd is None and hedging.is_on_for(context.headers),
         context.trace,
     )
+
+
+async def _tried(context: RequestContext, plan: Plan, request: TriedRequest, *, keeps: bool) -> CachedResponse | None:
+    """Answers by the first attempt that has an answer. keeps: returns it for the response cache."""
+    try:
+        attempt = await first_answer(plan, ProviderRequest(context), request)
+    finally:  # the row has them for failures, too
+        context.reason = request.reason
+        context.losers = request.losers
+    context.first_byte_at = attempt.first_byte_at
+    if context.step is not attempt.step:  # a hedge was quicker: the row is about that one
+        context.sent_to(attempt, context.snapshot.catalog.providers[attempt.step.provider].on_disconnect)
+    try:
+        if attempt.answer.is_stream:
+            return await relay_events(context, attempt, keeps=keeps)
+        return send_whole(context, attempt, keeps=keeps)
+    finally:
+        attempt.abandoned()  # does nothing where the attempt has ended already
 
 
 def _facts(context: RequestContext) -> RequestFacts:
@@ -281,18 +295,3 @@ def _bounds(context: RequestContext) -> TokenBounds:
     choices = fields.written_answers(operation)
     answer = fields.longest_answer_tokens(operation, choices) if operation.has_completion else 0
     return TokenBounds(body, estimated_prompt_tokens(body), answer, choices, context.model.model.context_length)
-
-
-def _refuse(context: RequestContext, error: ServiceError) -> None:
-    """Answers with an error, unless the request has its answer already. Every error answer is made here."""
-    if context.is_answered:
-        return
-    is_rejected = context.reservation is None or (context.attempts == 0 and error.status < 500)
-    context.outcome = Outcome.REJECTED if is_rejected else Outcome.FAILED
-    context.status = error.status
-    context.error_code = error.code
-    context.error = error
-    if context.writer.has_begun:
-        context.writer.abort()  # bytes of a stream cannot be taken back; without its end it is seen to be broken
-        return
-    context.answer(error.status, error_headers(error) + context.id_line, error_body(error, context.request_id))

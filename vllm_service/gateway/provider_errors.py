@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import msgspec
-
 from vllm_service.domain.answers import Judgement, Verdict
+from vllm_service.domain.in_band_errors import error_message, error_places, loaded
+from vllm_service.domain.refusals import Meaning, meaning_of
 from vllm_service.errors import (
     BodyTooLarge,
     ContextTooLong,
@@ -27,9 +27,9 @@ from vllm_service.errors import (
 )
 from vllm_service.http.upstream import CutShort, NotReached, ProviderFault, TimedOut
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered, retry_after_seconds
-from vllm_service.resilience.refusals import Meaning, meaning_of
 
 _LONGEST_MESSAGE = 2000
+_MOST_FAULTS = 8
 _KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
 #: Statuses whose message is about the request, so that the caller may get it where every offer has refused.
 _OF_THE_REQUEST = frozenset({400, 413, 422})
@@ -67,8 +67,8 @@ def refused(status: int, headers: Mapping[bytes, bytes], body: bytes, model: str
         may_be_running=meaning is Meaning.UNFINISHED,
     )
     if meaning in (Meaning.CALLER, Meaning.CONTEXT) or (meaning is Meaning.OFFER and status in _OF_THE_REQUEST):
-        return NotAnswered(failure, callers_error(status, meaning, words))
-    return NotAnswered(failure, providers_error(status, meaning, wait, model))
+        return NotAnswered(failure, callers_error(status, meaning, words), words.message or "")
+    return NotAnswered(failure, providers_error(status, meaning, wait, model), words.message or "")
 
 
 def not_an_answer(judgement: Judgement, headers: Mapping[bytes, bytes], model: str) -> NotAnswered:
@@ -137,26 +137,33 @@ def error_words(body: bytes) -> ErrorWords:
     """Returns what an error's body says; nothing if it is not JSON or of another shape.
 
     Forms: OpenAI's object, a plain text, a message without an object around it, FastAPI's `detail`, and any of them in
-    a list, as Gemini sends it.
+    a list or within one another.
     """
     try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        places = error_places(loaded(body))
+    except ValueError:
         return ErrorWords()
-    if isinstance(document, list) and document:
-        document = document[0]
-    if not isinstance(document, dict):
-        return ErrorWords()
-    error = document.get("error") or document
-    if not isinstance(error, dict):
-        return ErrorWords(_text(error) or _text(document.get("message")))
-    code = error.get("code")
+    details = (_faults(place.get("detail")) for place in places)
+    codes = (place.get("code") for place in places)
+    kinds = (_text(place.get(name)) for place in places for name in ("type", "status"))
     return ErrorWords(
-        _text(error.get("message")) or _text(document.get("message")) or _text(document.get("detail")),
-        _text(error.get("param")),
-        code if isinstance(code, str | int) else None,
-        _text(error.get("type")) or _text(error.get("status")),
+        error_message(places) or next((text for text in details if text), None),
+        next((text for place in places if (text := _text(place.get("param")))), None),
+        next((code for code in codes if isinstance(code, str | int)), None),
+        next((text for text in kinds if text), None),
     )
+
+
+def _faults(value: object) -> str | None:
+    """Returns FastAPI's `detail` where it lists what is wrong with which fields. The fields' values are left out."""
+    if not isinstance(value, list):
+        return None
+    faults = [fault for fault in value[:_MOST_FAULTS] if isinstance(fault, dict)]
+    return "; ".join(f"{_location(fault.get('loc'))}: {fault.get('msg')}" for fault in faults) or None
+
+
+def _location(value: object) -> str:
+    return ".".join(str(part) for part in value) if isinstance(value, list) else "body"
 
 
 def _text(value: object) -> str | None:

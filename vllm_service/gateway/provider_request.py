@@ -50,13 +50,12 @@ def _no_answer(kind: Kind, model: str, what: str) -> NotAnswered:
 
 
 def _beginning(context: RequestContext) -> StreamBeginning | None:
-    """Returns what reads the beginning of a streamed answer; None if a whole one was requested.
-
-    Embeddings are never streamed, whatever their request says.
-    """
-    form = context.operation.form
-    is_streamed = context.fields.stream and form is not Form.EMBEDDINGS
-    return StreamBeginning(form, context.fields.choices) if is_streamed else None
+    """Returns what reads the beginning of a streamed answer; None if a whole one was requested."""
+    return (
+        StreamBeginning(context.operation.form, context.fields.choices(context.operation))
+        if context.is_streamed
+        else None
+    )
 
 
 class ProviderRequest(msgspec.Struct, eq=False):
@@ -72,8 +71,32 @@ class ProviderRequest(msgspec.Struct, eq=False):
         context.attempts += 1
         if not attempt.is_hedge:
             context.sent_to(attempt, provider.on_disconnect)
+        if not context.is_streamed or not context.operation.has_stream_options:
+            return await self._answer(attempt, provider, patience)
+        options = context.snapshot.stream_options[provider.name]
+        if not options.are_sent:
+            return await self._answer(attempt, provider, patience, takes_options=False)
+        try:
+            answer = await self._answer(attempt, provider, patience)
+        except NotAnswered as refusal:
+            if not options.may_be_why(refusal.failure.status, refusal.error.param, refusal.text):
+                raise
+        else:
+            options.taken()
+            return answer
+        # At once, and within this attempt: the provider is not at fault, and the time was hardly used.
+        answer = await self._answer(attempt, provider, patience, takes_options=False)
+        options.refused()
+        return answer
+
+    async def _answer(
+        self, attempt: Attempt[Answer], provider: Provider, patience: Patience, *, takes_options: bool = True
+    ) -> Answer:
+        """Sends the request once, as `__call__` does. takes_options: whether the provider gets `stream_options`."""
+        context = self._context
         beginning = _beginning(context)
-        body = for_provider(context.request.body, context.fields, context.operation, step.model)
+        fields, operation = context.fields, context.operation
+        body = for_provider(context.request.body, fields, operation, attempt.step.model, takes_options=takes_options)
         try:
             # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt
             # that has less time than that, because of the request's deadline, needs a timer of its own.

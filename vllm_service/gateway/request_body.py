@@ -54,7 +54,7 @@ class RequestFields(msgspec.Struct):
         """Returns how many answers a provider writes: one for each prompt of a list, times `n` or `best_of`."""
         if not operation.has_choices:
             return 1
-        prompts = _prompts_in(self.prompt) + _prompts_in(self.prompt_embeds) if operation is COMPLETIONS else 1
+        prompts = self._prompts(operation)
         if prompts <= 1 and self.n is None and self.best_of is None:
             return 1
         return choices_of((self.n, self.best_of), prompts)
@@ -66,10 +66,12 @@ class RequestFields(msgspec.Struct):
         """
         return longest_answer_tokens(tuple([getattr(self, name) for name in operation.bounds]), choices)
 
-    @property
-    def choices(self) -> int:
-        """How many answers to one prompt the caller has requested."""
-        return max(1, int(self.n or 1))
+    def choices(self, operation: Operation) -> int:
+        """Returns how many choices an answer has: `n` for each prompt of a list. What `best_of` drops is none."""
+        return choices_of((self.n,), self._prompts(operation)) if operation.has_choices else 1
+
+    def _prompts(self, operation: Operation) -> int:
+        return _prompts_in(self.prompt) + _prompts_in(self.prompt_embeds) if operation is COMPLETIONS else 1
 
     @property
     def prefix(self) -> int:
@@ -142,31 +144,45 @@ def _renamed(body: bytes, before: str, after: str) -> bytes | None:
     return b"%b%b%b" % (body[: found.start(1) - 1], _encoder.encode(after), body[found.end(1) + 1 :])
 
 
-def for_provider(body: bytes, fields: RequestFields, operation: Operation, model: str) -> bytes:
+def for_provider(
+    body: bytes, fields: RequestFields, operation: Operation, model: str, *, takes_options: bool = True
+) -> bytes:
     """Returns the body with the provider's name of the model, and with `include_usage` for a stream.
 
     Where neither changes anything, the body is passed on byte for byte. If it is parsed and a member is there twice,
-    the last one counts, as providers read it, and only that one is passed on.
+    the last one counts, as providers read it, and only that one is passed on. takes_options: False for a provider that
+    refuses `stream_options`, which it does not get then. Raises errors.InvalidRequest for what is nested so deeply that
+    only `read`, which is called with more of the stack left, could parse it.
     """
     # Streams carry usage only if it is requested, and the gateway needs it for every stream. A caller who has not
     # requested it does not get to see the usage chunk, see respond.py.
-    needs_usage = fields.stream and operation.has_stream_options and not fields.requests_usage
+    is_with_usage = fields.stream and operation.has_stream_options
+    needs_usage = is_with_usage and takes_options and not fields.requests_usage
+    has_refused = is_with_usage and not takes_options and b'"stream_options"' in body
     bounds = fields.floats_for_bounds()
-    if not needs_usage and not bounds:
+    if not needs_usage and not has_refused and not bounds:
         # Replacing one name is much cheaper than parsing and writing a long conversation.
         renamed = body if model == fields.model else _renamed(body, fields.model, model)
         if renamed is not None:
             return renamed
-    members = _members.decode(body)
+    try:
+        members = _members.decode(body)
+    except RecursionError:
+        raise InvalidRequest("The request's body is nested too deeply.") from None
     for name, bound in bounds:
         members[name] = msgspec.Raw(b"%d" % bound)
     members["model"] = msgspec.Raw(_encoder.encode(model))
+    if has_refused:
+        members.pop("stream_options", None)
     if needs_usage:
-        options = members.get("stream_options")
-        if fields.stream_options is None or options is None:
-            members["stream_options"] = _USAGE
-        else:
-            inner = _members.decode(options)
-            inner["include_usage"] = msgspec.Raw(b"true")
-            members["stream_options"] = msgspec.Raw(_encoder.encode(inner))
+        members["stream_options"] = _with_usage(members.get("stream_options"), fields)
     return _encoder.encode(members)
+
+
+def _with_usage(options: msgspec.Raw | None, fields: RequestFields) -> msgspec.Raw:
+    """Returns the caller's `stream_options` with a request for usage. Its other members stay as they came."""
+    if fields.stream_options is None or options is None:
+        return _USAGE
+    inner = _members.decode(options)
+    inner["include_usage"] = msgspec.Raw(b"true")
+    return msgspec.Raw(_encoder.encode(inner))

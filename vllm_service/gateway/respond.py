@@ -20,7 +20,7 @@ from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.operations import EMBEDDINGS
 from vllm_service.gateway.provider_errors import fault_error, not_an_answer
-from vllm_service.http.error_answers import error_event
+from vllm_service.http.error_answers import error_body, error_event, error_headers
 from vllm_service.http.upstream import Answer, ProviderFault
 from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered
@@ -57,6 +57,35 @@ _JSON = b"content-type: application/json\r\n"
 _EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 
 
+def begin_stream(context: RequestContext, *, knows_provider: bool = True) -> None:
+    """Sends the head of a stream, unless keep_alive.py has done so. Without a provider's answer it names none."""
+    if not context.writer.has_begun:
+        own = context.answer_headers(_EVENT_STREAM) if knows_provider else _EVENT_STREAM + context.id_line
+        context.writer.begin(200, own)
+
+
+def refuse(context: RequestContext, error: ServiceError) -> None:
+    """Answers with an error, unless the request has its answer already. Every error answer is made here.
+
+    Where the head of a stream has been sent, and no content, the error is the stream's only event. Its row has the
+    error's status all the same: the head was sent to keep the connection, and no answer has begun.
+    """
+    if context.is_answered:
+        return
+    is_rejected = context.reservation is None or (context.attempts == 0 and error.status < 500)
+    context.outcome = Outcome.REJECTED if is_rejected else Outcome.FAILED
+    context.status = error.status
+    context.error_code = error.code
+    context.error = error
+    if context.relay is not None:
+        context.writer.abort()  # content cannot be taken back; without its end the stream is seen to be broken
+    elif context.writer.has_begun:
+        context.writer.send(error_event(error, context.request_id))
+        context.end()
+    else:
+        context.answer(error.status, error_headers(error) + context.id_line, error_body(error, context.request_id))
+
+
 def send_whole(context: RequestContext, attempt: Attempt[Answer], *, keeps: bool) -> CachedResponse | None:
     """Writes the provider's whole answer, annotated. keeps: returns it without annotations, for the response cache."""
     document = attempt.answer.body
@@ -82,14 +111,17 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     """
     answer = attempt.answer
     writer = context.writer
-    relay = EventRelay(context.operation, writer.send, partial(_annotated_usage, context), context.fields.choices)
+    relay = EventRelay(
+        context.operation, writer.send, partial(_annotated_usage, context), context.fields.choices(context.operation)
+    )
     kept: list[bytes] = []
     # Copies are made only where they are needed, so that a plain stream costs one call per chunk.
     receive = _keeping(relay.receive, kept) if keeps else relay.receive
     if context.model.tokenizer is not None:
         context.answer_text = AnswerText()
         receive = context.answer_text.around(receive)
-    writer.begin(200, context.answer_headers(_EVENT_STREAM))
+    begin_stream(context)
+    context.relay = relay
     writer.set_source(answer)
     failed: NotAnswered | None = None
     try:
@@ -100,8 +132,7 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     except BaseException:
         # The caller has left, or the gateway itself failed. What has come so far costs money either way.
         answer.close()
-        _count_stream(context, relay)
-        attempt.abandoned()
+        _left(context, relay, attempt)
         raise
     usage = _count_stream(context, relay)
     if writer.has_left:  # and the answer was read to its end all the same (on_disconnect: drain)
@@ -114,6 +145,22 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     _end_with_error(context, failed.error)
     attempt.failed(dataclasses.replace(failed.failure, content_started=True))
     return None
+
+
+def _left(context: RequestContext, relay: EventRelay, attempt: Attempt[Answer]) -> None:
+    """Books a stream that is not read any further. It is complete once [DONE] has come.
+
+    SDKs leave then, and some providers keep the connection open behind it.
+    """
+    usage = _count_stream(context, relay)
+    if not (relay.is_done and relay.is_complete):
+        attempt.abandoned()
+        return
+    if context.writer.has_left:
+        context.is_answered = True
+    else:
+        context.end()
+    attempt.succeeded(usage.if_counted)
 
 
 def _failure_at_end(relay: EventRelay, answer: Answer, model: str) -> NotAnswered | None:
@@ -139,9 +186,12 @@ def replay(context: RequestContext, cached: CachedResponse) -> None:
     if not cached.is_stream:
         context.answer(200, context.answer_headers(_JSON), context.annotated(cached.body, time.monotonic()))
         return
-    context.writer.begin(200, context.answer_headers(_EVENT_STREAM))
+    begin_stream(context)
     relay = EventRelay(
-        context.operation, context.writer.send, partial(_annotated_usage, context), context.fields.choices
+        context.operation,
+        context.writer.send,
+        partial(_annotated_usage, context),
+        context.fields.choices(context.operation),
     )
     relay.receive(cached.body)
     relay.end()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
+from vllm_service.domain.refusals import Meaning, meaning_of
 from vllm_service.errors import ServiceError
-from vllm_service.resilience.refusals import Meaning, meaning_of
 
 #: The status, in nginx's numbers, of a request whose caller has left.
 LEFT_BY_CALLER = 499
@@ -19,11 +19,13 @@ LONGEST_RETRY_AFTER_SECONDS = 3600.0
 class NotAnswered(Exception):
     """Raised when one attempt has failed."""
 
-    def __init__(self, failure: Failure, error: ServiceError) -> None:
+    def __init__(self, failure: Failure, error: ServiceError, text: str = "") -> None:
         super().__init__()
         self.failure = failure
         #: The error for the caller if nothing else is tried, or nothing else does better.
         self.error = error
+        #: The message of the provider's error, for decisions in here; empty if it has none.
+        self.text = text
 
 
 class Blame(StrEnum):

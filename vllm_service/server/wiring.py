@@ -24,6 +24,7 @@ from vllm_service.domain.status import (
 )
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
+from vllm_service.gateway.keep_alive import KeepAlive
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.request_reader import ClientAddresses
@@ -42,6 +43,7 @@ from vllm_service.server.dispatch import Dispatcher, fastapi_application
 from vllm_service.server.supervisor import WorkerSlot
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.open import Storage, open_storage
+from vllm_service.storage.protocol import Keys
 from vllm_service.storage.quotas.memory import LEASE_SECONDS
 from vllm_service.storage.quotas.redis import WhenRedisIsAway
 from vllm_service.storage.responses.memory import ResponseBounds
@@ -98,15 +100,9 @@ def build(
         record_loss=storage.ledger.record,
         tracer=tracing,
         max_body_bytes=settings.max_body_bytes,
+        keep_alive=KeepAlive(settings.stream_keep_alive_seconds),
     )
-    dependencies = Dependencies(
-        config.catalog,
-        measurements,
-        statuses,
-        keys,
-        serves_metrics=settings.metrics,
-        metrics_need_key=settings.metrics_require_key,
-    )
+    dependencies = _dependencies(settings, config, measurements, statuses, keys)
     dispatcher = Dispatcher(gateway, partial(fastapi_application, dependencies))
     server = HttpServer(dispatcher, connection_limits(settings))
     _register(
@@ -119,6 +115,19 @@ def build(
         server=server,
     )
     return Parts(config, upstream, policy, controller, gateway, dispatcher, server, statuses, tracing)
+
+
+def _dependencies(
+    settings: ServiceSettings, config: CurrentConfig, measurements: Measurements, statuses: Statuses, keys: Keys | None
+) -> Dependencies:
+    return Dependencies(
+        config.catalog,
+        measurements,
+        statuses,
+        keys,
+        serves_metrics=settings.metrics,
+        metrics_need_key=settings.metrics_require_key,
+    )
 
 
 def _register(

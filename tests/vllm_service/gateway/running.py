@@ -22,6 +22,7 @@ from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
+from vllm_service.gateway.keep_alive import KeepAlive
 from vllm_service.http.asgi import Application
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
@@ -155,6 +156,7 @@ async def running(
     wall_clock: Callable[[], float] | None = None,
     recorders: Sequence[Callable[[RequestRecord], None]] = (),
     application: Application | None = None,
+    keep_alive: KeepAlive | None = None,
 ) -> AsyncIterator[Running]:
     """A gateway in this process. quotas None: without limits. recorders: told of each row before the books are."""
     books = Books()
@@ -171,6 +173,7 @@ async def running(
         policy=policy or ResiliencePolicy.of(retries=QUICK),
         record_loss=books.record,
         wall_clock=wall_clock,
+        keep_alive=keep_alive,
     )
     server = HttpServer(Dispatcher(gateway, lambda: application or _nothing_else), limits)
     listening = socket.create_server(("127.0.0.1", 0))

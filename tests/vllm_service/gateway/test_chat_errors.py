@@ -88,3 +88,23 @@ async def test_the_callers_own_mistake_is_not_tried_elsewhere() -> None:
     async with first, second, running(catalog_of(first.url, second.url)) as gateway:
         assert (await posted(gateway, {"model": "small"}))[0] == 400
     assert second.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("x-route-provider", "nobody", "It has: provider-1"),
+        ("x-route-tags", "private", "Tags of its providers: none is configured"),
+        ("x-route-tags", "region:eu", "Regions of its providers: none is configured"),
+        ("x-max-cost-usd", "0.000000001", "raise the cap"),
+    ],
+)
+async def test_headers_that_leave_no_provider_are_the_callers_mistake(name: str, value: str, says: str) -> None:
+    upstream = ScriptedProvider(answers)
+    async with gateway_to(upstream, router_costs=True) as gateway:
+        with pytest.raises(openai.BadRequestError, match=says) as raised:
+            await gateway.client.chat.completions.create(model="small", messages=MESSAGES, extra_headers={name: value})
+        row = await gateway.books.row()
+    assert (raised.value.param, raised.value.code) == (name, "INVALID_REQUEST_400")
+    assert (row.outcome, row.status, row.error_code) == (Outcome.REJECTED, 400, "INVALID_REQUEST_400")
+    assert (upstream.requests, gateway.books.shares[0].ended) == ([], [None])

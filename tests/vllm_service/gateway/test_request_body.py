@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -291,3 +292,39 @@ def test_no_bytes_do_anything_but_be_read_or_refused(body: bytes) -> None:
     except InvalidRequest:
         return
     assert json.loads(for_provider(body, fields, CHAT, "there"))["model"] == "there"
+
+
+def _deeper(frames: int, call: Callable[[], bytes]) -> bytes:
+    return call() if frames == 0 else _deeper(frames - 1, call)
+
+
+@pytest.mark.parametrize("stream", [b"true", b"false"])
+def test_a_body_that_only_a_shallow_stack_can_parse_is_the_callers_mistake(stream: bytes) -> None:
+    """Whatever the depth, and wherever in the stack the body is read and written: a body, or a 400."""
+    outcomes = set()
+    for depth in range(1, 1200, 7):
+        body = b'{"model":"\\u0061","stream":%b,"metadata":%b%b}' % (stream, b"[" * depth, b"]" * depth)
+        try:
+            fields = read(body)
+            _deeper(150, lambda body=body, fields=fields: for_provider(body, fields, CHAT, "b"))  # type: ignore[misc]
+            outcomes.add("written")
+        except InvalidRequest as error:
+            outcomes.add(error.message)
+    assert outcomes >= {"written", "The request's body is nested too deeply."}
+
+
+OPTIONS = '"stream_options":{"include_usage":true,"x":1}'
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ('{"model":"a","stream":true}', b'{"model":"b","stream":true}'),
+        ('{"model":"a","stream":true,' + OPTIONS + "}", b'{"model":"b","stream":true}'),
+        ('{"model":"a","stream":true,"stream_options":null}', b'{"model":"b","stream":true}'),
+        ('{"model":"a","stream":false,' + OPTIONS + "}", b'{"model":"b","stream":false,%b}' % OPTIONS.encode()),
+    ],
+)
+def test_a_provider_that_refuses_stream_options_gets_none(given: str, expected: bytes) -> None:
+    body = given.encode()
+    assert for_provider(body, read(body), CHAT, "b", takes_options=False) == expected

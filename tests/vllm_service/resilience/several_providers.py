@@ -35,6 +35,10 @@ from vllm_service.testing import (
     reply_of,
 )
 
+SHORT = refused(400, code="context_length_exceeded")
+OVERSIZED = refused(413, "Request too large for model", code="rate_limit_exceeded")
+NO_CREDITS = refused(429, code="insufficient_quota")
+
 
 def of_many() -> Iterator[Case]:
     tables: list[tuple[str, Replies, Verdict, tuple[int, ...]]] = [
@@ -50,6 +54,20 @@ def of_many() -> Iterator[Case]:
             "429 everywhere",
             [refused(429, retry_after="30"), refused(429, retry_after="12")],
             fails(429, "RATE_LIMIT_429", 2),
+            (1, 1),
+        ),
+        ("a shorter context, then a longer one", [SHORT, SOUND], answered(2, 2), (1, 1)),
+        ("a context that is too short everywhere", [SHORT, SHORT], fails(400, "context_length_exceeded", 2), (1, 1)),
+        ("a shorter context, then no account", [SHORT, refused(401)], fails(400, "context_length_exceeded", 2), (1, 1)),
+        ("a shorter context, then an outage", [SHORT, refused(503)], fails(*UNAVAILABLE, 2), (1, 2)),
+        ("a limit by the minute, then a sound one", [OVERSIZED, SOUND], answered(2, 2), (1, 1)),
+        ("a limit by the minute everywhere", [OVERSIZED, OVERSIZED], fails(429, "RATE_LIMIT_429", 2), (1, 1)),
+        ("credits used up with 429, then a sound one", [NO_CREDITS, SOUND], answered(2, 2), (1, 1)),
+        ("credits used up with 429 everywhere", [NO_CREDITS, NO_CREDITS], fails(*UPSTREAM, 2), (1, 1)),
+        (
+            "a rate limit with 400, then a sound one",
+            [refused(400, code="rate_limit_exceeded"), SOUND],
+            answered(2, 2),
             (1, 1),
         ),
         ("all fail", [refused(500)] * 3, fails(*UPSTREAM), (2, 1, 1)),

@@ -124,6 +124,7 @@ class Connections:
             reads_annotations=True,
             names_provider=False,
             follow_redirects=False,
+            stream_options=provider.stream_options,
         )
 
 
