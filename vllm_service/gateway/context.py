@@ -156,9 +156,6 @@ class RequestContext:
     error: ServiceError | None = None
     #: What passes the stream on; None until it has begun.
     relay: PassedOn | None = None
-    #: When the caller last got something, and how much it was by then, as keep_alive.py has seen it.
-    heard_at: float | None = None
-    heard_count = 0
     #: The labels as the ledger keeps them, see gateway/labels.py.
     labels: str | None = None
 
