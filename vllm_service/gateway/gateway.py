@@ -203,13 +203,14 @@ class Gateway:
         plan = context.snapshot.router.plan(context.facts, context.started)
         context.reason = plan.reason
         request = _tried_request(context, plan, deadline)
-        if keep_alive is not None and context.is_streamed:
-            keep_alive.watch(context)
+        watching = keep_alive if keep_alive is not None and context.is_streamed else None
+        if watching is not None:
+            watching.watch(context)
         try:
             response = await _tried(context, plan, request, keeps=cached_under is not None)
         finally:
-            if keep_alive is not None:
-                keep_alive.forget(context)
+            if watching is not None:
+                watching.forget(context)
         if cached_under is not None and response is not None and self._responses is not None:
             await self._responses.put(key.organisation, cached_under, response)
 
