@@ -123,15 +123,15 @@ class Connection:
         """Returns the answer with the gateway's annotation in `document`, if there is one."""
         if not self._reads_annotations or document is None or MARK not in document:
             return answer
-        if (said := read_annotation(document)) is None:
+        if (annotation := read_annotation(document)) is None:
             return answer
-        is_known = said.cost_picousd is not None
+        is_known = annotation.cost_picousd is not None
         return replace(
             answer,
-            provider=(said.provider if self._names_provider else None) or answer.provider,
-            cost_picousd=said.cost_picousd if is_known else answer.cost_picousd,
-            cost_is_estimate=is_known and said.is_estimate,
-            route_reason=answer.route_reason or said.route_reason,
+            provider=(annotation.provider if self._names_provider else None) or answer.provider,
+            cost_picousd=annotation.cost_picousd if is_known else answer.cost_picousd,
+            cost_is_estimate=is_known and annotation.is_estimate,
+            route_reason=answer.route_reason or annotation.route_reason,
         )
 
     async def open_stream(self, ask: Payload) -> EventStream:

@@ -11,8 +11,8 @@ import asyncio
 import time
 
 from vllm_service.gateway.context import RequestContext
+from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.respond import begin_stream
-from vllm_service.http.messages import PassedOn
 
 COMMENT = b": keep-alive\n\n"
 #: All streams are looked at so often, from one timer: a timer for each would cost every request, and a look at the
@@ -30,7 +30,7 @@ class _Silence:
         self.since = since
         self._passed_on = 0
 
-    def look(self, relay: PassedOn | None, now: float) -> None:
+    def look(self, relay: EventRelay | None, now: float) -> None:
         """Ends the silence if the stream has passed on something since the last look."""
         if relay is not None and (count := relay.events + relay.others) != self._passed_on:
             self._passed_on = count

@@ -67,15 +67,6 @@ class FlowControl(Protocol):
         ...
 
 
-class PassedOn(Protocol):
-    """The count of what a stream has passed on."""
-
-    #: Events.
-    events: int
-    #: Pieces of another kind, such as a provider's comments.
-    others: int
-
-
 class ResponseWriter(Protocol):
     """Writes the answer to one request: whole with `answer`, or as a stream with `begin`, `send`..., `end`.
 
