@@ -1,7 +1,7 @@
 """Translates the parameters of structured answers that older vLLM releases had into those of today.
 
-vLLM ignores fields that it does not have: a caller of `guided_json` would get an answer that follows no schema, without
-an error.
+vLLM ignores fields that it does not have: a caller of `guided_json` would get an answer that follows no schema, and no
+word about it.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def translated(body: Json, name: str = "") -> Json:
             param=f"{start}{BACKEND}",
         )
     kept = {field: value for field, value in body.items() if field not in FORMER_FIELDS}
-    constraints = {CONSTRAINTS[field]: body[field] for field in CONSTRAINTS if body.get(field) is not None}
-    if not constraints:
+    asked = {CONSTRAINTS[field]: body[field] for field in CONSTRAINTS if body.get(field) is not None}
+    if not asked:
         return kept
     if kept.get(FIELD) is not None:
         former = next(field for field in CONSTRAINTS if body.get(field) is not None)
         raise InvalidInput(f"{start}{former}: goes not with {FIELD}; use that alone", param=f"{start}{former}")
-    return kept | {FIELD: constraints}
+    return kept | {FIELD: asked}
 
 
 def translated_text(body: bytes) -> bytes:
@@ -60,7 +60,7 @@ def translated_text(body: bytes) -> bytes:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        return body  # vLLM's own error names the fault
+        return body  # vLLM says what is wrong
     if not isinstance(document, dict):
         return body
     changed = translated(document)
