@@ -25,11 +25,14 @@ _OBJECT_ENDS = (b"}\n\n", b"}\r\n\r\n", b"}\r\r")
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 # Some providers write `"usage": null` into every chunk: only an object makes a chunk worth reading.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
+# An empty one, which some providers write into every chunk, is none.
+_FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
 _LAST_OF_RESPONSE = re.compile(rb"response\.(?:completed|incomplete|failed)")
 # What every event of an answer has once, as it is written with and without spaces.
 _CHOICES = (b'"choices":[{', b'"choices": [{')
 _RESPONSE = (b'"type":"response.', b'"type": "response.')
+# A line that is no comment. Without data it makes an event that SDKs fail at, such as `retry: 3000` alone.
+_FIELD = re.compile(rb"(?:\A|[\r\n])[^:\r\n]")
 # The letters of a JSON string, escaped ones included. The groups never overlap, so it cannot take long.
 _LETTERS = rb'[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*'
 _TEXT = re.compile(_LETTERS)
@@ -198,7 +201,8 @@ class EventRelay:
             return False
         # The usual way of writing comes first: each count is a walk through all of the bytes.
         are_parts = count > 0 and any(data.count(mark) == count for mark in self._marks)
-        if not are_parts or all(data.count(end) != count for end in _OBJECT_ENDS):
+        end = next((end for end in _OBJECT_ENDS if data.count(end) == count), None) if are_parts else None
+        if end is None or data.count(end[1:]) != count:  # something else stands between them
             return False
         if self._form is Form.RESPONSES:
             return _LAST_OF_RESPONSE.search(data) is None
@@ -223,11 +227,12 @@ class EventRelay:
             if self.fault is not None:
                 self.events -= data.count(b"data:", start - len(event))
                 return b"".join(passed)
-        passed.append(data[start:])  # one more line break
-        return b"".join(passed)
+        shown = b"".join(passed)
+        return shown and shown + data[start:]  # one more line break
 
     def _read_event(self, event: bytes) -> bytes:
         """Reads one event, and returns what is passed on instead of it."""
+        is_shown = _FIELD.search(event) is None
         for parsed in EventSplitter().feed(event):
             reading = self._judge.take(parsed)
             if reading == IS_DONE:
@@ -237,7 +242,8 @@ class EventRelay:
                 return event if parsed.name == b"response.failed" else b""
             if reading.usage:
                 return self._with_usage(event, reading)
-        return event
+            is_shown = not reading.is_blank
+        return event if is_shown else b""
 
     def _with_usage(self, event: bytes, reading: EventReading) -> bytes:
         usage = usage_of(reading.usage)

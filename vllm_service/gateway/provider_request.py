@@ -44,7 +44,11 @@ def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | Non
 
 def _beginning(context: RequestContext) -> StreamBeginning | None:
     """Returns what reads the beginning of a streamed answer; None if a whole one was requested."""
-    return StreamBeginning(context.operation.form, context.fields.choices) if context.is_streamed else None
+    return (
+        StreamBeginning(context.operation.form, context.fields.choices(context.operation))
+        if context.is_streamed
+        else None
+    )
 
 
 class ProviderRequest(msgspec.Struct, eq=False):
