@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from datetime import date
 
 from vllm_service.domain.money import picousd
+from vllm_service.domain.spelling import nearest
 from vllm_service.domain.strategies import RoutingStrategy
 from vllm_service.domain.timestamps import utc_seconds
 
@@ -101,9 +101,7 @@ def one_of(values: Iterable[str], *, folded: Callable[[str], str] = str) -> Call
 
     def read(text: str) -> str:
         if (value := folded(text)) not in known:
-            near = difflib.get_close_matches(value, known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ArgumentTypeError(f"{text!r} is not known{hint}; expected one of {', '.join(known)}")
+            raise ArgumentTypeError(f"{text!r} is not known{nearest(value, known)}; expected one of {', '.join(known)}")
         return value
 
     return read
