@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from binascii import crc32
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any
 
 import msgspec
 
@@ -74,13 +74,16 @@ def prefix_of(conversation: bytes | memoryview) -> int:
     return crc32(memoryview(conversation)[:PREFIX_BYTES]) if len(conversation) >= PREFIX_BYTES else 0
 
 
-def longest_answer_tokens(bounds: tuple[float | None, ...], choices: int = 1) -> int | None:
+def longest_answer_tokens(bounds: Iterable[float | None], choices: int = 1) -> int | None:
     """Returns the tokens of all choices together, at the largest of the caller's bounds each; None without a bound.
 
     Providers differ in which of two bounds they take, so the larger one counts. A bound of 0 or less is none.
     """
-    largest = max([bound for bound in bounds if bound is not None and bound > 0], default=None)
-    return None if largest is None else min(int(largest) * choices, MOST_TOKENS)
+    largest: float = 0
+    for bound in bounds:  # every request runs it: a list for `max` takes longer
+        if bound is not None and bound > largest:
+            largest = bound
+    return min(int(largest) * choices, MOST_TOKENS) if largest else None
 
 
 def choices_of(numbers: tuple[float | None, ...], prompts: int = 1) -> int:
@@ -157,6 +160,27 @@ def read_usage(usage: object) -> ReportedUsage | None:
     )
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: _Tokens | None = None
+    reasoning_tokens: _Tokens | None = None
+
+
+class _Usual(msgspec.Struct, gc=False):
+    """A usage object as nearly all are, so that its counts need not be looked at one by one."""
+
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens = 0
+    total_tokens: _Tokens | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens_details: None = None
+    output_tokens_details: None = None
+
+
+_usual = msgspec.json.Decoder(_Usual)
 _decoder = msgspec.json.Decoder(UsageFields)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -165,6 +189,26 @@ def usage_of(document: bytes) -> ReportedUsage | None:
     """Returns the counts in the JSON of a usage object; None if it says nothing, is empty or is none."""
     if not document:
         return None
+    try:
+        usage = _usual.decode(document)
+    except ValueError:
+        return _unusual(document)
+    prompt = usage.prompt_tokens
+    completion = usage.completion_tokens
+    if not prompt or not completion:
+        return _unusual(document)
+    of_prompt = usage.prompt_tokens_details
+    of_completion = usage.completion_tokens_details
+    return ReportedUsage(
+        prompt,
+        completion,
+        usage.total_tokens,
+        None if of_prompt is None else of_prompt.cached_tokens,
+        None if of_completion is None else of_completion.reasoning_tokens,
+    )
+
+
+def _unusual(document: bytes) -> ReportedUsage | None:
     try:
         return read_usage(_decoder.decode(document))
     except msgspec.ValidationError:  # not an object, or a number of more digits than can be read
@@ -238,7 +282,8 @@ class TokenBounds(msgspec.Struct, frozen=True):
         """The most tokens of all answers together."""
         each = self.context_length or LONGEST_ANSWER_TOKENS
         most = min(each * self.choices, MOST_TOKENS)
-        return most if self.answer_tokens is None or self.answer_tokens > most else self.answer_tokens
+        answer = self.answer_tokens
+        return most if answer is None or answer > most else answer
 
     @property
     def longest_answer(self) -> int | None:
@@ -261,10 +306,13 @@ def counted(reported: ReportedUsage | None, bounds: TokenBounds, answer_tokens: 
     answer_tokens: estimates the tokens of the answer, or of what has come of it; called only where that is needed.
     """
     if reported is not None and not reported.is_implausible:
-        prompt, completion = reported.prompt_tokens, reported.completion_tokens
+        prompt = reported.prompt_tokens
+        completion = reported.completion_tokens or 0
         most = bounds.most_completion
-        if prompt and (completion or not most) and (completion or 0) <= most and bounds.allows_prompt(prompt):
-            return _usage(prompt, completion or 0, reported)
+        if prompt and completion <= most and (completion or not most) and bounds.allows_prompt(prompt):
+            if not reported.cached_tokens and not reported.reasoning_tokens:
+                return Usage(prompt, completion)
+            return _usage(prompt, completion, reported)
     estimate = min(max(0, answer_tokens()), bounds.most_completion)
     if reported is None:
         return Usage(bounds.prompt_tokens, estimate, estimated=True)

@@ -64,7 +64,7 @@ class RequestFields(msgspec.Struct):
 
         A bound that the operation does not have bounds nothing: providers ignore it.
         """
-        return longest_answer_tokens(tuple([getattr(self, name) for name in operation.bounds]), choices)
+        return longest_answer_tokens(operation.bounds_in(self), choices)
 
     @property
     def choices(self) -> int:
