@@ -12,7 +12,8 @@ from collections.abc import Callable
 from vllm_service.domain.answers import DONE as IS_DONE
 from vllm_service.domain.answers import EventReading, Form, Judgement
 from vllm_service.domain.event_stream import BYTE_ORDER_MARK, Event, EventSplitter, StreamJudge
-from vllm_service.domain.usage import BYTES_PER_TOKEN, ReportedUsage, usage_of
+from vllm_service.domain.reported_usage import ReportedUsage
+from vllm_service.domain.usage import BYTES_PER_TOKEN, usage_of
 from vllm_service.gateway.operations import Operation
 from vllm_service.http.upstream import CutShort
 

@@ -11,7 +11,8 @@ import msgspec
 from vllm_service.catalog.model import Provider
 from vllm_service.domain.answers import Form, Verdict, judge_whole
 from vllm_service.domain.event_stream import StreamBeginning
-from vllm_service.domain.usage import ReportedUsage, counted, usage_of
+from vllm_service.domain.reported_usage import ReportedUsage
+from vllm_service.domain.usage import counted, usage_of
 from vllm_service.errors import UpstreamFailed
 from vllm_service.gateway.answer_text import estimated_tokens
 from vllm_service.gateway.context import RequestContext
