@@ -34,6 +34,8 @@ _RESPONSE = (b'"type":"response.', b'"type": "response.')
 # The letters of a JSON string, escaped ones included. The groups never overlap, so it cannot take long.
 _LETTERS = rb'[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*'
 _TEXT = re.compile(_LETTERS)
+# Texts of several events, one a line: an escape does not reach over the end of a line.
+_TEXTS = re.compile(rb"%b(?:\n%b)*" % (_LETTERS, _LETTERS))
 _NAMED_TEXT = re.compile(rb'"(?:content|text|delta)": ?"(%b)"' % _LETTERS)
 # So often the bytes around a stream's texts are looked at; where they keep changing, it is not worth more.
 _MOST_ATTEMPTS_TO_LEARN = 4
@@ -51,8 +53,9 @@ class EventRelay:
     """
 
     __slots__ = (
-        "_after_text", "_before_text", "_finish", "_form", "_has_one_choice", "_held", "_is_first", "_judge", "_marks",
-        "_send", "_text_at", "_to_learn", "events", "events_at_usage", "is_done", "others", "received_bytes", "usage",
+        "_after_text", "_before_text", "_between_texts", "_finish", "_form", "_has_one_choice", "_held", "_is_first",
+        "_judge", "_marks", "_send", "_text_at", "_to_learn", "events", "events_at_usage", "is_done", "others",
+        "received_bytes", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +76,7 @@ class EventRelay:
         self._is_first = True
         # The bytes before and behind the text of this stream's chunks; most chunks differ in nothing else.
         self._before_text, self._after_text = b"\0", b""
+        self._between_texts = b"\0"
         self._text_at = 0
         self._to_learn = _MOST_ATTEMPTS_TO_LEARN
         #: The counts that came last; None until some have come.
@@ -122,8 +126,14 @@ class EventRelay:
         elif data.startswith(self._before_text):
             text = _TEXT.match(data, self._text_at)
             rest = data[text.end() if text else 0 :]
-            if rest == self._after_text or self._is_ordinary_rest(rest):
-                self.events += 1
+            if rest == self._after_text:
+                count = 1
+            elif rest.startswith(self._between_texts):
+                count = self._alike(data)
+            else:
+                count = self._is_ordinary_rest(rest)
+            if count:
+                self.events += count
                 self.received_bytes += len(data)
                 self._send(data)
                 return
@@ -179,6 +189,21 @@ class EventRelay:
             self._send(DONE)
         return judgement
 
+    def _alike(self, data: bytes) -> int:
+        """Returns how many events these are if they differ in the letters of their texts alone; 0 if they do not.
+
+        data: begins as the first of them does.
+        """
+        after, between = self._after_text, self._between_texts
+        if not data.endswith(after):
+            return 0
+        texts = data[self._text_at : -len(after)]
+        lines = texts.replace(between, b"\n")
+        count = lines.count(b"\n") + 1
+        # A line break within a text would be one too many.
+        is_alike = len(texts) - len(lines) == (count - 1) * (len(between) - 1) and _TEXTS.fullmatch(lines)
+        return count if is_alike else 0
+
     def _is_ordinary_rest(self, rest: bytes) -> bool:
         """Returns whether a chunk ends here, as an ordinary one does. rest: what follows the letters of its text."""
         return (
@@ -213,6 +238,7 @@ class EventRelay:
         if found is not None:
             self._text_at = found.start(1)
             self._before_text, self._after_text = data[: self._text_at], data[found.end(1) :]
+            self._between_texts = self._after_text + self._before_text
 
     def _read(self, data: bytes) -> bytes:
         """Reads events, and returns what is passed on of them. After the event that sets `fault` nothing is."""
