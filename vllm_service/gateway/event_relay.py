@@ -30,6 +30,7 @@ _FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
 _LAST_OF_RESPONSE = re.compile(rb"response\.(?:completed|incomplete|failed)")
 # What every event of an answer has once, as it is written with and without spaces.
 _CHOICES = (b'"choices":[{', b'"choices": [{')
+_UNFINISHED = (b'"finish_reason":null', b'"finish_reason": null')
 _RESPONSE = (b'"type":"response.', b'"type": "response.')
 # The letters of a JSON string, escaped ones included. The groups never overlap, so it cannot take long.
 _LETTERS = rb'[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*'
@@ -54,8 +55,8 @@ class EventRelay:
 
     __slots__ = (
         "_after_text", "_before_text", "_between_texts", "_finish", "_form", "_has_one_choice", "_held", "_is_first",
-        "_judge", "_marks", "_send", "_text_at", "_to_learn", "events", "events_at_usage", "is_done", "others",
-        "received_bytes", "usage",
+        "_judge", "_mark", "_marks", "_send", "_text_at", "_to_learn", "_unfinished", "events", "events_at_usage",
+        "is_done", "others", "received_bytes", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +68,8 @@ class EventRelay:
     ) -> None:
         self._form = operation.form
         self._marks = _RESPONSE if operation.form is Form.RESPONSES else _CHOICES
+        # As this stream writes them.
+        self._mark, self._unfinished = self._marks[0], _UNFINISHED[0]
         self._judge = StreamJudge(operation.form, choices)
         self._judge.has_begun = True  # a stream without content is not relayed
         self._has_one_choice = choices == 1
@@ -126,12 +129,7 @@ class EventRelay:
         elif data.startswith(self._before_text):
             text = _TEXT.match(data, self._text_at)
             rest = data[text.end() if text else 0 :]
-            if rest == self._after_text:
-                count = 1
-            elif rest.startswith(self._between_texts):
-                count = self._alike(data)
-            else:
-                count = self._is_ordinary_rest(rest)
+            count = 1 if rest == self._after_text else self._ordinary_chunks(data, rest)
             if count:
                 self.events += count
                 self.received_bytes += len(data)
@@ -189,13 +187,15 @@ class EventRelay:
             self._send(DONE)
         return judgement
 
-    def _alike(self, data: bytes) -> int:
-        """Returns how many events these are if they differ in the letters of their texts alone; 0 if they do not.
+    def _ordinary_chunks(self, data: bytes, rest: bytes) -> int:
+        """Returns how many ordinary chunks these bytes are: one, several that differ in their texts alone, or 0.
 
-        data: begins as the first of them does.
+        data: begins as the chunks before did. rest: what follows the letters of the first text.
         """
         after, between = self._after_text, self._between_texts
-        if not data.endswith(after):
+        if not rest.startswith(between):
+            return 1 if self._is_ordinary_rest(rest) else 0
+        if not rest.endswith(after):
             return 0
         texts = data[self._text_at : -len(after)]
         lines = texts.replace(between, b"\n")
@@ -208,10 +208,10 @@ class EventRelay:
         """Returns whether a chunk ends here, as an ordinary one does. rest: what follows the letters of its text."""
         return (
             rest.endswith(_OBJECT_ENDS)
+            and b"data:" not in rest  # first, since it is found at once where several events came together
             and b"error" not in rest
-            and b"data:" not in rest
             and (b'"usage"' not in rest or not _USAGE.search(rest))
-            and ((self._has_one_choice and b'"finish_reason":null' in rest) or not _FINISH_REASON.search(rest))
+            and ((self._has_one_choice and self._unfinished in rest) or not _FINISH_REASON.search(rest))
         )
 
     def _are_ordinary(self, data: bytes, count: int) -> bool:
@@ -222,14 +222,23 @@ class EventRelay:
         """
         if b"error" in data or (b'"usage"' in data and _USAGE.search(data)):
             return False
-        # The usual way of writing comes first: each count is a walk through all of the bytes.
-        are_parts = count > 0 and any(data.count(mark) == count for mark in self._marks)
-        if not are_parts or all(data.count(end) != count for end in _OBJECT_ENDS):
+        # Each count is a walk through all of the bytes: first comes what this stream had before.
+        if not count or (data.count(self._mark) != count and not self._is_marked(data, count)):
+            return False
+        if data.count(_OBJECT_ENDS[0]) != count and all(data.count(end) != count for end in _OBJECT_ENDS[1:]):
             return False
         if self._form is Form.RESPONSES:
             return _LAST_OF_RESPONSE.search(data) is None
-        is_open = self._has_one_choice and data.count(b'"finish_reason":null') == count
+        is_open = self._has_one_choice and data.count(self._unfinished) == count
         return is_open or _FINISH_REASON.search(data) is None
+
+    def _is_marked(self, data: bytes, count: int) -> bool:
+        """Returns whether each event holds what every event of an answer does; keeps the way in which it is written."""
+        for way, mark in enumerate(self._marks):
+            if data.count(mark) == count:
+                self._mark, self._unfinished = mark, _UNFINISHED[way]
+                return True
+        return False
 
     def _learn(self, data: bytes) -> None:
         """Takes the bytes around the text of an ordinary chunk."""
