@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput
-from handler.guided_decoding import FORMER_FIELDS, translated
+from handler.guided_decoding import concerns, translated
 from handler.outputs import Output, WholeAnswer
 
 COMPLETIONS = "/v1/completions"
@@ -79,7 +79,7 @@ class OpenAIRoute(_Form):
         """Returns a POST for an input with a body and for a cancellation, else a GET."""
         # The proxy does not pass the method on.
         if self.openai_input or self.openai_route.partition("?")[0].endswith("/cancel"):
-            return _post(self.openai_route, self.openai_input or {}, "openai_input")
+            return _post(self.openai_route, self.openai_input or {}, "openai_input", request_fields=request_fields)
         return EngineRequest("GET", self.openai_route)
 
     def final_output(self, kept: Sequence[Output]) -> Any:
@@ -100,7 +100,7 @@ class GenericRoute(_Form):
             return EngineRequest(self.method or "GET", self.route)
         if self.method == "GET":
             raise InvalidInput("body: a GET request has none; leave it out, or use POST", param="body")
-        return _post(self.route, self.body, "body", self.method or "POST")
+        return _post(self.route, self.body, "body", self.method or "POST", request_fields)
 
 
 class Native(_Form):
@@ -196,13 +196,15 @@ def parse(
     return ParsedJob(form, request)
 
 
-def _post(path: str, body: Json, name: str, method: str = "POST") -> EngineRequest:
+def _post(
+    path: str, body: Json, name: str, method: str = "POST", request_fields: RequestFields = lambda path: ()
+) -> EngineRequest:
     """Returns a request with a JSON body; refuses what JSON or HTTP cannot carry, and a `stream` that is no boolean."""
     stream = body.get("stream")
     if not isinstance(stream, bool | None):
         raise InvalidInput(f"{name}.stream: expected true or false, got {_type_name(stream)}", param=f"{name}.stream")
-    if not FORMER_FIELDS.isdisjoint(body):
-        body = translated(body, name)
+    if concerns(body):
+        body = translated(body, name, request_fields(path.partition("?")[0]))
     try:
         encoded = json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:

@@ -200,9 +200,14 @@ def _settings(options: argparse.Namespace) -> EndpointSettings:
 def _command(options: argparse.Namespace) -> WorkerCommand | None:
     if options.external_workers:
         return None
-    arguments = tuple(shlex.split(options.worker))
+    try:
+        arguments = tuple(shlex.split(options.worker))
+    except ValueError as error:
+        raise ValueError(f"--worker: {options.worker!r} cannot be split as a shell would: {error}") from None
     if not arguments:
         raise ValueError("--worker: the command is empty")
+    if options.worker_logs is not None:
+        options.worker_logs.mkdir(parents=True, exist_ok=True)
     return WorkerCommand(arguments, log_directory=options.worker_logs)
 
 

@@ -6,9 +6,10 @@ a caller can set; tests set small values.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Literal
@@ -120,6 +121,9 @@ class EndpointSettings:
             raise ValueError(f"workers: expected 0 <= min <= max, got min {self.min_workers}, max {self.max_workers}")
         if self.requests_per_worker < 1:
             raise ValueError(f"requests_per_worker: expected at least 1, got {self.requests_per_worker}")
+        for setting in fields(self):
+            if setting.name.endswith("_seconds") and not 0 <= (seconds := getattr(self, setting.name)) < math.inf:
+                raise ValueError(f"{setting.name}: expected a finite number of seconds, 0 or more, got {seconds}")
         if self.ping_interval_ms < 1000:
             raise ValueError(
                 f"ping_interval_ms: expected at least 1000, got {self.ping_interval_ms}: the SDK counts whole seconds"

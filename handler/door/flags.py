@@ -72,9 +72,9 @@ class Door:
             host=options.host,
             port=options.port,
             api_keys=tuple(key for key in keys if key),
-            allowed_origins=_texts(options.allowed_origins),
-            allowed_methods=_texts(options.allowed_methods),
-            allowed_headers=_texts(options.allowed_headers),
+            allowed_origins=options.allowed_origins,
+            allowed_methods=options.allowed_methods,
+            allowed_headers=options.allowed_headers,
             allow_credentials=options.allow_credentials,
             request_id_headers=options.enable_request_id_headers,
             root_path=(options.root_path or "").rstrip("/"),
@@ -82,9 +82,16 @@ class Door:
         )
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    """Returns the texts of a JSON list, or one text by itself, whose letters would be a list too."""
-    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+def _texts(written: str) -> tuple[str, ...]:
+    """Returns the texts of a JSON list, or one text by itself; raises ArgumentTypeError for anything else."""
+    try:
+        value = json.loads(written)
+    except ValueError:
+        value = None
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise argparse.ArgumentTypeError(f"""expected JSON, a list of texts, as in '["a"]'; got {written!r}""")
+    return tuple(items)
 
 
 def is_public(host: str) -> bool:
@@ -101,8 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     parser.add_argument("--api-key", nargs="+")
-    for name, default in (("origins", []), ("methods", ["*"]), ("headers", ["*"])):
-        parser.add_argument(f"--allowed-{name}", type=json.loads, default=default)
+    for name, default in (("origins", ()), ("methods", ("*",)), ("headers", ("*",))):
+        parser.add_argument(f"--allowed-{name}", type=_texts, default=default)
     for switch in ("--allow-credentials", "--enable-request-id-headers"):
         parser.add_argument(switch, action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--root-path")
@@ -116,7 +123,9 @@ def _words(command: CommandLine, parser: argparse.ArgumentParser) -> list[str]:
     """Returns the command line with the file of flags before it, and options spelled with dashes."""
     words = [_with_dashes(word) for word in command.argv(parser)]
     named = parser.parse_known_args(words)[0].config
-    return [*_words_of_file(named, set(flags_of(parser)) - {CONFIG_FLAG}), *words] if named else words
+    if not named:
+        return words
+    return [*_words_of_file(named, set(flags_of(parser)) - {CONFIG_FLAG}, command.source_of(CONFIG_FLAG)), *words]
 
 
 def _with_dashes(word: str) -> str:
@@ -124,17 +133,27 @@ def _with_dashes(word: str) -> str:
     return f"{option.replace('_', '-')}{equals}{value}" if word.startswith("--") else word
 
 
-def _words_of_file(path: str, flags: set[str]) -> list[str]:
-    """Returns what a file of flags says about the server. One that cannot be read ends the start later on."""
+def _words_of_file(path: str, flags: set[str], variable: str) -> list[str]:
+    """Returns what a file of flags says about the server; raises ConfigurationError for one that cannot be read.
+
+    To go on without it would be to go on without the keys in it.
+    """
     import yaml
 
     try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return []
-    found = {} if not isinstance(document, dict) else document
-    named = {str(name).replace("-", "_"): value for name, value in found.items()}
+        with Path(path).open(encoding="utf-8") as file:  # of a text, an error would quote the line, and a key in it
+            document = yaml.safe_load(file)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _no_flags(path, variable, " ".join(str(error).split())) from error
+    if not isinstance(document, dict):
+        raise _no_flags(path, variable, "it holds no names with values")
+    named = {str(name).replace("-", "_"): value for name, value in document.items()}
     return [word for flag in named.keys() & flags for word in _words_of(flag.replace("_", "-"), named[flag])]
+
+
+def _no_flags(path: str, variable: str, reason: str) -> ConfigurationError:
+    remedy = "Name a readable YAML file with flags of vllm serve and their values"
+    return ConfigurationError(f"{variable}: {path} is no file of flags: {reason}. {remedy}", param=variable)
 
 
 def _words_of(option: str, value: Any) -> list[str]:
@@ -150,16 +169,20 @@ def _words_of(option: str, value: Any) -> list[str]:
 
 def _check_tls(options: argparse.Namespace, command: CommandLine) -> None:
     """Raises ConfigurationError where the certificate cannot be used; uvicorn would only notice once it serves."""
-    if not options.ssl_certfile:
+    if not options.ssl_certfile and not options.ssl_keyfile:
         return
+    variable = command.source_of("ssl_certfile")
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
+        context.load_cert_chain(options.ssl_certfile or "", options.ssl_keyfile)
+        context.verify_mode = ssl.VerifyMode(options.ssl_cert_reqs)
         if options.ssl_ca_certs:
             context.load_verify_locations(options.ssl_ca_certs)
+        if options.ssl_ciphers:
+            context.set_ciphers(options.ssl_ciphers)
     except (OSError, ValueError) as error:
-        variable = command.source_of("ssl_certfile")
         raise ConfigurationError(
-            f"{variable}: the certificate, its SSL_KEYFILE or the SSL_CA_CERTS cannot be used: {error}",
+            f"{variable}: the certificate, its SSL_KEYFILE, SSL_CA_CERTS, SSL_CERT_REQS or SSL_CIPHERS cannot be used: "
+            f"{error}",
             param=variable,
         ) from error

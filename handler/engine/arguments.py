@@ -82,14 +82,18 @@ class CommandLine:
         """The settings that variables make."""
         return [setting for setting in self.settings if setting.source != DEFAULT]
 
+    @property
+    def extra_flags(self) -> list[str]:
+        """The flags that the extra arguments set."""
+        words = (word.partition("=")[0] for word in self.extra if word.startswith("--"))
+        return [word.removeprefix("--").removeprefix("no-").replace("-", "_") for word in words]
+
     def source_of(self, flag: str) -> str:
         """Returns the variable to correct where the flag is wrong: the one that sets it, or that would."""
         for setting in self.given:
             if setting.flag == flag:
                 return setting.source
-        option = f"--{flag.replace('_', '-')}"
-        in_extra = any(word.partition("=")[0].replace("_", "-") == option for word in self.extra)
-        return EXTRA_ARGS_NAME if in_extra else variable_of(flag)
+        return EXTRA_ARGS_NAME if flag in self.extra_flags else variable_of(flag)
 
     def argv(self, parser: argparse.ArgumentParser) -> list[str]:
         """Returns the arguments for `parser`; raises ConfigurationError naming a variable that cannot be written."""
@@ -182,12 +186,24 @@ def _tokens(action: argparse.Action, setting: Setting) -> list[str]:
     if action.nargs == 0:
         return _switch(action, option, setting)
     if action.nargs in ("*", "+") or isinstance(action.nargs, int):
-        return [option, *_items(setting)]
+        return _list(option, _items(setting), setting)
     if isinstance(action, argparse._AppendAction):
         return [f"{option}={item}" for item in _items(setting)]
     if setting.flag == CONFIG_FLAG:
         return [option, setting.value]
     return [f"{option}={setting.value}"]
+
+
+def _list(option: str, items: list[str], setting: Setting) -> list[str]:
+    """Returns the words of a list. An item that begins with a dash, as a random key may, would be read as an option."""
+    if not any(item.startswith("-") for item in items):
+        return [option, *items]
+    if len(items) > 1:
+        raise ConfigurationError(
+            f"{setting.source}: of several items none can begin with a dash; leave those out, or name one alone",
+            param=setting.source,
+        )
+    return [f"{option}={items[0]}"]
 
 
 def _switch(action: argparse.Action, option: str, setting: Setting) -> list[str]:
@@ -216,6 +232,9 @@ def _items(setting: Setting) -> list[str]:
         try:
             return shlex.split(setting.value)
         except ValueError as error:
-            raise ConfigurationError(f"{setting.source} is not a list: {error}", param=setting.source) from error
+            raise ConfigurationError(
+                f"""{setting.source} is not a list: {error}. Write it as JSON, as in '["a", "b"]'""",
+                param=setting.source,
+            ) from error
     items = document if isinstance(document, list) else [document]
     return [item if isinstance(item, str) else json.dumps(item) for item in items]

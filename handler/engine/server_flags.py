@@ -22,6 +22,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "uds": "the worker listens on PORT",
     "headless": ONE_PROCESS,
     "api_server_count": ONE_PROCESS,
+    "data_parallel_multi_port_external_lb": ONE_PROCESS,
     "data_parallel_supervisor_port": ONE_PROCESS,
     "dp_supervisor_probe_interval_s": ONE_PROCESS,
     "dp_supervisor_probe_timeout_s": ONE_PROCESS,
@@ -50,6 +51,5 @@ def without_effect(command: CommandLine, *, takes_jobs: bool) -> Iterator[str]:
 
 def _given(command: CommandLine) -> dict[str, str]:
     """Returns the flags that are set, with the variable that sets each."""
-    words = (word.partition("=")[0] for word in command.extra if word.startswith("--"))
-    extra = [word.removeprefix("--").removeprefix("no-").replace("-", "_") for word in words]
-    return {flag: command.source_of(flag) for flag in [*extra, *(setting.flag for setting in command.given)]}
+    flags = [*command.extra_flags, *(setting.flag for setting in command.given)]
+    return {flag: command.source_of(flag) for flag in flags}

@@ -183,11 +183,13 @@ def start_error(
             return _explained(text, variable, rule.remedy, lasting=not rule.retryable)
     setting = _quoted(raw, command) or _mentioned(text, command)
     lasting = _is_lasting(error, cause) or (setting is not None and setting.flag != "model")
-    if setting is None:
+    if setting is not None:
+        variable, remedy = setting.source, f"Correct it, or leave it out; it is {setting.masked()} now"
+    elif _mentions_extra(text, command):
+        variable, remedy, lasting = EXTRA_ARGS_NAME, "Correct them, or leave them out", True
+    else:
         return _explained(text, None, "The log above has the whole error", lasting=lasting)
-    return _explained(
-        text, setting.source, f"Correct it, or leave it out; it is {setting.masked()} now", lasting=lasting
-    )
+    return _explained(text, variable, remedy, lasting=lasting)
 
 
 def _unknown_flags(words: str, command: CommandLine, flags: Container[str]) -> ConfigurationError:
@@ -218,7 +220,7 @@ def tidy(text: str) -> str:
 
 
 def _flag_to_blame(rule: Rule, command: CommandLine) -> str:
-    given = {setting.flag for setting in command.given}
+    given = {setting.flag for setting in command.given} | {*command.extra_flags}
     valued = {setting.flag for setting in command.settings}
     return next(
         (flag for flags in (given, valued) for flag in rule.flags if flag in flags),
@@ -264,7 +266,22 @@ def _mentioned(text: str, command: CommandLine) -> Setting | None:
     given = sorted(command.given, key=lambda setting: -len(setting.flag))
     by_name = (setting for setting in given if re.search(_named(setting.flag), words))
     by_value = (setting for setting in given if len(setting.value) > 2 and re.search(_alone(setting.value), text))
-    return next(by_name, None) or next(by_value, None)
+    by_part = (setting for setting in given if any(re.search(_alone(part), text) for part in _parts(setting)))
+    return next(by_name, None) or next(by_value, None) or next(by_part, None)
+
+
+def _parts(setting: Setting) -> list[str]:
+    """Returns the texts, four letters or longer, that stand for a value in a setting's JSON."""
+    return re.findall(r':\s*"([^"\\]{4,})"', setting.value) if setting.value.startswith("{") else []
+
+
+def _mentions_extra(text: str, command: CommandLine) -> bool:
+    """Returns whether a flag of the extra arguments, or the value of one, stands in the message."""
+    words = re.sub(r"[-\s]+", "_", text)
+    values = (word.rpartition("=")[2] if word.startswith("-") else word for word in command.extra)
+    return any(re.search(_named(flag), words) for flag in command.extra_flags) or any(
+        len(value) > 2 and not value.startswith("-") and re.search(_alone(value), text) for value in values
+    )
 
 
 def _named(flag: str) -> str:

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from handler.engine import chat_template, server_flags, vllm_serve
-from handler.engine.arguments import CommandLine, command_line
+from handler.engine.arguments import EXTRA_ARGS_NAME, CommandLine, command_line
 from handler.engine.protocol import Header
 from handler.engine.start_errors import start_error
 from handler.errors import ConfigurationError, InvalidInput, NotBegun
@@ -48,6 +48,13 @@ def serve_parser() -> argparse.ArgumentParser:
     class RaisingParser(FlexibleArgumentParser):  # type: ignore[misc]
         def error(self, message: str) -> NoReturn:
             raise ValueError(message)
+
+        def print_help(self, file: object = None) -> NoReturn:
+            raise ConfigurationError(
+                f"{EXTRA_ARGS_NAME}: --help would end the worker; leave it out. `python handler.py config` shows the "
+                "flags that are set",
+                param=EXTRA_ARGS_NAME,
+            )
 
     parser: argparse.ArgumentParser = make_arg_parser(RaisingParser(exit_on_error=False))
     return parser

@@ -94,7 +94,7 @@ class HttpApp:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         sent_type = content_type(scope)
         if sent_type == JSON_TYPE:
-            body = translated_text(body)
+            body = translated_text(body, lambda: self._engine.request_fields(path.partition("?")[0]))
         request = EngineRequest(method, path, body or None, sent_type, passed_on(scope["headers"]))
         running = asyncio.create_task(self._forward(request, reply))
         self.running.add(running)

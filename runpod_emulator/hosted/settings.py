@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -77,8 +78,9 @@ class HostedSettings:
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"name: expected only letters, digits, - and _, got {self.name!r}")
-        if self.ttft_seconds < 0 or (self.tokens_per_second is not None and self.tokens_per_second <= 0):
-            raise ValueError(f"{self.name}: expected ttft_seconds of at least 0 and tokens_per_second above 0")
+        speed = self.tokens_per_second
+        if not 0 <= self.ttft_seconds < math.inf or (speed is not None and not 0 < speed < math.inf):
+            raise ValueError(f"{self.name}: expected ttft_seconds of at least 0 and tokens_per_second above 0, finite")
         if not 0 <= self.cached_share <= 1:
             raise ValueError(f"{self.name}: cached_share: expected a number from 0 to 1, got {self.cached_share}")
         if self.usage_place not in get_args(UsagePosition):
@@ -93,9 +95,18 @@ def read_config(path: Path) -> tuple[HostedSettings, ...]:
     """
     try:
         providers = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)["providers"]
-        return tuple(_provider(document, path.parent) for document in providers)
+        return tuple(_named(document, path.parent) for document in providers)
     except (KeyError, TypeError, ValueError, InvalidOperation) as error:
         raise ValueError(f"{path}: expected {{'providers': [{{'name', 'models': [{{'id'}}]}}]}}: {error}") from None
+
+
+def _named(document: Mapping[str, Any], folder: Path) -> HostedSettings:
+    """Returns the settings of one provider. Its name stands in every error, because the parts do not have it."""
+    try:
+        return _provider(document, folder)
+    except (KeyError, TypeError, ValueError, InvalidOperation) as error:
+        name = document.get("name") if isinstance(document, Mapping) else document
+        raise ValueError(f"provider {name!r}: {error}") from None
 
 
 def _provider(document: Mapping[str, Any], folder: Path) -> HostedSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import signal
 import sys
 from contextlib import ExitStack, suppress
@@ -18,7 +19,7 @@ from rich.panel import Panel
 import scripts.try_gateway as package
 from handler.settings import DEMO_MODEL_NAME
 from scripts.try_gateway import configuration, story, traffic
-from scripts.try_gateway.processes import ROOT, Processes, free_port
+from scripts.try_gateway.processes import ROOT, Processes, free_port, why_not_free
 
 START_SECONDS = 60
 LOOK_SECONDS = 1.0
@@ -35,7 +36,7 @@ def main() -> int:
     directory = options.directory.absolute()
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         demo = Demo(
-            port=options.port,
+            port=options.port or free_port(),
             emulator_port=free_port(),
             directory=directory,
             waves=waves,
@@ -54,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         description=package.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--port", type=int, default=8090, help="the gateway's port (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=_port, default=8090, help="the gateway's port, 0: any free one (default: %(default)s)"
+    )
     parser.add_argument(
         "--directory",
         type=Path,
@@ -63,12 +66,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--traffic-minutes",
-        type=float,
+        type=_minutes,
         default=10.0,
         metavar="MINUTES",
         help="how long questions are sent, in waves; 0: none (default: %(default)s)",
     )
     return parser
+
+
+def _port(text: str) -> int:
+    with suppress(ValueError):
+        if 0 <= (port := int(text)) <= 65_535:
+            return port
+    raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
+
+
+def _minutes(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= (minutes := float(text)) < math.inf:
+            return minutes
+    raise argparse.ArgumentTypeError(f"expected a number of minutes, 0 or more, got {text!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +111,16 @@ class Demo:
 
     async def run(self) -> str:
         """Runs until a process ends by itself or does not start; returns what is wrong."""
-        self._start()
+        # Before anything starts: whatever listens there would be taken for the gateway, and would get its traffic.
+        if reason := why_not_free(self.port):
+            return (
+                f"port {self.port}: {reason}. Stop what listens there, or choose another port: "
+                "python -m scripts.try_gateway --port 0 takes any free one."
+            )
+        try:
+            self._start()
+        except OSError as error:
+            return f"{self.directory}: {error.strerror or error}. Choose a folder that can be written with --directory."
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
             with self.console.status("starting the emulator and the gateway ..."):
                 for address in (
@@ -123,12 +149,7 @@ class Demo:
         self.processes.start(
             "gateway",
             *("-m", "vllm_service", "serve"),
-            variables={
-                "SERVICE_PORT": str(self.port),
-                "CONFIG_DIR": str(self.directory),
-                "DATA_DIR": str(self.directory / "data"),
-                "BASELINE_MODEL": "",
-            },
+            variables=configuration.gateway_variables(self.directory, self.port),
         )
 
     async def _wait_for(self, client: httpx.AsyncClient, address: str) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from handler.settings import DEMO_FLAGS, DEMO_MODEL_DIR, DEMO_MODEL_NAME
+from vllm_service.settings import ServiceSettings
 
 OWN = "own"
 HOSTED = ("hosted-1", "hosted-2")
@@ -43,6 +45,16 @@ def emulator_arguments(directory: Path, port: int) -> tuple[str, ...]:
         *("--usd-per-second", USD_PER_SECOND, "--idle-timeout", str(IDLE_TIMEOUT_SECONDS)),
         *("--hosted", str(directory / "hosted.json"), "--worker-logs", str(directory / "worker-logs")),
     )
+
+
+def gateway_variables(directory: Path, port: int) -> dict[str, str]:
+    """Returns the gateway's variables. Those of the shell are emptied: a DATABASE_URL there is somebody's ledger."""
+    empty = {setting.metadata["variable"]: "" for setting in fields(ServiceSettings) if "variable" in setting.metadata}
+    return empty | {
+        "SERVICE_PORT": str(port),
+        "CONFIG_DIR": str(directory),
+        "DATA_DIR": str(directory / "data"),
+    }
 
 
 def worker_variables() -> dict[str, str]:

@@ -60,6 +60,19 @@ def free_port() -> int:
     return port
 
 
+def why_not_free(port: int) -> str | None:
+    """Returns why nothing can listen at this port of this machine; None if it is free."""
+    with socket.socket() as probe:
+        # As servers do: connections of a gateway that has just ended do not keep its port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen()
+        except OSError as error:
+            return error.strerror
+    return None
+
+
 def _stop(process: subprocess.Popen[bytes], name: str) -> None:
     """Sends SIGTERM, and SIGKILL if the process does not end."""
     process.terminate()

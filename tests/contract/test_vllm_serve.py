@@ -19,7 +19,8 @@ from vllm.entrypoints.launchers.api_server import entry
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
-from handler.engine import vllm_parts
+from handler.engine import vllm_parts, vllm_serve
+from handler.engine.arguments import flags_of
 from handler.errors import ConfigurationError
 from handler.settings import WorkerSettings
 
@@ -194,6 +195,12 @@ def test_a_reasoning_parser_of_ones_own_can_be_named(tmp_path: Path) -> None:
         ({"STRUCTURED_OUTPUTS_CONFIG": '{"reasoning_parser": "nobodys"}'}, "nobodys"),
         ({"SSE_KEEP_ALIVE_INTERVAL": "-1"}, "sse-keep-alive-interval"),
         ({"ENABLE_LOG_OUTPUTS": "true"}, "enable-log-outputs"),
+        ({"SPECULATIVE_CONFIG": "[1]"}, "SPECULATIVE_CONFIG: .* is a JSON object"),
+        ({"DEFAULT_CHAT_TEMPLATE_KWARGS": "5"}, "DEFAULT_CHAT_TEMPLATE_KWARGS: .* is a JSON object"),
+        ({"VLLM_EXTRA_ARGS": "--speculative-config 5"}, "VLLM_EXTRA_ARGS: .* is a JSON object"),
+        ({"VLLM_EXTRA_ARGS": "-h"}, "VLLM_EXTRA_ARGS: --help would end the worker"),
+        ({"VLLM_EXTRA_ARGS": "--help=all"}, "VLLM_EXTRA_ARGS: --help would end the worker"),
+        ({"VLLM_EXTRA_ARGS": "m --hel"}, "VLLM_EXTRA_ARGS: --help would end the worker"),
     ],
 )
 def test_what_vllm_serve_refuses_is_refused_before_the_model_is_loaded(environment: dict[str, str], words: str) -> None:
@@ -201,12 +208,36 @@ def test_what_vllm_serve_refuses_is_refused_before_the_model_is_loaded(environme
         parsed(environment)
 
 
-def test_a_plugin_that_fails_is_an_error_with_its_variable(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["raise RuntimeError('x')", "raise SystemExit(0)"])
+def test_a_plugin_that_fails_is_an_error_with_its_variable(text: str, tmp_path: Path) -> None:
     plugin = tmp_path / "broken_parser_of_this_test.py"
-    plugin.write_text("raise RuntimeError('x')")
+    plugin.write_text(text)
     with pytest.raises(ConfigurationError, match=r"TOOL_PARSER_PLUGIN=.*cannot be imported"):
         parsed({"TOOL_PARSER_PLUGIN": str(plugin)})
 
 
 def test_a_model_named_without_a_flag_is_the_model() -> None:
     assert parsed({"VLLM_EXTRA_ARGS": "org/model --model-impl auto"}).model == "org/model"
+
+
+def test_a_chat_template_that_is_no_text_is_an_error_with_its_variable(tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match=r"CHAT_TEMPLATE: .*cannot be read"):
+        parsed({"CHAT_TEMPLATE": str(template)})
+
+
+def test_the_flags_that_take_any_json_and_mean_an_object_are_known() -> None:
+    parser = vllm_parts.serve_parser()
+    taken = {
+        flag for flag, action in flags_of(parser).items() if action.type is not None and _takes_a_list(action.type)
+    }
+    lists = {"allowed_headers", "allowed_methods", "allowed_origins", "custom_histogram_buckets"}
+    assert taken - lists == set(vllm_serve.OBJECT_FLAGS), CHANGED
+
+
+def _takes_a_list(kind: Any) -> bool:
+    try:
+        return bool(kind("[1]") == [1])
+    except Exception:  # whatever it raises, it does not take it
+        return False

@@ -43,6 +43,7 @@ ENVIRONMENTS: list[dict[str, str]] = [
     {},
     {"API_KEY": "a"},
     {"API_KEY": "a b"},
+    {"API_KEY": "-a_b.c=d"},
     {"API_KEY": '["a b", "c"]'},
     {"VLLM_EXTRA_ARGS": "--api-key a b --seed 3"},
     {"VLLM_EXTRA_ARGS": "--seed 3 --api_key=a --max-model-len 8"},
@@ -52,7 +53,7 @@ ENVIRONMENTS: list[dict[str, str]] = [
     {"ENABLE_REQUEST_ID_HEADERS": "true", "ROOT_PATH": "/llm", "HOST": "::1", "PORT": "9", "SSL_CERT_REQS": "2"},
     {"VLLM_ROOT_PATH": "/p", "VLLM_HOST": "h", "VLLM_ENABLE_REQUEST_ID_HEADERS": "true"},
     {"VLLM_EXTRA_ARGS": "--no-enable-request-id-headers", "ENABLE_REQUEST_ID_HEADERS": "true"},
-    {"SSL_KEYFILE": "k", "SSL_CA_CERTS": "c", "SSL_CIPHERS": "x"},
+    {"SSL_CA_CERTS": "c", "SSL_CIPHERS": "x"},
     {"CONFIG": "FILE", "API_KEY": "stronger"},
     {"CONFIG": "FILE"},
     {"VLLM_EXTRA_ARGS": "--config FILE"},
@@ -96,6 +97,10 @@ def test_the_door_reads_what_vllms_parser_reads(
     ("environment", "words"),
     [
         ({"UDS": "/x"}, "UDS: --uds has no effect here: the worker listens on PORT"),
+        (
+            {"DATA_PARALLEL_MULTI_PORT_EXTERNAL_LB": "true"},
+            "has no effect here: the worker is one server in one process",
+        ),
         ({"VLLM_EXTRA_ARGS": "--disable-uvicorn-access-log"}, "VLLM_EXTRA_ARGS: --disable-uvicorn-access-log has no"),
         ({"API_KEY": "k", "RUNPOD_WEBHOOK_GET_JOB": "x"}, "API_KEY: --api-key has no effect on a queue endpoint"),
         ({"API_KEY": "k"}, ""),

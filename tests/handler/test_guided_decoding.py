@@ -28,12 +28,15 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({"guided_json": SCHEMA, "guided_decoding_backend": "auto"}, {"structured_outputs": {"json": SCHEMA}}),
     ({"guided_json": None, "guided_decoding_backend": None}, {}),
+    ({"guided_json_object": False}, {}),
+    ({"guided_json_object": False, "guided_regex": "a"}, {"structured_outputs": {"regex": "a"}}),
     ({"guided_json": SCHEMA, "structured_outputs": None}, {"structured_outputs": {"json": SCHEMA}}),
     ({"guided_json": None, "structured_outputs": {"regex": "a"}}, {"structured_outputs": {"regex": "a"}}),
 ]
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"guided_json": SCHEMA, "guided_decoding_backend": "outlines"}, "guided_decoding_backend"),
     ({"guided_regex": "a", "structured_outputs": {"json": SCHEMA}}, "guided_regex"),
+    ({"extra_body": {"guided_regex": "a"}}, "extra_body"),
 ]
 
 
@@ -106,3 +109,27 @@ def test_any_other_body_passes_byte_for_byte(body: bytes) -> None:
 def test_a_body_without_former_fields_is_not_copied() -> None:
     body = {"structured_outputs": {"json": SCHEMA}}
     assert translated(body) is body
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"max_tokens", "messages"}, True),
+        ({"max_output_tokens"}, True),
+        ({"max_tokens", "structured_outputs"}, False),
+        ({"prompt"}, False),  # generates nothing
+        (set(), False),  # unknown: another server has the model
+    ],
+)
+def test_a_route_that_cannot_constrain_its_answers_refuses_by_name(fields: set[str], refused: bool) -> None:
+    body = {"guided_choice": ["a"]}
+    for call in (
+        lambda: translated(body, fields=fields),
+        lambda: translated_text(json.dumps(body).encode(), lambda: fields),
+    ):
+        if refused:
+            with pytest.raises(InvalidInput, match="guided_choice: this route cannot constrain its answers"):
+                call()
+        else:
+            call()
+    assert translated({"guided_choice": None}, fields=fields) == {}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from runpod_emulator.__main__ import main
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVERS = [("--external-workers",), ("hosted", "--name", "x")]
 
@@ -51,3 +53,23 @@ def test_a_command_whose_reader_is_gone_ends_quietly(arguments: tuple[str, ...])
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--external-workers", "--idle-timeout", "nan"), "idle_timeout_seconds: expected a finite number"),
+        (("--external-workers", "--queue-delay", "inf"), "queue_delay_seconds: expected a finite number"),
+        (("--external-workers", "--stop-grace", "-1"), "stop_grace_seconds: expected a finite number"),
+        (("--external-workers", "--execution-timeout", "nan"), "execution_timeout_seconds: expected a finite number"),
+        (("--worker", "python 'handler.py"), """--worker: "python 'handler.py" cannot be split as a shell would"""),
+        (("--worker", "x", "--worker-logs", "/proc/logs"), "No such file or directory: '/proc/logs'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--port", "0"])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

@@ -43,10 +43,33 @@ async def test_providers_of_a_file_are_served_until_sigterm(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--config", "/nowhere.json"], ["--name", "a b"], ["--name", "x", "--ttft", "-1"]]
+    "arguments",
+    [
+        [],
+        ["--config", "/nowhere.json"],
+        ["--name", "a b"],
+        ["--name", "x", "--ttft", "-1"],
+        ["--name", "x", "--ttft", "nan"],
+        ["--name", "x", "--tokens-per-second", "inf"],
+    ],
 )
 def test_wrong_arguments_exit_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["hosted", *arguments])
     assert ended.value.code == 2
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"name": "two", "modls": []}, {"name": "two", "ttft_seconds": "x"}, {"name": "two", "models": [{"idd": "m"}]}],
+)
+def test_a_wrong_provider_of_a_file_is_named(
+    document: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "providers.json"
+    config.write_text(json.dumps({"providers": [{"name": "one"}, document]}))
+    with pytest.raises(SystemExit):
+        main(["hosted", "--config", str(config)])
+    assert f"{config}: " in (said := capsys.readouterr().err)
+    assert "provider 'two': " in said

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -11,12 +14,13 @@ import pytest
 
 from runpod_emulator.hosted import read_config
 from scripts.try_gateway import configuration
+from scripts.try_gateway.processes import ROOT
 from scripts.try_gateway.story import Look, Story, sums
 from scripts.try_gateway.traffic import Waves, questions
 from vllm_service.catalog.load import load
 from vllm_service.domain.pricing import SecondPrice
 from vllm_service.domain.usage import Usage
-from vllm_service.settings import CatalogSettings
+from vllm_service.settings import CatalogSettings, ServiceSettings
 
 NOTHING = Look(
     answered={"own": 0, "hosted-1": 0},
@@ -92,3 +96,49 @@ def test_the_emulated_bills_the_gateway_s_prices_and_the_baseline_are_one_price(
     assert catalog.providers["own"].second_price == SecondPrice.per_second(configuration.USD_PER_SECOND)
     arguments = configuration.emulator_arguments(tmp_path, 1)
     assert arguments[arguments.index("--usd-per-second") + 1] == configuration.USD_PER_SECOND
+
+
+def ended(*arguments: str) -> tuple[int, str]:
+    """Runs the command, which ends before it has started anything, and returns its exit code and its errors."""
+    command = [sys.executable, "-m", "scripts.try_gateway", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def test_a_taken_port_is_one_sentence_and_nothing_is_sent_to_what_listens_there(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, message = ended("--port", str(port), "--directory", str(tmp_path / "serve"))
+        taken.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            taken.accept()
+    assert (code, message) == (
+        1,
+        f"port {port}: Address already in use. Stop what listens there, or choose another port: "
+        "python -m scripts.try_gateway --port 0 takes any free one.\n",
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, message = ended("--port", "0", "--directory", str(tmp_path / "file"))
+    assert code == 1
+    assert message == f"{tmp_path}/file: File exists. Choose a folder that can be written with --directory.\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--port", "99999"), ("--port", "-1"), ("--port", "x"), ("--traffic-minutes", "nan"), ("--traffic-minutes", "-1")],
+)
+def test_a_number_that_cannot_be_is_a_wrong_argument(option: str, value: str) -> None:
+    code, message = ended(f"{option}={value}")
+    assert code == 2
+    assert message.endswith(f"got '{value}'\n")
+
+
+def test_the_shell_s_variables_do_not_reach_the_demo(tmp_path: Path) -> None:
+    shell = {"DATABASE_URL": "postgresql://production/ledger", "REQUIRE_KEYS": "true", "PROVIDERS_FILE": "other.yaml"}
+    settings = ServiceSettings.from_environment(shell | configuration.gateway_variables(tmp_path, 8123))
+    assert (settings.database_url, settings.require_keys) == (None, False)
+    assert (settings.providers_path, settings.port) == (tmp_path / "providers.yaml", 8123)

@@ -15,7 +15,7 @@ from openai._streaming_cleanup import drain_response_async
 from vllm_service.client.cost_info import MARK
 from vllm_service.client.errors import BadAnswer
 from vllm_service.domain.answers import Form, Verdict, judge_whole
-from vllm_service.domain.event_stream import Event, EventSplitter, StreamJudge, begins_document
+from vllm_service.domain.event_stream import BodyBeginning, Event, EventSplitter, StreamJudge
 from vllm_service.domain.in_band_errors import loaded
 from vllm_service.domain.replayed_events import events_of
 
@@ -33,21 +33,22 @@ class EventStream(AsyncStream[object]):
 
     async def __stream__(self) -> AsyncIterator[object]:
         judge, splitter = StreamJudge(self.form, self.choices), EventSplitter()
-        document: bytearray | None = None
-        is_begun = False
+        beginning, is_document = BodyBeginning(), None
+        document = bytearray()
         try:
             async for data in self._pieces():
-                if not is_begun and (is_document := begins_document(data)) is not None:
-                    is_begun, document = True, bytearray() if is_document else None
-                if document is not None:
+                if is_document is None:
+                    is_document = beginning.feed(data)
+                if is_document is not False:
                     document += data
+                if is_document:
                     continue
                 for chunk in self._chunks(judge, splitter.feed(data)):
                     yield chunk
                 if judge.has_ended:
                     await drain_response_async(self.response)  # so that the connection can be used again
                     break
-            for chunk in self._last_chunks(judge, splitter, document):
+            for chunk in self._last_chunks(judge, splitter, document if is_document else None):
                 yield chunk
         finally:
             await self.response.aclose()

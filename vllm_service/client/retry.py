@@ -13,8 +13,8 @@ from tenacity.wait import wait_exponential, wait_random
 
 from vllm_service.client.errors import Unreachable
 from vllm_service.client.settings import RetryPolicy
+from vllm_service.domain.refusals import Meaning, meaning_of
 from vllm_service.errors import GatewayTimeout, ServiceError
-from vllm_service.resilience.refusals import Meaning, meaning_of
 
 T = TypeVar("T")
 #: What ends a request before it has been written.

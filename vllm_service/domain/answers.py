@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeGuard, TypeVar
 
 import msgspec
 
-from vllm_service.domain.in_band_errors import encoded, error_status, loaded, strict_json
+from vllm_service.domain.in_band_errors import encoded, error_object, error_status, is_error, loaded, strict_json
 
 Raw = msgspec.Raw
 _NONE = Raw(b"")
@@ -73,11 +73,13 @@ class EventReading(NamedTuple):
     usage: bytes = b""
     #: Whether it holds usage and no choices.
     is_only_usage: bool = False
+    #: Whether it holds nothing at all. SDKs fail at an event without data, and their callers at one without choices.
+    is_blank: bool = False
 
 
 ANSWER = Judgement(Verdict.ANSWER)
 DONE = EventReading(is_last=True)
-NOTHING = EventReading()
+BLANK = EventReading(is_blank=True)
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -187,7 +189,7 @@ def read_event(form: Form, name: bytes, data: bytes) -> EventReading:
     if name == b"error":
         return EventReading(_error_of(data))
     if not data:
-        return NOTHING
+        return BLANK
     try:
         return _read_response_event(name, data) if form is Form.RESPONSES else _read_chunk(form, data)
     except msgspec.ValidationError:
@@ -236,14 +238,15 @@ def _read_chunk(form: Form, data: bytes) -> EventReading:
     usage = _object(chunk.usage)
     if not chunk.choices:
         fault = None if usage else _flat_error(data)
-        return EventReading(fault, usage=usage, is_only_usage=bool(usage))
+        is_blank = chunk.choices is None and fault is None and not usage
+        return EventReading(fault, usage=usage, is_only_usage=bool(usage), is_blank=is_blank)
     has_content, finished = False, []
     for choice in chunk.choices:
         fault = _choice_error(choice)
         if fault is not None:
             return EventReading(fault)
         has_content = has_content or _has_content(form, choice)
-        if choice.finish_reason is not None:
+        if choice.finish_reason:  # some providers write "" into every chunk
             finished.append(int(choice.index or 0))
     return EventReading(None, has_content, tuple(finished), is_part=True, usage=usage)
 
@@ -290,12 +293,7 @@ def _error_of(document: bytes) -> Judgement:
         around = loaded(document)
     except ValueError:  # an event `error` may hold any text
         return Judgement(Verdict.ERROR, "failed", document=b'{"error":{}}')
-    if not isinstance(around, Mapping):
-        return Judgement(Verdict.ERROR, "failed", document=b'{"error":{}}')
-    inner = around.get("response")
-    error = around.get("error") or (inner.get("error") if isinstance(inner, Mapping) else None) or around
-    status = error_status(error, around)
-    return Judgement(Verdict.ERROR, "failed", status, encoded({"error": error}))
+    return Judgement(Verdict.ERROR, "failed", error_status(around), encoded({"error": error_object(around)}))
 
 
 def _judge_other(document: bytes, reason: str) -> Judgement:
@@ -309,11 +307,9 @@ def _flat_error(document: bytes) -> Judgement | None:
         members = loaded(document)
     except ValueError:
         return None
-    if not isinstance(members, Mapping):
-        return None
-    if members.get("error") or members.get("object") == "error" or members.get("type") == "error":
+    if is_error(members):
         return _error_of(document)
-    choices = members.get("choices")
+    choices = members.get("choices") if isinstance(members, Mapping) else None
     errors = [choice.get("error") for choice in choices if isinstance(choice, Mapping)] if _is_list(choices) else []
     return next((_error_of(encoded({"error": error})) for error in errors if error), None)
 

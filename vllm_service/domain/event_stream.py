@@ -19,10 +19,24 @@ class Event(NamedTuple):
     data: bytes
 
 
-def begins_document(data: bytes) -> bool | None:
-    """Returns whether the first bytes of a body begin a JSON document and no events; None if they do not show it."""
-    first = data.removeprefix(BYTE_ORDER_MARK).lstrip()[:1]
-    return first == b"{" if first else None
+class BodyBeginning:
+    """Decides whether a body that comes in pieces begins a JSON document, or events."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        #: What has come of a byte order mark.
+        self._held = b""
+
+    def feed(self, data: bytes) -> bool | None:
+        """Returns whether the pieces up to this one begin a JSON document; None if they do not show it yet."""
+        data = self._held + data
+        if BYTE_ORDER_MARK.startswith(data):
+            self._held = data
+            return None
+        self._held = b""
+        first = data.removeprefix(BYTE_ORDER_MARK).lstrip()[:1]
+        return first in (b"{", b"[") if first else None
 
 
 class EventSplitter:
@@ -136,10 +150,11 @@ class StreamBeginning:
     What the bytes are decides, not the content type: a JSON document is read to its end and judged as a whole answer.
     """
 
-    __slots__ = ("_form", "_judge", "_splitter", "is_document")
+    __slots__ = ("_body", "_form", "_judge", "_splitter", "is_document")
 
     def __init__(self, form: Form, choices: int = 1) -> None:
         self._form = form
+        self._body = BodyBeginning()
         self._splitter = EventSplitter()
         self._judge = StreamJudge(form, choices)
         #: Whether the bytes are a JSON document; None until the first of them has come.
@@ -148,7 +163,7 @@ class StreamBeginning:
     def feed(self, data: bytes) -> bool:
         """Takes the next bytes. Returns whether it is clear now: the first content has come, or an error."""
         if self.is_document is None:
-            self.is_document = begins_document(data)
+            self.is_document = self._body.feed(data)
         if self.is_document:
             return False
         judge = self._judge

@@ -1,14 +1,17 @@
-"""Reads the status that an error means which came with status 200: in place of an answer, or within a stream."""
+"""Finds an error's members wherever they stand, and the status that an error means which came with status 200."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
-#: Words in the code or type of errors, and the status with which the same error comes from a provider that sends one.
-#: The first one found counts. Compared are small letters only, so `BadRequestError` and `bad_request` are the same.
+from vllm_service.domain.refusals import status_by_words
+
+#: HTTP's own words in the code or type of errors, and their status; refusals.py has the words that mean more than a
+#: status. The first one found counts. Compared are small letters only, so `BadRequestError` and `bad_request` are the
+#: same.
 _STATUS_BY_WORD = (
     ("ratelimit", 429),
     ("toomanyrequests", 429),
@@ -46,6 +49,12 @@ _STATUS = re.compile(r"(?:.*_)?([45][0-9]{2})", re.ASCII)
 _OTHER_THAN_LETTERS = re.compile(r"[^a-z]")
 # Where errors have their status or their name: most telling first.
 _MEMBERS = ("status_code", "code", "status", "type")
+#: Where errors have their text. `detail` may hold more than a text; gateway/provider_errors.py reads that.
+_MESSAGES = ("error", "message", "detail")
+_NAMED = ("param", "code", "type", "status")
+#: Members in which an error, or another object around it, may stand.
+_AROUND = ("error", "errors", "detail", "response")
+_DEEPEST = 4
 
 
 def loaded(document: bytes) -> Any:
@@ -75,20 +84,68 @@ def encoded(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def error_status(error: object, around: Mapping[str, Any] | None = None) -> int:
-    """Returns the status of an error: a number from 400 to 599 in it, or by its code or type; 0 if it has neither.
+def error_places(document: object) -> list[Mapping[str, Any]]:
+    """Returns the objects in which an error's message, code and type may stand, the innermost first.
 
-    error: the member `error`, an object or a text. around: the object in which it stood.
+    document: an error, what it stands in, or a list of either, as Gemini sends it; none of another kind.
     """
-    places = [place for place in (error, around) if isinstance(place, Mapping)]
+    places: list[Mapping[str, Any]] = []
+    within = _first(document)
+    while isinstance(within, Mapping) and len(places) < _DEEPEST:
+        places.insert(0, within)
+        inner = (_first(within[name]) for name in _AROUND if name in within)
+        within = next((one for one in inner if isinstance(one, Mapping) and one), None)
+    return places
+
+
+def error_status(document: object) -> int:
+    """Returns the status of an error: a number from 400 to 599 in it, or by its words; 0 if it has neither.
+
+    document: see `error_places`.
+    """
+    places = error_places(document)
     found = [place[name] for place in places for name in _MEMBERS if name in place]
     numbers = (_as_status(value) for value in found)
     words = (_by_word(value) for value in found)
-    return next((status for status in numbers if status), 0) or next((status for status in words if status), 0)
+    status = next((status for status in numbers if status), 0) or next((status for status in words if status), 0)
+    return status or status_by_words(found, error_message(places) or "")
+
+
+def error_message(places: Sequence[Mapping[str, Any]]) -> str | None:
+    """Returns the message of an error; None if it has none. places: see `error_places`."""
+    texts = (place.get(name) for place in places for name in _MESSAGES)
+    return next((text for text in texts if isinstance(text, str) and text), None)
+
+
+def is_error(document: object) -> bool:
+    """Returns whether what is no answer is worded as an error: marked as one, or with a message and a status."""
+    place = _first(document)
+    if not isinstance(place, Mapping):
+        return False
+    is_marked = place.get("error") or place.get("errors") or "error" in (place.get("object"), place.get("type"))
+    return bool(is_marked) or (error_message(error_places(place)) is not None and error_status(place) != 0)
+
+
+def error_object(document: object) -> dict[str, Any]:
+    """Returns an error's members in one object, as OpenAI's API has them, wherever they stood. See `error_places`."""
+    places = error_places(document)
+    members = {"message": error_message(places)}
+    for name in _NAMED:
+        members[name] = next((place[name] for place in places if isinstance(place.get(name), str | int | float)), None)
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _first(value: object) -> object:
+    """Returns the first item of a list, and anything else as it is."""
+    return next(iter(value), None) if _is_list(value) else value
+
+
+def _is_list(value: object) -> TypeGuard[list[object]]:
+    return isinstance(value, list)
 
 
 def _as_status(value: object) -> int:
-    found = _STATUS.fullmatch(str(value)) if isinstance(value, int | str) else None
+    found = _STATUS.fullmatch(str(value).removesuffix(".0")) if isinstance(value, int | float | str) else None
     return int(found[1]) if found is not None else 0
 
 

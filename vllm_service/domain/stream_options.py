@@ -11,11 +11,15 @@ import re
 import msgspec
 
 _REFUSALS = (400, 422)
-_NAMES = ("stream_options", "include_usage")
-#: What a message about a member has that is one too many, whether it names the member or not.
+#: Their names in small letters alone, since some write `streamOptions`.
+_NAMES = ("streamoptions", "includeusage")
+_OTHER_THAN_LETTERS = re.compile(r"[^a-z]")
+#: What a message about a member has that is one too many, whether it names the member or not; and what a message has
+#: that says no more than its status does.
 _ONE_TOO_MANY = re.compile(
-    r"extra |additional|unexpected|unknown|unrecogni[sz]ed|unsupported"
-    r"|not (?:permitted|allowed|supported|recogni[sz]ed)",
+    r"extra|additional|unexpected|unknown|unrecogni[sz]ed|unsupported"
+    r"|not (?:permitted|allowed|supported|recogni[sz]ed|available)"
+    r"|bad request|invalid request|validation|schema|\b(?:parameter|argument|field|option|stream)",
     re.IGNORECASE,
 )
 
@@ -46,7 +50,8 @@ class StreamOptions(msgspec.Struct):
         """
         if self.is_fixed or status not in _REFUSALS:
             return False
-        if any(name in text or name in (param or "") for name in _NAMES):
+        letters = _OTHER_THAN_LETTERS.sub("", f"{param} {text}".lower())
+        if any(name in letters for name in _NAMES):
             return True
         return self.is_taken is None and not param and (not text or _ONE_TOO_MANY.search(text) is not None)
 

@@ -183,13 +183,26 @@ def counted(reported: ReportedUsage | None, bounds: TokenBounds, answer_tokens: 
         completion = reported.completion_tokens or 0
         most = bounds.most_completion
         if prompt and completion <= most and (completion or not most) and bounds.allows_prompt(prompt):
-            if not reported.cached_tokens and not reported.reasoning_tokens:
+            beyond = (reported.total_tokens or 0) > prompt + completion
+            if not beyond and not reported.cached_tokens and not reported.reasoning_tokens:
                 return Usage(prompt, completion)
-            return _usage(prompt, completion, reported)
+            return _with_thoughts(prompt, completion, reported, most)
     estimate = min(max(0, answer_tokens()), bounds.most_completion)
     if reported is None:
         return Usage(bounds.prompt_tokens, estimate, estimated=True)
     return _completed(reported, bounds, estimate)
+
+
+def _with_thoughts(prompt: int, completion: int, reported: ReportedUsage, most: int) -> Usage:
+    """Returns the usage for counts that can be right. Tokens that only the total has are counted as the answer's.
+
+    xAI counts reasoning beside the answer, and Gemini in the total alone; both bill it as output. So what is not
+    reported as reasoning is an estimate. A total that is more than the answer may be is no reason to doubt the rest.
+    """
+    beyond = (reported.total_tokens or 0) - prompt - completion
+    if beyond <= 0 or completion + beyond > most:
+        return _usage(prompt, completion, reported)
+    return _usage(prompt, completion + beyond, reported, is_estimated=beyond != reported.reasoning_tokens)
 
 
 def _completed(reported: ReportedUsage, bounds: TokenBounds, estimate: int) -> Usage:

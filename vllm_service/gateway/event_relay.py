@@ -26,12 +26,15 @@ _OBJECT_ENDS = (b"}\n\n", b"}\r\n\r\n", b"}\r\r")
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 # Some providers write `"usage": null` into every chunk: only an object makes a chunk worth reading.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
+# An empty one, which some providers write into every chunk, is none.
+_FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
 _LAST_OF_RESPONSE = re.compile(rb"response\.(?:completed|incomplete|failed)")
 # What every event of an answer has once, as it is written with and without spaces.
 _CHOICES = (b'"choices":[{', b'"choices": [{')
 _UNFINISHED = (b'"finish_reason":null', b'"finish_reason": null')
 _RESPONSE = (b'"type":"response.', b'"type": "response.')
+# A line that is no comment. Without data it makes an event that SDKs fail at, such as `retry: 3000` alone.
+_FIELD = re.compile(rb"(?:\A|[\r\n])[^:\r\n]")
 # The letters of a JSON string, escaped ones included. The groups never overlap, so it cannot take long.
 _LETTERS = rb'[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*'
 _TEXT = re.compile(_LETTERS)
@@ -225,7 +228,10 @@ class EventRelay:
         # Each count is a walk through all of the bytes: first comes what this stream had before.
         if not count or (data.count(self._mark) != count and not self._is_marked(data, count)):
             return False
-        if data.count(_OBJECT_ENDS[0]) != count and all(data.count(end) != count for end in _OBJECT_ENDS[1:]):
+        end = _OBJECT_ENDS[0]
+        if data.count(end) != count:
+            end = next((end for end in _OBJECT_ENDS[1:] if data.count(end) == count), b"")
+        if not end or data.count(end[1:]) != count:  # something else stands between them
             return False
         if self._form is Form.RESPONSES:
             return _LAST_OF_RESPONSE.search(data) is None
@@ -259,11 +265,12 @@ class EventRelay:
             if self.fault is not None:
                 self.events -= data.count(b"data:", start - len(event))
                 return b"".join(passed)
-        passed.append(data[start:])  # one more line break
-        return b"".join(passed)
+        shown = b"".join(passed)
+        return shown and shown + data[start:]  # one more line break
 
     def _read_event(self, event: bytes) -> bytes:
         """Reads one event, and returns what is passed on instead of it."""
+        is_shown = _FIELD.search(event) is None
         for parsed in EventSplitter().feed(event):
             reading = self._judge.take(parsed)
             if reading == IS_DONE:
@@ -273,7 +280,8 @@ class EventRelay:
                 return event if parsed.name == b"response.failed" else b""
             if reading.usage:
                 return self._with_usage(event, reading)
-        return event
+            is_shown = not reading.is_blank
+        return event if is_shown else b""
 
     def _with_usage(self, event: bytes, reading: EventReading) -> bytes:
         usage = usage_of(reading.usage)

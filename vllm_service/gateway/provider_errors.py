@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import msgspec
-
 from vllm_service.domain.answers import Judgement, Verdict
+from vllm_service.domain.in_band_errors import error_message, error_places, loaded
+from vllm_service.domain.refusals import Meaning, meaning_of
 from vllm_service.errors import (
     BodyTooLarge,
     ContextTooLong,
@@ -27,7 +27,6 @@ from vllm_service.errors import (
 )
 from vllm_service.http.upstream import CutShort, NotReached, ProviderFault, TimedOut
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered, retry_after_seconds
-from vllm_service.resilience.refusals import Meaning, meaning_of
 
 _LONGEST_MESSAGE = 2000
 _MOST_FAULTS = 8
@@ -138,32 +137,27 @@ def error_words(body: bytes) -> ErrorWords:
     """Returns what an error's body says; nothing if it is not JSON or of another shape.
 
     Forms: OpenAI's object, a plain text, a message without an object around it, FastAPI's `detail`, and any of them in
-    a list, as Gemini sends it.
+    a list or within one another.
     """
     try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        places = error_places(loaded(body))
+    except ValueError:
         return ErrorWords()
-    if isinstance(document, list) and document:
-        document = document[0]
-    if not isinstance(document, dict):
-        return ErrorWords()
-    error = document.get("error") or document
-    if not isinstance(error, dict):
-        return ErrorWords(_text(error) or _text(document.get("message")))
-    code = error.get("code")
+    details = (_faults(place.get("detail")) for place in places)
+    codes = (place.get("code") for place in places)
+    kinds = (_text(place.get(name)) for place in places for name in ("type", "status"))
     return ErrorWords(
-        _text(error.get("message")) or _text(document.get("message")) or _detail(document.get("detail")),
-        _text(error.get("param")),
-        code if isinstance(code, str | int) else None,
-        _text(error.get("type")) or _text(error.get("status")),
+        error_message(places) or next((text for text in details if text), None),
+        next((text for place in places if (text := _text(place.get("param")))), None),
+        next((code for code in codes if isinstance(code, str | int)), None),
+        next((text for text in kinds if text), None),
     )
 
 
-def _detail(value: object) -> str | None:
-    """Returns FastAPI's `detail`: a text, or what is wrong with which fields. The fields' values are left out."""
+def _faults(value: object) -> str | None:
+    """Returns FastAPI's `detail` where it lists what is wrong with which fields. The fields' values are left out."""
     if not isinstance(value, list):
-        return _text(value)
+        return None
     faults = [fault for fault in value[:_MOST_FAULTS] if isinstance(fault, dict)]
     return "; ".join(f"{_location(fault.get('loc'))}: {fault.get('msg')}" for fault in faults) or None
 

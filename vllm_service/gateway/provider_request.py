@@ -54,7 +54,7 @@ def _no_answer(kind: Kind, model: str, what: str) -> NotAnswered:
 
 def _beginning(context: RequestContext) -> StreamBeginning:
     """Returns what reads the beginning of a streamed answer."""
-    return StreamBeginning(context.operation.form, context.fields.choices)
+    return StreamBeginning(context.operation.form, context.fields.choices(context.operation))
 
 
 def _tokens_in(answer: Answer) -> int:

@@ -54,7 +54,7 @@ class RequestFields(msgspec.Struct):
         """Returns how many answers a provider writes: one for each prompt of a list, times `n` or `best_of`."""
         if not operation.has_choices:
             return 1
-        prompts = _prompts_in(self.prompt) + _prompts_in(self.prompt_embeds) if operation is COMPLETIONS else 1
+        prompts = self._prompts(operation)
         if prompts <= 1 and self.n is None and self.best_of is None:
             return 1
         return choices_of((self.n, self.best_of), prompts)
@@ -66,10 +66,12 @@ class RequestFields(msgspec.Struct):
         """
         return longest_answer_tokens(operation.bounds_in(self), choices)
 
-    @property
-    def choices(self) -> int:
-        """How many answers to one prompt the caller has requested."""
-        return max(1, int(self.n or 1))
+    def choices(self, operation: Operation) -> int:
+        """Returns how many choices an answer has: `n` for each prompt of a list. What `best_of` drops is none."""
+        return choices_of((self.n,), self._prompts(operation)) if operation.has_choices else 1
+
+    def _prompts(self, operation: Operation) -> int:
+        return _prompts_in(self.prompt) + _prompts_in(self.prompt_embeds) if operation is COMPLETIONS else 1
 
     @property
     def prefix(self) -> int:

@@ -111,7 +111,9 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     """
     answer = attempt.answer
     writer = context.writer
-    relay = EventRelay(context.operation, writer.send, partial(_annotated_usage, context), context.fields.choices)
+    relay = EventRelay(
+        context.operation, writer.send, partial(_annotated_usage, context), context.fields.choices(context.operation)
+    )
     kept: list[bytes] = []
     # Copies are made only where they are needed, so that a plain stream costs one call per chunk.
     receive = _keeping(relay.receive, kept) if keeps else relay.receive
@@ -130,8 +132,7 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     except BaseException:
         # The caller has left, or the gateway itself failed. What has come so far costs money either way.
         answer.close()
-        _count_stream(context, relay)
-        attempt.abandoned()
+        _left(context, relay, attempt)
         raise
     usage = _count_stream(context, relay)
     if writer.has_left:  # and the answer was read to its end all the same (on_disconnect: drain)
@@ -144,6 +145,22 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     _end_with_error(context, failed.error)
     attempt.failed(dataclasses.replace(failed.failure, content_started=True))
     return None
+
+
+def _left(context: RequestContext, relay: EventRelay, attempt: Attempt[Answer]) -> None:
+    """Books a stream that is not read any further. It is complete once [DONE] has come.
+
+    SDKs leave then, and some providers keep the connection open behind it.
+    """
+    usage = _count_stream(context, relay)
+    if not (relay.is_done and relay.is_complete):
+        attempt.abandoned()
+        return
+    if context.writer.has_left:
+        context.is_answered = True
+    else:
+        context.end()
+    attempt.succeeded(usage.if_counted)
 
 
 def _failure_at_end(relay: EventRelay, answer: Answer, model: str) -> NotAnswered | None:
@@ -171,7 +188,10 @@ def replay(context: RequestContext, cached: CachedResponse) -> None:
         return
     begin_stream(context)
     relay = EventRelay(
-        context.operation, context.writer.send, partial(_annotated_usage, context), context.fields.choices
+        context.operation,
+        context.writer.send,
+        partial(_annotated_usage, context),
+        context.fields.choices(context.operation),
     )
     relay.receive(cached.body)
     relay.end()

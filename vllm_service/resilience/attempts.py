@@ -164,8 +164,10 @@ class TriedRequest(msgspec.Struct, eq=False):
     error: ServiceError | None = None
     _weight: int = 0
 
-    def failed(self, not_answered: NotAnswered) -> None:
-        """Keeps the error of a failed attempt, unless an earlier one says more."""
+    def failed(self, step: Step, not_answered: NotAnswered) -> None:
+        """Adds the provider to the route's reason, and keeps the attempt's error, unless an earlier one says more."""
+        if not self.reason.endswith(failed := f"; {step.provider} failed"):
+            self.reason += failed
         if (weight := not_answered.failure.weight) >= self._weight:
             self.error = not_answered.error
             self._weight = weight
@@ -237,7 +239,7 @@ async def _send_one(
     except NotAnswered as not_answered:
         attempt.failed(not_answered.failure)
         schedule.failed(step, not_answered.failure, policy.clock())
-        request.failed(not_answered)
+        request.failed(step, not_answered)
         raise
     except BaseException:  # the caller has left, or our own code failed: not the provider's fault
         attempt.abandoned()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
+from vllm_service.domain.refusals import Meaning, meaning_of
 from vllm_service.errors import ServiceError
-from vllm_service.resilience.refusals import Meaning, meaning_of
 
 #: The status, in nginx's numbers, of a request whose caller has left.
 LEFT_BY_CALLER = 499

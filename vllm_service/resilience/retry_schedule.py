@@ -9,6 +9,7 @@ import msgspec
 from tenacity import RetryCallState, Retrying, wait_exponential_jitter
 
 from vllm_service.domain.plan import Step
+from vllm_service.domain.refusals import Meaning
 from vllm_service.errors import (
     GatewayTimeout,
     InvalidRequest,
@@ -19,7 +20,6 @@ from vllm_service.errors import (
 )
 from vllm_service.http.upstream import Patience
 from vllm_service.resilience.failures import Failure, Kind
-from vllm_service.resilience.refusals import Meaning
 
 HEADER = "x-request-timeout-ms"
 

@@ -42,11 +42,21 @@ def test_the_file_of_flags_is_read_too_and_is_the_weakest(named: dict[str, str],
     assert Door.read(environment | {"API_KEY": "c"}).api_keys == ("c",)
 
 
-@pytest.mark.parametrize("text", ["", "- a", "api-key: [", "\x00"])
-def test_a_file_that_is_none_of_flags_is_left_to_vllms_parser(text: str, tmp_path: Path) -> None:
-    (tmp_path / "flags.yaml").write_text(text)
-    assert Door.read({"CONFIG": str(tmp_path / "flags.yaml"), "API_KEY": "a"}).api_keys == ("a",)
-    assert Door.read({"CONFIG": str(tmp_path / "none.yaml"), "API_KEY": "a"}).api_keys == ("a",)
+@pytest.mark.parametrize("text", ["", "- a", "api-key: [secret", "\x00", None])
+@pytest.mark.parametrize("named", [{"CONFIG": "{}"}, {"VLLM_EXTRA_ARGS": "--config {}"}])
+def test_without_its_file_of_flags_the_door_stays_shut(named: dict[str, str], text: str | None, tmp_path: Path) -> None:
+    """The keys may be in it, and nothing else reads it where another server has the model."""
+    file = tmp_path / "flags.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigurationError, match="is no file of flags") as refused:
+        Door.read({name: value.format(file) for name, value in named.items()})
+    assert refused.value.param == next(iter(named))
+    assert "secret" not in refused.value.message
+
+
+def test_a_key_may_begin_with_a_dash() -> None:
+    assert Door.read({"API_KEY": "-kq3"}).api_keys == ("-kq3",)
 
 
 def test_the_key_of_another_server_is_not_the_key_of_this_one() -> None:
@@ -75,10 +85,15 @@ def test_everything_else_is_read() -> None:
     ("environment", "variable", "words"),
     [
         ({"ALLOWED_ORIGINS": "*"}, "ALLOWED_ORIGINS", "expected JSON"),
+        ({"ALLOWED_ORIGINS": "5"}, "ALLOWED_ORIGINS", "a list of texts"),
+        ({"ALLOWED_METHODS": "null"}, "ALLOWED_METHODS", "a list of texts"),
+        ({"ALLOWED_HEADERS": "[1]"}, "ALLOWED_HEADERS", "a list of texts"),
+        ({"VLLM_EXTRA_ARGS": "--allowed-origins {}"}, "VLLM_EXTRA_ARGS", "a list of texts"),
         ({"VLLM_EXTRA_ARGS": "--port x"}, "VLLM_EXTRA_ARGS", "invalid int value"),
         ({"ENABLE_REQUEST_ID_HEADERS": "perhaps"}, "ENABLE_REQUEST_ID_HEADERS", "expected true or false"),
         ({"SSL_CERTFILE": "/no/such.pem"}, "SSL_CERTFILE", "No such file"),
         ({"SSL_CERTFILE": __file__}, "SSL_CERTFILE", "cannot be used"),
+        ({"SSL_KEYFILE": __file__}, "SSL_CERTFILE", "No such file"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_variable(environment: dict[str, str], variable: str, words: str) -> None:

@@ -120,6 +120,9 @@ def test_repeated_options_are_repeated() -> None:
 
 def test_values_that_begin_with_a_dash_stay_values() -> None:
     assert parsed({"REVISION": "--odd"}).revision == "--odd"
+    assert parsed({"SERVED_MODEL_NAME": "-odd"}).served_model_name == ["-odd"]
+    with pytest.raises(ConfigurationError, match="SERVED_MODEL_NAME: of several items none can begin with a dash"):
+        parsed({"SERVED_MODEL_NAME": '["a", "-odd"]'})
 
 
 def test_historical_and_prefixed_names_work() -> None:

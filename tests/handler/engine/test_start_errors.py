@@ -115,6 +115,27 @@ def test_what_a_message_quotes_leads_to_the_variable_that_says_it(message: str, 
     assert (error.param, error.retryable) == (variable, False)
 
 
+def test_a_message_that_names_only_a_value_inside_json_is_blamed_on_the_variable_that_has_it() -> None:
+    given = {"MODEL_NAME": "org/model", "QUANTIZATION": '{"kind": "Nope", "role": "both"}'}
+    assert error_of(ValueError("Unsupported connector type: Nope"), None, given).param == "QUANTIZATION"
+    assert error_of(ValueError("Unsupported connector role: kind"), None, given).param is None
+
+
+@pytest.mark.parametrize(
+    ("extra", "message", "variable"),
+    [
+        ("--quantization nosuch", "unknown method: nosuch", "VLLM_EXTRA_ARGS"),
+        ("--quantization=nosuch", "unknown method: nosuch", "VLLM_EXTRA_ARGS"),
+        ("--tensor-parallel-size 3", "must be divisible by tensor_parallel_size", "VLLM_EXTRA_ARGS"),
+        ("--max-model-len 9", "No available memory for the cache blocks", "VLLM_EXTRA_ARGS"),
+        ("--quantization other", "unknown method: nosuch", None),
+    ],
+)
+def test_the_extra_arguments_are_blamed_for_what_they_set(extra: str, message: str, variable: str | None) -> None:
+    error = error_of(RuntimeError(message), None, {"VLLM_EXTRA_ARGS": extra})
+    assert (error.param, error.retryable) == (variable, variable is None)
+
+
 def test_a_message_that_names_only_a_value_is_blamed_on_the_variable_that_has_it() -> None:
     assert error_of(ValueError("unknown method: nosuch"), None, {"QUANTIZATION": "nosuch"}).param == "QUANTIZATION"
 

@@ -39,6 +39,10 @@ def bad(prompt: int, completion: int) -> Usage:
         pytest.param(Report(30, 9), BOUNDED, Usage(30, 9), id="all of it"),
         pytest.param(Report(30, 9, 39, 4, 2), BOUNDED, Usage(30, 9, 4, 2), id="with details"),
         pytest.param(Report(30, 9, 99), BOUNDED, Usage(30, 9), id="another total does not matter"),
+        pytest.param(Report(30, 9, 38), BOUNDED, Usage(30, 9), id="nor does a smaller one"),
+        pytest.param(Report(30, 9, 59, None, 20), BOUNDED, Usage(30, 29, 0, 20), id="reasoning beside the answer"),
+        pytest.param(Report(30, 9, 59), BOUNDED, estimated(30, 29), id="reasoning in the total alone"),
+        pytest.param(Report(30, 9, 59), EMBEDDINGS, bad(30, 0), id="embeddings do not reason"),
         pytest.param(Report(30, 50), BOUNDED, Usage(30, 50), id="as long as allowed"),
         pytest.param(None, BOUNDED, estimated(25, ANSWER), id="nothing"),
         # One is missing.

@@ -112,6 +112,14 @@ async def test_an_address_that_no_request_can_reach_is_passed_over_like_one_that
         assert (await post(gateway, stream=stream)).status_code == 503
 
 
+async def test_the_reason_names_what_failed_before_the_answer() -> None:
+    async with gateway_of(FAILS, answers) as (gateway, _):
+        response = await post(gateway)
+    assert response.headers["x-provider"] == "provider-2"
+    assert response.headers["x-route-reason"] == "configured order; provider-1 failed"
+    assert gateway.books.rows[-1].route_reason == "configured order; provider-1 failed"
+
+
 async def test_a_place_that_keeps_failing_is_left_alone_and_the_reason_says_so() -> None:
     async with gateway_of(FAILS, answers, policy=ResiliencePolicy.of(SHUT, retries=QUICK)) as (gateway, (broken, _)):
         responses = [await post(gateway) for _ in range(FAILURES + 4)]

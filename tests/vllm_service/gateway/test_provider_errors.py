@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_service.domain.refusals import Meaning
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.provider_errors import fault_error, refused, retry_after_of
 from vllm_service.http.upstream import CutShort, NotReached, ProviderFault, TimedOut
-from vllm_service.resilience.refusals import Meaning
 
 
 def as_body(document: Any) -> bytes:
@@ -38,7 +38,7 @@ def error_of(status: int, document: Any) -> ServiceError:
         pytest.param(400, b"", "INVALID_REQUEST_400", None, id="no body"),
         pytest.param(400, b"<html>", "INVALID_REQUEST_400", None, id="HTML"),
         pytest.param(400, b'{"error":{"message":"cut', "INVALID_REQUEST_400", None, id="cut"),
-        pytest.param(400, b'{"error":"\xe6\x9d"}', "INVALID_REQUEST_400", None, id="cut in a character"),
+        pytest.param(400, b'{"error":"\xe6\x9d"}', "INVALID_REQUEST_400", "\ufffd", id="cut in a character"),
         pytest.param(400, {"error": {"message": ["a"]}}, "INVALID_REQUEST_400", None, id="a message that is a list"),
         pytest.param(
             400,
@@ -113,6 +113,27 @@ def test_a_callers_mistake_keeps_what_the_provider_said_of_it(
 def test_field_code_and_type_travel_along(said: dict[str, Any], expected: tuple[Any, Any, Any]) -> None:
     error = error_of(400, {"error": said})
     assert (error.param, error.details["upstream_code"], error.details["upstream_type"]) == expected
+
+
+TOO_LONG = b'"code":"context_length_exceeded"'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"error":{"message":"you wrote \\ud83d",%b}}' % TOO_LONG, id="half an emoji"),
+        pytest.param(b'{"error":{"message":"you wrote \xff",%b}}' % TOO_LONG, id="no UTF-8"),
+        pytest.param(b'\xef\xbb\xbf{"error":{%b}}' % TOO_LONG, id="a byte order mark"),
+        pytest.param(b'{"error":{"score":NaN,%b}}' % TOO_LONG, id="NaN"),
+        pytest.param(b'{"error":"9000 tokens",%b}' % TOO_LONG, id="a code beside a text"),
+        pytest.param(b'{"error":{"message":"9000 tokens"},%b}' % TOO_LONG, id="a code beside an object"),
+        pytest.param(b'{"detail":{"error":{%b}}}' % TOO_LONG, id="an error within a detail"),
+        pytest.param(b'{"error":{"error":{%b}}}' % TOO_LONG, id="an error within an error"),
+        pytest.param(b'{"errors":[{%b}]}' % TOO_LONG, id="a list of errors"),
+    ],
+)
+def test_a_context_that_is_too_short_is_seen_wherever_its_name_stands(body: bytes) -> None:
+    assert error_of(400, body).code == "context_length_exceeded"
 
 
 def test_a_message_is_cut_to_2000_characters() -> None:

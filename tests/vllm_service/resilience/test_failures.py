@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from vllm_service.domain.refusals import Meaning
 from vllm_service.resilience.failures import Failure, Kind, retry_after_seconds
-from vllm_service.resilience.refusals import Meaning
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ limit by the minute is used up; OpenAI answers 429 where credits are; contexts t
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -47,6 +47,11 @@ class _Rule(NamedTuple):
     #: The message begins with one of these, which no quotation does.
     beginnings: tuple[str, ...] = ()
 
+    @property
+    def has_words(self) -> bool:
+        """Whether more than a status decides."""
+        return bool(self.names or self.phrases or self.beginnings)
+
     def holds(self, status: int, names: str, message: str) -> bool:
         """Returns whether the rule is about this error. names: small letters. message: in lower case."""
         return (
@@ -77,7 +82,8 @@ _TABLE = (
         phrases=(
             *("context_length", "context length", "context window", "context limit", "context size"),
             *("maximum context", "max_model_len", "maximum model length", "maximum prompt length"),  # vLLM, xAI
-            *("too long", "reduce the length", "too many tokens"),  # Anthropic, Bedrock, Cohere
+            *("is too long", "are too long", "prompt too long", "input too long"),  # Anthropic, Bedrock
+            *("reduce the length", "too many tokens"),  # Groq, Cohere
             *("exceeds the maximum number of tokens", "max_new_tokens` must be"),  # Gemini, TGI
             "must be less than the context",  # Together, with 403
         ),
@@ -97,11 +103,34 @@ _TABLE = (
     _Rule(Meaning.OFFER, range(452, 500)),  # statuses that HTTP does not define come from proxies
     _Rule(Meaning.CALLER, range(400, 500)),
 )
+#: The statuses with which errors of a meaning come, for those that came with none.
+_STATUS = {
+    Meaning.ACCOUNT: 402,
+    Meaning.OVERSIZED: 429,
+    Meaning.THROTTLED: 429,
+    Meaning.CONTEXT: 400,
+    Meaning.OFFER: 400,
+    Meaning.PROVIDER: 503,
+}
 _OTHER_THAN_LETTERS = re.compile(r"[^a-z]")
 
 
 def meaning_of(status: int, code: object = None, kind: object = None, message: str | None = None) -> Meaning:
     """Returns what an error with this status means. code, kind, message: of its body (`code`, `type`, `message`)."""
-    names = " ".join(_OTHER_THAN_LETTERS.sub("", name.lower()) for name in (code, kind) if isinstance(name, str))
+    names = _letters((code, kind))
     text = (message or "").lower()
     return next((rule.meaning for rule in _TABLE if rule.holds(status, names, text)), Meaning.PROVIDER)
+
+
+def status_by_words(names: Iterable[object], message: str) -> int:
+    """Returns a status with which an error of these words has the same meaning; 0 if they say nothing.
+
+    names: its code, its type and the like. message: its text.
+    """
+    letters, text = _letters(names), message.lower()
+    lines = ((rule, _STATUS.get(rule.meaning, 0)) for rule in _TABLE if rule.has_words)
+    return next((status for rule, status in lines if rule.holds(status, letters, text)), 0)
+
+
+def _letters(names: Iterable[object]) -> str:
+    return " ".join(_OTHER_THAN_LETTERS.sub("", name.lower()) for name in names if isinstance(name, str))

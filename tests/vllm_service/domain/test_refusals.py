@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
+from vllm_service.domain.in_band_errors import error_status
+from vllm_service.domain.refusals import Meaning, meaning_of
 from vllm_service.resilience.failures import Blame, Failure, Kind, blame
-from vllm_service.resilience.refusals import Meaning, meaning_of
 
 ACCOUNT, CALLER, CONTEXT, OFFER = Meaning.ACCOUNT, Meaning.CALLER, Meaning.CONTEXT, Meaning.OFFER
 OVERSIZED, PROVIDER, THROTTLED, UNFINISHED = (
@@ -138,6 +139,14 @@ ERRORS = [
 @pytest.mark.parametrize("said", ERRORS, ids=lambda said: f"{said.provider} {said.status} {said.code or said.type}")
 def test_the_errors_of_providers(said: Said) -> None:
     assert meaning_of(said.status, said.code, said.type, said.message) is said.meaning
+
+
+@pytest.mark.parametrize("said", ERRORS, ids=lambda said: f"{said.provider} {said.status} {said.code or said.type}")
+def test_an_error_within_a_200_means_what_the_same_error_means_with_its_status(said: Said) -> None:
+    """Where its words say it; what follows from the status alone cannot be seen there."""
+    status = error_status({"code": said.code, "type": said.type, "message": said.message})
+    if status and meaning_of(said.status) is not said.meaning:
+        assert meaning_of(status, said.code, said.type, said.message) is said.meaning
 
 
 @pytest.mark.parametrize("status", [400, 403, 413, 422, 429])
