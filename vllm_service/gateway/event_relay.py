@@ -81,8 +81,9 @@ class EventRelay:
         self._held = b""
         self._is_first = True
         # The bytes before and behind the text of this stream's chunks; most chunks differ in nothing else.
-        self._before_text, self._after_text = b"\0", b""
-        self._between_texts = b"\0"
+        # No data begins with the empty tuple; any bytes might come.
+        self._before_text: bytes | tuple[bytes, ...] = ()
+        self._after_text = self._between_texts = b""
         self._text_at = 0
         self._to_learn = _MOST_ATTEMPTS_TO_LEARN
         #: The counts that came last; None until some have come.
@@ -252,8 +253,8 @@ class EventRelay:
         found = _NAMED_TEXT.search(data)
         if found is not None:
             self._text_at = found.start(1)
-            self._before_text, self._after_text = data[: self._text_at], data[found.end(1) :]
-            self._between_texts = self._after_text + self._before_text
+            before, after = data[: self._text_at], data[found.end(1) :]
+            self._before_text, self._after_text, self._between_texts = before, after, after + before
 
     def _read(self, data: bytes) -> bytes:
         """Reads events, and returns what is passed on of them. After the event that sets `fault` nothing is."""
