@@ -37,7 +37,7 @@ class Tls:
 
 @dataclass(frozen=True)
 class Door:
-    """What the server's flags ask for."""
+    """What the server's flags set."""
 
     host: str | None = None
     port: int | None = None

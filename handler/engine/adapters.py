@@ -62,8 +62,8 @@ class SharedAdapters:
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
         self._threads = DaemonThreads("adapter-lookup", 1)
-        #: By name: until when it is not tried again, and why.
-        self._refused: dict[str, tuple[float, str]] = {}
+        #: Adapters that could not be loaded, by name: until when one is not tried again, and why.
+        self.refused: dict[str, tuple[float, str]] = {}
 
     async def load_for(self, request: EngineRequest) -> bool:
         """Returns whether the adapter that a refused request names is served now, so that it may be sent once more.
@@ -82,16 +82,16 @@ class SharedAdapters:
         return True
 
     async def _load(self, name: str, path: Path) -> None:
-        until, reason = self._refused.get(name, (0.0, ""))
+        until, reason = self.refused.get(name, (0.0, ""))
         if reason and self._clock() < until:
             raise AdapterNotLoadable(reason, param="model")
         try:
             await self._served.load(name, path)
         except InvalidInput as error:
             reason = f"model: the adapter {name!r} of the shared folder cannot be loaded: {error.message}"
-            self._refused[name] = self._clock() + RETRY_SECONDS, reason
+            self.refused[name] = self._clock() + RETRY_SECONDS, reason
             raise AdapterNotLoadable(reason, param="model") from error
-        self._refused.pop(name, None)
+        self.refused.pop(name, None)
 
 
 def model_of(request: EngineRequest) -> str | None:
@@ -115,7 +115,7 @@ def find(directory: Path, name: str) -> Path | None:
 
 
 def with_advice(path: str, answer: Answer, directory: Path) -> Answer:
-    """Returns the answer to a request for one of ADAPTER_PATHS; where it succeeded, it says whom it reaches."""
+    """Returns the answer to a request for one of ADAPTER_PATHS, with its reach where it succeeded."""
     if not is_success(answer.status):
         return answer
     advice = f" {only_here(directory) if path == LOAD_ADAPTER_PATH else ONLY_UNLOADED_HERE}".encode()
@@ -139,7 +139,7 @@ def check_route(path: str, paths: Collection[str], directory: Path) -> None:
 
 
 def only_here(directory: Path) -> str:
-    """Returns what the loader of an adapter should know."""
+    """Returns the reach of an adapter that was loaded by request, and another way."""
     return f"Only this worker has it, and only until it stops. {for_all(directory)}"
 
 

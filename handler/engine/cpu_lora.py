@@ -125,28 +125,28 @@ def _matrix(weights: torch.Tensor, slot: int) -> torch.Tensor:
 
 
 class PromptLogits(CPUModelRunner):  # type: ignore[misc]
-    """vLLM's CPU model runner, in which the request is known whose prompt's logits are computed."""
+    """vLLM's CPU model runner, which computes the logits of prompts for one request at a time."""
 
-    #: How many log probabilities each request wants of its prompt; vLLM's own.
+    #: How many log probabilities of its prompt each request gets; vLLM's own.
     num_prompt_logprobs: dict[str, int]
 
     def _get_prompt_logprobs_dict(
         self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]
     ) -> dict[str, Any]:
         """Returns the log probabilities of the prompts that end in this step, computed request by request."""
-        wanted = self.num_prompt_logprobs
-        if not wanted:
+        requested = self.num_prompt_logprobs
+        if not requested:
             return {}
         found: dict[str, Any] = {}
         try:
-            for request_id in [name for name in wanted if name in num_scheduled_tokens]:
-                self.num_prompt_logprobs = {request_id: wanted[request_id]}
+            for request_id in [name for name in requested if name in num_scheduled_tokens]:
+                self.num_prompt_logprobs = {request_id: requested[request_id]}
                 with self._adapters.logits_of_one_request(self._slot(request_id)):
                     found |= super()._get_prompt_logprobs_dict(hidden_states, num_scheduled_tokens)
                 if not self.num_prompt_logprobs:  # its prompt is complete
-                    del wanted[request_id]
+                    del requested[request_id]
         finally:
-            self.num_prompt_logprobs = wanted
+            self.num_prompt_logprobs = requested
         return found
 
     @property

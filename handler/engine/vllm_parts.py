@@ -173,7 +173,7 @@ def engine_config(arguments: argparse.Namespace) -> VllmConfig:
 
     mend = current_platform.is_cpu() and arguments.enable_lora
     if mend:
-        export({"VLLM_USE_V2_MODEL_RUNNER": "0"})  # vLLM's other model runner asks for a prompt's logits differently
+        export({"VLLM_USE_V2_MODEL_RUNNER": "0"})  # vLLM's other model runner computes a prompt's logits in another way
     engine_args = AsyncEngineArgs.from_cli_args(arguments)
     propagate_flash_late_interaction(arguments, engine_args)
     config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
@@ -282,7 +282,7 @@ async def build_api(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
     tasks = await llm.get_supported_tasks()
     app: FastAPI = build_app(arguments, tasks, llm.model_config)
     await init_app_state(llm, app.state, arguments, tasks)
-    # vLLM's error handlers tell its server to exit when the engine has died. The worker notices that by itself.
+    # vLLM's error handlers end its server when the engine has died. The worker notices that by itself.
     app.state.server = SimpleNamespace(should_exit=False)
     return app
 

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 CONFIGURATIONS = ("config.json", "params.json", "adapter_config.json")
-# The endings of weights that this page can check, the others that vLLM loads, and a bound for a torn header's claim.
+# The endings of weights that are checked here, the others that vLLM loads, and a bound for a torn header's claim.
 SAFETENSORS = ".safetensors"
 PICKLED = (".bin", ".pt", ".pth")
 OTHER_WEIGHTS = (".gguf", ".npz", ".tensors", ".tensorizer")

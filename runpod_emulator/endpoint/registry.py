@@ -147,7 +147,7 @@ class WorkerRegistry:
         return [worker for worker in self.workers.values() if worker.state in ALIVE and not worker.is_stopping]
 
     def has_ready(self) -> bool:
-        """Returns whether a worker has taken a job, or asked for one, and runs."""
+        """Returns whether a worker has taken or requested a job, and runs."""
         return any(worker.state in READY for worker in self.workers.values())
 
     def lost(self) -> list[tuple[Worker, str]]:

@@ -59,10 +59,15 @@ class Fleet:
         #: Workers that got SIGKILL from here: their ends say nothing about the command.
         self._killed: set[str] = set()
 
+    @property
+    def running(self) -> list[str]:
+        """The ids of the workers that have a process."""
+        return list(self._processes)
+
     def reconcile(self) -> None:
         """Starts the workers that jobs need, stops idle ones, kills unhealthy ones."""
         now = self._endpoint.clock()
-        if crashing := self._endpoint.injector.crashing(list(self._processes), now):
+        if crashing := self._endpoint.injector.crashing(self.running, now):
             self.kill(crashing)
         for worker in self._not_being_stopped():
             if worker.state is State.UNHEALTHY:

@@ -166,14 +166,14 @@ class Demo:
 
     async def _report(self, client: httpx.AsyncClient) -> str:
         """Prints what happens until a process ends by itself; returns which one, and the end of its log."""
-        told = story.Story()
+        events = story.Story()
         loop = asyncio.get_running_loop()
         start = loop.time()
         while not (complaint := self.processes.ended()):
             # After the traffic nothing changes but by the page, which shows it.
             if (seconds := loop.time() - start) < self.waves.total_seconds:
                 with suppress(httpx.HTTPError):
-                    for line in told.lines(seconds, await story.look(client, self.url, self.emulator_url)):
+                    for line in events.lines(seconds, await story.look(client, self.url, self.emulator_url)):
                         self.console.print(line, soft_wrap=True, highlight=False, markup=False)
             await asyncio.sleep(LOOK_SECONDS)
         return complaint

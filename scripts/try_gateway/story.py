@@ -1,4 +1,4 @@
-"""Reads what the gateway and the bills count, and says in lines what happens: spilling over, waking, saving."""
+"""Reads what the gateway and the bills count, and makes lines of what happens: spilling over, waking, saving."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ async def look(client: httpx.AsyncClient, gateway_url: str, emulator_url: str) -
     )
     samples = [(name, labels or "", float(value)) for name, labels, value in _SAMPLE.findall(metrics.text)]
 
-    def total(wanted: str, label: str = "") -> float:
-        return sum(value for name, labels, value in samples if name == wanted and label in labels)
+    def total(metric: str, label: str = "") -> float:
+        return sum(value for name, labels, value in samples if name == metric and label in labels)
 
     return Look(
         answered={name: int(total("vllm_provider_requests_total", f'provider="{name}"')) for name in (OWN, *HOSTED)},

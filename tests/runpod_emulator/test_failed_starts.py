@@ -108,7 +108,7 @@ async def test_workers_that_the_emulator_kills_are_no_failed_starts() -> None:
         for number in range(1, 4):
             await until(lambda number=number: len(emulator.workers) == number)  # type: ignore[misc]
             worker = list(emulator.workers.values())[-1]
-            await until(lambda worker=worker: worker.id in emulator.fleet._processes)  # type: ignore[misc]
+            await until(lambda worker=worker: worker.id in emulator.fleet.running)  # type: ignore[misc]
             emulator.fleet.kill(worker.id)
         await until(lambda: len(emulator.workers) == 4)
         assert emulator.endpoint.failed_starts.in_a_row == 0

@@ -5,7 +5,6 @@ Numbers are read from their text: a price must not pass through a float.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TypeVar
 
 import yaml
 
+from vllm_service.domain.spelling import nearest
 from vllm_service.domain.strategies import RoutingStrategy
 from vllm_service.errors import ConfigurationError, ConfigurationFaults
 
@@ -73,7 +73,7 @@ class Value:
     def choice(self, choices: Collection[str]) -> str:
         """Returns a text that is one of these."""
         if (text := self.text()) not in choices:
-            raise self.wrong(f"{text!r} is not known{_nearest(text, choices)}; expected one of {_listed(choices)}")
+            raise self.wrong(f"{text!r} is not known{nearest(text, choices)}; expected one of {_listed(choices)}")
         return text
 
     def strategy(self) -> str:
@@ -129,7 +129,7 @@ class Section:
         if key in self._values:
             raise Value(key_node, value.file, inner, value.faults).wrong("the key is here twice; remove one")
         if known is not None and key not in known:
-            hint = f"unknown key{_nearest(key, known)}; allowed here: {', '.join(known)}"
+            hint = f"unknown key{nearest(key, known)}; allowed here: {', '.join(known)}"
             raise Value(key_node, value.file, inner, value.faults).wrong(hint)
         # A key without a value counts as not set, so that a file can keep it as a reminder.
         if value_node.tag != "tag:yaml.org,2002:null":
@@ -202,9 +202,3 @@ def read_yaml(path: Path, faults: ConfigurationFaults) -> Value:
 
 def _listed(choices: Collection[str]) -> str:
     return ", ".join(choices) or "none: there is nothing to choose from"
-
-
-def _nearest(word: str, known: Collection[str]) -> str:
-    """Returns the hint at the most similar known word; empty if none is similar."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""

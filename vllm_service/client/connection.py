@@ -28,7 +28,7 @@ from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy, header_value, seconds
 from vllm_service.domain.pricing import TokenPrice
-from vllm_service.domain.stream_options import StreamOptions
+from vllm_service.domain.stream_options import StreamOptionsSupport
 from vllm_service.domain.urls import url_fault
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
@@ -67,7 +67,7 @@ class Connection:
         self.provider = provider
         self.endpoint = endpoint
         self._prices = dict(prices or {})
-        self._stream_options = StreamOptions.configured(stream_options)
+        self._stream_options = StreamOptionsSupport.configured(stream_options)
         self._http_client = http_client
         self._reads_annotations = reads_annotations
         self._names_provider = names_provider
@@ -123,15 +123,15 @@ class Connection:
         """Returns the answer with the gateway's annotation in `document`, if there is one."""
         if not self._reads_annotations or document is None or MARK not in document:
             return answer
-        if (said := read_annotation(document)) is None:
+        if (annotation := read_annotation(document)) is None:
             return answer
-        is_known = said.cost_picousd is not None
+        is_known = annotation.cost_picousd is not None
         return replace(
             answer,
-            provider=(said.provider if self._names_provider else None) or answer.provider,
-            cost_picousd=said.cost_picousd if is_known else answer.cost_picousd,
-            cost_is_estimate=is_known and said.is_estimate,
-            route_reason=answer.route_reason or said.route_reason,
+            provider=(annotation.provider if self._names_provider else None) or answer.provider,
+            cost_picousd=annotation.cost_picousd if is_known else answer.cost_picousd,
+            cost_is_estimate=is_known and annotation.is_estimate,
+            route_reason=answer.route_reason or annotation.route_reason,
         )
 
     async def open_stream(self, ask: Payload) -> EventStream:
@@ -211,7 +211,7 @@ class Connection:
         await self.close()
 
 
-def _may_be_why(options: StreamOptions, error: ServiceError) -> bool:
+def _may_be_why(options: StreamOptionsSupport, error: ServiceError) -> bool:
     cause = error.__cause__
     if not isinstance(cause, openai.APIStatusError):
         return False

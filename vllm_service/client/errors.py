@@ -112,12 +112,12 @@ def from_judgement(bad: BadAnswer, endpoint: str, *, begun: bool) -> ServiceErro
     judgement = bad.judgement
     status = judgement.status or 502
     body = json.loads(judgement.document) if judgement.document else {}
-    said = _field(body, "error")
-    message = said if isinstance(said, str) else _field(said, "message")
+    inner = _field(body, "error")
+    message = inner if isinstance(inner, str) else _field(inner, "message")
     text = message if isinstance(message, str) and message else f"{endpoint} {judgement.reason}"
     if begun:
         return at_endpoint(StreamBroken(text, details={"status": status}), endpoint)
-    words = {name: _field(said, name) for name in ("param", "code", "type")}
+    words = {name: _field(inner, name) for name in ("param", "code", "type")}
     error = from_document(status, {"message": text, **words})
     error.retry_after_seconds = retry_after_seconds(bad.headers.get("retry-after"), time.time())
     error.request_id = request_id(bad.headers)

@@ -127,7 +127,7 @@ class Payload:
 
     @property
     def choices(self) -> object:
-        """Returns how many answers are wanted, as the caller gave it; 1 without."""
+        """Returns how many answers are requested, as the caller gave it; 1 without."""
         return self.options.get("n", 1)
 
     @property
@@ -169,12 +169,11 @@ class Payload:
 
     def stream_content(self, *, has_usage: bool = True) -> bytes:
         """Returns the body's JSON for a stream, which ends with the usage if has_usage. Raises InvalidRequest."""
-        wanted = self.streaming.get("stream_options", {})
-        if not isinstance(wanted, Mapping):
+        callers = self.streaming.get("stream_options", {})
+        if not isinstance(callers, Mapping):
             raise InvalidRequest("stream_options: expected an object", param="stream_options")
-        stream_options = {**wanted, **({"include_usage": True} if has_usage else {})}
-        given_ = {"stream_options": stream_options} if stream_options else {}
-        streaming = encoded({"stream": True, **given_}, "options")
+        options = {**callers, **({"include_usage": True} if has_usage else {})}
+        streaming = encoded({"stream": True, **({"stream_options": options} if options else {})}, "options")
         return self._json(b"{%b,%b" % (self.options_json[1:-1], streaming[1:]) if self.options else streaming)
 
     def _json(self, options: bytes) -> bytes:

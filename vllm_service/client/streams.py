@@ -82,7 +82,7 @@ class TextStream(AsyncIterator[str]):
     """
 
     def __init__(self, begin: Callable[[], Awaitable[Begun]], *, choices: object = 1) -> None:
-        """choices: how many answers are wanted, as the caller gave it."""
+        """choices: how many answers are requested, as the caller gave it."""
         self._begin = begin
         self._choices = choices
         self._answer: Answer | None = None

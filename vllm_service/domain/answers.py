@@ -82,6 +82,13 @@ DONE = EventReading(is_last=True)
 BLANK = EventReading(is_blank=True)
 
 
+class _Document(msgspec.Struct, gc=False):
+    """What every answer may have."""
+
+    error: Raw = _NONE
+    usage: Raw = _NONE
+
+
 class _Message(msgspec.Struct, gc=False):
     content: str | list[Raw] | None = None
 
@@ -93,10 +100,8 @@ class _ChatChoice(msgspec.Struct, gc=False):
     error: Raw = _NONE
 
 
-class _Chat(msgspec.Struct, gc=False):
-    error: Raw = _NONE
+class _Chat(_Document):
     choices: list[_ChatChoice] | None = None
-    usage: Raw = _NONE
 
 
 class _TextChoice(msgspec.Struct, gc=False):
@@ -105,10 +110,8 @@ class _TextChoice(msgspec.Struct, gc=False):
     error: Raw = _NONE
 
 
-class _Text(msgspec.Struct, gc=False):
-    error: Raw = _NONE
+class _Text(_Document):
     choices: list[_TextChoice] | None = None
-    usage: Raw = _NONE
 
 
 class _ChunkChoice(msgspec.Struct, gc=False):
@@ -119,43 +122,30 @@ class _ChunkChoice(msgspec.Struct, gc=False):
     error: Raw = _NONE
 
 
-class _Chunk(msgspec.Struct, gc=False):
-    error: Raw = _NONE
+class _Chunk(_Document):
     choices: list[_ChunkChoice] | None = None
-    usage: Raw = _NONE
 
 
 class _Item(msgspec.Struct):
     type: Raw = _NONE
 
 
-class _Response(msgspec.Struct):
-    error: Raw = _NONE
+class _Response(_Document):
     status: Raw = _NONE
     output: list[_Item] | None = None
-    usage: Raw = _NONE
 
 
 class _Vector(msgspec.Struct):
     embedding: Raw = _NONE
 
 
-class _Embeddings(msgspec.Struct):
-    error: Raw = _NONE
+class _Embeddings(_Document):
     data: list[_Vector] | None = None
-    usage: Raw = _NONE
 
 
-class _InnerResponse(msgspec.Struct):
-    error: Raw = _NONE
-    usage: Raw = _NONE
-
-
-class _ResponseEvent(msgspec.Struct):
+class _ResponseEvent(_Document):
     type: str = ""
-    error: Raw = _NONE
-    response: _InnerResponse | None = None
-    usage: Raw = _NONE
+    response: _Document | None = None
 
 
 _chat = msgspec.json.Decoder(_Chat)
@@ -254,7 +244,7 @@ def _read_chunk(form: Form, data: bytes) -> EventReading:
 def _read_response_event(name: bytes, data: bytes) -> EventReading:
     event = _read(_response_event, data)
     kind = event.type or name.decode("utf-8", "replace")
-    inner = event.response or _InnerResponse()
+    inner = event.response or _Document()
     if kind in ("error", "response.failed"):
         return EventReading(_error_of(data))
     if any(error and not _is_empty(error) for error in (event.error, inner.error)):

@@ -1,4 +1,4 @@
-"""Whether a provider takes `stream_options`, with which streams are asked for their usage. Gateway and client share it.
+"""Whether a provider takes `stream_options`, which request the usage of a stream. Gateway and client share it.
 
 Most providers take it; some refuse it with 400 or 422, in as many words as there are providers. So it is sent once; a
 stream that is refused is sent again without it, and if that is answered, the provider gets it no more.
@@ -24,16 +24,16 @@ _ONE_TOO_MANY = re.compile(
 )
 
 
-class StreamOptions(msgspec.Struct):
-    """One provider's state. It is made anew with each configuration, so a reload forgets what was learned."""
+class StreamOptionsSupport(msgspec.Struct):
+    """What is known of one provider. It is made anew with each configuration, so a reload forgets what was learned."""
 
-    #: What is known; None: nothing yet.
+    #: Whether streams with them are answered; None: not known yet.
     is_taken: bool | None = None
     #: Whether the configuration has decided it, so that nothing is learned.
     is_fixed: bool = False
 
     @classmethod
-    def configured(cls, switch: bool | None) -> StreamOptions:
+    def configured(cls, switch: bool | None) -> StreamOptionsSupport:
         """Returns the state at first. switch: of providers.yaml; None: it is to be learned."""
         return cls(switch, switch is not None)
 

@@ -15,8 +15,6 @@ from vllm_service.domain.usage import BYTES_PER_TOKEN
 MOST_TEXT_BYTES = 2 * 2**20
 # Chunks are collected before they are parsed, which takes the parsing off the path of most chunks.
 _READ_EVERY_BYTES = 65536
-
-
 # What a whole answer holds besides its text, about: id, times, names, finish reason. For estimating tokens only.
 _ENVELOPE_BYTES = 350
 

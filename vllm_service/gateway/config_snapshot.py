@@ -8,7 +8,7 @@ from vllm_service.catalog.model import APPLE_SILICON_TAG, Catalog, PublicModel
 from vllm_service.catalog.tasks import PREFIX
 from vllm_service.domain.plan import Router
 from vllm_service.domain.pricing import TokenPrice, UnpricedOffers, dearest
-from vllm_service.domain.stream_options import StreamOptions
+from vllm_service.domain.stream_options import StreamOptionsSupport
 from vllm_service.errors import ModelNotFound
 
 
@@ -75,7 +75,8 @@ class ConfigSnapshot:
         )
         #: What each provider makes of `stream_options`.
         self.stream_options = {
-            name: StreamOptions.configured(provider.stream_options) for name, provider in catalog.providers.items()
+            name: StreamOptionsSupport.configured(provider.stream_options)
+            for name, provider in catalog.providers.items()
         }
         paid_by_second = {name for name, provider in catalog.providers.items() if provider.second_price is not None}
         highest = dearest(offer.price for model in catalog.models.values() for offer in model.offers)

@@ -20,9 +20,10 @@ from vllm_service.domain.usage import ReportedUsage, TokenBounds, Usage, counted
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, ServedModel
+from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.request_body import RequestFields
-from vllm_service.http.messages import PassedOn, Request, ResponseWriter
+from vllm_service.http.messages import Request, ResponseWriter
 from vllm_service.http.upstream import Answer, Upstream
 from vllm_service.observability.tracing import RequestSpan, trace_headers
 from vllm_service.resilience.attempts import Attempt, HedgeLoser
@@ -155,10 +156,7 @@ class RequestContext:
     #: The error that the caller gets; it is raised to a caller within this process.
     error: ServiceError | None = None
     #: What passes the stream on; None until it has begun.
-    relay: PassedOn | None = None
-    #: When the caller last got something, and how much it was by then, as keep_alive.py has seen it.
-    heard_at: float | None = None
-    heard_count = 0
+    relay: EventRelay | None = None
     #: The labels as the ledger keeps them, see gateway/labels.py.
     labels: str | None = None
 

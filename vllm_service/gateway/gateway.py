@@ -28,8 +28,8 @@ from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
 from vllm_service.gateway.respond import cache_key, refuse, relay_events, replay, send_whole
-from vllm_service.http.messages import Request, RequestIds, ResponseWriter
-from vllm_service.http.request_reader import ClientAddresses, bearer_token
+from vllm_service.http.messages import Request, ResponseWriter
+from vllm_service.http.request_reader import ClientAddresses, RequestIds, bearer_token
 from vllm_service.http.upstream import Upstream
 from vllm_service.logs import source_location
 from vllm_service.observability.tracing import Tracer
@@ -203,13 +203,14 @@ class Gateway:
         plan = context.snapshot.router.plan(context.facts, context.started)
         context.reason = plan.reason
         request = _tried_request(context, plan, deadline)
-        if keep_alive is not None and context.is_streamed:
-            keep_alive.watch(context)
+        watching = keep_alive if keep_alive is not None and context.is_streamed else None
+        if watching is not None:
+            watching.watch(context)
         try:
             response = await _tried(context, plan, request, keeps=cached_under is not None)
         finally:
-            if keep_alive is not None:
-                keep_alive.forget(context)
+            if watching is not None:
+                watching.forget(context)
         if cached_under is not None and response is not None and self._responses is not None:
             await self._responses.put(key.organisation, cached_under, response)
 

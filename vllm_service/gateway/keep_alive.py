@@ -11,6 +11,7 @@ import asyncio
 import time
 
 from vllm_service.gateway.context import RequestContext
+from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.respond import begin_stream
 
 COMMENT = b": keep-alive\n\n"
@@ -19,13 +20,30 @@ COMMENT = b": keep-alive\n\n"
 LONGEST_INTERVAL_SECONDS = 1.0
 
 
+class _Silence:
+    """The time in which one caller has got nothing, as exactly as it is looked at often."""
+
+    __slots__ = ("_passed_on", "since")
+
+    def __init__(self, since: float) -> None:
+        #: When the caller last got something; before that, when the request came. Seconds of time.monotonic.
+        self.since = since
+        self._passed_on = 0
+
+    def look(self, relay: EventRelay | None, now: float) -> None:
+        """Ends the silence if the stream has passed on something since the last look."""
+        if relay is not None and (count := relay.events + relay.others) != self._passed_on:
+            self._passed_on = count
+            self.since = now
+
+
 class KeepAlive:
     """Watches the streams of one event loop. seconds: how long a caller gets nothing at most."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._interval = min(LONGEST_INTERVAL_SECONDS, seconds / 4)
-        self._streams: set[RequestContext] = set()
+        self._streams: dict[RequestContext, _Silence] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -35,13 +53,13 @@ class KeepAlive:
 
     def watch(self, context: RequestContext) -> None:
         """Watches a request for a stream, which is being tried, until `forget`."""
-        self._streams.add(context)
+        self._streams[context] = _Silence(context.started)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._interval, self._look)
 
     def forget(self, context: RequestContext) -> None:
         """Ends the watch, before the request's end."""
-        self._streams.discard(context)
+        self._streams.pop(context, None)
 
     def _look(self) -> None:
         """Looks at all streams; the timer ends with the last one."""
@@ -49,24 +67,16 @@ class KeepAlive:
         if not self._streams:
             return
         now = time.monotonic()
-        for context in self._streams:
-            if _silent_seconds(context, now) >= self._seconds:
+        for context, silence in self._streams.items():
+            silence.look(context.relay, now)
+            if now - silence.since >= self._seconds:
                 _send_comment(context)
-                context.heard_at = now
+                silence.since = now
         self._timer = asyncio.get_running_loop().call_later(self._interval, self._look)
-
-
-def _silent_seconds(context: RequestContext, now: float) -> float:
-    """Returns how long the caller has got nothing, as exactly as this is called often: it looks for changes."""
-    relay = context.relay
-    if relay is not None and (count := relay.events + relay.others) != context.heard_count:
-        context.heard_count = count
-        context.heard_at = now
-    return now - (context.started if context.heard_at is None else context.heard_at)
 
 
 def _send_comment(context: RequestContext) -> None:
     if context.is_answered or context.writer.has_left:
         return
-    begin_stream(context, knows_provider=False)
+    begin_stream(context, names_provider=False)
     context.writer.send(COMMENT)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import msgspec
 
 from vllm_service.catalog.model import Provider
-from vllm_service.domain.answers import Form, Verdict, judge_whole
+from vllm_service.domain.answers import Form, Judgement, Verdict, judge_whole
 from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.domain.usage import ReportedUsage, counted, usage_of
-from vllm_service.errors import UpstreamFailed
 from vllm_service.gateway.answer_text import estimated_tokens
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
@@ -18,7 +18,10 @@ from vllm_service.gateway.replayed_answer import ReplayedAnswer
 from vllm_service.gateway.request_body import for_provider
 from vllm_service.http.upstream import Answer, Patience, ProviderFault, TimedOut
 from vllm_service.resilience.attempts import Attempt
-from vllm_service.resilience.failures import Failure, Kind, NotAnswered
+from vllm_service.resilience.failures import NotAnswered
+
+#: Of the statuses from 201 to 399: neither an answer nor an error. Redirects are not followed.
+UNUSABLE = Judgement(Verdict.NOT_AN_ANSWER, "failed")
 
 
 def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | None, model: str) -> ReportedUsage | None:
@@ -26,27 +29,17 @@ def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | Non
 
     beginning: of a request for a stream. Raises NotAnswered for everything that is not an answer, and closes it.
     """
+    judgement = UNUSABLE
     if answer.status == 200:
         judgement = judge_whole(form, answer.body) if beginning is None else beginning.judge(answer.body)
         if judgement.verdict is Verdict.ANSWER:
             return usage_of(judgement.usage)
+    if 200 <= answer.status < 400:
         failed = not_an_answer(judgement, answer.headers, model)
     else:
-        failed = _refused(answer, model)
+        failed = refused(answer.status, answer.headers, answer.body, model)
     answer.close()
     raise failed
-
-
-def _refused(answer: Answer, model: str) -> NotAnswered:
-    """Returns the failure for a status other than 200."""
-    status = answer.status
-    if 200 <= status < 400:  # neither an answer nor an error that HTTP has a status for; redirects are not followed
-        return _no_answer(Kind.GARBAGE, model, "failed")
-    return refused(status, answer.headers, answer.body, model)
-
-
-def _no_answer(kind: Kind, model: str, what: str) -> NotAnswered:
-    return NotAnswered(Failure(kind), UpstreamFailed(f"A provider of {model!r} {what}.", details={"model": model}))
 
 
 def _beginning(context: RequestContext) -> StreamBeginning | None:
@@ -64,7 +57,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
     _context: RequestContext
 
     async def __call__(self, attempt: Attempt[Answer], patience: Patience) -> Answer:
-        """Returns when a whole answer is there, or the first event of a stream. Raises NotAnswered."""
+        """Returns when a whole answer is there, or the first content of a stream. Raises NotAnswered."""
         context = self._context
         step = attempt.step
         provider = context.snapshot.catalog.providers[step.provider]
@@ -98,17 +91,15 @@ class ProviderRequest(msgspec.Struct, eq=False):
         fields, operation = context.fields, context.operation
         body = for_provider(context.request.body, fields, operation, attempt.step.model, takes_options=takes_options)
         try:
+            headers = context.upstream_headers()
+            sent = context.upstream.send(provider, operation.path, headers, body, patience, beginning=beginning)
             # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt
             # that has less time than that, because of the request's deadline, needs a timer of its own.
-            if patience.first_byte_seconds < provider.first_byte_timeout_seconds:
-                answer = await self._within(patience, provider, body, beginning)
-            else:
-                headers = context.upstream_headers()
-                path = context.operation.path
-                answer = await context.upstream.send(provider, path, headers, body, patience, beginning=beginning)
+            has_less = patience.first_byte_seconds < provider.first_byte_timeout_seconds
+            answer = await (_within(patience.first_byte_seconds, sent) if has_less else sent)
         except ProviderFault as fault:
             raise not_reached(fault, context.facts.model) from fault
-        form = context.operation.form
+        form = operation.form
         reported = usage_of_answer(answer, form, beginning, context.facts.model)
         if not answer.is_stream:
             attempt.usage = counted(reported, context.bounds, lambda: estimated_tokens(answer.body))
@@ -124,16 +115,11 @@ class ProviderRequest(msgspec.Struct, eq=False):
         """Closes an answer that lost a race."""
         answer.close()
 
-    async def _within(
-        self, patience: Patience, provider: Provider, body: bytes, beginning: StreamBeginning | None
-    ) -> Answer:
-        """Sends the request with a timer. Raises ProviderFault, TimedOut among them."""
-        context = self._context
-        seconds = patience.first_byte_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                headers = context.upstream_headers()
-                path = context.operation.path
-                return await context.upstream.send(provider, path, headers, body, patience, beginning=beginning)
-        except TimeoutError:
-            raise TimedOut(f"no answer within the {seconds:g} s that were left") from None
+
+async def _within(seconds: float, sent: Awaitable[Answer]) -> Answer:
+    """Returns the answer to a request that was sent. Raises ProviderFault, TimedOut among them."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await sent
+    except TimeoutError:
+        raise TimedOut(f"no answer within the {seconds:g} s that were left") from None

@@ -57,10 +57,10 @@ _JSON = b"content-type: application/json\r\n"
 _EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 
 
-def begin_stream(context: RequestContext, *, knows_provider: bool = True) -> None:
-    """Sends the head of a stream, unless keep_alive.py has done so. Without a provider's answer it names none."""
+def begin_stream(context: RequestContext, *, names_provider: bool = True) -> None:
+    """Sends the head of a stream, unless keep_alive.py has done so. names_provider: False before one has answered."""
     if not context.writer.has_begun:
-        own = context.answer_headers(_EVENT_STREAM) if knows_provider else _EVENT_STREAM + context.id_line
+        own = context.answer_headers(_EVENT_STREAM) if names_provider else _EVENT_STREAM + context.id_line
         context.writer.begin(200, own)
 
 

@@ -34,7 +34,7 @@ def _scope(request: Request) -> Message:
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": request.http_version,
-        # HEAD is GET without the body, which the connection leaves out: no route needs to know it.
+        # HEAD is GET without the body, which the connection leaves out: no route is needed for it.
         "method": "GET" if request.method == b"HEAD" else request.method.decode("latin-1"),
         "scheme": "http",
         "path": unquote_to_bytes(path).decode("utf-8", "replace"),

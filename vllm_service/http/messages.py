@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-from itertools import count
 from typing import Protocol
 
 import httptools
@@ -70,15 +67,6 @@ class FlowControl(Protocol):
         ...
 
 
-class PassedOn(Protocol):
-    """The count of what a stream has passed on."""
-
-    #: Events.
-    events: int
-    #: Pieces of another kind, such as a provider's comments.
-    others: int
-
-
 class ResponseWriter(Protocol):
     """Writes the answer to one request: whole with `answer`, or as a stream with `begin`, `send`..., `end`.
 
@@ -118,23 +106,3 @@ class ResponseWriter(Protocol):
     def abort(self) -> None:
         """Closes the connection, so that an answer that cannot be completed is not taken for whole."""
         ...
-
-
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
-
-
-class RequestIds:
-    """Makes request ids: 64 random bits drawn once per process, then a counter.
-
-    They are as unique as random ids, without a system call for each request.
-    """
-
-    def __init__(self) -> None:
-        self._process = os.urandom(8).hex()
-        self._numbers = count(1)
-
-    def of(self, header: bytes | None) -> str:
-        """Returns the caller's id if it consists of 1 to 128 plain characters, else a new one."""
-        if header is not None and _REQUEST_ID.fullmatch(header):
-            return header.decode("ascii")
-        return f"req-{self._process}-{next(self._numbers):x}"

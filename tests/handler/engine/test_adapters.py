@@ -137,7 +137,7 @@ async def test_names_that_nobody_has_leave_nothing_behind(tmp_path: Path, served
     shared = SharedAdapters(tmp_path, served)
     for number in range(500):
         assert not await shared.load_for(naming(f"nobody-{number}"))
-    assert shared._refused == {}
+    assert shared.refused == {}
 
 
 async def pieces(*parts: bytes) -> AsyncIterator[bytes]:

@@ -52,11 +52,12 @@ class Callers:
     service: RunPodVLLMService
     first: ScriptedProvider
     sdk: AsyncOpenAI
-    asked: int = 0
+    #: The requests to the gateway so far.
+    requests: int = 0
 
     async def gateways(self, answer: ProviderAnswer) -> Got:
         """What the gateway makes of the answer, and that it is booked so."""
-        number, self.asked = self.asked, self.asked + 1
+        number, self.requests = self.requests, self.requests + 1
         body = {"model": MODEL, "messages": MESSAGES, "input": "Hi", "prompt": "Hi", "stream": answer.is_streamed}
         headers = {"authorization": f"Bearer {SECRET}", "x-annotate": "off"}
         response = await self.gateway.http.post(f"{self.gateway.url}/{PATHS[answer.form]}", json=body, headers=headers)
@@ -68,35 +69,35 @@ class Callers:
 
     async def clients(self, answer: ProviderAnswer) -> Got:
         """What LLMRouter makes of the answer, or of a text completion the client of one endpoint."""
-        said: list[str] = []
+        texts: list[str] = []
         is_chat = answer.form is CHAT
         try:
             if answer.is_streamed:
                 stream = self.router.stream_chat(MESSAGES) if is_chat else self.service.stream("Hi")
                 async with stream:
                     async for text in stream:
-                        said.append(text)
+                        texts.append(text)
                 provider = stream.answer.provider
             else:
                 whole_answer = await (self.router.chat(MESSAGES) if is_chat else self.service.complete("Hi"))
-                said, provider = [whole_answer.text], whole_answer.provider
+                texts, provider = [whole_answer.text], whole_answer.provider
         except ServiceError as error:
-            return got("".join(said), error.code, error.endpoint)
-        return got("".join(said), None, provider)
+            return got("".join(texts), error.code, error.endpoint)
+        return got("".join(texts), None, provider)
 
     async def sdks(self, answer: ProviderAnswer) -> Got:
         """What the SDK makes of the answer. An object without the members of an answer is a refusal."""
-        said: list[str] = []
+        texts: list[str] = []
         try:
             made = await _asked(self.sdk, answer)
             if answer.is_streamed:
                 async for chunk in made:
-                    said += _texts_of(answer.form, chunk)
+                    texts += _texts_of(answer.form, chunk)
             else:
-                said = [_text_of(answer.form, made)]
+                texts = [_text_of(answer.form, made)]
         except (openai.OpenAIError, ValueError, TypeError, AttributeError, IndexError):
-            return got("".join(said), "SDK", None)
-        return got("".join(said), None, None)
+            return got("".join(texts), "SDK", None)
+        return got("".join(texts), None, None)
 
 
 async def _asked(sdk: AsyncOpenAI, answer: ProviderAnswer) -> Any:

@@ -10,14 +10,14 @@ from tests.vllm_service.provider_answers.grammar import CHAT, COMPLETIONS, Provi
 SEED, COUNT = 20261128, 500
 
 
-async def verdicts(asked: Callers, answer: ProviderAnswer) -> dict[str, Got]:
+async def verdicts(every: Callers, answer: ProviderAnswer) -> dict[str, Got]:
     """What each caller got, by its name."""
-    asked.first.script = answer.reply
-    found = {"gateway": await asked.gateways(answer)}
+    every.first.script = answer.reply
+    found = {"gateway": await every.gateways(answer)}
     if answer.form in (CHAT, COMPLETIONS):
-        found["client"] = await asked.clients(answer)
+        found["client"] = await every.clients(answer)
     if answer.has_sdk_view:
-        found["SDK"] = await asked.sdks(answer)
+        found["SDK"] = await every.sdks(answer)
     return found
 
 
@@ -38,9 +38,9 @@ def codes(answer: ProviderAnswer, found: dict[str, Got]) -> set[str | None]:
 async def test_500_answers_have_one_verdict() -> None:
     wrong: list[str] = []
     kinds: Counter[str] = Counter()
-    async with callers() as asked:
+    async with callers() as every:
         for answer in answers(COUNT, SEED):
-            found = await verdicts(asked, answer)
+            found = await verdicts(every, answer)
             kinds[answer.expected.kind] += 1
             if len(codes(answer, found)) > 1 or not all(is_right(answer, name, got) for name, got in found.items()):
                 wrong.append(f"{answer.path}\n  expected {answer.expected}\n  {found}\n  {answer.reply.actions}")

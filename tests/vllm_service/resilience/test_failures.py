@@ -39,7 +39,7 @@ def test_a_provider_that_sends_499_is_at_fault_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "meaning", "told"),
+    ("status", "meaning", "counted"),
     [
         (400, Meaning.OFFER, 400),
         (400, Meaning.ACCOUNT, 402),
@@ -57,12 +57,12 @@ def test_a_provider_that_sends_499_is_at_fault_itself() -> None:
     ],
 )
 def test_breaker_and_router_get_a_status_that_speaks_against_the_right_party(
-    status: int, meaning: Meaning, told: int
+    status: int, meaning: Meaning, counted: int
 ) -> None:
-    assert Failure(Kind.STATUS, status, refusal=meaning).breaker_status == told
+    assert Failure(Kind.STATUS, status, refusal=meaning).breaker_status == counted
 
 
-def test_a_garbled_200_is_told_as_no_answer() -> None:
+def test_a_garbled_200_counts_as_no_answer() -> None:
     assert Failure(Kind.GARBAGE, 200).breaker_status == 0
 
 

@@ -11,7 +11,7 @@ from tests.vllm_service.gateway.asking import MESSAGES
 from tests.vllm_service.gateway.running import catalog_of, running
 from tests.vllm_service.resilience.doors import DOORS, TOUCHY, Opens, Setting, Verdict
 from vllm_service.domain.breakers import BreakerState
-from vllm_service.domain.stream_options import StreamOptions
+from vllm_service.domain.stream_options import StreamOptionsSupport
 from vllm_service.testing import ReceivedRequest, Reply, ScriptedProvider, chat, chat_stream, refused, whole
 
 WORDS: dict[str, Reply] = {
@@ -115,5 +115,5 @@ async def test_the_switch_decides_it_without_trying(switch: bool, had_options: l
 def test_what_may_be_refused_because_of_them(
     known: bool | None, status: int, param: str | None, text: str, may_be: bool
 ) -> None:
-    assert StreamOptions(known).may_be_why(status, param, text) is may_be
-    assert not StreamOptions(known, is_fixed=True).may_be_why(status, param, text)
+    assert StreamOptionsSupport(known).may_be_why(status, param, text) is may_be
+    assert not StreamOptionsSupport(known, is_fixed=True).may_be_why(status, param, text)

@@ -28,17 +28,6 @@ def limited(**limits: int | None) -> ApiKey:
     return replace(KEY, tier=Tier.ENTERPRISE, limits=replace(OrganisationLimits(), **limits))
 
 
-@pytest.fixture
-async def quotas(backend: Backend) -> AsyncIterator[Quotas]:
-    """Both kinds, by the caller's clock."""
-    if backend.redis_url is None:
-        yield MemoryQuotas()
-        return
-    link = RedisLink(backend.redis_url)
-    yield RedisQuotas(link, uses_server_clock=False)
-    await link.close()
-
-
 async def refused(
     quotas: Quotas, key: ApiKey, address: str | None = None, *, tokens: int = 1, picousd: int = 0, now: float = NOON
 ) -> RateLimited:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,16 +30,6 @@ BAD = ApiKey("k-bad", "bad", Tier.ENTERPRISE, OrganisationLimits(None, None, Non
 GOOD = replace(BAD, id="k-good", organisation="good")
 #: No database takes this text.
 UNWRITABLE = "\ud800"
-
-
-@pytest.fixture
-async def quotas(backend: Backend) -> AsyncIterator[Quotas]:
-    if backend.redis_url is None:
-        yield MemoryQuotas()
-        return
-    link = RedisLink(backend.redis_url)
-    yield RedisQuotas(link, uses_server_clock=False)
-    await link.close()
 
 
 @pytest.mark.parametrize("amount", [2**63, 10**30, -1, -(10**30)])
