@@ -65,7 +65,7 @@ def read_chunk(chunk: object) -> Chunk:
 
 def _delta(choice: Mapping[str, Any], place: int) -> Delta:
     delta = choice.get("delta")
-    index, reason = index_of(choice, place), text_of(choice.get("finish_reason"))
+    index, reason = index_of(choice, place), text_of(choice.get("finish_reason")) or None
     if not isinstance(delta, dict):
         return Delta(index, text_of(choice.get("text")) or "", finish_reason=reason, raw=choice)
     calls = delta.get("tool_calls")

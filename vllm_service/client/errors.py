@@ -24,6 +24,7 @@ from vllm_service import errors
 from vllm_service.client.payload import request_id
 from vllm_service.client.results import BatchItem
 from vllm_service.domain.answers import Judgement
+from vllm_service.domain.refusals import Meaning, meaning_of
 from vllm_service.errors import ServiceError, UpstreamError, UpstreamFailed
 from vllm_service.resilience.failures import retry_after_seconds
 
@@ -116,7 +117,8 @@ def from_judgement(bad: BadAnswer, endpoint: str, *, begun: bool) -> ServiceErro
     text = message if isinstance(message, str) and message else f"{endpoint} {judgement.reason}"
     if begun:
         return at_endpoint(StreamBroken(text, details={"status": status}), endpoint)
-    error = from_document(status, {"message": text, "param": _field(inner, "param")})
+    words = {name: _field(inner, name) for name in ("param", "code", "type")}
+    error = from_document(status, {"message": text, **words})
     error.retry_after_seconds = retry_after_seconds(bad.headers.get("retry-after"), time.time())
     error.request_id = request_id(bad.headers)
     return at_endpoint(error, endpoint)
@@ -143,7 +145,9 @@ def from_document(status: int, body: object) -> ServiceError:
     param = _field(body, "param")
     param = param if isinstance(param, str) else None
     text = message_of(body, status)
-    kind = BY_STATUS.get(status)
+    # As the gateway has it: a context that is too short has many statuses.
+    meaning = meaning_of(status, _field(body, "code"), _field(body, "type"), text)
+    kind = errors.ContextTooLong if meaning is Meaning.CONTEXT else BY_STATUS.get(status)
     if kind is None:
         return UpstreamError(status, text, code=f"UPSTREAM_{status}", param=param)
     return kind(text, param=param)

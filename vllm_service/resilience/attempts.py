@@ -323,8 +323,7 @@ class _Racer(Generic[Answer]):
 
         A provider that was stopped before it answered is assumed to have read the whole prompt.
         """
-        usage = None if answer is None else answer.usage
-        usage = usage or Usage(self._request.facts.prompt_tokens, 0, estimated=True)
+        usage = (answer and answer.usage) or Usage(self._request.facts.prompt_tokens, 0, estimated=True)
         cost = self._request.cost_picousd(step, usage)
         self.losers.append(HedgeLoser(step, usage, cost))
         if answer is not None:
@@ -335,14 +334,13 @@ class _Racer(Generic[Answer]):
 
 def _final_error(plan: Plan, request: TriedRequest, schedule: RetrySchedule) -> ServiceError:
     """Returns the error for the caller when no attempt has answered: the last attempt's, or a summary of all."""
-    now = request.policy.clock()
     model = request.facts.model
     last = request.error
     if last is None:  # no attempt was sent
         if not any(step.provider in request.providers for step in plan.steps):
             return ModelUnavailable("No provider of this model is configured.", details={"model": model})
-        return request.policy.circuit_open(plan, model, now)
-    error = schedule.error(now, last)
+        return request.policy.circuit_open(plan, model, request.policy.clock())
+    error = schedule.error(request.policy.clock(), last)
     if error is not last:
         error.details = {"model": model, "attempts": schedule.attempts}
     return error
