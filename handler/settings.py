@@ -41,6 +41,7 @@ ALLOWED_PATHS = (
 )
 MODEL_NAMES = ("MODEL_NAME", "MODEL", "VLLM_MODEL")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+LOG_FORMATS = ("json", "text")
 
 TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 # Where RunPod mounts a network volume, and, on it or not, the models that it caches on its hosts.
@@ -184,6 +185,8 @@ class WorkerSettings:
             raise ConfigurationError("ALLOWED_PATHS: every prefix begins with a slash", param="ALLOWED_PATHS")
         if self.log_level not in LOG_LEVELS:
             raise ConfigurationError(f"LOG_LEVEL: expected one of {', '.join(LOG_LEVELS)}", param="LOG_LEVEL")
+        if self.environment.get("LOG_FORMAT", "").strip().lower() not in {"", *LOG_FORMATS}:
+            raise ConfigurationError(f"LOG_FORMAT: expected {' or '.join(LOG_FORMATS)}", param="LOG_FORMAT")
         if not self.names_a_model and not self.flags_may_name_a_model:
             self.check_that_the_demo_model_may_be_served()
 
@@ -224,7 +227,8 @@ class WorkerSettings:
     @property
     def logs_json(self) -> bool:
         """True on the platform, where machines read the log; LOG_FORMAT=json or text decides otherwise."""
-        return self.environment.get("LOG_FORMAT", "json" if self.runs_under_runpod else "text").lower() == "json"
+        given = self.environment.get("LOG_FORMAT", "").strip().lower()
+        return self.runs_under_runpod if not given else given == "json"
 
     @property
     def serves_http(self) -> bool:

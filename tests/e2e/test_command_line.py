@@ -38,6 +38,14 @@ async def test_a_streaming_job_from_a_file_prints_its_events(tmp_path: Path) -> 
     assert ended.document["output"][-1].endswith("data: [DONE]\n\n")
 
 
+async def test_one_small_request_cannot_ask_for_millions_of_answers() -> None:
+    job = {"input": {"prompts": ["a"] * 1024, "sampling_params": {"n": 129, "max_tokens": 1}}}
+    ended = await run("handler.py", "--test_input", json.dumps(job))
+    document = json.loads(ended.stdout)
+    assert (ended.code, document["status"], document["retryable"]) == (1, 400, False)
+    assert "n must be at most 128" in document["error"]["message"]
+
+
 @pytest.mark.parametrize("test_input", ["{", "no-such-file.json", "[1]"])
 async def test_an_unreadable_test_input_exits_1_with_an_error_document(test_input: str) -> None:
     ended = await run("handler.py", "--test_input", test_input)

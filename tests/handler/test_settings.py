@@ -54,6 +54,7 @@ def test_values_are_read() -> None:
         ("MAX_INPUT_BYTES", "0"),
         ("ALLOWED_PATHS", "v1"),
         ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
         ("VERIFY_MODEL", "perhaps"),
         ("PORT", "99999"),
         ("PORT_HEALTH", "-1"),

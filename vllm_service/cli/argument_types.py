@@ -12,19 +12,28 @@ from vllm_service.domain.spelling import nearest
 from vllm_service.domain.strategies import RoutingStrategy
 from vllm_service.domain.timestamps import utc_seconds
 
+#: What the database holds, and more than anything here can count.
+LARGEST = 2**63 - 1
+
 
 def whole_number(text: str) -> int:
     """Returns a whole number of at least 0."""
-    if not (text.isascii() and text.isdecimal()):
-        raise ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
-    return int(text)
+    return _whole(text, 0)
 
 
 def count(text: str) -> int:
     """Returns a whole number of at least 1."""
-    if not (text.isascii() and text.isdecimal() and int(text)):
-        raise ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
+    return _whole(text, 1)
+
+
+def _whole(text: str, least: int) -> int:
+    if text.isascii() and text.isdecimal():
+        # The length first: Python reads no number of thousands of digits.
+        if len(text) > 100 or int(text) > LARGEST:
+            raise ArgumentTypeError(f"expected a whole number of at most {LARGEST:,}, got {text!r}")
+        if int(text) >= least:
+            return int(text)
+    raise ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
 
 
 def positive(text: str) -> float:
@@ -74,6 +83,13 @@ def day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ArgumentTypeError(f"expected a day such as 2026-11-30, got {text!r}") from None
+
+
+def name(text: str) -> str:
+    """Returns a name without blanks around it. An empty one is a variable of the shell that is not set."""
+    if not (stripped := text.strip()) or not stripped.isprintable():
+        raise ArgumentTypeError(f"expected a name of printable characters, got {text!r}")
+    return stripped
 
 
 def one_of(values: Iterable[str], *, folded: Callable[[str], str] = str) -> Callable[[str], str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from vllm_service.cli.argument_types import dollars, one_of, strategy, whole_number
+from vllm_service.cli.argument_types import dollars, name, one_of, strategy, whole_number
 from vllm_service.cli.command import Command
 from vllm_service.cli.json_option import add_json, write_json
 from vllm_service.cli.storage_options import add_location, wide_console, with_database
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="actions", dest="command", metavar="ACTION", required=True)
     create = commands.add_parser("create", help="make a key; its secret is printed once, to standard output")
-    create.add_argument("organisation", help="the organisation whose limits and bill the key counts for")
+    create.add_argument("organisation", type=name, help="the organisation whose limits and bill the key counts for")
     create.add_argument(
         "--tier",
         type=one_of(tier.value for tier in Tier),
@@ -61,14 +61,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     create.add_argument("--note", help="a text for `list`, such as the key's owner and purpose")
     listing = commands.add_parser("list", help="list all keys, or one organisation's")
-    listing.add_argument("organisation", nargs="?", help="list only this organisation's keys")
+    listing.add_argument("organisation", type=name, nargs="?", help="list only this organisation's keys")
     revoke = commands.add_parser("revoke", help="revoke a key; gateways refuse it within seconds")
     revoke.add_argument("id", help="the key's id, as `list` shows it")
     limits = commands.add_parser("limits", help="show an organisation's limits, or set the given ones")
-    limits.add_argument("organisation", help="the organisation that has the limits")
-    for name in _COUNTS:
-        words = name.replace("_", " ")
-        limits.add_argument(f"--{name.replace('_', '-')}", type=_limit, metavar="N|none", help=f"{words}, in UTC")
+    limits.add_argument("organisation", type=name, help="the organisation that has the limits")
+    for limit in _COUNTS:
+        words = limit.replace("_", " ")
+        limits.add_argument(f"--{limit.replace('_', '-')}", type=_limit, metavar="N|none", help=f"{words}, in UTC")
     limits.add_argument("--usd-per-month", type=_usd_limit, metavar="USD|none", help="US dollars per month, in UTC")
     for command in (create, listing, revoke, limits):
         add_location(command)
@@ -163,9 +163,9 @@ def _json_time(microseconds: int | None) -> str | None:
 
 def _show(organisation: str, limits: OrganisationLimits) -> None:
     table = Table("limit", organisation)
-    for name in _COUNTS:
-        value = getattr(limits, name)
-        table.add_row(name.replace("_", " "), "none" if value is None else f"{value:,}")
+    for limit in _COUNTS:
+        value = getattr(limits, limit)
+        table.add_row(limit.replace("_", " "), "none" if value is None else f"{value:,}")
     dollars = limits.picousd_per_month
     table.add_row("USD per month", "none" if dollars is None else f"{to_usd(dollars):,}")
     wide_console().print(table)

@@ -13,19 +13,12 @@ from vllm_service.domain.refusals import status_by_words
 #: status. The first one found counts. Compared are small letters only, so `BadRequestError` and `bad_request` are the
 #: same.
 _STATUS_BY_WORD = (
-    ("ratelimit", 429),
-    ("toomanyrequests", 429),
     ("quota", 429),
-    ("throttl", 429),
-    ("contextlength", 400),
     ("contentfilter", 400),
     ("contentpolicy", 400),
-    ("invalidapikey", 401),
     ("authentication", 401),
     ("unauthorized", 401),
     ("unauthenticated", 401),
-    ("insufficientbalance", 402),
-    ("billing", 402),
     ("payment", 402),
     ("permission", 403),
     ("forbidden", 403),
@@ -107,8 +100,12 @@ def error_status(document: object) -> int:
     found = [place[name] for place in places for name in _MEMBERS if name in place]
     numbers = (_as_status(value) for value in found)
     words = (_by_word(value) for value in found)
-    status = next((status for status in numbers if status), 0) or next((status for status in words if status), 0)
-    return status or status_by_words(found, error_message(places) or "")
+    return (
+        next((status for status in numbers if status), 0)
+        or status_by_words(found, "")
+        or next((status for status in words if status), 0)
+        or status_by_words((), error_message(places) or "")
+    )
 
 
 def error_message(places: Sequence[Mapping[str, Any]]) -> str | None:

@@ -125,7 +125,7 @@ class LedgerReader:
         deleted = 0
         while rows := await self._database.fetch(
             f"DELETE FROM requests WHERE id IN ({oldest}) RETURNING id",  # noqa: S608
-            int(before * _US),
+            int(max(before, 0.0) * _US),  # no row is older than 1970, and the column holds 64 bits
         ):
             deleted += len(rows)
         return deleted

@@ -47,9 +47,9 @@ class PostgresDatabase:
                     timeout=CONNECT_TIMEOUT_SECONDS,
                     command_timeout=COMMAND_TIMEOUT_SECONDS,
                 )
-            except (ValueError, OverflowError) as error:  # the text may quote the URL, and with it the password
+            except (ValueError, OverflowError):  # the text may quote the URL, and with it the password
                 raise ConfigurationError(
-                    f"DATABASE_URL: {type(error).__name__}: this is no URL of a Postgres that can be reached. Write "
+                    "DATABASE_URL: this is no URL of a Postgres that can be reached. Write "
                     "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for signs in the password.",
                     param="DATABASE_URL",
                 ) from None

@@ -181,6 +181,10 @@ async def test_rows_beyond_the_retention_go_by_themselves(backend: Backend) -> N
         assert [round(now - record.started_at) async for _, record in storage.ledger_reader.records()] == [86_400]
 
 
+async def test_an_age_beyond_all_rows_deletes_none(reader: LedgerReader) -> None:
+    assert await reader.prune(NOW - 1e15 * 86_400) == 0
+
+
 async def test_old_rows_are_pruned(reader: LedgerReader, database: Database) -> None:
     assert await reader.prune(NOW + 1) == 3
     assert [record.organisation for record in await written(database)] == ["zeta"]
