@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_service.client.payload import Choice, index_of, text_of
-from vllm_service.domain.usage import ReportedUsage, read_usage
+from vllm_service.domain.reported_usage import ReportedUsage, read_usage
 
 
 @dataclass(frozen=True, slots=True)

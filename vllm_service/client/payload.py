@@ -10,15 +10,14 @@ from typing import Any, Self
 
 from vllm_service.client.json_faults import fault_in
 from vllm_service.domain.answers import Form
+from vllm_service.domain.reported_usage import ReportedUsage, read_usage
 from vllm_service.domain.usage import (
-    ReportedUsage,
     TokenBounds,
     Usage,
     choices_of,
     counted,
     estimated_prompt_tokens,
     longest_answer_tokens,
-    read_usage,
 )
 from vllm_service.errors import InvalidRequest
 

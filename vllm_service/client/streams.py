@@ -23,7 +23,8 @@ from vllm_service.client.per_loop import running_loop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
 from vllm_service.client.settings import RetryPolicy
-from vllm_service.domain.usage import ReportedUsage, Usage
+from vllm_service.domain.reported_usage import ReportedUsage
+from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, InvalidRequest
 
 #: The end of the chunks; None would be a JSON null.

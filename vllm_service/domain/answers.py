@@ -159,11 +159,11 @@ _response_event = msgspec.json.Decoder(_ResponseEvent)
 def judge_whole(form: Form, document: bytes) -> Judgement:
     """Returns the judgement of an answer that came in one piece. Members that are not needed for it are not decoded."""
     try:
-        if form is Form.RESPONSES:
-            return _judge_response(document)
-        if form is Form.EMBEDDINGS:
-            return _judge_embeddings(document)
-        return _judge_choices(form, document)
+        if form is Form.CHAT:
+            return _judge_choices(_read(_chat, document), document)
+        if form is Form.COMPLETIONS:
+            return _judge_choices(_read(_text, document), document)
+        return _judge_response(document) if form is Form.RESPONSES else _judge_embeddings(document)
     except msgspec.ValidationError:
         return _judge_other(document, "has a member of another type than an answer has")
     except ValueError:
@@ -188,13 +188,13 @@ def read_event(form: Form, name: bytes, data: bytes) -> EventReading:
         return EventReading(Judgement(Verdict.NOT_AN_ANSWER, "sent an event that is not a JSON object"))
 
 
-def _judge_choices(form: Form, document: bytes) -> Judgement:
-    answer: _Chat | _Text = _read(_chat, document) if form is Form.CHAT else _read(_text, document)
+def _judge_choices(answer: _Chat | _Text, document: bytes) -> Judgement:
     if answer.error is not _NONE and not _is_empty(answer.error):
         return _error_of(document)
-    if not answer.choices:
+    choices = answer.choices
+    if not choices:
         return _judge_other(document, "answered without choices")
-    for choice in answer.choices:
+    for choice in choices:
         if choice.error is not _NONE or choice.finish_reason == "error":
             fault = _choice_error(choice)
             if fault is not None:

@@ -62,6 +62,8 @@ class TokenPrice:
 
     def cost_picousd(self, usage: Usage) -> int:
         """Returns the exact pico-dollars of these tokens."""
+        if not usage.cached_tokens:
+            return usage.prompt_tokens * self.input_picousd + usage.completion_tokens * self.output_picousd
         cached_price = self.input_picousd if self.cached_input_picousd is None else self.cached_input_picousd
         # Cached tokens are part of the prompt's, so they are charged once, at their own price.
         return (

@@ -1,14 +1,15 @@
-"""The tokens of one request: as a provider reports them, as they count, and as estimated without a tokenizer."""
+"""The tokens of one request: as usually reported, as they count, and as estimated without a tokenizer."""
 
 from __future__ import annotations
 
-import math
 import re
 from binascii import crc32
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import msgspec
+
+from vllm_service.domain.reported_usage import MOST_TOKENS, ReportedUsage, any_usage_of
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -44,8 +45,6 @@ ASSUMED_COMPLETION_TOKENS = 1024
 TOKENS_PER_IMAGE = 800
 #: The least that two prompts have in common for a provider to have something cached: 256 tokens of four bytes.
 PREFIX_BYTES = 1024
-#: The highest bound on one answer, whatever a caller writes; the OpenAPI document names the same maximum.
-MOST_TOKENS = 10**9
 #: No model writes a longer answer (2026-11): the limit of a provider's count where nothing else bounds it.
 LONGEST_ANSWER_TOKENS = 2**20
 #: What a chat template, a provider's own instructions and its tools may add to a prompt that is in the body.
@@ -74,13 +73,16 @@ def prefix_of(conversation: bytes | memoryview) -> int:
     return crc32(memoryview(conversation)[:PREFIX_BYTES]) if len(conversation) >= PREFIX_BYTES else 0
 
 
-def longest_answer_tokens(bounds: tuple[float | None, ...], choices: int = 1) -> int | None:
+def longest_answer_tokens(bounds: Iterable[float | None], choices: int = 1) -> int | None:
     """Returns the tokens of all choices together, at the largest of the caller's bounds each; None without a bound.
 
     Providers differ in which of two bounds they take, so the larger one counts. A bound of 0 or less is none.
     """
-    largest = max([bound for bound in bounds if bound is not None and bound > 0], default=None)
-    return None if largest is None else min(int(largest) * choices, MOST_TOKENS)
+    largest: float = 0
+    for bound in bounds:  # every request runs it: a list for `max` takes longer
+        if bound is not None and bound > largest:
+            largest = bound
+    return min(int(largest) * choices, MOST_TOKENS) if largest else None
 
 
 def choices_of(numbers: tuple[float | None, ...], prompts: int = 1) -> int:
@@ -89,76 +91,27 @@ def choices_of(numbers: tuple[float | None, ...], prompts: int = 1) -> int:
     return min(int(largest) * max(1, prompts), MOST_TOKENS)
 
 
-class UsageFields(msgspec.Struct):
-    """A usage object, unread, by the names of chat and completions, and by those of responses (`input_...`)."""
-
-    prompt_tokens: Any = None
-    completion_tokens: Any = None
-    total_tokens: Any = None
-    input_tokens: Any = None
-    output_tokens: Any = None
-    prompt_tokens_details: Any = None
-    completion_tokens_details: Any = None
-    input_tokens_details: Any = None
-    output_tokens_details: Any = None
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 
 
-class ReportedUsage(msgspec.Struct, frozen=True, gc=False):
-    """The counts in a provider's usage object, each read on its own. None: the object has no such count."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    #: Whether a member holds a number that no count of tokens can be.
-    is_implausible: bool = False
-
-    def after(self, earlier: ReportedUsage | None) -> ReportedUsage:
-        """Returns these counts, with those of an earlier event of the stream where this one has none."""
-        if earlier is None:
-            return self
-        return ReportedUsage(
-            self.prompt_tokens or earlier.prompt_tokens,
-            self.completion_tokens or earlier.completion_tokens,
-            self.total_tokens or earlier.total_tokens,
-            self.cached_tokens or earlier.cached_tokens,
-            self.reasoning_tokens or earlier.reasoning_tokens,
-            self.is_implausible or earlier.is_implausible,
-        )
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: _Tokens | None = None
+    reasoning_tokens: _Tokens | None = None
 
 
-def read_usage(usage: object) -> ReportedUsage | None:
-    """Returns the counts in a usage object, which may be parsed JSON of any kind; None if it says nothing.
+class _Usual(msgspec.Struct, gc=False):
+    """A usage object as nearly all are, so that its counts need not be looked at one by one."""
 
-    Zeros say nothing: no request has a prompt without tokens.
-    """
-    if not isinstance(usage, UsageFields):
-        if not isinstance(usage, Mapping):
-            return None
-        usage = msgspec.convert({name: usage.get(name) for name in UsageFields.__struct_fields__}, UsageFields)
-    prompt = _count(usage.prompt_tokens)
-    if not prompt and usage.input_tokens is not None:
-        prompt = _count(usage.input_tokens)
-    completion = _count(usage.completion_tokens)
-    if not completion and usage.output_tokens is not None:
-        completion = _count(usage.output_tokens)
-    total = _count(usage.total_tokens)
-    if not prompt and not completion and not total:
-        return None
-    of_prompt = usage.prompt_tokens_details or usage.input_tokens_details
-    of_completion = usage.completion_tokens_details or usage.output_tokens_details
-    cached = _detail(of_prompt, "cached_tokens") if of_prompt else None
-    reasoning = _detail(of_completion, "reasoning_tokens") if of_completion else None
-    if _NO_COUNT not in (prompt, completion, total, cached, reasoning):
-        return ReportedUsage(prompt, completion, total, cached, reasoning)
-    return ReportedUsage(
-        _possible(prompt), _possible(completion), _possible(total), _possible(cached), _possible(reasoning), True
-    )
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens = 0
+    total_tokens: _Tokens | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens_details: None = None
+    output_tokens_details: None = None
 
 
-_decoder = msgspec.json.Decoder(UsageFields)
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_usual = msgspec.json.Decoder(_Usual)
 
 
 def usage_of(document: bytes) -> ReportedUsage | None:
@@ -166,58 +119,22 @@ def usage_of(document: bytes) -> ReportedUsage | None:
     if not document:
         return None
     try:
-        return read_usage(_decoder.decode(document))
-    except msgspec.ValidationError:  # not an object, or a number of more digits than can be read
-        return read_usage(_each(document))
+        usage = _usual.decode(document)
     except ValueError:
-        return None
-
-
-def _each(document: bytes) -> Mapping[str, object]:
-    """Returns the members that are read, each decoded on its own; none of what is not an object."""
-    try:
-        members = _members.decode(document)
-    except ValueError:
-        return {}
-    return {name: _value(members[name]) for name in UsageFields.__struct_fields__ if name in members}
-
-
-def _value(document: msgspec.Raw) -> object:
-    try:
-        return msgspec.json.decode(document)
-    except msgspec.ValidationError:  # without a type to keep to, only a number that is too long is invalid
-        return math.inf
-
-
-# Stands for a number that no count of tokens can be: below 0, or above MOST_TOKENS.
-_NO_COUNT = -1
-#: Texts of more digits are not converted.
-_LONGEST_NUMBER = 20
-
-
-def _count(value: object) -> int | None:
-    """Returns a count, written as 11, 11.0 or "11"; _NO_COUNT for another number; None for what is no whole number."""
-    number = value
-    if isinstance(value, str):
-        digits = value.strip().removeprefix("-")
-        if not (digits.isascii() and digits.isdigit()):
-            return None
-        number = int(value) if len(digits) < _LONGEST_NUMBER else _NO_COUNT
-    elif isinstance(value, float):
-        if math.isnan(value) or (math.isfinite(value) and not value.is_integer()):
-            return None
-        number = int(value) if math.isfinite(value) else _NO_COUNT
-    if not isinstance(number, int) or isinstance(number, bool):
-        return None
-    return number if 0 <= number <= MOST_TOKENS else _NO_COUNT
-
-
-def _possible(count: int | None) -> int | None:
-    return None if count == _NO_COUNT else count
-
-
-def _detail(details: object, name: str) -> int | None:
-    return _count(details.get(name)) if isinstance(details, Mapping) else None
+        return any_usage_of(document)
+    prompt = usage.prompt_tokens
+    completion = usage.completion_tokens
+    if not prompt or not completion:
+        return any_usage_of(document)
+    of_prompt = usage.prompt_tokens_details
+    of_completion = usage.completion_tokens_details
+    return ReportedUsage(
+        prompt,
+        completion,
+        usage.total_tokens,
+        None if of_prompt is None else of_prompt.cached_tokens,
+        None if of_completion is None else of_completion.reasoning_tokens,
+    )
 
 
 class TokenBounds(msgspec.Struct, frozen=True):
@@ -238,7 +155,8 @@ class TokenBounds(msgspec.Struct, frozen=True):
         """The most tokens of all answers together."""
         each = self.context_length or LONGEST_ANSWER_TOKENS
         most = min(each * self.choices, MOST_TOKENS)
-        return most if self.answer_tokens is None or self.answer_tokens > most else self.answer_tokens
+        answer = self.answer_tokens
+        return most if answer is None or answer > most else answer
 
     @property
     def longest_answer(self) -> int | None:
@@ -261,10 +179,14 @@ def counted(reported: ReportedUsage | None, bounds: TokenBounds, answer_tokens: 
     answer_tokens: estimates the tokens of the answer, or of what has come of it; called only where that is needed.
     """
     if reported is not None and not reported.is_implausible:
-        prompt, completion = reported.prompt_tokens, reported.completion_tokens
+        prompt = reported.prompt_tokens
+        completion = reported.completion_tokens or 0
         most = bounds.most_completion
-        if prompt and (completion or not most) and (completion or 0) <= most and bounds.allows_prompt(prompt):
-            return _with_thoughts(prompt, completion or 0, reported, most)
+        if prompt and completion <= most and (completion or not most) and bounds.allows_prompt(prompt):
+            beyond = (reported.total_tokens or 0) > prompt + completion
+            if not beyond and not reported.cached_tokens and not reported.reasoning_tokens:
+                return Usage(prompt, completion)
+            return _with_thoughts(prompt, completion, reported, most)
     estimate = min(max(0, answer_tokens()), bounds.most_completion)
     if reported is None:
         return Usage(bounds.prompt_tokens, estimate, estimated=True)

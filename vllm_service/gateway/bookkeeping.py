@@ -54,11 +54,14 @@ class Bookkeeping:
         bounds = context.bounds
         model = context.model
         prompt = bounds.prompt_tokens
-        usual = ASSUMED_COMPLETION_TOKENS * bounds.choices
+        tokens = bounds.answer_tokens
         longest = bounds.longest_answer
-        longest = usual if longest is None else longest
-        tokens = min(longest, usual) if bounds.answer_tokens is None else bounds.answer_tokens
-        cost = min(prompt * model.dearest_input + longest * model.dearest_output, MOST_PICOUSD)
+        if tokens is None or longest is None:
+            usual = ASSUMED_COMPLETION_TOKENS * bounds.choices
+            longest = usual if longest is None else longest
+            tokens = min(longest, usual)
+        cost = prompt * model.dearest_input + longest * model.dearest_output
+        cost = cost if cost < MOST_PICOUSD else MOST_PICOUSD
         address = self._addresses.of(context.request.peer, context.request.headers)
         return self._quotas.reserve(context.key, address, prompt + tokens, cost, context.started_at)
 
@@ -99,7 +102,7 @@ class Bookkeeping:
         """
         if context.outcome is Outcome.CACHED:
             return reservation.settle(0, 0)
-        lost = sum(loser.cost_picousd or 0 for loser in context.losers)
+        lost = sum(loser.cost_picousd or 0 for loser in context.losers) if context.losers else 0
         if context.usage is None:
             return reservation.settle(0, lost) if lost else reservation.release()
         spent = context.cost_picousd or 0

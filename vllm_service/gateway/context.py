@@ -15,8 +15,9 @@ from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import Step
 from vllm_service.domain.pricing import charged_picousd
+from vllm_service.domain.reported_usage import ReportedUsage
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
-from vllm_service.domain.usage import ReportedUsage, TokenBounds, Usage, counted
+from vllm_service.domain.usage import TokenBounds, Usage, counted
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, ServedModel

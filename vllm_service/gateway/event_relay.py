@@ -12,7 +12,8 @@ from collections.abc import Callable
 from vllm_service.domain.answers import DONE as IS_DONE
 from vllm_service.domain.answers import EventReading, Form, Judgement
 from vllm_service.domain.event_stream import BYTE_ORDER_MARK, Event, EventSplitter, StreamJudge
-from vllm_service.domain.usage import BYTES_PER_TOKEN, ReportedUsage, usage_of
+from vllm_service.domain.reported_usage import ReportedUsage
+from vllm_service.domain.usage import BYTES_PER_TOKEN, usage_of
 from vllm_service.gateway.operations import Operation
 from vllm_service.http.upstream import CutShort
 
@@ -30,12 +31,15 @@ _FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
 _LAST_OF_RESPONSE = re.compile(rb"response\.(?:completed|incomplete|failed)")
 # What every event of an answer has once, as it is written with and without spaces.
 _CHOICES = (b'"choices":[{', b'"choices": [{')
+_UNFINISHED = (b'"finish_reason":null', b'"finish_reason": null')
 _RESPONSE = (b'"type":"response.', b'"type": "response.')
 # A line that is no comment. Without data it makes an event that SDKs fail at, such as `retry: 3000` alone.
 _FIELD = re.compile(rb"(?:\A|[\r\n])[^:\r\n]")
 # The letters of a JSON string, escaped ones included. The groups never overlap, so it cannot take long.
 _LETTERS = rb'[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*'
 _TEXT = re.compile(_LETTERS)
+# Texts of several events, one a line: an escape does not reach over the end of a line.
+_TEXTS = re.compile(rb"%b(?:\n%b)*" % (_LETTERS, _LETTERS))
 _NAMED_TEXT = re.compile(rb'"(?:content|text|delta)": ?"(%b)"' % _LETTERS)
 # So often the bytes around a stream's texts are looked at; where they keep changing, it is not worth more.
 _MOST_ATTEMPTS_TO_LEARN = 4
@@ -53,8 +57,9 @@ class EventRelay:
     """
 
     __slots__ = (
-        "_after_text", "_before_text", "_finish", "_form", "_has_one_choice", "_held", "_is_first", "_judge", "_marks",
-        "_send", "_text_at", "_to_learn", "events", "events_at_usage", "is_done", "others", "received_bytes", "usage",
+        "_after_text", "_before_text", "_between_texts", "_finish", "_form", "_has_one_choice", "_held", "_is_first",
+        "_judge", "_mark", "_marks", "_send", "_text_at", "_to_learn", "_unfinished", "events", "events_at_usage",
+        "is_done", "others", "received_bytes", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +71,8 @@ class EventRelay:
     ) -> None:
         self._form = operation.form
         self._marks = _RESPONSE if operation.form is Form.RESPONSES else _CHOICES
+        # As this stream writes them.
+        self._mark, self._unfinished = self._marks[0], _UNFINISHED[0]
         self._judge = StreamJudge(operation.form, choices)
         self._judge.has_begun = True  # a stream without content is not relayed
         self._has_one_choice = choices == 1
@@ -74,7 +81,9 @@ class EventRelay:
         self._held = b""
         self._is_first = True
         # The bytes before and behind the text of this stream's chunks; most chunks differ in nothing else.
-        self._before_text, self._after_text = b"\0", b""
+        # No data begins with the empty tuple; any bytes might come.
+        self._before_text: bytes | tuple[bytes, ...] = ()
+        self._after_text = self._between_texts = b""
         self._text_at = 0
         self._to_learn = _MOST_ATTEMPTS_TO_LEARN
         #: The counts that came last; None until some have come.
@@ -124,8 +133,9 @@ class EventRelay:
         elif data.startswith(self._before_text):
             text = _TEXT.match(data, self._text_at)
             rest = data[text.end() if text else 0 :]
-            if rest == self._after_text or self._is_ordinary_rest(rest):
-                self.events += 1
+            count = 1 if rest == self._after_text else self._ordinary_chunks(data, rest)
+            if count:
+                self.events += count
                 self.received_bytes += len(data)
                 self._send(data)
                 return
@@ -181,14 +191,31 @@ class EventRelay:
             self._send(DONE)
         return judgement
 
+    def _ordinary_chunks(self, data: bytes, rest: bytes) -> int:
+        """Returns how many ordinary chunks these bytes are: one, several that differ in their texts alone, or 0.
+
+        data: begins as the chunks before did. rest: what follows the letters of the first text.
+        """
+        after, between = self._after_text, self._between_texts
+        if not rest.startswith(between):
+            return 1 if self._is_ordinary_rest(rest) else 0
+        if not rest.endswith(after):
+            return 0
+        texts = data[self._text_at : -len(after)]
+        lines = texts.replace(between, b"\n")
+        count = lines.count(b"\n") + 1
+        # A line break within a text would be one too many.
+        is_alike = len(texts) - len(lines) == (count - 1) * (len(between) - 1) and _TEXTS.fullmatch(lines)
+        return count if is_alike else 0
+
     def _is_ordinary_rest(self, rest: bytes) -> bool:
         """Returns whether a chunk ends here, as an ordinary one does. rest: what follows the letters of its text."""
         return (
             rest.endswith(_OBJECT_ENDS)
+            and b"data:" not in rest  # first, since it is found at once where several events came together
             and b"error" not in rest
-            and b"data:" not in rest
             and (b'"usage"' not in rest or not _USAGE.search(rest))
-            and ((self._has_one_choice and b'"finish_reason":null' in rest) or not _FINISH_REASON.search(rest))
+            and ((self._has_one_choice and self._unfinished in rest) or not _FINISH_REASON.search(rest))
         )
 
     def _are_ordinary(self, data: bytes, count: int) -> bool:
@@ -199,15 +226,26 @@ class EventRelay:
         """
         if b"error" in data or (b'"usage"' in data and _USAGE.search(data)):
             return False
-        # The usual way of writing comes first: each count is a walk through all of the bytes.
-        are_parts = count > 0 and any(data.count(mark) == count for mark in self._marks)
-        end = next((end for end in _OBJECT_ENDS if data.count(end) == count), None) if are_parts else None
-        if end is None or data.count(end[1:]) != count:  # something else stands between them
+        # Each count is a walk through all of the bytes: first comes what this stream had before.
+        if not count or (data.count(self._mark) != count and not self._is_marked(data, count)):
+            return False
+        end = _OBJECT_ENDS[0]
+        if data.count(end) != count:
+            end = next((end for end in _OBJECT_ENDS[1:] if data.count(end) == count), b"")
+        if not end or data.count(end[1:]) != count:  # something else stands between them
             return False
         if self._form is Form.RESPONSES:
             return _LAST_OF_RESPONSE.search(data) is None
-        is_open = self._has_one_choice and data.count(b'"finish_reason":null') == count
+        is_open = self._has_one_choice and data.count(self._unfinished) == count
         return is_open or _FINISH_REASON.search(data) is None
+
+    def _is_marked(self, data: bytes, count: int) -> bool:
+        """Returns whether each event holds what every event of an answer does; keeps the way in which it is written."""
+        for way, mark in enumerate(self._marks):
+            if data.count(mark) == count:
+                self._mark, self._unfinished = mark, _UNFINISHED[way]
+                return True
+        return False
 
     def _learn(self, data: bytes) -> None:
         """Takes the bytes around the text of an ordinary chunk."""
@@ -215,7 +253,8 @@ class EventRelay:
         found = _NAMED_TEXT.search(data)
         if found is not None:
             self._text_at = found.start(1)
-            self._before_text, self._after_text = data[: self._text_at], data[found.end(1) :]
+            before, after = data[: self._text_at], data[found.end(1) :]
+            self._before_text, self._after_text, self._between_texts = before, after, after + before
 
     def _read(self, data: bytes) -> bytes:
         """Reads events, and returns what is passed on of them. After the event that sets `fault` nothing is."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
 
 from vllm_service.domain.answers import Form
 
@@ -26,9 +29,14 @@ class Operation:
 
     #: The name in the ledger.
     name: str = field(init=False)
+    #: Returns the values of `bounds` in a body.
+    bounds_in: Callable[[Any], tuple[float | None, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.form.value)  # once: reading an enumeration's value takes long
+        # A single name is there twice: attrgetter would return no tuple.
+        names = self.bounds * 2 if len(self.bounds) == 1 else self.bounds
+        object.__setattr__(self, "bounds_in", attrgetter(*names) if names else lambda _: ())
 
 
 CHAT = Operation(Form.CHAT, "/chat/completions", True, bounds=("max_tokens", "max_completion_tokens"), has_choices=True)

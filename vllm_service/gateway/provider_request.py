@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
+from functools import partial
 
 import msgspec
 
 from vllm_service.catalog.model import Provider
 from vllm_service.domain.answers import Form, Judgement, Verdict, judge_whole
 from vllm_service.domain.event_stream import StreamBeginning
-from vllm_service.domain.usage import ReportedUsage, counted, usage_of
+from vllm_service.domain.reported_usage import ReportedUsage
+from vllm_service.domain.usage import counted, usage_of
 from vllm_service.gateway.answer_text import estimated_tokens
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
@@ -42,13 +44,13 @@ def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | Non
     raise failed
 
 
-def _beginning(context: RequestContext) -> StreamBeginning | None:
-    """Returns what reads the beginning of a streamed answer; None if a whole one was requested."""
-    return (
-        StreamBeginning(context.operation.form, context.fields.choices(context.operation))
-        if context.is_streamed
-        else None
-    )
+def _beginning(context: RequestContext) -> StreamBeginning:
+    """Returns what reads the beginning of a streamed answer."""
+    return StreamBeginning(context.operation.form, context.fields.choices(context.operation))
+
+
+def _tokens_in(answer: Answer) -> int:
+    return estimated_tokens(answer.body)
 
 
 class ProviderRequest(msgspec.Struct, eq=False):
@@ -56,7 +58,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
 
     _context: RequestContext
 
-    async def __call__(self, attempt: Attempt[Answer], patience: Patience) -> Answer:
+    def __call__(self, attempt: Attempt[Answer], patience: Patience) -> Coroutine[None, None, Answer]:
         """Returns when a whole answer is there, or the first content of a stream. Raises NotAnswered."""
         context = self._context
         step = attempt.step
@@ -64,13 +66,21 @@ class ProviderRequest(msgspec.Struct, eq=False):
         context.attempts += 1
         if not attempt.is_hedge:
             context.sent_to(attempt, provider.on_disconnect)
-        if not context.is_streamed or not context.operation.has_stream_options:
-            return await self._answer(attempt, provider, patience)
+        # Without a coroutine of its own: every request would pay for it.
+        if not context.is_streamed:
+            return self._answer(attempt, provider, patience, None)
+        if context.operation.has_stream_options:
+            return self._with_options(attempt, provider, patience)
+        return self._answer(attempt, provider, patience, _beginning(context))
+
+    async def _with_options(self, attempt: Attempt[Answer], provider: Provider, patience: Patience) -> Answer:
+        """Sends the request with `stream_options` unless the provider refuses them."""
+        context = self._context
         options = context.snapshot.stream_options[provider.name]
         if not options.are_sent:
-            return await self._answer(attempt, provider, patience, takes_options=False)
+            return await self._answer(attempt, provider, patience, _beginning(context), takes_options=False)
         try:
-            answer = await self._answer(attempt, provider, patience)
+            answer = await self._answer(attempt, provider, patience, _beginning(context))
         except NotAnswered as refusal:
             if not options.may_be_why(refusal.failure.status, refusal.error.param, refusal.text):
                 raise
@@ -78,18 +88,27 @@ class ProviderRequest(msgspec.Struct, eq=False):
             options.taken()
             return answer
         # At once, and within this attempt: the provider is not at fault, and the time was hardly used.
-        answer = await self._answer(attempt, provider, patience, takes_options=False)
+        answer = await self._answer(attempt, provider, patience, _beginning(context), takes_options=False)
         options.refused()
         return answer
 
     async def _answer(
-        self, attempt: Attempt[Answer], provider: Provider, patience: Patience, *, takes_options: bool = True
+        self,
+        attempt: Attempt[Answer],
+        provider: Provider,
+        patience: Patience,
+        beginning: StreamBeginning | None,
+        *,
+        takes_options: bool = True,
     ) -> Answer:
-        """Sends the request once, as `__call__` does. takes_options: whether the provider gets `stream_options`."""
+        """Sends the request once, as `__call__` does. takes_options: whether the provider gets `stream_options`.
+
+        beginning: reads the beginning of a streamed answer; None if a whole one was requested.
+        """
         context = self._context
-        beginning = _beginning(context)
-        fields, operation = context.fields, context.operation
-        body = for_provider(context.request.body, fields, operation, attempt.step.model, takes_options=takes_options)
+        operation = context.operation
+        model = attempt.step.model
+        body = for_provider(context.request.body, context.fields, operation, model, takes_options=takes_options)
         try:
             headers = context.upstream_headers()
             sent = context.upstream.send(provider, operation.path, headers, body, patience, beginning=beginning)
@@ -102,9 +121,10 @@ class ProviderRequest(msgspec.Struct, eq=False):
         form = operation.form
         reported = usage_of_answer(answer, form, beginning, context.facts.model)
         if not answer.is_stream:
-            attempt.usage = counted(reported, context.bounds, lambda: estimated_tokens(answer.body))
-        # A stream was requested and its answer has come in one piece.
-        return answer if beginning is None or answer.is_stream else ReplayedAnswer(answer, form)
+            attempt.usage = counted(reported, context.bounds, partial(_tokens_in, answer))
+            # A stream was requested and its answer has come in one piece.
+            return answer if beginning is None else ReplayedAnswer(answer, form)
+        return answer
 
     @property
     def is_answer_needed(self) -> bool:

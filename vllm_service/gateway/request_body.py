@@ -64,7 +64,7 @@ class RequestFields(msgspec.Struct):
 
         A bound that the operation does not have bounds nothing: providers ignore it.
         """
-        return longest_answer_tokens(tuple([getattr(self, name) for name in operation.bounds]), choices)
+        return longest_answer_tokens(operation.bounds_in(self), choices)
 
     def choices(self, operation: Operation) -> int:
         """Returns how many choices an answer has: `n` for each prompt of a list. What `best_of` drops is none."""

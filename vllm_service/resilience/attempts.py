@@ -276,7 +276,7 @@ async def _send_hedged(
             lambda: schedule.peek(request.policy.clock()),
             hedging.delay_seconds(due.step),
             hedging.budget,
-            failed=_ignore_failure,
+            failed=lambda *_: None,  # the attempt itself has reported it
         )
     except _Refused:
         return None
@@ -329,10 +329,6 @@ class _Racer(Generic[Answer]):
             answer.abandoned()
             await self._send.close(answer.answer)
         return cost or 0
-
-
-def _ignore_failure(step: Step, error: Exception) -> None:
-    """Does nothing with a failure in a race: the attempt itself has reported it."""
 
 
 def _final_error(plan: Plan, request: TriedRequest, schedule: RetrySchedule) -> ServiceError:

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_service.domain.reported_usage import MOST_TOKENS, ReportedUsage
 from vllm_service.domain.usage import (
     LONGEST_ANSWER_TOKENS,
     LONGEST_PROMPT_TOKENS,
-    MOST_TOKENS,
     TEMPLATE_TOKENS,
-    ReportedUsage,
     TokenBounds,
     Usage,
     counted,

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from vllm_service.domain.usage import MOST_TOKENS, ReportedUsage, read_usage, usage_of
+from vllm_service.domain.reported_usage import MOST_TOKENS, ReportedUsage, read_usage
+from vllm_service.domain.usage import usage_of
 
 COUNTS = st.integers(0, MOST_TOKENS)
 BAD = ReportedUsage(is_implausible=True)

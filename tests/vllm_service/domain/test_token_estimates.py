@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_service.domain.reported_usage import MOST_TOKENS
 from vllm_service.domain.usage import (
     ASSUMED_COMPLETION_TOKENS,
-    MOST_TOKENS,
     PREFIX_BYTES,
     TOKENS_PER_IMAGE,
     choices_of,

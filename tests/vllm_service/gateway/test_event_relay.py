@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.domain.answers import Judgement
-from vllm_service.domain.usage import ReportedUsage
+from vllm_service.domain.reported_usage import ReportedUsage
 from vllm_service.gateway.event_relay import LONGEST_EVENT_BYTES, EventRelay
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, RESPONSES, Operation
 from vllm_service.http.upstream import CutShort
@@ -217,6 +217,36 @@ def test_what_holds_nothing_is_hidden_because_sdks_fail_at_it(blank: bytes) -> N
 def test_a_chunk_with_no_choice_in_its_list_passes_since_some_providers_put_filters_there() -> None:
     chunk = b'data: {"choices":[],"prompt_filter_results":[{}]}\n\n'
     assert b"".join(Passed().receive([chunk + HELLO]).pieces) == chunk + HELLO
+
+
+@pytest.mark.parametrize("data", [b"\0", b'\0"}\n\n', b'\0{"x":1}\n\n'])
+def test_bytes_that_are_no_event_do_not_pass_for_a_chunk(data: bytes) -> None:
+    assert Passed().receive([data]).pieces == []
+
+
+SPACED = b'data: {"id": "1", "choices": [{"index": 0, "delta": {"content": "%b"}, "finish_reason": null}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("texts", "last", "passes"),
+    [
+        ([b"a", b"b", b""], b"", 3),
+        ([rb"\n", rb"\"", rb"\\"], b"", 3),
+        ([b"a", b"b"], STOP, 3),
+        ([b"a", b"b"], FAULT, 2),
+        ([b"a", b'b"},"error":{"code":429},"x":{"y":"'], b"", 1),
+    ],
+)
+def test_events_of_one_read_that_differ_in_their_texts_alone_are_passed_on_and_counted(
+    texts: list[bytes], last: bytes, passes: int
+) -> None:
+    first = SPACED % b"first"
+    events = [first + first, first, b"".join(SPACED % text for text in texts) + last]
+    passed = Passed().receive(events)
+    shown = [*(SPACED % text for text in texts), last]
+    assert b"".join(passed.pieces) == first * 3 + b"".join(shown[:passes])
+    assert passed.relay.events >= 3 + passes
+    assert (passed.relay.fault is not None) is (passes < len(list(filter(None, shown))))
 
 
 def test_a_hidden_event_sends_nothing_and_not_an_empty_piece() -> None:

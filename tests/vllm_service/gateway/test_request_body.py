@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.domain.usage import MOST_TOKENS, PREFIX_BYTES, prefix_of
+from vllm_service.domain.reported_usage import MOST_TOKENS
+from vllm_service.domain.usage import PREFIX_BYTES, prefix_of
 from vllm_service.errors import InvalidRequest
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Operation
 from vllm_service.gateway.request_body import for_provider, read

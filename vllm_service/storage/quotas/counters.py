@@ -77,6 +77,13 @@ def bounded(amount: int) -> int:
     return min(max(0, amount), MOST_OF_ONE_REQUEST)
 
 
+def both_bounded(tokens: int, picousd: int) -> tuple[int, int]:
+    """Returns both amounts, bounded. Nearly all are within the bounds as they come."""
+    if 0 <= tokens <= MOST_OF_ONE_REQUEST and 0 <= picousd <= MOST_OF_ONE_REQUEST:
+        return tokens, picousd
+    return bounded(tokens), bounded(picousd)
+
+
 #: Organisation, "day" or "month", and the number of that day or month as in domain.quotas.
 PeriodKey = tuple[str, str, int]
 #: Requests, tokens, pico-dollars.

@@ -16,7 +16,7 @@ from vllm_service.domain.quotas import (
 )
 from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited
-from vllm_service.storage.quotas.counters import Counts, Period, PeriodKey, Periods, SlidingWindow, bounded
+from vllm_service.storage.quotas.counters import Counts, Period, PeriodKey, Periods, SlidingWindow, both_bounded
 from vllm_service.storage.quotas.refusals import allowed_by, period_wait_seconds, rejection, requested_amounts
 
 
@@ -77,7 +77,7 @@ class MemoryReservation:
 
     async def settle(self, tokens: int, cost_picousd: int) -> None:
         """Implements Reservation. An expired one is booked all the same, in its own periods: the tokens were used."""
-        tokens, cost_picousd = bounded(tokens), bounded(cost_picousd)
+        tokens, cost_picousd = both_bounded(tokens, cost_picousd)
         if not self._owner.end(self):
             self._day.reserve(self._tokens, self._picousd)
             self._month.reserve(self._tokens, self._picousd)
@@ -143,7 +143,7 @@ class MemoryQuotas:
             known = self._address_windows
             by_address = known.get(client_ip) or _window(known, client_ip, ADDRESS_WINDOW)
             address_bucket = by_address.advance(now_ms // ADDRESS_WINDOW.bucket_ms)
-        requested = (bounded(tokens), bounded(cost_picousd))
+        requested = both_bounded(tokens, cost_picousd)
         periods = self.periods.at(key.organisation, now_seconds)
         windows = (by_key, by_address)
         if not self._has_room(key, windows, periods, requested):
