@@ -30,6 +30,8 @@ FIELD = "structured_outputs"
 MARK = b'"guided_'
 # What OpenAI's Python client takes apart before it sends a body. vLLM ignores it.
 EXTRA_BODY = "extra_body"
+#: A body without any of these fields is translated to itself.
+MAY_CONCERN = FORMER_FIELDS | {EXTRA_BODY}
 # With one of these, a route generates text.
 LENGTHS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
 

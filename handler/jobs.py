@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput
-from handler.guided_decoding import concerns, translated
+from handler.guided_decoding import MAY_CONCERN, translated
 from handler.outputs import Output, WholeAnswer
 
 COMPLETIONS = "/v1/completions"
@@ -203,7 +203,7 @@ def _post(
     stream = body.get("stream")
     if not isinstance(stream, bool | None):
         raise InvalidInput(f"{name}.stream: expected true or false, got {_type_name(stream)}", param=f"{name}.stream")
-    if concerns(body):
+    if not MAY_CONCERN.isdisjoint(body):
         body = translated(body, name, request_fields(path.partition("?")[0]))
     try:
         encoded = json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")

@@ -319,11 +319,10 @@ class _Racer(Generic[Answer]):
         return attempt
 
     async def abandon(self, step: Step, answer: Attempt[Answer] | None) -> int:
-        """Ends an attempt that lost, and returns its cost in pico-dollars.
-
-        A provider that was stopped before it answered is assumed to have read the whole prompt.
-        """
-        usage = (answer and answer.usage) or Usage(self._request.facts.prompt_tokens, 0, estimated=True)
+        """Ends an attempt that lost, and returns its cost in pico-dollars."""
+        # A provider that was stopped before it answered is assumed to have read the whole prompt.
+        usage = None if answer is None else answer.usage
+        usage = usage or Usage(self._request.facts.prompt_tokens, 0, estimated=True)
         cost = self._request.cost_picousd(step, usage)
         self.losers.append(HedgeLoser(step, usage, cost))
         if answer is not None:
