@@ -26,6 +26,11 @@ def phrase(status: int) -> str:
         return f"HTTP {status}"
 
 
+def _error_type(status: int) -> str:
+    """Returns the name of an error of this status in the style of vLLM: NotFoundError, InternalServerError."""
+    return phrase(status).replace(" ", "").removesuffix("Error") + "Error"
+
+
 class WorkerError(Exception):
     """The root of the tree. `message` goes to the caller of the job and holds no secret and no prompt text."""
 
@@ -43,7 +48,7 @@ class WorkerError(Exception):
 
         `{"error": {"message", "type", "code", "param"}, "status", "retryable"}`
         """
-        kind = phrase(self.status).replace(" ", "") + "Error"
+        kind = _error_type(self.status)
         error = {"message": self.message, "type": kind, "code": self.code, "param": self.param}
         return {"error": error, "status": self.status, "retryable": self.retryable}
 
@@ -105,7 +110,7 @@ class EngineError(WorkerError):
 
     def to_json(self) -> dict[str, Any]:
         """Returns vLLM's own error object, completed to the four fields that every caller may count on."""
-        kind = phrase(self.status).replace(" ", "") + "Error"
+        kind = _error_type(self.status)
         error = {"message": self.message, "type": kind, "code": self.status, "param": None} | self.body
         return {"error": error, "status": self.status, "retryable": self.retryable}
 

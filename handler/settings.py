@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 from handler.errors import ConfigurationError
+from handler.variables import Faults, Variables, with_home
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_MODEL_DIR = REPOSITORY / "demo_model"
@@ -43,7 +44,6 @@ MODEL_NAMES = ("MODEL_NAME", "MODEL", "VLLM_MODEL")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOG_FORMATS = ("json", "text")
 
-TRUE_WORDS, FALSE_WORDS = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 # Where RunPod mounts a network volume, and, on it or not, the models that it caches on its hosts.
 RUNPOD_VOLUME = Path("/runpod-volume")
 RUNPOD_HOST_CACHE = RUNPOD_VOLUME / "huggingface-cache" / "hub"
@@ -55,19 +55,6 @@ FOREIGN_NAMES = frozenset({"LOG_FORMAT", "SSL_CERT_FILE", "NODE_NAME", "CONFIG_F
 WORKER_NAMES = frozenset({"LOG_LEVEL"})
 # Where vLLM's flags may name a model too, which only its parser can say.
 FLAG_CARRIERS = ("VLLM_EXTRA_ARGS", "CONFIG", "VLLM_CONFIG")
-
-
-def values_set(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that have a value, stripped, with `~` replaced where a path begins with it.
-
-    An empty value counts as not set. No shell has read a variable that was typed into a form.
-    """
-    return {name: with_home(value.strip()) for name, value in environment.items() if value.strip()}
-
-
-def with_home(value: str) -> str:
-    """Returns the value with the home directory in the place of a leading `~/`."""
-    return str(Path(value).expanduser()) if value == "~" or value.startswith("~/") else value
 
 
 @dataclass(frozen=True)
@@ -96,12 +83,16 @@ class ModelSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ModelSettings:
-        """Reads the settings for commands that need no worker; raises ConfigurationError."""
-        return cls.read(values_set(environment))
+        """Reads the settings for commands that need no worker; raises ConfigurationError naming all that is wrong."""
+        variables = Variables(environment)
+        settings = cls.read(variables)
+        variables.faults.raise_all()
+        return settings
 
     @classmethod
-    def read(cls, given: Mapping[str, str]) -> ModelSettings:
-        """Reads the variables that are set; raises ConfigurationError naming the wrong one."""
+    def read(cls, variables: Variables) -> ModelSettings:
+        """Reads the variables that are set; `variables` keeps what is wrong."""
+        given = variables.given
         hub_home = Path(given.get("HF_HOME", with_home("~/.cache/huggingface")))
         at_home = Path(with_home("~/.cache/vllm-worker/models"))
         own = RUNPOD_VOLUME / "model-cache" if os.access(RUNPOD_VOLUME, os.W_OK) else at_home
@@ -111,9 +102,9 @@ class ModelSettings:
             host_cache_dir=Path(given.get("HOST_CACHE_DIR", cls.host_cache_dir)),
             adapters_dir=Path(given.get("ADAPTERS_DIR", cls.adapters_dir)),
             hub_cache_dir=Path(given.get("HF_HUB_CACHE", hub_home / "hub")),
-            managed=_switch(given, "MODEL_CACHE", cls.managed),
-            verify=_switch(given, "VERIFY_MODEL", cls.verify),
-            offline=_switch(given, "HF_HUB_OFFLINE", cls.offline),
+            managed=variables.switch("MODEL_CACHE", cls.managed),
+            verify=variables.switch("VERIFY_MODEL", cls.verify),
+            offline=variables.switch("HF_HUB_OFFLINE", cls.offline),
             endpoint=given.get("HF_ENDPOINT"),
             token=given.get("HF_TOKEN") or given.get("HUGGING_FACE_HUB_TOKEN"),
             name=next((given[name] for name in MODEL_NAMES if name in given), None),
@@ -133,13 +124,13 @@ class StartSettings:
     compile_cache_dir: Path | None = None
 
     @classmethod
-    def read(cls, given: Mapping[str, str]) -> StartSettings:
-        """Reads the variables that are set; raises ConfigurationError naming the wrong one."""
+    def read(cls, variables: Variables) -> StartSettings:
+        """Reads the variables that are set; `variables` keeps what is wrong."""
         default_dir = RUNPOD_VOLUME / "compile-cache" if os.access(RUNPOD_VOLUME, os.W_OK) else None
-        cache_dir = given.get("COMPILE_CACHE_DIR")
+        cache_dir = variables.given.get("COMPILE_CACHE_DIR")
         return cls(
-            usd_per_second=_usd(given, "GPU_USD_PER_SECOND"),
-            read_ahead=_switch(given, "READ_AHEAD", cls.read_ahead),
+            usd_per_second=variables.usd("GPU_USD_PER_SECOND"),
+            read_ahead=variables.switch("READ_AHEAD", cls.read_ahead),
             compile_cache_dir=Path(cache_dir) if cache_dir else default_dir,
         )
 
@@ -173,46 +164,52 @@ class WorkerSettings:
     health_check_path: str = "/ping"
     #: The largest HTTP request. RunPod's own limit for load-balancing endpoints is 30 MB (docs/runpod.md).
     max_body_bytes: int = 30_000_000
-    models: ModelSettings = field(default_factory=lambda: ModelSettings.read({}))
+    models: ModelSettings = field(default_factory=lambda: ModelSettings.read(Variables({})))
     start: StartSettings = field(default_factory=StartSettings)
 
     def __post_init__(self) -> None:
+        faults = Faults()
         if self.max_concurrency is not None and self.max_concurrency < 1:
-            raise ConfigurationError("MAX_CONCURRENCY: expected at least 1", param="MAX_CONCURRENCY")
+            faults.add("MAX_CONCURRENCY", "expected at least 1")
         if self.max_input_bytes < 1:
-            raise ConfigurationError("MAX_INPUT_BYTES: expected at least 1", param="MAX_INPUT_BYTES")
+            faults.add("MAX_INPUT_BYTES", "expected at least 1")
         if not all(path.startswith("/") for path in self.allowed_paths):
-            raise ConfigurationError("ALLOWED_PATHS: every prefix begins with a slash", param="ALLOWED_PATHS")
+            faults.add("ALLOWED_PATHS", "every prefix begins with a slash")
         if self.log_level not in LOG_LEVELS:
-            raise ConfigurationError(f"LOG_LEVEL: expected one of {', '.join(LOG_LEVELS)}", param="LOG_LEVEL")
+            faults.add("LOG_LEVEL", f"expected one of {', '.join(LOG_LEVELS)}")
         if self.environment.get("LOG_FORMAT", "").strip().lower() not in {"", *LOG_FORMATS}:
-            raise ConfigurationError(f"LOG_FORMAT: expected {' or '.join(LOG_FORMATS)}", param="LOG_FORMAT")
+            faults.add("LOG_FORMAT", f"expected {' or '.join(LOG_FORMATS)}")
         if not self.names_a_model and not self.flags_may_name_a_model:
-            self.check_that_the_demo_model_may_be_served()
+            with faults:
+                self.check_that_the_demo_model_may_be_served()
+        faults.raise_all()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> WorkerSettings:
-        """Reads and validates; raises ConfigurationError naming the variable. Empty values count as not set."""
-        given = values_set(environment)
-        max_input_bytes = _whole_number(given, "MAX_INPUT_BYTES")
+        """Reads and validates; raises ConfigurationError naming all that is wrong. Empty values count as not set."""
+        variables = Variables(environment)
+        given = variables.given
         paths = tuple(path.strip() for path in given.get("ALLOWED_PATHS", "").split(",") if path.strip())
-        return cls(
-            environment=dict(environment),
-            max_concurrency=_whole_number(given, "MAX_CONCURRENCY"),
-            allowed_paths=paths or ALLOWED_PATHS,
-            max_input_bytes=cls.max_input_bytes if max_input_bytes is None else max_input_bytes,
-            log_level=given.get("LOG_LEVEL", cls.log_level).upper(),
-            grace_seconds=_seconds(given, "GRACE_SECONDS", cls.grace_seconds),
-            stall_seconds=_seconds(given, "STALL_SECONDS", cls.stall_seconds),
-            metrics_port=_port(given, "METRICS_PORT"),
-            vllm_base_url=given.get("VLLM_BASE_URL"),
-            vllm_api_key=given.get("VLLM_API_KEY"),
-            port=_port(given, "PORT"),
-            health_port=_port(given, "PORT_HEALTH"),
-            health_check_path=_path(given, "HEALTH_CHECK_PATH", cls.health_check_path),
-            models=ModelSettings.read(given),
-            start=StartSettings.read(given),
-        )
+        with variables.faults:
+            settings = cls(
+                environment=dict(environment),
+                max_concurrency=variables.whole_number("MAX_CONCURRENCY", None),
+                allowed_paths=paths or ALLOWED_PATHS,
+                max_input_bytes=variables.whole_number("MAX_INPUT_BYTES", cls.max_input_bytes),
+                log_level=given.get("LOG_LEVEL", cls.log_level).upper(),
+                grace_seconds=variables.seconds("GRACE_SECONDS", cls.grace_seconds),
+                stall_seconds=variables.seconds("STALL_SECONDS", cls.stall_seconds),
+                metrics_port=variables.port("METRICS_PORT"),
+                vllm_base_url=given.get("VLLM_BASE_URL"),
+                vllm_api_key=given.get("VLLM_API_KEY"),
+                port=variables.port("PORT"),
+                health_port=variables.port("PORT_HEALTH"),
+                health_check_path=variables.path("HEALTH_CHECK_PATH", cls.health_check_path),
+                models=ModelSettings.read(variables),
+                start=StartSettings.read(variables),
+            )
+        variables.faults.raise_all()
+        return settings
 
     @property
     def runs_under_runpod(self) -> bool:
@@ -268,56 +265,3 @@ def export(variables: Mapping[str, str], *, overwrite: bool = False) -> None:
     for name, value in variables.items():
         if overwrite or not os.environ.get(name):
             os.environ[name] = value
-
-
-def _whole_number(given: Mapping[str, str], name: str) -> int | None:
-    if name not in given:
-        return None
-    try:
-        return int(given[name])
-    except ValueError as error:
-        raise ConfigurationError(f"{name}={given[name]!r}: expected a whole number", param=name) from error
-
-
-def _port(given: Mapping[str, str], name: str) -> int | None:
-    port = _whole_number(given, name)
-    if port is not None and not 0 <= port <= 65535:
-        raise ConfigurationError(f"{name}={given[name]!r}: expected a port, 1 to 65535", param=name)
-    return port
-
-
-def _path(given: Mapping[str, str], name: str, default: str) -> str:
-    path = given.get(name, default)
-    if not path.startswith("/"):
-        raise ConfigurationError(f"{name}={path!r}: expected a path that begins with a slash", param=name)
-    return path
-
-
-def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
-    try:
-        seconds = float(given.get(name, default))
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise ConfigurationError(f"{name}={given[name]!r}: expected a number of seconds above zero", param=name)
-    return seconds
-
-
-def _switch(given: Mapping[str, str], name: str, default: bool) -> bool:
-    """Returns the value of a variable that is true or false; raises ConfigurationError."""
-    word = given.get(name, str(default)).lower()
-    if word not in TRUE_WORDS + FALSE_WORDS:
-        raise ConfigurationError(f"{name}={given[name]!r}: expected true or false", param=name)
-    return word in TRUE_WORDS
-
-
-def _usd(given: Mapping[str, str], name: str) -> Decimal | None:
-    if name not in given:
-        return None
-    try:
-        usd = Decimal(given[name])
-    except InvalidOperation:
-        usd = Decimal(-1)
-    if not usd.is_finite() or usd < 0:
-        raise ConfigurationError(f"{name}={given[name]!r}: expected dollars, such as 0.00031", param=name)
-    return usd

@@ -42,6 +42,7 @@ ROOMS = {
         ("engine",),
         ("start", "guided_decoding"),
         ("model_cache", "settings", "outputs", "metrics", "logs"),
+        ("variables",),
         ("errors",),
     ),
     "vllm_service": (

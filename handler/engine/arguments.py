@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from handler.engine.former_names import replacement
 from handler.errors import ConfigurationError
-from handler.settings import FALSE_WORDS, FOREIGN_NAMES, TRUE_WORDS, WORKER_NAMES, values_set, with_home
+from handler.settings import FOREIGN_NAMES, WORKER_NAMES
+from handler.variables import FALSE_WORDS, TRUE_WORDS, values_set, with_home
 
 # Names that users know from the official worker and from elsewhere, and the flag each one sets.
 HISTORICAL_NAMES = {

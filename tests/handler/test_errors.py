@@ -20,6 +20,7 @@ def test_an_error_is_written_as_vllm_writes_its_own(kind: type[WorkerError]) -> 
     assert document["error"]["param"] == "field"
     assert document["error"]["code"] == kind.code
     assert document["error"]["type"].endswith("Error")
+    assert "ErrorError" not in document["error"]["type"]
 
 
 def test_a_retry_helps_where_the_worker_is_at_fault_and_not_where_the_caller_is() -> None:
@@ -38,6 +39,7 @@ def test_a_status_without_a_name_of_its_own_is_written_too(status: int) -> None:
     assert (document["status"], document["error"]["code"]) == (status, status)
     assert document["error"]["message"]
     assert document["error"]["type"].endswith("Error")
+    assert "ErrorError" not in document["error"]["type"]
 
 
 def test_further_fields_of_vllms_error_are_kept() -> None:

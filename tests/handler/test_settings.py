@@ -30,6 +30,15 @@ def test_under_runpod_a_missing_model_is_an_error_that_says_what_to_do() -> None
         WorkerSettings.from_environment(UNDER_RUNPOD)
 
 
+def test_everything_that_is_wrong_is_reported_at_once_with_its_variable() -> None:
+    wrong = {"GRACE_SECONDS": "x", "STALL_SECONDS": "-1", "LOG_LEVEL": "loud", "READ_AHEAD": "perhaps", "PORT": "http"}
+    with pytest.raises(ConfigurationError) as refused:
+        WorkerSettings.from_environment({**wrong, **UNDER_RUNPOD})
+    assert set((refused.value.param or "").split(", ")) == {*wrong, "MODEL_NAME"}
+    assert len(refused.value.message.splitlines()) == len(wrong) + 1
+    assert "GRACE_SECONDS='x': expected a number of seconds above zero" in refused.value.message
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     settings = WorkerSettings.from_environment({"MODEL_NAME": " ", "MAX_CONCURRENCY": "", "LOG_LEVEL": ""})
     assert not settings.names_a_model

@@ -12,8 +12,9 @@ from decimal import Decimal
 import pytest
 
 from handler.errors import ConfigurationError
-from handler.settings import StartSettings
+from handler.settings import StartSettings, WorkerSettings
 from handler.start.timeline import Timeline, process_age_seconds
+from handler.variables import Variables
 
 
 def test_each_phase_has_its_begin_its_seconds_and_its_dollars() -> None:
@@ -72,11 +73,11 @@ def test_the_age_of_a_process_counts_from_before_its_interpreter_was_ready() -> 
 )
 def test_a_wrong_setting_names_itself(variables: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(variables))):
-        StartSettings.read(variables)
+        WorkerSettings.from_environment(variables)
 
 
 def test_settings_are_read() -> None:
     given = {"GPU_USD_PER_SECOND": "0.00031", "READ_AHEAD": "off", "COMPILE_CACHE_DIR": "/somewhere"}
-    settings = StartSettings.read(given)
+    settings = StartSettings.read(Variables(given))
     assert (settings.usd_per_second, settings.read_ahead) == (Decimal("0.00031"), False)
     assert str(settings.compile_cache_dir) == "/somewhere"
