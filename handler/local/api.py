@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from handler.errors import InvalidInput, WorkerError
 from handler.outputs import Output
 from handler.settings import WorkerSettings
 from handler.start.failure import log_failed_start
-from handler.start.signals import stop_signals
+from handler.start.signals import STOP_SIGNALS, sigterm_interrupts_loading, stop_signals
 
 # Finished or not; the oldest are forgotten first.
 KEPT_JOBS = 1000
@@ -151,7 +152,9 @@ async def serve(engine: Engine, settings: WorkerSettings, door: Door, host: str,
     app = behind_door(LocalApi(engine, settings).app(), door)
     try:
         with open_listener(host, port, "--rp_api_port") as listener:
-            await engine.start()
+            # Loading blocks the event loop, so only an exception from the signal's handler ends it in time.
+            with sigterm_interrupts_loading(threading.Event(), STOP_SIGNALS):
+                await engine.start()
             grace = math.ceil(settings.grace_seconds)
             serving = server(app, door.tls, log_level=settings.log_level.lower(), timeout_graceful_shutdown=grace)
             with stop_signals(serving.end):

@@ -76,8 +76,8 @@ def test_a_mistake_throws_the_error_of_its_status(
     assert named in error["message"]
 
 
-def test_a_prompt_over_the_context_is_413(results: dict[str, Any]) -> None:
-    assert results["errors"]["promptOverTheContext"]["status"] == 413
+def test_a_prompt_over_the_context_is_400_as_at_openai(results: dict[str, Any]) -> None:
+    assert results["errors"]["promptOverTheContext"]["status"] == 400
 
 
 async def test_whoever_comes_after_calls_that_were_left_is_answered_and_nothing_runs_on(

@@ -49,8 +49,10 @@ async def test_the_bill_of_the_endpoint_is_booked_to_its_requests_to_the_last_un
 
 
 async def _asked(url: str) -> list[httpx.Response]:
-    """The worker echoes what it gets, which is JSON: as good as an answer without usage."""
-    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "sleep": 0.3}
+    """Sends requests to a worker that answers what its input says, here without usage."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
+    answer = {"id": "a", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "sleep": 0.3, "answer": answer}
     async with httpx.AsyncClient(trust_env=False, timeout=120) as client:
         calls = (client.post(f"{url}/chat/completions", json=body) for _ in range(REQUESTS))
         return list(await asyncio.gather(*calls))

@@ -27,6 +27,8 @@ async def handle(job: dict[str, Any]) -> AsyncIterator[Any]:
                 os._exit(3)
             yield f'data: {{"number": {number}}}\n\n'
         yield "data: [DONE]\n\n"
+    elif "answer" in order:
+        yield order["answer"]
     else:
         yield {"echo": job["input"], "worker": os.environ["RUNPOD_POD_ID"]}
 

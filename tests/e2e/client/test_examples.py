@@ -110,7 +110,7 @@ async def test_the_backend_knows_how_its_endpoint_does(backend: httpx.AsyncClien
 async def test_the_engines_errors_keep_their_status(backend: httpx.AsyncClient, path: str) -> None:
     response = await backend.post(path, json={"prompt": "word " * 3000})
     assert response.status_code == 400
-    assert response.json()["error"]["code"] == "INVALID_REQUEST_400"
+    assert response.json()["error"]["code"] == "context_length_exceeded"
     assert "2048" in response.json()["error"]["message"]
     assert (await backend.post(path, json={"prompt": ""})).status_code == 422
 
