@@ -37,7 +37,7 @@ class Tls:
 
 @dataclass(frozen=True)
 class Door:
-    """What the server's flags set."""
+    """The settings of the server's flags."""
 
     host: str | None = None
     port: int | None = None

@@ -1,4 +1,4 @@
-"""What `vllm serve` does with its flags before it builds the engine, for a vLLM that is embedded.
+"""Does with the flags what `vllm serve` does before it builds the engine, for a vLLM that is embedded.
 
 tests/contract/test_vllm_serve.py lists every step of `vllm serve`, and where it is done.
 """

@@ -1,1 +1,1 @@
-"""What a person runs by hand: one job, the local API, the report of the configuration."""
+"""Runs by hand, on a laptop: one job, the local API, the report of the configuration."""

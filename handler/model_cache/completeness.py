@@ -1,4 +1,4 @@
-"""What is missing or torn in a directory of model files that has no manifest, seen without reading the weights."""
+"""Finds what is missing or torn in a directory of model files without a manifest; reads no weights."""
 
 from __future__ import annotations
 

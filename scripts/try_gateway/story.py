@@ -20,7 +20,7 @@ _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was counted until one moment."""
+    """The counts until one moment."""
 
     #: Completed requests by provider.
     answered: dict[str, int]

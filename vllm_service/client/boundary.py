@@ -105,7 +105,7 @@ def _call(function: Callable[..., Any], boundary: _Boundary) -> Callable[..., An
 
 
 class _Boundary:
-    """What the boundary needs of one function. Its annotations are read at the first call."""
+    """The parameters of one function, as the boundary checks them. Its annotations are read at the first call."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function

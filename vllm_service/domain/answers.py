@@ -32,7 +32,7 @@ class Form(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What an answer with status 200 is."""
+    """The verdicts on an answer with status 200."""
 
     ANSWER = "answer"
     #: An error in place of an answer, or within it.
@@ -57,7 +57,7 @@ class Judgement(msgspec.Struct, frozen=True, gc=False):
 
 
 class EventReading(NamedTuple):
-    """What one event of a stream holds."""
+    """The content of one event of a stream."""
 
     #: An error, or what is no event of such an answer; None for all others.
     fault: Judgement | None = None
@@ -83,7 +83,7 @@ BLANK = EventReading(is_blank=True)
 
 
 class _Document(msgspec.Struct, gc=False):
-    """What every answer may have."""
+    """The members that every answer may have."""
 
     error: Raw = _NONE
     usage: Raw = _NONE

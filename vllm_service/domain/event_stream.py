@@ -70,7 +70,7 @@ class EventSplitter:
 
     @property
     def is_done(self) -> bool:
-        """Whether the bytes that are no whole event yet are a [DONE] without its empty line."""
+        """True if the bytes that are no whole event yet are a [DONE] without its empty line."""
         line = b"".join(self._parts)
         field, _, value = line.partition(b":")
         data = [*self._data, value.removeprefix(b" ")] if field == b"data" else self._data
@@ -117,7 +117,7 @@ class StreamJudge:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the answer has ended, if the stream ends now, cleanly."""
+        """True if the answer is complete, should the stream end now, cleanly."""
         return self.has_begun and self.fault is None and (self.has_ended or len(self._finished) >= self._choices)
 
     def take(self, event: Event) -> EventReading:

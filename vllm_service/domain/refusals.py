@@ -1,4 +1,4 @@
-"""What an error of a provider means, by its status and the words of its body: one table, read from top to bottom.
+"""Finds the meaning of a provider's error, by its status and the words of its body: one table, read from top to bottom.
 
 Providers give the same status to different things, and different statuses to the same one. Groq answers 413 where a
 limit by the minute is used up; OpenAI answers 429 where credits are; contexts that are too short are 400, 403, 413,
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Meaning(StrEnum):
-    """What an error means for the request's other attempts, and for the provider."""
+    """The meaning of an error for the request's other attempts, and for the provider."""
 
     #: The request is wrong for every provider: no other offer is tried.
     CALLER = "caller"
@@ -49,7 +49,7 @@ class _Rule(NamedTuple):
 
     @property
     def has_words(self) -> bool:
-        """Whether more than a status decides."""
+        """True if more than a status decides."""
         return bool(self.names or self.phrases or self.beginnings)
 
     def holds(self, status: int, names: str, message: str) -> bool:

@@ -1,4 +1,4 @@
-"""Whether a provider takes `stream_options`, which request the usage of a stream. Gateway and client share it.
+"""Learns whether a provider takes `stream_options`, which request the usage of a stream. Gateway and client share it.
 
 Most providers take it; some refuse it with 400 or 422, in as many words as there are providers. So it is sent once; a
 stream that is refused is sent again without it, and if that is answered, the provider gets it no more.
@@ -25,7 +25,7 @@ _ONE_TOO_MANY = re.compile(
 
 
 class StreamOptionsSupport(msgspec.Struct):
-    """What is known of one provider. It is made anew with each configuration, so a reload forgets what was learned."""
+    """The knowledge of one provider. It is made anew with each configuration, so a reload forgets what was learned."""
 
     #: Whether streams with them are answered; None: not known yet.
     is_taken: bool | None = None
@@ -39,7 +39,7 @@ class StreamOptionsSupport(msgspec.Struct):
 
     @property
     def are_sent(self) -> bool:
-        """Whether a stream is sent with them."""
+        """True if streams are sent with them."""
         return self.is_taken is not False
 
     def may_be_why(self, status: int, param: str | None, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a URL must be like so that a request can reach it: found when it is read, not at the first request."""
+"""Finds the fault of a URL that no request can reach, when it is read and not at the first request."""
 
 from __future__ import annotations
 

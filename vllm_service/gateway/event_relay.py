@@ -92,10 +92,10 @@ class EventRelay:
         self.is_done = False
         #: How many events have come, the last one included.
         self.events = 0
+        #: How many of these events had come when the usage did.
+        self.events_at_usage = 0
         #: How many pieces besides ordinary chunks were passed on, such as a provider's comments.
         self.others = 0
-        #: How many of them when the usage came.
-        self.events_at_usage = 0
         #: The bytes of whole events that have come.
         self.received_bytes = 0
 
@@ -113,7 +113,7 @@ class EventRelay:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the answer has ended, if the stream ends now."""
+        """True if the answer is complete, should the stream end now."""
         return self._judge.is_complete
 
     @property
@@ -289,9 +289,9 @@ class EventRelay:
         if usage is not None:
             self.usage = usage.after(self.usage)
             self.events_at_usage = self.events
-        return (
-            event if usage is None and not reading.is_only_usage else self._finish(self, event, reading.is_only_usage)
-        )
+        elif not reading.is_only_usage:
+            return event
+        return self._finish(self, event, reading.is_only_usage)
 
 
 def _after_last_event(data: bytes) -> int:

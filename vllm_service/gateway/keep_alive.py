@@ -48,7 +48,7 @@ class KeepAlive:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is watched, and no timer runs."""
+        """True while nothing is watched and no timer runs."""
         return self._timer is None and not self._streams
 
     def watch(self, context: RequestContext) -> None:
@@ -66,13 +66,14 @@ class KeepAlive:
         self._timer = None
         if not self._streams:
             return
+        # First of all: an error in one look must not end the looks at all other streams.
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._look)
         now = time.monotonic()
         for context, silence in self._streams.items():
             silence.look(context.relay, now)
             if now - silence.since >= self._seconds:
                 _send_comment(context)
                 silence.since = now
-        self._timer = asyncio.get_running_loop().call_later(self._interval, self._look)
 
 
 def _send_comment(context: RequestContext) -> None:

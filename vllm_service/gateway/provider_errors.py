@@ -36,7 +36,7 @@ _OF_THE_REQUEST = frozenset({400, 413, 422})
 
 
 class ErrorWords(NamedTuple):
-    """What a provider's error says. Each is read on its own; None where there is none, or something else than text."""
+    """The words of a provider's error. Each is read on its own; None where there is none, or no text."""
 
     message: str | None = None
     param: str | None = None

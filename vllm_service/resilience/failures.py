@@ -74,7 +74,7 @@ class Failure:
 
     @property
     def meaning(self) -> Meaning:
-        """What the failure means for other attempts. A status 200 with garbage counts as no answer."""
+        """The meaning of the failure for other attempts. A status 200 with garbage counts as no answer."""
         if self.kind is not Kind.STATUS:
             return Meaning.PROVIDER
         return meaning_of(self.status) if self.refusal is None else self.refusal

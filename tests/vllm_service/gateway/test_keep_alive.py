@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import httpx
 import openai
@@ -15,6 +16,7 @@ from tests.vllm_service.gateway.asking import HEADERS, MESSAGES
 from tests.vllm_service.gateway.running import Running, catalog_of, gateway_to, running
 from tests.waiting import until
 from vllm_service.domain.requests import Outcome
+from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.keep_alive import COMMENT, KeepAlive
 from vllm_service.testing import (
     Close,
@@ -210,3 +212,25 @@ async def test_the_timer_ends_with_the_last_stream() -> None:
         async with reading(gateway) as caller:
             await caller.to_the_end()
         await until(lambda: keep_alive.is_idle)
+
+
+class Broken:
+    """A request whose look fails."""
+
+    started = 0.0
+
+    @property
+    def relay(self) -> None:
+        raise RuntimeError("x")
+
+
+async def test_an_error_in_one_look_does_not_end_the_looks() -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
+    keep_alive = KeepAlive(0.04)
+    broken = cast("RequestContext", Broken())
+    keep_alive.watch(broken)
+    await until(lambda: len(errors) >= 2)
+    keep_alive.forget(broken)
+    await until(lambda: keep_alive.is_idle)
+    assert {type(error) for error in errors} == {RuntimeError}

@@ -264,6 +264,10 @@ def of_time() -> Iterator[Case]:
         requests=(1, 1),
         setting=once,
     )
+
+
+def of_heads_and_first_bytes() -> Iterator[Case]:
+    soon = Setting(deadline_seconds=1.0)
     yield Case(
         name="a head, then silence",
         scripts=by(chat("x").cut_at(WHOLE_HEAD, Pause(None)), SOUND),

@@ -121,6 +121,10 @@ def of_breakers() -> Iterator[Case]:
         before=1,
         breakers=(RESTING, CLOSED),
     )
+
+
+def of_breakers_that_stay_closed() -> Iterator[Case]:
+    touchy = Setting(breakers=TOUCHY)
     yield Case(
         name="the caller's mistakes open none",
         scripts=by(refused(400), SOUND),

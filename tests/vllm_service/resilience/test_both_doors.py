@@ -12,11 +12,18 @@ from tests.vllm_service.resilience.doors import DOORS, Opens, Setting, Verdict, 
 from tests.vllm_service.resilience.one_provider import (
     of_answers,
     of_broken_streams,
+    of_heads_and_first_bytes,
     of_no_answers,
     of_statuses,
     of_time,
 )
-from tests.vllm_service.resilience.several_providers import of_breakers, of_callers_who_leave, of_hedges, of_many
+from tests.vllm_service.resilience.several_providers import (
+    of_breakers,
+    of_breakers_that_stay_closed,
+    of_callers_who_leave,
+    of_hedges,
+    of_many,
+)
 from vllm_service.testing import chat, chat_stream
 
 CASES = [
@@ -25,8 +32,10 @@ CASES = [
     *of_answers(),
     *of_broken_streams(),
     *of_time(),
+    *of_heads_and_first_bytes(),
     *of_many(),
     *of_breakers(),
+    *of_breakers_that_stay_closed(),
     *of_callers_who_leave(),
     *of_hedges(),
 ]

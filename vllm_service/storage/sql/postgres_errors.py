@@ -1,4 +1,4 @@
-"""What a failure of Postgres means and what to do about it, by the driver's type of error."""
+"""Names the cause of a failure of Postgres and its remedy, by the driver's type of error."""
 
 from __future__ import annotations
 
