@@ -171,6 +171,7 @@ class ServiceSettings(CatalogSettings):
     redis_url: str | None = _setting("REDIS_URL", TEXT, None, secret=True)
     key_pepper: str = _setting("KEY_PEPPER", TEXT, "", secret=True)
     when_redis_is_away: str = _setting("WHEN_REDIS_IS_AWAY", REDIS_AWAY, "refuse")
+    replicas: int = _setting("REPLICAS", COUNT, 1)
     ledger_retention_days: int | None = _setting("LEDGER_RETENTION_DAYS", COUNT, None)
 
     require_keys: bool = _setting("REQUIRE_KEYS", SWITCH, False)

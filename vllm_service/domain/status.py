@@ -74,7 +74,10 @@ class QuotaState:
 
     open_reservations: int | None = None
     expired_reservations: int | None = None
+    #: Limits cannot be counted, and requests are refused.
     is_failing: bool = False
+    #: This process counts by itself, because the store that all processes share does not answer.
+    is_counting_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

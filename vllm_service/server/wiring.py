@@ -162,6 +162,7 @@ def storage_of(settings: ServiceSettings) -> AbstractAsyncContextManager[Storage
         # A reservation must outlive the longest request, or its share of the limits would be given out twice.
         lease_seconds=max(LEASE_SECONDS, 1.5 * settings.request_timeout_seconds),
         when_redis_is_away=WhenRedisIsAway(settings.when_redis_is_away),
+        processes=settings.replicas * settings.workers,
         retention_days=settings.ledger_retention_days,
         response_bounds=ResponseBounds(
             settings.response_cache_max_bytes, ttl_seconds=settings.response_cache_ttl_seconds
