@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm_service.domain.keys import ApiKey
@@ -13,6 +13,7 @@ from vllm_service.storage.quotas.counters import Period, SlidingWindow
 from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas, MemoryReservation
 from vllm_service.storage.quotas.refusals import allowed_by, rejection, requested_amounts
 
+_OF_PERIODS = (Limit.REQUESTS_PER_DAY, Limit.TOKENS_PER_DAY, Limit.TOKENS_PER_MONTH, Limit.USD_PER_MONTH)
 #: The most organisations, and the most keys, whose totals are remembered.
 MOST_REMEMBERED = 100_000
 
@@ -50,17 +51,28 @@ class ShareOfQuotas(MemoryQuotas):
         self.processes = processes
         #: By key's id, and by organisation.
         self._seen: OrderedDict[tuple[str, str], _Totals] = OrderedDict()
+        self._active: dict[str, int] = {}
 
     def note(self, key: ApiKey, totals: list[str | int], now_seconds: float) -> None:
         """Keeps the totals of a reply of reserve.lua."""
         requests, *used = (int(total) for total in totals)
         day = utc_day(now_seconds)
-        month = utc_month(day)
         minute_ends_at_ms = now_seconds * 1000 + KEY_WINDOW.lifetime_ms
-        self._keep(("key", key.id), _Totals(minute_ends_at_ms, day, month, {Limit.REQUESTS_PER_MINUTE: requests}))
-        limits = (Limit.REQUESTS_PER_DAY, Limit.TOKENS_PER_DAY, Limit.TOKENS_PER_MONTH, Limit.USD_PER_MONTH)
-        by_limit = dict(zip(limits, used, strict=True))
-        self._keep(("organisation", key.organisation), _Totals(float("inf"), day, month, by_limit))
+        of_minute = _Totals(minute_ends_at_ms, day, utc_month(day), {Limit.REQUESTS_PER_MINUTE: requests})
+        self._keep(("key", key.id), of_minute)
+        self.note_periods(key.organisation, day, used)
+        self._active[key.organisation] = day
+
+    def note_periods(self, organisation: str, day: int, used: Sequence[int]) -> None:
+        """Keeps an organisation's totals: requests and tokens of the day, tokens and pico-dollars of its month."""
+        by_limit = dict(zip(_OF_PERIODS, used, strict=True))
+        self._keep(("organisation", organisation), _Totals(float("inf"), day, utc_month(day), by_limit))
+
+    def take_active(self) -> dict[str, int]:
+        """Returns the organisations whose requests Redis has counted since the last call, with the day of the last."""
+        active = self._active
+        self._active = {}
+        return active
 
     async def reserve(
         self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float

@@ -11,8 +11,9 @@ import logging
 import secrets
 from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vllm_service.domain.quotas import utc_month
 from vllm_service.errors import ServiceError, StorageRefused
 from vllm_service.storage.quotas.alone import ShareOfQuotas
 from vllm_service.storage.quotas.counters import Counts, Period, PeriodKey
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from vllm_service.storage.redis_link import RedisLink
 
 log = logging.getLogger(__name__)
-BEAT_SECONDS = 5.0
-#: Six beats: after so long a process that was killed is counted no more.
+BEAT_SECONDS = 1.0
+#: Thirty beats: after so long a process that was killed is counted no more.
 LOST_AFTER_SECONDS = 30.0
 _REPLY_SECONDS = 5.0
 _PREFIX = "vllm-service"
@@ -31,7 +32,10 @@ _PREFIX = "vllm-service"
 _STAYS_SECONDS = {"day": 8 * 86_400, "month": 93 * 86_400}
 _NUMBER_STAYS_SECONDS = 86_400
 #: The highest count of so many beats is used: after an outage the processes register one by one.
-_BEATS = 6
+_BEATS = 30
+#: Totals are read of so many organisations at most, and for so many beats after their last request here.
+MOST_REFRESHED = 1_000
+_REFRESHED_BEATS = 30
 
 
 class Presence:
@@ -56,6 +60,9 @@ class Presence:
         self._merge = link.script(__package__, "merge.lua")
         self._process = secrets.token_hex(8)
         self._numbers = count()
+        self._beats = count()
+        #: Organisations that were active here of late: the day and the beat of their last request.
+        self._active: dict[str, tuple[int, int]] = {}
         self._counted: deque[int] = deque(maxlen=_BEATS)
         #: Merges whose end is not known yet, by period: they are sent again as they were.
         self._merging: dict[PeriodKey, tuple[str, Counts]] = {}
@@ -70,6 +77,7 @@ class Presence:
         self._counted.append(processes)
         if self._alone is not None:
             self._alone.processes = max(self._at_least, *self._counted)
+            await self._refresh(self._alone)
             for period in self._alone.periods.settled():
                 await self._hand_over(period)
 
@@ -80,6 +88,26 @@ class Presence:
         with contextlib.suppress(ServiceError):
             await self.beat()
             await reply_within(self._link.call("ZREM", f"{_PREFIX}:processes", self._process), _REPLY_SECONDS)
+
+    async def _refresh(self, alone: ShareOfQuotas) -> None:
+        """Reads what all processes have taken of the limits of organisations that were active here of late."""
+        beat = next(self._beats)
+        self._active |= {organisation: (day, beat) for organisation, day in alone.take_active().items()}
+        latest = list(self._active.items())[-MOST_REFRESHED:]
+        self._active = {organisation: of for organisation, of in latest if of[1] > beat - _REFRESHED_BEATS}
+        replies = [
+            (organisation, day, self._read(organisation, day)) for organisation, (day, _) in self._active.items()
+        ]
+        for organisation, day, both in replies:
+            with contextlib.suppress(StorageRefused):
+                used = [int(count or 0) for reply in both for count in await reply_within(reply, _REPLY_SECONDS)]
+                alone.note_periods(organisation, day, used)
+
+    def _read(self, organisation: str, day: int) -> tuple[asyncio.Future[Any], asyncio.Future[Any]]:
+        prefix = f"{_PREFIX}:org:{organisation}"
+        of_day = self._link.call("HMGET", f"{prefix}:day:{day}", "requests", "tokens")
+        of_month = self._link.call("HMGET", f"{prefix}:month:{utc_month(day)}", "tokens", "picousd")
+        return of_day, of_month
 
     async def _hand_over(self, period: Period) -> None:
         organisation, name, number = period.key

@@ -42,7 +42,7 @@ _WINDOWS = (KEY_WINDOW.buckets, KEY_WINDOW.bucket_ms, ADDRESS_WINDOW.buckets, AD
 #: How long a request waits for Redis's reply. A slow Redis delays requests up to here, and refuses none before.
 REPLY_SECONDS = 5.0
 #: How long the end of a request waits for the reply; after it the end goes on beside the next request.
-_END_SECONDS = 0.25
+END_SECONDS = 1.0
 #: The most requests of one organisation that wait for Redis: a quarter of what a link holds for all.
 MOST_WAITING_OF_ONE = 2_500
 
@@ -99,6 +99,7 @@ class RedisQuotas:
         fallback: ShareOfQuotas | None = None,
         uses_server_clock: bool = True,
         reply_seconds: float = REPLY_SECONDS,
+        end_seconds: float = END_SECONDS,
     ) -> None:
         self._link = link
         self._reserve = link.script(__package__, "reserve.lua")
@@ -110,6 +111,7 @@ class RedisQuotas:
         self._process = secrets.token_hex(8)
         self._numbers = count()
         self._reply_seconds = reply_seconds
+        self._end_seconds = end_seconds
         #: By organisation, how many of its requests wait for Redis.
         self._waiting: dict[str, int] = {}
         self._unsent = WaitingEnds(self._send)
@@ -190,7 +192,7 @@ class RedisQuotas:
         hold the caller up: after a moment this returns, and the end goes on.
         """
         ending = self._keep(self._end_once(End(reservation, how, bounded(tokens), bounded(picousd))))
-        await asyncio.wait({ending}, timeout=_END_SECONDS)
+        await asyncio.wait({ending}, timeout=self._end_seconds)
 
     def _keep(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(ending)

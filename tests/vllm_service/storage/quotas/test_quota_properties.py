@@ -141,7 +141,13 @@ def test_limits_in_redis_do_what_the_model_does(redis_server: RedisServer) -> No
             redis_server.empty()
             link = RedisLink(redis_server.url, PipelineBounds(silence_seconds=30))
             self.stack.push_async_callback(link.close)
-            return RedisQuotas(link, lease_seconds=LEASE_SECONDS, address_limit=ADDRESS_LIMIT, uses_server_clock=False)
+            return RedisQuotas(
+                link,
+                lease_seconds=LEASE_SECONDS,
+                address_limit=ADDRESS_LIMIT,
+                uses_server_clock=False,
+                end_seconds=60,
+            )
 
         def model_now(self) -> QuotaModel:
             """Leases are taken back at the next reservation: if the clock goes back before, they have not expired."""
