@@ -128,7 +128,7 @@ def _prepare(name: str, gateway: Stack) -> None:
 
 def _command(name: str, gateway: Stack, seconds: float) -> list[str]:
     keys = [] if name in STRANGERS else gateway.bad_keys
-    if name in KEYED and "ten keys" not in name:
+    if name in KEYED and "three keys" not in name:
         keys = keys[:1]
     options = [argument for key in keys for argument in ("--key", key)]
     command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "benchmarks.isolation.attack", name]

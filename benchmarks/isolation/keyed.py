@@ -154,7 +154,7 @@ KEYED: dict[str, Attack] = {
     "prompts that make the provider reset": requests(30, lambda n: chat_body(f"attack:reset {n}")),
     "prompts without an answer": requests(30, lambda n: chat_body(f"attack:hang {n}"), seconds=3.0),
     "prompts that are answered by garbage": requests(30, lambda n: chat_body(f"attack:garbage {n}")),
-    "failing streams of ten keys": requests(60, lambda n: chat_body(f"attack:fail {n}", stream=True)),
+    "failing streams of three keys": requests(60, lambda n: chat_body(f"attack:fail {n}", stream=True)),
     "a flood of requests": requests(300, lambda n: chat_body(f"flood {n}")),
     "a flood of long streams": streams(300, "long-stream"),
     "streams that are not read": slow_readers,

@@ -80,8 +80,8 @@ async def stack(
             port = await exits.enter_async_context(delayed(redis.port, redis_delay_seconds))
             variables["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
         write_configuration(directory, provider)
-        good = [_key(directory, checkout, "good", "enterprise") for _ in range(4)]
-        bad = [_key(directory, checkout, "bad", "development") for _ in range(10)]
+        good = [_key(directory, checkout, "good", "enterprise") for _ in range(2)]
+        bad = [_key(directory, checkout, "bad", "development") for _ in range(3)]
         process, url, log = _serve(directory, checkout, variables, reads_log=reads_log)
         try:
             yield Stack(url, process, log, good, bad, redis)
@@ -91,7 +91,7 @@ async def stack(
                 process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+            process.communicate()
 
 
 class _Provider:

@@ -14,18 +14,20 @@ HOARD = 4500
 BODY_BYTES = 19_000_000
 
 
-async def _unfinished(attacker: Attacker, lines: str, body: bytes) -> None:
-    """Sends a request but its last byte, then waits."""
+async def _unfinished(attacker: Attacker) -> None:
+    """Sends a body but its last byte, then waits."""
+    piece = b"x" * 10**6
     async with connected(attacker.address) as connection:
-        connection.writer.write(head(attacker.key, lines=lines) + body)
-        await connection.writer.drain()
+        connection.writer.write(head(attacker.key, lines=f"content-length: {BODY_BYTES + 1}\r\n"))
+        for _ in range(BODY_BYTES // len(piece)):
+            connection.writer.write(piece)
+            await connection.writer.drain()
         await connection.reader.read()
 
 
 async def unfinished_bodies(attacker: Attacker) -> None:
     """Sends a hundred bodies of 19 MB but for the last byte."""
-    body = b"x" * (BODY_BYTES - 1)
-    await held(100, lambda _: _unfinished(attacker, f"content-length: {BODY_BYTES}\r\n", body))
+    await held(100, lambda _: _unfinished(attacker))
 
 
 async def slow_heads(attacker: Attacker) -> None:
@@ -38,7 +40,8 @@ async def slow_heads(attacker: Attacker) -> None:
                 connection.writer.write(b"a")
                 await connection.writer.drain()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(connection.reader.read(1024), 1.0)
+                    async with asyncio.timeout(1.0):
+                        await connection.reader.read(1024)
 
     await held(500, one)
 

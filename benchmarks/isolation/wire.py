@@ -65,8 +65,11 @@ class Connection:
 
 async def connect(address: Address, *, read_limit: int = 2**20) -> Connection:
     """Returns a connection. Raises OSError."""
-    opened = asyncio.open_connection(address.host, address.port, local_addr=(address.source, 0), limit=read_limit)
-    return Connection(*await asyncio.wait_for(opened, 10))
+    # Not wait_for: until Python 3.12 it may lose a cancellation.
+    async with asyncio.timeout(10):
+        source = (address.source, 0)
+        opened = await asyncio.open_connection(address.host, address.port, local_addr=source, limit=read_limit)
+    return Connection(*opened)
 
 
 @asynccontextmanager
