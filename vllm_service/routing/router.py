@@ -131,8 +131,8 @@ class BreakerView(Protocol):
         """Providers, and models there, whose breakers may refuse a request; all others let every request by."""
         ...
 
-    def may_try(self, provider: str, model: str, now_seconds: float) -> bool:
-        """Returns whether a breaker would admit a request now."""
+    def may_try(self, provider: str, model: str, now_seconds: float, organisation: str) -> bool:
+        """Returns whether a breaker would admit a request of the organisation now."""
         ...
 
 
@@ -212,9 +212,10 @@ class CostRouter:
         """Returns the expected length of the answer."""
         return self._route(facts).lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
 
-    def may_try(self, candidate: Candidate, now_seconds: float) -> bool:
-        """Returns whether the offer's breakers let a request by."""
-        return self._breakers is None or self._breakers.may_try(candidate.name, candidate.model, now_seconds)
+    def may_try(self, candidate: Candidate, facts: RequestFacts, now_seconds: float) -> bool:
+        """Returns whether the offer's breakers let the request by."""
+        breakers = self._breakers
+        return breakers is None or breakers.may_try(candidate.name, candidate.model, now_seconds, facts.organisation)
 
     def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> ObservedAttempt:
         """Counts the request as sent to this offer, and returns the attempt's observer."""
@@ -281,6 +282,4 @@ class CostRouter:
         if breakers is None or not breakers.not_closed:
             return candidates
         # Where every breaker is open the plan names them all: the breakers refuse at sending, and say until when.
-        return [
-            candidate for candidate in candidates if breakers.may_try(candidate.name, candidate.model, now)
-        ] or candidates
+        return [candidate for candidate in candidates if self.may_try(candidate, facts, now)] or candidates

@@ -32,7 +32,7 @@ from vllm_service.http.server import HttpServer
 from vllm_service.observability.access_log import log_request
 from vllm_service.observability.measurements import Measurements
 from vllm_service.observability.tracing import require_exporter
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.breakers.report import BreakerReport
 from vllm_service.resilience.hedging import HedgeSettings, Hedging
 from vllm_service.resilience.policy import ResiliencePolicy
