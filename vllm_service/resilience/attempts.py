@@ -15,7 +15,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from vllm_service.catalog.model import Provider
-from vllm_service.domain.plan import AttemptObserver, Plan, Router, Step
+from vllm_service.domain.plan import AttemptObserver, AttemptTrace, Plan, Router, Step
 from vllm_service.domain.pricing import TokenPrice, charged_picousd
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
@@ -29,14 +29,6 @@ from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, ScheduledAttempt
 
 Answer = TypeVar("Answer")
-
-
-class AttemptTrace(Protocol):
-    """Receives each attempt that has ended."""
-
-    def attempted(self, step: Step, seconds: float, outcome: str, status: int | None) -> None:
-        """Takes an attempt that has just ended and lasted `seconds`. status: HTTP's; None if there was no answer."""
-        ...
 
 
 class HedgeLoser(NamedTuple):

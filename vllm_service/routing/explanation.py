@@ -88,8 +88,8 @@ def _state(candidate: Candidate, question: _Question) -> list[str]:
         notes.append(f"about {seconds:.1f} s to the end of the answer")
     if candidate.endpoint is not None:
         notes.append(_of_workers(candidate, candidate.endpoint, question))
-    if candidate.late_until > now:
-        notes.append(f"it asked to wait {candidate.late_until - now:.0f} s more (Retry-After)")
+    if seconds_late := candidate.seconds_late(facts, now):
+        notes.append(f"it asked to wait {seconds_late:.0f} s more (Retry-After)")
     if not question.router.may_try(candidate, facts, now):
         notes.append("its circuit breaker is open after failures")
     if cached := candidate.cached_tokens(facts, now):

@@ -85,12 +85,12 @@ class ObservedAttempt(msgspec.Struct):
                 candidate.prompt_cache.add(facts.prefix, self.follows, usage.cached_tokens / usage.prompt_tokens, now)
 
     def failed(self, status: int, retry_after_seconds: float | None, now: float) -> None:
-        """Learns nothing from a failure but a 429's Retry-After, until which the offer comes last."""
+        """Learns nothing from a failure but a 429's Retry-After, until which the offer is the organisation's last."""
         if self.is_over:
             return
         self.abandoned(now)
         if status == 429 and retry_after_seconds:
-            self.candidate.late_until = now + retry_after_seconds
+            self.candidate.late(self.facts.organisation, now + retry_after_seconds, now)
 
     def abandoned(self, now: float) -> None:
         """Takes the request off those in flight."""

@@ -179,6 +179,7 @@ def policy_of(settings: ServiceSettings, storage: Storage) -> ResiliencePolicy:
             consecutive_failures=settings.breaker_failures,
             open_seconds=open_seconds,
             longest_open_seconds=max(300.0, open_seconds),  # the longest may not be less than the first
+            by_organisation=settings.require_keys,  # without keys all requests are of one caller
         ),
         storage.breakers,
         RetrySettings(attempts=settings.attempts, attempts_per_offer=settings.attempts_per_place),
