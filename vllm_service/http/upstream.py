@@ -75,6 +75,13 @@ class Patience(msgspec.Struct, frozen=True, gc=False):
 ENDLESS = Patience()
 
 
+class Sending(Protocol):
+    """One sending of a request, as far as an upstream reports on it."""
+
+    #: Whether the request has been written. A request that only waited for a connection has not been.
+    was_sent: bool
+
+
 class Upstream(Protocol):
     """Sends requests to providers."""
 
@@ -87,12 +94,14 @@ class Upstream(Protocol):
         patience: Patience = ENDLESS,
         *,
         beginning: StreamBeginning | None = None,
+        sending: Sending | None = None,
     ) -> Awaitable[Answer]:
         """POSTs JSON to `base_url + path` with the provider's own key.
 
         headers: more header lines, each ended by CRLF. beginning: of a request for a stream; it is fed with the body of
         a 200, and the answer is returned once its `feed` returns true. Without it, and for everything that is no
-        stream of events, the answer is returned when it is whole. Cancelling this closes the connection.
+        stream of events, the answer is returned when it is whole. sending: its `was_sent` is set when the request is
+        written. Cancelling this closes the connection.
 
         Raises NotReached, CutShort or TimedOut for anything that the provider or the network does, and RuntimeError
         for a fault of the gateway's own.

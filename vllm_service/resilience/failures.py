@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import NamedTuple
 
+from vllm_service.domain.plan import Step
 from vllm_service.domain.refusals import Meaning, meaning_of
+from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError
 from vllm_service.http.upstream import Patience
 
@@ -76,6 +79,11 @@ class Failure:
     may_be_running: bool = False
 
     @property
+    def may_be_billed(self) -> bool:
+        """Whether the provider may have worked on the request, so that the attempt is counted by an estimate."""
+        return self.may_be_running or self.kind is Kind.CUT
+
+    @property
     def meaning(self) -> Meaning:
         """The meaning of the failure for other attempts. A status 200 with garbage counts as no answer."""
         if self.kind is not Kind.STATUS:
@@ -135,6 +143,16 @@ class Failure:
 _BLAMELESS = frozenset({Kind.CANCELLED, Kind.DEADLINE})
 #: Timers are exact to this; a limit that was reached so nearly was the one that ended the attempt.
 _TIMER_SECONDS = 0.005
+class CutAttempt(NamedTuple):
+    """The cost of an attempt whose answer is not used; an estimate, unless its whole answer was there."""
+
+    step: Step
+    usage: Usage
+    cost_picousd: int | None
+    #: Whether another attempt, sent beside it, began first; else it was cut: by a deadline, a fault, its caller.
+    is_beaten: bool = False
+
+
 #: Failures that do not pass while the request waits.
 _LASTING = frozenset({Meaning.ACCOUNT, Meaning.OFFER, Meaning.CONTEXT, Meaning.OVERSIZED})
 #: The party that the breaker is to see in a status of each meaning, and a status that speaks against that party.
