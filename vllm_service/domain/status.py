@@ -22,6 +22,7 @@ class Circuit(StrEnum):
 class ProviderCircuit:
     """One provider's circuit breaker."""
 
+    #: As it is for everyone.
     circuit: Circuit
     #: Failures in a row.
     failures: int | None = None
@@ -29,6 +30,8 @@ class ProviderCircuit:
     openings: int | None = None
     #: Seconds since 1970.
     retry_at: float | None = None
+    #: Organisations that alone are kept away from one of its models, since only their requests fail there.
+    organisations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,16 @@ class QuotaState:
     is_failing: bool = False
     #: This process counts by itself, because the store that all processes share does not answer.
     is_counting_alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeysState:
+    """The look-ups of callers' keys."""
+
+    #: The last look-up failed, or one does not end: keys that are not in memory are refused.
+    is_failing: bool = False
+    #: Keys in memory are used on all the same.
+    is_usable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,17 @@ from urllib.parse import urlsplit
 from vllm_service.catalog.model import Provider
 from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.http.client_connection import Connection, ProviderAnswer
-from vllm_service.http.upstream import ENDLESS, Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
+from vllm_service.http.upstream import (
+    ENDLESS,
+    Answer,
+    CutShort,
+    NotReached,
+    OutOfTime,
+    Patience,
+    ProviderFault,
+    Sending,
+    TimedOut,
+)
 from vllm_service.http.write_buffer import WriteBuffer
 from vllm_service.version import __version__
 
@@ -45,20 +55,21 @@ class ConnectionPool:
         patience: Patience = ENDLESS,
         *,
         beginning: StreamBeginning | None = None,
+        sending: Sending | None = None,
     ) -> Awaitable[Answer]:
         """Implements upstream.Upstream."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("POST", path, headers, body, patience, beginning=beginning)
+        return pool.send("POST", path, headers, body, patience, sending=sending or _Unobserved(), beginning=beginning)
 
     def get(self, provider: Provider, path: str, patience: Patience = ENDLESS) -> Awaitable[Answer]:
         """GETs `base_url + path`; errors as for `send`."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("GET", path, b"", b"", patience)
+        return pool.send("GET", path, b"", b"", patience, sending=_Unobserved())
 
     def patch(self, provider: Provider, path: str, body: bytes, patience: Patience = ENDLESS) -> Awaitable[Answer]:
         """PATCHes JSON to `base_url + path`; errors as for `send`. May arrive twice, so it must be idempotent."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("PATCH", path, b"", body, patience)
+        return pool.send("PATCH", path, b"", body, patience, sending=_Unobserved())
 
     async def close(self) -> None:
         """Implements upstream.Upstream."""
@@ -97,6 +108,12 @@ class ConnectionPool:
         self._timer = loop.call_later(CHECK_INTERVAL_SECONDS, self._check_pools)
 
 
+class _Unobserved:
+    """A Sending of which no report is needed."""
+
+    was_sent = False
+
+
 class _Pool:
     """One provider's connections: at most its `max_connections`, those being opened included."""
 
@@ -129,6 +146,7 @@ class _Pool:
         body: bytes,
         patience: Patience,
         *,
+        sending: Sending,
         beginning: StreamBeginning | None = None,
     ) -> ProviderAnswer:
         """Sends a request over an idle connection, else over a new one, and returns its answer."""
@@ -148,6 +166,7 @@ class _Pool:
                 waiter = connection.request(
                     request, first_byte, patience.total_seconds, is_alone=is_alone, beginning=beginning
                 )
+                sending.was_sent = True
                 return await waiter
             except CutShort:
                 # The provider may close an idle connection just when a request is written to it. Such a request was
@@ -156,6 +175,7 @@ class _Pool:
                     raise
                 connection = None
                 is_kept = False
+                sending.was_sent = False
             except asyncio.CancelledError:
                 if waiter is not None:
                     connection.abandon(waiter)
@@ -175,7 +195,7 @@ class _Pool:
         if not connection.is_busy:
             return CutShort("idle") if quiet_seconds > KEEP_ALIVE_SECONDS else None
         if now > connection.ends_at:
-            return TimedOut("the time that the request may take is over")
+            return OutOfTime("the time that the request may take is over")
         if connection.is_paused:  # the caller is slow, not the provider
             return None
         if connection.is_streaming:  # a whole answer may be silent behind its head until it is complete

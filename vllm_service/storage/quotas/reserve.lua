@@ -4,7 +4,7 @@
 -- ARGV  1 now in ms ('' for this server's clock), 2 lease in ms, 3 lease, 4 tokens, 5 pico-dollars, 6 prefix of periods,
 --       7-12 what the limits allow, in the order of domain.quotas.Limit; '' is no limit
 --       13, 14 buckets of a minute and ms of each; 15, 16 the same for the address's second
--- Returns {1, key's bucket, address's bucket, totals}, or {0, then for each limit: -1 if it has room, else ms to wait; for the
+-- Returns {1, totals}, or {0, then for each limit: -1 if it has room, else ms to wait; for the
 -- limits of days and months 0 if running requests may give it back, 1 if only the period's end will}.
 -- The totals are those of all processes with this request: requests in the key's window; requests and tokens of the day,
 -- tokens and pico-dollars of the month, as strings. A process that must count alone later goes on from them.
@@ -146,4 +146,4 @@ redis.call('ZADD', KEYS[5], now + tonumber(ARGV[2]), ARGV[3])
 expire(KEYS[5], 2 * tonumber(ARGV[2]))
 local day = redis.call('HMGET', KEYS[3], 'requests', 'tokens')
 local month = redis.call('HMGET', KEYS[4], 'tokens', 'picousd')
-return {1, taken_in[1], taken_in[2], {in_key_window, day[1], day[2], month[1], month[2]}}
+return {1, {in_key_window, day[1], day[2], month[1], month[2]}}
