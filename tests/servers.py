@@ -100,6 +100,23 @@ class PostgresServer:
         await connection.close()
         return url
 
+    @property
+    def socket(self) -> Path:
+        """Of the server, for a proxy."""
+        return Path(self._server.get_postmaster_info().socket_path)
+
+    def hang(self) -> None:
+        """It takes connections and bytes, and answers nothing: all its processes stand still."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        process = self._server.get_postmaster_info().process
+        for one in (process, *process.children(recursive=True)):
+            one.send_signal(number)
+
     def stop(self) -> None:
         process = self._server.get_postmaster_info().process
         process.send_signal(signal.SIGQUIT)  # at once, without a checkpoint: nothing of it is kept

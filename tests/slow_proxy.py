@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 
 class SlowProxy:
     """Passes bytes on in both directions, `delay_seconds` late, whole and in order."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._target = host, port
+    def __init__(self, target: int | Path) -> None:
+        self._target = target
         #: Of the answers; the way there takes no time.
         self.delay_seconds = 0.0
         #: What comes is taken, and goes nowhere.
@@ -46,7 +47,10 @@ class SlowProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        there = await asyncio.open_connection(*self._target)
+        if isinstance(self._target, Path):
+            there = await asyncio.open_unix_connection(self._target)
+        else:
+            there = await asyncio.open_connection("127.0.0.1", self._target)
         self._open |= {writer, there[1]}
         ways = (self._pass(reader, there[1], 0.0), self._pass(there[0], writer, None))
         for way in ways:
@@ -71,9 +75,9 @@ class SlowProxy:
 
 
 @asynccontextmanager
-async def slow_proxy(port: int, host: str = "127.0.0.1") -> AsyncIterator[SlowProxy]:
-    """A running proxy before this port."""
-    proxy = SlowProxy(host, port)
+async def slow_proxy(target: int | Path) -> AsyncIterator[SlowProxy]:
+    """A running proxy before this port of 127.0.0.1, or this unix socket."""
+    proxy = SlowProxy(target)
     await proxy.start()
     try:
         yield proxy

@@ -14,6 +14,7 @@ from vllm_service.api.health_report import (
     available_providers,
     health_status,
     shown_address,
+    storage_reasons,
     use_cases,
     worst_circuit,
 )
@@ -51,12 +52,15 @@ def health_router(dependencies: Dependencies) -> APIRouter:
 
     @router.get("/health/ready", responses=_NOT_READY)
     async def ready(response: Response) -> schemas.Probe:
-        """Returns 200 if requests should be sent here: also when degraded, since other models are served."""
+        """Returns 200 if requests should be sent here: also when degraded, since some are served.
+
+        It reads what the parts know by now, and waits for none of them.
+        """
         status = health_status(dependencies)
         if status.name in ("healthy", "degraded") and not dependencies.server.is_stopping:
-            return schemas.Probe(status="ready")
+            return schemas.Probe(status="ready", reasons=storage_reasons(dependencies.statuses))
         response.status_code = 503
-        return schemas.Probe(status="not_ready")
+        return schemas.Probe(status="not_ready", reasons=storage_reasons(dependencies.statuses))
 
     return router
 

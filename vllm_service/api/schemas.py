@@ -152,3 +152,5 @@ class Probe(Answer):
     """The answer of a probe for orchestrators."""
 
     status: Literal["alive", "ready", "not_ready"]
+    #: What the stores cannot do now; empty when they are well.
+    reasons: list[str] = []

@@ -15,6 +15,7 @@ from vllm_service.domain.requests import RequestRecord
 from vllm_service.domain.status import (
     BreakersState,
     CacheState,
+    KeysState,
     LedgerState,
     QuotaState,
     ServerState,
@@ -145,6 +146,8 @@ def _register(
     statuses.register(WorkersState, controller.status)
     statuses.register(LedgerState, storage.ledger.status)
     statuses.register(QuotaState, storage.quotas.status)
+    if settings.require_keys:
+        statuses.register(KeysState, storage.keys.status)
     if settings.response_cache:
         statuses.register(CacheState, storage.responses.status)
     if slot is not None:

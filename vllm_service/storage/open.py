@@ -16,7 +16,7 @@ from vllm_service.storage.keys.sql import CachedKeys, KeyStore
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.ledger.retention import Retention
 from vllm_service.storage.ledger.writer import LedgerWriter, LedgerWriterOptions
-from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
+from vllm_service.storage.protocol import Quotas, ResponseCache
 from vllm_service.storage.quotas.alone import ShareOfQuotas
 from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas
 from vllm_service.storage.quotas.presence import Presence
@@ -41,7 +41,7 @@ class Storage:
     """Everything that outlives a request."""
 
     #: Finds keys on the hot path, through memory.
-    keys: Keys
+    keys: CachedKeys
     #: Makes, lists and revokes keys.
     key_store: KeyStore
     ledger: LedgerWriter

@@ -17,7 +17,8 @@ class Keys(Protocol):
     async def find(self, secret: str) -> ApiKey | None:
         """Returns the key of this secret; None if there is none, or it was revoked. Takes the same time for any secret.
 
-        Raises errors.StorageUnavailable for a key that is not in memory while the database is away.
+        A key in memory is found at once while the database is slow or away. Raises errors.StorageUnavailable for one
+        that is not.
         """
         ...
 

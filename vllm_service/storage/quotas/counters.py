@@ -55,7 +55,7 @@ class SlidingWindow:
         self.total += 1
 
     def wait_ms(self, now_ms: int) -> int:
-        """Returns the milliseconds until the oldest request that counts leaves the window; its length if it is empty."""
+        """Returns the milliseconds until the oldest request leaves the window; its length if there is none."""
         oldest = self._counts[0][0] if self._counts else now_ms // self._shape.bucket_ms
         return oldest * self._shape.bucket_ms + self._shape.lifetime_ms - now_ms
 

@@ -27,6 +27,7 @@ BEAT_SECONDS = 1.0
 #: Thirty beats: after so long a process that was killed is counted no more.
 LOST_AFTER_SECONDS = 30.0
 _REPLY_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 _PREFIX = "vllm-service"
 #: As in reserve.lua: a day's counts stay for a week after it, a month's for two months.
 _STAYS_SECONDS = {"day": 8 * 86_400, "month": 93 * 86_400}
@@ -85,9 +86,10 @@ class Presence:
         """Hands over the rest, and ends the registration, if Redis answers."""
         self._task.cancel()
         await asyncio.wait({self._task})
-        with contextlib.suppress(ServiceError):
-            await self.beat()
-            await reply_within(self._link.call("ZREM", f"{_PREFIX}:processes", self._process), _REPLY_SECONDS)
+        with contextlib.suppress(ServiceError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.beat()
+                await self._link.call("ZREM", f"{_PREFIX}:processes", self._process)
 
     async def _refresh(self, alone: ShareOfQuotas) -> None:
         """Reads what all processes have taken of the limits of organisations that were active here of late."""

@@ -18,7 +18,7 @@ MAX_WAITING = 100_000
 #: How many are sent at once.
 ROUND = 1_000
 #: How long the end of the process waits for them.
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 3.0
 
 
 class Ending(Protocol):

@@ -19,6 +19,10 @@ from vllm_service.storage.sql.upgrade import MIGRATION_WAIT_SECONDS, POSTGRES, S
 CONNECT_TIMEOUT_SECONDS = 5.0
 COMMAND_TIMEOUT_SECONDS = 30.0
 POOL_SIZE = 4
+#: For a free connection of the pool; and for taking one back, whose statement may still have to be cancelled.
+ACQUIRE_SECONDS = 5.0
+#: At the end, for statements in progress.
+CLOSE_SECONDS = 2.0
 #: The server as errors name it that callers of the gateway may get: its address is none of their business.
 _ANY = "Postgres"
 
@@ -64,12 +68,16 @@ class PostgresDatabase:
 
     async def fetch(self, sql: str, *values: Value) -> list[tuple[Any, ...]]:
         """Implements Database."""
-        async with _translated():
-            return [tuple(row) for row in await self._pool.fetch(sql, *values)]
+        async with _translated(), self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            return [tuple(row) for row in await connection.fetch(sql, *values)]
 
     async def write(self, *steps: Statement | Rows) -> None:
         """Implements Database."""
-        async with _translated(), self._pool.acquire() as connection, connection.transaction():
+        async with (
+            _translated(),
+            self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection,
+            connection.transaction(),
+        ):
             for step in steps:
                 if isinstance(step, Statement):
                     await connection.execute(step.sql, *step.values)
@@ -79,7 +87,7 @@ class PostgresDatabase:
     async def close(self) -> None:
         """Implements Database."""
         try:
-            await asyncio.wait_for(self._pool.close(), CONNECT_TIMEOUT_SECONDS)
+            await asyncio.wait_for(self._pool.close(), CLOSE_SECONDS)
         except TimeoutError:
             self._pool.terminate()
 
