@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
+from vllm_service.errors import StorageUnavailable
 from vllm_service.storage.coordination.memory import MemoryBreakers, MemoryTargets, MemoryWakes
 from vllm_service.storage.keys.sql import CachedKeys, KeyStore
 from vllm_service.storage.ledger.reader import LedgerReader
@@ -111,10 +112,11 @@ async def open_storage(
     async with AsyncExitStack() as stack:
         database = await open_database(database_url, data_dir)
         stack.push_async_callback(database.close)
+        where = "DATABASE_URL" if database_url else str(data_dir / DATABASE_FILE)
         if redis_url is None:
-            own_quotas = MemoryQuotas(
-                await load(database, time.time()), lease_seconds=lease_seconds, address_limit=address_limit
-            )
+            with _named(where):
+                saved = await load(database, time.time())
+            own_quotas = MemoryQuotas(saved, lease_seconds=lease_seconds, address_limit=address_limit)
             stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
             shared = _embedded(own_quotas, bounds)
         else:
@@ -128,11 +130,23 @@ async def open_storage(
 
             shared = await _in_redis(stack, redis_url, bounds, make_quotas)
         reader = LedgerReader(database)
-        ledger = await _open_ledger(stack, database, None if database_url else data_dir, ledger_options)
+        with _named(where):
+            ledger = await _open_ledger(stack, database, None if database_url else data_dir, ledger_options)
         if retention_days is not None:
             stack.push_async_callback(Retention(reader, retention_days).close)
         key_store = KeyStore(database, pepper)
         yield Storage(CachedKeys(key_store, pepper), key_store, ledger, reader, *shared)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Names the database in an error of the start. Errors that callers may get leave it out."""
+    try:
+        yield
+    except StorageUnavailable as error:
+        if where in error.message:
+            raise
+        raise StorageUnavailable(f"{where}: {error.message}", retry_after_seconds=error.retry_after_seconds) from error
 
 
 def _embedded(quotas: MemoryQuotas, bounds: ResponseBounds) -> _Shared:

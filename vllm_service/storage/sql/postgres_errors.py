@@ -52,6 +52,12 @@ _MEANINGS: tuple[tuple[type[BaseException], str, str], ...] = (
     (asyncpg.CannotConnectNowError, "is starting or stopping", "Try again in some seconds"),
     (asyncpg.AdminShutdownError, "has been stopped", "Start it again"),
     (asyncpg.DiskFullError, "has no room left on its disk", "Make room there"),
+    (asyncpg.PostgresIOError, "cannot read or write its disk", "Check the disk, and its log"),
+    (
+        asyncpg.PostgresConnectionError,
+        "has closed the connection",
+        "Check that it runs, and its log; a proxy in between may have closed it too",
+    ),
     (asyncpg.OutOfMemoryError, "has no memory left", "Give it more, or lower its work_mem"),
     (ConnectionRefusedError, "cannot be reached: nothing listens there", "Start it, or correct DATABASE_URL"),
     (FileNotFoundError, "cannot be reached: its socket does not exist", "Start it, or correct DATABASE_URL"),
@@ -65,6 +71,9 @@ MAY_NOT_MIGRATE = (
     asyncpg.InsufficientPrivilegeError,
     asyncpg.InvalidSchemaNameError,
     asyncpg.ReadOnlySQLTransactionError,
+    # No room, memory or connections; a shutdown; a connection that broke.
+    *(asyncpg.InsufficientResourcesError, asyncpg.OperatorInterventionError, asyncpg.PostgresConnectionError),
+    *(asyncpg.PostgresIOError, asyncpg.InterfaceError, OSError, TimeoutError),
 )
 
 
