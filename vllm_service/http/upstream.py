@@ -89,8 +89,8 @@ class Upstream(Protocol):
         a 200, and the answer is returned once its `feed` returns true. Without it, and for everything that is no
         stream of events, the answer is returned when it is whole. Cancelling this closes the connection.
 
-        Raises NotReached, CutShort or TimedOut for anything that the provider or the network does, and RuntimeError
-        for a fault of the gateway's own.
+        Raises NotReached, CutShort or TimedOut for anything that the provider or the network does, NoFreeConnection
+        where this process is too busy, and RuntimeError for a fault of the gateway's own.
         """
         ...
 
@@ -103,17 +103,27 @@ class ProviderFault(Exception):
     """The provider sent no complete HTTP answer.
 
     ProviderFault
-    ├── NotReached   no connection could be made; nothing was sent
-    ├── TimedOut     it fell silent before or within the answer, or the answer took too long
-    └── CutShort     the connection ended, or the bytes are not HTTP
+    ├── NoFreeConnection  this process uses all connections that the request may take; nothing was sent
+    ├── NotReached        no connection could be made; nothing was sent
+    ├── TimedOut          it fell silent before or within the answer, or the answer took too long
+    └── CutShort          the connection ended, or the bytes are not HTTP
     """
 
     #: Whether the provider may have taken the request and be generating still: the request has been written.
     may_be_running = True
 
 
+class NoFreeConnection(ProviderFault):
+    """None of the provider's connections was free in time, or too many requests wait already.
+
+    The request was not sent. That says something about the load of this process, and nothing about the provider.
+    """
+
+    may_be_running = False
+
+
 class NotReached(ProviderFault):
-    """No connection could be made, or none was free in time. The request was not sent, so it is safe to repeat."""
+    """No connection could be made. The request was not sent, so it is safe to repeat."""
 
     may_be_running = False
 

@@ -22,7 +22,7 @@ from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelUnavailable, ServiceError
 from vllm_service.http.upstream import Patience
 from vllm_service.resilience.breakers.circuit_breaker import Admission, CircuitBreaker
-from vllm_service.resilience.failures import Failure, NotAnswered
+from vllm_service.resilience.failures import Failure, Kind, NotAnswered
 from vllm_service.resilience.hedging import hedged
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, ScheduledAttempt
@@ -166,7 +166,8 @@ class TriedRequest(msgspec.Struct, eq=False):
 
     def failed(self, step: Step, not_answered: NotAnswered) -> None:
         """Adds the provider to the route's reason, and keeps the attempt's error, unless an earlier one says more."""
-        if not self.reason.endswith(failed := f"; {step.provider} failed"):
+        what = "is busy" if not_answered.failure.kind is Kind.BUSY else "failed"
+        if not self.reason.endswith(failed := f"; {step.provider} {what}"):
             self.reason += failed
         if (weight := not_answered.failure.weight) >= self._weight:
             self.error = not_answered.error

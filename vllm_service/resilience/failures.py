@@ -43,6 +43,8 @@ class Kind(StrEnum):
 
     #: No connection to the provider.
     CONNECT = "connect"
+    #: This process uses every connection that it may have to the provider: not the provider's doing, nothing was sent.
+    BUSY = "busy"
     #: No answer in time.
     TIMEOUT = "timeout"
     #: A status of 400 or more.
@@ -81,11 +83,11 @@ class Failure:
 
     @property
     def breaker_status(self) -> int:
-        """The status for breaker and router: HTTP's of an error, 0 for no sound answer, 499 for a caller who has left.
+        """The status for breaker and router: HTTP's of an error, 0 for no sound answer, 499 for no fault of theirs.
 
         It is another status than the provider's where that one alone would speak against somebody else.
         """
-        if self.kind is Kind.CANCELLED:
+        if self.kind in (Kind.CANCELLED, Kind.BUSY):
             return LEFT_BY_CALLER
         if self.kind is not Kind.STATUS:
             return NO_ANSWER
