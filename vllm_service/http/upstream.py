@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -70,6 +70,29 @@ class Patience(msgspec.Struct, frozen=True, gc=False):
 ENDLESS = Patience()
 
 
+class Sender(Protocol):
+    """Whose request it is: organisations share a provider's connections fairly, and so do the keys of each."""
+
+    @property
+    def id(self) -> str:
+        """Returns the key's public id."""
+        ...
+
+    @property
+    def organisation(self) -> str:
+        """Returns the organisation that the key belongs to."""
+        ...
+
+
+class _Nobody(NamedTuple):
+    id: str = ""
+    organisation: str = ""
+
+
+#: The sender of requests that belong to no organisation, such as the gateway's own.
+NOBODY: Sender = _Nobody()
+
+
 class Upstream(Protocol):
     """Sends requests to providers."""
 
@@ -82,12 +105,14 @@ class Upstream(Protocol):
         patience: Patience = ENDLESS,
         *,
         beginning: StreamBeginning | None = None,
+        sender: Sender = NOBODY,
     ) -> Awaitable[Answer]:
         """POSTs JSON to `base_url + path` with the provider's own key.
 
         headers: more header lines, each ended by CRLF. beginning: of a request for a stream; it is fed with the body of
         a 200, and the answer is returned once its `feed` returns true. Without it, and for everything that is no
-        stream of events, the answer is returned when it is whole. Cancelling this closes the connection.
+        stream of events, the answer is returned when it is whole. Cancelling this closes the connection. sender: by it
+        the connections to the provider are shared out.
 
         Raises NotReached, CutShort or TimedOut for anything that the provider or the network does, NoFreeConnection
         where this process is too busy, and RuntimeError for a fault of the gateway's own.
