@@ -89,7 +89,7 @@ class FairQueue:
 
     def __init__(self, capacity: int, bounds: QueueBounds, *, is_shared: bool = True) -> None:
         """is_shared: whether there may be other organisations; without them nothing is kept free."""
-        self._capacity = capacity
+        self.capacity = capacity
         self._bounds = bounds
         self._is_shared = is_shared
         #: How many may still be taken; below 0 after `resize` until enough have been given back.
@@ -108,7 +108,7 @@ class FairQueue:
     @property
     def taken(self) -> int:
         """How many connections are used or being opened."""
-        return self._capacity - self.free
+        return self.capacity - self.free
 
     def flow(self, organisation: str) -> Flow:
         """Returns the organisation's flow, and makes it at its first request."""
@@ -144,8 +144,8 @@ class FairQueue:
 
     def resize(self, capacity: int) -> None:
         """Sets how many connections may be used. Those in use stay so."""
-        self.free += capacity - self._capacity
-        self._capacity = capacity
+        self.free += capacity - self.capacity
+        self.capacity = capacity
         self.serve()
 
     def line_up(self, flow: Flow, key: str) -> Turn:

@@ -176,7 +176,7 @@ class _Pool:
             connection.flow = flow
             waiter = None
             try:
-                is_alone = queue.taken <= 1
+                is_alone = queue.capacity - queue.free <= 1
                 waiter = connection.request(
                     request, first_byte, patience.total_seconds, is_alone=is_alone, beginning=beginning
                 )
