@@ -112,7 +112,14 @@ class ProviderRequest(msgspec.Struct, eq=False):
         try:
             headers = context.upstream_headers()
             sent = context.upstream.send(
-                provider, operation.path, headers, body, patience, beginning=beginning, sending=attempt
+                provider,
+                operation.path,
+                headers,
+                body,
+                patience,
+                beginning=beginning,
+                sending=attempt,
+                sender=context.key,
             )
             # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt
             # that has less time than that, because of the request's deadline, needs a timer of its own.

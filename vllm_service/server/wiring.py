@@ -25,6 +25,7 @@ from vllm_service.domain.status import (
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.keep_alive import KeepAlive
+from vllm_service.http.fair_queue import QueueBounds
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.request_reader import ClientAddresses
@@ -81,7 +82,7 @@ def build(
     """
     config = CurrentConfig(snapshot)
     statuses = Statuses()
-    upstream = ConnectionPool()
+    upstream = ConnectionPool(bounds=_queue_bounds(settings), is_shared=settings.require_keys)
     policy = policy_of(settings, storage)
     tracing = None if settings.otlp_endpoint is None else tracing_to(settings.otlp_endpoint)
     measurements = Measurements(config.catalog, settings.latency_target_seconds)
@@ -199,6 +200,10 @@ def connection_limits(settings: ServiceSettings) -> ConnectionLimits:
         stalled_write_seconds=settings.write_timeout_seconds,
         connections=settings.max_connections,
     )
+
+
+def _queue_bounds(settings: ServiceSettings) -> QueueBounds:
+    return QueueBounds(settings.waiting_per_organisation, settings.waiting_requests)
 
 
 def tracing_to(endpoint: str) -> Tracing:
