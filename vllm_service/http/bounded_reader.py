@@ -62,6 +62,11 @@ class BoundedReader(RequestReader):
         return not self.is_busy and self._transport is not None and not self._transport.is_closing()
 
     @property
+    def is_refused(self) -> bool:
+        """Whether it has been refused and is only open so that the refusal arrives."""
+        return self._is_discarding
+
+    @property
     def last_active(self) -> float:
         """The loop's time of the last byte."""
         return self._last_data

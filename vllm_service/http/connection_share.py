@@ -27,6 +27,11 @@ class Connection(Protocol):
     is_receiving: bool
 
     @property
+    def is_refused(self) -> bool:
+        """Whether it has been refused and is only open so that the refusal arrives."""
+        ...
+
+    @property
     def last_active(self) -> float:
         """The loop's time of the last byte."""
         ...
@@ -99,6 +104,10 @@ def _connections(connection: Connection) -> int:
     return 0 if connection.record is None else connection.record.connections
 
 
-def _order(connection: Connection) -> tuple[int, bool, float]:
-    """Sorts the address with most connections first, idle ones before those that send, the longest idle first."""
-    return -_connections(connection), connection.is_receiving, connection.last_active
+def _order(connection: Connection) -> tuple[int, bool, bool, float]:
+    """Sorts the address with most connections first; of it refused ones, then idle ones, then those that send.
+
+    Of each, the longest inactive is the first.
+    """
+    is_refused = connection.is_refused
+    return -_connections(connection), not is_refused, connection.is_receiving, connection.last_active

@@ -139,6 +139,10 @@ class Running:
         """Whether the gateway has stopped reading an answer, since its caller does not read."""
         return any(connection.is_paused for pool in self.upstream._pools.values() for connection in pool._all)
 
+    async def connection(self, own_address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Opens a connection from this address of this machine."""
+        return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(own_address, 0))
+
     async def raw(self, data: bytes, *, until_closed: bool = True) -> bytes:
         """Sends bytes over a connection of its own; what came back until the gateway closed it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)

@@ -84,6 +84,10 @@ class Wire:
             self.sent += len(data[at : at + piece])
         return True
 
+    def is_read(self) -> bool:
+        """Whether the server reads what this caller sends."""
+        return not self.transport.is_paused
+
     @property
     def statuses(self) -> list[int]:
         return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", self.transport.written)]
