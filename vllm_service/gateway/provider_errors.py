@@ -25,12 +25,12 @@ from vllm_service.errors import (
     UpstreamError,
     UpstreamFailed,
 )
-from vllm_service.http.upstream import CutShort, NotReached, ProviderFault, TimedOut
+from vllm_service.http.upstream import CutShort, NotReached, OutOfTime, ProviderFault, TimedOut
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered, retry_after_seconds
 
 _LONGEST_MESSAGE = 2000
 _MOST_FAULTS = 8
-_KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
+_KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, OutOfTime: Kind.DEADLINE, CutShort: Kind.CUT}
 #: Statuses whose message is about the request, so that the caller may get it where every offer has refused.
 _OF_THE_REQUEST = frozenset({400, 413, 422})
 

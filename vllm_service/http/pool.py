@@ -11,7 +11,16 @@ from urllib.parse import urlsplit
 from vllm_service.catalog.model import Provider
 from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.http.client_connection import Connection, ProviderAnswer
-from vllm_service.http.upstream import ENDLESS, Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
+from vllm_service.http.upstream import (
+    ENDLESS,
+    Answer,
+    CutShort,
+    NotReached,
+    OutOfTime,
+    Patience,
+    ProviderFault,
+    TimedOut,
+)
 from vllm_service.http.write_buffer import WriteBuffer
 from vllm_service.version import __version__
 
@@ -175,7 +184,7 @@ class _Pool:
         if not connection.is_busy:
             return CutShort("idle") if quiet_seconds > KEEP_ALIVE_SECONDS else None
         if now > connection.ends_at:
-            return TimedOut("the time that the request may take is over")
+            return OutOfTime("the time that the request may take is over")
         if connection.is_paused:  # the caller is slow, not the provider
             return None
         if connection.is_streaming:  # a whole answer may be silent behind its head until it is complete

@@ -64,6 +64,11 @@ class Patience(msgspec.Struct, frozen=True, gc=False):
     #: Replaces the provider's own first-byte timeout.
     first_byte_seconds: float = math.inf
     total_seconds: float = math.inf
+    #: Whether the provider's own limit is the one that holds until a connection is there, or until the first byte.
+    connect_is_own: bool = True
+    first_byte_is_own: bool = True
+    #: Whether the attempt has (most of) the time that every request may take, which no caller has shortened.
+    is_whole: bool = True
 
 
 #: The provider's configured times alone.
@@ -104,7 +109,8 @@ class ProviderFault(Exception):
 
     ProviderFault
     ├── NotReached   no connection could be made; nothing was sent
-    ├── TimedOut     it fell silent before or within the answer, or the answer took too long
+    ├── TimedOut     it fell silent before or within the answer
+    │   └── OutOfTime    the time of the request is over, which says nothing about the provider
     └── CutShort     the connection ended, or the bytes are not HTTP
     """
 
@@ -119,7 +125,11 @@ class NotReached(ProviderFault):
 
 
 class TimedOut(ProviderFault):
-    """No byte came for as long as the provider's configuration allows, or the request's whole time is over."""
+    """No byte came for as long as the provider's configuration allows."""
+
+
+class OutOfTime(TimedOut):
+    """The time that the request may take is over."""
 
 
 class CutShort(ProviderFault):

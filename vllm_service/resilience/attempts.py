@@ -15,27 +15,20 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from vllm_service.catalog.model import Provider
-from vllm_service.domain.plan import AttemptObserver, Plan, Router, Step
+from vllm_service.domain.plan import AttemptObserver, AttemptTrace, Plan, Router, Step
 from vllm_service.domain.pricing import TokenPrice, charged_picousd
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelUnavailable, ServiceError
 from vllm_service.http.upstream import Patience
-from vllm_service.resilience.breakers.circuit_breaker import Admission, CircuitBreaker
+from vllm_service.resilience.breakers.offer_breaker import OfferBreaker
+from vllm_service.resilience.breakers.probes import Admission
 from vllm_service.resilience.failures import Failure, NotAnswered
 from vllm_service.resilience.hedging import hedged
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, ScheduledAttempt
 
 Answer = TypeVar("Answer")
-
-
-class AttemptTrace(Protocol):
-    """Receives each attempt that has ended."""
-
-    def attempted(self, step: Step, seconds: float, outcome: str, status: int | None) -> None:
-        """Takes an attempt that has just ended and lasted `seconds`. status: HTTP's; None if there was no answer."""
-        ...
 
 
 class HedgeLoser(NamedTuple):
@@ -57,8 +50,10 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
     started_at: float
     #: Whether it was sent beside another attempt, which was slow to begin.
     is_hedge: bool
+    #: Whose request it is; breakers do not blame a provider for what a single organisation meets there.
+    organisation: str
     _observer: AttemptObserver
-    _breaker: CircuitBreaker
+    _breaker: OfferBreaker
     _admission: Admission
     _policy: ResiliencePolicy
     _trace: AttemptTrace | None
@@ -80,8 +75,8 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         policy = self._policy
         self.first_byte_at = now = policy.clock()
         # A probe has succeeded with its first content: the next one would otherwise wait for the end of a long answer.
-        if self._admission.is_probe:
-            self._breaker.first_content(self._admission, now)
+        if self._admission.probes_any:
+            policy.shared.first_content(self.step, self._admission, self.organisation)
         self._observer.first_token(now)
         if policy.hedging is not None:
             policy.hedging.began(self.step, now - self.started_at)
@@ -94,7 +89,10 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         now = self._policy.clock() if now is None else now
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "completed", 200)
-        self._breaker.succeeded(self._admission, now)
+        if self._admission is self._breaker.while_sound:
+            self._breaker.window.add(now, failed=False)
+        else:
+            self._policy.shared.succeeded(self.step, self._admission, now, self.organisation)
         self._observer.succeeded(usage, now)
 
     def failed(self, failure: Failure) -> None:
@@ -107,7 +105,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         wait = failure.retry_after_seconds
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "failed", status or None)
-        self._policy.shared.failed(self.step, self._admission, status, wait)
+        self._policy.shared.failed(self.step, self._admission, status, wait, self.organisation)
         self._observer.failed(status, wait, now)
 
     def abandoned(self) -> None:
@@ -118,7 +116,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         now = self._policy.clock()
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "left", None)
-        self._policy.shared.cancelled(self.step, self._admission)
+        self._policy.shared.cancelled(self.step, self._admission, self.organisation)
         self._observer.abandoned(now)
 
 
@@ -223,7 +221,8 @@ async def _send_one(
     breakers = policy.shared.breakers
     breaker = breakers.by_offer.get((step.provider, step.model)) or breakers.of(step.provider, step.model)
     # Only a probe has to be agreed on with other replicas, and a closed breaker sends none.
-    admission = breaker.while_closed or await policy.shared.admit(step)
+    organisation = request.facts.organisation
+    admission = breaker.while_closed or await policy.shared.admit(step, organisation)
     if admission is None:
         _skip(step, request, schedule)
         return None
@@ -231,14 +230,18 @@ async def _send_one(
     try:
         observer = request.router.started(step, request.facts, now)
     except BaseException:  # no attempt exists yet that could give a probe back
-        policy.shared.cancelled(step, admission)
+        policy.shared.cancelled(step, admission, organisation)
         raise
-    attempt: Attempt[Answer] = Attempt(step, now, is_hedge, observer, breaker, admission, policy, request.trace)
+    attempt: Attempt[Answer] = Attempt(
+        step, now, is_hedge, organisation, observer, breaker, admission, policy, request.trace
+    )
     try:
-        attempt.began(await send(attempt, _patience(provider, request, now, is_last=due.is_last)))
+        patience = _patience(provider, request, now, is_last=due.is_last)
+        attempt.began(await send(attempt, patience))
     except NotAnswered as not_answered:
-        attempt.failed(not_answered.failure)
-        schedule.failed(step, not_answered.failure, policy.clock())
+        not_answered.failure = failure = not_answered.failure.judged_by(patience, policy.clock() - now)
+        attempt.failed(failure)
+        schedule.failed(step, failure, policy.clock())
         request.failed(step, not_answered)
         raise
     except BaseException:  # the caller has left, or our own code failed: not the provider's fault
@@ -338,7 +341,7 @@ def _final_error(plan: Plan, request: TriedRequest, schedule: RetrySchedule) -> 
     if last is None:  # no attempt was sent
         if not any(step.provider in request.providers for step in plan.steps):
             return ModelUnavailable("No provider of this model is configured.", details={"model": model})
-        return request.policy.circuit_open(plan, model, request.policy.clock())
+        return request.policy.circuit_open(plan, request.facts, request.policy.clock())
     error = schedule.error(request.policy.clock(), last)
     if error is not last:
         error.details = {"model": model, "attempts": schedule.attempts}

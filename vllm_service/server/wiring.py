@@ -34,7 +34,7 @@ from vllm_service.http.server import HttpServer
 from vllm_service.observability.access_log import log_request
 from vllm_service.observability.measurements import Measurements
 from vllm_service.observability.tracing import require_exporter
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.breakers.report import BreakerReport
 from vllm_service.resilience.hedging import HedgeSettings, Hedging
 from vllm_service.resilience.policy import ResiliencePolicy
@@ -178,6 +178,7 @@ def policy_of(settings: ServiceSettings, storage: Storage) -> ResiliencePolicy:
             consecutive_failures=settings.breaker_failures,
             open_seconds=open_seconds,
             longest_open_seconds=max(300.0, open_seconds),  # the longest may not be less than the first
+            by_organisation=settings.require_keys,  # without keys all requests are of one caller
         ),
         storage.breakers,
         RetrySettings(attempts=settings.attempts, attempts_per_offer=settings.attempts_per_place),
