@@ -13,7 +13,6 @@ from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.token_counting import TokenCounting
-from vllm_service.http.request_reader import ClientAddresses
 from vllm_service.logs import source_location
 from vllm_service.resilience.failures import CutAttempt
 from vllm_service.resilience.hedging import Hedging
@@ -34,13 +33,11 @@ class Bookkeeping:
     def __init__(
         self,
         quotas: Quotas,
-        addresses: ClientAddresses,
         recorders: Sequence[Callable[[RequestRecord], None]],
         record_loss: Callable[[RequestRecord], None] | None,
         hedging: Hedging | None,
     ) -> None:
         self._quotas = quotas
-        self._addresses = addresses
         self._recorders = tuple(recorders)
         self._record_loss = record_loss or self._recorders[0]
         self._hedging = hedging
@@ -66,7 +63,8 @@ class Bookkeeping:
             tokens = min(longest, usual)
         cost = prompt * model.dearest_input + longest * model.dearest_output
         cost = cost if cost < MOST_PICOUSD else MOST_PICOUSD
-        address = self._addresses.of(context.request.peer, context.request.headers)
+        caller = context.request.caller
+        address = None if caller is None or caller.record is None else caller.record.name
         return self._quotas.reserve(context.key, address, prompt + tokens, cost, context.started_at)
 
     async def count_refused(self, context: RequestContext) -> None:
