@@ -11,9 +11,11 @@ from functools import partial
 
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.plan import Router
+from vllm_service.domain.status import LogState, LoopState
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.logs import LogWriter
+from vllm_service.observability.loop_lag import LoopLag
 from vllm_service.routing.router import CostRouter
 from vllm_service.server.process import announce, background_work, bound_socket, signal_handlers
 from vllm_service.server.supervisor import WorkerSlot
@@ -41,7 +43,9 @@ async def run_service(
     catalog = load_catalog()
     snapshot = ConfigSnapshot(catalog, make_router(catalog), settings.unpriced_offers)
     async with storage_of(settings) as storage:
-        parts = build(settings, storage, snapshot, slot, log)
+        parts = build(settings, storage, snapshot, slot)
+        if log is not None:
+            parts.statuses.register(LogState, log.status)
         return await _serve(settings, parts, Reload(parts.config, load_catalog, make_router), slot)
 
 
@@ -61,7 +65,9 @@ async def _serve(settings: ServiceSettings, parts: Parts, reload: Reload, slot: 
         await parts.dispatcher.load()
         _tune_garbage_collection()
         controller = parts.controller
-        beside = (parts.policy.shared.run, partial(controller.run, parts.config.catalog_and_router), parts.loop_lag.run)
+        loop_lag = LoopLag()
+        parts.statuses.register(LoopState, loop_lag.status)
+        beside = (parts.policy.shared.run, partial(controller.run, parts.config.catalog_and_router), loop_lag.run)
         async with background_work(*beside):
             await stop.wait()
             has_ended = await server.stop(settings.grace_seconds)

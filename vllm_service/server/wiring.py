@@ -16,8 +16,6 @@ from vllm_service.domain.status import (
     BreakersState,
     CacheState,
     LedgerState,
-    LogState,
-    LoopState,
     QuotaState,
     ServerState,
     Statuses,
@@ -31,9 +29,7 @@ from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.request_reader import ClientAddresses
 from vllm_service.http.server import HttpServer
-from vllm_service.logs import LogWriter
 from vllm_service.observability.access_log import log_request
-from vllm_service.observability.loop_lag import LoopLag
 from vllm_service.observability.measurements import Measurements
 from vllm_service.observability.tracing import require_exporter
 from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
@@ -70,23 +66,18 @@ class Parts:
     gateway: Gateway
     dispatcher: Dispatcher
     server: HttpServer
-    loop_lag: LoopLag
     #: The status of each part that has one, for health, performance and metrics.
     statuses: Statuses
     tracing: Tracing | None = None
 
 
 def build(
-    settings: ServiceSettings,
-    storage: Storage,
-    snapshot: ConfigSnapshot,
-    slot: WorkerSlot | None = None,
-    log: LogWriter | None = None,
+    settings: ServiceSettings, storage: Storage, snapshot: ConfigSnapshot, slot: WorkerSlot | None = None
 ) -> Parts:
     """Returns the parts, connected but not started. Must be called in the event loop that runs them.
 
-    slot: given to one of several processes behind one port. log: None where this process does not write one. Raises
-    ConfigurationError where tracing is configured and not installed.
+    slot: given to one of several processes behind one port. Raises ConfigurationError where tracing is configured and
+    not installed.
     """
     config = CurrentConfig(snapshot)
     statuses = Statuses()
@@ -114,10 +105,6 @@ def build(
     dependencies = _dependencies(settings, config, measurements, statuses, keys)
     dispatcher = Dispatcher(gateway, partial(fastapi_application, dependencies))
     server = HttpServer(dispatcher, connection_limits(settings))
-    loop_lag = LoopLag()
-    statuses.register(LoopState, loop_lag.status)
-    if log is not None:
-        statuses.register(LogState, log.status)
     _register(
         statuses,
         settings=settings,
@@ -127,7 +114,7 @@ def build(
         controller=controller,
         server=server,
     )
-    return Parts(config, upstream, policy, controller, gateway, dispatcher, server, loop_lag, statuses, tracing)
+    return Parts(config, upstream, policy, controller, gateway, dispatcher, server, statuses, tracing)
 
 
 def _dependencies(
