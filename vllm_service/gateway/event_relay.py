@@ -52,6 +52,8 @@ _MOST_ATTEMPTS_TO_LEARN = 4
 # For estimates only: what an event holds besides its text, at most, and how many events without text end a stream.
 _EVENT_BYTES = 320
 _EVENTS_OF_AN_END = 2
+# Of more events that came together, halves are looked at on their own.
+_MOST_READ_TOGETHER = 8
 
 
 class EventRelay:
@@ -159,9 +161,14 @@ class EventRelay:
     def _looked_at(self, data: bytes) -> bytes:
         """Returns what is passed on of these whole events."""
         count = data.count(b"data:")  # too many where a text holds "data:"; it is for estimates only
+        is_ordinary = self._are_ordinary(data, count)
+        if not is_ordinary and count > _MOST_READ_TOGETHER and (middle := _event_end_behind(data, len(data) // 2)):
+            # Most of many events are ordinary all the same: to read an event takes 50 times as long as to look at it.
+            first = self._looked_at(data[:middle])
+            return first if self._judge.fault is not None else first + self._looked_at(data[middle:])
         self.events += count
         self.received_bytes += len(data)
-        if not self._are_ordinary(data, count):
+        if not is_ordinary:
             return self._read(data)
         if count == 1 and self._to_learn:
             self._learn(data)
@@ -319,6 +326,12 @@ class EventRelay:
         elif not reading.is_only_usage:
             return event
         return self._finish(self, event, reading.is_only_usage)
+
+
+def _event_end_behind(data: bytes, position: int) -> int:
+    """Returns the position behind the first event that ends after this position; 0 if nothing follows it."""
+    found = _EVENT_END.search(data, position)
+    return found.end() if found is not None and found.end() < len(data) else 0
 
 
 def _after_last_event(data: bytes) -> int:

@@ -27,7 +27,7 @@ from vllm_service.gateway.labels import labels_text
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
-from vllm_service.gateway.respond import cache_key, refuse, relay_events, replay, send_whole
+from vllm_service.gateway.respond import LARGE_BYTES, cache_key, refuse, relay_events, replay, send_whole
 from vllm_service.http.messages import Request, ResponseWriter
 from vllm_service.http.request_reader import ClientAddresses, RequestIds, bearer_token
 from vllm_service.http.upstream import Upstream
@@ -219,10 +219,13 @@ class Gateway:
 
         After an answer from the cache `context.outcome` is CACHED.
         """
-        key = cache_key(context)
+        if len(context.request.body) > LARGE_BYTES:
+            key = await asyncio.get_running_loop().run_in_executor(None, cache_key, context)
+        else:
+            key = cache_key(context)
         cached = None if key is None else await responses.get(context.key.organisation, key)
         if cached is not None:
-            replay(context, cached)
+            await replay(context, cached)
         return key
 
 
