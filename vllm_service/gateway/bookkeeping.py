@@ -63,17 +63,14 @@ class Bookkeeping:
             tokens = min(longest, usual)
         cost = prompt * model.dearest_input + longest * model.dearest_output
         cost = cost if cost < MOST_PICOUSD else MOST_PICOUSD
-        caller = context.request.caller
-        address = None if caller is None or caller.record is None else caller.record.name
-        return self._quotas.reserve(context.key, address, prompt + tokens, cost, context.started_at)
+        return self._quotas.reserve(context.key, _address(context), prompt + tokens, cost, context.started_at)
 
     async def count_refused(self, context: RequestContext) -> None:
         """Counts a request that is not valid in its key's minute and its address's second: reading it costs as well.
 
         Raises errors.RateLimited where these are used up, so that a flood gets no other answer than valid requests do.
         """
-        address = self._addresses.of(context.request.peer, context.request.headers)
-        reservation = await self._quotas.reserve(context.key, address, 0, 0, context.started_at)
+        reservation = await self._quotas.reserve(context.key, _address(context), 0, 0, context.started_at)
         await reservation.release()
 
     async def close(self, context: RequestContext) -> None:
@@ -160,6 +157,12 @@ def _row_of(cut: CutAttempt, row: RequestRecord) -> RequestRecord:
         error_code=None,
         route_reason="hedge: another provider began first" if cut.is_beaten else "cut: no answer came from here",
     )
+
+
+def _address(context: RequestContext) -> str | None:
+    """Returns the name under which the caller's address is counted; None for a request from within this process."""
+    caller = context.request.caller
+    return None if caller is None or caller.record is None else caller.record.name
 
 
 def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None:

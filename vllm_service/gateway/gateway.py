@@ -27,7 +27,7 @@ from vllm_service.gateway.labels import labels_text
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
-from vllm_service.gateway.respond import cache_key, refuse, relay_events, replay, send_whole
+from vllm_service.gateway.respond import LARGE_BYTES, cache_key, refuse, relay_events, replay, send_whole
 from vllm_service.http.messages import Request, ResponseWriter
 from vllm_service.http.request_reader import RequestIds
 from vllm_service.http.upstream import Upstream
@@ -47,11 +47,10 @@ NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 class Gateway:
     """Answers requests. A reload replaces `config.snapshot`; requests under way keep theirs.
 
-        A request from outside has its key already: http/head_check.py has found it. recorders: called with each row; the
+    A request from outside has its key already: http/head_check.py has found it. recorders: called with each row; the
     ledger's `record` comes first. record_loss: called with the rows of cut and beaten attempts; metrics must not count
     these as requests, so None is the first recorder alone. wall_clock: seconds since 1970, for rows and quotas' days;
-    it may jump. None: time.time. keep_alive: watches streams over sockets; None: they are silent as long as their
-    providers.
+    it may jump. None: time.time. keep_alive: watches streams over sockets; None: they are as silent as providers.
     """
 
     def __init__(
@@ -224,10 +223,13 @@ class Gateway:
 
         After an answer from the cache `context.outcome` is CACHED.
         """
-        key = cache_key(context)
+        if len(context.request.body) > LARGE_BYTES:
+            key = await asyncio.get_running_loop().run_in_executor(None, cache_key, context)
+        else:
+            key = cache_key(context)
         cached = None if key is None else await responses.get(context.key.organisation, key)
         if cached is not None:
-            replay(context, cached)
+            await replay(context, cached)
         return key
 
 
