@@ -23,7 +23,7 @@ from vllm_service.errors import ModelUnavailable, ServiceError
 from vllm_service.http.upstream import Patience
 from vllm_service.resilience.breakers.offer_breaker import OfferBreaker
 from vllm_service.resilience.breakers.probes import Admission
-from vllm_service.resilience.failures import CutAttempt, Failure, NotAnswered
+from vllm_service.resilience.failures import CutAttempt, Failure, Kind, NotAnswered
 from vllm_service.resilience.hedging import hedged
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, ScheduledAttempt
@@ -138,7 +138,6 @@ class TriedRequest(msgspec.Struct, eq=False):
 
     policy: ResiliencePolicy
     router: Router
-    #: The providers by name.
     providers: Mapping[str, Provider]
     #: The price of each offer, by provider and the provider's name of the model; None where it has none.
     prices: Mapping[tuple[str, str], TokenPrice | None]
@@ -151,7 +150,6 @@ class TriedRequest(msgspec.Struct, eq=False):
     trace: AttemptTrace | None = None
     #: The attempts that were sent and whose answers are not used: cut, or beaten in a race.
     cuts: Sequence[CutAttempt] = ()
-    #: Whether any attempt was sent.
     was_sent: bool = False
     #: The error of the failure that says most to the caller: failures.Failure.weight.
     error: ServiceError | None = None
@@ -159,7 +157,8 @@ class TriedRequest(msgspec.Struct, eq=False):
 
     def failed(self, step: Step, not_answered: NotAnswered) -> None:
         """Adds the provider to the route's reason, and keeps the attempt's error, unless an earlier one says more."""
-        if not self.reason.endswith(failed := f"; {step.provider} failed"):
+        what = "is busy" if not_answered.failure.kind is Kind.BUSY else "failed"
+        if not self.reason.endswith(failed := f"; {step.provider} {what}"):
             self.reason += failed
         if (weight := not_answered.failure.weight) >= self._weight:
             self.error = not_answered.error

@@ -47,6 +47,8 @@ class Kind(StrEnum):
 
     #: No connection to the provider.
     CONNECT = "connect"
+    #: This process uses every connection that it may have to the provider: not the provider's doing, nothing was sent.
+    BUSY = "busy"
     #: No answer in the time that the provider has by its own limits.
     TIMEOUT = "timeout"
     #: The request's own time was over sooner: what its caller has set says nothing about the provider.
@@ -140,7 +142,7 @@ class Failure:
 
 
 #: Events that are not the provider's doing.
-_BLAMELESS = frozenset({Kind.CANCELLED, Kind.DEADLINE})
+_BLAMELESS = frozenset({Kind.CANCELLED, Kind.DEADLINE, Kind.BUSY})
 #: Timers are exact to this; a limit that was reached so nearly was the one that ended the attempt.
 _TIMER_SECONDS = 0.005
 

@@ -22,6 +22,14 @@ class Keys(Protocol):
         """
         ...
 
+    def remembered(self, secret: str) -> ApiKey | None:
+        """Returns what `find` would without a look-up: the key if it is in memory; None means unknown, not invalid."""
+        ...
+
+    def knows(self, secret: str) -> bool:
+        """Returns whether the key is in memory, also where `find` would look it up again: it is no guess."""
+        ...
+
 
 class Reservation(Protocol):
     """One request's share of its limits. It ends once, by `settle` or `release`, else when its lease expires."""

@@ -67,6 +67,7 @@ async def test_a_key_in_memory_is_used_at_once_while_postgres_hangs(
     for _ in range(200):
         assert await keys.find(secret) is not None
     assert time.monotonic() - began < AT_ONCE_SECONDS, "the first waited a moment, the others not at all"
+    assert keys.remembered(secret) is not None
     await until(lambda: keys.status() == KeysState(is_failing=True))
     with pytest.raises(StorageUnavailable) as refused:
         await keys.find(new_secret()[1])

@@ -246,6 +246,31 @@ class CachedKeys:
         is_failing = self._is_failing or waits
         return KeysState(is_failing, is_usable=not is_failing or now - self._answered_at < self._stale_seconds)
 
+    def remembered(self, secret: str) -> ApiKey | None:
+        """Implements protocol.Keys. Also returns a key whose look-up the database keeps waiting, as `find` does."""
+        key_id = id_in(secret)
+        entry = None if key_id is None else self._known.get(key_id)
+        if key_id is None or entry is None:
+            return None
+        now = self._clock()
+        if now - entry.read_at >= self._fresh_seconds and not self._is_kept_waiting(key_id, entry, now):
+            return None
+        return entry.key if self._matches(secret, entry) else None
+
+    def knows(self, secret: str) -> bool:
+        """Implements protocol.Keys."""
+        key_id = id_in(secret)
+        entry = None if key_id is None else self._known.get(key_id)
+        return entry is not None and self._is_usable(entry, self._clock()) and self._matches(secret, entry)
+
+    def _is_usable(self, entry: _Entry, now: float) -> bool:
+        return now - entry.read_at < self._stale_seconds
+
+    def _is_kept_waiting(self, key_id: str, entry: _Entry, now: float) -> bool:
+        """Returns whether a look-up is under way that a request has waited for, so that the entry is used as it is."""
+        reading = self._reading.get(key_id)
+        return reading is not None and now - reading.began_at >= STALE_WAIT_SECONDS and self._is_usable(entry, now)
+
     def _matches(self, secret: str, entry: _Entry) -> bool:
         """Returns True if the secret is the entry's. Each comparison takes the same time for any secret.
 
@@ -265,7 +290,7 @@ class CachedKeys:
         The look-up goes on when this returns or is cancelled: the next call finds what it has read.
         """
         now = self._clock()
-        usable = before if before is not None and now - before.read_at < self._stale_seconds else None
+        usable = before if before is not None and self._is_usable(before, now) else None
         reading = self._reading.get(key_id)
         if reading is None:
             if len(self._reading) >= (MOST_LOOK_UPS if usable is None else MOST_REFRESHES):
@@ -274,7 +299,7 @@ class CachedKeys:
                 raise _slow()
             reading = self._reading[key_id] = _Reading(asyncio.create_task(self._look_up(key_id)), now)
             reading.task.add_done_callback(lambda task: self._ended(key_id, task))
-        elif usable is not None and now - reading.began_at >= STALE_WAIT_SECONDS:
+        elif usable is not None and self._is_kept_waiting(key_id, usable, now):
             return usable
         patience = self._look_up_seconds if usable is None else STALE_WAIT_SECONDS
         await asyncio.wait({reading.task}, timeout=patience)

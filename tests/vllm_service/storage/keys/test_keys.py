@@ -115,6 +115,21 @@ async def test_known_keys_stay_valid_for_a_while_when_the_database_is_away(datab
         await keys.find(secret)
 
 
+async def test_a_key_is_known_for_longer_than_it_is_used_without_a_look_up(database: Database, clock: Clock) -> None:
+    """A known key is no guess, though it is looked up again: wrong keys of its address do not refuse it."""
+    _, secret = await KeyStore(database).create("acme")
+    keys = CachedKeys(KeyStore(database), fresh_seconds=3, stale_seconds=300, clock=clock)
+    assert not keys.knows(secret)
+    found = await keys.find(secret)
+    assert keys.remembered(secret) == found
+    clock.now += 3
+    assert keys.remembered(secret) is None
+    assert keys.knows(secret)
+    assert not keys.knows(secret[:-1] + ("A" if secret[-1] != "A" else "B"))
+    clock.now += 297
+    assert not keys.knows(secret)
+
+
 async def test_made_up_ids_push_no_real_key_out_of_the_cache(database: Database) -> None:
     faulty = FaultyDatabase(database)
     store = KeyStore(faulty)
