@@ -37,7 +37,8 @@ _UNKNOWN = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
 
 # The primary result codes by which SQLite refuses the file itself, and what is then to be done. Waiting does not help.
 _UNUSABLE = {
-    sqlite3.SQLITE_CANTOPEN: "it is not a file that can be opened: move it away, or set DATA_DIR to another directory",
+    sqlite3.SQLITE_CANTOPEN: "it is not a file that can be opened: move it away, or set DATA_DIR to another directory; "
+    "or no more files may be open: raise that limit (`ulimit -n`)",
     sqlite3.SQLITE_NOTADB: "it is not an SQLite database: move it away, or set DATA_DIR to another directory",
     sqlite3.SQLITE_CORRUPT: "it is corrupt: restore a copy of it, or set DATA_DIR to another directory",
     sqlite3.SQLITE_READONLY: "it cannot be written: change its permissions, or set DATA_DIR to another directory",
