@@ -15,6 +15,7 @@ from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.schemas import ErrorAnswer
 from vllm_service.domain.status import (
     CacheState,
+    KeysState,
     LedgerState,
     LogState,
     LoopState,
@@ -90,6 +91,7 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
         cache=of(CacheState),
         ledger=of(LedgerState),
         quotas=of(QuotaState),
+        keys=of(KeysState),
         process=dependencies.process.status(),
         loop=of(LoopState),
         log=of(LogState),
