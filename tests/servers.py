@@ -7,11 +7,12 @@ import socket
 import subprocess
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
+import psutil
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -115,7 +116,8 @@ class PostgresServer:
     def _signal(self, number: signal.Signals) -> None:
         process = self._server.get_postmaster_info().process
         for one in (process, *process.children(recursive=True)):
-            one.send_signal(number)
+            with suppress(psutil.NoSuchProcess):  # of a connection that has just ended
+                one.send_signal(number)
 
     def stop(self) -> None:
         process = self._server.get_postmaster_info().process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,26 +53,37 @@ class SlowProxy:
         else:
             there = await asyncio.open_connection("127.0.0.1", self._target)
         self._open |= {writer, there[1]}
-        ways = (self._pass(reader, there[1], 0.0), self._pass(there[0], writer, None))
-        for way in ways:
+        late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        for way in (self._there(reader, there[1]), self._read(there[0], late), self._write(writer, late)):
             task = asyncio.create_task(way)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float | None) -> None:
-        loop = asyncio.get_running_loop()
-        try:
+    async def _there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 if not self.swallows:
-                    seconds = self.delay_seconds if delay is None else delay
-                    if seconds:
-                        loop.call_later(seconds, writer.write, data)
-                    else:
-                        writer.write(data)
-        except OSError:
-            pass
-        finally:
-            writer.close()
+                    writer.write(data)
+        writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader, late: asyncio.Queue[tuple[float, bytes]]) -> None:
+        now = asyncio.get_running_loop().time
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                late.put_nowait((now() + self.delay_seconds, data))
+        late.put_nowait((now(), b""))
+
+    async def _write(self, writer: asyncio.StreamWriter, late: asyncio.Queue[tuple[float, bytes]]) -> None:
+        """One after the other, whatever the delay has become meanwhile: a connection keeps the order of its bytes."""
+        now = asyncio.get_running_loop().time
+        while True:
+            at, data = await late.get()
+            await asyncio.sleep(max(0.0, at - now()))
+            if not data:
+                break
+            if not self.swallows:
+                writer.write(data)
+        writer.close()
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_service.domain.quotas import utc_month
 from vllm_service.errors import ServiceError, StorageRefused
+from vllm_service.logs import source_location
 from vllm_service.storage.quotas.alone import ShareOfQuotas
 from vllm_service.storage.quotas.counters import Counts, Period, PeriodKey
 from vllm_service.storage.redis_replies import reply_within
@@ -129,6 +130,10 @@ class Presence:
 
     async def _run(self) -> None:
         while True:
-            with contextlib.suppress(ServiceError):
+            try:
                 await self.beat()
+            except ServiceError:
+                pass  # the next beat finds out whether Redis is back
+            except Exception as error:
+                log.error("a process could not register in Redis: %s", source_location(error))
             await asyncio.sleep(self._beat_seconds)
