@@ -12,6 +12,7 @@ from vllm_service.api.dependencies import Dependencies
 from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.requests import RequestRecord
+from vllm_service.domain.roles import Role
 from vllm_service.domain.status import (
     BreakersState,
     CacheState,
@@ -39,7 +40,7 @@ from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
 from vllm_service.runpod.control import ControlHttp
 from vllm_service.runpod.endpoint import RunPodSettings
-from vllm_service.server.dispatch import Dispatcher, fastapi_application
+from vllm_service.server.dispatch import Dispatcher, LoadedApplication, fastapi_application, metrics_application
 from vllm_service.server.supervisor import WorkerSlot
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.open import Storage, open_storage
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from vllm_service.observability.opentelemetry import Tracing
 
 #: Every caller's key when keys are not required; the service then binds to loopback only.
-LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None))
+LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None), role=Role.ADMIN)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Parts:
     #: The status of each part that has one, for health, performance and metrics.
     statuses: Statuses
     tracing: Tracing | None = None
+    #: Listens on METRICS_PORT; None without one.
+    metrics_server: HttpServer | None = None
 
 
 def build(
@@ -114,7 +117,12 @@ def build(
         controller=controller,
         server=server,
     )
-    return Parts(config, upstream, policy, controller, gateway, dispatcher, server, statuses, tracing)
+    metrics_server = None if settings.metrics_port is None else _metrics_server(settings, dependencies)
+    return Parts(config, upstream, policy, controller, gateway, dispatcher, server, statuses, tracing, metrics_server)
+
+
+def _metrics_server(settings: ServiceSettings, dependencies: Dependencies) -> HttpServer:
+    return HttpServer(LoadedApplication(partial(metrics_application, dependencies)), connection_limits(settings))
 
 
 def _dependencies(
@@ -126,7 +134,7 @@ def _dependencies(
         statuses,
         keys,
         serves_metrics=settings.metrics,
-        metrics_need_key=settings.metrics_require_key,
+        metrics_need_key=settings.metrics_need_key,
     )
 
 
