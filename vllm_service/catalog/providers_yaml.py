@@ -15,16 +15,8 @@ from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.urls import is_plain_beyond_this_machine, url_fault
 
 COMMON = (
-    *(
-        "enabled",
-        "api_key_env",
-        "allow_plain_http",
-        "on_disconnect",
-        "region",
-        "tags",
-        "max_connections",
-        "stream_options",
-    ),
+    *("enabled", "api_key_env", "allow_plain_http", "on_disconnect", "region", "tags", "max_connections"),
+    *("stream_options", "queue_timeout_seconds"),
     *("connect_timeout_seconds", "first_byte_timeout_seconds", "idle_timeout_seconds"),
 )
 #: The keys whose URLs get the provider's key.
@@ -249,6 +241,9 @@ def _provider(
         first_byte_timeout_seconds=section.positive("first_byte_timeout_seconds", 120.0),
         idle_timeout_seconds=section.positive("idle_timeout_seconds", 60.0),
         max_connections=section.read("max_connections", Value.count, 1024),
+        queue_timeout_seconds=(
+            None if section.get("queue_timeout_seconds") is None else section.positive("queue_timeout_seconds", 5.0)
+        ),
         stream_options=section.read("stream_options", Value.switch, None),
         region=section.text("region"),
         tags=frozenset(section.words("tags")),

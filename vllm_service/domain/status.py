@@ -22,6 +22,7 @@ class Circuit(StrEnum):
 class ProviderCircuit:
     """One provider's circuit breaker."""
 
+    #: As it is for everyone.
     circuit: Circuit
     #: Failures in a row.
     failures: int | None = None
@@ -29,6 +30,8 @@ class ProviderCircuit:
     openings: int | None = None
     #: Seconds since 1970.
     retry_at: float | None = None
+    #: Organisations that alone are kept away from one of its models, since only their requests fail there.
+    organisations: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,8 @@ class Gateway:
     """Answers requests. A reload replaces `config.snapshot`; requests under way keep theirs.
 
     keys: None accepts every caller as `anonymous`. recorders: called with each row; the ledger's `record` comes first.
-    record_loss: called with the rows of hedges that lost; metrics must not count these as requests, so None is the
-    first recorder alone. wall_clock: seconds since 1970, for rows and quotas' days; it may jump. None: time.time.
+    record_loss: called with the rows of cut and beaten attempts; metrics must not count these as requests, so None is
+    the first recorder alone. wall_clock: seconds since 1970, for rows and quotas' days; it may jump. None: time.time.
     keep_alive: watches streams over sockets; None: they are silent as long as their providers are.
     """
 
@@ -186,16 +186,11 @@ class Gateway:
             raise Unauthorized("This key is unknown, or it has been revoked.")
         context.key = key
         context.annotates = key.annotate and headers.get(b"x-annotate") != b"off"
-        context.fields = fields = read(context.request.body)
-        model = context.snapshot.models.get(fields.model)
-        if model is None:
-            raise context.snapshot.not_found(fields.model)
-        context.model = model
-        context.bounds = _bounds(context)
-        context.facts = _facts(context)
-        timeout_bytes = headers.get(DEADLINE)
-        timeout_text = None if timeout_bytes is None else timeout_bytes.decode("latin-1")
-        deadline = deadline_of(timeout_text, self._policy.deadlines, context.started)
+        try:
+            deadline = self._read(context)
+        except ServiceError:
+            await self._books.count_refused(context)
+            raise
         context.reservation = await self._books.reserve(context)
         cached_under = None if self._responses is None else await self._replay(context, self._responses)
         if context.outcome is Outcome.CACHED:
@@ -213,6 +208,19 @@ class Gateway:
                 watching.forget(context)
         if cached_under is not None and response is not None and self._responses is not None:
             await self._responses.put(key.organisation, cached_under, response)
+
+    def _read(self, context: RequestContext) -> Deadline:
+        """Reads the request into the context, and returns its deadline. Raises ServiceError for what is not valid."""
+        context.fields = fields = read(context.request.body)
+        model = context.snapshot.models.get(fields.model)
+        if model is None:
+            raise context.snapshot.not_found(fields.model)
+        context.model = model
+        context.bounds = _bounds(context)
+        context.facts = _facts(context)
+        timeout_bytes = context.headers.get(DEADLINE)
+        timeout_text = None if timeout_bytes is None else timeout_bytes.decode("latin-1")
+        return deadline_of(timeout_text, self._policy.deadlines, context.started)
 
     async def _replay(self, context: RequestContext, responses: ResponseCache) -> bytes | None:
         """Answers from the cache if the answer is there. Returns the key to keep an answer under; None: do not keep it.
@@ -250,7 +258,8 @@ async def _tried(context: RequestContext, plan: Plan, request: TriedRequest, *, 
         attempt = await first_answer(plan, ProviderRequest(context), request)
     finally:  # the row has them for failures, too
         context.reason = request.reason
-        context.losers = request.losers
+        context.cuts = request.cuts
+        context.was_sent = request.was_sent
     context.first_byte_at = attempt.first_byte_at
     if context.step is not attempt.step:  # a hedge was quicker: the row is about that one
         context.sent_to(attempt, context.snapshot.catalog.providers[attempt.step.provider].on_disconnect)

@@ -26,6 +26,7 @@ from vllm_service.domain.status import (
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.keep_alive import KeepAlive
+from vllm_service.http.fair_queue import QueueBounds
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.request_reader import ClientAddresses
@@ -33,7 +34,7 @@ from vllm_service.http.server import HttpServer
 from vllm_service.observability.access_log import log_request
 from vllm_service.observability.measurements import Measurements
 from vllm_service.observability.tracing import require_exporter
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.breakers.report import BreakerReport
 from vllm_service.resilience.hedging import HedgeSettings, Hedging
 from vllm_service.resilience.policy import ResiliencePolicy
@@ -84,7 +85,7 @@ def build(
     """
     config = CurrentConfig(snapshot)
     statuses = Statuses()
-    upstream = ConnectionPool()
+    upstream = ConnectionPool(bounds=_queue_bounds(settings), is_shared=settings.require_keys)
     policy = policy_of(settings, storage)
     tracing = None if settings.otlp_endpoint is None else tracing_to(settings.otlp_endpoint)
     measurements = Measurements(config.catalog, settings.latency_target_seconds)
@@ -187,6 +188,7 @@ def policy_of(settings: ServiceSettings, storage: Storage) -> ResiliencePolicy:
             consecutive_failures=settings.breaker_failures,
             open_seconds=open_seconds,
             longest_open_seconds=max(300.0, open_seconds),  # the longest may not be less than the first
+            by_organisation=settings.require_keys,  # without keys all requests are of one caller
         ),
         storage.breakers,
         RetrySettings(attempts=settings.attempts, attempts_per_offer=settings.attempts_per_place),
@@ -206,6 +208,10 @@ def connection_limits(settings: ServiceSettings) -> ConnectionLimits:
         stalled_write_seconds=settings.write_timeout_seconds,
         connections=settings.max_connections,
     )
+
+
+def _queue_bounds(settings: ServiceSettings) -> QueueBounds:
+    return QueueBounds(settings.waiting_per_organisation, settings.waiting_requests)
 
 
 def tracing_to(endpoint: str) -> Tracing:

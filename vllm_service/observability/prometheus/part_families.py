@@ -64,6 +64,12 @@ PARTS: tuple[Family, ...] = (
         "provider",
     ),
     gauge("vllm_circuit_breaker_failures", "Failures in a row", per_breaker(lambda b: b.failures), "provider"),
+    gauge(
+        "vllm_circuit_breaker_organisations",
+        "Organisations that alone are kept away, since only their requests fail there",
+        per_breaker(lambda b: b.organisations),
+        "provider",
+    ),
     counter("vllm_cache_hits_total", "Requests answered from the response cache", _of_cache(lambda c: c.hits)),
     counter("vllm_cache_misses_total", "Cacheable requests that were not in it", _of_cache(lambda c: c.misses)),
     gauge("vllm_cache_hit_rate", "Hits of look-ups since the start, 0 to 1", _of_cache(lambda c: c.hit_rate)),
