@@ -59,7 +59,8 @@ async def test_a_port_of_its_own_needs_no_key_and_ends_with_the_gateway(tmp_path
             scraped = await client.get("/metrics")
             others = [(await client.get(path)).status_code for path in ("/health", "/v1/models", "/", "/openapi.json")]
             chat = await client.post("/v1/chat/completions", json={"model": "small", "messages": []})
-        assert (scraped.status_code, others, chat.status_code) == (200, [404] * 4, 404)
+            large = await client.post("/metrics", content=b" " * 1_000_000)
+        assert (scraped.status_code, others, chat.status_code, large.status_code) == (200, [404] * 4, 404, 413)
         assert "vllm_requests_total" in scraped.text
         assert "127.0.0.1" not in scraped.text
         assert await service.status("/metrics", Role.VIEWER) == 404

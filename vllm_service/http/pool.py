@@ -33,6 +33,8 @@ from vllm_service.version import __version__
 KEEP_ALIVE_SECONDS = 55.0
 #: Timeouts are as exact as this.
 CHECK_INTERVAL_SECONDS = 0.25
+#: A million tokens, each in an event of 1 KB. A stream holds no memory, so it is enough that the timer looks at it.
+LONGEST_STREAM_BYTES = 2**30
 #: Each reload of the configuration makes new Provider objects and so new pools; above this, empty ones are dropped.
 MAX_EMPTY_POOLS = 64
 
@@ -223,6 +225,8 @@ class _Pool:
             return CutShort("idle") if quiet_seconds > KEEP_ALIVE_SECONDS else None
         if now > connection.ends_at:
             return OutOfTime("the time that the request may take is over")
+        if connection.received_bytes > LONGEST_STREAM_BYTES:
+            return CutShort(f"the stream is longer than {LONGEST_STREAM_BYTES} bytes")
         if connection.is_paused:  # the caller is slow, not the provider
             return None
         if connection.is_streaming:  # a whole answer may be silent behind its head until it is complete

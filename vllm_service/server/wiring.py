@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,11 @@ from vllm_service.domain.status import (
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.keep_alive import KeepAlive
+from vllm_service.http.addresses import AddressLimits, ClientAddresses
 from vllm_service.http.fair_queue import QueueBounds
+from vllm_service.http.head_check import HeadCheck, Paths
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
-from vllm_service.http.request_reader import ClientAddresses
 from vllm_service.http.server import HttpServer
 from vllm_service.observability.access_log import log_request
 from vllm_service.observability.measurements import Measurements
@@ -41,7 +43,13 @@ from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
 from vllm_service.runpod.control import ControlHttp
 from vllm_service.runpod.endpoint import RunPodSettings
-from vllm_service.server.dispatch import Dispatcher, LoadedApplication, fastapi_application, metrics_application
+from vllm_service.server.dispatch import (
+    PATHS,
+    Dispatcher,
+    LoadedApplication,
+    fastapi_application,
+    metrics_application,
+)
 from vllm_service.server.supervisor import WorkerSlot
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.open import Storage, open_storage
@@ -96,9 +104,6 @@ def build(
         upstream=upstream,
         quotas=storage.quotas,
         recorders=_recorders(settings, storage, measurements),
-        keys=keys,
-        anonymous=LOCAL_KEY,
-        addresses=ClientAddresses(settings.trusted_proxies),
         responses=storage.responses if settings.response_cache else None,
         policy=policy,
         record_loss=storage.ledger.record,
@@ -108,7 +113,7 @@ def build(
     )
     dependencies = _dependencies(settings, config, measurements, statuses, keys)
     dispatcher = Dispatcher(gateway, partial(fastapi_application, dependencies))
-    server = HttpServer(dispatcher, connection_limits(settings))
+    server = HttpServer(dispatcher, connection_limits(settings), head_check(settings, keys))
     _register(
         statuses,
         settings=settings,
@@ -123,7 +128,10 @@ def build(
 
 
 def _metrics_server(settings: ServiceSettings, dependencies: Dependencies) -> HttpServer:
-    return HttpServer(LoadedApplication(partial(metrics_application, dependencies)), connection_limits(settings))
+    """Returns the server of METRICS_PORT. Scrapers are few, and no path there takes a large body."""
+    limits = replace(connection_limits(settings), connections=64, buffered_bytes=8 * 2**20)
+    check = HeadCheck(asyncio.get_running_loop().time, paths=Paths(operations=()))
+    return HttpServer(LoadedApplication(partial(metrics_application, dependencies)), limits, check)
 
 
 def _dependencies(
@@ -207,6 +215,20 @@ def connection_limits(settings: ServiceSettings) -> ConnectionLimits:
         keep_alive_seconds=settings.keep_alive_seconds,
         stalled_write_seconds=settings.write_timeout_seconds,
         connections=settings.max_connections,
+        address_connections=settings.max_connections_per_address,
+        buffered_bytes=settings.max_buffered_bytes,
+    )
+
+
+def head_check(settings: ServiceSettings, keys: Keys | None) -> HeadCheck:
+    """Returns what decides at the end of each request's head. keys: None lets everyone in."""
+    return HeadCheck(
+        asyncio.get_running_loop().time,
+        keys=keys,
+        anonymous=LOCAL_KEY,
+        addresses=ClientAddresses(settings.trusted_proxies),
+        limits=AddressLimits(settings.requests_per_second_per_ip, settings.wrong_keys_per_minute_per_ip),
+        paths=PATHS,
     )
 
 
