@@ -47,6 +47,15 @@ def is_plain_beyond_this_machine(url: str) -> bool:
     return parts.scheme == "http" and not _is_this_machine((parts.hostname or "").removesuffix("."))
 
 
+def is_page_of_this_machine(origin: str) -> bool:
+    """Returns true if a browser's Origin header is that of a page of this machine. `null`, of no page, is none."""
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and _is_this_machine((parts.hostname or "").removesuffix("."))
+
+
 def _is_this_machine(host: str) -> bool:
     if host == "localhost":
         return True
