@@ -122,6 +122,10 @@ class StartSettings:
     read_ahead: bool = True
     #: Where compilations are kept for the next start; None compiles anew each time.
     compile_cache_dir: Path | None = None
+    #: Signs the compilations that are kept, and makes unsigned ones useless.
+    compile_cache_secret: str | None = field(default=None, repr=False)
+    #: Run kept compilations whoever may have written them.
+    compile_cache_trust: bool = False
 
     @classmethod
     def read(cls, variables: Variables) -> StartSettings:
@@ -132,6 +136,8 @@ class StartSettings:
             usd_per_second=variables.usd("GPU_USD_PER_SECOND"),
             read_ahead=variables.switch("READ_AHEAD", cls.read_ahead),
             compile_cache_dir=Path(cache_dir) if cache_dir else default_dir,
+            compile_cache_secret=variables.given.get("COMPILE_CACHE_SECRET"),
+            compile_cache_trust=variables.switch("COMPILE_CACHE_TRUST", cls.compile_cache_trust),
         )
 
 

@@ -17,6 +17,8 @@ from handler.engine.protocol import Answer, EngineRequest, Header, answer_of
 from handler.engine.vllm_parts import EngineSteps
 from handler.errors import EngineUnavailable, NotBegun, StreamBroken
 from handler.settings import WorkerSettings
+from handler.start.archive_trust import ArchiveTrust
+from handler.start.code_caches import are_placed
 from handler.start.compile_cache import Compilations
 from handler.start.daemon_threads import DaemonThreads
 from handler.start.timeline import Timeline
@@ -52,7 +54,10 @@ class EmbeddedEngine:
         self._models = EngineModels(settings.models)
         self._adapters_dir = settings.models.adapters_dir
         self._adapters: SharedAdapters | None = None  # where the engine takes any
-        self._compilations = Compilations(settings.start.compile_cache_dir)
+        start = settings.start
+        trust = ArchiveTrust(start.compile_cache_secret, start.compile_cache_trust)
+        shared = are_placed(settings.environment)
+        self._compilations = Compilations(start.compile_cache_dir, trust=trust, shared_libraries=shared)
         self._loading = Loading(settings, self._models, self._compilations, self._steps, self._timeline)
 
     async def start(self) -> None:

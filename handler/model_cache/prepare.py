@@ -83,7 +83,8 @@ def _checked(request: ModelRequest, found: Located) -> PreparedModel:
 
 def _warn_of_strangers(found: Located) -> None:
     """Logs it where others may write: they can change the model. VERIFY_MODEL finds a change of its files."""
-    if reason := found.files.distrusted_because():
+    reason = found.files.distrusted_because() if found.files.is_dir() else None
+    if reason:
         logger.warning("%s: %s, so whoever that is can change the model", found.files, reason)
 
 

@@ -62,7 +62,7 @@ def open_step(step: str, flags: int, directory: int, *, make: bool) -> int:
         if not make:
             raise
     with suppress(FileExistsError):
-        os.mkdir(step, dir_fd=directory)
+        os.mkdir(step, 0o755, dir_fd=directory)  # whatever the umask: what others may write to is not trusted
     return os.open(step, flags, dir_fd=directory)
 
 

@@ -268,6 +268,6 @@ class VolumePath:
             return shutil.disk_usage(directory).free
 
     def distrusted_because(self) -> str | None:
-        """Returns why somebody else may have written the file or directory, in words; None for our own."""
-        found = self.path.stat() if not self.parts else self.status()
-        return "it is not there" if found is None else foreign(found)
+        """Returns why somebody else may have written to the directory, in words; None for our own. Raises OSError."""
+        with self.opened() as directory:
+            return foreign(os.fstat(directory))
