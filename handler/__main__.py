@@ -182,6 +182,7 @@ def _serve_http(settings: WorkerSettings) -> int:
         health_port=port if settings.health_port is None else settings.health_port,
         allowed_paths=settings.allowed_paths,
         max_body_bytes=settings.max_body_bytes,
+        limits=settings.request_limits,
         drain_seconds=settings.grace_seconds,
         stall_seconds=settings.stall_seconds,
         door=door,

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from handler.errors import ConfigurationError
+from handler.request_limits import DEFAULT, RequestLimits
 from handler.variables import Faults, Variables, with_home
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -153,9 +154,12 @@ class WorkerSettings:
     allowed_paths: tuple[str, ...] = ALLOWED_PATHS
     #: The largest job input, as JSON. RunPod's own limit for /runsync is 20 MB (docs/runpod.md).
     max_input_bytes: int = 20_000_000
+    #: What one request may have compiled, listed and multiplied.
+    request_limits: RequestLimits = DEFAULT
     log_level: str = "INFO"
-    #: How long running jobs may go on after SIGTERM, before they fail as retryable.
-    grace_seconds: float = 30.0
+    #: How long running jobs may go on after SIGTERM, before they fail as retryable. With the ends of jobs and the
+    #: engine's own end it must be over before the platform kills the worker (docs/runpod.md).
+    grace_seconds: float = 15.0
     #: An engine that makes no progress for this long with requests inside it counts as dead.
     stall_seconds: float = 120.0
     #: Where to serve Prometheus metrics; None serves none.
@@ -202,6 +206,7 @@ class WorkerSettings:
                 max_concurrency=variables.whole_number("MAX_CONCURRENCY", None),
                 allowed_paths=paths or ALLOWED_PATHS,
                 max_input_bytes=variables.whole_number("MAX_INPUT_BYTES", cls.max_input_bytes),
+                request_limits=_request_limits(variables),
                 log_level=given.get("LOG_LEVEL", cls.log_level).upper(),
                 grace_seconds=variables.seconds("GRACE_SECONDS", cls.grace_seconds),
                 stall_seconds=variables.seconds("STALL_SECONDS", cls.stall_seconds),
@@ -264,6 +269,14 @@ class WorkerSettings:
     def may_fork(self) -> bool:
         """False where the user has set vLLM to spawn its processes."""
         return self.environment.get("VLLM_WORKER_MULTIPROC_METHOD", "fork") == "fork"
+
+
+def _request_limits(variables: Variables) -> RequestLimits:
+    return RequestLimits(
+        constraint_bytes=variables.count("MAX_CONSTRAINT_BYTES", DEFAULT.constraint_bytes),
+        list_items=variables.count("MAX_LIST_ITEMS", DEFAULT.list_items),
+        sequences=variables.count("MAX_SEQUENCES", DEFAULT.sequences),
+    )
 
 
 def export(variables: Mapping[str, str], *, overwrite: bool = False) -> None:
