@@ -103,7 +103,10 @@ class VolumePath:
         """Returns the steps below the root without any link; raises NotOurs where links lead out of the root."""
         if not self.links:
             return self.parts
-        path = self.path.resolve()
+        try:
+            path = self.path.resolve()
+        except RuntimeError as error:  # so pathlib reports a link to itself, up to Python 3.12
+            raise NotOurs(str(self), "it is a link to itself") from error
         if not path.is_relative_to(self._base):
             raise NotOurs(str(self), f"it leads out of {self.root}")
         return path.relative_to(self._base).parts
