@@ -223,6 +223,18 @@ class WorkerSettings:
         return settings
 
     @property
+    def user(self) -> str | None:
+        """The user of the image for a worker that is started as root; None leaves it root."""
+        return self.environment.get("WORKER_USER", "").strip() or None
+
+    @property
+    def written_directories(self) -> tuple[Path, ...]:
+        """Where this worker and its libraries keep files from one start to the next."""
+        given = (self.environment.get(name, "").strip() for name in ("HF_HOME", "XDG_CACHE_HOME"))
+        kept = [self.models.cache_dir, self.start.compile_cache_dir, *(Path(value) for value in given if value)]
+        return tuple(path for path in kept if path)
+
+    @property
     def runs_under_runpod(self) -> bool:
         """True on the platform, which sets these variables in every worker."""
         return bool(self.environment.get("RUNPOD_WEBHOOK_GET_JOB") or self.environment.get("RUNPOD_ENDPOINT_ID"))
