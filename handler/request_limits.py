@@ -24,8 +24,10 @@ DENSE_WEIGHT = 4
 # Tools are compiled only where the model must call one. Else they are a part of the prompt.
 UNFORCED_TOOLS_SHARE = 4
 NOT_FORCED = (None, "auto", "none")
-# Batches: one answer, or one vector, for each entry.
-BATCHES = ("prompt", "input", "documents", "queries", "text_1", "text_2", "data_1", "data_2")
+# Batches: an entry of the first makes an answer, which takes so much longer than a vector or a score of the others.
+PROMPT = "prompt"
+POOLED = ("input", "documents", "queries", "text_1", "text_2", "data_1", "data_2")
+POOLED_FACTOR = 4
 # A body below the smallest size that could pass a bound is parsed only for these, or for names that are escaped.
 MULTIPLIER, ESCAPED = b'"n"', b"\\u00"
 # Longer than any list that a body of this size may hold, an entry and a comma each.
@@ -40,8 +42,8 @@ class RequestLimits:
     constraint_bytes: int = 65_536
     #: Entries of one list or object in the body, such as messages, stop words or biases.
     list_items: int = 16_384
-    #: Prompts times `n`.
-    sequences: int = 2_048
+    #: Prompts times `n`. Of the entries of a batch for embeddings or scores four times as many.
+    sequences: int = 512
 
     def check(self, body: bytes | None) -> None:
         """Raises InvalidInput where a JSON body is beyond a bound. What is no JSON object is left to the engine."""
@@ -76,13 +78,17 @@ class RequestLimits:
 
     def _check_sequences(self, body: Json) -> None:
         times = _whole_number(body.get("n"))
-        for field in BATCHES:
-            if (sequences := _entries(body.get(field)) * times) > self.sequences:
-                raise InvalidInput(
-                    f"{field}: {sequences} sequences in one request; at most {self.sequences} are taken. Send several "
-                    "requests, or raise MAX_SEQUENCES at the worker",
-                    param=field,
-                )
+        self._check_batch(PROMPT, _entries(body.get(PROMPT)) * times, self.sequences)
+        for field in POOLED:
+            self._check_batch(field, _entries(body.get(field)), POOLED_FACTOR * self.sequences)
+
+    def _check_batch(self, field: str, sequences: int, most: int) -> None:
+        if sequences > most:
+            raise InvalidInput(
+                f"{field}: {sequences} sequences in one request; at most {most} are taken. Send several requests, or "
+                "raise MAX_SEQUENCES at the worker",
+                param=field,
+            )
 
     def _check_lists(self, body: Json) -> None:
         for field, size in _lists(body):
@@ -124,7 +130,7 @@ def _entries(batch: object) -> int:
 def _lists(body: Json) -> Iterator[tuple[str, int]]:
     """Yields every list and object of the body with its size, and the parts of messages together."""
     for field, value in body.items():
-        if field not in BATCHES and isinstance(value, list | dict):
+        if field not in (PROMPT, *POOLED) and isinstance(value, list | dict):
             yield field, len(value)
     for field in ("messages", "input"):
         messages = body.get(field)
