@@ -199,7 +199,7 @@ def parse(
     _check_path(request.path, allowed_paths)
     if len(request.body or b"") > max_bytes:
         raise InvalidInput(f"input: {len(request.body or b'')} bytes; at most {max_bytes} are taken", param="input")
-    limits.check(request.body)
+    limits.check(request.body, request.document)
     return ParsedJob(form, request)
 
 
@@ -220,7 +220,7 @@ def _post(
         raise InvalidInput(f"{name}: holds NaN or Infinity, which JSON does not have", param=name) from None
     except TypeError:
         raise InvalidInput(f"{name}: holds a value that JSON does not have", param=name) from None
-    return EngineRequest(method, path, encoded)
+    return EngineRequest(method, path, encoded, document=body)
 
 
 def _check_path(path: str, allowed_paths: Collection[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from handler.errors import InvalidInput
@@ -28,8 +29,25 @@ NOT_FORCED = (None, "auto", "none")
 PROMPT = "prompt"
 POOLED = ("input", "documents", "queries", "text_1", "text_2", "data_1", "data_2")
 POOLED_FACTOR = 4
-# A body below the smallest size that could pass a bound is parsed only for these, or for names that are escaped.
-MULTIPLIER, ESCAPED = b'"n"', b"\\u00"
+# Probabilities of the prompt take the engine so much longer than a few tokens of an answer.
+PROMPT_LOGPROBS_WEIGHT = 16
+# Parts of a message that are no text, by the fields that hold them.
+MEDIA = frozenset(
+    {
+        "image_url",
+        "input_audio",
+        "audio_url",
+        "video_url",
+        "image_pil",
+        "image_embeds",
+        "audio_embeds",
+        "file",
+        "source",
+    }
+)
+BATCHES = frozenset({PROMPT, *POOLED})
+# A small body is parsed only for this, or for names that are escaped.
+MULTIPLIER, MULTIPLIER_WRITTEN, ESCAPED = "n", b'"n"', b"\\u00"
 # Longer than any list that a body of this size may hold, an entry and a comma each.
 BYTES_PER_ENTRY = 2
 
@@ -42,25 +60,56 @@ class RequestLimits:
     constraint_bytes: int = 65_536
     #: Entries of one list or object in the body, such as messages, stop words or biases.
     list_items: int = 16_384
-    #: Prompts times `n`. Of the entries of a batch for embeddings or scores four times as many.
+    #: Prompts times `n`, sixteenfold with probabilities of the prompt. Of the entries of a batch for embeddings or scores four times as many.
     sequences: int = 512
+    #: Of all texts together, which are tokenized one after the other for all requests. Images and audio are no text.
+    text_characters: int = 2_000_000
 
-    def check(self, body: bytes | None) -> None:
-        """Raises InvalidInput where a JSON body is beyond a bound. What is no JSON object is left to the engine."""
-        if body is None or not self._may_concern(body):
+    def check(self, body: bytes | None, document: Json | None = None) -> None:
+        """Raises InvalidInput where a JSON body is beyond a bound. What is no JSON object is left to the engine.
+
+        document: the body parsed, where it is at hand.
+        """
+        if body is None:
             return
+        if document is None and (document := self._parsed(body)) is None:
+            return
+        has_batch = len(body) > self._batch_bytes and not BATCHES.isdisjoint(document)
+        if MULTIPLIER not in document and not has_batch and len(body) <= self._large_bytes:
+            return
+        self._check_constraints(document)
+        self._check_sequences(document)
+        self._check_lists(document)
+        if len(body) > self.text_characters:
+            self._check_text(document)
+
+    def _parsed(self, body: bytes) -> Json | None:
+        """Returns the object that a body is, None where it is none, or is too small to concern any bound."""
+        if len(body) <= self._batch_bytes and MULTIPLIER_WRITTEN not in body and ESCAPED not in body:
+            return None
         try:
             document = json.loads(body)
         except (ValueError, RecursionError):
-            return
-        if isinstance(document, dict):
-            self._check_constraints(document)
-            self._check_sequences(document)
-            self._check_lists(document)
+            return None
+        return document if isinstance(document, dict) else None
 
-    def _may_concern(self, body: bytes) -> bool:
-        smallest = min(self.constraint_bytes // DENSE_WEIGHT, BYTES_PER_ENTRY * min(self.list_items, self.sequences))
-        return len(body) > smallest or MULTIPLIER in body or ESCAPED in body
+    @cached_property
+    def _large_bytes(self) -> int:
+        """The most bytes of a body that can hold neither a constraint nor a list beyond its bound."""
+        return min(self.constraint_bytes // DENSE_WEIGHT, BYTES_PER_ENTRY * self.list_items, self.text_characters)
+
+    @cached_property
+    def _batch_bytes(self) -> int:
+        """The same of a batch."""
+        return BYTES_PER_ENTRY * self.sequences
+
+    def _check_text(self, body: Json) -> None:
+        if (characters := _characters(body)) > self.text_characters:
+            raise InvalidInput(
+                f"body: {characters} characters of text; at most {self.text_characters} are taken, because others wait "
+                "while they are tokenized. Send less, or raise MAX_TEXT_CHARACTERS at the worker",
+                param="body",
+            )
 
     def _check_constraints(self, body: Json) -> None:
         for field in CONSTRAINTS:
@@ -77,7 +126,7 @@ class RequestLimits:
             )
 
     def _check_sequences(self, body: Json) -> None:
-        times = _whole_number(body.get("n"))
+        times = _whole_number(body.get(MULTIPLIER)) * (PROMPT_LOGPROBS_WEIGHT if _wants_prompt_logprobs(body) else 1)
         self._check_batch(PROMPT, _entries(body.get(PROMPT)) * times, self.sequences)
         for field in POOLED:
             self._check_batch(field, _entries(body.get(field)), POOLED_FACTOR * self.sequences)
@@ -101,6 +150,25 @@ class RequestLimits:
 
 #: The bounds where nothing is configured.
 DEFAULT = RequestLimits()
+
+
+def _wants_prompt_logprobs(body: Json) -> bool:
+    return body.get("prompt_logprobs") is not None or (bool(body.get("echo")) and body.get("logprobs") is not None)
+
+
+def _characters(body: Json) -> int:
+    """Returns how many characters the body has in its texts, keys and all."""
+    found, left = 0, [body]
+    while left:
+        value: Any = left.pop()
+        if isinstance(value, str):
+            found += len(value)
+        elif isinstance(value, list):
+            left.extend(value)
+        elif isinstance(value, dict):
+            left.extend(part for name, part in value.items() if name not in MEDIA)
+            found += sum(map(len, value))
+    return found
 
 
 def _whole_number(n: object) -> int:

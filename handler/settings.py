@@ -288,6 +288,7 @@ def _request_limits(variables: Variables) -> RequestLimits:
         constraint_bytes=variables.count("MAX_CONSTRAINT_BYTES", DEFAULT.constraint_bytes),
         list_items=variables.count("MAX_LIST_ITEMS", DEFAULT.list_items),
         sequences=variables.count("MAX_SEQUENCES", DEFAULT.sequences),
+        text_characters=variables.count("MAX_TEXT_CHARACTERS", DEFAULT.text_characters),
     )
 
 

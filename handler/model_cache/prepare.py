@@ -208,8 +208,8 @@ class _Preparation:
 
     def _follow(self, news: dict[str, Any]) -> None:
         try:
-            self._report(Progress(**(news | {"here": False})))
-        except TypeError:
+            self._report(Progress(**(news | {"here": False, "model": self._request.name})))
+        except (TypeError, ValueError, OverflowError):  # whatever somebody has put there
             logger.debug("the worker that downloads has written no news yet")
 
     def _tried(self, error: ModelUnavailable) -> str:

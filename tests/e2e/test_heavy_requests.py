@@ -38,7 +38,10 @@ REFUSED = {
         }
     ),
     "100,000 biases": chat(logit_bias={str(number): 1 for number in range(100_000)}),
+    "a text of 15 MB for the tokenizer": {"route": "/tokenize", "body": {"prompt": "h" * 15_000_000}},
+    "a text that vLLM would cut": completion(prompt="hello " * 1_000_000, truncate_prompt_tokens=10),
     "100,000 prompts": completion(prompt=["hi"] * 100_000),
+    "a prompt's probabilities a hundred times": completion(prompt=[5] * 1_900, n=100, echo=True, logprobs=20),
     "100,000 answers": completion(prompt=["hi"] * 1_000, n=100),
 }
 

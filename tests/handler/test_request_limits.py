@@ -39,11 +39,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "extra arguments": ({"vllm_xargs": dict.fromkeys(MANY, "v")}, "vllm_xargs"),
     "messages": ({"messages": [{"role": "user", "content": "hi"}] * 20_000}, "messages"),
     "parts": ({"messages": [{"content": [{"type": "text", "text": "a"}] * 9_000}] * 2}, "messages"),
+    "a text for the tokenizer": ({"prompt": LONG * 30}, "body"),
+    "a text for the tokenizer in a list": ({"input": ["x", LONG * 30]}, "body"),
+    "a conversation for the tokenizer": ({"messages": [{"role": "user", "content": LONG}] * 30}, "body"),
+    "parts of text": ({"messages": [{"content": [{"type": "text", "text": LONG}] * 30}]}, "body"),
+    "text of documents": ({"query": "x", "documents": [LONG] * 30}, "body"),
     "prompts": ({"prompt": ["hi"] * 100_000}, "prompt"),
     "prompts of tokens": ({"prompt": [[1]] * 100_000}, "prompt"),
     "inputs of an embedding": ({"input": MANY}, "input"),
     "documents": ({"query": "x", "documents": MANY}, "documents"),
     "prompts times n": ({"prompt": ["hi"] * 100, "n": 100}, "prompt"),
+    "probabilities of prompts": ({"prompt": ["hi"] * 200, "prompt_logprobs": 1}, "prompt"),
+    "probabilities of one prompt, often": ({"prompt": [5] * 1900, "n": 100, "echo": True, "logprobs": 20}, "prompt"),
     "prompts times n as text": ({"prompt": ["hi"] * 100, "n": "100"}, "prompt"),
     "prompts times n as a fraction": ({"prompt": ["hi"] * 100, "n": 100.0}, "prompt"),
 }
@@ -65,9 +72,10 @@ TAKEN: dict[str, dict[str, Any]] = {
     "a prompt in tokens": {"prompt": list(range(100_000))},
     "a batch": {"prompt": MANY[:512]},
     "a batch of texts": {"input": MANY[:2_048]},
-    "an image": {"messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:," + LONG}}]}]},
+    "an image": {"messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:," + LONG * 50}}]}]},
     "answers": {"messages": [], "n": 128},
     "no number": {"prompt": ["hi"] * 100, "n": "many"},
+    "probabilities": {"prompt": ["hi" * 50] * 32, "prompt_logprobs": 1},
     "infinite": {"prompt": ["hi"], "n": "inf"},
     "text of a form that is not known": {"text": LONG, "response_format": "srt"},
 }
@@ -90,10 +98,15 @@ def test_a_name_written_with_escapes_is_the_same_name() -> None:
 
 
 def test_the_operator_sets_the_bounds() -> None:
-    names = {"MAX_CONSTRAINT_BYTES": "100", "MAX_LIST_ITEMS": "10", "MAX_SEQUENCES": "5"}
+    names = {"MAX_CONSTRAINT_BYTES": "100", "MAX_LIST_ITEMS": "10", "MAX_SEQUENCES": "5", "MAX_TEXT_CHARACTERS": "400"}
     settings = WorkerSettings.from_environment(names)
-    assert settings.request_limits == RequestLimits(100, 10, 5)
-    for body in ({"stop": ["a"] * 11}, {"prompt": ["a"] * 6}, {"structured_outputs": {"regex": "a" * 30}}):
+    assert settings.request_limits == RequestLimits(100, 10, 5, 400)
+    for body in (
+        {"prompt": "a" * 500},
+        {"stop": ["a"] * 11},
+        {"prompt": ["a"] * 6},
+        {"structured_outputs": {"regex": "a" * 30}},
+    ):
         with pytest.raises(InvalidInput):
             settings.request_limits.check(json.dumps(body).encode())
 
