@@ -60,7 +60,7 @@ class RequestLimits:
     constraint_bytes: int = 65_536
     #: Entries of one list or object in the body, such as messages, stop words or biases.
     list_items: int = 16_384
-    #: Prompts times `n`, sixteenfold with probabilities of the prompt. Of the entries of a batch for embeddings or scores four times as many.
+    #: Prompts times `n`, sixteenfold with probabilities of the prompt. Of a batch for embeddings four times as many.
     sequences: int = 512
     #: Of all texts together, which are tokenized one after the other for all requests. Images and audio are no text.
     text_characters: int = 2_000_000
