@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 
-from vllm_service.catalog.model import OnDisconnect, Provider, ProviderKind, WorkersMin
+from vllm_service.catalog.model import OnDisconnect, PromptCache, Provider, ProviderKind, WorkersMin
 from vllm_service.catalog.presets import PRESETS, RUNPOD_API_URL, RUNPOD_MANAGEMENT_URL
 from vllm_service.catalog.yaml_file import Section, Value
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
@@ -16,6 +16,7 @@ from vllm_service.domain.urls import url_fault
 
 COMMON = (
     *("enabled", "api_key_env", "on_disconnect", "region", "tags", "max_connections", "stream_options"),
+    "prompt_cache",
     *("connect_timeout_seconds", "first_byte_timeout_seconds", "idle_timeout_seconds"),
 )
 SCALING_KEYS = ("scaling", "workers_min", "management_url")
@@ -118,6 +119,7 @@ def _runpod(name: str, section: Section, environment: Mapping[str, str]) -> Prov
         base_url=f"{control_url}/openai/v1",
         control_url=control_url,
         second_price=price,
+        prompt_cache=PromptCache.VLLM,
     )
     nothing: Expected = ()
     expected = section.read("expected", _expected, nothing)
@@ -182,8 +184,9 @@ def _hosted(name: str, section: Section, environment: Mapping[str, str]) -> Prov
             )
         )
     base_url = section.read("base_url", _url, preset.base_url if preset else "")
+    prompt_cache = preset.prompt_cache if preset else PromptCache.SHARED
     return ProviderEntry(
-        _provider(name, section, environment, kind=ProviderKind.HOSTED, base_url=base_url),
+        _provider(name, section, environment, kind=ProviderKind.HOSTED, base_url=base_url, prompt_cache=prompt_cache),
         section.read("prices", _prices, {}),
         section.text("price_source") or (preset.price_source if preset else None),
     )
@@ -206,6 +209,7 @@ def _provider(
     base_url: str,
     control_url: str | None = None,
     second_price: SecondPrice | None = None,
+    prompt_cache: PromptCache,
 ) -> Provider:
     return Provider(
         name=name,
@@ -220,6 +224,7 @@ def _provider(
         idle_timeout_seconds=section.positive("idle_timeout_seconds", 60.0),
         max_connections=section.read("max_connections", Value.count, 1024),
         stream_options=section.read("stream_options", Value.switch, None),
+        prompt_cache=PromptCache(section.choice("prompt_cache", [*PromptCache], prompt_cache)),
         region=section.text("region"),
         tags=frozenset(section.words("tags")),
     )

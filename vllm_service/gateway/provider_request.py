@@ -8,7 +8,7 @@ from functools import partial
 
 import msgspec
 
-from vllm_service.catalog.model import Provider
+from vllm_service.catalog.model import PromptCache, Provider
 from vllm_service.domain.answers import Form, Judgement, Verdict, judge_whole
 from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.domain.reported_usage import ReportedUsage
@@ -108,7 +108,14 @@ class ProviderRequest(msgspec.Struct, eq=False):
         context = self._context
         operation = context.operation
         model = attempt.step.model
-        body = for_provider(context.request.body, context.fields, operation, model, takes_options=takes_options)
+        fields = context.fields
+        cache = provider.prompt_cache
+        member = (
+            None
+            if cache is PromptCache.SHARED
+            else context.snapshot.salts.member(cache, operation, context.key.organisation, fields)
+        )
+        body = for_provider(context.request.body, fields, operation, model, takes_options=takes_options, cache=member)
         try:
             headers = context.upstream_headers()
             sent = context.upstream.send(provider, operation.path, headers, body, patience, beginning=beginning)

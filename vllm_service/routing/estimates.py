@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from vllm_service.domain.requests import RequestFacts
-
 
 class Mean:
     """A mean in which the last `memory` observations weigh most; it starts at a guess that weighs as `trust` ones.
@@ -109,7 +107,7 @@ KEPT_SECONDS = 300.0
 MOST_PREFIXES = 10_000
 
 
-class PromptCache:
+class CachedPrefixes:
     """The cached shares of prompts at one offer: of those that follow one of the same beginning, and of all others."""
 
     __slots__ = ("_following", "_others", "_read_at")
@@ -125,13 +123,13 @@ class PromptCache:
         read_at = self._read_at.get(prefix)
         return read_at is not None and read_at > now - KEPT_SECONDS and read_at > since
 
-    def cached_tokens(self, facts: RequestFacts, now: float) -> int:
-        """Returns how many of its prompt's tokens are expected to be cached here."""
+    def cached_tokens(self, prefix: int, prompt_tokens: int, now: float) -> int:
+        """Returns how many tokens of a prompt that begins so are expected to be cached here."""
         share = self._others.value
-        read_at = self._read_at.get(facts.prefix)
+        read_at = self._read_at.get(prefix)
         if read_at is not None and read_at > now - KEPT_SECONDS and self._following.value > share:
             share = self._following.value
-        return int(share * facts.prompt_tokens)
+        return int(share * prompt_tokens)
 
     def add(self, prefix: int, follows: bool, share: float, now: float) -> None:
         """Learns from a prompt that was read here: this share of it was cached. follows: as it was when it was sent."""

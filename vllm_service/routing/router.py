@@ -44,7 +44,7 @@ class ObservedAttempt(msgspec.Struct):
     @classmethod
     def sent(cls, route: Route, candidate: Candidate, facts: RequestFacts, now: float) -> ObservedAttempt:
         """Returns the observer of a request that has been sent to this offer, and counts the request there."""
-        attempt = cls(route, candidate, facts, now, candidate.follows(facts.prefix, now))
+        attempt = cls(route, candidate, facts, now, candidate.follows(candidate.prefix_of(facts), now))
         candidate.in_flight += 1
         if candidate.endpoint is not None:
             attempt.to_read = facts.prompt_tokens - candidate.cached_tokens(facts, now)
@@ -82,7 +82,8 @@ class ObservedAttempt(msgspec.Struct):
             self.route.lengths.add(facts.key_id, facts.operation, usage.completion_tokens)
             # With a plain price cached tokens change nothing, so no prefixes are kept.
             if usage.prompt_tokens > 0 and not usage.estimated and not candidate.has_plain_price:
-                candidate.prompt_cache.add(facts.prefix, self.follows, usage.cached_tokens / usage.prompt_tokens, now)
+                prefix = candidate.prefix_of(facts)
+                candidate.prompt_cache.add(prefix, self.follows, usage.cached_tokens / usage.prompt_tokens, now)
 
     def failed(self, status: int, retry_after_seconds: float | None, now: float) -> None:
         """Learns nothing from a failure but a 429's Retry-After, until which the offer is the organisation's last."""

@@ -13,6 +13,7 @@ from vllm_service.catalog.model import Catalog
 from vllm_service.domain.plan import Router
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
+from vllm_service.gateway.request_body import CacheSalts
 from vllm_service.routing.router import CostRouter
 from vllm_service.server.process import announce, background_work, bound_socket, signal_handlers
 from vllm_service.server.supervisor import WorkerSlot
@@ -34,8 +35,9 @@ async def run_service(
     processes. Raises ServiceError when the start fails.
     """
     catalog = load_catalog()
-    snapshot = ConfigSnapshot(catalog, make_router(catalog), settings.unpriced_offers)
+    router = make_router(catalog)
     async with storage_of(settings) as storage:
+        snapshot = ConfigSnapshot(catalog, router, settings.unpriced_offers, CacheSalts(storage.secret))
         parts = build(settings, storage, snapshot, slot)
         return await _serve(settings, parts, Reload(parts.config, load_catalog, make_router), slot)
 
@@ -91,7 +93,7 @@ class Reload:
                 before = self._config.snapshot
                 if isinstance(router, CostRouter) and isinstance(before.router, CostRouter):
                     router.take_over(before.router)  # what was measured of offers and workers stays
-                self._config.snapshot = ConfigSnapshot(catalog, router, before.unpriced)
+                self._config.snapshot = ConfigSnapshot(catalog, router, before.unpriced, before.salts)
             except ServiceError as error:
                 _log.error("the configuration could not be read, and the one in use is kept: %s", error.message)
             else:
