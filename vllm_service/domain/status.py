@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar, cast
 
@@ -144,6 +144,32 @@ class ServerState:
     #: SIGTERM has come: connections are closed when their request has ended.
     is_stopping: bool = False
     in_flight: int | None = None
+    #: Callers' open connections.
+    connections: int | None = None
+    #: What they hold of requests, and of answers that are not sent yet.
+    buffered_bytes: int | None = None
+    #: Requests and connections that were refused without a row in the ledger, by error code.
+    refusals: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """The log's writer."""
+
+    #: What waits until stderr is read.
+    waiting_bytes: int
+    #: Lines that are lost since the start.
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoopState:
+    """How late the event loop of this process runs what is due."""
+
+    #: At the last look.
+    lag_seconds: float
+    #: The most within the last minute.
+    longest_lag_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
