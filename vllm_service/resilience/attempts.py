@@ -53,6 +53,8 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
     usage: Usage | None = None
     #: Whether the request has been written to the provider. `Send` sets it.
     was_sent: bool = False
+    #: Whether its caller has read slower than the provider sent.
+    is_held_up: bool = False
     _answer: Answer | None = None
     _is_over: bool = False
 
@@ -86,7 +88,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
             self._breaker.window.add(now, failed=False)
         else:
             self._policy.shared.succeeded(self.step, self._admission, now, self.organisation)
-        self._observer.succeeded(usage, now)
+        self._observer.succeeded(usage, now, is_timed=not self.is_held_up)
 
     def failed(self, failure: Failure) -> None:
         """Ends the attempt with the provider's failure, before its answer began or in the middle of it."""

@@ -34,7 +34,8 @@ def marginal_picousd(candidate: Candidate, facts: RequestFacts, completion_token
     picousd = prompt * candidate.input_picousd + completion_tokens * candidate.output_picousd
     if candidate.discount_picousd:
         picousd -= (
-            candidate.prompt_cache.cached_tokens(candidate.prefix_of(facts), prompt, now) * candidate.discount_picousd
+            candidate.prompt_cache.cached_tokens(candidate.prefix_of(facts), prompt, facts.organisation, now)
+            * candidate.discount_picousd
         )
     return picousd
 

@@ -11,7 +11,7 @@ from vllm_service.catalog.model import Offer, PromptCache, Provider, ProviderKin
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.errors import InvalidRequest
 from vllm_service.routing.capacity import Endpoint
-from vllm_service.routing.estimates import CachedPrefixes, Mean
+from vllm_service.routing.estimates import CachedPrefixes, MeanByCaller
 from vllm_service.routing.profiles import LatencyTarget
 
 _GUESSED_FIRST_TOKEN_SECONDS, _GUESSED_TOKEN_SECONDS = 0.6, 0.015
@@ -47,8 +47,9 @@ class Candidate:
         #: Whether each organisation finds only its own prompts in the provider's cache.
         self.divides_cache = provider.prompt_cache is not PromptCache.SHARED
         self.prompt_cache = CachedPrefixes()
-        self.first_token_seconds = Mean(_GUESSED_FIRST_TOKEN_SECONDS)
-        self.token_seconds = Mean(_GUESSED_TOKEN_SECONDS)
+        #: By organisation: what one sends may take longer than what others send.
+        self.first_token_seconds: MeanByCaller[str] = MeanByCaller(_GUESSED_FIRST_TOKEN_SECONDS)
+        self.token_seconds: MeanByCaller[str] = MeanByCaller(_GUESSED_TOKEN_SECONDS)
 
     def seconds_late(self, facts: RequestFacts, now: float) -> float:
         """Returns how long a Retry-After still holds for the request's organisation; COST puts the offer last then."""
@@ -85,13 +86,14 @@ class Candidate:
         prefix = self.prefix_of(facts)
         if not prefix or not self.follows(prefix, now):
             return 0
-        return self.prompt_cache.cached_tokens(prefix, facts.prompt_tokens, now)
+        return self.prompt_cache.cached_tokens(prefix, facts.prompt_tokens, facts.organisation, now)
 
     def expected_seconds(self, facts: RequestFacts, completion_tokens: float, now: float) -> float:
         """Returns the expected time to the end of the answer; infinite for an endpoint with no worker."""
         endpoint = self.endpoint
         if endpoint is None:
-            return self.first_token_seconds.value + completion_tokens * self.token_seconds.value
+            first_token = self.first_token_seconds.expect(facts.organisation)
+            return first_token + completion_tokens * self.token_seconds.expect(facts.organisation)
         batch = (endpoint.in_flight + 1.0) / max(1, endpoint.serving)
         unread = facts.prompt_tokens - self.cached_tokens(facts, now)
         return endpoint.first_token_seconds(unread, now) + completion_tokens * endpoint.token_seconds.at(batch)

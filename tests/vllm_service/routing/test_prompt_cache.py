@@ -223,9 +223,9 @@ def test_the_fastest_place_is_the_one_that_has_read_the_conversation() -> None:
 def test_the_oldest_beginnings_are_forgotten_first() -> None:
     cache = CachedPrefixes()
     for prefix in range(1, MOST_PREFIXES + 1):
-        cache.add(prefix, False, 0.0, 1.0)
-    cache.add(1, True, 0.5, 2.0)  # read again: now the latest
-    cache.add(MOST_PREFIXES + 1, False, 0.0, 3.0)
+        cache.add(prefix, False, 0.0, "", 1.0)
+    cache.add(1, True, 0.5, "", 2.0)  # read again: now the latest
+    cache.add(MOST_PREFIXES + 1, False, 0.0, "", 3.0)
     assert cache.has_read(1, 3.0)
     assert not cache.has_read(2, 3.0)
     assert cache.has_read(3, 3.0)
@@ -233,5 +233,5 @@ def test_the_oldest_beginnings_are_forgotten_first() -> None:
 
 def test_prompts_that_are_too_short_for_a_beginning_follow_nothing() -> None:
     cache = CachedPrefixes()
-    cache.add(0, False, 0.0, 5.0)
+    cache.add(0, False, 0.0, "", 5.0)
     assert not cache.has_read(0, 6.0)
