@@ -74,7 +74,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
             policy.shared.first_content(self.step, self._admission, self.organisation)
         self._observer.first_token(now)
         if policy.hedging is not None:
-            policy.hedging.began(self.step, now - self.started_at)
+            policy.hedging.began(self.step, self.organisation, now - self.started_at)
 
     def succeeded(self, usage: Usage | None, now: float | None = None) -> None:
         """Ends the attempt with a complete answer. usage: the provider's count or None. now: None reads the clock."""
@@ -289,7 +289,7 @@ async def _send_hedged(
             racer,
             due.step,
             lambda: schedule.peek(request.policy.clock()),
-            hedging.delay_seconds(due.step),
+            hedging.delay_seconds(due.step, request.facts.organisation),
             hedging.budget,
             failed=lambda *_: None,  # the attempt itself has reported it
         )
