@@ -19,12 +19,14 @@ class Mean:
         self._weight = trust
         self._memory = memory
 
-    def add(self, observed: float) -> None:
-        """Takes one more observation."""
+    def add(self, observed: float) -> float:
+        """Takes one more observation. Returns by how much the mean has changed."""
         weight = self._weight
         if weight < self._memory:
             weight = self._weight = weight + 1.0
-        self.value += (observed - self.value) / weight
+        change = (observed - self.value) / weight
+        self.value += change
+        return change
 
     @property
     def weight(self) -> float:
@@ -99,18 +101,18 @@ class MeanByCaller(Generic[Caller]):
 
     def add(self, caller: Caller, observed: float) -> None:
         """Takes one more observation."""
-        mean = self._means.get(caller)
-        if mean is None:
-            if len(self._means) >= self._most:
-                # Rather than grow without bound; means are learned again within a few observations.
-                self._means.clear()
-                self._sum = 0.0
-            expected = self.expect(caller)
-            mean = self._means[caller] = Mean(expected, self._memory, self._trust)
-            self._sum += expected
-        before = mean.value
-        mean.add(observed)
-        self._sum += mean.value - before
+        mean = self._means.get(caller) or self._begin(caller)
+        self._sum += mean.add(observed)
+
+    def _begin(self, caller: Caller) -> Mean:
+        if len(self._means) >= self._most:
+            # Rather than grow without bound; means are learned again within a few observations.
+            self._means.clear()
+            self._sum = 0.0
+        expected = self.expect(caller)
+        mean = self._means[caller] = Mean(expected, self._memory, self._trust)
+        self._sum += expected
+        return mean
 
 
 class AnswerLengths:
