@@ -70,7 +70,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         policy = self._policy
         self.first_byte_at = now = policy.clock()
         # A probe has succeeded with its first content: the next one would otherwise wait for the end of a long answer.
-        if self._admission.probes_any:
+        if self._admission is not self._breaker.while_closed:
             policy.shared.first_content(self.step, self._admission, self.organisation)
         self._observer.first_token(now)
         if policy.hedging is not None:
