@@ -58,8 +58,11 @@ class AttemptObserver(Protocol):
         """Reports that the first byte of content has come back."""
         ...
 
-    def succeeded(self, usage: Usage | None, now_seconds: float) -> None:
-        """Reports a complete answer; usage is None when nothing counted it."""
+    def succeeded(self, usage: Usage | None, now_seconds: float, *, is_timed: bool = True) -> None:
+        """Reports a complete answer; usage is None when nothing counted it.
+
+        is_timed: False where its end came late because its caller has read slowly.
+        """
         ...
 
     def failed(self, status: int, retry_after_seconds: float | None, now_seconds: float) -> None:

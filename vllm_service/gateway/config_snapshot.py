@@ -13,6 +13,7 @@ from vllm_service.domain.plan import Router
 from vllm_service.domain.pricing import TokenPrice, UnpricedOffers, dearest
 from vllm_service.domain.stream_options import StreamOptionsSupport
 from vllm_service.errors import ModelNotFound, ServiceError
+from vllm_service.gateway.request_body import CacheSalts
 
 
 class ServedModel:
@@ -67,11 +68,19 @@ class ServedModel:
 class ConfigSnapshot:
     """One configuration. A reload replaces it as a whole, so a request uses the old one or the new one, never both."""
 
-    def __init__(self, catalog: Catalog, router: Router, unpriced: UnpricedOffers = UnpricedOffers.REFUSE) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        router: Router,
+        unpriced: UnpricedOffers = UnpricedOffers.REFUSE,
+        salts: CacheSalts | None = None,
+    ) -> None:
         self.catalog = catalog
         self.router = router
         #: A setting of the process: a reload keeps it.
         self.unpriced = unpriced
+        #: Of the installation, so a reload keeps them too.
+        self.salts = CacheSalts() if salts is None else salts
         #: The names of the providers with this tag.
         self.on_apple_silicon = frozenset(
             name for name, provider in catalog.providers.items() if APPLE_SILICON_TAG in provider.tags

@@ -146,7 +146,7 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
         receive = context.answer_text.around(receive)
     begin_stream(context)
     context.relay = relay
-    writer.set_source(answer)
+    writer.set_source(_Source(answer, attempt))
     failed: NotAnswered | None = None
     try:
         await answer.relay(receive)
@@ -169,6 +169,22 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     _end_with_error(context, failed.error)
     attempt.failed(dataclasses.replace(failed.failure, content_started=True))
     return None
+
+
+class _Source(msgspec.Struct):
+    """The answer as the caller's connection pauses it, so that a slow reader is not taken for a slow provider."""
+
+    answer: Answer
+    attempt: Attempt[Answer]
+
+    def pause(self) -> None:
+        """Implements FlowControl."""
+        self.attempt.is_held_up = True
+        self.answer.pause()
+
+    def resume(self) -> None:
+        """Implements FlowControl."""
+        self.answer.resume()
 
 
 def _left(context: RequestContext, relay: EventRelay, attempt: Attempt[Answer]) -> None:
