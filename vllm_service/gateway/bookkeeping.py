@@ -13,7 +13,6 @@ from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.token_counting import TokenCounting
-from vllm_service.http.request_reader import ClientAddresses
 from vllm_service.logs import source_location
 from vllm_service.resilience.failures import CutAttempt
 from vllm_service.resilience.hedging import Hedging
@@ -34,13 +33,11 @@ class Bookkeeping:
     def __init__(
         self,
         quotas: Quotas,
-        addresses: ClientAddresses,
         recorders: Sequence[Callable[[RequestRecord], None]],
         record_loss: Callable[[RequestRecord], None] | None,
         hedging: Hedging | None,
     ) -> None:
         self._quotas = quotas
-        self._addresses = addresses
         self._recorders = tuple(recorders)
         self._record_loss = record_loss or self._recorders[0]
         self._hedging = hedging
@@ -66,16 +63,14 @@ class Bookkeeping:
             tokens = min(longest, usual)
         cost = prompt * model.dearest_input + longest * model.dearest_output
         cost = cost if cost < MOST_PICOUSD else MOST_PICOUSD
-        address = self._addresses.of(context.request.peer, context.request.headers)
-        return self._quotas.reserve(context.key, address, prompt + tokens, cost, context.started_at)
+        return self._quotas.reserve(context.key, _address(context), prompt + tokens, cost, context.started_at)
 
     async def count_refused(self, context: RequestContext) -> None:
         """Counts a request that is not valid in its key's minute and its address's second: reading it costs as well.
 
         Raises errors.RateLimited where these are used up, so that a flood gets no other answer than valid requests do.
         """
-        address = self._addresses.of(context.request.peer, context.request.headers)
-        reservation = await self._quotas.reserve(context.key, address, 0, 0, context.started_at)
+        reservation = await self._quotas.reserve(context.key, _address(context), 0, 0, context.started_at)
         await reservation.release()
 
     async def close(self, context: RequestContext) -> None:
@@ -162,6 +157,12 @@ def _row_of(cut: CutAttempt, row: RequestRecord) -> RequestRecord:
         error_code=None,
         route_reason="hedge: another provider began first" if cut.is_beaten else "cut: no answer came from here",
     )
+
+
+def _address(context: RequestContext) -> str | None:
+    """Returns the name under which the caller's address is counted; None for a request from within this process."""
+    caller = context.request.caller
+    return None if caller is None or caller.record is None else caller.record.name
 
 
 def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None:

@@ -27,9 +27,9 @@ from vllm_service.gateway.labels import labels_text
 from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
-from vllm_service.gateway.respond import cache_key, refuse, relay_events, replay, send_whole
+from vllm_service.gateway.respond import LARGE_BYTES, cache_key, refuse, relay_events, replay, send_whole
 from vllm_service.http.messages import Request, ResponseWriter
-from vllm_service.http.request_reader import ClientAddresses, RequestIds, bearer_token
+from vllm_service.http.request_reader import RequestIds
 from vllm_service.http.upstream import Upstream
 from vllm_service.logs import source_location
 from vllm_service.observability.tracing import Tracer
@@ -37,7 +37,7 @@ from vllm_service.resilience.attempts import TriedRequest, first_answer
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import HEADER, Deadline
 from vllm_service.resilience.retry_schedule import deadline as deadline_of
-from vllm_service.storage.protocol import CachedResponse, Keys, Quotas, ResponseCache
+from vllm_service.storage.protocol import CachedResponse, Quotas, ResponseCache
 
 _log = logging.getLogger(__name__)
 DEADLINE = HEADER.encode()
@@ -47,10 +47,10 @@ NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 class Gateway:
     """Answers requests. A reload replaces `config.snapshot`; requests under way keep theirs.
 
-    keys: None accepts every caller as `anonymous`. recorders: called with each row; the ledger's `record` comes first.
-    record_loss: called with the rows of cut and beaten attempts; metrics must not count these as requests, so None is
-    the first recorder alone. wall_clock: seconds since 1970, for rows and quotas' days; it may jump. None: time.time.
-    keep_alive: watches streams over sockets; None: they are silent as long as their providers are.
+    A request from outside has its key already: http/head_check.py has found it. recorders: called with each row; the
+    ledger's `record` comes first. record_loss: called with the rows of cut and beaten attempts; metrics must not count
+    these as requests, so None is the first recorder alone. wall_clock: seconds since 1970, for rows and quotas' days;
+    it may jump. None: time.time. keep_alive: watches streams over sockets; None: they are as silent as providers.
     """
 
     def __init__(
@@ -60,9 +60,6 @@ class Gateway:
         upstream: Upstream,
         quotas: Quotas,
         recorders: Sequence[Callable[[RequestRecord], None]],
-        keys: Keys | None = None,
-        anonymous: ApiKey | None = None,
-        addresses: ClientAddresses | None = None,
         responses: ResponseCache | None = None,
         policy: ResiliencePolicy | None = None,
         tracer: Tracer | None = None,
@@ -73,11 +70,9 @@ class Gateway:
     ) -> None:
         self.config = config
         self._upstream = upstream
-        self._keys = keys
-        self._anonymous = anonymous
         self._responses = responses
         self._policy = policy or ResiliencePolicy.of()
-        self._books = Bookkeeping(quotas, addresses or ClientAddresses(), recorders, record_loss, self._policy.hedging)
+        self._books = Bookkeeping(quotas, recorders, record_loss, self._policy.hedging)
         self._ids = RequestIds()
         self._tracer = tracer
         self._wall_clock = wall_clock
@@ -181,9 +176,10 @@ class Gateway:
         headers = context.headers
         keep_alive = self._keep_alive if key is None else None
         if key is None:
-            key = self._anonymous if self._keys is None else await self._keys.find(bearer_token(headers))
+            caller = context.request.caller
+            key = None if caller is None else caller.key
         if key is None:
-            raise Unauthorized("This key is unknown, or it has been revoked.")
+            raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
         context.key = key
         context.annotates = key.annotate and headers.get(b"x-annotate") != b"off"
         try:
@@ -227,10 +223,13 @@ class Gateway:
 
         After an answer from the cache `context.outcome` is CACHED.
         """
-        key = cache_key(context)
+        if len(context.request.body) > LARGE_BYTES:
+            key = await asyncio.get_running_loop().run_in_executor(None, cache_key, context)
+        else:
+            key = cache_key(context)
         cached = None if key is None else await responses.get(context.key.organisation, key)
         if cached is not None:
-            replay(context, cached)
+            await replay(context, cached)
         return key
 
 

@@ -15,27 +15,20 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from vllm_service.catalog.model import Provider
-from vllm_service.domain.plan import AttemptObserver, Plan, Router, Step
+from vllm_service.domain.plan import AttemptObserver, AttemptTrace, Plan, Router, Step
 from vllm_service.domain.pricing import TokenPrice, charged_picousd
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelUnavailable, ServiceError
 from vllm_service.http.upstream import Patience
-from vllm_service.resilience.breakers.circuit_breaker import Admission, CircuitBreaker
-from vllm_service.resilience.failures import CutAttempt, Failure, NotAnswered
+from vllm_service.resilience.breakers.offer_breaker import OfferBreaker
+from vllm_service.resilience.breakers.probes import Admission
+from vllm_service.resilience.failures import CutAttempt, Failure, Kind, NotAnswered
 from vllm_service.resilience.hedging import hedged
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, ScheduledAttempt
 
 Answer = TypeVar("Answer")
-
-
-class AttemptTrace(Protocol):
-    """Receives each attempt that has ended."""
-
-    def attempted(self, step: Step, seconds: float, outcome: str, status: int | None) -> None:
-        """Takes an attempt that has just ended and lasted `seconds`. status: HTTP's; None if there was no answer."""
-        ...
 
 
 class Attempt(msgspec.Struct, Generic[Answer], eq=False):
@@ -48,8 +41,10 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
     started_at: float
     #: Whether it was sent beside another attempt, which was slow to begin.
     is_hedge: bool
+    #: Whose request it is; breakers do not blame a provider for what a single organisation meets there.
+    organisation: str
     _observer: AttemptObserver
-    _breaker: CircuitBreaker
+    _breaker: OfferBreaker
     _admission: Admission
     _policy: ResiliencePolicy
     _trace: AttemptTrace | None
@@ -73,8 +68,8 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         policy = self._policy
         self.first_byte_at = now = policy.clock()
         # A probe has succeeded with its first content: the next one would otherwise wait for the end of a long answer.
-        if self._admission.is_probe:
-            self._breaker.first_content(self._admission, now)
+        if self._admission.probes_any:
+            policy.shared.first_content(self.step, self._admission, self.organisation)
         self._observer.first_token(now)
         if policy.hedging is not None:
             policy.hedging.began(self.step, now - self.started_at)
@@ -87,7 +82,10 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         now = self._policy.clock() if now is None else now
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "completed", 200)
-        self._breaker.succeeded(self._admission, now)
+        if self._admission is self._breaker.while_sound:
+            self._breaker.window.add(now, failed=False)
+        else:
+            self._policy.shared.succeeded(self.step, self._admission, now, self.organisation)
         self._observer.succeeded(usage, now)
 
     def failed(self, failure: Failure) -> None:
@@ -100,7 +98,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         wait = failure.retry_after_seconds
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "failed", status or None)
-        self._policy.shared.failed(self.step, self._admission, status, wait)
+        self._policy.shared.failed(self.step, self._admission, status, wait, self.organisation)
         self._observer.failed(status, wait, now)
 
     def abandoned(self) -> None:
@@ -111,7 +109,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         now = self._policy.clock()
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "left", None)
-        self._policy.shared.cancelled(self.step, self._admission)
+        self._policy.shared.cancelled(self.step, self._admission, self.organisation)
         self._observer.abandoned(now)
 
 
@@ -140,7 +138,6 @@ class TriedRequest(msgspec.Struct, eq=False):
 
     policy: ResiliencePolicy
     router: Router
-    #: The providers by name.
     providers: Mapping[str, Provider]
     #: The price of each offer, by provider and the provider's name of the model; None where it has none.
     prices: Mapping[tuple[str, str], TokenPrice | None]
@@ -153,7 +150,6 @@ class TriedRequest(msgspec.Struct, eq=False):
     trace: AttemptTrace | None = None
     #: The attempts that were sent and whose answers are not used: cut, or beaten in a race.
     cuts: Sequence[CutAttempt] = ()
-    #: Whether any attempt was sent.
     was_sent: bool = False
     #: The error of the failure that says most to the caller: failures.Failure.weight.
     error: ServiceError | None = None
@@ -161,7 +157,8 @@ class TriedRequest(msgspec.Struct, eq=False):
 
     def failed(self, step: Step, not_answered: NotAnswered) -> None:
         """Adds the provider to the route's reason, and keeps the attempt's error, unless an earlier one says more."""
-        if not self.reason.endswith(failed := f"; {step.provider} failed"):
+        what = "is busy" if not_answered.failure.kind is Kind.BUSY else "failed"
+        if not self.reason.endswith(failed := f"; {step.provider} {what}"):
             self.reason += failed
         if (weight := not_answered.failure.weight) >= self._weight:
             self.error = not_answered.error
@@ -234,7 +231,8 @@ async def _send_one(
     breakers = policy.shared.breakers
     breaker = breakers.by_offer.get((step.provider, step.model)) or breakers.of(step.provider, step.model)
     # Only a probe has to be agreed on with other replicas, and a closed breaker sends none.
-    admission = breaker.while_closed or await policy.shared.admit(step)
+    organisation = request.facts.organisation
+    admission = breaker.while_closed or await policy.shared.admit(step, organisation)
     if admission is None:
         _skip(step, request, schedule)
         return None
@@ -242,14 +240,18 @@ async def _send_one(
     try:
         observer = request.router.started(step, request.facts, now)
     except BaseException:  # no attempt exists yet that could give a probe back
-        policy.shared.cancelled(step, admission)
+        policy.shared.cancelled(step, admission, organisation)
         raise
-    attempt: Attempt[Answer] = Attempt(step, now, is_hedge, observer, breaker, admission, policy, request.trace)
+    attempt: Attempt[Answer] = Attempt(
+        step, now, is_hedge, organisation, observer, breaker, admission, policy, request.trace
+    )
     try:
-        attempt.began(await send(attempt, _patience(provider, request, now, is_last=due.is_last)))
+        patience = _patience(provider, request, now, is_last=due.is_last)
+        attempt.began(await send(attempt, patience))
     except NotAnswered as not_answered:
-        attempt.failed(not_answered.failure)
-        schedule.failed(step, not_answered.failure, policy.clock())
+        not_answered.failure = failure = not_answered.failure.judged_by(patience, policy.clock() - now)
+        attempt.failed(failure)
+        schedule.failed(step, failure, policy.clock())
         request.failed(step, not_answered)
         request.ended(attempt, may_be_billed=not_answered.failure.may_be_billed)
         raise
@@ -341,7 +343,7 @@ def _final_error(plan: Plan, request: TriedRequest, schedule: RetrySchedule) -> 
     if last is None:  # no attempt was sent
         if not any(step.provider in request.providers for step in plan.steps):
             return ModelUnavailable("No provider of this model is configured.", details={"model": model})
-        return request.policy.circuit_open(plan, model, request.policy.clock())
+        return request.policy.circuit_open(plan, request.facts, request.policy.clock())
     error = schedule.error(request.policy.clock(), last)
     if error is not last:
         error.details = {"model": model, "attempts": schedule.attempts}

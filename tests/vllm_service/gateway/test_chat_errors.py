@@ -66,9 +66,10 @@ async def test_our_own_errors_cost_nothing_and_leave_a_row() -> None:
         with pytest.raises(openai.RateLimitError) as limited:
             await create(model="small", messages=MESSAGES)
         assert limited.value.response.headers["retry-after"] == "8"
-        rows = [await gateway.books.row(number) for number in range(4)]
-    assert [row.outcome for row in rows] == [Outcome.REJECTED] * 4
-    assert [row.status for row in rows] == [404, 401, 400, 429]
+        rows = [await gateway.books.row(number) for number in range(3)]
+        assert gateway.server.status().refusals == {"UNAUTHORIZED_401": 1}  # counted, without a row
+    assert [row.outcome for row in rows] == [Outcome.REJECTED] * 3
+    assert [row.status for row in rows] == [404, 400, 429]
     assert upstream.requests == []
     # What is not valid counts in the key's minute all the same.
     assert [(share.tokens, share.ended) for share in gateway.books.shares] == [(0, [None])] * 2

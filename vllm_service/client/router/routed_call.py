@@ -313,7 +313,8 @@ class _RoutedPieces:
                 self._opened.on_data(Silence(timer, self._idle_seconds, left).heard)
                 delta = await self._opened.next_delta()
         except TimeoutError:
-            self._attempt.failed(Failure(Kind.TIMEOUT, content_started=True))
+            kind = Kind.TIMEOUT if self._deadline.left(self._clock()) > 0 else Kind.DEADLINE
+            self._attempt.failed(Failure(kind, content_started=True))
             raise self._silent(seconds) from None
         except ServiceError as error:
             failed = not_answered(error, self._attempt.step.model)
