@@ -177,15 +177,15 @@ def test_a_large_body_of_tricks_is_text_and_takes_no_longer_than_an_image_of_its
     body = LARGE[name]
     picture = encoded(chat(image("A" * len(body))))
     assert estimated_prompt_tokens(body) >= len(body) // BYTES_PER_TOKEN
-    assert _seconds(body) < 3 * _seconds(picture) + 0.005
+    assert _seconds(body) < 5 * _seconds(picture) + 0.01
 
 
 def _seconds(body: bytes) -> float:
     spent = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         estimated_prompt_tokens(body)
-        spent.append(time.perf_counter() - began)
+        spent.append(time.process_time() - began)
     return min(spent)
 
 
