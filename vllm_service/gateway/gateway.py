@@ -192,6 +192,7 @@ class Gateway:
         if context.outcome is Outcome.CACHED:
             return
         plan = context.snapshot.router.plan(context.facts, context.started)
+        context.plan = plan
         context.reason = plan.reason
         request = _tried_request(context, plan, deadline)
         watching = keep_alive if keep_alive is not None and context.is_streamed else None
