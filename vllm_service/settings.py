@@ -204,6 +204,7 @@ class ServiceSettings(CatalogSettings):
     breaker_open_seconds: float = _setting("BREAKER_OPEN_SECONDS", SECONDS, 10.0)
     hedge: bool = _setting("HEDGE", SWITCH, False)
     hedge_percent: int = _setting("HEDGE_PERCENT", PERCENT, 5)
+    organisation_workers_percent: int = _setting("ORGANISATION_WORKERS_PERCENT", PERCENT, 50)
     hedge_delay_seconds: float | None = _setting("HEDGE_DELAY_SECONDS", SECONDS, None)
 
     response_cache: bool = _setting("RESPONSE_CACHE", SWITCH, False)

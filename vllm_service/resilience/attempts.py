@@ -157,14 +157,15 @@ class TriedRequest(msgspec.Struct, eq=False):
     error: ServiceError | None = None
     _weight: int = 0
 
-    def failed(self, step: Step, not_answered: NotAnswered) -> None:
+    def failed(self, attempt: Attempt[Answer], not_answered: NotAnswered) -> None:
         """Adds the provider to the route's reason, and keeps the attempt's error, unless an earlier one says more."""
         what = "is busy" if not_answered.failure.kind is Kind.BUSY else "failed"
-        if not self.reason.endswith(failed := f"; {step.provider} {what}"):
+        if not self.reason.endswith(failed := f"; {attempt.step.provider} {what}"):
             self.reason += failed
         if (weight := not_answered.failure.weight) >= self._weight:
             self.error = not_answered.error
             self._weight = weight
+        self.ended(attempt, may_be_billed=not_answered.failure.may_be_billed)
 
     def ended(self, attempt: Attempt[Answer], *, may_be_billed: bool = True) -> None:
         """Takes an attempt that has ended before its answer began."""
@@ -252,8 +253,7 @@ async def _send_one(
         not_answered.failure = failure = not_answered.failure.judged_by(patience, policy.clock() - now)
         attempt.failed(failure)
         schedule.failed(step, failure, policy.clock())
-        request.failed(step, not_answered)
-        request.ended(attempt, may_be_billed=failure.may_be_billed)
+        request.failed(attempt, not_answered)
         raise
     except BaseException:  # the caller has left, or our own code failed: not the provider's fault
         attempt.abandoned()
