@@ -128,11 +128,8 @@ def use_cases(catalog: Catalog) -> dict[str, list[PublicModel]]:
     return found
 
 
-def shown_address(url: str, *, in_full: bool) -> str:
-    """Returns a URL without credentials and query, which may be secrets.
-
-    The path of an own endpoint names it, so it is shown only `in_full`.
-    """
+def shown_address(url: str) -> str:
+    """Returns a URL without credentials and query, which may be secrets."""
     parsed = urlsplit(url)
     host = parsed.netloc.rpartition("@")[2]
-    return f"{parsed.scheme}://{host}{parsed.path if in_full else ''}"
+    return f"{parsed.scheme}://{host}{parsed.path}"

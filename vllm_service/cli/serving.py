@@ -23,7 +23,11 @@ def serve() -> int:
     """Serves until SIGTERM, by the environment's settings. The first line on stdout is the base URL."""
     settings = validated().settings
     log = logs.configure(settings.log_level, settings.log_format)
-    router = partial(make_router, default_strategy=settings.default_strategy)
+    router = partial(
+        make_router,
+        default_strategy=settings.default_strategy,
+        organisation_share=settings.organisation_workers_percent / 100,
+    )
     service = partial(run_service, settings, partial(load, settings), router, log=log)
     return uvloop.run(service()) if settings.workers == 1 else _serve_in_several(settings, service)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
 from vllm_service.errors import StorageUnavailable
 from vllm_service.storage.coordination.memory import MemoryBreakers, MemoryTargets, MemoryWakes
+from vllm_service.storage.installation_secret import installation_secret
 from vllm_service.storage.keys.sql import CachedKeys, KeyStore
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.ledger.retention import Retention
@@ -47,6 +48,8 @@ class Storage:
     key_store: KeyStore
     ledger: LedgerWriter
     ledger_reader: LedgerReader
+    #: Random, for the salts of prompt caches; the same for all replicas.
+    secret: bytes
     # From here on in the order of _Shared: in memory, or in Redis for all replicas.
     quotas: Quotas
     responses: ResponseCache
@@ -135,7 +138,8 @@ async def open_storage(
         if retention_days is not None:
             stack.push_async_callback(Retention(reader, retention_days).close)
         key_store = KeyStore(database, pepper)
-        yield Storage(CachedKeys(key_store, pepper), key_store, ledger, reader, *shared)
+        secret = await installation_secret(database, "prompt_caches", pepper)
+        yield Storage(CachedKeys(key_store, pepper), key_store, ledger, reader, secret, *shared)
 
 
 @contextmanager

@@ -91,10 +91,8 @@ def test_a_model_is_loaded_where_a_worker_runs(workers: int | None, is_loaded: b
         assert httpx.get(f"{address}/health").json()["model_loaded"] is is_loaded
 
 
-def test_an_address_never_shows_its_credentials_and_to_strangers_only_its_origin() -> None:
+def test_an_address_never_shows_its_credentials() -> None:
     with served(dependencies(keys=OneKey())) as address:
-        stranger = httpx.get(f"{address}/health")
         known = httpx.get(f"{address}/health", headers={"Authorization": f"Bearer {KEY}"})
-    assert stranger.json()["backends"]["text2sql"] == ["https://api.runpod.test"]
     assert known.json()["backends"]["text2sql"] == ["https://api.runpod.test/v2/abc123/openai/v1"]
-    assert CATALOG.providers["runpod"].base_url not in stranger.text + known.text
+    assert CATALOG.providers["runpod"].base_url not in known.text

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
+from vllm_service.domain.roles import Role, known_role
 from vllm_service.domain.status import KeysState
 from vllm_service.errors import StorageUnavailable
 from vllm_service.storage.sql.database import Database, Statement
@@ -53,7 +54,7 @@ def digest_of(secret: str, pepper: bytes) -> bytes:
 
 _LIMITS = tuple(field.name for field in dataclasses.fields(OrganisationLimits))
 _SELECT = f"""SELECT k.id, k.digest, k.organisation, k.tier, k.annotate, k.strategy, k.note, k.created_at_us,
-    k.revoked_at_us, o.organisation, {", ".join(f"o.{name}" for name in _LIMITS)}
+    k.revoked_at_us, k.role, o.organisation, {", ".join(f"o.{name}" for name in _LIMITS)}
     FROM api_keys k LEFT JOIN organisations o ON o.organisation = k.organisation"""  # noqa: S608
 _SET_LIMITS = f"""INSERT INTO organisations (organisation, {", ".join(_LIMITS)}) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (organisation) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _LIMITS)}"""  # noqa: S608
@@ -89,15 +90,16 @@ class KeyStore:
         annotate: bool = True,
         strategy: str | None = None,
         note: str | None = None,
+        role: Role = Role.CALLER,
     ) -> tuple[str, str]:
         """Stores a new key; returns (id, secret). The secret is stored nowhere: it cannot be shown again."""
         key_id, secret = new_secret()
         digest = digest_of(secret, self._pepper).hex()
         await self._database.write(
             Statement(
-                "INSERT INTO api_keys (id, digest, organisation, tier, annotate, strategy, note, created_at_us) "
-                "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-                (key_id, digest, organisation, tier.value, int(annotate), strategy, note, self._now_us()),
+                "INSERT INTO api_keys (id, digest, organisation, tier, annotate, strategy, note, created_at_us, "
+                "role) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                (key_id, digest, organisation, tier.value, int(annotate), strategy, note, self._now_us(), role.value),
             )
         )
         return key_id, secret
@@ -118,6 +120,13 @@ class KeyStore:
             "UPDATE api_keys SET revoked_at_us = COALESCE(revoked_at_us, $1) WHERE id = $2 RETURNING id",
             self._now_us(),
             key_id,
+        )
+        return bool(rows)
+
+    async def set_role(self, key_id: str, role: Role) -> bool:
+        """Gives a key another role; returns False if there is none. Gateways apply it within FRESH_SECONDS."""
+        rows = await self._database.fetch(
+            "UPDATE api_keys SET role = $1 WHERE id = $2 RETURNING id", role.value, key_id
         )
         return bool(rows)
 
@@ -144,9 +153,9 @@ class KeyStore:
 
 def _stored(row: tuple[Any, ...]) -> StoredKey:
     """Returns the key of a row of _SELECT. An organisation without a row of its own has the default limits."""
-    key_id, digest, organisation, tier, annotate, strategy, note, created, revoked, with_limits, *limits = row
+    key_id, digest, organisation, tier, annotate, strategy, note, created, revoked, role, with_limits, *limits = row
     of_organisation = OrganisationLimits(*limits) if with_limits is not None else OrganisationLimits()
-    key = ApiKey(key_id, organisation, Tier(tier), of_organisation, bool(annotate), strategy)
+    key = ApiKey(key_id, organisation, Tier(tier), of_organisation, bool(annotate), strategy, known_role(role))
     return StoredKey(key, bytes.fromhex(digest), note, created, revoked)
 
 

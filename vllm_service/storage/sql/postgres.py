@@ -13,7 +13,14 @@ import asyncpg
 from vllm_service.errors import ConfigurationError
 from vllm_service.storage.sql.database import Rows, RowsRefused, SchemaRefused, Statement, Table, Value
 from vllm_service.storage.sql.migrations import Migration
-from vllm_service.storage.sql.postgres_errors import MAY_NOT_MIGRATE, address_of, unavailable
+from vllm_service.storage.sql.postgres_errors import (
+    MAY_NOT_MIGRATE,
+    NEEDS_ROOT,
+    NO_ROOT,
+    address_of,
+    tls_fault,
+    unavailable,
+)
 from vllm_service.storage.sql.upgrade import MIGRATION_WAIT_SECONDS, POSTGRES, Steps, upgrade
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -42,6 +49,8 @@ class PostgresDatabase:
         Raises StorageUnavailable, and ConfigurationError where the URL or the tables cannot be used (see `upgrade`).
         """
         where = f"Postgres at {address_of(url)}"
+        if (fault := tls_fault(url)) is not None:
+            raise ConfigurationError(f"DATABASE_URL: {fault}", param="DATABASE_URL")
         async with _translated(where):
             try:
                 pool = await asyncpg.create_pool(
@@ -51,7 +60,9 @@ class PostgresDatabase:
                     timeout=CONNECT_TIMEOUT_SECONDS,
                     command_timeout=COMMAND_TIMEOUT_SECONDS,
                 )
-            except (ValueError, OverflowError):  # the text may quote the URL, and with it the password
+            except (ValueError, OverflowError) as error:  # the text may quote the URL, and with it the password
+                if str(error).startswith(NO_ROOT):
+                    raise ConfigurationError(f"DATABASE_URL: {NEEDS_ROOT}", param="DATABASE_URL") from None
                 raise ConfigurationError(
                     "DATABASE_URL: this is no URL of a Postgres that can be reached. Write "
                     "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for signs in the password.",

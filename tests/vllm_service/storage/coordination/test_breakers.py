@@ -55,17 +55,20 @@ class Replica:
                 self._told.clear()
                 await self._told.wait()
 
-    async def admitted(self) -> Admission:
-        admission = await self.shared.admit(STEP)
+    async def admitted(self, organisation: str = "") -> Admission:
+        admission = await self.shared.admit(STEP, organisation)
         assert admission is not None
         return admission
 
     def succeeds(self, admission: Admission) -> None:
         self.breakers.of(STEP.provider, STEP.model).succeeded(admission, self.now)
 
-    async def fails(self, times: int = 2) -> None:
+    async def fails(self, times: int = 2, organisation: str = "") -> None:
         for _ in range(times):
-            self.shared.failed(STEP, await self.admitted(), 500, None)
+            self.shared.failed(STEP, await self.admitted(organisation), 500, None, organisation)
+
+    def refuses(self, organisation: str) -> bool:
+        return not self.breakers.allows(STEP, self.now, organisation)
 
 
 @asynccontextmanager
@@ -106,6 +109,37 @@ async def test_a_place_that_one_replica_finds_failing_is_left_alone_by_the_other
         assert await two.shared.admit(STEP) is None
         assert two.breakers.of("own", "llama").failures == 2
         assert two.breakers.of("own", "another").allows(two.now)
+
+
+async def test_what_one_organisation_meets_at_one_replica_keeps_it_alone_away_from_all(server: RedisServer) -> None:
+    async with running(server) as one, running(server) as two:
+        await one.fails(organisation="attacker")
+        await two.until(lambda: two.refuses("attacker"))
+        assert not two.refuses("good")
+        assert two.state() is BreakerState.CLOSED
+        async with running(server) as later:
+            await later.until(lambda: later.refuses("attacker"))
+            assert not later.refuses("good")
+
+
+async def test_a_slow_probe_of_one_organisation_at_one_replica_keeps_no_other_one_from_probing(
+    server: RedisServer,
+) -> None:
+    async with running(server, SHORT) as one, running(server, SHORT) as two:
+        await one.fails(organisation="a")
+        await one.fails(organisation="b")
+        await two.until(lambda: two.state() is not BreakerState.CLOSED)
+        for replica in (one, two):
+            replica.now += 1
+        await one.admitted("attacker")
+        assert await two.shared.admit(STEP, "attacker") is None
+        good = await two.admitted("good")
+        assert await one.shared.admit(STEP, "third") is None, "two probes are out, of all replicas together"
+        for admission in (good, None):
+            probe = admission or await two.admitted("good")
+            two.shared.first_content(STEP, probe, "good")
+            await flushed(two)
+        await one.until(lambda: one.state() is BreakerState.CLOSED)
 
 
 async def test_a_replica_that_starts_later_knows_what_is_open(server: RedisServer) -> None:

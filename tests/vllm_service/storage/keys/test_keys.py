@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from tests.vllm_service.storage.faults import FaultyDatabase
-from vllm_service.domain.keys import OrganisationLimits, Tier
+from tests.waiting import until_seen
+from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
+from vllm_service.domain.roles import Role
 from vllm_service.errors import StorageUnavailable
-from vllm_service.storage.keys.sql import CachedKeys, KeyStore, new_secret
+from vllm_service.storage.keys.sql import FRESH_SECONDS, CachedKeys, KeyStore, new_secret
 from vllm_service.storage.sql.database import Database
 
 
@@ -37,6 +39,23 @@ async def test_a_key_is_found_by_its_secret(database: Database) -> None:
         key_id, "acme", Tier.PRODUCTION, False, "cheapest",
     )  # fmt: skip
     assert key.limits == OrganisationLimits()
+
+
+async def test_a_role_changes_with_the_next_look_up(database: Database, clock: Clock) -> None:
+    store = KeyStore(database)
+    key_id, secret = await store.create("acme", role=Role.OPERATOR)
+    keys = CachedKeys(store, clock=clock)
+    assert (await keys.find(secret) or ApiKey("", "")).role is Role.OPERATOR
+    assert await store.set_role(key_id, Role.CALLER)
+    assert not await store.set_role("nobody", Role.ADMIN)
+    clock.now += FRESH_SECONDS
+    await keys.find(secret)  # stale keys may be answered with while they are read again
+    assert await until_seen(lambda: _role(keys, secret)) is Role.CALLER
+
+
+async def _role(keys: CachedKeys, secret: str) -> Role | None:
+    key = await keys.find(secret)
+    return None if key is None or key.role is Role.OPERATOR else key.role
 
 
 async def test_the_secret_is_stored_nowhere(database: Database) -> None:
