@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from vllm_service.observability.opentelemetry import Tracing
 
 #: Every caller's key when keys are not required; the service then binds to loopback only.
-LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None))
+LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None, None))
 
 
 @dataclass(frozen=True)

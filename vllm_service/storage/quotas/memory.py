@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Protocol
 
-from vllm_service.domain.keys import REQUESTS_PER_MINUTE, ApiKey
+from vllm_service.domain.keys import CONCURRENT_REQUESTS, REQUESTS_PER_MINUTE, ApiKey
 from vllm_service.domain.quotas import (
     ADDRESS_REQUESTS_PER_SECOND,
     ADDRESS_WINDOW,
@@ -18,6 +18,15 @@ from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited
 from vllm_service.storage.quotas.counters import Counts, Period, PeriodKey, Periods, SlidingWindow, both_bounded
 from vllm_service.storage.quotas.refusals import allowed_by, period_wait_seconds, rejection, requested_amounts
+
+
+class UnderWay:
+    """The requests of one key, or of one organisation, that have not ended."""
+
+    __slots__ = ("requests",)
+
+    def __init__(self) -> None:
+        self.requests = 0
 
 
 class Owner(Protocol):
@@ -42,6 +51,7 @@ class MemoryReservation:
         "_picousd",
         "_tokens",
         "expires_at_ms",
+        "under_way",
     )
 
     def __init__(
@@ -53,6 +63,7 @@ class MemoryReservation:
         periods: tuple[Period, Period],
         by_key: tuple[SlidingWindow, int],
         by_address: tuple[SlidingWindow | None, int],
+        under_way: tuple[UnderWay, UnderWay],
     ) -> None:
         """Takes the request from every limit. amounts: tokens, pico-dollars.
 
@@ -69,6 +80,10 @@ class MemoryReservation:
             address_window.take(address_bucket)
         day.reserve(tokens, picousd)
         month.reserve(tokens, picousd)
+        #: The key's and the organisation's; `Owner.end` takes the request out of them.
+        self.under_way = of_key, of_organisation = under_way
+        of_key.requests += 1
+        of_organisation.requests += 1
 
     def give_back(self) -> None:
         """Takes it out of its day and month."""
@@ -117,6 +132,9 @@ class MemoryQuotas:
         self._address_limit = address_limit
         self._key_windows: dict[str, SlidingWindow] = {}
         self._address_windows: dict[str, SlidingWindow] = {}
+        #: By the key's id, and by the organisation.
+        self._under_way: dict[str, UnderWay] = {}
+        self._organisations_under_way: dict[str, UnderWay] = {}
         self._leases: set[MemoryReservation] = set()
         self._expired = 0
         #: No lease expires before this time. A lease that ends normally does not move it, which spares a search.
@@ -146,8 +164,13 @@ class MemoryQuotas:
         requested = both_bounded(tokens, cost_picousd)
         periods = self.periods.at(key.organisation, now_seconds)
         windows = (by_key, by_address)
-        if not self._has_room(key, windows, periods, requested):
-            raise self._rejection(key, windows, periods, requested, now_ms)
+        of_key = self._under_way.get(key.id) or self._under_way.setdefault(key.id, UnderWay())
+        of_organisation = self._organisations_under_way.get(key.organisation)
+        if of_organisation is None:
+            of_organisation = self._organisations_under_way[key.organisation] = UnderWay()
+        counts = (*periods, of_key, of_organisation)
+        if not self._has_room(key, windows, counts, requested):
+            raise self._rejection(key, windows, counts, requested, now_ms)
         expires_at_ms = now_ms + self._lease_ms
         reservation = MemoryReservation(
             self,
@@ -156,6 +179,7 @@ class MemoryQuotas:
             periods=periods,
             by_key=(by_key, key_bucket),
             by_address=(by_address, address_bucket),
+            under_way=(of_key, of_organisation),
         )
         self._leases.add(reservation)
         self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
@@ -170,6 +194,8 @@ class MemoryQuotas:
         if reservation not in self._leases:
             return False
         self._leases.remove(reservation)
+        for counted in reservation.under_way:
+            counted.requests -= 1
         return True
 
     def _expire(self, now_ms: int) -> None:
@@ -186,19 +212,27 @@ class MemoryQuotas:
         for windows in (self._key_windows, self._address_windows):
             for name in [name for name, window in windows.items() if window.is_idle(now_ms)]:
                 del windows[name]
+        for counts in (self._under_way, self._organisations_under_way):
+            for name in [name for name, counted in counts.items() if not counted.requests]:
+                del counts[name]
         self.periods.forget_before(now_seconds)
 
     def _has_room(
         self,
         key: ApiKey,
         windows: tuple[SlidingWindow, SlidingWindow | None],
-        periods: tuple[Period, Period],
+        counts: tuple[Period, Period, UnderWay, UnderWay],
         requested: tuple[int, int],
     ) -> bool:
         limits = key.limits
+        at_once = limits.concurrent_requests
         by_key, by_address = windows
-        day, month = periods
+        day, month, of_key, of_organisation = counts
         tokens, picousd = requested
+        if at_once is not None and (
+            of_key.requests >= CONCURRENT_REQUESTS[key.tier] or of_organisation.requests >= at_once
+        ):
+            return False
         return (
             by_key.total < REQUESTS_PER_MINUTE[key.tier]
             and (by_address is None or by_address.total < self._address_limit)
@@ -212,13 +246,13 @@ class MemoryQuotas:
         self,
         key: ApiKey,
         windows: tuple[SlidingWindow, SlidingWindow | None],
-        periods: tuple[Period, Period],
+        counts: tuple[Period, Period, UnderWay, UnderWay],
         amounts: tuple[int, int],
         now_ms: int,
     ) -> RateLimited:
         now_seconds = now_ms / 1000
         by_key, by_address = windows
-        day, month = periods
+        day, month, of_key, of_organisation = counts
         allowed = allowed_by(key, self._address_limit)
         requested = requested_amounts(*amounts)
         waits: dict[Limit, float] = {}
@@ -231,6 +265,8 @@ class MemoryQuotas:
             (Limit.TOKENS_PER_DAY, day.tokens, day.settled_tokens),
             (Limit.TOKENS_PER_MONTH, month.tokens, month.settled_tokens),
             (Limit.USD_PER_MONTH, month.picousd, month.settled_picousd),
+            (Limit.CONCURRENT_REQUESTS, of_key.requests, 0),
+            (Limit.ORGANISATION_CONCURRENT_REQUESTS, of_organisation.requests, 0),
         ):
             # If it would fit beside what is settled, only reservations are in the way, and a short wait may help.
             most = allowed[limit]
