@@ -176,10 +176,13 @@ class ServiceSettings(CatalogSettings):
     require_keys: bool = _setting("REQUIRE_KEYS", SWITCH, False)
     trusted_proxies: tuple[Network, ...] = _setting("TRUSTED_PROXIES", NETWORKS, ())
     requests_per_second_per_ip: int = _setting("REQUESTS_PER_SECOND_PER_IP", COUNT, 50)
+    wrong_keys_per_minute_per_ip: int = _setting("WRONG_KEYS_PER_MINUTE_PER_IP", COUNT, 30)
 
     max_body_bytes: int = _setting("MAX_BODY_BYTES", COUNT, 20_000_000)
     max_header_bytes: int = _setting("MAX_HEADER_BYTES", COUNT, 32_768)
     max_connections: int = _setting("MAX_CONNECTIONS", COUNT, 4096)
+    max_connections_per_address: int | None = _setting("MAX_CONNECTIONS_PER_ADDRESS", COUNT, None)
+    max_buffered_bytes: int = _setting("MAX_BUFFERED_BYTES", COUNT, 256_000_000)
     header_timeout_seconds: float = _setting("HEADER_TIMEOUT_SECONDS", SECONDS, 10.0)
     body_timeout_seconds: float = _setting("BODY_TIMEOUT_SECONDS", SECONDS, 60.0)
     keep_alive_seconds: float = _setting("KEEP_ALIVE_SECONDS", SECONDS, 75.0)

@@ -13,7 +13,16 @@ from prometheus_client.registry import Collector
 from vllm_service.api.authentication import required_key
 from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.schemas import ErrorAnswer
-from vllm_service.domain.status import CacheState, LedgerState, QualityState, QuotaState, SessionsState, WorkerSlotState
+from vllm_service.domain.status import (
+    CacheState,
+    LedgerState,
+    LogState,
+    LoopState,
+    QualityState,
+    QuotaState,
+    SessionsState,
+    WorkerSlotState,
+)
 from vllm_service.observability.prometheus.family import Family, Snapshot
 from vllm_service.observability.prometheus.part_families import PARTS
 from vllm_service.observability.prometheus.request_families import REQUESTS
@@ -62,6 +71,7 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
     of = dependencies.statuses.of
     measurements = dependencies.measurements
     catalog = dependencies.catalog()
+    server = dependencies.server
     sessions = of(SessionsState)
     quality = of(QualityState)
     models = measurements.by_model()
@@ -74,15 +84,20 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
         rates=measurements.rates(),
         uptime_seconds=measurements.uptime_seconds,
         targets_ms={name: measurements.target_ms(name) for name in names},
-        is_ready=dependencies.server.is_listening,
+        is_ready=server.is_listening,
         breakers=dependencies.breakers,
         workers=dependencies.workers,
         cache=of(CacheState),
         ledger=of(LedgerState),
         quotas=of(QuotaState),
         process=dependencies.process.status(),
+        loop=of(LoopState),
+        log=of(LogState),
         worker_slot=of(WorkerSlotState),
-        in_flight=dependencies.server.in_flight,
+        in_flight=server.in_flight,
+        connections=server.connections,
+        buffered_bytes=server.buffered_bytes,
+        refusals=server.refusals,
         quality_scores={} if quality is None else quality.by_model,
         active_sessions=None if sessions is None else sessions.active,
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from vllm_service.domain.answers import Judgement, Verdict
-from vllm_service.domain.in_band_errors import error_message, error_places, loaded
+from vllm_service.domain.in_band_errors import error_message, error_places, loaded_error
 from vllm_service.domain.refusals import Meaning, meaning_of
 from vllm_service.errors import (
     BodyTooLarge,
@@ -26,7 +26,7 @@ from vllm_service.errors import (
     UpstreamError,
     UpstreamFailed,
 )
-from vllm_service.http.upstream import CutShort, NoFreeConnection, NotReached, ProviderFault, TimedOut
+from vllm_service.http.upstream import CutShort, NoFreeConnection, NotReached, OutOfTime, ProviderFault, TimedOut
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered, retry_after_seconds
 
 _LONGEST_MESSAGE = 2000
@@ -35,6 +35,7 @@ _KINDS = {
     NoFreeConnection: Kind.BUSY,
     NotReached: Kind.CONNECT,
     TimedOut: Kind.TIMEOUT,
+    OutOfTime: Kind.DEADLINE,
     CutShort: Kind.CUT,
 }
 #: The Retry-After where no connection was free: running answers end at any time.
@@ -151,7 +152,7 @@ def error_words(body: bytes) -> ErrorWords:
     a list or within one another.
     """
     try:
-        places = error_places(loaded(body))
+        places = error_places(loaded_error(body))
     except ValueError:
         return ErrorWords()
     details = (_faults(place.get("detail")) for place in places)

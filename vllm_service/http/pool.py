@@ -18,9 +18,11 @@ from vllm_service.http.upstream import (
     Answer,
     CutShort,
     NotReached,
+    OutOfTime,
     Patience,
     ProviderFault,
     Sender,
+    Sending,
     TimedOut,
 )
 from vllm_service.http.write_buffer import WriteBuffer
@@ -31,6 +33,8 @@ from vllm_service.version import __version__
 KEEP_ALIVE_SECONDS = 55.0
 #: Timeouts are as exact as this.
 CHECK_INTERVAL_SECONDS = 0.25
+#: A million tokens, each in an event of 1 KB. A stream holds no memory, so it is enough that the timer looks at it.
+LONGEST_STREAM_BYTES = 2**30
 #: Each reload of the configuration makes new Provider objects and so new pools; above this, empty ones are dropped.
 MAX_EMPTY_POOLS = 64
 
@@ -62,21 +66,23 @@ class ConnectionPool:
         patience: Patience = ENDLESS,
         *,
         beginning: StreamBeginning | None = None,
+        sending: Sending | None = None,
         sender: Sender = NOBODY,
     ) -> Awaitable[Answer]:
         """Implements upstream.Upstream."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("POST", path, headers, body, patience, beginning=beginning, sender=sender)
+        sending = sending or _Unobserved()
+        return pool.send("POST", path, headers, body, patience, sending=sending, beginning=beginning, sender=sender)
 
     def get(self, provider: Provider, path: str, patience: Patience = ENDLESS) -> Awaitable[Answer]:
         """GETs `base_url + path`; errors as for `send`."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("GET", path, b"", b"", patience)
+        return pool.send("GET", path, b"", b"", patience, sending=_Unobserved())
 
     def patch(self, provider: Provider, path: str, body: bytes, patience: Patience = ENDLESS) -> Awaitable[Answer]:
         """PATCHes JSON to `base_url + path`; errors as for `send`. May arrive twice, so it must be idempotent."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("PATCH", path, b"", body, patience)
+        return pool.send("PATCH", path, b"", body, patience, sending=_Unobserved())
 
     async def close(self) -> None:
         """Implements upstream.Upstream."""
@@ -116,6 +122,12 @@ class ConnectionPool:
         self._timer = loop.call_later(CHECK_INTERVAL_SECONDS, self._check_pools)
 
 
+class _Unobserved:
+    """A Sending of which no report is needed."""
+
+    was_sent = False
+
+
 class _Pool:
     """One provider's connections: at most its `max_connections`, those being opened included."""
 
@@ -152,6 +164,7 @@ class _Pool:
         body: bytes,
         patience: Patience,
         *,
+        sending: Sending,
         beginning: StreamBeginning | None = None,
         sender: Sender = NOBODY,
     ) -> ProviderAnswer:
@@ -180,6 +193,7 @@ class _Pool:
                 waiter = connection.request(
                     request, first_byte, patience.total_seconds, is_alone=is_alone, beginning=beginning
                 )
+                sending.was_sent = True
                 return await waiter
             except CutShort:
                 if waiter is None:  # it was closed already, and carries nothing
@@ -190,6 +204,7 @@ class _Pool:
                 if is_repeated or not is_kept or self._is_closing or not connection.was_stale:
                     raise
                 is_repeated = True
+                sending.was_sent = False
             except asyncio.CancelledError:
                 if waiter is not None:
                     connection.abandon(waiter)
@@ -209,7 +224,9 @@ class _Pool:
         if not connection.is_busy:
             return CutShort("idle") if quiet_seconds > KEEP_ALIVE_SECONDS else None
         if now > connection.ends_at:
-            return TimedOut("the time that the request may take is over")
+            return OutOfTime("the time that the request may take is over")
+        if connection.received_bytes > LONGEST_STREAM_BYTES:
+            return CutShort(f"the stream is longer than {LONGEST_STREAM_BYTES} bytes")
         if connection.is_paused:  # the caller is slow, not the provider
             return None
         if connection.is_streaming:  # a whole answer may be silent behind its head until it is complete

@@ -64,10 +64,22 @@ class Patience(msgspec.Struct, frozen=True, gc=False):
     #: Replaces the provider's own first-byte timeout.
     first_byte_seconds: float = math.inf
     total_seconds: float = math.inf
+    #: Whether the provider's own limit is the one that holds until a connection is there, or until the first byte.
+    connect_is_own: bool = True
+    first_byte_is_own: bool = True
+    #: Whether the attempt has (most of) the time that every request may take, which no caller has shortened.
+    is_whole: bool = True
 
 
 #: The provider's configured times alone.
 ENDLESS = Patience()
+
+
+class Sending(Protocol):
+    """One sending of a request, as far as an upstream reports on it."""
+
+    #: Whether the request has been written. A request that only waited for a connection has not been.
+    was_sent: bool
 
 
 class Sender(Protocol):
@@ -105,14 +117,15 @@ class Upstream(Protocol):
         patience: Patience = ENDLESS,
         *,
         beginning: StreamBeginning | None = None,
+        sending: Sending | None = None,
         sender: Sender = NOBODY,
     ) -> Awaitable[Answer]:
         """POSTs JSON to `base_url + path` with the provider's own key.
 
         headers: more header lines, each ended by CRLF. beginning: of a request for a stream; it is fed with the body of
         a 200, and the answer is returned once its `feed` returns true. Without it, and for everything that is no
-        stream of events, the answer is returned when it is whole. Cancelling this closes the connection. sender: by it
-        the connections to the provider are shared out.
+        stream of events, the answer is returned when it is whole. sending: its `was_sent` is set when the request is
+        written. sender: by it the connections to the provider are shared out. Cancelling this closes the connection.
 
         Raises NotReached, CutShort or TimedOut for anything that the provider or the network does, NoFreeConnection
         where this process is too busy, and RuntimeError for a fault of the gateway's own.
@@ -130,7 +143,8 @@ class ProviderFault(Exception):
     ProviderFault
     ├── NoFreeConnection  this process uses all connections that the request may take; nothing was sent
     ├── NotReached        no connection could be made; nothing was sent
-    ├── TimedOut          it fell silent before or within the answer, or the answer took too long
+    ├── TimedOut          it fell silent before or within the answer
+    │   └── OutOfTime         the time of the request is over, which says nothing about the provider
     └── CutShort          the connection ended, or the bytes are not HTTP
     """
 
@@ -154,7 +168,11 @@ class NotReached(ProviderFault):
 
 
 class TimedOut(ProviderFault):
-    """No byte came for as long as the provider's configuration allows, or the request's whole time is over."""
+    """No byte came for as long as the provider's configuration allows."""
+
+
+class OutOfTime(TimedOut):
+    """The time that the request may take is over."""
 
 
 class CutShort(ProviderFault):

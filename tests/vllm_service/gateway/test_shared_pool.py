@@ -15,7 +15,7 @@ from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, runni
 from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.breakers import BreakerState
 from vllm_service.domain.keys import ApiKey
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.testing import Pause, ReceivedRequest, Reply, ScriptedProvider, chat, chat_chunk, events
 

@@ -16,7 +16,7 @@ from tests.vllm_service.gateway.test_failing_over import BODY, answers, post
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.keys import ApiKey, OrganisationLimits
 from vllm_service.domain.pricing import TokenPrice
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.quotas.memory import MemoryQuotas
 from vllm_service.testing import ReceivedRequest, Reply, ScriptedProvider, chat, refused

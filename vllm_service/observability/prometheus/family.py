@@ -13,6 +13,8 @@ from vllm_service.catalog.model import Catalog
 from vllm_service.domain.status import (
     CacheState,
     LedgerState,
+    LogState,
+    LoopState,
     ProcessState,
     ProviderCircuit,
     QuotaState,
@@ -46,9 +48,15 @@ class Snapshot:
     ledger: LedgerState | None = None
     quotas: QuotaState | None = None
     process: ProcessState | None = None
+    loop: LoopState | None = None
+    log: LogState | None = None
     #: Which of several processes this is.
     worker_slot: WorkerSlotState | None = None
     in_flight: int | None = None
+    #: Callers' open connections, the bytes they hold, and what was refused without a row, by error code.
+    connections: int | None = None
+    buffered_bytes: int | None = None
+    refusals: Mapping[str, int] = field(default_factory=dict)
     quality_scores: Mapping[str, float] = field(default_factory=dict)
     active_sessions: int | None = None
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vllm_service.domain.status import CacheState, Circuit, LedgerState, ProcessState, QuotaState, WorkerSlotState
+from vllm_service.domain.status import (
+    CacheState,
+    Circuit,
+    LedgerState,
+    LogState,
+    LoopState,
+    ProcessState,
+    QuotaState,
+    WorkerSlotState,
+)
 from vllm_service.observability.prometheus.family import (
     Family,
     Samples,
@@ -36,6 +45,14 @@ def _of_process(read: Callable[[ProcessState], float | None]) -> Callable[[Snaps
     return one(lambda s: None if s.process is None else read(s.process))
 
 
+def _of_loop(read: Callable[[LoopState], float]) -> Callable[[Snapshot], Samples]:
+    return one(lambda s: None if s.loop is None else read(s.loop))
+
+
+def _of_log(read: Callable[[LogState], float]) -> Callable[[Snapshot], Samples]:
+    return one(lambda s: None if s.log is None else read(s.log))
+
+
 def _of_worker_slot(read: Callable[[WorkerSlotState], float | None]) -> Callable[[Snapshot], Samples]:
     return one(lambda s: None if s.worker_slot is None else read(s.worker_slot))
 
@@ -64,6 +81,12 @@ PARTS: tuple[Family, ...] = (
         "provider",
     ),
     gauge("vllm_circuit_breaker_failures", "Failures in a row", per_breaker(lambda b: b.failures), "provider"),
+    gauge(
+        "vllm_circuit_breaker_organisations",
+        "Organisations that alone are kept away, since only their requests fail there",
+        per_breaker(lambda b: b.organisations),
+        "provider",
+    ),
     counter("vllm_cache_hits_total", "Requests answered from the response cache", _of_cache(lambda c: c.hits)),
     counter("vllm_cache_misses_total", "Cacheable requests that were not in it", _of_cache(lambda c: c.misses)),
     gauge("vllm_cache_hit_rate", "Hits of look-ups since the start, 0 to 1", _of_cache(lambda c: c.hit_rate)),
@@ -123,6 +146,14 @@ PARTS: tuple[Family, ...] = (
         "provider",
     ),
     gauge("vllm_requests_in_flight", "Requests that have not ended", one(lambda s: s.in_flight)),
+    gauge("vllm_connections", "Callers' open connections", one(lambda s: s.connections)),
+    gauge("vllm_buffered_bytes", "Requests and unread answers that connections hold", one(lambda s: s.buffered_bytes)),
+    counter(
+        "vllm_refusals_total",
+        "Requests and connections that were refused before a key was accepted or a request was whole, by error code",
+        lambda s: (((code,), count) for code, count in s.refusals.items()),
+        "code",
+    ),
     gauge("vllm_requests_per_minute", "Over the last five minutes", one(lambda s: s.rates.requests_per_minute)),
     gauge("vllm_tokens_per_second", "Generated, over the last five minutes", one(lambda s: s.rates.tokens_per_second)),
     gauge("vllm_peak_tokens_per_second", "Generated in the best minute", one(lambda s: s.rates.peak_tokens_per_second)),
@@ -131,6 +162,18 @@ PARTS: tuple[Family, ...] = (
     gauge("vllm_service_ready", "1 when the start is complete", one(lambda s: s.is_ready)),
     gauge("vllm_service_info", "Always 1; the version is a label", lambda _: [((__version__,), 1)], "version"),
     gauge("vllm_service_uptime_seconds", "Since the start", one(lambda s: s.uptime_seconds)),
+    gauge(
+        "vllm_service_event_loop_lag_seconds",
+        "How late the event loop ran what was due, at the last look",
+        _of_loop(lambda loop: loop.lag_seconds),
+    ),
+    gauge(
+        "vllm_service_event_loop_longest_lag_seconds",
+        "The most within the last minute",
+        _of_loop(lambda loop: loop.longest_lag_seconds),
+    ),
+    gauge("vllm_log_waiting_bytes", "Log that waits until stderr is read", _of_log(lambda log: log.waiting_bytes)),
+    counter("vllm_log_dropped_lines_total", "Lines of the log that are lost", _of_log(lambda log: log.dropped)),
     gauge(
         "vllm_gateway_process",
         "Which of the processes behind one port this is, from 1",

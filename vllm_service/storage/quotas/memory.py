@@ -40,19 +40,7 @@ class Owner(Protocol):
 class MemoryReservation:
     """Implements protocol.Reservation. It counts from when it is made, which is when every limit has room."""
 
-    __slots__ = (
-        "_address_bucket",
-        "_address_window",
-        "_day",
-        "_key_bucket",
-        "_key_window",
-        "_month",
-        "_owner",
-        "_picousd",
-        "_tokens",
-        "expires_at_ms",
-        "under_way",
-    )
+    __slots__ = ("_day", "_month", "_owner", "_picousd", "_tokens", "expires_at_ms", "under_way")
 
     def __init__(
         self,
@@ -60,28 +48,19 @@ class MemoryReservation:
         *,
         expires_at_ms: int,
         amounts: tuple[int, int],
-        periods: tuple[Period, Period],
-        by_key: tuple[SlidingWindow, int],
-        by_address: tuple[SlidingWindow | None, int],
-        under_way: tuple[UnderWay, UnderWay],
+        counts: tuple[Period, Period, UnderWay, UnderWay],
     ) -> None:
-        """Takes the request from every limit. amounts: tokens, pico-dollars.
-
-        by_key, by_address: a window each, and the bucket in which the request counts.
-        """
+        """Takes the request from its day and month, and counts it as under way. amounts: tokens, pico-dollars."""
         self._owner = owner
         self.expires_at_ms = expires_at_ms
         self._tokens, self._picousd = tokens, picousd = amounts
-        self._day, self._month = day, month = periods
-        self._key_window, self._key_bucket = key_window, key_bucket = by_key
-        self._address_window, self._address_bucket = address_window, address_bucket = by_address
-        key_window.take(key_bucket)
-        if address_window is not None:
-            address_window.take(address_bucket)
+        day, month, of_key, of_organisation = counts
+        self._day = day
+        self._month = month
         day.reserve(tokens, picousd)
         month.reserve(tokens, picousd)
         #: The key's and the organisation's; `Owner.end` takes the request out of them.
-        self.under_way = of_key, of_organisation = under_way
+        self.under_way = (of_key, of_organisation)
         of_key.requests += 1
         of_organisation.requests += 1
 
@@ -101,12 +80,8 @@ class MemoryReservation:
 
     async def release(self) -> None:
         """Implements Reservation. After its lease has expired there is nothing left to give back."""
-        if not self._owner.end(self):
-            return
-        self.give_back()
-        self._key_window.give_back(self._key_bucket)
-        if self._address_window is not None:
-            self._address_window.give_back(self._address_bucket)
+        if self._owner.end(self):
+            self.give_back()
 
 
 #: Longer than any request may take (REQUEST_TIMEOUT_SECONDS): an older reservation belongs to a request that is gone.
@@ -171,16 +146,11 @@ class MemoryQuotas:
         counts = (*periods, of_key, of_organisation)
         if not self._has_room(key, windows, counts, requested):
             raise self._rejection(key, windows, counts, requested, now_ms)
+        by_key.take(key_bucket)
+        if by_address is not None:
+            by_address.take(address_bucket)
         expires_at_ms = now_ms + self._lease_ms
-        reservation = MemoryReservation(
-            self,
-            expires_at_ms=expires_at_ms,
-            amounts=requested,
-            periods=periods,
-            by_key=(by_key, key_bucket),
-            by_address=(by_address, address_bucket),
-            under_way=(of_key, of_organisation),
-        )
+        reservation = MemoryReservation(self, expires_at_ms=expires_at_ms, amounts=requested, counts=counts)
         self._leases.add(reservation)
         self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
         return reservation

@@ -4,8 +4,8 @@
 -- ARGV  1 now in ms ('' for this server's clock), 2 lease in ms, 3 lease, 4 tokens, 5 pico-dollars, 6 prefix of periods,
 --       7-14 what the limits allow, in the order of domain.quotas.Limit; '' is no limit
 --       15, 16 buckets of a minute and ms of each; 17, 18 the same for the address's second
--- Returns {1, key's bucket, address's bucket}, or {0, then for each limit: -1 if it has room, else ms to wait; for the
--- limits of days, months and requests at once 0 if running requests may give it back, 1 if only the period's end will}.
+-- Returns {1}, or {0, then for each limit: -1 if it has room, else ms to wait; for the limits of days, months and
+-- requests at once 0 if running requests may give it back, 1 if only the period's end will}.
 --
 -- Amounts are compared as decimal strings and added by HINCRBY, which is exact to 2^63: Lua's numbers are exact to 2^53
 -- only, and 2^53 pico-dollars are $9,007.
@@ -149,4 +149,4 @@ for number = 5, 6 do
   redis.call('ZADD', KEYS[number], now + tonumber(ARGV[2]), ARGV[3])
   expire(KEYS[number], 2 * tonumber(ARGV[2]))
 end
-return {1, taken_in[1], taken_in[2]}
+return {1}

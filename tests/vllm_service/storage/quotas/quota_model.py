@@ -14,7 +14,6 @@ class Share:
     """One admitted request."""
 
     key_id: str
-    slots: list[tuple[str, int]]
     day: int
     month: int
     tokens: int
@@ -55,7 +54,7 @@ class QuotaModel:
             self.slots.setdefault(name, []).append(bucket)
             self.newest[name] = bucket
         day = utc_day(now_ms / 1000)
-        share = Share(key.id, slots, day, utc_month(day), tokens, picousd, now_ms + self.lease_ms)
+        share = Share(key.id, day, utc_month(day), tokens, picousd, now_ms + self.lease_ms)
         self.shares.append(share)
         return share
 
@@ -71,12 +70,9 @@ class QuotaModel:
         share.state, share.tokens, share.picousd = "settled", tokens, picousd
 
     def release(self, share: Share) -> None:
-        """Nothing, if it has expired."""
+        """Nothing, if it has expired. The windows count it all the same."""
         if share.state == "reserved":
             share.state = "gone"
-            for name, bucket in share.slots:
-                if bucket in self.slots.get(name, []):
-                    self.slots[name].remove(bucket)
 
     def expire(self, now_ms: int) -> None:
         """Leases that nobody ended."""
