@@ -171,8 +171,7 @@ class _Pool:
         """Sends a request over an idle connection, else over a new one, and returns its answer."""
         head = self._heads.get((method, path)) or self._head(method, path)
         request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
-        own = self._provider.first_byte_timeout_seconds
-        first_byte = own if patience is ENDLESS else patience.first_byte_seconds
+        first_byte = self._provider.first_byte_timeout_seconds if patience is ENDLESS else patience.first_byte_seconds
         queue = self._queue
         is_repeated = False
         while True:
@@ -199,9 +198,7 @@ class _Pool:
                 if waiter is None:  # it was closed already, and carries nothing
                     connection.flow = None
                     queue.give_back(flow)
-                # The provider may close an idle connection just when a request is written to it. Such a request was
-                # not read and is sent once more. Any other may have been: sending it again could be paid for twice.
-                if is_repeated or not is_kept or self._is_closing or not connection.was_stale:
+                if is_repeated or not is_kept or not self._is_unread(connection):
                     raise
                 is_repeated = True
                 sending.was_sent = False
@@ -209,6 +206,14 @@ class _Pool:
                 if waiter is not None:
                     connection.abandon(waiter)
                 raise
+
+    def _is_unread(self, connection: Connection) -> bool:
+        """Returns whether the request over this kept connection, which has ended, is to be sent once more.
+
+        The provider may close an idle connection just when a request is written to it. Such a request was not read. Any
+        other may have been: sending it again could be paid for twice.
+        """
+        return connection.was_stale and not self._is_closing
 
     def end_overdue(self, now: float) -> bool:
         """Ends connections that are idle or silent for too long. Returns true if the pool is still in use."""

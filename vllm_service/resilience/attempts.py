@@ -216,10 +216,7 @@ async def _send_one(
     schedule: RetrySchedule,
     is_hedge: bool = False,
 ) -> Attempt[Answer] | None:
-    """Waits until the attempt is due, passes its breaker, and sends it. Raises NotAnswered.
-
-    Returns the attempt when its answer has begun; None if the breaker refused it and nothing was sent.
-    """
+    """Sends an attempt when it is due, and returns it when its answer has begun; None if its breaker refuses it."""
     if due.wait_seconds > 0:
         await asyncio.sleep(due.wait_seconds)
     step = due.step
