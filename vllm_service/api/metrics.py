@@ -18,6 +18,7 @@ from vllm_service.domain.status import (
     LedgerState,
     LogState,
     LoopState,
+    PoolsState,
     QualityState,
     QuotaState,
     SessionsState,
@@ -74,6 +75,7 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
     server = dependencies.server
     sessions = of(SessionsState)
     quality = of(QualityState)
+    pools = of(PoolsState)
     models = measurements.by_model()
     names = sorted({model.name for model in catalog.models.values()})
     return Snapshot(
@@ -87,6 +89,7 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
         is_ready=server.is_listening,
         breakers=dependencies.breakers,
         workers=dependencies.workers,
+        pools={} if pools is None else pools.by_provider,
         cache=of(CacheState),
         ledger=of(LedgerState),
         quotas=of(QuotaState),

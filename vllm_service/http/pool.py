@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 
 from vllm_service.catalog.model import Provider
 from vllm_service.domain.event_stream import StreamBeginning
+from vllm_service.domain.status import PoolsState, PoolState
 from vllm_service.http.client_connection import Connection, ProviderAnswer
 from vllm_service.http.fair_queue import HELD_PER_FREE, FairQueue, Flow, QueueBounds
+from vllm_service.http.provider_lines import lines_of
 from vllm_service.http.upstream import (
     ENDLESS,
     NOBODY,
@@ -26,7 +28,6 @@ from vllm_service.http.upstream import (
     TimedOut,
 )
 from vllm_service.http.write_buffer import WriteBuffer
-from vllm_service.version import __version__
 
 #: Idle connections are closed after this. A server that closes one earlier (uvicorn, and with it vLLM, after 5 s) does
 #: so visibly; routers on the way forget connections silently, but only after a minute and more.
@@ -54,6 +55,10 @@ class ConnectionPool:
         # By the provider's identity, since hashing all its fields takes longer than a write. A pool holds its provider,
         # so an identity is not reused while its pool is here.
         self._pools: dict[int, _Pool] = {}
+        #: How many requests may be under way, by the provider's name; see `limit`.
+        self._limits: dict[str, int] = {}
+        #: What is left of pools that were dropped: their refusals.
+        self._dropped: dict[str, PoolState] = {}
         self._write_buffer: WriteBuffer | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -84,6 +89,24 @@ class ConnectionPool:
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
         return pool.send("PATCH", path, b"", body, patience, sending=_Unobserved())
 
+    def taken(self, provider: str) -> int:
+        """Returns how many requests to the provider of this name are under way."""
+        return sum(pool.queue.taken for pool in self._pools.values() if pool.provider.name == provider)
+
+    def limit(self, provider: str, requests: int) -> None:
+        """Sets how many requests may be under way at the provider of this name: what its workers can hold now."""
+        self._limits[provider] = requests
+        for pool in self._pools.values():
+            if pool.provider.name == provider:
+                pool.queue.resize(self._capacity(pool.provider))
+
+    def status(self) -> PoolsState:
+        """Returns what is taken, waits and was refused by provider, for metrics."""
+        states = dict(self._dropped)
+        for pool in self._pools.values():
+            states[pool.provider.name] = pool.queue.state(states.get(pool.provider.name))
+        return PoolsState(states)
+
     async def close(self) -> None:
         """Implements upstream.Upstream."""
         if self._timer is not None:
@@ -93,11 +116,14 @@ class ConnectionPool:
             pool.close()
         self._pools.clear()
 
+    def _capacity(self, provider: Provider) -> int:
+        return min(provider.max_connections, self._limits.get(provider.name, provider.max_connections))
+
     def _new_pool(self, provider: Provider) -> _Pool:
         if self._write_buffer is None:
             self._write_buffer = WriteBuffer(asyncio.get_running_loop())
         try:
-            queue = self._new_queue(provider.max_connections)
+            queue = self._new_queue(self._capacity(provider))
             pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._write_buffer, queue)
         except ValueError as error:  # a URL that the catalog would have refused; the provider came from elsewhere
             raise NotReached(f"no request can reach its base_url: {type(error).__name__}") from error
@@ -117,6 +143,8 @@ class ConnectionPool:
         for key, pool in list(self._pools.items()):
             if not pool.end_overdue(now) and len(self._pools) > MAX_EMPTY_POOLS:
                 del self._pools[key]
+                name = pool.provider.name
+                self._dropped[name] = pool.queue.state(self._dropped.get(name))
         if self._timer is not None:
             self._timer.cancel()
         self._timer = loop.call_later(CHECK_INTERVAL_SECONDS, self._check_pools)
@@ -139,14 +167,14 @@ class _Pool:
         queue: FairQueue,
     ) -> None:
         parts = urlsplit(provider.base_url)
-        self._provider = provider
+        self.provider = provider
         self._write_buffer = write_buffer
         self._host = parts.hostname or ""
         self._tls = tls_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._base_path = parts.path.rstrip("/")
         self._base_path.encode("ascii")  # raises ValueError
-        self._lines = _lines_of(provider, parts.netloc.rpartition("@")[2])
+        self._lines = lines_of(provider, parts.netloc.rpartition("@")[2])
         self._heads: dict[tuple[str, str], bytes] = {}
         self._idle: list[Connection] = []
         #: Open ones, idle or busy.
@@ -154,7 +182,7 @@ class _Pool:
         self._is_closing = False
         #: What is taken of it is one connection, busy or being opened. A new one is opened only while none is idle, so
         #: there are never more connections than its capacity.
-        self._queue = queue
+        self.queue = queue
 
     async def send(
         self,
@@ -171,8 +199,8 @@ class _Pool:
         """Sends a request over an idle connection, else over a new one, and returns its answer."""
         head = self._heads.get((method, path)) or self._head(method, path)
         request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
-        first_byte = self._provider.first_byte_timeout_seconds if patience is ENDLESS else patience.first_byte_seconds
-        queue = self._queue
+        first_byte = self.provider.first_byte_timeout_seconds if patience is ENDLESS else patience.first_byte_seconds
+        queue = self.queue
         is_repeated = False
         while True:
             # FairQueue.take, without its two calls: nearly every request may take a connection at once.
@@ -221,7 +249,7 @@ class _Pool:
             fault = self._fault(connection, now)
             if fault is not None:
                 connection.fail(fault)
-        return bool(self._all or self._queue.taken or self._queue.length)
+        return bool(self._all or self.queue.taken or self.queue.length)
 
     def _fault(self, connection: Connection, now: float) -> ProviderFault | None:
         """Returns the reason to end a connection, or None."""
@@ -235,7 +263,7 @@ class _Pool:
         if connection.is_paused:  # the caller is slow, not the provider
             return None
         if connection.is_streaming:  # a whole answer may be silent behind its head until it is complete
-            longest = self._provider.idle_timeout_seconds
+            longest = self.provider.idle_timeout_seconds
             return TimedOut(f"silent for {longest:g} s within the answer") if quiet_seconds > longest else None
         longest = connection.first_byte_seconds
         return TimedOut(f"no answer within {longest:g} s") if quiet_seconds > longest else None
@@ -248,12 +276,12 @@ class _Pool:
 
     async def _turn(self, sender: Sender, patience: Patience) -> Flow:
         """Takes the right to a connection for a request, when it is its turn. Raises NoFreeConnection."""
-        queue = self._queue
+        queue = self.queue
         flow = queue.flow(sender.organisation)
         if queue.take(flow):
             return flow
         turn = queue.line_up(flow, sender.id)
-        seconds = min(patience.first_byte_seconds, self._provider.queue_seconds)
+        seconds = min(patience.first_byte_seconds, self.provider.queue_seconds)
         try:
             async with asyncio.timeout(seconds):
                 await turn
@@ -267,12 +295,12 @@ class _Pool:
 
     async def _connect(self, flow: Flow, seconds: float) -> Connection:
         """Returns a new connection for this flow, which has taken the right to it. Raises NotReached."""
-        seconds = min(seconds, self._provider.connect_timeout_seconds)
+        seconds = min(seconds, self.provider.connect_timeout_seconds)
         try:
             async with asyncio.timeout(seconds):
                 return await self._open()
         except BaseException as error:  # a cancellation too: the next request may open a connection instead
-            self._queue.give_back(flow)
+            self.queue.give_back(flow)
             if isinstance(error, TimeoutError):
                 raise NotReached(f"no connection within {seconds:g} s") from error
             # Of a host or port, uvloop and asyncio raise all of these.
@@ -301,7 +329,7 @@ class _Pool:
             return
         connection.flow = None
         # FairQueue.give_back, without its call.
-        queue = self._queue
+        queue = self.queue
         flow.held -= 1
         queue.free += 1
         if queue.length:
@@ -314,16 +342,3 @@ class _Pool:
         """
         self._heads[method, path] = f"{method} {self._base_path}{path} HTTP/1.1\r\n".encode("ascii") + self._lines
         return self._heads[method, path]
-
-
-def _lines_of(provider: Provider, netloc: str) -> bytes:
-    """Returns the header lines of every request. Raises ValueError for what cannot stand in a header."""
-    key = provider.api_key or ""
-    if not f"{netloc}{key}{provider.base_url}".isprintable():  # a line's end would begin another header
-        raise ValueError("unprintable")
-    authorization = f"authorization: Bearer {key}\r\n" if key else ""
-    lines = (
-        f"host: {netloc}\r\n{authorization}content-type: application/json\r\n"
-        f"accept-encoding: identity\r\nuser-agent: vllm-service/{__version__}\r\n"
-    )
-    return lines.encode("latin-1")

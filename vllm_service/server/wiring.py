@@ -17,6 +17,7 @@ from vllm_service.domain.status import (
     BreakersState,
     CacheState,
     LedgerState,
+    PoolsState,
     QuotaState,
     ServerState,
     Statuses,
@@ -113,6 +114,7 @@ def build(
         policy=policy,
         controller=controller,
         server=server,
+        upstream=upstream,
     )
     return Parts(config, upstream, policy, controller, gateway, dispatcher, server, statuses, tracing)
 
@@ -139,10 +141,12 @@ def _register(
     policy: ResiliencePolicy,
     controller: EndpointController,
     server: HttpServer,
+    upstream: ConnectionPool,
 ) -> None:
     statuses.register(ServerState, server.status)
     statuses.register(BreakersState, BreakerReport(policy.breakers).status)
     statuses.register(WorkersState, controller.status)
+    statuses.register(PoolsState, upstream.status)
     statuses.register(LedgerState, storage.ledger.status)
     statuses.register(QuotaState, storage.quotas.status)
     if settings.response_cache:
@@ -236,6 +240,7 @@ def _controller(settings: ServiceSettings, storage: Storage, upstream: Connectio
         storage.wakes if settings.wake_endpoints else None,
         RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
         targets=storage.targets,
+        requests=upstream,
     )
 
 
