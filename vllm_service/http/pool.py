@@ -155,6 +155,9 @@ class _Unobserved:
 
     was_sent = False
 
+    def waited(self, seconds: float) -> None:
+        """Implements upstream.Sending."""
+
 
 class _Pool:
     """One provider's connections: at most its `max_connections`, those being opened included."""
@@ -209,7 +212,7 @@ class _Pool:
                 flow.held += 1
                 queue.free -= 1
             else:
-                flow = await self._turn(sender, patience)
+                flow = await self._turn(sender, patience, sending)
             # The one used last: it is the least likely to be closed by now, and the others reach their idle time.
             is_kept = bool(self._idle)
             connection = self._idle.pop() if is_kept else await self._connect(flow, patience.connect_seconds)
@@ -274,13 +277,14 @@ class _Pool:
         for connection in list(self._all):
             connection.fail(CutShort("the gateway is stopping"))
 
-    async def _turn(self, sender: Sender, patience: Patience) -> Flow:
+    async def _turn(self, sender: Sender, patience: Patience, sending: Sending) -> Flow:
         """Takes the right to a connection for a request, when it is its turn. Raises NoFreeConnection."""
         queue = self.queue
         flow = queue.flow(sender.organisation)
         if queue.take(flow):
             return flow
         turn = queue.line_up(flow, sender.id)
+        came_at = asyncio.get_running_loop().time()
         seconds = min(patience.first_byte_seconds, self.provider.queue_seconds)
         try:
             async with asyncio.timeout(seconds):
@@ -291,6 +295,7 @@ class _Pool:
         except asyncio.CancelledError:
             queue.leave(flow, sender.id, turn)
             raise
+        sending.waited(asyncio.get_running_loop().time() - came_at)
         return flow
 
     async def _connect(self, flow: Flow, seconds: float) -> Connection:
