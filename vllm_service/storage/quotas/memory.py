@@ -40,7 +40,7 @@ class Owner(Protocol):
 class MemoryReservation:
     """Implements protocol.Reservation. It counts from when it is made, which is when every limit has room."""
 
-    __slots__ = ("_day", "_month", "_owner", "_picousd", "_tokens", "expires_at_ms", "under_way")
+    __slots__ = ("_day", "_month", "_owner", "_picousd", "_tokens", "expires_at_ms", "of_key", "of_organisation")
 
     def __init__(
         self,
@@ -60,7 +60,8 @@ class MemoryReservation:
         day.reserve(tokens, picousd)
         month.reserve(tokens, picousd)
         #: The key's and the organisation's; `Owner.end` takes the request out of them.
-        self.under_way = (of_key, of_organisation)
+        self.of_key = of_key
+        self.of_organisation = of_organisation
         of_key.requests += 1
         of_organisation.requests += 1
 
@@ -152,7 +153,8 @@ class MemoryQuotas:
         expires_at_ms = now_ms + self._lease_ms
         reservation = MemoryReservation(self, expires_at_ms=expires_at_ms, amounts=requested, counts=counts)
         self._leases.add(reservation)
-        self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
+        if expires_at_ms < self._first_expiry_ms:
+            self._first_expiry_ms = expires_at_ms
         return reservation
 
     def status(self) -> QuotaState:
@@ -164,8 +166,8 @@ class MemoryQuotas:
         if reservation not in self._leases:
             return False
         self._leases.remove(reservation)
-        for counted in reservation.under_way:
-            counted.requests -= 1
+        reservation.of_key.requests -= 1
+        reservation.of_organisation.requests -= 1
         return True
 
     def _expire(self, now_ms: int) -> None:
