@@ -153,8 +153,7 @@ class MemoryQuotas:
         expires_at_ms = now_ms + self._lease_ms
         reservation = MemoryReservation(self, expires_at_ms=expires_at_ms, amounts=requested, counts=counts)
         self._leases.add(reservation)
-        if expires_at_ms < self._first_expiry_ms:
-            self._first_expiry_ms = expires_at_ms
+        self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
         return reservation
 
     def status(self) -> QuotaState:
