@@ -63,10 +63,16 @@ class HeadCheck:
         address = self._addresses.of(peer, headers)
         return None if address is None else self.table.record(address)
 
-    def count(self, record: AddressRecord | None, target: bytes, now: float) -> None:
-        """Counts a request of this address. Raises RateLimited beyond its limit. now: the event loop's time."""
-        if record is not None and (wait := record.requests.take(now)) and target not in self._paths.always:
-            raise self._too_many_requests(wait)
+    def count(self, record: AddressRecord | None, target: bytes, now: float) -> bool:
+        """Counts a request of this address. Raises RateLimited beyond its limit. now: the event loop's time.
+
+        Returns true for a request beyond the limit that is answered all the same: it must be its connection's last.
+        """
+        if record is None or not (wait := record.requests.take(now)):
+            return False
+        if target in self._paths.always:
+            return True
+        raise self._too_many_requests(wait)
 
     def caller(
         self,
