@@ -158,6 +158,7 @@ def _run_test_job(settings: WorkerSettings, test_input: str) -> int:
 def _serve_locally(settings: WorkerSettings, host: str, port: int) -> int:
     from handler.local import api
 
+    logs.never_wait_for_stdout()
     try:
         return asyncio.run(api.serve(_engine(settings), settings, _door(settings), host, port))
     except KeyboardInterrupt:  # while the model was loading
@@ -168,6 +169,7 @@ def _serve_http(settings: WorkerSettings) -> int:
     from handler.http import mode
     from handler.http.app import PING_PATHS
 
+    logs.never_wait_for_stdout()
     door = _door(settings)
     port = door.port
     if port is None:
@@ -205,6 +207,7 @@ def _serve_queue(settings: WorkerSettings) -> int:
     from handler.queue import mode
     from handler.queue.runpod_sdk import SdkPlatform
 
+    logs.never_wait_for_stdout()
     if settings.metrics_port is not None:
         metrics.serve(settings.metrics_port)
     counters = WorkerMetrics(metrics.process_registry())
@@ -223,4 +226,6 @@ if __name__ == "__main__":  # of `python -m handler`
     __spec__ = None
     sys.exit(main())
 if __name__ == "__mp_main__":
+    logs.never_wait_for_stderr()
+    logs.never_wait_for_stdout()
     end_as_a_spawned_process()

@@ -9,6 +9,8 @@ import time
 import warnings
 from contextvars import ContextVar
 
+from handler.line_writer import unblocked
+
 # Set in a job's own task, so that every line logged on its behalf carries its id.
 current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
 
@@ -40,9 +42,23 @@ class TextFormatter(logging.Formatter):
         return f"{line} [job {job}]" if (job := current_job.get()) else line
 
 
+def never_wait_for_stderr() -> None:
+    """Makes everything that this process writes to sys.stderr wait in memory, with a bound, until it is read."""
+    if sys.stderr is not None:
+        sys.stderr = unblocked(sys.stderr)
+
+
+def never_wait_for_stdout() -> None:
+    """Does the same for sys.stdout, to which the runpod SDK logs. Not for a command whose result is written there."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+        sys.stdout = unblocked(sys.stdout)
+
+
 def set_up(level: str, *, as_json: bool) -> None:
-    """Sends the log to stderr; other libraries log from WARNING on."""
+    """Sends the log to stderr; other libraries log from WARNING on. Nothing waits for a reader of stderr after it."""
     text = TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    never_wait_for_stderr()
     output = logging.StreamHandler(sys.stderr)
     output.setFormatter(JsonFormatter() if as_json else text)
     logging.basicConfig(handlers=[output])

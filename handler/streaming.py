@@ -13,6 +13,8 @@ from typing import Any
 
 from handler.errors import EngineError, StreamBroken
 
+# An event that has not ended is held in memory. vLLM's longest, an image or all of an answer, have some MB.
+LONGEST_EVENT_BYTES = 16 * 2**20
 # RunPod takes at most 1 MB per posted chunk (docs/runpod.md). The rest is room for the JSON around the text.
 MAX_POST_BYTES = 990_000
 # One character takes at most so many bytes in a JSON string: a control character is written as six.
@@ -24,17 +26,39 @@ CUT_LOOKS_BACK = 4096
 async def whole_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """Yields the events in a stream of bytes that may be cut anywhere, each with its closing empty line.
 
-    Raises StreamBroken when the bytes end inside an event.
+    Raises StreamBroken when the bytes end inside an event, and for one that is longer than LONGEST_EVENT_BYTES.
     """
-    rest = b""
+    cutter = _EventCutter()
     async for piece in pieces:
-        # An event ends at an ASCII newline, so a cut at its end never splits a character of several bytes.
-        *events, rest = (rest + piece).replace(b"\r\n", b"\n").split(b"\n\n")
-        for event in events:
+        for event in cutter.feed(piece):
             if event.strip():
+                # An event ends at an ASCII newline, so a cut at its end never splits a character of several bytes.
                 yield event.decode("utf-8") + "\n\n"
-    if rest.strip():
+    if cutter.rest.strip():
         raise StreamBroken("the engine's stream ended in the middle of an event")
+
+
+class _EventCutter:
+    """Cuts bytes, which come in pieces of any size, where events end."""
+
+    def __init__(self) -> None:
+        #: What has come of an event, with \\n for each line break. It grows in place: small pieces would cost O(n^2).
+        self.rest = bytearray()
+        self._half_break = b""
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """Returns the events that end in this piece."""
+        text = self._half_break + piece
+        self._half_break = b"\r" if text.endswith(b"\r") else b""
+        text = text.removesuffix(self._half_break).replace(b"\r\n", b"\n")
+        if b"\n\n" in text or (self.rest.endswith(b"\n") and text.startswith(b"\n")):
+            *events, rest = (bytes(self.rest) + text).split(b"\n\n")
+            self.rest = bytearray(rest)
+            return events
+        self.rest += text
+        if len(self.rest) > LONGEST_EVENT_BYTES:
+            raise StreamBroken(f"the engine sent an event of more than {LONGEST_EVENT_BYTES} bytes")
+        return []
 
 
 async def checked(events: AsyncIterator[str]) -> AsyncIterator[str]:

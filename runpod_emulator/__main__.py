@@ -22,6 +22,7 @@ from runpod_emulator.emulator import Emulator
 from runpod_emulator.errors import CannotListen
 from runpod_emulator.hosted import HostedSettings, read_config
 from runpod_emulator.hosted import command as hosted_command
+from runpod_emulator.line_writer import is_read, never_wait_for_stderr
 from runpod_emulator.settings import NO_RATE_LIMITS, RATE_LIMITS, EndpointSettings, Scaling
 from runpod_emulator.workers.fleet import WorkerCommand
 
@@ -40,13 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     parser = _parser()
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         settings = _settings(options)
         hosted = read_config(options.hosted) if options.hosted else ()
         command = _command(options)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    never_wait_for_stderr()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     asyncio.run(serve(settings, command, Console(), hosted))
 
 
@@ -97,8 +99,10 @@ async def serve(
             for name, value in emulator.worker_environment().items():
                 console.print(f"  {name}={shlex.quote(value)}", soft_wrap=True, highlight=False)
         await stop.wait()
-        console.print("stopping the workers")
-    console.print(bill_table(emulator.bill()))
+        if is_read(sys.stdout):
+            console.print("stopping the workers")
+    if is_read(sys.stdout):
+        console.print(bill_table(emulator.bill()))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -43,7 +43,7 @@ ROOMS = {
         ("start", "guided_decoding"),
         ("model_cache", "settings", "outputs", "metrics", "logs"),
         ("variables",),
-        ("errors",),
+        ("errors", "line_writer"),
     ),
     "vllm_service": (
         ("__main__",),
@@ -72,7 +72,7 @@ ROOMS = {
         ("endpoint",),
         ("jobs", "billing"),
         ("http", "settings", "signals"),
-        ("errors",),
+        ("errors", "line_writer"),
     ),
 }
 # Within a package, beside its rooms: what lives here imports nothing of what is named there.

@@ -189,6 +189,8 @@ class ServiceSettings(CatalogSettings):
     write_timeout_seconds: float = _setting("WRITE_TIMEOUT_SECONDS", SECONDS, 60.0)
     request_timeout_seconds: float = _setting("REQUEST_TIMEOUT_SECONDS", SECONDS, 600.0)
     stream_keep_alive_seconds: float = _setting("STREAM_KEEP_ALIVE_SECONDS", SECONDS, 15.0)
+    waiting_per_organisation: int = _setting("WAITING_PER_ORGANISATION", COUNT, 1000)
+    waiting_requests: int = _setting("WAITING_REQUESTS", COUNT, 4000)
     grace_seconds: float = _setting("GRACE_SECONDS", SECONDS, 30.0)
 
     default_strategy: str = _setting("DEFAULT_STRATEGY", STRATEGY, "COST")

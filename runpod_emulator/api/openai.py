@@ -19,6 +19,7 @@ FAILURES = {
     Status.TIMED_OUT: (HTTPStatus.GATEWAY_TIMEOUT, "job_timed_out"),
     Status.CANCELLED: (HTTPStatus.CONFLICT, "job_cancelled"),
 }
+ERROR = b'"error"'
 
 
 class OpenAIApi:
@@ -62,17 +63,20 @@ class OpenAIApi:
         response.content_type = "text/event-stream"
         response.charset = "utf-8"
         await response.prepare(request)
-        last = b""  # the last chunk, with the ones before that have the beginning of its first event
+        # Of the last event, which may come in several chunks, cut anywhere.
+        is_between, has_error, before = True, False, b""
         while job.chunks or not job.is_final:
             if not job.chunks:
                 await job.changed.wait()
             for chunk in job.read_chunks():
                 text = event(chunk)
-                last = text if last.endswith(b"\n\n") else last + text
+                has_error = ERROR in before + text or (has_error and not is_between)
+                is_between = text.endswith(b"\n\n")
+                before = b"" if is_between else (before + text)[1 - len(ERROR) :]
                 await response.write(text)
-        if job.status is not Status.COMPLETED and b'"error"' not in last:
+        if job.status is not Status.COMPLETED and not has_error:
             # The worker was lost or stopped, so it sent no error event of its own. One that was cut short ends first.
-            end = b"" if last.endswith(b"\n\n") else b"\n\n"
+            end = b"" if is_between else b"\n\n"
             await response.write(end + event(failure(job)[1]))
         await response.write_eof()
         return response

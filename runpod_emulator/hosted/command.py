@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from runpod_emulator.hosted.server import HostedProviders
 from runpod_emulator.hosted.settings import HostedModel, HostedSettings, read_config
+from runpod_emulator.line_writer import is_read, never_wait_for_stderr
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str]) -> None:
         providers = HostedProviders(settings, host=options.host, port=options.port)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    never_wait_for_stderr()
     asyncio.run(serve(providers, Console()))
 
 
@@ -44,7 +47,8 @@ async def serve(hosted: HostedProviders, console: Console) -> None:
     for name, provider in hosted.providers.items():
         bill = provider.meter.bill()
         table.add_row(name, str(bill["requests"]), bill["usd"])
-    console.print(table)
+    if is_read(sys.stdout):
+        console.print(table)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,16 @@ from prometheus_client.registry import Collector
 from vllm_service.api.authentication import required_key
 from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.schemas import ErrorAnswer
-from vllm_service.domain.status import CacheState, LedgerState, QualityState, QuotaState, SessionsState, WorkerSlotState
+from vllm_service.domain.status import (
+    CacheState,
+    LedgerState,
+    LogState,
+    LoopState,
+    QualityState,
+    QuotaState,
+    SessionsState,
+    WorkerSlotState,
+)
 from vllm_service.observability.prometheus.family import Family, Snapshot
 from vllm_service.observability.prometheus.part_families import PARTS
 from vllm_service.observability.prometheus.request_families import REQUESTS
@@ -82,6 +91,8 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
         ledger=of(LedgerState),
         quotas=of(QuotaState),
         process=dependencies.process.status(),
+        loop=of(LoopState),
+        log=of(LogState),
         worker_slot=of(WorkerSlotState),
         in_flight=server.in_flight,
         connections=server.connections,

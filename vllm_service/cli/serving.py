@@ -20,9 +20,9 @@ from vllm_service.settings import ServiceSettings
 def serve() -> int:
     """Serves until SIGTERM, by the environment's settings. The first line on stdout is the base URL."""
     settings = validated().settings
-    logs.configure(settings.log_level, settings.log_format)
+    log = logs.configure(settings.log_level, settings.log_format)
     router = partial(make_router, default_strategy=settings.default_strategy)
-    service = partial(run_service, settings, partial(load, settings), router)
+    service = partial(run_service, settings, partial(load, settings), router, log=log)
     return uvloop.run(service()) if settings.workers == 1 else _serve_in_several(settings, service)
 
 

@@ -14,10 +14,13 @@ from openai._streaming_cleanup import drain_response_async
 
 from vllm_service.client.cost_info import MARK
 from vllm_service.client.errors import BadAnswer
-from vllm_service.domain.answers import Form, Verdict, judge_whole
-from vllm_service.domain.event_stream import BodyBeginning, Event, EventSplitter, StreamJudge
+from vllm_service.domain.answers import Form, Judgement, Verdict, judge_whole
+from vllm_service.domain.event_stream import BodyBeginning, Event, EventSplitter, StreamJudge, TooLong
 from vllm_service.domain.in_band_errors import loaded
 from vllm_service.domain.replayed_events import events_of
+
+#: A whole answer in place of a stream is held in memory, so it has the limit that it has in the gateway.
+LONGEST_ANSWER_BYTES = 128 * 2**20
 
 
 class EventStream(AsyncStream[object]):
@@ -33,23 +36,21 @@ class EventStream(AsyncStream[object]):
 
     async def __stream__(self) -> AsyncIterator[object]:
         judge, splitter = StreamJudge(self.form, self.choices), EventSplitter()
-        beginning, is_document = BodyBeginning(), None
-        document = bytearray()
+        whole = _WholeAnswer()
         try:
             async for data in self._pieces():
-                if is_document is None:
-                    is_document = beginning.feed(data)
-                if is_document is not False:
-                    document += data
-                if is_document:
+                if whole.takes(data):
                     continue
                 for chunk in self._chunks(judge, splitter.feed(data)):
                     yield chunk
                 if judge.has_ended:
                     await drain_response_async(self.response)  # so that the connection can be used again
                     break
-            for chunk in self._last_chunks(judge, splitter, document if is_document else None):
+            for chunk in self._last_chunks(judge, splitter, whole.document):
                 yield chunk
+        except TooLong as error:
+            judgement = Judgement(Verdict.NOT_AN_ANSWER, f"sent a stream in which {error}")
+            raise BadAnswer(judgement, self.response.headers) from None
         finally:
             await self.response.aclose()
 
@@ -76,16 +77,40 @@ class EventStream(AsyncStream[object]):
                     self.annotated = event.data
                 yield read_json(event.data)
 
-    def _last_chunks(self, judge: StreamJudge, splitter: EventSplitter, document: bytearray | None) -> Iterator[object]:
+    def _last_chunks(self, judge: StreamJudge, splitter: EventSplitter, document: bytes | None) -> Iterator[object]:
         """Yields the chunks of an answer that came in one piece; raises BadAnswer if the answer is not complete."""
         if document is not None:
-            judged(self.form, bytes(document), self.response.headers)
-            yield from self._chunks(judge, EventSplitter().feed(events_of(self.form, bytes(document))))
+            judged(self.form, document, self.response.headers)
+            yield from self._chunks(judge, EventSplitter().feed(events_of(self.form, document)))
         elif splitter.is_done:
             judge.take(Event(b"", b"[DONE]"))
         judgement = judge.end()
         if judgement.verdict is not Verdict.ANSWER:
             raise BadAnswer(judgement, self.response.headers)
+
+
+class _WholeAnswer:
+    """A JSON document that may come in place of events."""
+
+    def __init__(self) -> None:
+        self._beginning = BodyBeginning()
+        self._is_document: bool | None = None
+        self._held = bytearray()
+
+    def takes(self, data: bytes) -> bool:
+        """Returns whether the piece is a part of a document. Raises TooLong."""
+        if self._is_document is None:
+            self._is_document = self._beginning.feed(data)
+        if self._is_document is not False:
+            self._held += data
+            if len(self._held) > LONGEST_ANSWER_BYTES:
+                raise TooLong("the answer", LONGEST_ANSWER_BYTES)
+        return self._is_document is True
+
+    @property
+    def document(self) -> bytes | None:
+        """Returns the document; None if the pieces are none."""
+        return bytes(self._held) if self._is_document else None
 
 
 def judged(form: Form, document: bytes, headers: httpx2.Headers) -> Any:

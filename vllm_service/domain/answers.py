@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeGuard, TypeVar
 
 import msgspec
 
-from vllm_service.domain.in_band_errors import encoded, error_object, error_status, is_error, loaded, strict_json
+from vllm_service.domain.in_band_errors import encoded, error_object, error_status, is_error, loaded_error, strict_json
 
 Raw = msgspec.Raw
 _NONE = Raw(b"")
@@ -280,7 +280,7 @@ def _choice_error(choice: _ChatChoice | _TextChoice | _ChunkChoice) -> Judgement
 def _error_of(document: bytes) -> Judgement:
     """Returns the judgement of a document that holds an error, or is one."""
     try:
-        around = loaded(document)
+        around = loaded_error(document)
     except ValueError:  # an event `error` may hold any text
         return Judgement(Verdict.ERROR, "failed", document=b'{"error":{}}')
     return Judgement(Verdict.ERROR, "failed", error_status(around), encoded({"error": error_object(around)}))
@@ -294,7 +294,7 @@ def _judge_other(document: bytes, reason: str) -> Judgement:
 def _flat_error(document: bytes) -> Judgement | None:
     """Returns the judgement of an error without a member `error`, or beside members of the wrong type; else None."""
     try:
-        members = loaded(document)
+        members = loaded_error(document)
     except ValueError:
         return None
     if is_error(members):

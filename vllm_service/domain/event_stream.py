@@ -9,7 +9,16 @@ from typing import NamedTuple
 from vllm_service.domain.answers import ANSWER, EventReading, Form, Judgement, Verdict, judge_whole, read_event
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+#: An unfinished event is held in memory, so one that is longer ends its stream. Images come in events of some MB.
+LONGEST_EVENT_BYTES = 16 * 2**20
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+class TooLong(ValueError):
+    """An event, or an answer in place of events, is longer than may be held in memory."""
+
+    def __init__(self, what: str = "an event", most_bytes: int = LONGEST_EVENT_BYTES) -> None:
+        super().__init__(f"{what} is longer than {most_bytes} bytes")
 
 
 class Event(NamedTuple):
@@ -42,36 +51,48 @@ class BodyBeginning:
 class EventSplitter:
     """Splits bytes, cut anywhere, into server-sent events, by WHATWG's standard: any line break, comments, a BOM."""
 
-    __slots__ = ("_data", "_is_first", "_name", "_parts", "_skips_line_feed")
+    __slots__ = ("_data", "_data_bytes", "_is_first", "_line", "_name", "_skips_line_feed")
 
     def __init__(self) -> None:
-        # The line that has begun, in pieces: joined at its end, or many small pieces would cost O(n^2).
-        self._parts: list[bytes] = []
+        # What has come of a line. It grows in place, or many small pieces would cost O(n^2).
+        self._line = bytearray()
         self._skips_line_feed = False
         self._is_first = True
         self._name = b""
         self._data: list[bytes] = []
+        self._data_bytes = 0
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Yields the events that end within these bytes. To feed more, it must have been read to its end."""
+        """Yields the events that end within these bytes. To feed more, it must have been read to its end.
+
+        Raises TooLong.
+        """
         if self._skips_line_feed and data[:1] == b"\n":  # the second half of a line break
             data = data[1:]
             self._skips_line_feed = False
         if not data:
             return
-        first, *lines = _LINE_END.split(data)
-        self._parts.append(first)
+        *lines, rest = _LINE_END.split(data)
+        begun = self._line
         for line in lines:
-            event = self._take(b"".join(self._parts))
-            self._parts = [line]
+            if begun:
+                begun += line
+                event = self._take(bytes(begun))
+                begun.clear()
+            else:
+                event = self._take(line)
             if event is not None:
                 yield event
+        if rest:
+            begun += rest
+            if len(begun) + self._data_bytes > LONGEST_EVENT_BYTES:
+                raise TooLong
         self._skips_line_feed = data.endswith(b"\r")
 
     @property
     def is_done(self) -> bool:
         """True if the bytes that are no whole event yet are a [DONE] without its empty line."""
-        line = b"".join(self._parts)
+        line = bytes(self._line)
         field, _, value = line.partition(b":")
         data = [*self._data, value.removeprefix(b" ")] if field == b"data" else self._data
         return b"\n".join(data).startswith(b"[DONE]")
@@ -83,12 +104,15 @@ class EventSplitter:
             self._is_first = False
         if not line:
             event = Event(self._name, b"\n".join(self._data)) if self._name or self._data else None
-            self._name, self._data = b"", []
+            self._name, self._data, self._data_bytes = b"", [], 0
             return event
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
             self._data.append(value)
+            self._data_bytes += len(line)
+            if self._data_bytes > LONGEST_EVENT_BYTES:
+                raise TooLong
         elif field == b"event":
             self._name = value
         return None

@@ -48,6 +48,8 @@ _NAMED = ("param", "code", "type", "status")
 #: Members in which an error, or another object around it, may stand.
 _AROUND = ("error", "errors", "detail", "response")
 _DEEPEST = 4
+#: No error has more to say. A longer document may hold a request that a provider has repeated, and takes long to read.
+LONGEST_ERROR_BYTES = 64 * 2**10
 
 
 def loaded(document: bytes) -> Any:
@@ -65,6 +67,13 @@ def loaded(document: bytes) -> Any:
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def loaded_error(document: bytes) -> Any:
+    """Returns what an error's JSON holds, see `loaded`. Raises ValueError also for what is too long for one."""
+    if len(document) > LONGEST_ERROR_BYTES:
+        raise ValueError("too long for an error")
+    return loaded(document)
 
 
 def strict_json(document: bytes) -> bytes:

@@ -153,6 +153,26 @@ class ServerState:
 
 
 @dataclass(frozen=True, slots=True)
+class LogState:
+    """The log's writer."""
+
+    #: What waits until stderr is read.
+    waiting_bytes: int
+    #: Lines that are lost since the start.
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoopState:
+    """How late the event loop of this process runs what is due."""
+
+    #: At the last look.
+    lag_seconds: float
+    #: The most within the last minute.
+    longest_lag_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SessionsState:
     """Conversations that are kept."""
 

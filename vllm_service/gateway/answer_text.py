@@ -71,7 +71,7 @@ _decoder = msgspec.json.Decoder(_Document)
 class AnswerText:
     """The text of one answer so far."""
 
-    __slots__ = ("_bytes", "_pending", "_pending_bytes", "texts")
+    __slots__ = ("_bytes", "_pending", "_pending_bytes", "_read_at_bytes", "texts")
 
     def __init__(self) -> None:
         #: Pieces of text by their choice's index, since each choice is tokenized by itself; None: too long to keep.
@@ -80,6 +80,7 @@ class AnswerText:
         # What has come and is not parsed yet.
         self._pending: list[bytes] = []
         self._pending_bytes = 0
+        self._read_at_bytes = _READ_EVERY_BYTES
 
     @classmethod
     def whole(cls, document: bytes) -> AnswerText:
@@ -100,7 +101,7 @@ class AnswerText:
             if self.texts is not None:
                 self._pending.append(data)
                 self._pending_bytes += len(data)
-                if self._pending_bytes > _READ_EVERY_BYTES:
+                if self._pending_bytes > self._read_at_bytes:
                     self._read()
 
         return keep
@@ -115,6 +116,8 @@ class AnswerText:
         lines = b"".join(self._pending).split(b"\n")
         self._pending = [lines.pop()]
         self._pending_bytes = len(self._pending[0])
+        # A line that has not ended is looked at anew only when it has doubled, or small pieces would cost O(n^2).
+        self._read_at_bytes = max(_READ_EVERY_BYTES, 2 * self._pending_bytes)
         for line in lines:
             if line.startswith(b"data:"):
                 self._add(line[5:])

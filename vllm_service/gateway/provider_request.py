@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 
 from vllm_service.catalog.model import Provider
 from vllm_service.domain.answers import Form, Judgement, Verdict, judge_whole
 from vllm_service.domain.event_stream import StreamBeginning
-from vllm_service.domain.reported_usage import ReportedUsage
-from vllm_service.domain.usage import counted, usage_of
+from vllm_service.domain.usage import TokenBounds, Usage, counted, usage_of
 from vllm_service.gateway.answer_text import estimated_tokens
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
@@ -22,26 +22,39 @@ from vllm_service.http.upstream import Answer, Patience, ProviderFault, TimedOut
 from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import NotAnswered
 
+Read = TypeVar("Read")
 #: Of the statuses from 201 to 399: neither an answer nor an error. Redirects are not followed.
 UNUSABLE = Judgement(Verdict.NOT_AN_ANSWER, "failed")
 
 
-def usage_of_answer(answer: Answer, form: Form, beginning: StreamBeginning | None, model: str) -> ReportedUsage | None:
-    """Returns the usage of a whole answer; None if it has none, and for a stream that has begun.
+#: A longer answer is read in a thread: what is strange in it is read by Python code, which would hold the event loop.
+#: What is usual in it is read by msgspec, at less than a millisecond a megabyte.
+LARGE_BYTES = 128 * 2**10
 
-    beginning: of a request for a stream. Raises NotAnswered for everything that is not an answer, and closes it.
+
+def read_answer(
+    answer: Answer, form: Form, beginning: StreamBeginning | None, bounds: TokenBounds
+) -> tuple[Judgement, Usage | None]:
+    """Returns the judgement of an answer, and the usage of one that is whole; None for a stream that has begun.
+
+    beginning: of a request for a stream. Pure: it may run in a thread.
     """
-    judgement = UNUSABLE
-    if answer.status == 200:
-        judgement = judge_whole(form, answer.body) if beginning is None else beginning.judge(answer.body)
-        if judgement.verdict is Verdict.ANSWER:
-            return usage_of(judgement.usage)
+    if answer.status != 200:
+        return UNUSABLE, None
+    judgement = judge_whole(form, answer.body) if beginning is None else beginning.judge(answer.body)
+    if judgement.verdict is not Verdict.ANSWER or answer.is_stream:
+        return judgement, None
+    return judgement, counted(usage_of(judgement.usage), bounds, partial(_tokens_in, answer))
+
+
+def _no_answer(answer: Answer, judgement: Judgement, model: str) -> NotAnswered:
+    """Closes what is no answer, and returns the failure of its attempt."""
     if 200 <= answer.status < 400:
         failed = not_an_answer(judgement, answer.headers, model)
     else:
         failed = refused(answer.status, answer.headers, answer.body, model)
     answer.close()
-    raise failed
+    return failed
 
 
 def _beginning(context: RequestContext) -> StreamBeginning:
@@ -111,7 +124,16 @@ class ProviderRequest(msgspec.Struct, eq=False):
         body = for_provider(context.request.body, context.fields, operation, model, takes_options=takes_options)
         try:
             headers = context.upstream_headers()
-            sent = context.upstream.send(provider, operation.path, headers, body, patience, beginning=beginning)
+            sent = context.upstream.send(
+                provider,
+                operation.path,
+                headers,
+                body,
+                patience,
+                beginning=beginning,
+                sending=attempt,
+                sender=context.key,
+            )
             # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt
             # that has less time than that, because of the request's deadline, needs a timer of its own.
             has_less = patience.first_byte_seconds < provider.first_byte_timeout_seconds
@@ -119,12 +141,18 @@ class ProviderRequest(msgspec.Struct, eq=False):
         except ProviderFault as fault:
             raise not_reached(fault, context.facts.model) from fault
         form = operation.form
-        reported = usage_of_answer(answer, form, beginning, context.facts.model)
-        if not answer.is_stream:
-            attempt.usage = counted(reported, context.bounds, partial(_tokens_in, answer))
-            # A stream was requested and its answer has come in one piece.
-            return answer if beginning is None else ReplayedAnswer(answer, form)
-        return answer
+        is_large = not answer.is_stream and len(answer.body) > LARGE_BYTES
+        if is_large:
+            judgement, usage = await _in_thread(partial(read_answer, answer, form, beginning, context.bounds))
+        else:
+            judgement, usage = read_answer(answer, form, beginning, context.bounds)
+        if judgement.verdict is not Verdict.ANSWER:
+            raise _no_answer(answer, judgement, context.facts.model)
+        attempt.usage = usage
+        if answer.is_stream or beginning is None:
+            return answer
+        # A stream was requested and its answer has come in one piece.
+        return await _in_thread(partial(ReplayedAnswer, answer, form)) if is_large else ReplayedAnswer(answer, form)
 
     @property
     def is_answer_needed(self) -> bool:
@@ -134,6 +162,10 @@ class ProviderRequest(msgspec.Struct, eq=False):
     async def close(self, answer: Answer) -> None:
         """Closes an answer that lost a race."""
         answer.close()
+
+
+def _in_thread(read: Callable[[], Read]) -> Awaitable[Read]:
+    return asyncio.get_running_loop().run_in_executor(None, read)
 
 
 async def _within(seconds: float, sent: Awaitable[Answer]) -> Answer:

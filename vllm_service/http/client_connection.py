@@ -11,12 +11,14 @@ import httptools
 import msgspec
 
 from vllm_service.domain.event_stream import StreamBeginning
+from vllm_service.http.fair_queue import Flow
 from vllm_service.http.messages import fault_in
 from vllm_service.http.upstream import CutShort, ProviderFault
 from vllm_service.http.write_buffer import WriteBuffer, Writer
 from vllm_service.logs import source_location
 
 LONGEST_ANSWER_BYTES = 128 * 2**20
+LONGEST_ERROR_BYTES = 2**20
 #: Of a stream, until its first content has come: comments and pings, and then the event itself.
 LONGEST_BEGINNING_BYTES = 16 * 2**20
 
@@ -70,10 +72,10 @@ class ProviderAnswer(msgspec.Struct, eq=False):
             self._kept = bytearray(kept + data)
         else:
             kept += data
-        is_beginning = self.beginning is not None and not self.beginning.is_document
-        most = LONGEST_BEGINNING_BYTES if is_beginning else LONGEST_ANSWER_BYTES
+        what, most = "answer", LONGEST_ERROR_BYTES if self.status >= 400 else LONGEST_ANSWER_BYTES
+        if self.beginning is not None and not self.beginning.is_document:
+            what, most = "beginning of the stream", LONGEST_BEGINNING_BYTES
         if len(self._kept) > most:
-            what = "beginning of the stream" if is_beginning else "answer"
             self._connection.fail(CutShort(f"the {what} is longer than {most} bytes"))
 
     def relay(self, receive: Callable[[bytes], None]) -> asyncio.Future[None]:
@@ -115,6 +117,8 @@ class ProviderAnswer(msgspec.Struct, eq=False):
             self._connection.fail(CutShort("the answer was dropped before its end"))
 
 
+#: Of an answer's head, with interim answers before it. Also of all between two pieces of the body, and behind the last
+#: one: extensions of chunks, trailers. httptools has no limits of its own.
 LONGEST_HEAD_BYTES = 64 * 2**10
 #: A connection that was closed before a request fails within a round trip; a later failure may have cost GPU time.
 STALE_SECONDS = 1.0
@@ -136,11 +140,13 @@ class Connection(Writer):
         self._answer: ProviderAnswer | None = None
         self._waiter: asyncio.Future[ProviderAnswer] | None = None
         self._beginning: StreamBeginning | None = None
-        self._head_bytes = 0
+        #: All that has come since the request; `_most_bytes` is how much may come until more of the body does.
+        self.received_bytes = self._most_bytes = 0
         self._has_ended = self._keeps_alive = False
         # By the loop's clock; the pool checks them from one timer, since a timer for each chunk would cost more.
         self.quiet_since = self.ends_at = self.first_byte_seconds = 0.0
         self.is_paused = False
+        self.flow: Flow | None = None  # set and cleared by the pool: what it carries a request for
 
     @property
     def is_open(self) -> bool:
@@ -155,7 +161,7 @@ class Connection(Writer):
     @property
     def was_stale(self) -> bool:
         """Returns true if the connection ended at once and unanswered: it had been closed before the request."""
-        return self._head_bytes == 0 and self._loop.time() - self.quiet_since <= STALE_SECONDS
+        return self.received_bytes == 0 and self._loop.time() - self.quiet_since <= STALE_SECONDS
 
     @property
     def _has_head(self) -> bool:
@@ -181,7 +187,8 @@ class Connection(Writer):
         end of the turn. Raises CutShort when the connection has been closed. A task that is cancelled while it waits
         must call `abandon`.
         """
-        self._head_bytes = 0
+        self.received_bytes = 0
+        self._most_bytes = LONGEST_HEAD_BYTES
         self.quiet_since = now = self._loop.time()
         self.ends_at = now + total_seconds
         self.first_byte_seconds = first_byte_seconds
@@ -241,20 +248,20 @@ class Connection(Writer):
     def data_received(self, data: bytes) -> None:
         """Feeds the parser. Bytes that are no answer to a request end the connection."""
         self.quiet_since = self._loop.time()
-        answer = self._answer
-        if answer is None or not answer.status:
-            self._head_bytes += len(data)  # httptools has no limit of its own; counts whole reads
+        self.received_bytes += len(data)
         try:
             self._parser.feed_data(data)
             if self._pieces:
+                self._most_bytes = self.received_bytes + LONGEST_HEAD_BYTES
                 self._deliver()
         except Exception as error:
             self._fail_for(error)
         else:
             if self._has_ended:
                 self._complete()
-            elif self._head_bytes > LONGEST_HEAD_BYTES and not self._has_head:
-                self.fail(CutShort(f"the answer's head is longer than {LONGEST_HEAD_BYTES} bytes"))
+            elif self.received_bytes > self._most_bytes:
+                what = "trailer" if self._has_head else "head"
+                self.fail(CutShort(f"the answer's {what} is longer than {LONGEST_HEAD_BYTES} bytes"))
 
     def _deliver(self) -> None:
         """Passes the body's part of one read on as one piece, or keeps it until the answer can be given out."""
@@ -302,8 +309,8 @@ class Connection(Writer):
         self._answer = ProviderAnswer(self, {})
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keeps a header."""
-        if self._answer is not None:
+        """Keeps a header of the head. What stands in a trailer means nothing, and would take memory."""
+        if self._answer is not None and not self._answer.status:
             self._answer.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -23,7 +23,7 @@ from vllm_service.errors import ModelUnavailable, ServiceError
 from vllm_service.http.upstream import Patience
 from vllm_service.resilience.breakers.offer_breaker import OfferBreaker
 from vllm_service.resilience.breakers.probes import Admission
-from vllm_service.resilience.failures import Failure, NotAnswered
+from vllm_service.resilience.failures import CutAttempt, Failure, Kind, NotAnswered
 from vllm_service.resilience.hedging import hedged
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, ScheduledAttempt
@@ -31,19 +31,10 @@ from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, Sche
 Answer = TypeVar("Answer")
 
 
-class HedgeLoser(NamedTuple):
-    """The cost of a request at a step that lost a race; an estimate, unless its whole answer was there."""
-
-    step: Step
-    usage: Usage
-    cost_picousd: int | None
-
-
 class Attempt(msgspec.Struct, Generic[Answer], eq=False):
     """One sending of a request. It ends by `succeeded`, `failed` or `abandoned`; only the first of these calls counts.
 
-    Each of them informs router, breaker and trace, so none of these can miss an attempt's end. Times are of the
-    policy's clock.
+    Each of them informs router, breaker and trace. Times are of the policy's clock.
     """
 
     step: Step
@@ -60,6 +51,8 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
     first_byte_at: float | None = None
     #: The provider's count for a whole answer; None for a stream, whose usage comes at its end.
     usage: Usage | None = None
+    #: Whether the request has been written to the provider. `Send` sets it.
+    was_sent: bool = False
     _answer: Answer | None = None
     _is_over: bool = False
 
@@ -145,7 +138,6 @@ class TriedRequest(msgspec.Struct, eq=False):
 
     policy: ResiliencePolicy
     router: Router
-    #: The providers by name.
     providers: Mapping[str, Provider]
     #: The price of each offer, by provider and the provider's name of the model; None where it has none.
     prices: Mapping[tuple[str, str], TokenPrice | None]
@@ -156,19 +148,37 @@ class TriedRequest(msgspec.Struct, eq=False):
     #: Whether a second attempt may run beside the first; the policy must have hedging for that.
     is_hedged: bool = False
     trace: AttemptTrace | None = None
-    #: Hedges that lost, and their cost.
-    losers: Sequence[HedgeLoser] = ()
+    #: The attempts that were sent and whose answers are not used: cut, or beaten in a race.
+    cuts: Sequence[CutAttempt] = ()
+    was_sent: bool = False
     #: The error of the failure that says most to the caller: failures.Failure.weight.
     error: ServiceError | None = None
     _weight: int = 0
 
     def failed(self, step: Step, not_answered: NotAnswered) -> None:
         """Adds the provider to the route's reason, and keeps the attempt's error, unless an earlier one says more."""
-        if not self.reason.endswith(failed := f"; {step.provider} failed"):
+        what = "is busy" if not_answered.failure.kind is Kind.BUSY else "failed"
+        if not self.reason.endswith(failed := f"; {step.provider} {what}"):
             self.reason += failed
         if (weight := not_answered.failure.weight) >= self._weight:
             self.error = not_answered.error
             self._weight = weight
+
+    def ended(self, attempt: Attempt[Answer], *, may_be_billed: bool = True) -> None:
+        """Takes an attempt that has ended before its answer began."""
+        self.was_sent |= attempt.was_sent
+        if attempt.was_sent and may_be_billed:
+            self.cut(attempt.step)
+
+    def cut(self, step: Step, usage: Usage | None = None) -> None:
+        """Adds an attempt whose answer is not used. usage: None is its prompt, which the provider may have read."""
+        usage = usage or Usage(self.facts.prompt_tokens, 0, estimated=True)
+        self.cuts = (*self.cuts, CutAttempt(step, usage, self.cost_picousd(step, usage)))
+
+    def beaten(self, step: Step) -> int:
+        """Marks the attempt at this step, if one was cut there, as one that lost a race. Returns its cost."""
+        self.cuts = [cut._replace(is_beaten=True) if cut.step is step else cut for cut in self.cuts]
+        return sum(cut.cost_picousd or 0 for cut in self.cuts if cut.step is step)
 
     def cost_picousd(self, step: Step, usage: Usage) -> int | None:
         """Returns the cost by the price of a token; without a price, what the router expected, or None."""
@@ -186,7 +196,7 @@ async def first_answer(plan: Plan, send: Send[Answer], request: TriedRequest) ->
     while (due := schedule.next(policy.clock())) is not None:
         if request.error is not None and not send.is_answer_needed:
             raise asyncio.CancelledError
-        # Only the first attempt is hedged: after a failure the next one is a second chance already.
+        # Only the first attempt is hedged: the next one is a second chance already.
         send_once = _send_hedged if request.is_hedged and due.number == 1 else _send_one
         try:
             attempt = await send_once(due, send, request, schedule)
@@ -243,9 +253,11 @@ async def _send_one(
         attempt.failed(failure)
         schedule.failed(step, failure, policy.clock())
         request.failed(step, not_answered)
+        request.ended(attempt, may_be_billed=not_answered.failure.may_be_billed)
         raise
     except BaseException:  # the caller has left, or our own code failed: not the provider's fault
         attempt.abandoned()
+        request.ended(attempt)
         raise
     return attempt
 
@@ -283,11 +295,6 @@ async def _send_hedged(
         )
     except _Refused:
         return None
-    except asyncio.CancelledError:
-        # Both attempts were stopped. The request's own row is about the first one, so only the second gets another row.
-        request.losers = [loser for loser in racer.losers if loser.step is not due.step]
-        raise
-    request.losers = racer.losers
     if winner.step is not due.step:
         request.reason = f"{request.reason}; hedged: {due.step.provider} was slow to begin"
     return winner.answer
@@ -303,7 +310,6 @@ class _Racer(Generic[Answer]):
     def __init__(
         self, first: ScheduledAttempt, send: Send[Answer], request: TriedRequest, schedule: RetrySchedule
     ) -> None:
-        self.losers: list[HedgeLoser] = []
         self._first = first
         self._send = send
         self._request = request
@@ -323,15 +329,11 @@ class _Racer(Generic[Answer]):
 
     async def abandon(self, step: Step, answer: Attempt[Answer] | None) -> int:
         """Ends an attempt that lost, and returns its cost in pico-dollars."""
-        # A provider that was stopped before it answered is assumed to have read the whole prompt.
-        usage = None if answer is None else answer.usage
-        usage = usage or Usage(self._request.facts.prompt_tokens, 0, estimated=True)
-        cost = self._request.cost_picousd(step, usage)
-        self.losers.append(HedgeLoser(step, usage, cost))
-        if answer is not None:
+        if answer is not None:  # else `_send_one` has counted it, if it was sent
             answer.abandoned()
+            self._request.cut(step, answer.usage)
             await self._send.close(answer.answer)
-        return cost or 0
+        return self._request.beaten(step)
 
 
 def _final_error(plan: Plan, request: TriedRequest, schedule: RetrySchedule) -> ServiceError:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import NamedTuple
 
+from vllm_service.domain.plan import Step
 from vllm_service.domain.refusals import Meaning, meaning_of
+from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError
 from vllm_service.http.upstream import Patience
 
@@ -44,6 +47,8 @@ class Kind(StrEnum):
 
     #: No connection to the provider.
     CONNECT = "connect"
+    #: This process uses every connection that it may have to the provider: not the provider's doing, nothing was sent.
+    BUSY = "busy"
     #: No answer in the time that the provider has by its own limits.
     TIMEOUT = "timeout"
     #: The request's own time was over sooner: what its caller has set says nothing about the provider.
@@ -74,6 +79,11 @@ class Failure:
     #: Whether the provider may have taken the request and be generating still: it was sent, and neither an answer nor
     #: an error came.
     may_be_running: bool = False
+
+    @property
+    def may_be_billed(self) -> bool:
+        """Whether the provider may have worked on the request, so that the attempt is counted by an estimate."""
+        return self.may_be_running or self.kind is Kind.CUT
 
     @property
     def meaning(self) -> Meaning:
@@ -132,9 +142,21 @@ class Failure:
 
 
 #: Events that are not the provider's doing.
-_BLAMELESS = frozenset({Kind.CANCELLED, Kind.DEADLINE})
+_BLAMELESS = frozenset({Kind.CANCELLED, Kind.DEADLINE, Kind.BUSY})
 #: Timers are exact to this; a limit that was reached so nearly was the one that ended the attempt.
 _TIMER_SECONDS = 0.005
+
+
+class CutAttempt(NamedTuple):
+    """The cost of an attempt whose answer is not used; an estimate, unless its whole answer was there."""
+
+    step: Step
+    usage: Usage
+    cost_picousd: int | None
+    #: Whether another attempt, sent beside it, began first; else it was cut: by a deadline, a fault, its caller.
+    is_beaten: bool = False
+
+
 #: Failures that do not pass while the request waits.
 _LASTING = frozenset({Meaning.ACCOUNT, Meaning.OFFER, Meaning.CONTEXT, Meaning.OVERSIZED})
 #: The party that the breaker is to see in a status of each meaning, and a status that speaks against that party.

@@ -211,7 +211,8 @@ class RetrySchedule(msgspec.Struct):
         self._failed = [*self.failures, (step, failure)]
         if failure.is_final:
             self._is_over = True
-        if failure.is_lasting:
+        # The request has waited for a free connection already, or too many others wait: other offers are more use.
+        if failure.is_lasting or failure.kind is Kind.BUSY:
             offer.is_out = True
         if failure.may_be_running:
             self._leave(step.provider)

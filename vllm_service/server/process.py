@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from vllm_service.errors import ServiceError
-from vllm_service.logs import source_location
+from vllm_service.logs import LogWriter, source_location
 
 _log = logging.getLogger(__name__)
 
@@ -37,10 +37,11 @@ async def _log_failure(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def announce(listening: socket.socket) -> None:
-    """Writes the base URL as the first line on stdout: from then on requests are answered."""
+    """Writes the base URL as the first line on stdout: from then on requests are answered, read or not."""
     host, port = listening.getsockname()[:2]
-    sys.stdout.write(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1\n")
-    sys.stdout.flush()
+    stdout = LogWriter(sys.stdout.fileno())
+    stdout.put(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1\n".encode())
+    stdout.flush()
 
 
 def bound_socket(host: str, port: int, variable: str = "SERVICE_PORT") -> socket.socket:

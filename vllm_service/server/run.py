@@ -11,8 +11,11 @@ from functools import partial
 
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.plan import Router
+from vllm_service.domain.status import LogState, LoopState
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
+from vllm_service.logs import LogWriter
+from vllm_service.observability.loop_lag import LoopLag
 from vllm_service.routing.router import CostRouter
 from vllm_service.server.process import announce, background_work, bound_socket, signal_handlers
 from vllm_service.server.supervisor import WorkerSlot
@@ -26,17 +29,23 @@ MakeRouter = Callable[[Catalog], Router]
 
 
 async def run_service(
-    settings: ServiceSettings, load_catalog: LoadCatalog, make_router: MakeRouter, slot: WorkerSlot | None = None
+    settings: ServiceSettings,
+    load_catalog: LoadCatalog,
+    make_router: MakeRouter,
+    slot: WorkerSlot | None = None,
+    log: LogWriter | None = None,
 ) -> int:
     """Serves until SIGTERM or SIGINT. Returns 0 when every request ended within the grace, else 1.
 
     load_catalog: reads the configuration; called again, in a thread, on SIGHUP. slot: given to one of several
-    processes. Raises ServiceError when the start fails.
+    processes. log: metrics show what it has dropped. Raises ServiceError when the start fails.
     """
     catalog = load_catalog()
     snapshot = ConfigSnapshot(catalog, make_router(catalog), settings.unpriced_offers)
     async with storage_of(settings) as storage:
         parts = build(settings, storage, snapshot, slot)
+        if log is not None:
+            parts.statuses.register(LogState, log.status)
         return await _serve(settings, parts, Reload(parts.config, load_catalog, make_router), slot)
 
 
@@ -56,7 +65,10 @@ async def _serve(settings: ServiceSettings, parts: Parts, reload: Reload, slot: 
         await parts.dispatcher.load()
         _tune_garbage_collection()
         controller = parts.controller
-        async with background_work(parts.policy.shared.run, partial(controller.run, parts.config.catalog_and_router)):
+        loop_lag = LoopLag()
+        parts.statuses.register(LoopState, loop_lag.status)
+        beside = (parts.policy.shared.run, partial(controller.run, parts.config.catalog_and_router), loop_lag.run)
+        async with background_work(*beside):
             await stop.wait()
             has_ended = await server.stop(settings.grace_seconds)
         await controller.leave()

@@ -66,7 +66,8 @@ class _Worker:
 class Supervisor:
     """Runs `serve` in several processes and keeps their number.
 
-    Must run in a process with one thread: a fork copies only the calling thread, and locks of others stay locked.
+    Must run in a process without other threads than the log's, which each process has anew: a fork copies only the
+    calling thread, and locks of others stay locked.
     """
 
     workers: int
@@ -199,5 +200,5 @@ def _serve_and_exit(serve: Callable[[], int]) -> None:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
-        sys.stderr.flush()
+        logging.shutdown()  # writes the last lines
         os._exit(code)

@@ -27,6 +27,7 @@ from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.keep_alive import KeepAlive
 from vllm_service.http.addresses import AddressLimits, ClientAddresses
+from vllm_service.http.fair_queue import QueueBounds
 from vllm_service.http.head_check import HeadCheck
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
@@ -83,7 +84,7 @@ def build(
     """
     config = CurrentConfig(snapshot)
     statuses = Statuses()
-    upstream = ConnectionPool()
+    upstream = ConnectionPool(bounds=_queue_bounds(settings), is_shared=settings.require_keys)
     policy = policy_of(settings, storage)
     tracing = None if settings.otlp_endpoint is None else tracing_to(settings.otlp_endpoint)
     measurements = Measurements(config.catalog, settings.latency_target_seconds)
@@ -212,6 +213,10 @@ def head_check(settings: ServiceSettings, keys: Keys | None) -> HeadCheck:
         limits=AddressLimits(settings.requests_per_second_per_ip, settings.wrong_keys_per_minute_per_ip),
         paths=PATHS,
     )
+
+
+def _queue_bounds(settings: ServiceSettings) -> QueueBounds:
+    return QueueBounds(settings.waiting_per_organisation, settings.waiting_requests)
 
 
 def tracing_to(endpoint: str) -> Tracing:

@@ -34,7 +34,7 @@ class Reservation(Protocol):
         ...
 
     async def release(self) -> None:
-        """Gives back everything, the request itself included: it used nothing."""
+        """Gives back what days and months have of it: nothing was sent anywhere. Its minute and second count it on."""
         ...
 
 

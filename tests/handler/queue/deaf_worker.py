@@ -1,7 +1,8 @@
 """A queue worker that is told to stop at a bad moment while its engine loads; says "took" should it ask for jobs.
 
-Run as `python -m tests.handler.queue.deaf_worker comes-up|fails|writes`: the engine swallows the SIGTERM, as code that
-is being imported may, and comes up or fails; or the SIGTERM comes in the middle of a line of the log.
+Run as `python -m tests.handler.queue.deaf_worker comes-up|fails|writes|unread`: the engine swallows the SIGTERM, as
+code that is being imported may, and comes up or fails; or the SIGTERM comes in the middle of a line of the log; or it
+comes to a worker that serves, and whose stderr is full.
 """
 
 from __future__ import annotations
@@ -59,6 +60,13 @@ class WritingEngine(FakeEngine):
         await super().start()
 
 
+class TalkingEngine(FakeEngine):
+    async def start(self) -> None:
+        logging.getLogger("handler").info("a line that waits")
+        sys.stderr.write("and another\n")
+        await super().start()
+
+
 class Overheard(FakePlatform):
     async def __aenter__(self) -> Overheard:
         return self
@@ -82,5 +90,12 @@ def work_while_a_line_is_written() -> int:
         return work(WritingEngine())
 
 
+def work_without_a_reader() -> int:
+    logs.set_up("INFO", as_json=False)
+    return work(TalkingEngine())
+
+
+WAYS = {"writes": work_while_a_line_is_written, "unread": work_without_a_reader}
+
 if __name__ == "__main__":
-    sys.exit(work_while_a_line_is_written() if sys.argv[1] == "writes" else work(DeafEngine()))
+    sys.exit(WAYS[sys.argv[1]]() if sys.argv[1] in WAYS else work(DeafEngine()))

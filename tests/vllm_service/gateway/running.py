@@ -63,6 +63,8 @@ class Books:
 
     shares: list[Share] = field(default_factory=list)
     rows: list[RequestRecord] = field(default_factory=list)
+    #: The rows of attempts whose answers were not used.
+    cuts: list[RequestRecord] = field(default_factory=list)
     keys: dict[str, ApiKey] = field(default_factory=lambda: {SECRET: ApiKey("key-1", "acme")})
     # Whether keys are in memory before they are looked up; what was looked up; set once the store answers.
     remembers: bool = True
@@ -188,7 +190,7 @@ async def running(
         responses=responses,
         tracer=tracer,
         policy=policy or ResiliencePolicy.of(retries=QUICK),
-        record_loss=books.record,
+        record_loss=books.cuts.append,
         wall_clock=wall_clock,
         keep_alive=keep_alive,
     )

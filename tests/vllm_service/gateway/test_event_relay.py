@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_service.domain.answers import Judgement
+from vllm_service.domain.event_stream import LONGEST_EVENT_BYTES
 from vllm_service.domain.reported_usage import ReportedUsage
-from vllm_service.gateway.event_relay import LONGEST_EVENT_BYTES, EventRelay
+from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, RESPONSES, Operation
 from vllm_service.http.upstream import CutShort
 

@@ -219,6 +219,7 @@ class _ConnectionRequest(Generic[Sent]):
     async def __call__(self, attempt: Attempt[Sent], patience: Patience) -> Sent:
         """Makes one attempt. Raises NotAnswered."""
         self.attempts += 1
+        attempt.was_sent = True  # as far as can be seen through the SDK
         self.provider = attempt.step.provider
         connection, seconds = self._connections.connection(self.provider), patience.first_byte_seconds
         try:

@@ -13,6 +13,8 @@ from vllm_service.catalog.model import Catalog
 from vllm_service.domain.status import (
     CacheState,
     LedgerState,
+    LogState,
+    LoopState,
     ProcessState,
     ProviderCircuit,
     QuotaState,
@@ -46,6 +48,8 @@ class Snapshot:
     ledger: LedgerState | None = None
     quotas: QuotaState | None = None
     process: ProcessState | None = None
+    loop: LoopState | None = None
+    log: LogState | None = None
     #: Which of several processes this is.
     worker_slot: WorkerSlotState | None = None
     in_flight: int | None = None

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vllm_service.domain.status import CacheState, Circuit, LedgerState, ProcessState, QuotaState, WorkerSlotState
+from vllm_service.domain.status import (
+    CacheState,
+    Circuit,
+    LedgerState,
+    LogState,
+    LoopState,
+    ProcessState,
+    QuotaState,
+    WorkerSlotState,
+)
 from vllm_service.observability.prometheus.family import (
     Family,
     Samples,
@@ -34,6 +43,14 @@ def _of_quotas(read: Callable[[QuotaState], float | None]) -> Callable[[Snapshot
 
 def _of_process(read: Callable[[ProcessState], float | None]) -> Callable[[Snapshot], Samples]:
     return one(lambda s: None if s.process is None else read(s.process))
+
+
+def _of_loop(read: Callable[[LoopState], float]) -> Callable[[Snapshot], Samples]:
+    return one(lambda s: None if s.loop is None else read(s.loop))
+
+
+def _of_log(read: Callable[[LogState], float]) -> Callable[[Snapshot], Samples]:
+    return one(lambda s: None if s.log is None else read(s.log))
 
 
 def _of_worker_slot(read: Callable[[WorkerSlotState], float | None]) -> Callable[[Snapshot], Samples]:
@@ -145,6 +162,18 @@ PARTS: tuple[Family, ...] = (
     gauge("vllm_service_ready", "1 when the start is complete", one(lambda s: s.is_ready)),
     gauge("vllm_service_info", "Always 1; the version is a label", lambda _: [((__version__,), 1)], "version"),
     gauge("vllm_service_uptime_seconds", "Since the start", one(lambda s: s.uptime_seconds)),
+    gauge(
+        "vllm_service_event_loop_lag_seconds",
+        "How late the event loop ran what was due, at the last look",
+        _of_loop(lambda loop: loop.lag_seconds),
+    ),
+    gauge(
+        "vllm_service_event_loop_longest_lag_seconds",
+        "The most within the last minute",
+        _of_loop(lambda loop: loop.longest_lag_seconds),
+    ),
+    gauge("vllm_log_waiting_bytes", "Log that waits until stderr is read", _of_log(lambda log: log.waiting_bytes)),
+    counter("vllm_log_dropped_lines_total", "Lines of the log that are lost", _of_log(lambda log: log.dropped)),
     gauge(
         "vllm_gateway_process",
         "Which of the processes behind one port this is, from 1",
