@@ -63,16 +63,13 @@ class HeadCheck:
         address = self._addresses.of(peer, headers)
         return None if address is None else self.table.record(address)
 
-    def count(self, record: AddressRecord | None, target: bytes, now: float) -> bool:
-        """Counts a request of this address. Raises RateLimited beyond its limit. now: the event loop's time.
+    def refuse_too_many(self, target: bytes, wait_seconds: float) -> None:
+        """Raises RateLimited for a request beyond its address's limit, unless its path is always answered.
 
-        Returns true for a request beyond the limit that is answered all the same: it must be its connection's last.
+        Such an answer must be its connection's last, so that a flood gets no further than with refusals.
         """
-        if record is None or not (wait := record.requests.take(now)):
-            return False
-        if target in self._paths.always:
-            return True
-        raise self._too_many_requests(wait)
+        if target not in self._paths.always:
+            raise self._too_many_requests(wait_seconds)
 
     def caller(
         self,
@@ -86,28 +83,24 @@ class HeadCheck:
 
         Raises Unauthorized, and RateLimited after too many wrong keys of this address.
         """
-        needs_key = self._is_operation(method, target)
+        operations = self._paths.operations
+        needs_key = operations is None or (
+            method == b"POST" and (target in operations or (b"?" in target and target.partition(b"?")[0] in operations))
+        )
         if self._keys is None:
             return Caller(record, self._anonymous, None, needs_key)
-        secret = _secret_in(headers_by_name.get(b"authorization"))
-        if secret is None:
+        authorization = headers_by_name.get(b"authorization")
+        if authorization is None or authorization[:7].lower() != b"bearer ":
             if needs_key:
                 raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
             return Caller(record, None, None, False)
+        secret = authorization[7:].strip().decode("latin-1")
         key = self._keys.remembered(secret)
         if key is not None:
             return Caller(record, key, None, needs_key)
         if record is not None and (wait := record.wrong_keys.wait(now)):
             raise _too_many_keys(wait)
         return Caller(record, None, secret, needs_key)
-
-    def _is_operation(self, method: bytes, target: bytes) -> bool:
-        operations = self._paths.operations
-        if operations is None:
-            return True
-        if method != b"POST":
-            return False
-        return target in operations or (b"?" in target and target.partition(b"?")[0] in operations)
 
     async def identify(self, caller: Caller) -> None:
         """Looks the caller's key up and sets it. Raises Unauthorized, RateLimited, StorageUnavailable.
@@ -152,13 +145,6 @@ class HeadCheck:
 def _too_many_keys(wait_seconds: float) -> RateLimited:
     message = f"Too many wrong keys came from this address; a key may be tried again in {wait_seconds:.0f} s."
     return RateLimited(message, details={"limit": "address_wrong_keys"}, retry_after_seconds=wait_seconds)
-
-
-def _secret_in(authorization: bytes | None) -> str | None:
-    """Returns the key of an Authorization header; None for another scheme."""
-    if authorization is None or authorization[:7].lower() != b"bearer ":
-        return None
-    return authorization[7:].strip().decode("latin-1")
 
 
 def refuse_contradiction(headers: list[tuple[bytes, bytes]]) -> None:

@@ -12,7 +12,7 @@ from itertools import count
 
 import httptools
 
-from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, ServiceError
+from vllm_service.errors import HeadTooLarge, InvalidRequest, ServiceError
 from vllm_service.http.addresses import AddressRecord
 from vllm_service.http.body_blocks import BodyBlocks
 from vllm_service.http.head_check import HeadCheck, refuse_contradiction
@@ -141,7 +141,9 @@ class RequestReader(Writer):
             self._unread = self._unread + data if self._unread else data
             self.read_on()
             return
-        self._feed(data)
+        rest = self._fed(data)
+        if rest is not None:
+            self._feed(rest)
         if self.is_receiving or self._requests:
             self.after_reading()
 
@@ -167,8 +169,9 @@ class RequestReader(Writer):
     def _fed(self, data: bytes | memoryview) -> bytes | None:
         """Parses these bytes and counts them. Returns what is to be parsed next, after an offer of an upgrade."""
         headers = self._headers if self._has_head else None
-        before = self.body_size()
-        if headers is None:
+        if headers is not None:
+            before = self.body_size()
+        else:
             # Counts whole pieces, which may hold other bytes too: cheap, and enough to stop a head that never ends.
             # on_headers_complete measures exactly where this is over the limit.
             self._head_bytes += len(data)
@@ -182,9 +185,15 @@ class RequestReader(Writer):
             if headers is not None:
                 if self._has_head and self._headers is headers:
                     self._count_framing(len(data), self.body_size() - before)
-            elif self._head_bytes > self._limits.head_bytes and not self._has_head:
-                self.refuse(HeadTooLarge(f"The request's head is larger than {self._limits.head_bytes} bytes."))
+            elif self.is_receiving or self._head_bytes:
+                self._check_unfinished_head()
         return None
+
+    def _check_unfinished_head(self) -> None:
+        """Refuses a head that is too large before it is complete, and blank lines in place of one."""
+        limits = self._limits
+        if not self._has_head and (self._head_bytes > limits.head_bytes or len(self._headers) > limits.headers):
+            self.refuse(limits.head_too_large())
 
     def _refuse_for(self, error: httptools.HttpParserError) -> None:
         own = fault_in(error)
@@ -232,8 +241,6 @@ class RequestReader(Writer):
         """Adds a header; drops trailers, which follow a chunked body and could contradict the head."""
         if not self._has_head:
             self._headers.append((name.lower(), value))
-            if len(self._headers) > self._limits.headers:
-                raise self._head_too_large()
             return
         self._trailers += 1
         if self._trailers > self._limits.headers:
@@ -243,8 +250,8 @@ class RequestReader(Writer):
         """Refuses what the head shows to be wrong, before the body is sent and kept."""
         limits = self._limits
         self._has_head = True
-        if self._head_bytes > limits.head_bytes and self._head_is_too_large():
-            raise self._head_too_large()
+        if len(self._headers) > limits.headers or (self._head_bytes > limits.head_bytes and self._head_is_too_large()):
+            raise limits.head_too_large()
         self._head_bytes = self._framing_bytes = self._bare_bytes = self._trailers = 0
         target = self._target = self._url if isinstance(self._url, bytes) else bytes(self._url)
         if self._parser.should_upgrade():  # it is read again
@@ -260,18 +267,20 @@ class RequestReader(Writer):
         """Has the head checked, and sets the limit of the body by that. Raises ServiceError."""
         headers = self._headers_by_name = dict(self._headers)
         record = self._head_check.behind(self._peer, self._headers) if self.is_of_proxy else self.record
-        if self._head_check.count(record, self._target, self._last_data):
+        now = self._last_data
+        if record is not None and (wait := record.requests.take(now)):
+            self._head_check.refuse_too_many(self._target, wait)
             self.end_reading()
         if len(headers) != len(self._headers):
             refuse_contradiction(self._headers)
         method = self._parser.get_method()
-        caller = self._caller = self._head_check.caller(record, method, self._target, headers, self._last_data)
+        caller = self._caller = self._head_check.caller(record, method, self._target, headers, now)
         most = self._limits.body_bytes
         if not caller.is_operation:
             most = min(most, self._limits.small_body_bytes)
         self._body_limit = most
         if b"content-length" in headers and int(headers[b"content-length"]) > most:  # llhttp has checked the digits
-            raise self._body_too_large()
+            raise self._limits.body_too_large(self._body_limit)
         if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
             # In the middle of an answer it would be taken for a part of that: HTTP lets it be left out.
             self._owes_continue = not self.is_busy
@@ -286,15 +295,16 @@ class RequestReader(Writer):
 
     def on_body(self, body: bytes) -> None:
         """Adds a piece of the body. Most bodies come in one piece, which is not copied."""
-        if self._blocks is not None:
-            self._blocks.add(body)
-        elif not self._body:
+        if not self._body:
             self._body = body
+            size = len(body)
         else:
-            self._blocks = BodyBlocks(self._body)
+            if self._blocks is None:
+                self._blocks = BodyBlocks(self._body)
             self._blocks.add(body)
-        if self.body_size() > self._body_limit:  # chunked: there was no length to check
-            raise self._body_too_large()
+            size = self._blocks.size
+        if size > self._body_limit:  # chunked: there was no length to check
+            raise self._limits.body_too_large(self._body_limit)
 
     def body_size(self) -> int:
         """Returns how many bytes of the current body have come."""
@@ -337,14 +347,3 @@ class RequestReader(Writer):
         """Measures the head alone, without what came in the same reads. 4: the colon, the space and the line's end."""
         size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
         return size > self._limits.head_bytes
-
-    def _head_too_large(self) -> HeadTooLarge:
-        limits = self._limits
-        return HeadTooLarge(
-            f"The request's head is larger than {limits.head_bytes} bytes, or has more than {limits.headers} headers."
-        )
-
-    def _body_too_large(self) -> BodyTooLarge:
-        if self._body_limit < self._limits.body_bytes:
-            return BodyTooLarge(f"The body is larger than {self._body_limit} bytes; this path takes no large body.")
-        return BodyTooLarge(f"The body is larger than MAX_BODY_BYTES, {self._limits.body_bytes} bytes.")
