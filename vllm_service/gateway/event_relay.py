@@ -30,6 +30,8 @@ _EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
 _LONGEST_END_BYTES = len(b"\r\n\r\n")
 _OBJECT_ENDS = (b"}\n\n", b"}\r\n\r\n", b"}\r\r")
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+# With the empty lines behind it, of which there may be any number.
+_EVENT_END_AND_MORE = re.compile(rb"(?>\r\n|\n|\r)[\r\n]+")
 # Some providers write `"usage": null` into every chunk: only an object makes a chunk worth reading.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 # An empty one, which some providers write into every chunk, is none.
@@ -291,7 +293,7 @@ class EventRelay:
         """Reads events, and returns what is passed on of them. After the event that sets `fault` nothing is."""
         passed = []
         start = 0
-        for found in _EVENT_END.finditer(data):
+        for found in _EVENT_END_AND_MORE.finditer(data):
             event, start = data[start : found.end()], found.end()
             try:
                 passed.append(self._read_event(event))
@@ -305,7 +307,9 @@ class EventRelay:
 
     def _read_event(self, event: bytes) -> bytes:
         """Reads one event, and returns what is passed on instead of it."""
-        is_shown = _FIELD.search(event) is None
+        if _FIELD.search(event) is None:
+            return event
+        is_shown = False
         for parsed in EventSplitter().feed(event):
             reading = self._judge.take(parsed)
             if reading == IS_DONE:
