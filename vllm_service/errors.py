@@ -16,7 +16,7 @@ ServiceError
 ├── RateLimited             429  RATE_LIMIT_429, with Retry-After
 ├── StorageRefused          500  STORAGE_500: the database or Redis refuses these values; others are accepted
 ├── UpstreamFailed          502  UPSTREAM_502: the provider broke off, or its answer is invalid
-├── Overloaded              503  OVERLOADED_503: too many connections, or about to stop
+├── Overloaded              503  OVERLOADED_503: too many connections, none free to a provider, or about to stop
 ├── ModelUnavailable        503  MODEL_503
 │   └── CircuitOpen         503  CIRCUIT_BREAKER_503
 ├── StorageUnavailable      503  STORAGE_503: the database or Redis does not answer
@@ -236,7 +236,7 @@ class UpstreamFailed(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The gateway accepts no more connections for now."""
+    """The gateway accepts no more connections for now, or has none free to any provider of the model."""
 
     status = 503
     code = "OVERLOADED_503"

@@ -122,6 +122,7 @@ def _breaker(breaker: ProviderCircuit) -> schemas.CircuitBreaker:
         status=breaker.circuit.value,
         failure_count=breaker.failures,
         estimated_recovery_time=None if breaker.retry_at is None else rfc3339(breaker.retry_at),
+        organisations=breaker.organisations,
     )
 
 

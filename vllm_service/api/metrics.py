@@ -71,6 +71,7 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
     of = dependencies.statuses.of
     measurements = dependencies.measurements
     catalog = dependencies.catalog()
+    server = dependencies.server
     sessions = of(SessionsState)
     quality = of(QualityState)
     models = measurements.by_model()
@@ -83,7 +84,7 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
         rates=measurements.rates(),
         uptime_seconds=measurements.uptime_seconds,
         targets_ms={name: measurements.target_ms(name) for name in names},
-        is_ready=dependencies.server.is_listening,
+        is_ready=server.is_listening,
         breakers=dependencies.breakers,
         workers=dependencies.workers,
         cache=of(CacheState),
@@ -93,7 +94,10 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
         loop=of(LoopState),
         log=of(LogState),
         worker_slot=of(WorkerSlotState),
-        in_flight=dependencies.server.in_flight,
+        in_flight=server.in_flight,
+        connections=server.connections,
+        buffered_bytes=server.buffered_bytes,
+        refusals=server.refusals,
         quality_scores={} if quality is None else quality.by_model,
         active_sessions=None if sessions is None else sessions.active,
     )

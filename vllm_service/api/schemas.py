@@ -118,11 +118,15 @@ class ModelEndpoint(Answer):
 
 
 class CircuitBreaker(Answer):
-    """A provider's circuit breaker; times are RFC 3339."""
+    """A provider's circuit breaker, as it is for everyone; times are RFC 3339.
+
+    organisations: how many organisations alone are kept away, since only their requests fail there.
+    """
 
     status: Literal["closed", "half_open", "open"]
     failure_count: int | None
     estimated_recovery_time: str | None
+    organisations: int
 
 
 class Health(Answer):

@@ -60,6 +60,8 @@ class Provider:
     #: Between two bytes of an answer.
     idle_timeout_seconds: float = 60.0
     max_connections: int = 1024
+    #: How long a request waits for a free connection; None: see `queue_seconds`.
+    queue_timeout_seconds: float | None = None
     #: Whether streams are sent with `stream_options`; None: until the provider refuses them.
     stream_options: bool | None = None
     region: str | None = None
@@ -68,6 +70,17 @@ class Provider:
     expected: tuple[tuple[str, float], ...] = ()
     #: Set where the gateway sets workersMin; None where warm-up jobs wake the workers.
     workers_min: WorkersMin | None = None
+
+    @property
+    def queue_seconds(self) -> float:
+        """How long a request waits for a free connection.
+
+        An own endpoint's is a place in a worker, for which it may wait as long as for the worker's first byte. A hosted
+        provider's is worth no more time than opening one.
+        """
+        if self.queue_timeout_seconds is not None:
+            return self.queue_timeout_seconds
+        return self.first_byte_timeout_seconds if self.kind is ProviderKind.RUNPOD else self.connect_timeout_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from vllm_service.domain.urls import url_fault
 
 COMMON = (
     *("enabled", "api_key_env", "on_disconnect", "region", "tags", "max_connections", "stream_options"),
-    *("connect_timeout_seconds", "first_byte_timeout_seconds", "idle_timeout_seconds"),
+    *("connect_timeout_seconds", "first_byte_timeout_seconds", "idle_timeout_seconds", "queue_timeout_seconds"),
 )
 SCALING_KEYS = ("scaling", "workers_min", "management_url")
 RUNPOD_KEYS = ("endpoint_id", "api_url", "usd_per_second", "as_of", "expected", *SCALING_KEYS, *COMMON)
@@ -219,6 +219,9 @@ def _provider(
         first_byte_timeout_seconds=section.positive("first_byte_timeout_seconds", 120.0),
         idle_timeout_seconds=section.positive("idle_timeout_seconds", 60.0),
         max_connections=section.read("max_connections", Value.count, 1024),
+        queue_timeout_seconds=(
+            None if section.get("queue_timeout_seconds") is None else section.positive("queue_timeout_seconds", 5.0)
+        ),
         stream_options=section.read("stream_options", Value.switch, None),
         region=section.text("region"),
         tags=frozenset(section.words("tags")),

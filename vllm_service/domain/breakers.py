@@ -15,7 +15,7 @@ class BreakerState(StrEnum):
     RESTING = "resting"
     #: None goes there until the pause is over.
     OPEN = "open"
-    #: One request at a time goes there, as a probe.
+    #: One request at a time goes there, as a probe; two where they are of two organisations.
     HALF_OPEN = "half_open"
 
 
@@ -36,6 +36,8 @@ class BreakerChange:
     successes: int = 0
     #: Whether another replica saw it.
     from_elsewhere: bool = False
+    #: The organisation whose requests alone it is about; None: everyone's.
+    organisation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +49,17 @@ class ProbeAnswer:
     wait_seconds: float = 0.0
     #: Probes in a row that have succeeded so far, at all replicas.
     successes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeClaim:
+    """One probe, as replicas agree on it."""
+
+    provider: str
+    model: str
+    #: Whose breaker is probed; None: everyone's.
+    breaker_of: str | None
+    #: The organisation whose request it is; empty where organisations are not told apart.
+    sender: str
+    #: Names the claim.
+    token: str

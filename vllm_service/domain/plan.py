@@ -71,6 +71,14 @@ class AttemptObserver(Protocol):
         ...
 
 
+class AttemptTrace(Protocol):
+    """Receives each attempt that has ended."""
+
+    def attempted(self, step: Step, seconds: float, outcome: str, status: int | None) -> None:
+        """Takes an attempt that has just ended and lasted `seconds`. status: HTTP's; None if there was no answer."""
+        ...
+
+
 class Router(Protocol):
     """Decides and learns; takes time as an input and does no I/O. Times are seconds of one monotonic clock."""
 

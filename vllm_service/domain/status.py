@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar, cast
 
@@ -22,6 +22,7 @@ class Circuit(StrEnum):
 class ProviderCircuit:
     """One provider's circuit breaker."""
 
+    #: As it is for everyone.
     circuit: Circuit
     #: Failures in a row.
     failures: int | None = None
@@ -29,6 +30,8 @@ class ProviderCircuit:
     openings: int | None = None
     #: Seconds since 1970.
     retry_at: float | None = None
+    #: Organisations that alone are kept away from one of its models, since only their requests fail there.
+    organisations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,12 @@ class ServerState:
     #: SIGTERM has come: connections are closed when their request has ended.
     is_stopping: bool = False
     in_flight: int | None = None
+    #: Callers' open connections.
+    connections: int | None = None
+    #: What they hold of requests, and of answers that are not sent yet.
+    buffered_bytes: int | None = None
+    #: Requests and connections that were refused without a row in the ledger, by error code.
+    refusals: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

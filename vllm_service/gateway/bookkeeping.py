@@ -6,13 +6,15 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from msgspec.structs import replace
+
 from vllm_service.domain.pricing import MOST_PICOUSD
 from vllm_service.domain.requests import Outcome, RequestRecord
-from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS, Usage
+from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.token_counting import TokenCounting
-from vllm_service.http.request_reader import ClientAddresses
 from vllm_service.logs import source_location
+from vllm_service.resilience.failures import CutAttempt
 from vllm_service.resilience.hedging import Hedging
 from vllm_service.storage.protocol import Quotas, Reservation
 
@@ -24,19 +26,18 @@ LOGGED_EVERY = 1000
 class Bookkeeping:
     """Reserves, settles and records. recorders: called with each row; the ledger's `record` comes first.
 
-    record_loss: called with the rows of hedges that lost; None: the first recorder. hedging: earns its budget here.
+    record_loss: called with the rows of attempts whose answers are not used; None: the first recorder. hedging: earns
+    its budget here.
     """
 
     def __init__(
         self,
         quotas: Quotas,
-        addresses: ClientAddresses,
         recorders: Sequence[Callable[[RequestRecord], None]],
         record_loss: Callable[[RequestRecord], None] | None,
         hedging: Hedging | None,
     ) -> None:
         self._quotas = quotas
-        self._addresses = addresses
         self._recorders = tuple(recorders)
         self._record_loss = record_loss or self._recorders[0]
         self._hedging = hedging
@@ -62,14 +63,20 @@ class Bookkeeping:
             tokens = min(longest, usual)
         cost = prompt * model.dearest_input + longest * model.dearest_output
         cost = cost if cost < MOST_PICOUSD else MOST_PICOUSD
-        address = self._addresses.of(context.request.peer, context.request.headers)
-        return self._quotas.reserve(context.key, address, prompt + tokens, cost, context.started_at)
+        return self._quotas.reserve(context.key, _address(context), prompt + tokens, cost, context.started_at)
+
+    async def count_refused(self, context: RequestContext) -> None:
+        """Counts a request that is not valid in its key's minute and its address's second: reading it costs as well.
+
+        Raises errors.RateLimited where these are used up, so that a flood gets no other answer than valid requests do.
+        """
+        reservation = await self._quotas.reserve(context.key, _address(context), 0, 0, context.started_at)
+        await reservation.release()
 
     async def close(self, context: RequestContext) -> None:
         """Records the row and settles the reservation, once. The caller has the answer, so errors are only logged."""
-        if context.usage is None and context.sent_at is not None and context.outcome is Outcome.CANCELLED:
-            # The caller left before any content came; the provider has read the prompt by then.
-            context.count(Usage(context.facts.prompt_tokens, 0, estimated=True))
+        if context.usage is None and context.cuts:
+            context.count_cut()
         if (
             context.answer_text is not None
             and context.usage is not None
@@ -92,23 +99,29 @@ class Bookkeeping:
         recorders = self._recorders if context.trace is None else (*self._recorders, context.trace.end)
         for record in recorders:  # the ledger is the first
             _record(record, row)
-        for loser in context.losers:
-            _record(self._record_loss, context.record_of(loser, time.monotonic()))
+        for cut in context.cuts:
+            _record(self._record_loss, _row_of(cut, row))
 
     def _settled(self, context: RequestContext, reservation: Reservation) -> Awaitable[None]:
-        """Replaces the reservation by what the request used, lost hedges included.
+        """Replaces the reservation by what the request used, as its rows have it.
 
-        The cost of the answer alone earns budget for hedges: otherwise hedges would pay for hedges.
+        Of a request of which nothing was sent, the day's count is given back too. The cost of the answer alone earns
+        budget for hedges: otherwise hedges would pay for hedges.
         """
         if context.outcome is Outcome.CACHED:
             return reservation.settle(0, 0)
-        lost = sum(loser.cost_picousd or 0 for loser in context.losers) if context.losers else 0
-        if context.usage is None:
-            return reservation.settle(0, lost) if lost else reservation.release()
-        spent = context.cost_picousd or 0
-        if self._hedging is not None:
-            self._hedging.budget.earn(spent)
-        return reservation.settle(context.usage.total_tokens, spent + lost)
+        tokens = spent = 0
+        if context.usage is not None:
+            tokens = context.usage.total_tokens
+            spent = context.cost_picousd or 0
+            if self._hedging is not None:
+                self._hedging.budget.earn(spent)
+        elif not context.was_sent:
+            return reservation.release()
+        for cut in context.cuts:
+            tokens += cut.usage.total_tokens
+            spent += cut.cost_picousd or 0
+        return reservation.settle(tokens, spent)
 
     def _warn(self, provider: str, request_id: str) -> None:
         """Logs that a provider has reported what cannot be. The counts are left out: they may have any length."""
@@ -122,6 +135,34 @@ class Bookkeeping:
                 request_id,
                 before + 1,
             )
+
+
+def _row_of(cut: CutAttempt, row: RequestRecord) -> RequestRecord:
+    """Returns the row of an attempt whose answer is not used: the request's id with `/hedge` or `/cut`, cancelled.
+
+    row: the request's own. docs/ledger.md describes both.
+    """
+    return replace(
+        row,
+        request_id=f"{row.request_id}/{'hedge' if cut.is_beaten else 'cut'}",
+        outcome=Outcome.CANCELLED,
+        status=499,
+        provider=cut.step.provider,
+        upstream_model=cut.step.model,
+        usage=cut.usage,
+        cost_picousd=cut.cost_picousd,
+        baseline_picousd=None,
+        ttft_ms=None,
+        attempts=0,
+        error_code=None,
+        route_reason="hedge: another provider began first" if cut.is_beaten else "cut: no answer came from here",
+    )
+
+
+def _address(context: RequestContext) -> str | None:
+    """Returns the name under which the caller's address is counted; None for a request from within this process."""
+    caller = context.request.caller
+    return None if caller is None or caller.record is None else caller.record.name
 
 
 def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None:

@@ -27,7 +27,8 @@ from vllm_service.gateway.request_body import RequestFields
 from vllm_service.http.messages import Request, ResponseWriter
 from vllm_service.http.upstream import Answer, Upstream
 from vllm_service.observability.tracing import RequestSpan, trace_headers
-from vllm_service.resilience.attempts import Attempt, HedgeLoser
+from vllm_service.resilience.attempts import Attempt
+from vllm_service.resilience.failures import CutAttempt
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.protocol import Reservation
 
@@ -132,8 +133,10 @@ class RequestContext:
     step: Step | None = None
     #: The number of attempts that were sent.
     attempts = 0
-    #: Hedges that lost, and their cost.
-    losers: Sequence[HedgeLoser] = ()
+    #: The attempts whose answers are not used, and their cost, without one that the row itself is about.
+    cuts: Sequence[CutAttempt] = ()
+    #: Whether an attempt was sent to a provider and came to nothing.
+    was_sent = False
     #: When the attempt at `step` was sent.
     sent_at: float | None = None
     #: When the answer's first content came.
@@ -230,6 +233,14 @@ class RequestContext:
             is_expected = price is None and step.cost_picousd is not None
             self.is_estimate = usage.estimated or is_expected or offer in model.estimated
 
+    def count_cut(self) -> None:
+        """Counts the attempt at `step` if it was cut before its answer began: the row of the request is about it."""
+        for cut in self.cuts:
+            if cut.step is self.step:
+                self.cuts = [other for other in self.cuts if other is not cut]
+                self.count(cut.usage)
+                return
+
     def count_again(self, prompt_tokens: int, answer_tokens: int) -> None:
         """Replaces what was estimated by what a tokenizer has counted; the provider's own counts stay."""
         usage = counted(self.reported, replace(self.bounds, prompt_tokens=prompt_tokens), lambda: answer_tokens)
@@ -309,28 +320,6 @@ class RequestContext:
             attempts=self.attempts,
             route_reason=self.reason,
             labels=self.labels,
-        )
-
-    def record_of(self, loser: HedgeLoser, now: float) -> RequestRecord:
-        """Returns the row of a hedge that lost: the request's id with `/hedge`, cancelled, with its cost.
-
-        docs/ledger.md describes it.
-        """
-        step, usage, cost_picousd = loser
-        return replace(
-            self.record(now),
-            request_id=f"{self.request_id}/hedge",
-            outcome=Outcome.CANCELLED,
-            status=499,
-            provider=step.provider,
-            upstream_model=step.model,
-            usage=usage,
-            cost_picousd=cost_picousd,
-            baseline_picousd=None,
-            ttft_ms=None,
-            attempts=0,
-            error_code=None,
-            route_reason="hedge: another provider began first",
         )
 
 

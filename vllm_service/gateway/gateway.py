@@ -29,7 +29,7 @@ from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
 from vllm_service.gateway.respond import LARGE_BYTES, cache_key, refuse, relay_events, replay, send_whole
 from vllm_service.http.messages import Request, ResponseWriter
-from vllm_service.http.request_reader import ClientAddresses, RequestIds, bearer_token
+from vllm_service.http.request_reader import RequestIds
 from vllm_service.http.upstream import Upstream
 from vllm_service.logs import source_location
 from vllm_service.observability.tracing import Tracer
@@ -37,7 +37,7 @@ from vllm_service.resilience.attempts import TriedRequest, first_answer
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import HEADER, Deadline
 from vllm_service.resilience.retry_schedule import deadline as deadline_of
-from vllm_service.storage.protocol import CachedResponse, Keys, Quotas, ResponseCache
+from vllm_service.storage.protocol import CachedResponse, Quotas, ResponseCache
 
 _log = logging.getLogger(__name__)
 DEADLINE = HEADER.encode()
@@ -47,10 +47,10 @@ NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 class Gateway:
     """Answers requests. A reload replaces `config.snapshot`; requests under way keep theirs.
 
-    keys: None accepts every caller as `anonymous`. recorders: called with each row; the ledger's `record` comes first.
-    record_loss: called with the rows of hedges that lost; metrics must not count these as requests, so None is the
-    first recorder alone. wall_clock: seconds since 1970, for rows and quotas' days; it may jump. None: time.time.
-    keep_alive: watches streams over sockets; None: they are silent as long as their providers are.
+    A request from outside has its key already: http/head_check.py has found it. recorders: called with each row; the
+    ledger's `record` comes first. record_loss: called with the rows of cut and beaten attempts; metrics must not count
+    these as requests, so None is the first recorder alone. wall_clock: seconds since 1970, for rows and quotas' days;
+    it may jump. None: time.time. keep_alive: watches streams over sockets; None: they are as silent as providers.
     """
 
     def __init__(
@@ -60,9 +60,6 @@ class Gateway:
         upstream: Upstream,
         quotas: Quotas,
         recorders: Sequence[Callable[[RequestRecord], None]],
-        keys: Keys | None = None,
-        anonymous: ApiKey | None = None,
-        addresses: ClientAddresses | None = None,
         responses: ResponseCache | None = None,
         policy: ResiliencePolicy | None = None,
         tracer: Tracer | None = None,
@@ -73,11 +70,9 @@ class Gateway:
     ) -> None:
         self.config = config
         self._upstream = upstream
-        self._keys = keys
-        self._anonymous = anonymous
         self._responses = responses
         self._policy = policy or ResiliencePolicy.of()
-        self._books = Bookkeeping(quotas, addresses or ClientAddresses(), recorders, record_loss, self._policy.hedging)
+        self._books = Bookkeeping(quotas, recorders, record_loss, self._policy.hedging)
         self._ids = RequestIds()
         self._tracer = tracer
         self._wall_clock = wall_clock
@@ -181,21 +176,17 @@ class Gateway:
         headers = context.headers
         keep_alive = self._keep_alive if key is None else None
         if key is None:
-            key = self._anonymous if self._keys is None else await self._keys.find(bearer_token(headers))
+            caller = context.request.caller
+            key = None if caller is None else caller.key
         if key is None:
-            raise Unauthorized("This key is unknown, or it has been revoked.")
+            raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
         context.key = key
         context.annotates = key.annotate and headers.get(b"x-annotate") != b"off"
-        context.fields = fields = read(context.request.body)
-        model = context.snapshot.models.get(fields.model)
-        if model is None:
-            raise context.snapshot.not_found(fields.model)
-        context.model = model
-        context.bounds = _bounds(context)
-        context.facts = _facts(context)
-        timeout_bytes = headers.get(DEADLINE)
-        timeout_text = None if timeout_bytes is None else timeout_bytes.decode("latin-1")
-        deadline = deadline_of(timeout_text, self._policy.deadlines, context.started)
+        try:
+            deadline = self._read(context)
+        except ServiceError:
+            await self._books.count_refused(context)
+            raise
         context.reservation = await self._books.reserve(context)
         cached_under = None if self._responses is None else await self._replay(context, self._responses)
         if context.outcome is Outcome.CACHED:
@@ -213,6 +204,19 @@ class Gateway:
                 watching.forget(context)
         if cached_under is not None and response is not None and self._responses is not None:
             await self._responses.put(key.organisation, cached_under, response)
+
+    def _read(self, context: RequestContext) -> Deadline:
+        """Reads the request into the context, and returns its deadline. Raises ServiceError for what is not valid."""
+        context.fields = fields = read(context.request.body)
+        model = context.snapshot.models.get(fields.model)
+        if model is None:
+            raise context.snapshot.not_found(fields.model)
+        context.model = model
+        context.bounds = _bounds(context)
+        context.facts = _facts(context)
+        timeout_bytes = context.headers.get(DEADLINE)
+        timeout_text = None if timeout_bytes is None else timeout_bytes.decode("latin-1")
+        return deadline_of(timeout_text, self._policy.deadlines, context.started)
 
     async def _replay(self, context: RequestContext, responses: ResponseCache) -> bytes | None:
         """Answers from the cache if the answer is there. Returns the key to keep an answer under; None: do not keep it.
@@ -253,7 +257,8 @@ async def _tried(context: RequestContext, plan: Plan, request: TriedRequest, *, 
         attempt = await first_answer(plan, ProviderRequest(context), request)
     finally:  # the row has them for failures, too
         context.reason = request.reason
-        context.losers = request.losers
+        context.cuts = request.cuts
+        context.was_sent = request.was_sent
     context.first_byte_at = attempt.first_byte_at
     if context.step is not attempt.step:  # a hedge was quicker: the row is about that one
         context.sent_to(attempt, context.snapshot.catalog.providers[attempt.step.provider].on_disconnect)

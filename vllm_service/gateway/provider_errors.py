@@ -20,17 +20,26 @@ from vllm_service.errors import (
     InvalidRequest,
     ModelUnavailable,
     NotFound,
+    Overloaded,
     RateLimited,
     ServiceError,
     UpstreamError,
     UpstreamFailed,
 )
-from vllm_service.http.upstream import CutShort, NotReached, ProviderFault, TimedOut
+from vllm_service.http.upstream import CutShort, NoFreeConnection, NotReached, OutOfTime, ProviderFault, TimedOut
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered, retry_after_seconds
 
 _LONGEST_MESSAGE = 2000
 _MOST_FAULTS = 8
-_KINDS = {NotReached: Kind.CONNECT, TimedOut: Kind.TIMEOUT, CutShort: Kind.CUT}
+_KINDS = {
+    NoFreeConnection: Kind.BUSY,
+    NotReached: Kind.CONNECT,
+    TimedOut: Kind.TIMEOUT,
+    OutOfTime: Kind.DEADLINE,
+    CutShort: Kind.CUT,
+}
+#: The Retry-After where no connection was free: running answers end at any time.
+_BUSY_RETRY_AFTER_SECONDS = 1.0
 #: Statuses whose message is about the request, so that the caller may get it where every offer has refused.
 _OF_THE_REQUEST = frozenset({400, 413, 422})
 
@@ -125,6 +134,9 @@ def not_reached(fault: ProviderFault, model: str) -> NotAnswered:
 def fault_error(fault: ProviderFault, model: str) -> ServiceError:
     """Returns the error for a provider that did not answer, or broke off."""
     details = {"model": model}
+    if isinstance(fault, NoFreeConnection):
+        message = f"The gateway uses all of its connections to the providers of {model!r}: {fault}."
+        return Overloaded(message, details=details, retry_after_seconds=_BUSY_RETRY_AFTER_SECONDS)
     if isinstance(fault, NotReached):
         message = f"The providers of {model!r} cannot be reached."
         return ModelUnavailable(message, details={**details, "estimated_ready_time": None, "fallback_available": False})

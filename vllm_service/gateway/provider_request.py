@@ -124,7 +124,16 @@ class ProviderRequest(msgspec.Struct, eq=False):
         body = for_provider(context.request.body, context.fields, operation, model, takes_options=takes_options)
         try:
             headers = context.upstream_headers()
-            sent = context.upstream.send(provider, operation.path, headers, body, patience, beginning=beginning)
+            sent = context.upstream.send(
+                provider,
+                operation.path,
+                headers,
+                body,
+                patience,
+                beginning=beginning,
+                sending=attempt,
+                sender=context.key,
+            )
             # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt
             # that has less time than that, because of the request's deadline, needs a timer of its own.
             has_less = patience.first_byte_seconds < provider.first_byte_timeout_seconds

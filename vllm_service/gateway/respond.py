@@ -20,11 +20,11 @@ from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.event_relay import EventRelay
 from vllm_service.gateway.operations import EMBEDDINGS
-from vllm_service.gateway.provider_errors import fault_error, not_an_answer
+from vllm_service.gateway.provider_errors import not_an_answer, not_reached
 from vllm_service.http.error_answers import error_body, error_event, error_headers
 from vllm_service.http.upstream import Answer, ProviderFault
 from vllm_service.resilience.attempts import Attempt
-from vllm_service.resilience.failures import Failure, Kind, NotAnswered
+from vllm_service.resilience.failures import NotAnswered
 from vllm_service.storage.protocol import CachedResponse
 
 # Members that do not change an answer, so they are left out of the cache key. `stream` is not among them: an answer is
@@ -197,7 +197,7 @@ def _failure_within(relay: EventRelay, answer: Answer, fault: ProviderFault, mod
     if relay.fault is not None:
         answer.close()
         return not_an_answer(relay.fault, answer.headers, model)
-    return None if relay.is_done else NotAnswered(Failure(Kind.CUT), fault_error(fault, model))
+    return None if relay.is_done else not_reached(fault, model)
 
 
 async def replay(context: RequestContext, cached: CachedResponse) -> None:

@@ -11,6 +11,7 @@ import httptools
 import msgspec
 
 from vllm_service.domain.event_stream import StreamBeginning
+from vllm_service.http.fair_queue import Flow
 from vllm_service.http.messages import fault_in
 from vllm_service.http.upstream import CutShort, ProviderFault
 from vllm_service.http.write_buffer import WriteBuffer, Writer
@@ -145,6 +146,7 @@ class Connection(Writer):
         # By the loop's clock; the pool checks them from one timer, since a timer for each chunk would cost more.
         self.quiet_since = self.ends_at = self.first_byte_seconds = 0.0
         self.is_paused = False
+        self.flow: Flow | None = None  # set and cleared by the pool: what it carries a request for
 
     @property
     def is_open(self) -> bool:

@@ -13,6 +13,8 @@ class ConnectionLimits:
     head_bytes: int = 32 * 2**10
     headers: int = 128
     body_bytes: int = 20 * 2**20
+    #: Of a request to a path that takes no large body.
+    small_body_bytes: int = 65_536
     #: From a request's first byte to the end of its head.
     head_seconds: float = 15.0
     #: From a request's first byte to the end of its body.
@@ -24,5 +26,11 @@ class ConnectionLimits:
     #: How long an answer waits for a caller who does not read.
     stalled_write_seconds: float = 60.0
     connections: int = 10_000
+    #: Of one address that is no trusted proxy's; None: a quarter of `connections`.
+    address_connections: int | None = None
+    #: Of all connections: requests and what is not sent yet. Of one connection, 16 KiB are not counted.
+    buffered_bytes: int = 256 * 2**20
     #: Requests of one connection that are read ahead of the one being answered.
     pipelined: int = 16
+    #: As many bytes of them end the reading ahead, too.
+    pipelined_bytes: int = 65_536

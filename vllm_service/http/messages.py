@@ -7,6 +7,9 @@ from typing import Protocol
 import httptools
 import msgspec
 
+from vllm_service.domain.keys import ApiKey
+from vllm_service.http.addresses import AddressRecord
+
 REASONS = {
     200: b"OK", 201: b"Created", 202: b"Accepted", 204: b"No Content", 301: b"Moved Permanently", 302: b"Found",
     303: b"See Other", 304: b"Not Modified", 307: b"Temporary Redirect", 308: b"Permanent Redirect",
@@ -39,6 +42,19 @@ def fault_in(error: Exception) -> BaseException | None:
     return None if isinstance(error, httptools.HttpParserError | httptools.HttpParserUpgrade) else error
 
 
+class Caller(msgspec.Struct, gc=False):
+    """The caller of a request, as far as its head shows it."""
+
+    #: The client's address; None where it has none: a Unix socket, this process.
+    record: AddressRecord | None
+    #: None until it is known, and for paths that need none.
+    key: ApiKey | None
+    #: A key that is not in memory and has to be looked up.
+    secret: str | None
+    #: The request needs a key, and its body may be large.
+    is_operation: bool
+
+
 class Request(msgspec.Struct, gc=False):
     """A whole request. `gc=False`: it holds no cycle, and the garbage collector need not walk it."""
 
@@ -53,6 +69,8 @@ class Request(msgspec.Struct, gc=False):
     #: The address at the other end of the connection; empty on a Unix socket.
     peer: str = ""
     http_version: str = "1.1"
+    #: None for a request from within this process.
+    caller: Caller | None = None
 
 
 class FlowControl(Protocol):

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from urllib.parse import urlsplit
 
 from vllm_service.catalog.model import Provider
 from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.http.client_connection import Connection, ProviderAnswer
-from vllm_service.http.upstream import ENDLESS, Answer, CutShort, NotReached, Patience, ProviderFault, TimedOut
+from vllm_service.http.fair_queue import HELD_PER_FREE, FairQueue, Flow, QueueBounds
+from vllm_service.http.upstream import (
+    ENDLESS,
+    NOBODY,
+    Answer,
+    CutShort,
+    NotReached,
+    OutOfTime,
+    Patience,
+    ProviderFault,
+    Sender,
+    Sending,
+    TimedOut,
+)
 from vllm_service.http.write_buffer import WriteBuffer
 from vllm_service.version import __version__
 
@@ -29,9 +42,15 @@ MAX_EMPTY_POOLS = 64
 class ConnectionPool:
     """Implements upstream.Upstream over asyncio and httptools. Belongs to one event loop; `close` ends it."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        """Opens nothing yet. tls: how certificates are checked, by default with the system's authorities."""
+    def __init__(
+        self, tls: ssl.SSLContext | None = None, bounds: QueueBounds | None = None, *, is_shared: bool = True
+    ) -> None:
+        """Opens nothing yet. tls: how certificates are checked, by default with the system's authorities.
+
+        bounds: how many requests may wait for a connection to one provider. is_shared: see FairQueue.
+        """
         self._tls = tls
+        self._new_queue = partial(FairQueue, bounds=bounds or QueueBounds(), is_shared=is_shared)
         # By the provider's identity, since hashing all its fields takes longer than a write. A pool holds its provider,
         # so an identity is not reused while its pool is here.
         self._pools: dict[int, _Pool] = {}
@@ -47,20 +66,23 @@ class ConnectionPool:
         patience: Patience = ENDLESS,
         *,
         beginning: StreamBeginning | None = None,
+        sending: Sending | None = None,
+        sender: Sender = NOBODY,
     ) -> Awaitable[Answer]:
         """Implements upstream.Upstream."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("POST", path, headers, body, patience, beginning=beginning)
+        sending = sending or _Unobserved()
+        return pool.send("POST", path, headers, body, patience, sending=sending, beginning=beginning, sender=sender)
 
     def get(self, provider: Provider, path: str, patience: Patience = ENDLESS) -> Awaitable[Answer]:
         """GETs `base_url + path`; errors as for `send`."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("GET", path, b"", b"", patience)
+        return pool.send("GET", path, b"", b"", patience, sending=_Unobserved())
 
     def patch(self, provider: Provider, path: str, body: bytes, patience: Patience = ENDLESS) -> Awaitable[Answer]:
         """PATCHes JSON to `base_url + path`; errors as for `send`. May arrive twice, so it must be idempotent."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("PATCH", path, b"", body, patience)
+        return pool.send("PATCH", path, b"", body, patience, sending=_Unobserved())
 
     async def close(self) -> None:
         """Implements upstream.Upstream."""
@@ -75,7 +97,8 @@ class ConnectionPool:
         if self._write_buffer is None:
             self._write_buffer = WriteBuffer(asyncio.get_running_loop())
         try:
-            pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._write_buffer)
+            queue = self._new_queue(provider.max_connections)
+            pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._write_buffer, queue)
         except ValueError as error:  # a URL that the catalog would have refused; the provider came from elsewhere
             raise NotReached(f"no request can reach its base_url: {type(error).__name__}") from error
         self._check_pools()
@@ -99,11 +122,21 @@ class ConnectionPool:
         self._timer = loop.call_later(CHECK_INTERVAL_SECONDS, self._check_pools)
 
 
+class _Unobserved:
+    """A Sending of which no report is needed."""
+
+    was_sent = False
+
+
 class _Pool:
     """One provider's connections: at most its `max_connections`, those being opened included."""
 
     def __init__(
-        self, provider: Provider, tls_context: Callable[[], ssl.SSLContext], write_buffer: WriteBuffer
+        self,
+        provider: Provider,
+        tls_context: Callable[[], ssl.SSLContext],
+        write_buffer: WriteBuffer,
+        queue: FairQueue,
     ) -> None:
         parts = urlsplit(provider.base_url)
         self._provider = provider
@@ -118,10 +151,10 @@ class _Pool:
         self._idle: list[Connection] = []
         #: Open ones, idle or busy.
         self._all: set[Connection] = set()
-        self._opening = 0
         self._is_closing = False
-        #: Requests without a connection, the longest wait first.
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        #: What is taken of it is one connection, busy or being opened. A new one is opened only while none is idle, so
+        #: there are never more connections than its capacity.
+        self._queue = queue
 
     async def send(
         self,
@@ -131,33 +164,47 @@ class _Pool:
         body: bytes,
         patience: Patience,
         *,
+        sending: Sending,
         beginning: StreamBeginning | None = None,
+        sender: Sender = NOBODY,
     ) -> ProviderAnswer:
         """Sends a request over an idle connection, else over a new one, and returns its answer."""
         head = self._heads.get((method, path)) or self._head(method, path)
         request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
-        # The one used last: it is the least likely to be closed by now, and the others reach their idle time.
-        connection = self._idle.pop() if self._idle else None
-        is_kept = connection is not None
         own = self._provider.first_byte_timeout_seconds
         first_byte = own if patience is ENDLESS else patience.first_byte_seconds
+        queue = self._queue
+        is_repeated = False
         while True:
-            if connection is None:
-                connection = await self._connect(patience.connect_seconds)
+            # FairQueue.take, without its two calls: nearly every request may take a connection at once.
+            flow = queue.flows.get(sender.organisation)
+            if flow is not None and not flow.waiting and flow.held < HELD_PER_FREE * (queue.free - 1):
+                flow.held += 1
+                queue.free -= 1
+            else:
+                flow = await self._turn(sender, patience)
+            # The one used last: it is the least likely to be closed by now, and the others reach their idle time.
+            is_kept = bool(self._idle)
+            connection = self._idle.pop() if is_kept else await self._connect(flow, patience.connect_seconds)
+            connection.flow = flow
             waiter = None
             try:
-                is_alone = len(self._all) - len(self._idle) <= 1
+                is_alone = queue.capacity - queue.free <= 1
                 waiter = connection.request(
                     request, first_byte, patience.total_seconds, is_alone=is_alone, beginning=beginning
                 )
+                sending.was_sent = True
                 return await waiter
             except CutShort:
+                if waiter is None:  # it was closed already, and carries nothing
+                    connection.flow = None
+                    queue.give_back(flow)
                 # The provider may close an idle connection just when a request is written to it. Such a request was
                 # not read and is sent once more. Any other may have been: sending it again could be paid for twice.
-                if not is_kept or self._is_closing or not connection.was_stale:
+                if is_repeated or not is_kept or self._is_closing or not connection.was_stale:
                     raise
-                connection = None
-                is_kept = False
+                is_repeated = True
+                sending.was_sent = False
             except asyncio.CancelledError:
                 if waiter is not None:
                     connection.abandon(waiter)
@@ -169,7 +216,7 @@ class _Pool:
             fault = self._fault(connection, now)
             if fault is not None:
                 connection.fail(fault)
-        return bool(self._all or self._opening or self._waiting)
+        return bool(self._all or self._queue.taken or self._queue.length)
 
     def _fault(self, connection: Connection, now: float) -> ProviderFault | None:
         """Returns the reason to end a connection, or None."""
@@ -177,7 +224,7 @@ class _Pool:
         if not connection.is_busy:
             return CutShort("idle") if quiet_seconds > KEEP_ALIVE_SECONDS else None
         if now > connection.ends_at:
-            return TimedOut("the time that the request may take is over")
+            return OutOfTime("the time that the request may take is over")
         if connection.received_bytes > LONGEST_STREAM_BYTES:
             return CutShort(f"the stream is longer than {LONGEST_STREAM_BYTES} bytes")
         if connection.is_paused:  # the caller is slow, not the provider
@@ -194,81 +241,66 @@ class _Pool:
         for connection in list(self._all):
             connection.fail(CutShort("the gateway is stopping"))
 
-    async def _connect(self, seconds: float) -> Connection:
-        """Returns a new connection, or at the limit of connections one that becomes free. Raises NotReached."""
-        provider = self._provider
-        seconds = min(seconds, provider.connect_timeout_seconds)
+    async def _turn(self, sender: Sender, patience: Patience) -> Flow:
+        """Takes the right to a connection for a request, when it is its turn. Raises NoFreeConnection."""
+        queue = self._queue
+        flow = queue.flow(sender.organisation)
+        if queue.take(flow):
+            return flow
+        turn = queue.line_up(flow, sender.id)
+        seconds = min(patience.first_byte_seconds, self._provider.queue_seconds)
         try:
             async with asyncio.timeout(seconds):
-                # A loop, since a connection that was handed over may end before this task runs.
-                while len(self._all) + self._opening >= provider.max_connections:
-                    freed = await self._next_free()
-                    if freed is not None and freed.is_open:
-                        return freed
-                connection = await self._open()
-        except TimeoutError as error:
-            raise NotReached(f"no connection within {seconds:g} s") from error
-        except (
-            OSError,
-            ValueError,
-            OverflowError,
-        ) as error:  # of a host or port, uvloop and asyncio raise all of these
-            raise NotReached(f"no connection: {type(error).__name__}") from error
-        return connection
+                await turn
+        except TimeoutError:
+            queue.leave(flow, sender.id, turn)
+            raise queue.refusal(f"none was free within {seconds:g} s") from None
+        except asyncio.CancelledError:
+            queue.leave(flow, sender.id, turn)
+            raise
+        return flow
+
+    async def _connect(self, flow: Flow, seconds: float) -> Connection:
+        """Returns a new connection for this flow, which has taken the right to it. Raises NotReached."""
+        seconds = min(seconds, self._provider.connect_timeout_seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._open()
+        except BaseException as error:  # a cancellation too: the next request may open a connection instead
+            self._queue.give_back(flow)
+            if isinstance(error, TimeoutError):
+                raise NotReached(f"no connection within {seconds:g} s") from error
+            # Of a host or port, uvloop and asyncio raise all of these.
+            if isinstance(error, OSError | ValueError | OverflowError):
+                raise NotReached(f"no connection: {type(error).__name__}") from error
+            raise
 
     async def _open(self) -> Connection:
         loop = asyncio.get_running_loop()
-        self._opening += 1
-        try:
-            _, connection = await loop.create_connection(
-                lambda: Connection(loop, self._write_buffer, self._freed), self._host, self._port, ssl=self._tls
-            )
-        except BaseException:  # a cancellation too: the next request may open a connection instead
-            self._opening -= 1
-            self._hand_over(None)
-            raise
-        self._opening -= 1
+        _, connection = await loop.create_connection(
+            lambda: Connection(loop, self._write_buffer, self._freed), self._host, self._port, ssl=self._tls
+        )
         self._all.add(connection)
         return connection
-
-    async def _next_free(self) -> Connection | None:
-        """Waits in line. Returns a free connection, or None where a new one may be opened since another has ended."""
-        turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            return await turn
-        except asyncio.CancelledError:
-            # Cancelled in the turn in which the connection was handed over: passes it on, or it would be lost.
-            if turn.done() and not turn.cancelled():
-                self._hand_over(turn.result())
-            raise
-
-    def _hand_over(self, connection: Connection | None) -> None:
-        """Gives the connection, or the right to open one, to the longest wait; without one it becomes idle.
-
-        It does not become idle first: a request that comes in between would take it out of turn.
-        """
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(connection)
-                return
-        if connection is not None and connection.is_open:
-            self._idle.append(connection)
 
     def _freed(self, connection: Connection) -> None:
         """Called by a connection that has carried its answer or has ended."""
         if connection.is_open:
-            if self._waiting:
-                self._hand_over(connection)
-            else:
-                self._idle.append(connection)
-            return
-        if connection in self._idle:
-            self._idle.remove(connection)
-        if connection in self._all:
+            self._idle.append(connection)
+        else:
+            if connection in self._idle:
+                self._idle.remove(connection)
             self._all.discard(connection)
-            self._hand_over(None)
+        flow = connection.flow
+        if flow is None:
+            return
+        connection.flow = None
+        # FairQueue.give_back, without its call.
+        queue = self._queue
+        flow.held -= 1
+        queue.free += 1
+        if queue.length:
+            queue.serve()
 
     def _head(self, method: str, path: str) -> bytes:
         """Returns the head's part that is the same for every request to this path, and keeps it.

@@ -1,4 +1,4 @@
-"""Reads callers' requests: HTTP/1.1 by httptools within limits of size, the client's address, the request's id."""
+"""Reads callers' requests: HTTP/1.1 by httptools within limits of size, and the request's id."""
 
 from __future__ import annotations
 
@@ -7,71 +7,20 @@ import logging
 import os
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from collections import deque
 from itertools import count
 
 import httptools
 
-from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, ServiceError, Unauthorized
+from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, ServiceError
+from vllm_service.http.addresses import AddressRecord
+from vllm_service.http.head_check import HeadCheck, refuse_contradiction
 from vllm_service.http.limits import ConnectionLimits
-from vllm_service.http.messages import Request, fault_in
+from vllm_service.http.messages import Caller, Request, fault_in
 from vllm_service.http.write_buffer import WriteBuffer, Writer
 from vllm_service.logs import source_location
 
-Network = IPv4Network | IPv6Network
-# Some proxies write the port too: 198.51.100.1:52110, [2001:db8::1]:52110.
-_WITH_PORT = re.compile(r"\[([^\]]{2,45})\](?::\d{1,5})?|([0-9.]{7,15}):\d{1,5}")
-#: An IPv6 address with its port has 47; the rest is no address and need not be parsed.
-_LONGEST_ADDRESS_CHARACTERS = 64
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
-
-
-class ClientAddresses:
-    """Finds clients' addresses, which limits are counted by.
-
-    Reads X-Forwarded-For from the right and takes the first address that is no trusted proxy's: everything to its left
-    was sent by the client and may be forged. Each address has one spelling: an IPv4 client is the same client on an
-    IPv6 socket (`::ffff:198.51.100.1`).
-    """
-
-    def __init__(self, trusted: Sequence[Network] = ()) -> None:
-        self._trusted = tuple(trusted)
-
-    def of(self, peer: str, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
-        """Returns the client's address, or None when the connection has none (a Unix socket)."""
-        if not self._trusted and ":" not in peer:
-            return peer or None
-        own = _address(peer)
-        if own is None or not self._is_trusted(own):
-            return None if own is None else str(own)
-        forwarded = b",".join(value for name, value in headers if name == b"x-forwarded-for")
-        for text in reversed(forwarded.decode("latin-1").split(",")):
-            if not (written := text.strip()):
-                continue
-            address = _address(written)
-            if address is None:  # nothing to the left of garbage can be trusted
-                break
-            if not self._is_trusted(address):
-                return str(address)
-        return str(own)
-
-    def _is_trusted(self, address: IPv4Address | IPv6Address) -> bool:
-        return any(address in network for network in self._trusted)
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """Returns the address in a text, an IPv4 one also where it is mapped into IPv6; None if it is no address."""
-    if len(text) > _LONGEST_ADDRESS_CHARACTERS:
-        return None
-    if (match := _WITH_PORT.fullmatch(text)) is not None:
-        text = match.group(1) or match.group(2)
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
 
 
 class RequestIds:
@@ -96,31 +45,70 @@ _log = logging.getLogger(__name__)
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?#@]+)(?=[/?]|$)", re.IGNORECASE)
 #: The headers of an offer to change the protocol.
 _UPGRADE_HEADERS = (b"upgrade", b"connection", b"http2-settings")
+#: The parser gets so much at once, and limits are looked at after each piece. So this is the most by which a limit is
+#: passed, and the most pipelined requests that one piece can hold are a few hundred.
+_HEAD_SLICE_BYTES = 8_192
+_BODY_SLICE_BYTES = 16_384
+#: The framing of a chunked body may have this share of the body, beside as many bytes as a head: chunks of 48 bytes
+#: and more always pass. Each piece of a body costs a call, however small it is.
+_BODY_BYTES_PER_FRAMING_BYTE = 8
 
 
 class RequestReader(Writer):
     """The reading half of a caller's connection. Calls `received` for each whole request and `refuse` for a bad one."""
 
-    def __init__(self, limits: ConnectionLimits, loop: asyncio.AbstractEventLoop, write_buffer: WriteBuffer) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        loop: asyncio.AbstractEventLoop,
+        write_buffer: WriteBuffer,
+        head_check: HeadCheck,
+    ) -> None:
         super().__init__(write_buffer)
         self._limits = limits
         self._loop = loop
+        self._head_check = head_check
         self._parser = httptools.HttpRequestParser(self)
         self._peer = ""
+        #: The record of the connection's own address.
+        self.record: AddressRecord | None = None
+        #: The other end is a trusted proxy, whose requests are of the clients that their headers name.
+        self.is_of_proxy = False
+        #: The target as it comes, and as it came.
+        self._url: bytes | bytearray = b""
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._headers_by_name: dict[bytes, bytes] = {}
+        self._caller: Caller | None = None
         self._body: bytes | bytearray = b""
+        #: The most that the current request's body may have.
+        self._body_limit = 0
         #: A request has begun and is not complete.
-        self._is_receiving = False
+        self.is_receiving = False
         self._has_head = False
+        #: Bytes of reads since the last head was complete, while no body is expected.
         self._head_bytes = 0
+        #: Bytes of the current request that are neither head nor body, all of them and those since the last body byte.
+        self._framing_bytes = self._bare_bytes = 0
+        self._trailers = 0
+        #: "100 Continue" is owed until the caller's key has been found.
+        self._owes_continue = False
+        #: Bytes that came while nothing may be read.
+        self._unread: bytes = b""
+        self._is_reading_paused = False
+        #: Read ahead, each with whether its caller keeps the connection.
+        self._requests: deque[tuple[Request, bool]] = deque()
         #: The loop's time of the current request's first byte, and of the last byte.
         self._began = self._last_data = self._loop.time()
         #: No request has come on this connection yet.
         self._is_new = True
         #: A request was refused; whatever comes after it is dropped.
         self._is_discarding = False
+
+    @property
+    @abstractmethod
+    def is_busy(self) -> bool:
+        """Whether a request is being answered or waits for its turn."""
 
     @abstractmethod
     def received(self, request: Request, keeps_alive: bool) -> None:
@@ -134,63 +122,155 @@ class RequestReader(Writer):
     def end_reading(self) -> None:
         """Makes the current request the connection's last."""
 
+    @abstractmethod
+    def after_reading(self) -> None:
+        """Looks at what has been read: counts it, looks the key up, pauses. Not called for small whole requests."""
+
     def data_received(self, data: bytes) -> None:
         """Feeds the parser. Drops bytes after an error: closing with unread bytes resets and could lose the answer."""
         if self._is_discarding:
             return
         self._last_data = self._loop.time()
-        if not self._has_head:
-            # Counts whole reads, which may hold other bytes too: cheap, and enough to stop a head that never ends.
+        if self._is_reading_paused or len(data) > _HEAD_SLICE_BYTES:
+            self._unread = self._unread + data if self._unread else data
+            self.read_on()
+            return
+        self._feed(data)
+        if self.is_receiving or self._requests:
+            self.after_reading()
+
+    def read_on(self) -> None:
+        """Feeds what has been read and not been parsed, as long as reading is not paused."""
+        unread = memoryview(self._unread)
+        self._unread = b""
+        at = 0
+        while at < len(unread) and not (self._is_reading_paused or self._is_discarding):
+            piece = unread[at : at + (_BODY_SLICE_BYTES if self._has_head else _HEAD_SLICE_BYTES)]
+            at += len(piece)
+            self._feed(piece)
+            self.after_reading()
+        if at < len(unread) and not self._is_discarding:
+            self._unread = bytes(unread[at:]) + self._unread
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        """Gives one piece to the parser. A request that offers an upgrade is read again, and what follows it."""
+        rest: bytes | memoryview | None = data
+        while rest is not None and not self._is_discarding:
+            rest = self._fed(rest)
+
+    def _fed(self, data: bytes | memoryview) -> bytes | None:
+        """Parses these bytes and counts them. Returns what is to be parsed next, after an offer of an upgrade."""
+        headers = self._headers if self._has_head else None
+        before = len(self._body)
+        if headers is None:
+            # Counts whole pieces, which may hold other bytes too: cheap, and enough to stop a head that never ends.
             # on_headers_complete measures exactly where this is over the limit.
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
+            return self._without_upgrade(bytes(data[upgrade.args[0] :]))
         except httptools.HttpParserError as error:
-            if (own := fault_in(error)) is None:
-                self.refuse(InvalidRequest("This is not a valid HTTP/1.1 request."))
-            else:  # an error of this code is not blamed on the caller
-                _log.error("a request could not be read: %s", source_location(own))
-                self.refuse(ServiceError("The gateway failed on this request."))
+            self._refuse_for(error)
         else:
-            if self._is_receiving and not self._has_head and self._head_bytes > self._limits.head_bytes:
+            if headers is not None:
+                if self._has_head and self._headers is headers:
+                    self._count_framing(len(data), len(self._body) - before)
+            elif self._head_bytes > self._limits.head_bytes and not self._has_head:
                 self.refuse(HeadTooLarge(f"The request's head is larger than {self._limits.head_bytes} bytes."))
+        return None
+
+    def _refuse_for(self, error: httptools.HttpParserError) -> None:
+        own = fault_in(error)
+        if own is None:
+            self.refuse(InvalidRequest("This is not a valid HTTP/1.1 request."))
+        elif isinstance(own, ServiceError):  # raised by a callback, which stops the parser there
+            self.refuse(own)
+        else:  # an error of this code is not blamed on the caller
+            _log.error("a request could not be read: %s", source_location(own))
+            self.refuse(ServiceError("The gateway failed on this request."))
+
+    def _count_framing(self, read: int, body: int) -> None:
+        """Counts what came of a chunked body besides its data: sizes, extensions, trailers."""
+        self._framing_bytes += read - body
+        self._bare_bytes = 0 if body else self._bare_bytes + read
+        most = self._limits.head_bytes
+        if self._bare_bytes > most or self._framing_bytes > most + len(self._body) // _BODY_BYTES_PER_FRAMING_BYTE:
+            self.refuse(
+                HeadTooLarge(
+                    "The chunks' sizes, extensions and trailers are larger than is allowed: send larger chunks."
+                )
+            )
 
     # httptools' callbacks
 
     def on_message_begin(self) -> None:
         """Begins a request."""
-        self._is_receiving = True
+        self.is_receiving = True
         self._has_head = False
-        self._target = self._body = b""
+        self._url = self._body = b""
         self._headers = []
         self._began = self._last_data
 
     def on_url(self, url: bytes) -> None:
         """Adds a part of the target."""
-        self._target += url
+        if not self._url:
+            self._url = url
+        elif isinstance(self._url, bytes):  # a bytearray grows without being copied each time
+            self._url = bytearray(self._url + url)
+        else:
+            self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Adds a header; drops trailers, which follow a chunked body and could contradict the head."""
         if not self._has_head:
             self._headers.append((name.lower(), value))
+            if len(self._headers) > self._limits.headers:
+                raise self._head_too_large()
+            return
+        self._trailers += 1
+        if self._trailers > self._limits.headers:
+            raise HeadTooLarge(f"The request has more than {self._limits.headers} trailers.")
 
     def on_headers_complete(self) -> None:
         """Refuses what the head shows to be wrong, before the body is sent and kept."""
-        self._has_head = True
         limits = self._limits
-        if len(self._headers) > limits.headers or (self._head_bytes > limits.head_bytes and self._head_is_too_large()):
-            self.refuse(HeadTooLarge(f"The request's head is larger than {limits.head_bytes} bytes, or too long."))
+        self._has_head = True
+        if self._head_bytes > limits.head_bytes and self._head_is_too_large():
+            raise self._head_too_large()
+        self._head_bytes = self._framing_bytes = self._bare_bytes = self._trailers = 0
+        target = self._target = self._url if isinstance(self._url, bytes) else bytes(self._url)
+        if self._parser.should_upgrade():  # it is read again
             return
-        self._head_bytes = 0
-        if not self._target.startswith(b"/") and not self._has_origin_form():
-            self.refuse(InvalidRequest("The request's target is neither a path nor a URL that begins with http."))
-            return
+        if not target.startswith(b"/") and not self._has_origin_form():
+            raise InvalidRequest("The request's target is neither a path nor a URL that begins with http.")
+        self._admit()
+
+    def _admit(self) -> None:
+        """Has the head checked, and sets the limit of the body by that. Raises ServiceError."""
         headers = self._headers_by_name = dict(self._headers)
-        if int(headers.get(b"content-length", 0)) > limits.body_bytes:  # digits only: llhttp has checked them
-            self._refuse_body()
-        elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and not self._is_discarding:
+        record = self._head_check.behind(self._peer, self._headers) if self.is_of_proxy else self.record
+        self._head_check.count(record, self._target, self._last_data)
+        if len(headers) != len(self._headers):
+            refuse_contradiction(self._headers)
+        method = self._parser.get_method()
+        caller = self._caller = self._head_check.caller(record, method, self._target, headers, self._last_data)
+        most = self._limits.body_bytes
+        if not caller.is_operation:
+            most = min(most, self._limits.small_body_bytes)
+        self._body_limit = most
+        if b"content-length" in headers and int(headers[b"content-length"]) > most:  # llhttp has checked the digits
+            raise self._body_too_large()
+        if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
+            # In the middle of an answer it would be taken for a part of that: HTTP lets it be left out.
+            self._owes_continue = not self.is_busy
+            if caller.secret is None:
+                self.pay_continue()
+
+    def pay_continue(self) -> None:
+        """Lets the caller send its body, if it waits for that."""
+        if self._owes_continue:
+            self._owes_continue = False
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _has_origin_form(self) -> bool:
@@ -203,62 +283,66 @@ class RequestReader(Writer):
             return method == b"CONNECT" or (method == b"OPTIONS" and self._target == b"*")
         path = self._target[found.end() :]
         self._target = path if path.startswith(b"/") else b"/" + path
-        self._headers = [header for header in self._headers if header[0] != b"host"] + [(b"host", found[1])]
+        hosts = [header for header in self._headers if header[0] == b"host"]
+        # A second Host stays, so that it is refused.
+        others = [header for header in self._headers if header[0] != b"host"] + hosts[1:]
+        self._headers = [*others, (b"host", found[1])]
         return True
 
     def on_body(self, body: bytes) -> None:
         """Adds a piece of the body. Most bodies come in one piece, which is not copied; a second makes a bytearray."""
-        if self._is_discarding:
-            return
         if not self._body:
             self._body = body
         elif isinstance(self._body, bytes):
             self._body = bytearray(self._body + body)
         else:
             self._body += body
-        if len(self._body) > self._limits.body_bytes:  # chunked: there was no length to check
-            self._refuse_body()
+        if len(self._body) > self._body_limit:  # chunked: there was no length to check
+            raise self._body_too_large()
 
     def on_message_complete(self) -> None:
-        """Passes the whole request on. One that offers an upgrade is read again: see _decline_upgrade."""
+        """Passes the whole request on. One that offers an upgrade is read again: see _without_upgrade."""
         parser = self._parser
         if self._is_discarding or parser.should_upgrade():
             return
-        self._is_receiving = self._has_head = self._is_new = False
+        self.is_receiving = self._has_head = self._is_new = False
+        self._owes_continue = False
         body = self._body if isinstance(self._body, bytes) else bytes(self._body)
         version = parser.get_http_version()
         headers, by_name = self._headers, self._headers_by_name
-        request = Request(parser.get_method(), self._target, headers, by_name, body, self._peer, version)
+        request = Request(parser.get_method(), self._target, headers, by_name, body, self._peer, version, self._caller)
+        self._body = b""
         self.received(request, parser.should_keep_alive())
 
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Reads a request again without its offer of another protocol, which HTTP allows a server to ignore.
+    def _without_upgrade(self, rest: bytes) -> bytes | None:
+        """Returns a request without its offer of another protocol, which HTTP allows a server to ignore, and the rest.
 
         Java's HTTP client offers HTTP/2 with its first POST. The parser takes everything after such a head for the
         other protocol, so the body would be lost. rest: the bytes after the head.
         """
         method = self._parser.get_method()
-        if method == b"CONNECT" or self._is_discarding:
+        if method == b"CONNECT":
             self.refuse(InvalidRequest("CONNECT is not served: this is no proxy. Send requests to it directly."))
-            return
+            return None
         keep = [b"%b: %b\r\n" % header for header in self._headers if header[0] not in _UPGRADE_HEADERS]
         if any(name == b"connection" and b"close" in value.lower() for name, value in self._headers):
             keep.append(b"connection: close\r\n")
         self._parser = httptools.HttpRequestParser(self)
-        self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._target, b"".join(keep), rest))
+        self._has_head = False
+        return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._target, b"".join(keep), rest)
 
     def _head_is_too_large(self) -> bool:
         """Measures the head alone, without what came in the same reads. 4: the colon, the space and the line's end."""
-        size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._headers)
+        size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
         return size > self._limits.head_bytes
 
-    def _refuse_body(self) -> None:
-        self.refuse(BodyTooLarge(f"The body is larger than MAX_BODY_BYTES, {self._limits.body_bytes} bytes."))
+    def _head_too_large(self) -> HeadTooLarge:
+        limits = self._limits
+        return HeadTooLarge(
+            f"The request's head is larger than {limits.head_bytes} bytes, or has more than {limits.headers} headers."
+        )
 
-
-def bearer_token(headers: Mapping[bytes, bytes]) -> str:
-    """Returns the caller's key. Raises errors.Unauthorized."""
-    authorization = headers.get(b"authorization", b"")
-    if authorization[:7].lower() != b"bearer ":
-        raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
-    return authorization[7:].strip().decode("latin-1")
+    def _body_too_large(self) -> BodyTooLarge:
+        if self._body_limit < self._limits.body_bytes:
+            return BodyTooLarge(f"The body is larger than {self._body_limit} bytes; this path takes no large body.")
+        return BodyTooLarge(f"The body is larger than MAX_BODY_BYTES, {self._limits.body_bytes} bytes.")

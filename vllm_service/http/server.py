@@ -8,8 +8,12 @@ from email.utils import formatdate
 
 from vllm_service.domain.status import ServerState
 from vllm_service.errors import Overloaded
+from vllm_service.http.byte_budget import ByteBudget
+from vllm_service.http.connection_share import ConnectionShare
+from vllm_service.http.eager_task import EagerTask
+from vllm_service.http.head_check import HeadCheck
 from vllm_service.http.limits import ConnectionLimits
-from vllm_service.http.server_connection import EagerTask, Handler, ServerConnection
+from vllm_service.http.server_connection import Handler, ServerConnection
 from vllm_service.http.write_buffer import WriteBuffer
 
 #: Timeouts of connections are as exact as this; the date header needs no more than a second.
@@ -24,9 +28,14 @@ class HttpServer:
     Implements server_connection.Server, which explains the public attributes.
     """
 
-    def __init__(self, handle: Handler, limits: ConnectionLimits | None = None) -> None:
+    def __init__(
+        self, handle: Handler, limits: ConnectionLimits | None = None, head_check: HeadCheck | None = None
+    ) -> None:
         self.limits = limits or ConnectionLimits()
         self.loop = asyncio.get_running_loop()
+        self.head_check = head_check or HeadCheck(self.loop.time)
+        self.budget = ByteBudget(self.limits.buffered_bytes)
+        self._share = ConnectionShare(self.limits.connections, self.limits.address_connections)
         self.write_buffer = WriteBuffer(self.loop)
         self.date_line = b""
         self.is_stopping = False
@@ -71,7 +80,14 @@ class HttpServer:
 
     def status(self) -> ServerState:
         """Returns the state that health and metrics show."""
-        return ServerState(bool(self._servers), self.is_stopping, self.in_flight)
+        return ServerState(
+            bool(self._servers),
+            self.is_stopping,
+            self.in_flight,
+            connections=self.connected,
+            buffered_bytes=self.budget.held_bytes,
+            refusals=dict(self.head_check.refusals),
+        )
 
     @property
     def in_flight(self) -> int:
@@ -86,15 +102,18 @@ class HttpServer:
     # Called by connections
 
     def opened(self, connection: ServerConnection) -> None:
-        """Counts a new connection; one over the limit is refused with 503 and closed."""
+        """Counts a new connection; one over a limit is refused with 503 and closed."""
         self._connections.add(connection)
-        if self.connected > self.limits.connections:
-            error = f"The gateway has too many connections, more than {self.limits.connections}; try again later."
-            connection.refuse(Overloaded(error, retry_after_seconds=1))
+        reason = self._share.opened(connection, self.connected, self._connections, self.loop.time())
+        if reason is not None:
+            connection.refuse(Overloaded(f"{reason}; try again later.", retry_after_seconds=1))
+            if self._share.must_cut(self.connected):
+                connection.disconnect()
 
     def lost(self, connection: ServerConnection) -> None:
         """Forgets a connection that has ended."""
         self._connections.discard(connection)
+        self._share.lost(connection)
 
     def _check_connections(self) -> None:
         """Ends connections that waited too long and renews the date header.

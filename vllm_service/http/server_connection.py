@@ -5,101 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from asyncio.tasks import _enter_task, _leave_task
 from asyncio.trsock import TransportSocket
-from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import copy_context
 from typing import Any, Protocol, cast
 
-from vllm_service.errors import RequestTimeout, ServiceError
+from vllm_service.errors import RequestTimeout, ServiceError, Unauthorized
+from vllm_service.http.bounded_reader import BoundedReader
+from vllm_service.http.byte_budget import ByteBudget
+from vllm_service.http.eager_task import EagerTask
 from vllm_service.http.error_answers import error_body, error_headers
+from vllm_service.http.head_check import HeadCheck
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.messages import CLOSE, STATUS_LINES, FlowControl, Request, ResponseWriter, status_line
-from vllm_service.http.request_reader import RequestReader
 from vllm_service.http.write_buffer import WriteBuffer
 from vllm_service.logs import source_location
-
-
-class EagerTask(asyncio.Future[None]):
-    """Runs a coroutine, the part up to its first wait already within `begin`, at half the cost of asyncio.Task.
-
-    Follows "Extending asyncio" in Python's documentation: the coroutine sees it as the current task, so asyncio.timeout
-    works. Must not begin within another task. Python 3.12's eager tasks do the same, but 3.11 is supported.
-    ended: called when the coroutine has come to its end.
-    """
-
-    def __init__(
-        self,
-        coroutine: Coroutine[Any, Any, None],
-        loop: asyncio.AbstractEventLoop,
-        ended: Callable[[EagerTask], None],
-    ) -> None:
-        super().__init__(loop=loop)
-        self._own_loop = loop
-        self._coroutine = coroutine
-        self._ended = ended
-        self._context = copy_context()
-        self._awaited: asyncio.Future[Any] | None = None
-        self._is_to_cancel = False
-        self._cancellations = 0
-
-    def begin(self) -> None:
-        """Runs the coroutine up to its first wait."""
-        self._context.run(self._step)
-
-    def cancel(self, msg: object = None) -> bool:
-        """Throws CancelledError into the coroutine where it waits. msg: unused, as in asyncio since Python 3.11."""
-        if self.done():
-            return False
-        self._cancellations += 1
-        # A cancelled future calls _step; without a future that can be cancelled, the next step throws by itself.
-        if self._awaited is None or not self._awaited.cancel():
-            self._is_to_cancel = True
-        return True
-
-    def cancelling(self) -> int:
-        """Returns the number of cancellations that are not taken back."""
-        return self._cancellations
-
-    def uncancel(self) -> int:
-        """Takes one cancellation back, as asyncio.timeout does with its own."""
-        self._cancellations = max(0, self._cancellations - 1)
-        return self._cancellations
-
-    def _step(self, _: asyncio.Future[Any] | None = None) -> None:
-        """Runs to the next wait. The awaited future's own __await__ gives its result or error to the coroutine."""
-        self._awaited = None
-        loop = self._own_loop
-        _enter_task(loop, self)  # type: ignore[arg-type]
-        try:
-            if self._is_to_cancel:
-                self._is_to_cancel = False
-                awaited = self._coroutine.throw(asyncio.CancelledError())
-            else:
-                awaited = self._coroutine.send(None)
-            if awaited is None:  # asyncio.sleep(0)
-                loop.call_soon(self._step, context=self._context)
-                return
-            awaited._asyncio_future_blocking = False  # asyncio's protocol: the yielded future is now waited for
-            self._awaited = awaited
-            awaited.add_done_callback(self._step, context=self._context)
-            if self._is_to_cancel and awaited.cancel():
-                self._is_to_cancel = False
-        except StopIteration:
-            self.set_result(None)
-            self._ended(self)
-        except asyncio.CancelledError:
-            super().cancel()
-            self._ended(self)
-        except BaseException as error:
-            self.set_exception(error)
-            self._ended(self)
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            _leave_task(loop, self)  # type: ignore[arg-type]
-
 
 DISCARD_SECONDS = 2.0  # how long bytes after a refusal are read and dropped
 _log = logging.getLogger(__name__)
@@ -119,6 +38,8 @@ class Server(Protocol):
     handle: Handler
     #: Requests that are being answered, of all connections.
     tasks: set[EagerTask]
+    head_check: HeadCheck
+    budget: ByteBudget
 
     def opened(self, connection: ServerConnection) -> None:
         """Counts a new connection."""
@@ -135,20 +56,19 @@ def whole_answer(status: int, headers: bytes, last: bytes, body: bytes) -> bytes
     return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (first, headers, last, len(body), body)
 
 
-class ServerConnection(RequestReader):
+class ServerConnection(BoundedReader):
     """Reads requests and is the ResponseWriter of the one being answered; one object for both saves one a request."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server.limits, server.loop, server.write_buffer)
+        super().__init__(server.limits, server.loop, server.write_buffer, server.head_check, server.budget)
         self._server = server
-        #: Read ahead, each with whether its caller keeps the connection.
-        self._requests: deque[tuple[Request, bool]] = deque()
         #: The task whose answer is not complete.
         self._task: EagerTask | None = None
         self._keeps_alive = True
         self._is_chunked = self._is_head = False
-        self._is_reading_paused = False
         self._stalled_since: float | None = None
+        #: The loop's time of the last answer, or of the beginning.
+        self._idle_since = self._last_data
         self.outlives_caller = self.has_begun = self.has_left = False
         self._flow: FlowControl | None = None
 
@@ -165,6 +85,7 @@ class ServerConnection(RequestReader):
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self.record, self.is_of_proxy = self._head_check.connected(self._peer)
         self._server.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -172,8 +93,10 @@ class ServerConnection(RequestReader):
         self._transport = None
         self.has_left = True
         self._unsent.clear()
-        self._requests.clear()
+        self.forget_unread()
         self._server.lost(self)
+        if self._task is None or not self.outlives_caller:
+            self.release()
         if self._task is not None and not self.outlives_caller:
             self._task.cancel()
         # The source was paused for a caller who reads slowly; resume_writing will not come any more.
@@ -185,28 +108,39 @@ class ServerConnection(RequestReader):
         self._stalled_since = self._loop.time()
         if self._flow is not None:
             self._flow.pause()
+        if self._transport is not None:
+            self._stalled_bytes = self._transport.get_write_buffer_size()
+            if not self.count():
+                self._loop.call_soon(self.disconnect)  # not from within the transport's own method
 
     def resume_writing(self) -> None:
         """Resumes the answer's source: the caller has caught up."""
         self._stalled_since = None
+        self._stalled_bytes = 0
+        self.count()
         if self._flow is not None:
             self._flow.resume()
+        if self._requests and self._task is None:
+            self._loop.call_soon(self._next)
 
     def received(self, request: Request, keeps_alive: bool) -> None:
         """Begins to answer the request, or queues it behind those before it."""
-        if self._task is None and not self._requests:
+        if self._task is None and not self._requests and self._stalled_since is None:
             self._begin(request, keeps_alive)
             return
-        self._requests.append((request, keeps_alive))
-        # More pipelined requests wait in the caller's socket, not in this process's memory; `_next` reads on.
-        if len(self._requests) >= self._limits.pipelined and not self._is_reading_paused and self._transport:
-            self._is_reading_paused = True
-            self._transport.pause_reading()
+        self.queue(request, keeps_alive)
+
+    @property
+    def is_busy(self) -> bool:
+        """Implements RequestReader."""
+        return self._task is not None or bool(self._requests)
 
     # ResponseWriter
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """Implements ResponseWriter."""
+        if status == 401:  # no row in the ledger counts it
+            self._head_check.refusals[Unauthorized.code] += 1
         if self._transport is not None:
             last = self._server.date_line if self._keeps_alive else CLOSE
             # A lone request is written at once; under load, writes of one turn are joined.
@@ -251,24 +185,24 @@ class ServerConnection(RequestReader):
         limits = self._limits
         if self._stalled_since is not None:
             since, longest = self._stalled_since, limits.stalled_write_seconds
-        elif self._is_discarding:
-            since, longest = self._last_data, DISCARD_SECONDS
         elif self._task is not None or self._requests:  # the gateway is at work, under its own deadlines
             return
-        elif self._is_receiving:
+        elif self._is_discarding:
+            since, longest = self._last_data, DISCARD_SECONDS
+        elif self.is_receiving:
             longest = limits.body_seconds if self._has_head else limits.head_seconds
             if now - self._began > longest or now - self._last_data > limits.body_idle_seconds:
                 self.refuse(RequestTimeout("The request did not arrive in time."))
             return
         else:
-            since, longest = self._last_data, limits.head_seconds if self._is_new else limits.keep_alive_seconds
+            since, longest = self._idle_since, limits.head_seconds if self._is_new else limits.keep_alive_seconds
         if now - since > longest:
             self.disconnect()
 
     def close_when_done(self) -> None:
         """Makes the current request the last, and closes an idle connection. For a server that is stopping."""
         self.end_reading()
-        if not (self._task or self._requests or self._is_receiving) and self._transport is not None:
+        if not (self._task or self._requests or self.is_receiving) and self._transport is not None:
             self.flush()
             self._transport.close()
 
@@ -282,13 +216,34 @@ class ServerConnection(RequestReader):
         self._is_chunked = request.http_version == "1.1"
         self._is_head = request.method == b"HEAD"
         self._keeps_alive = self._keeps_alive and keeps_alive and self._is_chunked and not server.is_stopping
-        task = self._task = EagerTask(server.handle(request, self), self._loop, self._ended)
+        self._answered_bytes = len(request.body)
+        caller = request.caller
+        is_known = caller is None or caller.secret is None
+        answer = server.handle(request, self) if is_known else self._identified(request)
+        task = self._task = EagerTask(answer, self._loop, self._ended)
         server.tasks.add(task)
         task.begin()
+
+    async def _identified(self, request: Request) -> None:
+        """Looks the key of a whole request up, and answers it."""
+        if request.caller is not None:
+            try:
+                await self._head_check.identify(request.caller)
+            except ServiceError as error:
+                self._answer_error(error)
+                return
+        await self._server.handle(request, self)
+
+    def _answer_error(self, error: ServiceError) -> None:
+        if error.status != 401:  # `answer` counts that
+            self._head_check.refusals[error.code] += 1
+        self.answer(error.status, error_headers(error), error_body(error, None))
 
     def _ended(self, task: EagerTask) -> None:
         """Answers 500 for a task that failed before its answer. The error's text is not shown: it may hold a secret."""
         self._server.tasks.discard(task)
+        if self._transport is None:
+            self.release()
         failure = None if task.cancelled() else task.exception()
         if failure is not None:
             _log.error("a request could not be answered: %s", source_location(failure))
@@ -304,8 +259,11 @@ class ServerConnection(RequestReader):
         """Frees the connection for the next request, while the task may still book what it has answered."""
         self._task = self._flow = None
         self.outlives_caller = self.has_begun = False
+        self._answered_bytes = 0
         if self._transport is None:
             return
+        if self._is_counted:
+            self.count()
         if not self._keeps_alive:
             self._requests.clear()
             self.flush()
@@ -313,32 +271,36 @@ class ServerConnection(RequestReader):
         elif self._requests:
             self._loop.call_soon(self._next)  # not from within this task: an EagerTask cannot begin in another
         else:
-            self._last_data = self._loop.time()
+            self._idle_since = self._loop.time()
 
     def _next(self) -> None:
         """Begins with the first request in the queue. The queue is empty if the caller has left meanwhile."""
-        if self._requests and self._task is None:
-            self._begin(*self._requests.popleft())
-        if self._is_reading_paused and self._transport is not None:
-            self._is_reading_paused = False
-            self._transport.resume_reading()
+        if self._requests and self._task is None and self._stalled_since is None:
+            self._begin(*self.unqueue())
+        self.pace_reading()
 
     def refuse(self, error: ServiceError) -> None:
         """Answers with an error of the connection itself, unless another answer is under way, and reads no further."""
         if self._is_discarding:
             return
+        self._head_check.refusals[error.code] += 1
+        self._is_discarding = True
         self.end_reading()
-        # The error must not be mixed into an answer, nor overtake one: the connection closes after those before it.
-        if self._task is not None or self._requests or self._transport is None:
+        is_busy = self.is_busy
+        self.forget_unread()
+        # The error must not be mixed into an answer, nor overtake one: the connection closes after the one before it.
+        if is_busy or self._transport is None:
             return
         body = error_body(error, None)
         answer = whole_answer(error.status, error_headers(error), CLOSE, body)
         self.write(answer.removesuffix(body) if self._parser.get_method() == b"HEAD" else answer)
         # Closing while the caller still sends would reset the connection, and a reset may overtake the answer. Closes
         # only the sending side, then reads and drops for DISCARD_SECONDS.
-        self._is_discarding = True
         self.flush()
         self._transport.write_eof()
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
 
     def end_reading(self) -> None:
         """Closes the connection after the current answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -64,10 +64,45 @@ class Patience(msgspec.Struct, frozen=True, gc=False):
     #: Replaces the provider's own first-byte timeout.
     first_byte_seconds: float = math.inf
     total_seconds: float = math.inf
+    #: Whether the provider's own limit is the one that holds until a connection is there, or until the first byte.
+    connect_is_own: bool = True
+    first_byte_is_own: bool = True
+    #: Whether the attempt has (most of) the time that every request may take, which no caller has shortened.
+    is_whole: bool = True
 
 
 #: The provider's configured times alone.
 ENDLESS = Patience()
+
+
+class Sending(Protocol):
+    """One sending of a request, as far as an upstream reports on it."""
+
+    #: Whether the request has been written. A request that only waited for a connection has not been.
+    was_sent: bool
+
+
+class Sender(Protocol):
+    """Whose request it is: organisations share a provider's connections fairly, and so do the keys of each."""
+
+    @property
+    def id(self) -> str:
+        """Returns the key's public id."""
+        ...
+
+    @property
+    def organisation(self) -> str:
+        """Returns the organisation that the key belongs to."""
+        ...
+
+
+class _Nobody(NamedTuple):
+    id: str = ""
+    organisation: str = ""
+
+
+#: The sender of requests that belong to no organisation, such as the gateway's own.
+NOBODY: Sender = _Nobody()
 
 
 class Upstream(Protocol):
@@ -82,15 +117,18 @@ class Upstream(Protocol):
         patience: Patience = ENDLESS,
         *,
         beginning: StreamBeginning | None = None,
+        sending: Sending | None = None,
+        sender: Sender = NOBODY,
     ) -> Awaitable[Answer]:
         """POSTs JSON to `base_url + path` with the provider's own key.
 
         headers: more header lines, each ended by CRLF. beginning: of a request for a stream; it is fed with the body of
         a 200, and the answer is returned once its `feed` returns true. Without it, and for everything that is no
-        stream of events, the answer is returned when it is whole. Cancelling this closes the connection.
+        stream of events, the answer is returned when it is whole. sending: its `was_sent` is set when the request is
+        written. sender: by it the connections to the provider are shared out. Cancelling this closes the connection.
 
-        Raises NotReached, CutShort or TimedOut for anything that the provider or the network does, and RuntimeError
-        for a fault of the gateway's own.
+        Raises NotReached, CutShort or TimedOut for anything that the provider or the network does, NoFreeConnection
+        where this process is too busy, and RuntimeError for a fault of the gateway's own.
         """
         ...
 
@@ -103,23 +141,38 @@ class ProviderFault(Exception):
     """The provider sent no complete HTTP answer.
 
     ProviderFault
-    ├── NotReached   no connection could be made; nothing was sent
-    ├── TimedOut     it fell silent before or within the answer, or the answer took too long
-    └── CutShort     the connection ended, or the bytes are not HTTP
+    ├── NoFreeConnection  this process uses all connections that the request may take; nothing was sent
+    ├── NotReached        no connection could be made; nothing was sent
+    ├── TimedOut          it fell silent before or within the answer
+    │   └── OutOfTime         the time of the request is over, which says nothing about the provider
+    └── CutShort          the connection ended, or the bytes are not HTTP
     """
 
     #: Whether the provider may have taken the request and be generating still: the request has been written.
     may_be_running = True
 
 
+class NoFreeConnection(ProviderFault):
+    """None of the provider's connections was free in time, or too many requests wait already.
+
+    The request was not sent. That says something about the load of this process, and nothing about the provider.
+    """
+
+    may_be_running = False
+
+
 class NotReached(ProviderFault):
-    """No connection could be made, or none was free in time. The request was not sent, so it is safe to repeat."""
+    """No connection could be made. The request was not sent, so it is safe to repeat."""
 
     may_be_running = False
 
 
 class TimedOut(ProviderFault):
-    """No byte came for as long as the provider's configuration allows, or the request's whole time is over."""
+    """No byte came for as long as the provider's configuration allows."""
+
+
+class OutOfTime(TimedOut):
+    """The time that the request may take is over."""
 
 
 class CutShort(ProviderFault):

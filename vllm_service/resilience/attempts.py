@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from vllm_service.catalog.model import Provider
-from vllm_service.domain.plan import AttemptObserver, Plan, Router, Step
+from vllm_service.domain.plan import AttemptObserver, AttemptTrace, Plan, Router, Step
 from vllm_service.domain.pricing import TokenPrice, charged_picousd
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelUnavailable, ServiceError
 from vllm_service.http.upstream import Patience
-from vllm_service.resilience.breakers.circuit_breaker import Admission, CircuitBreaker
-from vllm_service.resilience.failures import Failure, NotAnswered
+from vllm_service.resilience.breakers.offer_breaker import OfferBreaker
+from vllm_service.resilience.breakers.probes import Admission
+from vllm_service.resilience.failures import CutAttempt, Failure, Kind, NotAnswered
 from vllm_service.resilience.hedging import hedged
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, ScheduledAttempt
@@ -30,41 +31,28 @@ from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, Sche
 Answer = TypeVar("Answer")
 
 
-class AttemptTrace(Protocol):
-    """Receives each attempt that has ended."""
-
-    def attempted(self, step: Step, seconds: float, outcome: str, status: int | None) -> None:
-        """Takes an attempt that has just ended and lasted `seconds`. status: HTTP's; None if there was no answer."""
-        ...
-
-
-class HedgeLoser(NamedTuple):
-    """The cost of a request at a step that lost a race; an estimate, unless its whole answer was there."""
-
-    step: Step
-    usage: Usage
-    cost_picousd: int | None
-
-
 class Attempt(msgspec.Struct, Generic[Answer], eq=False):
     """One sending of a request. It ends by `succeeded`, `failed` or `abandoned`; only the first of these calls counts.
 
-    Each of them informs router, breaker and trace, so none of these can miss an attempt's end. Times are of the
-    policy's clock.
+    Each of them informs router, breaker and trace. Times are of the policy's clock.
     """
 
     step: Step
     started_at: float
     #: Whether it was sent beside another attempt, which was slow to begin.
     is_hedge: bool
+    #: Whose request it is; breakers do not blame a provider for what a single organisation meets there.
+    organisation: str
     _observer: AttemptObserver
-    _breaker: CircuitBreaker
+    _breaker: OfferBreaker
     _admission: Admission
     _policy: ResiliencePolicy
     _trace: AttemptTrace | None
     first_byte_at: float | None = None
     #: The provider's count for a whole answer; None for a stream, whose usage comes at its end.
     usage: Usage | None = None
+    #: Whether the request has been written to the provider. `Send` sets it.
+    was_sent: bool = False
     _answer: Answer | None = None
     _is_over: bool = False
 
@@ -80,8 +68,8 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         policy = self._policy
         self.first_byte_at = now = policy.clock()
         # A probe has succeeded with its first content: the next one would otherwise wait for the end of a long answer.
-        if self._admission.is_probe:
-            self._breaker.first_content(self._admission, now)
+        if self._admission.probes_any:
+            policy.shared.first_content(self.step, self._admission, self.organisation)
         self._observer.first_token(now)
         if policy.hedging is not None:
             policy.hedging.began(self.step, now - self.started_at)
@@ -94,7 +82,10 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         now = self._policy.clock() if now is None else now
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "completed", 200)
-        self._breaker.succeeded(self._admission, now)
+        if self._admission is self._breaker.while_sound:
+            self._breaker.window.add(now, failed=False)
+        else:
+            self._policy.shared.succeeded(self.step, self._admission, now, self.organisation)
         self._observer.succeeded(usage, now)
 
     def failed(self, failure: Failure) -> None:
@@ -107,7 +98,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         wait = failure.retry_after_seconds
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "failed", status or None)
-        self._policy.shared.failed(self.step, self._admission, status, wait)
+        self._policy.shared.failed(self.step, self._admission, status, wait, self.organisation)
         self._observer.failed(status, wait, now)
 
     def abandoned(self) -> None:
@@ -118,7 +109,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         now = self._policy.clock()
         if self._trace is not None:
             self._trace.attempted(self.step, now - self.started_at, "left", None)
-        self._policy.shared.cancelled(self.step, self._admission)
+        self._policy.shared.cancelled(self.step, self._admission, self.organisation)
         self._observer.abandoned(now)
 
 
@@ -147,7 +138,6 @@ class TriedRequest(msgspec.Struct, eq=False):
 
     policy: ResiliencePolicy
     router: Router
-    #: The providers by name.
     providers: Mapping[str, Provider]
     #: The price of each offer, by provider and the provider's name of the model; None where it has none.
     prices: Mapping[tuple[str, str], TokenPrice | None]
@@ -158,19 +148,37 @@ class TriedRequest(msgspec.Struct, eq=False):
     #: Whether a second attempt may run beside the first; the policy must have hedging for that.
     is_hedged: bool = False
     trace: AttemptTrace | None = None
-    #: Hedges that lost, and their cost.
-    losers: Sequence[HedgeLoser] = ()
+    #: The attempts that were sent and whose answers are not used: cut, or beaten in a race.
+    cuts: Sequence[CutAttempt] = ()
+    was_sent: bool = False
     #: The error of the failure that says most to the caller: failures.Failure.weight.
     error: ServiceError | None = None
     _weight: int = 0
 
     def failed(self, step: Step, not_answered: NotAnswered) -> None:
         """Adds the provider to the route's reason, and keeps the attempt's error, unless an earlier one says more."""
-        if not self.reason.endswith(failed := f"; {step.provider} failed"):
+        what = "is busy" if not_answered.failure.kind is Kind.BUSY else "failed"
+        if not self.reason.endswith(failed := f"; {step.provider} {what}"):
             self.reason += failed
         if (weight := not_answered.failure.weight) >= self._weight:
             self.error = not_answered.error
             self._weight = weight
+
+    def ended(self, attempt: Attempt[Answer], *, may_be_billed: bool = True) -> None:
+        """Takes an attempt that has ended before its answer began."""
+        self.was_sent |= attempt.was_sent
+        if attempt.was_sent and may_be_billed:
+            self.cut(attempt.step)
+
+    def cut(self, step: Step, usage: Usage | None = None) -> None:
+        """Adds an attempt whose answer is not used. usage: None is its prompt, which the provider may have read."""
+        usage = usage or Usage(self.facts.prompt_tokens, 0, estimated=True)
+        self.cuts = (*self.cuts, CutAttempt(step, usage, self.cost_picousd(step, usage)))
+
+    def beaten(self, step: Step) -> int:
+        """Marks the attempt at this step, if one was cut there, as one that lost a race. Returns its cost."""
+        self.cuts = [cut._replace(is_beaten=True) if cut.step is step else cut for cut in self.cuts]
+        return sum(cut.cost_picousd or 0 for cut in self.cuts if cut.step is step)
 
     def cost_picousd(self, step: Step, usage: Usage) -> int | None:
         """Returns the cost by the price of a token; without a price, what the router expected, or None."""
@@ -188,7 +196,7 @@ async def first_answer(plan: Plan, send: Send[Answer], request: TriedRequest) ->
     while (due := schedule.next(policy.clock())) is not None:
         if request.error is not None and not send.is_answer_needed:
             raise asyncio.CancelledError
-        # Only the first attempt is hedged: after a failure the next one is a second chance already.
+        # Only the first attempt is hedged: the next one is a second chance already.
         send_once = _send_hedged if request.is_hedged and due.number == 1 else _send_one
         try:
             attempt = await send_once(due, send, request, schedule)
@@ -223,7 +231,8 @@ async def _send_one(
     breakers = policy.shared.breakers
     breaker = breakers.by_offer.get((step.provider, step.model)) or breakers.of(step.provider, step.model)
     # Only a probe has to be agreed on with other replicas, and a closed breaker sends none.
-    admission = breaker.while_closed or await policy.shared.admit(step)
+    organisation = request.facts.organisation
+    admission = breaker.while_closed or await policy.shared.admit(step, organisation)
     if admission is None:
         _skip(step, request, schedule)
         return None
@@ -231,18 +240,24 @@ async def _send_one(
     try:
         observer = request.router.started(step, request.facts, now)
     except BaseException:  # no attempt exists yet that could give a probe back
-        policy.shared.cancelled(step, admission)
+        policy.shared.cancelled(step, admission, organisation)
         raise
-    attempt: Attempt[Answer] = Attempt(step, now, is_hedge, observer, breaker, admission, policy, request.trace)
+    attempt: Attempt[Answer] = Attempt(
+        step, now, is_hedge, organisation, observer, breaker, admission, policy, request.trace
+    )
     try:
-        attempt.began(await send(attempt, _patience(provider, request, now, is_last=due.is_last)))
+        patience = _patience(provider, request, now, is_last=due.is_last)
+        attempt.began(await send(attempt, patience))
     except NotAnswered as not_answered:
-        attempt.failed(not_answered.failure)
-        schedule.failed(step, not_answered.failure, policy.clock())
+        not_answered.failure = failure = not_answered.failure.judged_by(patience, policy.clock() - now)
+        attempt.failed(failure)
+        schedule.failed(step, failure, policy.clock())
         request.failed(step, not_answered)
+        request.ended(attempt, may_be_billed=not_answered.failure.may_be_billed)
         raise
     except BaseException:  # the caller has left, or our own code failed: not the provider's fault
         attempt.abandoned()
+        request.ended(attempt)
         raise
     return attempt
 
@@ -280,11 +295,6 @@ async def _send_hedged(
         )
     except _Refused:
         return None
-    except asyncio.CancelledError:
-        # Both attempts were stopped. The request's own row is about the first one, so only the second gets another row.
-        request.losers = [loser for loser in racer.losers if loser.step is not due.step]
-        raise
-    request.losers = racer.losers
     if winner.step is not due.step:
         request.reason = f"{request.reason}; hedged: {due.step.provider} was slow to begin"
     return winner.answer
@@ -300,7 +310,6 @@ class _Racer(Generic[Answer]):
     def __init__(
         self, first: ScheduledAttempt, send: Send[Answer], request: TriedRequest, schedule: RetrySchedule
     ) -> None:
-        self.losers: list[HedgeLoser] = []
         self._first = first
         self._send = send
         self._request = request
@@ -320,15 +329,11 @@ class _Racer(Generic[Answer]):
 
     async def abandon(self, step: Step, answer: Attempt[Answer] | None) -> int:
         """Ends an attempt that lost, and returns its cost in pico-dollars."""
-        # A provider that was stopped before it answered is assumed to have read the whole prompt.
-        usage = None if answer is None else answer.usage
-        usage = usage or Usage(self._request.facts.prompt_tokens, 0, estimated=True)
-        cost = self._request.cost_picousd(step, usage)
-        self.losers.append(HedgeLoser(step, usage, cost))
-        if answer is not None:
+        if answer is not None:  # else `_send_one` has counted it, if it was sent
             answer.abandoned()
+            self._request.cut(step, answer.usage)
             await self._send.close(answer.answer)
-        return cost or 0
+        return self._request.beaten(step)
 
 
 def _final_error(plan: Plan, request: TriedRequest, schedule: RetrySchedule) -> ServiceError:
@@ -338,7 +343,7 @@ def _final_error(plan: Plan, request: TriedRequest, schedule: RetrySchedule) -> 
     if last is None:  # no attempt was sent
         if not any(step.provider in request.providers for step in plan.steps):
             return ModelUnavailable("No provider of this model is configured.", details={"model": model})
-        return request.policy.circuit_open(plan, model, request.policy.clock())
+        return request.policy.circuit_open(plan, request.facts, request.policy.clock())
     error = schedule.error(request.policy.clock(), last)
     if error is not last:
         error.details = {"model": model, "attempts": schedule.attempts}

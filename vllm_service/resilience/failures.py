@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import NamedTuple
 
+from vllm_service.domain.plan import Step
 from vllm_service.domain.refusals import Meaning, meaning_of
+from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError
+from vllm_service.http.upstream import Patience
 
 #: The status, in nginx's numbers, of a request whose caller has left.
 LEFT_BY_CALLER = 499
@@ -43,8 +47,12 @@ class Kind(StrEnum):
 
     #: No connection to the provider.
     CONNECT = "connect"
-    #: No answer in time.
+    #: This process uses every connection that it may have to the provider: not the provider's doing, nothing was sent.
+    BUSY = "busy"
+    #: No answer in the time that the provider has by its own limits.
     TIMEOUT = "timeout"
+    #: The request's own time was over sooner: what its caller has set says nothing about the provider.
+    DEADLINE = "deadline"
     #: A status of 400 or more.
     STATUS = "status"
     #: An answer without content: not JSON, or an error with status 200.
@@ -73,6 +81,11 @@ class Failure:
     may_be_running: bool = False
 
     @property
+    def may_be_billed(self) -> bool:
+        """Whether the provider may have worked on the request, so that the attempt is counted by an estimate."""
+        return self.may_be_running or self.kind is Kind.CUT
+
+    @property
     def meaning(self) -> Meaning:
         """The meaning of the failure for other attempts. A status 200 with garbage counts as no answer."""
         if self.kind is not Kind.STATUS:
@@ -81,16 +94,31 @@ class Failure:
 
     @property
     def breaker_status(self) -> int:
-        """The status for breaker and router: HTTP's of an error, 0 for no sound answer, 499 for a caller who has left.
+        """The status for breaker and router: HTTP's of an error, 0 for no sound answer, 499 for no fault of theirs.
 
         It is another status than the provider's where that one alone would speak against somebody else.
         """
-        if self.kind is Kind.CANCELLED:
+        if self.kind in _BLAMELESS:
             return LEFT_BY_CALLER
         if self.kind is not Kind.STATUS:
             return NO_ANSWER
         against, instead = _BREAKER[self.meaning]
         return self.status if blame(self.status) is against else instead
+
+    def judged_by(self, patience: Patience, seconds: float) -> Failure:
+        """Returns the failure of an attempt that lasted so many seconds before its answer began.
+
+        Only the provider's own limits speak against it, and the time that every request may take. What a shorter time
+        of this request has cut does not.
+        """
+        if self.kind is Kind.DEADLINE:
+            return replace(self, kind=Kind.TIMEOUT) if patience.is_whole else self
+        if self.kind is Kind.CONNECT:
+            is_cut, limit = not patience.connect_is_own, patience.connect_seconds
+        else:
+            is_cut = self.kind is Kind.TIMEOUT and not (patience.first_byte_is_own or patience.is_whole)
+            limit = patience.first_byte_seconds
+        return replace(self, kind=Kind.DEADLINE) if is_cut and seconds > limit - _TIMER_SECONDS else self
 
     @property
     def is_final(self) -> bool:
@@ -111,6 +139,22 @@ class Failure:
         if not self.is_lasting:
             return 2
         return 1 if self.meaning in (Meaning.CONTEXT, Meaning.OVERSIZED) else 0
+
+
+#: Events that are not the provider's doing.
+_BLAMELESS = frozenset({Kind.CANCELLED, Kind.DEADLINE, Kind.BUSY})
+#: Timers are exact to this; a limit that was reached so nearly was the one that ended the attempt.
+_TIMER_SECONDS = 0.005
+
+
+class CutAttempt(NamedTuple):
+    """The cost of an attempt whose answer is not used; an estimate, unless its whole answer was there."""
+
+    step: Step
+    usage: Usage
+    cost_picousd: int | None
+    #: Whether another attempt, sent beside it, began first; else it was cut: by a deadline, a fault, its caller.
+    is_beaten: bool = False
 
 
 #: Failures that do not pass while the request waits.

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vllm_service.domain.plan import Plan
+from vllm_service.domain.requests import RequestFacts
 from vllm_service.errors import CircuitOpen
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.resilience.hedging import Hedging
 from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
@@ -47,12 +48,13 @@ class ResiliencePolicy:
         shared = SharedBreakers(breakers, store, time.monotonic, probe_seconds=settings.probe_seconds)
         return cls(breakers, shared, retries or RetrySettings(), deadlines or DeadlineSettings(), hedging)
 
-    def circuit_open(self, plan: Plan, model: str, now: float) -> CircuitOpen:
+    def circuit_open(self, plan: Plan, facts: RequestFacts, now: float) -> CircuitOpen:
         """Returns the error for a plan without a step that may be tried; its Retry-After is when the first one may."""
-        details = self.breakers.details(plan.steps, now, time.time())
-        waits = [self.breakers.of(step.provider, step.model).seconds_shut(now) for step in plan.steps]
+        organisation = facts.organisation
+        details = self.breakers.details(plan.steps, now, time.time(), organisation)
+        waits = [self.breakers.for_organisation(step, organisation, now).seconds_shut(now) for step in plan.steps]
         return CircuitOpen(
             ALL_OPEN,
-            details={"model": model, "circuit_breaker": details},
+            details={"model": facts.model, "circuit_breaker": details},
             retry_after_seconds=max(1.0, min(waits)),
         )

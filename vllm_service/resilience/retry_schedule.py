@@ -22,6 +22,7 @@ from vllm_service.http.upstream import Patience
 from vllm_service.resilience.failures import Failure, Kind
 
 HEADER = "x-request-timeout-ms"
+_TOO_LATE = (Kind.TIMEOUT, Kind.DEADLINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Deadline(msgspec.Struct, frozen=True, gc=False):
     seconds: float
     #: See DeadlineSettings.
     reserve_seconds: float = 0.0
+    #: Whether the caller has set less than every request may take.
+    is_shortened: bool = False
 
     def left(self, now: float) -> float:
         """Returns the seconds that are left; 0 when the deadline has passed.
@@ -67,7 +70,17 @@ class Deadline(msgspec.Struct, frozen=True, gc=False):
             )
         until_first_byte = left if is_last else max(left / 2, left - self.reserve_seconds)
         first_byte = min(first_byte_seconds, until_first_byte)
-        return Patience(min(connect_seconds, first_byte), first_byte, left)
+        # A whole answer may take as long as every request may. Where that is the limit, and no earlier attempt has used
+        # much of it, a provider that has not answered is at fault: else one that hangs would never be found out.
+        is_whole = not self.is_shortened and until_first_byte * 2 >= self.seconds
+        return Patience(
+            min(connect_seconds, first_byte),
+            first_byte,
+            left,
+            connect_seconds <= first_byte,
+            first_byte_seconds <= until_first_byte,
+            is_whole,
+        )
 
 
 def deadline(header: str | None, settings: DeadlineSettings, now: float) -> Deadline:
@@ -78,7 +91,8 @@ def deadline(header: str | None, settings: DeadlineSettings, now: float) -> Dead
         seconds = int(header) / 1000
     else:
         raise InvalidRequest(f"The header {HEADER} is not a whole number of milliseconds above 0.", param=HEADER)
-    return Deadline(now, min(seconds, settings.longest_seconds), settings.reserve_seconds)
+    seconds = min(seconds, settings.longest_seconds)
+    return Deadline(now, seconds, settings.reserve_seconds, seconds < settings.default_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +211,8 @@ class RetrySchedule(msgspec.Struct):
         self._failed = [*self.failures, (step, failure)]
         if failure.is_final:
             self._is_over = True
-        if failure.is_lasting:
+        # The request has waited for a free connection already, or too many others wait: other offers are more use.
+        if failure.is_lasting or failure.kind is Kind.BUSY:
             offer.is_out = True
         if failure.may_be_running:
             self._leave(step.provider)
@@ -220,7 +235,7 @@ class RetrySchedule(msgspec.Struct):
         failures = [failure for _, failure in self.failures]
         if all(failure.is_lasting for failure in failures):
             return last
-        if self._deadline.left(now) <= 0 or all(failure.kind is Kind.TIMEOUT for failure in failures):
+        if self._deadline.left(now) <= 0 or all(failure.kind in _TOO_LATE for failure in failures):
             return GatewayTimeout(f"No provider answered in time; {len(failures)} attempts were made.")
         waits = [failure.retry_after_seconds for failure in failures if failure.retry_after_seconds is not None]
         soonest = min(waits, default=None)

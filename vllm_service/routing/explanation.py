@@ -88,9 +88,9 @@ def _state(candidate: Candidate, question: _Question) -> list[str]:
         notes.append(f"about {seconds:.1f} s to the end of the answer")
     if candidate.endpoint is not None:
         notes.append(_of_workers(candidate, candidate.endpoint, question))
-    if candidate.late_until > now:
-        notes.append(f"it asked to wait {candidate.late_until - now:.0f} s more (Retry-After)")
-    if not question.router.may_try(candidate, now):
+    if seconds_late := candidate.seconds_late(facts, now):
+        notes.append(f"it asked to wait {seconds_late:.0f} s more (Retry-After)")
+    if not question.router.may_try(candidate, facts, now):
         notes.append("its circuit breaker is open after failures")
     if cached := candidate.cached_tokens(facts, now):
         notes.append(f"about {cached} prompt tokens are expected in its prompt cache")
@@ -124,7 +124,7 @@ def _absence(candidate: Candidate, question: _Question) -> list[str]:
     reasons = []
     if not candidate.is_priced:
         reasons.append("its price is unknown, and COST needs one")
-    if not question.router.may_try(candidate, question.now):
+    if not question.router.may_try(candidate, question.facts, question.now):
         reasons.append("its circuit breaker is open after failures")
     if question.facts.provider is not None and question.facts.provider != candidate.name:
         reasons.append(f"the request names {question.facts.provider}")

@@ -65,8 +65,7 @@ class Route:
                 candidate.endpoint = endpoints[candidate.name]
             known = None if before is None else before.by_provider.get(key)
             if known is not None:
-                candidate.prompt_cache, candidate.late_until = known.prompt_cache, known.late_until
-                candidate.first_token_seconds, candidate.token_seconds = known.first_token_seconds, known.token_seconds
+                candidate.take_over(known)
 
     def target_of(self, facts: RequestFacts) -> LatencyTarget:
         """Returns the model's target, with the caller's wait for the first token where there is one."""

@@ -85,12 +85,12 @@ class ObservedAttempt(msgspec.Struct):
                 candidate.prompt_cache.add(facts.prefix, self.follows, usage.cached_tokens / usage.prompt_tokens, now)
 
     def failed(self, status: int, retry_after_seconds: float | None, now: float) -> None:
-        """Learns nothing from a failure but a 429's Retry-After, until which the offer comes last."""
+        """Learns nothing from a failure but a 429's Retry-After, until which the offer is the organisation's last."""
         if self.is_over:
             return
         self.abandoned(now)
         if status == 429 and retry_after_seconds:
-            self.candidate.late_until = now + retry_after_seconds
+            self.candidate.late(self.facts.organisation, now + retry_after_seconds, now)
 
     def abandoned(self, now: float) -> None:
         """Takes the request off those in flight."""
@@ -131,8 +131,8 @@ class BreakerView(Protocol):
         """Providers, and models there, whose breakers may refuse a request; all others let every request by."""
         ...
 
-    def may_try(self, provider: str, model: str, now_seconds: float) -> bool:
-        """Returns whether a breaker would admit a request now."""
+    def may_try(self, provider: str, model: str, now_seconds: float, organisation: str) -> bool:
+        """Returns whether a breaker would admit a request of the organisation now."""
         ...
 
 
@@ -212,9 +212,10 @@ class CostRouter:
         """Returns the expected length of the answer."""
         return self._route(facts).lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
 
-    def may_try(self, candidate: Candidate, now_seconds: float) -> bool:
-        """Returns whether the offer's breakers let a request by."""
-        return self._breakers is None or self._breakers.may_try(candidate.name, candidate.model, now_seconds)
+    def may_try(self, candidate: Candidate, facts: RequestFacts, now_seconds: float) -> bool:
+        """Returns whether the offer's breakers let the request by."""
+        breakers = self._breakers
+        return breakers is None or breakers.may_try(candidate.name, candidate.model, now_seconds, facts.organisation)
 
     def started(self, step: Step, facts: RequestFacts, now_seconds: float) -> ObservedAttempt:
         """Counts the request as sent to this offer, and returns the attempt's observer."""
@@ -281,6 +282,4 @@ class CostRouter:
         if breakers is None or not breakers.not_closed:
             return candidates
         # Where every breaker is open the plan names them all: the breakers refuse at sending, and say until when.
-        return [
-            candidate for candidate in candidates if breakers.may_try(candidate.name, candidate.model, now)
-        ] or candidates
+        return [candidate for candidate in candidates if self.may_try(candidate, facts, now)] or candidates

@@ -42,11 +42,25 @@ class Candidate:
         self.has_plain_price = endpoint is None and price is not None and not self.discount_picousd
         self.weight = offer.weight
         self.in_flight = 0
-        #: Until then a Retry-After holds, and COST puts the offer last.
-        self.late_until = 0.0
+        #: Until when a Retry-After holds, by organisation, since a 429 may be about what one of them sends.
+        self.late_until: dict[str, float] = {}
         self.prompt_cache = PromptCache()
         self.first_token_seconds = Mean(_GUESSED_FIRST_TOKEN_SECONDS)
         self.token_seconds = Mean(_GUESSED_TOKEN_SECONDS)
+
+    def seconds_late(self, facts: RequestFacts, now: float) -> float:
+        """Returns how long a Retry-After still holds for the request's organisation; COST puts the offer last then."""
+        return max(0.0, self.late_until.get(facts.organisation, 0.0) - now)
+
+    def late(self, organisation: str, until: float, now: float) -> None:
+        """Keeps a Retry-After, and drops those that are over."""
+        self.late_until = {name: moment for name, moment in self.late_until.items() if moment > now}
+        self.late_until[organisation] = until
+
+    def take_over(self, known: Candidate) -> None:
+        """Keeps what was learned of the same offer before the configuration was read again."""
+        self.prompt_cache, self.late_until = known.prompt_cache, known.late_until
+        self.first_token_seconds, self.token_seconds = known.first_token_seconds, known.token_seconds
 
     def follows(self, prefix: int, now: float) -> bool:
         """Returns whether a prompt that begins so comes after one that this offer has read lately.
@@ -121,8 +135,9 @@ def by_cost(choice: Choice) -> Ordered:
         if cost is None:
             continue
         if candidate.endpoint is None:
-            late = candidate.late_until > now
-            hosted.append((cost + _LAST if late else cost, candidate.position, candidate))
+            hosted.append(
+                (cost + _LAST if candidate.seconds_late(choice.facts, now) else cost, candidate.position, candidate)
+            )
         elif candidate.endpoint.accepts(
             choice.target, prompt, candidate.cached_tokens(choice.facts, now), choice.completion_tokens, now
         ):

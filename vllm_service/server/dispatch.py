@@ -12,7 +12,13 @@ from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.operations import BY_PATH
 from vllm_service.http.asgi import Application, serve_asgi
 from vllm_service.http.error_answers import error_body, error_headers
+from vllm_service.http.head_check import Paths
 from vllm_service.http.messages import Request, ResponseWriter
+
+#: Answered here, at the price of a refusal, so that no flood of requests makes an orchestrator end the process.
+LIVE_TARGETS = frozenset((b"/health/live", b"/v1/health/live"))
+LIVE_BODY = b'{"status":"alive"}'
+PATHS = Paths(operations=BY_PATH, always=LIVE_TARGETS)
 
 
 class Dispatcher:
@@ -30,6 +36,8 @@ class Dispatcher:
         if operation is None and b"?" in request.target:
             operation = BY_PATH.get(request.target.partition(b"?")[0])
         if operation is None:
+            if request.target in LIVE_TARGETS and request.method in (b"GET", b"HEAD"):
+                return _answer_live(caller)
             return self._serve_fastapi(request, caller)
         if request.method == b"POST":
             return self._gateway.serve(operation, request, caller)
@@ -45,6 +53,11 @@ class Dispatcher:
         if self._fastapi is None:
             self._fastapi = asyncio.get_running_loop().run_in_executor(None, self._make_fastapi)
         return await asyncio.shield(self._fastapi)  # a caller who leaves must not cancel it for all others
+
+
+async def _answer_live(caller: ResponseWriter) -> None:
+    """Answers as api/health.py's route does, which stays for the API's description."""
+    caller.answer(200, b"content-type: application/json\r\n", LIVE_BODY)
 
 
 async def _refuse_method(caller: ResponseWriter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -25,21 +26,23 @@ from vllm_service.domain.status import (
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.keep_alive import KeepAlive
+from vllm_service.http.addresses import AddressLimits, ClientAddresses
+from vllm_service.http.fair_queue import QueueBounds
+from vllm_service.http.head_check import HeadCheck
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
-from vllm_service.http.request_reader import ClientAddresses
 from vllm_service.http.server import HttpServer
 from vllm_service.observability.access_log import log_request
 from vllm_service.observability.measurements import Measurements
 from vllm_service.observability.tracing import require_exporter
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.breakers.report import BreakerReport
 from vllm_service.resilience.hedging import HedgeSettings, Hedging
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
 from vllm_service.runpod.control import ControlHttp
 from vllm_service.runpod.endpoint import RunPodSettings
-from vllm_service.server.dispatch import Dispatcher, fastapi_application
+from vllm_service.server.dispatch import PATHS, Dispatcher, fastapi_application
 from vllm_service.server.supervisor import WorkerSlot
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.open import Storage, open_storage
@@ -81,7 +84,7 @@ def build(
     """
     config = CurrentConfig(snapshot)
     statuses = Statuses()
-    upstream = ConnectionPool()
+    upstream = ConnectionPool(bounds=_queue_bounds(settings), is_shared=settings.require_keys)
     policy = policy_of(settings, storage)
     tracing = None if settings.otlp_endpoint is None else tracing_to(settings.otlp_endpoint)
     measurements = Measurements(config.catalog, settings.latency_target_seconds)
@@ -92,9 +95,6 @@ def build(
         upstream=upstream,
         quotas=storage.quotas,
         recorders=_recorders(settings, storage, measurements),
-        keys=keys,
-        anonymous=LOCAL_KEY,
-        addresses=ClientAddresses(settings.trusted_proxies),
         responses=storage.responses if settings.response_cache else None,
         policy=policy,
         record_loss=storage.ledger.record,
@@ -104,7 +104,7 @@ def build(
     )
     dependencies = _dependencies(settings, config, measurements, statuses, keys)
     dispatcher = Dispatcher(gateway, partial(fastapi_application, dependencies))
-    server = HttpServer(dispatcher, connection_limits(settings))
+    server = HttpServer(dispatcher, connection_limits(settings), head_check(settings, keys))
     _register(
         statuses,
         settings=settings,
@@ -179,6 +179,7 @@ def policy_of(settings: ServiceSettings, storage: Storage) -> ResiliencePolicy:
             consecutive_failures=settings.breaker_failures,
             open_seconds=open_seconds,
             longest_open_seconds=max(300.0, open_seconds),  # the longest may not be less than the first
+            by_organisation=settings.require_keys,  # without keys all requests are of one caller
         ),
         storage.breakers,
         RetrySettings(attempts=settings.attempts, attempts_per_offer=settings.attempts_per_place),
@@ -197,7 +198,25 @@ def connection_limits(settings: ServiceSettings) -> ConnectionLimits:
         keep_alive_seconds=settings.keep_alive_seconds,
         stalled_write_seconds=settings.write_timeout_seconds,
         connections=settings.max_connections,
+        address_connections=settings.max_connections_per_address,
+        buffered_bytes=settings.max_buffered_bytes,
     )
+
+
+def head_check(settings: ServiceSettings, keys: Keys | None) -> HeadCheck:
+    """Returns what decides at the end of each request's head. keys: None lets everyone in."""
+    return HeadCheck(
+        asyncio.get_running_loop().time,
+        keys=keys,
+        anonymous=LOCAL_KEY,
+        addresses=ClientAddresses(settings.trusted_proxies),
+        limits=AddressLimits(settings.requests_per_second_per_ip, settings.wrong_keys_per_minute_per_ip),
+        paths=PATHS,
+    )
+
+
+def _queue_bounds(settings: ServiceSettings) -> QueueBounds:
+    return QueueBounds(settings.waiting_per_organisation, settings.waiting_requests)
 
 
 def tracing_to(endpoint: str) -> Tracing:

@@ -21,6 +21,10 @@ class Keys(Protocol):
         """
         ...
 
+    def remembered(self, secret: str) -> ApiKey | None:
+        """Returns what `find` would without a look-up: the key if it is in memory; None means unknown, not invalid."""
+        ...
+
 
 class Reservation(Protocol):
     """One request's share of its limits. It ends once, by `settle` or `release`, else when its lease expires."""
@@ -30,7 +34,7 @@ class Reservation(Protocol):
         ...
 
     async def release(self) -> None:
-        """Gives back everything, the request itself included: it used nothing."""
+        """Gives back what days and months have of it: nothing was sent anywhere. Its minute and second count it on."""
         ...
 
 

@@ -65,6 +65,7 @@ def test_the_document_holds_what_is_known_and_null_for_the_rest() -> None:
         "status": "open",
         "failure_count": 5,
         "estimated_recovery_time": "2027-01-15T08:00:00.000Z",
+        "organisations": 0,
     }
     assert before["memory_usage"]["allocated_gb"] > 0
     assert after["backends"]["text2sql"] == ["https://api.runpod.test/v2/abc123/openai/v1"]

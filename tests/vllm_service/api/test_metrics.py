@@ -34,7 +34,7 @@ from vllm_service.domain.status import (
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "metrics.md"
 FULL = statuses(
-    ServerState(is_listening=True, in_flight=7),
+    ServerState(True, in_flight=7, connections=9, buffered_bytes=10, refusals={"UNAUTHORIZED_401": 11}),
     BreakersState({"hosted": ProviderCircuit(Circuit.OPEN, 5, 2)}),
     WorkersState({"runpod": WorkerState(1, 2, 3, 4, 5, 6, 7, 0.125)}),
     CacheState(3, 1, 2, 1000, 0),
@@ -131,6 +131,8 @@ def test_what_is_counted_is_exact() -> None:
     assert metrics.value("vllm_circuit_breaker_open_total", provider="hosted") == 2
     assert metrics.value("vllm_provider_up", provider="hosted") == 0
     assert metrics.value("vllm_requests_in_flight") == 7
+    assert (metrics.value("vllm_connections"), metrics.value("vllm_buffered_bytes")) == (9, 10)
+    assert metrics.value("vllm_refusals_total", code="UNAUTHORIZED_401") == 11
     assert metrics.value("vllm_worker_cost_usd_total", provider="runpod") == 0.125
 
 

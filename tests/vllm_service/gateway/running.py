@@ -23,7 +23,9 @@ from vllm_service.errors import RateLimited
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
 from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.keep_alive import KeepAlive
+from vllm_service.http.addresses import AddressLimits, ClientAddresses
 from vllm_service.http.asgi import Application
+from vllm_service.http.head_check import HeadCheck
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.server import HttpServer
@@ -31,7 +33,7 @@ from vllm_service.observability.tracing import Tracer
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import RetrySettings
 from vllm_service.routing.from_catalog import make_router
-from vllm_service.server.dispatch import Dispatcher
+from vllm_service.server.dispatch import PATHS, Dispatcher
 from vllm_service.storage.protocol import Quotas, ResponseCache
 from vllm_service.testing import ScriptedProvider
 
@@ -61,13 +63,25 @@ class Books:
 
     shares: list[Share] = field(default_factory=list)
     rows: list[RequestRecord] = field(default_factory=list)
+    #: The rows of attempts whose answers were not used.
+    cuts: list[RequestRecord] = field(default_factory=list)
     keys: dict[str, ApiKey] = field(default_factory=lambda: {SECRET: ApiKey("key-1", "acme")})
+    # Whether keys are in memory before they are looked up; what was looked up; set once the store answers.
+    remembers: bool = True
+    looked_up: list[str] = field(default_factory=list)
+    key_store: asyncio.Event | None = None
     is_full: bool = False
     _recorded: asyncio.Condition = field(default_factory=asyncio.Condition)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def find(self, secret: str) -> ApiKey | None:
+        self.looked_up.append(secret)
+        if self.key_store is not None:
+            await self.key_store.wait()
         return self.keys.get(secret)
+
+    def remembered(self, secret: str) -> ApiKey | None:
+        return self.keys.get(secret) if self.remembers else None
 
     async def reserve(
         self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
@@ -127,6 +141,10 @@ class Running:
         """Whether the gateway has stopped reading an answer, since its caller does not read."""
         return any(connection.is_paused for pool in self.upstream._pools.values() for connection in pool._all)
 
+    async def connection(self, own_address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Opens a connection from this address of this machine."""
+        return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(own_address, 0))
+
     async def raw(self, data: bytes, *, until_closed: bool = True) -> bytes:
         """Sends bytes over a connection of its own; what came back until the gateway closed it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -157,6 +175,8 @@ async def running(
     recorders: Sequence[Callable[[RequestRecord], None]] = (),
     application: Application | None = None,
     keep_alive: KeepAlive | None = None,
+    addresses: ClientAddresses | None = None,
+    address_limits: AddressLimits | None = None,
 ) -> AsyncIterator[Running]:
     """A gateway in this process. quotas None: without limits. recorders: told of each row before the books are."""
     books = Books()
@@ -167,15 +187,21 @@ async def running(
         upstream=upstream,
         quotas=quotas or books,
         recorders=[*recorders, books.record],
-        keys=books,
         responses=responses,
         tracer=tracer,
         policy=policy or ResiliencePolicy.of(retries=QUICK),
-        record_loss=books.record,
+        record_loss=books.cuts.append,
         wall_clock=wall_clock,
         keep_alive=keep_alive,
     )
-    server = HttpServer(Dispatcher(gateway, lambda: application or _nothing_else), limits)
+    head_check = HeadCheck(
+        asyncio.get_running_loop().time,
+        keys=books,
+        addresses=addresses,
+        limits=address_limits,
+        paths=PATHS,
+    )
+    server = HttpServer(Dispatcher(gateway, lambda: application or _nothing_else), limits, head_check)
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
     port = listening.getsockname()[1]

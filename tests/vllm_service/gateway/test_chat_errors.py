@@ -41,7 +41,10 @@ async def test_errors_of_providers_raise_the_right_class(
     assert raised.value.code == code
     assert "sk-1" not in str(raised.value)
     assert (row.outcome, row.error_code, row.status) == (Outcome.FAILED, code, raised.value.status_code)
-    assert gateway.books.shares[0].ended == [None]
+    # It was sent, so the request counts; an answer from behind a proxy that gave up may have been paid for.
+    prompt = row.usage.prompt_tokens if row.usage else 0
+    assert (prompt > 0) is (status == 504)
+    assert gateway.books.shares[0].ended == [(prompt, row.cost_picousd or 0)]
     if status == 429:
         assert raised.value.response.headers["retry-after"] == "3"
 
@@ -63,10 +66,13 @@ async def test_our_own_errors_cost_nothing_and_leave_a_row() -> None:
         with pytest.raises(openai.RateLimitError) as limited:
             await create(model="small", messages=MESSAGES)
         assert limited.value.response.headers["retry-after"] == "8"
-        rows = [await gateway.books.row(number) for number in range(4)]
-    assert [row.outcome for row in rows] == [Outcome.REJECTED] * 4
-    assert [row.status for row in rows] == [404, 401, 400, 429]
-    assert (upstream.requests, gateway.books.shares) == ([], [])
+        rows = [await gateway.books.row(number) for number in range(3)]
+        assert gateway.server.status().refusals == {"UNAUTHORIZED_401": 1}  # counted, without a row
+    assert [row.outcome for row in rows] == [Outcome.REJECTED] * 3
+    assert [row.status for row in rows] == [404, 400, 429]
+    assert upstream.requests == []
+    # What is not valid counts in the key's minute all the same.
+    assert [(share.tokens, share.ended) for share in gateway.books.shares] == [(0, [None])] * 2
 
 
 async def test_the_next_provider_answers_when_one_cannot() -> None:

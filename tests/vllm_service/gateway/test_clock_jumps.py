@@ -15,7 +15,7 @@ import pytest
 from tests.vllm_service.gateway.running import QUICK, SECRET, Running, catalog_of, running
 from tests.vllm_service.gateway.test_failing_over import answers, post
 from vllm_service.domain.keys import ApiKey, OrganisationLimits
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.coordination.memory import MemoryBreakers

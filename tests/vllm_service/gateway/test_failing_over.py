@@ -16,7 +16,7 @@ import pytest
 from tests.vllm_service.gateway.asking import HEADERS
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, running
 from vllm_service.domain.requests import Outcome
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.testing import (
     DONE,
@@ -88,7 +88,10 @@ async def test_what_fails_before_its_content_is_answered_by_the_next_place(first
     assert response.content.count(b"cond") == 1
     assert (len(broken.requests), len(sound.requests)) == (1, 1)
     assert (row.provider, row.attempts, row.outcome) == ("provider-2", 2, Outcome.COMPLETED)
-    assert gateway.books.shares[0].ended == [(13, row.cost_picousd)]
+    tokens = 13 + sum(cut.usage.total_tokens for cut in gateway.books.cuts if cut.usage)
+    cost = (row.cost_picousd or 0) + sum(cut.cost_picousd or 0 for cut in gateway.books.cuts)
+    assert gateway.books.shares[0].ended == [(tokens, cost)]
+    assert [cut.request_id for cut in gateway.books.cuts] == ([f"{row.request_id}/cut"] if first is CUTS else [])
 
 
 async def test_who_cannot_be_reached_is_passed_over() -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.vllm_service.gateway.asking import HEADERS
 from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, running
 from tests.vllm_service.gateway.test_failing_over import BODY, answers, gateway_of, post
+from tests.waiting import until
 from vllm_service.catalog.model import Catalog, OnDisconnect
 from vllm_service.domain.requests import Outcome
 from vllm_service.resilience.hedging import HedgeSettings, Hedging
@@ -37,7 +38,9 @@ async def test_a_second_place_is_asked_when_the_first_is_slow_and_the_loser_is_b
     async with gateway_of(HANGS, answers, policy=over, router_costs=True) as (gateway, (slow, _)):
         response = await post(gateway, {"x-hedge": "on"})
         await asyncio.wait_for(slow.was_left.wait(), 10)
-        row, loss = await gateway.books.row(0), await gateway.books.row(1)
+        row = await gateway.books.row()
+        await until(lambda: bool(gateway.books.cuts))
+        loss = gateway.books.cuts[0]
     assert response.headers["x-provider"] == "provider-2"
     assert (row.provider, row.attempts) == ("provider-2", 2)
     assert (loss.request_id, loss.provider, loss.outcome) == (
@@ -48,7 +51,8 @@ async def test_a_second_place_is_asked_when_the_first_is_slow_and_the_loser_is_b
     assert loss.cost_picousd
     assert loss.usage is not None
     assert loss.usage.estimated
-    assert gateway.books.shares[0].ended == [(13, (row.cost_picousd or 0) + loss.cost_picousd)]
+    tokens = 13 + loss.usage.total_tokens
+    assert gateway.books.shares[0].ended == [(tokens, (row.cost_picousd or 0) + loss.cost_picousd)]
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-hedge": "off"}, {"x-hedge": "on", "x-max-cost-usd": "1"}])

@@ -102,7 +102,7 @@ async def test_an_error_behind_the_head_is_an_event_without_done_and_its_row_has
     assert (error["type"], error["code"]) == ("not_found_error", "NOT_FOUND_404")
     assert error["request_id"] == caller.response.headers["x-request-id"]
     assert (row.outcome, row.status, row.error_code) == (Outcome.FAILED, 404, "NOT_FOUND_404")
-    assert gateway.books.shares[0].ended == [None]
+    assert gateway.books.shares[0].ended == [(0, 0)]
 
 
 async def test_openais_client_raises_an_error_behind_the_head_and_reads_an_answer_behind_it() -> None:

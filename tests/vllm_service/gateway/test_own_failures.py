@@ -19,7 +19,7 @@ from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import StorageUnavailable
 from vllm_service.gateway.config_snapshot import ConfigSnapshot
 from vllm_service.http.server import HttpServer
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.protocol import CachedResponse
 from vllm_service.testing import ScriptedProvider

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vllm_service.domain.refusals import Meaning
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.provider_errors import fault_error, refused, retry_after_of
-from vllm_service.http.upstream import CutShort, NotReached, ProviderFault, TimedOut
+from vllm_service.http.upstream import CutShort, NoFreeConnection, NotReached, ProviderFault, TimedOut
 
 
 def as_body(document: Any) -> bytes:
@@ -214,6 +214,7 @@ def test_a_model_that_is_not_ready_says_when_it_will_be() -> None:
     ("fault", "code", "part"),
     [
         (NotReached("refused"), "MODEL_503", "cannot be reached"),
+        (NoFreeConnection("none in 5 s"), "OVERLOADED_503", "none in 5 s"),
         (TimedOut("no byte in 3 s"), "GATEWAY_TIMEOUT_504", "no byte in 3 s"),
         (CutShort("reset"), "UPSTREAM_502", "broke off: reset"),
         (ProviderFault("odd"), "UPSTREAM_502", "broke off: odd"),

@@ -16,7 +16,7 @@ from tests.vllm_service.gateway.test_failing_over import BODY, answers, post
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.keys import ApiKey, OrganisationLimits
 from vllm_service.domain.pricing import TokenPrice
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.quotas.memory import MemoryQuotas
 from vllm_service.testing import ReceivedRequest, Reply, ScriptedProvider, chat, refused
@@ -141,7 +141,8 @@ def with_room(catalog: Catalog, name: str, connections: int) -> Catalog:
 async def stormy(**settings: Any) -> AsyncIterator[tuple[Running, Storm, Counting]]:
     storm, sound = Storm(CALLERS), Counting(ROOM)
     async with storm.upstream, sound.upstream:
-        catalog = with_room(catalog_of(storm.upstream.url, sound.upstream.url), "provider-2", ROOM)
+        # One connection more than all callers use: they are one organisation, which leaves it to others.
+        catalog = with_room(catalog_of(storm.upstream.url, sound.upstream.url), "provider-2", ROOM + 1)
         async with running(catalog, **settings) as gateway:
             yield gateway, storm, sound
 

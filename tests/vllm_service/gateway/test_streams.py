@@ -16,7 +16,7 @@ from tests.waiting import until
 from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.testing import (
     DONE,

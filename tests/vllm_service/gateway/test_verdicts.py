@@ -14,7 +14,7 @@ from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gatew
 from vllm_service.domain.breakers import BreakerState
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
 from vllm_service.testing import (

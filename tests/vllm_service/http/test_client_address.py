@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.http.request_reader import ClientAddresses
+from vllm_service.http.addresses import ClientAddresses
 
 PROXIES = ClientAddresses([ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.1")])
 
@@ -19,7 +19,7 @@ def of(peer: str, *forwarded: str, addresses: ClientAddresses = PROXIES) -> str 
 
 def test_a_strangers_header_is_ignored() -> None:
     assert of("203.0.113.7", "198.51.100.1") == "203.0.113.7"
-    assert of("2001:db8::7", "198.51.100.1") == "2001:db8::7"
+    assert of("2001:db8::7", "198.51.100.1") == "2001:db8::/64"
 
 
 def test_without_trusted_proxies_nobody_is_believed() -> None:
@@ -30,8 +30,8 @@ def test_without_trusted_proxies_nobody_is_believed() -> None:
 
 def test_a_trusted_proxy_says_for_whom_it_asks() -> None:
     assert of("10.0.0.1", "198.51.100.1") == "198.51.100.1"
-    assert of("10.0.0.1", "2001:db8::1") == "2001:db8::1"
-    assert of("fd00::1", "2001:db8::1") == "2001:db8::1"
+    assert of("10.0.0.1", "2001:db8::1") == "2001:db8::/64"
+    assert of("fd00::1", "2001:db8::1") == "2001:db8::/64"
     assert of("10.0.0.1") == "10.0.0.1"
 
 
@@ -59,9 +59,9 @@ def test_junk_ends_the_search_and_nothing_left_of_it_counts(junk: str) -> None:
     ("written", "address"),
     [
         ("198.51.100.1:52110", "198.51.100.1"),
-        ("[2001:db8::1]:52110", "2001:db8::1"),
-        ("[2001:db8::1]", "2001:db8::1"),
-        ("2001:0DB8:0000::0001", "2001:db8::1"),
+        ("[2001:db8::1]:52110", "2001:db8::/64"),
+        ("[2001:db8::1]", "2001:db8::/64"),
+        ("2001:0DB8:0000::0001", "2001:db8::/64"),
         ("::ffff:198.51.100.1", "198.51.100.1"),
     ],
 )
@@ -82,8 +82,12 @@ def test_a_unix_socket_has_no_address() -> None:
     ("peer", "address"),
     [
         ("203.0.113.7", "203.0.113.7"),
-        ("2001:db8::7", "2001:db8::7"),
-        ("2001:0db8:0:0::7", "2001:db8::7"),
+        ("2001:db8::7", "2001:db8::/64"),
+        ("2001:0db8:0:0::7", "2001:db8::/64"),
+        # One customer has at least a /64, and may use any address of it.
+        ("2001:db8::ffff:1:2:3", "2001:db8::/64"),
+        ("2001:db8:0:1::7", "2001:db8:0:1::/64"),
+        ("::1", "::/64"),
         ("::ffff:203.0.113.7", "203.0.113.7"),
         ("", None),
         ("a:socket", None),
@@ -110,8 +114,8 @@ def test_an_empty_list_says_nothing(forwarded: str) -> None:
         ("[2001:db8::1]:", "10.0.0.1"),
         ("[198.51.100.1]", "198.51.100.1"),
         ("[::ffff:198.51.100.1]:80", "198.51.100.1"),
-        ("2001:db8::1" + " " * 60, "2001:db8::1"),
-        ("2001:db8::1%".ljust(64, "e"), "2001:db8::1%".ljust(64, "e")),
+        ("2001:db8::1" + " " * 60, "2001:db8::/64"),
+        ("2001:db8::1%".ljust(64, "e"), "2001:db8::/64"),
         ("2001:db8::1%".ljust(65, "e"), "10.0.0.1"),
     ],
 )
@@ -128,4 +132,4 @@ def test_other_headers_are_not_looked_at() -> None:
 def test_whatever_a_proxy_writes_the_client_is_an_address(values: list[bytes]) -> None:
     address = PROXIES.of("10.0.0.1", [(b"x-forwarded-for", value) for value in values])
     assert address is not None
-    ip_address(address)
+    ip_network(address)

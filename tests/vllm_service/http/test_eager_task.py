@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vllm_service.http.server_connection import EagerTask
+from vllm_service.http.eager_task import EagerTask
 
 SEEN: ContextVar[str] = ContextVar("SEEN", default="nothing")
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from vllm_service.catalog.model import Provider, ProviderKind
+from vllm_service.http.eager_task import EagerTask
 from vllm_service.http.pool import ConnectionPool
-from vllm_service.http.server_connection import EagerTask
 from vllm_service.http.upstream import CutShort, NotReached
 from vllm_service.testing import CLOSES, ScriptedProvider, in_turn, whole
 

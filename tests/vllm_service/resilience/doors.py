@@ -17,10 +17,11 @@ from vllm_service import LLMRouter
 from vllm_service.catalog.model import Catalog, Offer, OnDisconnect, Provider, ProviderKind, PublicModel
 from vllm_service.client.streams import TextStream
 from vllm_service.domain.breakers import BreakerState
+from vllm_service.domain.plan import Step
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import Outcome
 from vllm_service.errors import ServiceError
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.hedging import HedgeSettings, Hedging
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import DeadlineSettings
@@ -79,6 +80,8 @@ class World:
     providers: list[ScriptedProvider]
     router: CostRouter
     policy: ResiliencePolicy
+    #: Whose requests come through the door.
+    organisation: str = ""
 
     @property
     def requests(self) -> tuple[int, ...]:
@@ -92,10 +95,10 @@ class World:
 
     @property
     def breaker_states(self) -> tuple[BreakerState, ...]:
-        """Of every offer, in the order of the catalog."""
-        states = self.policy.breakers.states(self.policy.clock())
+        """Of every offer, in the order of the catalog, as they are for this door's requests."""
+        breakers, now = self.policy.breakers, self.policy.clock()
         return tuple(
-            states.get((candidate.name, candidate.model), BreakerState.CLOSED)
+            breakers.for_organisation(Step(candidate.name, candidate.model), self.organisation, now).state(now)
             for candidate in self.router._routes[MODEL].candidates
         )
 
@@ -221,7 +224,7 @@ async def gateway_door(scripts: Callable[[], Replies], setting: Setting) -> Asyn
         providers, catalog = await _provide(stack, scripts(), setting)
         router, policy = make_router(catalog, "QUALITY"), policy_of(setting)
         gateway = await stack.enter_async_context(running(catalog, policy=policy, router=router))
-        yield World(GatewayDoor(gateway), providers, router, policy)
+        yield World(GatewayDoor(gateway), providers, router, policy, "acme")
 
 
 @asynccontextmanager

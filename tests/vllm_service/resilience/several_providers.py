@@ -23,7 +23,7 @@ from tests.vllm_service.resilience.cases import (
 from tests.vllm_service.resilience.doors import TOUCHY, Replies, Setting, Verdict
 from tests.vllm_service.resilience.one_provider import begun_then, late
 from vllm_service.catalog.model import OnDisconnect
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.testing import (
     HANGS,
     RESETS,

@@ -16,7 +16,7 @@ from vllm_service.domain.usage import Usage
 from vllm_service.errors import UpstreamFailed
 from vllm_service.http.upstream import Patience
 from vllm_service.resilience.attempts import Attempt, TriedRequest, first_answer
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.resilience.failures import Failure, Kind, NotAnswered
 from vllm_service.resilience.policy import ResiliencePolicy

@@ -33,6 +33,13 @@ def test_a_caller_who_left_is_final_and_told_as_499() -> None:
     assert Failure(Kind.CANCELLED).breaker_status == 499
 
 
+def test_no_free_connection_speaks_against_nobody_and_lets_the_next_offer_be_tried() -> None:
+    failure = Failure(Kind.BUSY)
+    assert failure.breaker_status == 499
+    assert not failure.is_final
+    assert not failure.is_lasting
+
+
 def test_a_provider_that_sends_499_is_at_fault_itself() -> None:
     failure = Failure(Kind.STATUS, 499)
     assert (failure.is_final, failure.breaker_status) == (False, 500)

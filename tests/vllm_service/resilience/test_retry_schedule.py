@@ -66,6 +66,10 @@ def test_a_revoked_key_or_a_model_that_is_not_there_goes_to_the_next_place_and_i
     assert tried(course(A, B), Failure(Kind.STATUS, status), DOWN) == [("a", 0), ("b", 0), ("b", 1)]
 
 
+def test_an_offer_without_a_free_connection_is_not_tried_again() -> None:
+    assert tried(course(A, B), Failure(Kind.BUSY), DOWN) == [("a", 0), ("b", 0), ("b", 1)]
+
+
 @pytest.mark.parametrize(
     "final",
     [Failure(Kind.STATUS, 400), Failure(Kind.CANCELLED), Failure(Kind.CUT, content_started=True)],

@@ -27,7 +27,7 @@ class Breakers:
     def not_closed(self) -> Collection[tuple[str, str]]:
         return [(name, "m") for name in self._open]
 
-    def may_try(self, provider: str, model: str, now_seconds: float) -> bool:
+    def may_try(self, provider: str, model: str, now_seconds: float, organisation: str) -> bool:
         return provider not in self._open
 
 

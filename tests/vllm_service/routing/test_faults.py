@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from vllm_service.domain.plan import Step
-from vllm_service.resilience.breakers.circuit_breaker import Admission, BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
+from vllm_service.resilience.breakers.probes import Admission
 from vllm_service.resilience.breakers.shared import Breakers
 from vllm_service.resilience.failures import Failure, Kind
 from vllm_service.resilience.retry_schedule import Deadline, RetrySchedule, RetrySettings, ScheduledAttempt

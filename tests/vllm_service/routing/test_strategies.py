@@ -122,7 +122,7 @@ class AllOpen:
 
     not_closed = frozenset({("own", "llama")})
 
-    def may_try(self, provider: str, model: str, now: float) -> bool:
+    def may_try(self, provider: str, model: str, now: float, organisation: str) -> bool:
         return False
 
 

@@ -26,7 +26,7 @@ from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.strategies import RoutingStrategy
 from vllm_service.domain.usage import prefix_of
 from vllm_service.errors import ConfigurationError
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.resilience.hedging import Hedging
 from vllm_service.resilience.policy import Clock, ResiliencePolicy

@@ -219,6 +219,7 @@ class _ConnectionRequest(Generic[Sent]):
     async def __call__(self, attempt: Attempt[Sent], patience: Patience) -> Sent:
         """Makes one attempt. Raises NotAnswered."""
         self.attempts += 1
+        attempt.was_sent = True  # as far as can be seen through the SDK
         self.provider = attempt.step.provider
         connection, seconds = self._connections.connection(self.provider), patience.first_byte_seconds
         try:
@@ -312,7 +313,8 @@ class _RoutedPieces:
                 self._opened.on_data(Silence(timer, self._idle_seconds, left).heard)
                 delta = await self._opened.next_delta()
         except TimeoutError:
-            self._attempt.failed(Failure(Kind.TIMEOUT, content_started=True))
+            kind = Kind.TIMEOUT if self._deadline.left(self._clock()) > 0 else Kind.DEADLINE
+            self._attempt.failed(Failure(kind, content_started=True))
             raise self._silent(seconds) from None
         except ServiceError as error:
             failed = not_answered(error, self._attempt.step.model)

@@ -53,6 +53,10 @@ class Snapshot:
     #: Which of several processes this is.
     worker_slot: WorkerSlotState | None = None
     in_flight: int | None = None
+    #: Callers' open connections, the bytes they hold, and what was refused without a row, by error code.
+    connections: int | None = None
+    buffered_bytes: int | None = None
+    refusals: Mapping[str, int] = field(default_factory=dict)
     quality_scores: Mapping[str, float] = field(default_factory=dict)
     active_sessions: int | None = None
 

@@ -1,4 +1,4 @@
-"""The circuit breaker of one offer: stops requests to an offer that keeps failing, and probes when it is sound again.
+"""A circuit breaker: stops requests to an offer that keeps failing, and probes when it is sound again.
 
 CLOSED lets requests by. RESTING lets none by until a Retry-After is over; the offer is sound, so no probe follows.
 OPEN lets none by for a time, which doubles with each failed probe. HALF_OPEN lets one request at a time by as a probe;
@@ -8,142 +8,71 @@ some probes in a row that succeed close the breaker, one that fails opens it aga
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from vllm_service.domain.breakers import BreakerChange, BreakerState
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
+from vllm_service.resilience.breakers.error_window import ErrorWindow
+from vllm_service.resilience.breakers.probes import Admission, Probes
 from vllm_service.resilience.failures import Blame, blame
-
-
-@dataclass(frozen=True, kw_only=True)
-class BreakerSettings:
-    """Settings for when a breaker opens and closes."""
-
-    #: So many failures in a row open it.
-    consecutive_failures: int = 5
-    #: The share of failures in the window that opens it.
-    error_rate: float = 0.5
-    window_seconds: float = 30.0
-    #: With fewer requests in the window the share is not looked at.
-    minimum_requests: int = 20
-    #: How long it is open at first; each probe that fails doubles this, up to `longest_open_seconds`.
-    open_seconds: float = 10.0
-    longest_open_seconds: float = 300.0
-    #: The longest Retry-After that is obeyed.
-    longest_retry_after_seconds: float = 3600.0
-    #: So many probes in a row that succeed close it.
-    successes_to_close: int = 2
-    #: A probe without a result after so long is taken for lost; longer than any first byte may take.
-    probe_seconds: float = 150.0
-    #: Nothing but 429s for so long, and at least `consecutive_failures` of them, open it.
-    throttled_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a count below 1, a time that is not positive, or a rate that is not a share."""
-        if min(self.consecutive_failures, self.minimum_requests, self.successes_to_close) < 1:
-            raise ValueError("circuit breaker: the counts must be at least 1")
-        times = (self.window_seconds, self.open_seconds, self.longest_retry_after_seconds, self.probe_seconds)
-        if min(times) <= 0 or self.longest_open_seconds < self.open_seconds or self.throttled_seconds < 0:
-            raise ValueError("circuit breaker: times must be above 0, longest_open_seconds at least open_seconds")
-        if not 0 < self.error_rate <= 1:
-            raise ValueError(f"circuit breaker: error_rate must be above 0 and at most 1, got {self.error_rate}")
-
-
-SLICES = 10
-
-
-class ErrorWindow:
-    """Counts requests and failures over the last `seconds`, in ten slices of time. A clock that goes back clears it.
-
-    The oldest slice is dropped as a whole, so the window is up to a tenth shorter than `seconds`.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._slice_seconds = seconds / SLICES
-        # The number of the current slice, counted from the clock's zero; its counts lie at this number modulo SLICES.
-        self._slice = 0
-        self._answered = [0] * SLICES
-        self._failed = [0] * SLICES
-        #: The sums over all slices: requests that ended, and those of them that failed.
-        self.answered = 0
-        self.failed = 0
-
-    def add(self, now_seconds: float, *, failed: bool) -> None:
-        """Counts a request that has ended."""
-        number = int(now_seconds / self._slice_seconds)
-        if number != self._slice:
-            self._move_to(number)
-        index = number % SLICES
-        self._answered[index] += 1
-        self.answered += 1
-        if failed:
-            self._failed[index] += 1
-            self.failed += 1
-
-    def clear(self) -> None:
-        """Sets all counts to 0."""
-        self._answered = [0] * SLICES
-        self._failed = [0] * SLICES
-        self.answered = 0
-        self.failed = 0
-
-    def _move_to(self, number: int) -> None:
-        if not 0 < number - self._slice < SLICES:
-            self.clear()
-        else:
-            for passed in range(self._slice + 1, number + 1):
-                index = passed % SLICES
-                self.answered -= self._answered[index]
-                self.failed -= self._failed[index]
-                self._answered[index] = 0
-                self._failed[index] = 0
-        self._slice = number
-
 
 OnChange = Callable[[BreakerChange], None]
 CLOSED, RESTING, OPEN, HALF_OPEN = BreakerState
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """The right to send one request."""
-
-    #: A result of an older generation is ignored: that request was sent before the breaker's last change.
-    generation: int
-    is_probe: bool = False
-
-
 class CircuitBreaker:
-    """The breaker of one provider's model. Every admission ends in one call of succeeded, failed or cancelled."""
+    """One breaker. Every admission ends in one call of succeeded, failed or cancelled.
 
-    def __init__(self, provider: str, model: str, settings: BreakerSettings, on_change: OnChange) -> None:
+    organisation: whose requests it is about; None: everyone's.
+    """
+
+    #: How many probes may be out at a time, each of another organisation.
+    most_probes = 1
+
+    def __init__(
+        self,
+        provider: str,
+        model: str,
+        settings: BreakerSettings,
+        on_change: OnChange,
+        organisation: str | None = None,
+    ) -> None:
         self.provider = provider
         self.model = model
+        self.organisation = organisation
         #: Failures in a row.
         self.failures = 0
         self.last_failure_at: float | None = None
         self._settings = settings
         self._on_change = on_change
-        self._window = ErrorWindow(settings.window_seconds)
+        #: The requests that ended lately. Where `while_sound` is a request's admission, its success counts here alone.
+        self.window = ErrorWindow(settings.window_seconds)
         self._state = CLOSED
         # One object for all requests of a generation, so that the hot path makes none.
         self._admission = Admission(0)
+        #: The result of `admit` for every request, without a call; None: call `admit`.
+        self.while_closed: Admission | None = self._admission
+        #: The same while nothing has failed, so that a success changes nothing but the window.
+        self.while_sound: Admission | None = self._admission
         self._shut_at = 0.0
         self._shut_seconds = 0.0
         # How often it has opened since it was last closed; each time doubles the pause.
         self._openings = 0
         # Probes in a row that have succeeded.
         self._successes = 0
-        # While a probe is out, or another replica's is, no further one is sent for so many seconds.
-        self._probe_at: float | None = None
-        self._probe_seconds = 0.0
+        self._probes = Probes()
         # 429s in a row, and when the first of them came.
         self._throttles = 0
         self._throttled_at = 0.0
 
     @property
-    def while_closed(self) -> Admission | None:
-        """The result of `admit` while the breaker is closed, without a call; None: call `admit`."""
-        return self._admission if self._state is CLOSED else None
+    def is_closed(self) -> bool:
+        """Whether it lets every request by, as far as is known without a look at the clock."""
+        return self._state is CLOSED
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is closed, and the last request that ended did not fail."""
+        return self._state is CLOSED and not self.failures and not self._throttles
 
     def state(self, now: float) -> BreakerState:
         """Returns the state now. A pause that is over changes it, since no timer does that."""
@@ -158,73 +87,63 @@ class CircuitBreaker:
         self._shut_at = min(self._shut_at, now)  # a clock that went back must not make the pause longer
         return max(0.0, self._shut_at + self._shut_seconds - now)
 
-    def allows(self, now: float) -> bool:
+    def allows(self, now: float, organisation: str = "") -> bool:
         """Returns whether `admit` would let a request by, without reserving anything."""
         if self._state is CLOSED:
             return True
         state = self.state(now)
-        return state is CLOSED or (state is HALF_OPEN and not self._is_probing(now))
+        return state is CLOSED or (state is HALF_OPEN and self._probes.have_room(organisation, self.most_probes, now))
 
-    def admit(self, now: float) -> Admission | None:
-        """Returns the right to send a request, or None. A half-open breaker gives it to one probe at a time."""
+    def admit(self, now: float, organisation: str = "") -> Admission | None:
+        """Returns the right to send a request, or None. A half-open breaker gives it to probes alone."""
         if self._state is CLOSED:
             return self._admission
-        if not self.allows(now):
+        if not self.allows(now, organisation):
             return None
-        if self._state is HALF_OPEN:
-            self._hold_probes(self._settings.probe_seconds, now)
-            self._admission = Admission(self._admission.generation + 1, is_probe=True)
-        return self._admission
+        if self._state is not HALF_OPEN:
+            return self._admission
+        probe = Admission(self._admission.generation, is_probe=True)
+        self._probes.send(organisation, probe, now, self._settings.probe_seconds)
+        return probe
 
-    def first_content(self, admission: Admission, now: float) -> None:
+    def first_content(self, admission: Admission, now: float, organisation: str = "") -> None:
         """Records an answer's first content. A probe has succeeded with that: the next need not wait for its end."""
         if admission.is_probe:
-            self.succeeded(admission, now)
+            self._succeeded(admission, now, organisation)
 
-    def succeeded(self, admission: Admission, now: float) -> None:
+    def succeeded(self, admission: Admission, now: float, organisation: str = "") -> None:
         """Records a whole answer."""
-        if admission.generation != self._admission.generation:
-            return
-        self._throttles = 0
-        if self._state is not HALF_OPEN:
-            self.failures = 0
-            self._window.add(now, failed=False)
-            return
-        self._end_probe()
-        self._successes += 1
-        if self._successes >= self._settings.successes_to_close:
-            self._close("its probes succeeded")
+        if admission is self.while_sound:
+            self.window.add(now, failed=False)
         else:
-            self._move(HALF_OPEN, "a probe succeeded")
+            self._succeeded(admission, now, organisation)
 
-    def failed(self, admission: Admission, status: int, retry_after: float | None, now: float) -> None:
+    def failed(
+        self, admission: Admission, status: int, retry_after: float | None, now: float, organisation: str = ""
+    ) -> None:
         """Records a request that failed. status: HTTP's; 0 for no answer. retry_after: the provider's, in seconds."""
-        if admission.generation != self._admission.generation:
-            return
         at_fault = blame(status)
         if at_fault in (Blame.CALLER, Blame.NONE):
-            self.cancelled(admission)
+            self.cancelled(admission, organisation)
             return
         rest = min(retry_after or 0.0, self._settings.longest_retry_after_seconds)
-        if at_fault is Blame.THROTTLED:
-            self._count_throttle(rest, now)
-        else:
-            self._count_failure(status, rest, now)
+        self._failed(admission, status, rest, now, organisation)
 
-    def cancelled(self, admission: Admission) -> None:
+    def cancelled(self, admission: Admission, organisation: str = "") -> None:
         """Records a request that ended for another reason than the provider."""
-        if admission.is_probe and admission.generation == self._admission.generation:
-            self._end_probe()
+        if admission.is_probe and self._is_current(admission, organisation):
+            self._probes.end(organisation)
 
-    def postpone(self, admission: Admission, seconds: float, successes: int, now: float) -> None:
+    def postpone(
+        self, admission: Admission, seconds: float, successes: int, now: float, organisation: str = ""
+    ) -> None:
         """Takes back a probe that is not sent, since another replica probes. None is sent within these seconds.
 
         successes: probes in a row that have succeeded at all replicas.
         """
-        if admission.is_probe and admission.generation == self._admission.generation:
-            self._end_probe()
+        if admission.is_probe and self._is_current(admission, organisation):
             self._successes = max(self._successes, successes)
-            self._hold_probes(seconds, now)
+            self._probes.send(organisation, None, now, seconds)
 
     def apply(self, change: BreakerChange, now: float) -> None:
         """Applies a change that another replica has published, as if it had happened here."""
@@ -236,9 +155,46 @@ class CircuitBreaker:
         elif change.after is OPEN or self._state in (CLOSED, RESTING):
             self._shut_from_elsewhere(change, now)
 
+    def shut(self, reason: str, now: float) -> None:
+        """Opens it, unless it is open already."""
+        if self._state is not OPEN:
+            self.last_failure_at = now
+            self._open(reason, 0.0, now)
+
+    def forget(self) -> None:
+        """Closes it, because nothing that it has seen matters any more."""
+        if self._state is not CLOSED:
+            self._close("its failures are long over")
+
+    def _succeeded(self, admission: Admission, now: float, organisation: str) -> None:
+        if not self._is_current(admission, organisation):
+            return
+        self._throttles = 0
+        if self._state is not HALF_OPEN:
+            self.failures = 0
+            self.window.add(now, failed=False)
+            self.while_sound = self.while_closed
+            return
+        self._probes.end(organisation)
+        self._successes += 1
+        if self._successes >= self._settings.successes_to_close:
+            self._close("its probes succeeded")
+        else:
+            self._move(HALF_OPEN, "a probe succeeded")
+
+    def _failed(self, admission: Admission, status: int, rest: float, now: float, organisation: str) -> None:
+        """Records a failure that speaks against the provider. rest: its Retry-After, 0 if it gave none."""
+        if not self._is_current(admission, organisation):
+            return
+        if blame(status) is Blame.THROTTLED:
+            self._count_throttle(rest, now)
+        else:
+            self._count_failure(status, rest, now)
+
     def _count_failure(self, status: int, rest: float, now: float) -> None:
         settings = self._settings
-        window = self._window
+        window = self.window
+        self.while_sound = None
         self.failures += 1
         self.last_failure_at = now
         window.add(now, failed=True)
@@ -253,6 +209,7 @@ class CircuitBreaker:
 
     def _count_throttle(self, rest: float, now: float) -> None:
         """Counts a 429. The provider is sound, so it rests; `throttled_seconds` of nothing else open the breaker."""
+        self.while_sound = None
         if not self._throttles or now < self._throttled_at:
             self._throttled_at = now
         self._throttles += 1
@@ -287,7 +244,8 @@ class CircuitBreaker:
         self._shut_at = now
         self._shut_seconds = seconds
         if state is OPEN:
-            self._end_probe()
+            self._begin_generation()
+        self._look()
 
     def _shut_from_elsewhere(self, change: BreakerChange, now: float) -> None:
         """Opens or rests as another replica does; of two pauses the longer one holds."""
@@ -308,32 +266,33 @@ class CircuitBreaker:
         self._openings = 0
         self._successes = 0
         self._throttles = 0
-        self._window.clear()
-        self._admission = Admission(self._admission.generation + 1)
+        self.window.clear()
+        self._begin_generation()
         self._move(CLOSED, reason, from_elsewhere=from_elsewhere)
 
-    def _hold_probes(self, seconds: float, now: float) -> None:
-        self._probe_at = now
-        self._probe_seconds = seconds
-
-    def _end_probe(self) -> None:
-        self._probe_at = None
-        # A new generation: a second result of the same probe is ignored.
+    def _begin_generation(self) -> None:
+        """Makes the results of all requests under way count for nothing, probes among them."""
+        self._probes.clear()
         self._admission = Admission(self._admission.generation + 1)
 
-    def _is_probing(self, now: float) -> bool:
-        if self._probe_at is None:
-            return False
-        self._probe_at = min(self._probe_at, now)  # as in `seconds_shut`
-        return now - self._probe_at < self._probe_seconds
+    def _look(self) -> None:
+        """Follows a change of the state or the admission."""
+        self.while_closed = self._admission if self._state is CLOSED else None
+        self.while_sound = None
+
+    def _is_current(self, admission: Admission, organisation: str) -> bool:
+        """Returns whether the result of a request still counts; that of a probe does once."""
+        if admission.is_probe:
+            return self._probes.is_out(organisation, admission)
+        return admission.generation == self._admission.generation
 
     def _move(self, state: BreakerState, reason: str, *, from_elsewhere: bool = False) -> None:
         before = self._state
         self._state = state
+        self._look()
         self._notify(before, reason, from_elsewhere=from_elsewhere)
 
     def _notify(self, before: BreakerState, reason: str, *, from_elsewhere: bool = False) -> None:
-        seconds = self._shut_seconds if self._state in (OPEN, RESTING) else 0.0
         self._on_change(
             BreakerChange(
                 self.provider,
@@ -341,9 +300,10 @@ class CircuitBreaker:
                 before,
                 self._state,
                 reason,
-                seconds,
+                self._shut_seconds if self._state in (OPEN, RESTING) else 0.0,
                 self.failures,
                 self._successes,
                 from_elsewhere,
+                self.organisation,
             )
         )

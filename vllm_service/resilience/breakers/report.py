@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 class BreakerReport:
     """Counts and logs the breakers' changes from its creation on.
 
-    A provider counts as open when the breakers of all its models are open.
+    A provider counts as open when the breakers of all its models are open for everyone.
     """
 
     def __init__(self, breakers: Breakers, clock: Callable[[], float] = time.monotonic) -> None:
@@ -47,17 +47,20 @@ class BreakerReport:
         if circuit is Circuit.OPEN:
             retry_at = time.time() + min(breaker.seconds_shut(now) for breaker in breakers)
         failures = max(breaker.failures for breaker in breakers)
-        return ProviderCircuit(circuit, failures, self._openings[provider], retry_at)
+        organisations = max(breaker.organisations_shut_out(now) for breaker in breakers)
+        return ProviderCircuit(circuit, failures, self._openings[provider], retry_at, organisations)
 
     def _on_change(self, change: BreakerChange) -> None:
-        # A pause that is made longer is no further opening.
-        self._openings[change.provider] += change.after is BreakerState.OPEN and change.before is not BreakerState.OPEN
+        # A pause that is made longer is no further opening, and what one organisation meets there is none.
+        is_opening = change.after is BreakerState.OPEN and change.before is not BreakerState.OPEN
+        self._openings[change.provider] += is_opening and change.organisation is None
         level = logging.INFO if change.after is BreakerState.CLOSED else logging.WARNING
         _log.log(
             level,
-            "circuit breaker of %s, %s: %s, was %s: %s%s",
+            "circuit breaker of %s, %s%s: %s, was %s: %s%s",
             change.provider,
             change.model,
+            "" if change.organisation is None else f", for the organisation {change.organisation!r} alone",
             change.after.value,
             change.before.value,
             change.reason,

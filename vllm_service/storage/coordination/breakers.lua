@@ -1,7 +1,8 @@
 -- The shared state of circuit breakers. Each call is one atomic step. Times are in milliseconds, by Redis's clock: those
 -- of the replicas differ.
--- KEYS[1]: a hash with one JSON value for each offer, a provider and a model: since when and for how long its breaker is
--- open, its failures, the successes of probes in a row, and since when, for how long and with which token it is probed.
+-- KEYS[1]: a hash with one JSON value for each breaker, that is a provider and a model, or these and an organisation:
+-- since when and for how long it is open, its failures, the successes of probes in a row, and by the organisation that
+-- sent them its probes: since when, for how long and with which token.
 -- ARGV[1]: the step, see the table at the end. The other arguments are the step's.
 
 local time = redis.call('TIME')
@@ -20,44 +21,48 @@ end
 
 local function save(field, state) redis.call('HSET', KEYS[1], field, cjson.encode(state)) end
 
--- Only the token that claimed a probe ends it: the claim may have expired, and another replica may probe by now.
-local function end_probe(state, token)
-  if state.token ~= token then return end
-  state.token = nil
-  state.probed_at = nil
-  state.probe_ms = nil
-end
-
--- Returns {granted, ms to wait, successes}. While another replica probes the wait is half a second at most.
-local function claim(field, token, lease_ms)
+-- Returns {granted, ms to wait, successes}. Each sender has one probe, and all together `most`. While others probe the
+-- wait is half a second at most.
+local function claim(field, token, sender, lease_ms, most)
   local state = load(field)
   local open = left(state.opened_at, state.open_ms)
-  local probed = left(state.probed_at, state.probe_ms)
   if open > 0 then return {0, open, 0} end
-  if probed > 0 then return {0, math.min(probed, 500), state.successes} end
-  state.token = token
-  state.probed_at = now
-  state.probe_ms = tonumber(lease_ms)
+  local out, soonest, is_out = 0, 500, false
+  local probes = {}
+  for other, probe in pairs(state.probes or {}) do
+    local probed = left(probe.at, probe.ms)
+    if probed > 0 then
+      probes[other] = probe
+      out = out + 1
+      soonest = math.min(soonest, probed)
+      is_out = is_out or other == sender
+    end
+  end
+  if is_out or out >= tonumber(most) then return {0, soonest, state.successes} end
+  probes[sender] = {token = token, at = now, ms = tonumber(lease_ms)}
+  state.probes = probes
   save(field, state)
   return {1, 0, state.successes}
 end
 
-local function release(field, token)
+-- Only the token that claimed a probe ends it: the claim may have expired, and another replica may probe by now. What
+-- was closed meanwhile is in the hash no more.
+local function release(field, token, sender)
   local state = load(field)
-  if state.token == token then
-    end_probe(state, token)
+  local probe = (state.probes or {})[sender]
+  if probe and probe.token == token then
+    state.probes[sender] = nil
     save(field, state)
   end
   return {}
 end
 
-local function publish(field, token, channel, after, open_ms, failures, successes, message)
+local function publish(field, channel, after, open_ms, failures, successes, message)
   local state = load(field)
   -- 'resting' is not stored: the wait after a Retry-After shows no fault, and passes by itself.
   if after == 'closed' then
     redis.call('HDEL', KEYS[1], field)
   elseif after ~= 'resting' then
-    end_probe(state, token)
     if after == 'open' then
       -- The longest wait wins: a replica that opens later must not shorten what another one found.
       state.open_ms = math.max(tonumber(open_ms), left(state.opened_at, state.open_ms or 0))

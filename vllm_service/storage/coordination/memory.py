@@ -6,20 +6,20 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from vllm_service.domain.breakers import BreakerChange, ProbeAnswer
+from vllm_service.domain.breakers import BreakerChange, ProbeAnswer, ProbeClaim
 
 
 class MemoryBreakers:
-    """Implements protocol.BreakerStore for one replica. The breaker itself lets one probe through at a time."""
+    """Implements protocol.BreakerStore for one replica. The breaker itself limits its probes."""
 
-    async def publish(self, change: BreakerChange, token: str) -> None:
+    async def publish(self, change: BreakerChange) -> None:
         """Nothing to do."""
 
-    async def claim_probe(self, provider: str, model: str, token: str, seconds: float) -> ProbeAnswer:
+    async def claim_probe(self, claim: ProbeClaim, seconds: float) -> ProbeAnswer:
         """Grants every probe."""
         return ProbeAnswer(granted=True)
 
-    async def release_probe(self, provider: str, model: str, token: str) -> None:
+    async def release_probe(self, claim: ProbeClaim) -> None:
         """Nothing to do."""
 
     async def follow(self, apply: Callable[[BreakerChange], None]) -> None:

@@ -8,22 +8,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from vllm_service.domain.breakers import BreakerChange, ProbeAnswer
+from vllm_service.domain.breakers import BreakerChange, ProbeAnswer, ProbeClaim
+
+#: Probes of one breaker that may be out at a time. More than one, so that a slow one does not keep others from probing.
+MOST_PROBES = 2
 
 
 class BreakerStore(Protocol):
     """Shares the state of circuit breakers between replicas. A breaker belongs to an offer: a provider and a model."""
 
-    async def publish(self, change: BreakerChange, token: str) -> None:
-        """Sends the change to the other replicas, and ends the probe that was claimed with this token."""
+    async def publish(self, change: BreakerChange) -> None:
+        """Sends the change to the other replicas."""
         ...
 
-    async def claim_probe(self, provider: str, model: str, token: str, seconds: float) -> ProbeAnswer:
-        """Claims the only probe of all replicas. It ends by publish or release_probe, or expires after `seconds`."""
+    async def claim_probe(self, claim: ProbeClaim, seconds: float) -> ProbeAnswer:
+        """Claims a probe among all replicas. It ends by release_probe, or expires after `seconds`.
+
+        Of one breaker's probes one is granted to each organisation, and MOST_PROBES at a time.
+        """
         ...
 
-    async def release_probe(self, provider: str, model: str, token: str) -> None:
-        """Ends a probe that has shown nothing about the offer."""
+    async def release_probe(self, claim: ProbeClaim) -> None:
+        """Ends a probe, after `publish` where its result has changed something."""
         ...
 
     async def follow(self, apply: Callable[[BreakerChange], None]) -> None:

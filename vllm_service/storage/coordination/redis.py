@@ -17,8 +17,9 @@ from typing import Any
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from vllm_service.domain.breakers import BreakerChange, BreakerState, ProbeAnswer
+from vllm_service.domain.breakers import BreakerChange, BreakerState, ProbeAnswer, ProbeClaim
 from vllm_service.storage.coordination.memory import MemoryWakes
+from vllm_service.storage.coordination.protocol import MOST_PROBES
 
 #: What the driver raises while Redis is away.
 REDIS_ERRORS = (RedisError, OSError, TimeoutError)
@@ -140,27 +141,29 @@ class RedisBreakers:
         self._reconnect_seconds = reconnect_seconds
         self._is_away = False
 
-    async def publish(self, change: BreakerChange, token: str) -> None:
+    async def publish(self, change: BreakerChange) -> None:
         """Implements protocol.BreakerStore. While Redis is away the change is lost."""
         message = json.dumps(asdict(change) | {"origin": self._origin})
         milliseconds = round(change.seconds * 1000)
         arguments = (self._channel, change.after.value, milliseconds, change.failures, change.successes, message)
-        field = _field(change.provider, change.model)
+        breaker = (change.provider, change.model, change.organisation)
         # A second try: the first may have met a pooled connection that Redis had closed meanwhile.
-        if await self._run_step("publish", field, token, *arguments) is None:
-            await self._run_step("publish", field, token, *arguments)
+        if await self._run_step("publish", *breaker, *arguments) is None:
+            await self._run_step("publish", *breaker, *arguments)
 
-    async def claim_probe(self, provider: str, model: str, token: str, seconds: float) -> ProbeAnswer:
+    async def claim_probe(self, claim: ProbeClaim, seconds: float) -> ProbeAnswer:
         """Implements protocol.BreakerStore. While Redis is away every probe is granted."""
-        answer = await self._run_step("claim", _field(provider, model), token, round(seconds * 1000))
+        breaker = (claim.provider, claim.model, claim.breaker_of)
+        milliseconds = round(seconds * 1000)
+        answer = await self._run_step("claim", *breaker, claim.token, claim.sender, milliseconds, MOST_PROBES)
         if answer is None:
             return ProbeAnswer(granted=True)
         granted, wait_ms, successes = (int(part) for part in answer)
         return ProbeAnswer(bool(granted), wait_ms / 1000, successes)
 
-    async def release_probe(self, provider: str, model: str, token: str) -> None:
+    async def release_probe(self, claim: ProbeClaim) -> None:
         """Implements protocol.BreakerStore. While Redis is away the claim ends by expiring."""
-        await self._run_step("release", _field(provider, model), token)
+        await self._run_step("release", claim.provider, claim.model, claim.breaker_of, claim.token, claim.sender)
 
     async def follow(self, apply: Apply) -> None:
         """Implements protocol.BreakerStore. Reconnects for as long as it takes, then applies what is open."""
@@ -203,7 +206,7 @@ class RedisBreakers:
         answer = await self._script(keys=[self._states], args=["open_now"])
         found: list[BreakerChange] = []
         for field, left_ms, failures in zip(answer[::3], answer[1::3], answer[2::3], strict=True):
-            provider, model = json.loads(field)
+            provider, model, *organisations = json.loads(field)
             found.append(
                 BreakerChange(
                     provider,
@@ -214,15 +217,20 @@ class RedisBreakers:
                     int(left_ms) / 1000,
                     int(failures),
                     from_elsewhere=True,
+                    organisation=next(iter(organisations), None),
                 )
             )
         return found
 
-    async def _run_step(self, step: str, *arguments: str | int) -> Any:
-        """Returns the answer of a step of breakers.lua; None while Redis is away."""
+    async def _run_step(
+        self, step: str, provider: str, model: str, organisation: str | None, *arguments: str | int
+    ) -> Any:
+        """Returns the answer of a step of breakers.lua; None while Redis is away. organisation: None is everyone."""
+        # JSON, because no separator is safe in names that operators choose.
+        field = json.dumps([provider, model] if organisation is None else [provider, model, organisation])
         try:
             async with asyncio.timeout(self._patience_seconds):
-                answer = await self._script(keys=[self._states], args=[step, *arguments])
+                answer = await self._script(keys=[self._states], args=[step, field, *arguments])
         except REDIS_ERRORS as error:
             self._note_away(error)
             return None
@@ -246,11 +254,6 @@ def _is_cancelled() -> bool:
     """True if this task is being cancelled: redis-py (8.1) loses a cancellation that comes while it connects."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _field(provider: str, model: str) -> str:
-    """Returns the offer's field in the hash. JSON, because no separator is safe in names that operators choose."""
-    return json.dumps([provider, model])
 
 
 def _change(document: dict[str, Any]) -> BreakerChange:

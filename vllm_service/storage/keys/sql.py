@@ -207,6 +207,14 @@ class CachedKeys:
             entry = await self._read(key_id, entry)
         return entry.key if self._matches(secret, entry) else None
 
+    def remembered(self, secret: str) -> ApiKey | None:
+        """Implements protocol.Keys."""
+        key_id = id_in(secret)
+        entry = None if key_id is None else self._known.get(key_id)
+        if entry is None or self._clock() - entry.read_at >= self._fresh_seconds:
+            return None
+        return entry.key if self._matches(secret, entry) else None
+
     def _matches(self, secret: str, entry: _Entry) -> bool:
         """Returns True if the secret is the entry's. Each comparison takes the same time for any secret.
 

@@ -54,18 +54,9 @@ class SlidingWindow:
             self._counts.append(self._newest)
         self.total += 1
 
-    def give_back(self, bucket: int) -> None:
-        """Removes one request from this bucket, if it still counts there."""
-        for count in reversed(self._counts):
-            if count[0] == bucket and count[1] > 0:
-                count[1] -= 1
-                self.total -= 1
-                return
-
     def wait_ms(self, now_ms: int) -> int:
         """Returns the milliseconds until the oldest request that counts leaves the window."""
-        oldest = next(bucket for bucket, requests in self._counts if requests)
-        return oldest * self._shape.bucket_ms + self._shape.lifetime_ms - now_ms
+        return self._counts[0][0] * self._shape.bucket_ms + self._shape.lifetime_ms - now_ms
 
     def is_idle(self, now_ms: int) -> bool:
         """True if nothing counts any more: the window may be dropped, and made anew later."""

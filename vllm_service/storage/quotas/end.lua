@@ -1,12 +1,14 @@
--- Ends a reservation: books what was used, or gives everything back. It is atomic, and safe to send again.
+-- Ends a reservation: books what was used, or gives tokens and dollars back. It is atomic, and safe to send again.
 --
 -- KEYS  1 key's window, 2 address's window, 3 day, 4 month, 5 leases of the organisation
 -- ARGV  1 lease, 2 'settle', 'settle again' or 'release', 3 tokens and 4 pico-dollars reserved, negative
---       5 tokens and 6 pico-dollars used, 7 key's bucket, 8 address's bucket ('' for none)
+--       5 tokens and 6 pico-dollars used
 -- Returns 1 if the lease was alive, else 0.
 --
 -- 'settle' books a lease that has expired all the same: the tokens were used. 'settle again' follows a connection that
 -- broke, when the first 'settle' may have arrived. There a missing lease means that it did, and nothing is booked.
+--
+-- The windows are left as they are: whatever becomes of a request, it was made.
 
 local function add(period, requests, tokens, picousd)
   redis.call('HINCRBY', period, 'requests', requests)
@@ -26,15 +28,6 @@ for number = 3, 4 do
   end
   if ARGV[2] == 'settle' or (ARGV[2] == 'settle again' and alive == 1) then
     add(period, 1, ARGV[5], ARGV[6])
-  end
-end
-
--- A request that used nothing counts in no window either, unless its bucket has already left the window.
-if ARGV[2] == 'release' and alive == 1 then
-  for number = 1, 2 do
-    local bucket = ARGV[6 + number]
-    local count = bucket ~= '' and redis.call('HGET', KEYS[number], bucket)
-    if count and tonumber(count) > 0 then redis.call('HINCRBY', KEYS[number], bucket, -1) end
   end
 end
 return alive

@@ -31,42 +31,16 @@ class Owner(Protocol):
 class MemoryReservation:
     """Implements protocol.Reservation. It counts from when it is made, which is when every limit has room."""
 
-    __slots__ = (
-        "_address_bucket",
-        "_address_window",
-        "_day",
-        "_key_bucket",
-        "_key_window",
-        "_month",
-        "_owner",
-        "_picousd",
-        "_tokens",
-        "expires_at_ms",
-    )
+    __slots__ = ("_day", "_month", "_owner", "_picousd", "_tokens", "expires_at_ms")
 
     def __init__(
-        self,
-        owner: Owner,
-        *,
-        expires_at_ms: int,
-        amounts: tuple[int, int],
-        periods: tuple[Period, Period],
-        by_key: tuple[SlidingWindow, int],
-        by_address: tuple[SlidingWindow | None, int],
+        self, owner: Owner, *, expires_at_ms: int, amounts: tuple[int, int], periods: tuple[Period, Period]
     ) -> None:
-        """Takes the request from every limit. amounts: tokens, pico-dollars.
-
-        by_key, by_address: a window each, and the bucket in which the request counts.
-        """
+        """Takes the request from its day and month. amounts: tokens, pico-dollars."""
         self._owner = owner
         self.expires_at_ms = expires_at_ms
         self._tokens, self._picousd = tokens, picousd = amounts
         self._day, self._month = day, month = periods
-        self._key_window, self._key_bucket = key_window, key_bucket = by_key
-        self._address_window, self._address_bucket = address_window, address_bucket = by_address
-        key_window.take(key_bucket)
-        if address_window is not None:
-            address_window.take(address_bucket)
         day.reserve(tokens, picousd)
         month.reserve(tokens, picousd)
 
@@ -86,12 +60,8 @@ class MemoryReservation:
 
     async def release(self) -> None:
         """Implements Reservation. After its lease has expired there is nothing left to give back."""
-        if not self._owner.end(self):
-            return
-        self.give_back()
-        self._key_window.give_back(self._key_bucket)
-        if self._address_window is not None:
-            self._address_window.give_back(self._address_bucket)
+        if self._owner.end(self):
+            self.give_back()
 
 
 #: Longer than any request may take (REQUEST_TIMEOUT_SECONDS): an older reservation belongs to a request that is gone.
@@ -148,15 +118,11 @@ class MemoryQuotas:
         windows = (by_key, by_address)
         if not self._has_room(key, windows, periods, requested):
             raise self._rejection(key, windows, periods, requested, now_ms)
+        by_key.take(key_bucket)
+        if by_address is not None:
+            by_address.take(address_bucket)
         expires_at_ms = now_ms + self._lease_ms
-        reservation = MemoryReservation(
-            self,
-            expires_at_ms=expires_at_ms,
-            amounts=requested,
-            periods=periods,
-            by_key=(by_key, key_bucket),
-            by_address=(by_address, address_bucket),
-        )
+        reservation = MemoryReservation(self, expires_at_ms=expires_at_ms, amounts=requested, periods=periods)
         self._leases.add(reservation)
         self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
         return reservation

@@ -65,8 +65,6 @@ class RedisReservation:
     lease: str
     tokens: int
     picousd: int
-    #: The buckets of the key's and the address's window in which the request counts; "" for none.
-    buckets: tuple[int | str, int | str] = ("", "")
 
     async def settle(self, tokens: int, cost_picousd: int) -> None:
         """Implements Reservation. While Redis is away this waits in memory, and is sent later."""
@@ -78,7 +76,7 @@ class RedisReservation:
 
     def arguments(self, how: str, tokens: int, picousd: int) -> list[str | int]:
         """Returns the ARGV of end.lua."""
-        return [self.lease, how, -self.tokens, -self.picousd, tokens, picousd, *self.buckets]
+        return [self.lease, how, -self.tokens, -self.picousd, tokens, picousd]
 
 
 class RedisQuotas:
@@ -152,7 +150,6 @@ class RedisQuotas:
             return await self._fallback.reserve(key, client_ip, tokens, cost_picousd, now_seconds)
         if not reply[0]:
             raise self._rejection(allowed, reply[1:], tokens, cost_picousd, now_seconds)
-        reservation.buckets = (reply[1], reply[2] if client_ip is not None else "")
         return reservation
 
     async def end(self, reservation: RedisReservation, how: str, tokens: int = 0, picousd: int = 0) -> None:
@@ -173,7 +170,6 @@ class RedisQuotas:
         with contextlib.suppress(StorageRefused, StorageUnavailable):
             reply = await taking
             if reply[0]:
-                reservation.buckets = (reply[1], reply[2])
                 await self._end_once(reservation, "release", 0, 0)
 
     async def _end_once(self, reservation: RedisReservation, how: str, tokens: int, picousd: int) -> None:

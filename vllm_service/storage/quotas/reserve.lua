@@ -4,7 +4,7 @@
 -- ARGV  1 now in ms ('' for this server's clock), 2 lease in ms, 3 lease, 4 tokens, 5 pico-dollars, 6 prefix of periods,
 --       7-12 what the limits allow, in the order of domain.quotas.Limit; '' is no limit
 --       13, 14 buckets of a minute and ms of each; 15, 16 the same for the address's second
--- Returns {1, key's bucket, address's bucket}, or {0, then for each limit: -1 if it has room, else ms to wait; for the
+-- Returns {1}, or {0, then for each limit: -1 if it has room, else ms to wait; for the
 -- limits of days and months 0 if running requests may give it back, 1 if only the period's end will}.
 --
 -- Amounts are compared as decimal strings and added by HINCRBY, which is exact to 2^63: Lua's numbers are exact to 2^53
@@ -140,4 +140,4 @@ for number = 1, 2 do
 end
 redis.call('ZADD', KEYS[5], now + tonumber(ARGV[2]), ARGV[3])
 expire(KEYS[5], 2 * tonumber(ARGV[2]))
-return {1, taken_in[1], taken_in[2]}
+return {1}

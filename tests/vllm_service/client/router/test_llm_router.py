@@ -15,7 +15,7 @@ from tests.vllm_service.client.router.two_places import AT_ONCE, two
 from tests.waiting import until
 from vllm_service import LLMRouter, RoutingStrategy, ServiceError, StreamBroken, errors
 from vllm_service.catalog.model import Catalog
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.storage.coordination.redis import RedisBreakers
 from vllm_service.testing import HANGS, RESETS, Close, Pause, Reply, begun, chat_chunk, refused, whole

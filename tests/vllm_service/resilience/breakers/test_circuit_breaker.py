@@ -6,7 +6,9 @@ import pytest
 
 from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.domain.plan import Step
-from vllm_service.resilience.breakers.circuit_breaker import Admission, BreakerSettings, CircuitBreaker
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
+from vllm_service.resilience.breakers.circuit_breaker import CircuitBreaker
+from vllm_service.resilience.breakers.probes import Admission
 from vllm_service.resilience.breakers.shared import Breakers
 
 SETTINGS = BreakerSettings(

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from vllm_service.domain.breakers import BreakerState
-from vllm_service.resilience.breakers.circuit_breaker import Admission, BreakerSettings, CircuitBreaker
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
+from vllm_service.resilience.breakers.circuit_breaker import CircuitBreaker
+from vllm_service.resilience.breakers.probes import Admission
 
 SETTINGS = BreakerSettings(
     consecutive_failures=3,

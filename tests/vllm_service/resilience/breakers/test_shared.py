@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from vllm_service.domain.breakers import ProbeAnswer
+from vllm_service.domain.breakers import ProbeAnswer, ProbeClaim
 from vllm_service.domain.plan import Step
-from vllm_service.resilience.breakers.circuit_breaker import BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.storage.coordination.memory import MemoryBreakers
 
@@ -21,15 +21,15 @@ class BrokenStore(MemoryBreakers):
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
-        self.claimed: list[str] = []
-        self.released: asyncio.Queue[str] = asyncio.Queue()
+        self.claimed: list[ProbeClaim] = []
+        self.released: asyncio.Queue[ProbeClaim] = asyncio.Queue()
 
-    async def claim_probe(self, provider: str, model: str, token: str, seconds: float) -> ProbeAnswer:
-        self.claimed.append(token)
+    async def claim_probe(self, claim: ProbeClaim, seconds: float) -> ProbeAnswer:
+        self.claimed.append(claim)
         raise self._error
 
-    async def release_probe(self, provider: str, model: str, token: str) -> None:
-        self.released.put_nowait(token)
+    async def release_probe(self, claim: ProbeClaim) -> None:
+        self.released.put_nowait(claim)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), asyncio.CancelledError()], ids=["broken", "cancelled"])

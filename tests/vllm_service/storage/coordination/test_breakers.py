@@ -13,7 +13,8 @@ from tests.servers import RedisServer, own_redis
 from tests.waiting import until_seen
 from vllm_service.domain.breakers import BreakerChange, BreakerState
 from vllm_service.domain.plan import Step
-from vllm_service.resilience.breakers.circuit_breaker import Admission, BreakerSettings
+from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
+from vllm_service.resilience.breakers.probes import Admission
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.storage.coordination.memory import MemoryBreakers
 from vllm_service.storage.coordination.protocol import BreakerStore

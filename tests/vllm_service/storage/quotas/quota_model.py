@@ -13,7 +13,6 @@ from vllm_service.domain.quotas import ADDRESS_WINDOW, KEY_WINDOW, RateWindow, u
 class Share:
     """One admitted request."""
 
-    slots: list[tuple[str, int]]
     day: int
     month: int
     tokens: int
@@ -53,7 +52,7 @@ class QuotaModel:
             self.slots.setdefault(name, []).append(bucket)
             self.newest[name] = bucket
         day = utc_day(now_ms / 1000)
-        share = Share(slots, day, utc_month(day), tokens, picousd, now_ms + self.lease_ms)
+        share = Share(day, utc_month(day), tokens, picousd, now_ms + self.lease_ms)
         self.shares.append(share)
         return share
 
@@ -62,12 +61,9 @@ class QuotaModel:
         share.state, share.tokens, share.picousd = "settled", tokens, picousd
 
     def release(self, share: Share) -> None:
-        """Nothing, if it has expired."""
+        """Nothing, if it has expired. The windows count it all the same."""
         if share.state == "reserved":
             share.state = "gone"
-            for name, bucket in share.slots:
-                if bucket in self.slots.get(name, []):
-                    self.slots[name].remove(bucket)
 
     def expire(self, now_ms: int) -> None:
         """Leases that nobody ended."""

@@ -118,11 +118,21 @@ async def test_a_rejected_request_takes_nothing_from_any_limit(quotas: Quotas) -
     await quotas.reserve(limited(), "192.0.2.1", 5, 0, NOON)
 
 
-async def test_a_release_gives_everything_back(quotas: Quotas) -> None:
-    key = limited(requests_per_day=1, tokens_per_day=5)
+async def test_a_release_gives_back_the_day_and_the_month(quotas: Quotas) -> None:
+    key = limited(requests_per_day=1, tokens_per_day=5, tokens_per_month=5, picousd_per_month=3)
     for _ in range(200):
-        await (await quotas.reserve(key, "192.0.2.1", 5, 0, NOON)).release()
+        await (await quotas.reserve(key, None, 5, 3, NOON)).release()
     assert await used(quotas, "acme", NOON) == OrganisationUse()
+
+
+@pytest.mark.parametrize(("address", "admitted"), [(None, 100), ("192.0.2.1", 50)])
+async def test_a_request_that_came_to_nothing_counts_in_its_minute_and_second(
+    quotas: Quotas, address: str | None, admitted: int
+) -> None:
+    for _ in range(admitted):
+        await (await quotas.reserve(KEY, address, 5, 0, NOON)).release()
+    limit = "requests_per_minute" if address is None else "address_requests_per_second"
+    assert (await refused(quotas, KEY, address)).details["limit"] == limit
 
 
 async def test_usage_beyond_the_estimate_is_booked_in_full(quotas: Quotas) -> None:

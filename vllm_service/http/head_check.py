@@ -1,0 +1,165 @@
+"""Decides at the end of a request's head, before its body is read, whether it may go on and how much it may send."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+
+from vllm_service.domain.keys import ApiKey
+from vllm_service.domain.quotas import Limit
+from vllm_service.errors import InvalidRequest, RateLimited, StorageUnavailable, Unauthorized
+from vllm_service.http.addresses import AddressLimits, AddressRecord, AddressTable, ClientAddresses
+from vllm_service.http.messages import Caller
+from vllm_service.storage.protocol import Keys
+
+#: Two of one of these contradict each other, and two readers of the request may take different ones.
+_ONLY_ONCE = frozenset((b"authorization", b"proxy-authorization", b"x-api-key", b"api-key", b"host"))
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Which targets, without their query, are treated in which way."""
+
+    #: Those that take a large body, by POST, and need a key; None: all do, by any method.
+    operations: Container[bytes] | None = None
+    #: Answered even to an address whose requests are used up. The answer has to be as cheap as a refusal.
+    always: Container[bytes] = ()
+
+
+class HeadCheck:
+    """The address's limits come first, on every path; then the key, which is in memory for all but its first request.
+
+    keys: None lets every caller in as `anonymous`. clock: the event loop's.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        keys: Keys | None = None,
+        anonymous: ApiKey | None = None,
+        addresses: ClientAddresses | None = None,
+        limits: AddressLimits | None = None,
+        paths: Paths | None = None,
+    ) -> None:
+        self._clock = clock
+        self._keys = keys
+        self._anonymous = anonymous
+        self._addresses = addresses or ClientAddresses()
+        self.table = AddressTable(limits or AddressLimits())
+        self._limits = limits or AddressLimits()
+        self._paths = paths or Paths()
+        #: Refused requests and connections by error code, of all that were refused without a row in the ledger.
+        self.refusals: Counter[str] = Counter()
+
+    def connected(self, peer: str) -> tuple[AddressRecord | None, bool]:
+        """Returns the record of a connection's own address, None where it has none, and whether it is a proxy's."""
+        address = self._addresses.of(peer, ())
+        return None if address is None else self.table.record(address), self._addresses.is_proxy(peer)
+
+    def behind(self, peer: str, headers: Sequence[tuple[bytes, bytes]]) -> AddressRecord | None:
+        """Returns the record of the client that a proxy sends this request for."""
+        address = self._addresses.of(peer, headers)
+        return None if address is None else self.table.record(address)
+
+    def count(self, record: AddressRecord | None, target: bytes, now: float) -> None:
+        """Counts a request of this address. Raises RateLimited beyond its limit. now: the event loop's time."""
+        if record is not None and (wait := record.requests.take(now)) and target not in self._paths.always:
+            raise self._too_many_requests(wait)
+
+    def caller(
+        self,
+        record: AddressRecord | None,
+        method: bytes,
+        target: bytes,
+        headers_by_name: dict[bytes, bytes],
+        now: float,
+    ) -> Caller:
+        """Returns the caller of a request; `secret` is set where its key is to be looked up before anything else.
+
+        Raises Unauthorized, and RateLimited after too many wrong keys of this address.
+        """
+        needs_key = self._is_operation(method, target)
+        if self._keys is None:
+            return Caller(record, self._anonymous, None, needs_key)
+        secret = _secret_in(headers_by_name.get(b"authorization"))
+        if secret is None:
+            if needs_key:
+                raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
+            return Caller(record, None, None, False)
+        key = self._keys.remembered(secret)
+        if key is not None:
+            return Caller(record, key, None, needs_key)
+        if record is not None and (wait := record.wrong_keys.wait(now)):
+            raise _too_many_keys(wait)
+        return Caller(record, None, secret, needs_key)
+
+    def _is_operation(self, method: bytes, target: bytes) -> bool:
+        operations = self._paths.operations
+        if operations is None:
+            return True
+        if method != b"POST":
+            return False
+        return target in operations or (b"?" in target and target.partition(b"?")[0] in operations)
+
+    async def identify(self, caller: Caller) -> None:
+        """Looks the caller's key up and sets it. Raises Unauthorized, RateLimited, StorageUnavailable.
+
+        A path that works without a key goes on without one: the application behind it looks at the key itself.
+        """
+        secret = caller.secret
+        if secret is None:
+            return
+        try:
+            caller.key = await self._found(secret, caller.record)
+        except StorageUnavailable:
+            if caller.is_operation:
+                raise
+        if caller.key is None and caller.is_operation:
+            raise Unauthorized("This key is unknown, or it has been revoked.")
+        caller.secret = None
+
+    async def _found(self, secret: str, record: AddressRecord | None) -> ApiKey | None:
+        if self._keys is None:
+            return self._anonymous
+        if record is None:
+            return await self._keys.find(secret)
+        # Looked at again: the wrong keys of other connections have been counted since the head.
+        if (wait := record.wrong_keys.wait(self._clock())) or not record.begin_look_up(secret):
+            raise _too_many_keys(wait or 1.0)
+        try:
+            key = await self._keys.find(secret)
+        finally:
+            record.end_look_up(secret)
+        if key is None:
+            record.wrong_keys.take(self._clock())
+        return key
+
+    def _too_many_requests(self, wait_seconds: float) -> RateLimited:
+        allowed = self._limits.requests_per_second
+        message = f"This address may make {allowed} requests a second; try again in {wait_seconds:.1f} s."
+        details = {"limit": Limit.ADDRESS_REQUESTS_PER_SECOND.value, "allowed": allowed}
+        return RateLimited(message, details=details, retry_after_seconds=wait_seconds)
+
+
+def _too_many_keys(wait_seconds: float) -> RateLimited:
+    message = f"Too many wrong keys came from this address; a key may be tried again in {wait_seconds:.0f} s."
+    return RateLimited(message, details={"limit": "address_wrong_keys"}, retry_after_seconds=wait_seconds)
+
+
+def _secret_in(authorization: bytes | None) -> str | None:
+    """Returns the key of an Authorization header; None for another scheme."""
+    if authorization is None or authorization[:7].lower() != b"bearer ":
+        return None
+    return authorization[7:].strip().decode("latin-1")
+
+
+def refuse_contradiction(headers: list[tuple[bytes, bytes]]) -> None:
+    """Raises InvalidRequest if a header is there twice that must not be."""
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        if name in seen and name in _ONLY_ONCE:
+            text = name.decode("latin-1")
+            raise InvalidRequest(f"The header {text} is there more than once: send it once.", param=text)
+        seen.add(name)
