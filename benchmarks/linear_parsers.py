@@ -174,18 +174,20 @@ ANSWERS: dict[str, Message] = {
 }
 
 
-class _Transport(asyncio.Transport):
+class SilentTransport(asyncio.Transport):
     """Takes what is written, and is closed by the one who writes."""
 
     is_closed = False
 
     def write(self, data: object) -> None:
-        pass
+        """Implements asyncio.Transport."""
 
     def is_closing(self) -> bool:
+        """Implements asyncio.Transport."""
         return self.is_closed
 
     def abort(self) -> None:
+        """Implements asyncio.Transport."""
         self.is_closed = True
 
 
@@ -201,7 +203,7 @@ async def _over_a_connection(pieces: Sequence[bytes], beginning: StreamBeginning
     """Feeds a connection until it has had enough, as a transport does. Its stream is relayed once it has begun."""
     loop = asyncio.get_running_loop()
     connection = Connection(loop, WriteBuffer(loop), lambda _: None)
-    transport = _Transport()
+    transport = SilentTransport()
     connection.connection_made(transport)
     waiting = connection.request(b"", 1.0, 1.0, is_alone=True, beginning=beginning)
     relayed = None
