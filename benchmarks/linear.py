@@ -2,9 +2,9 @@
 
     python -m benchmarks.linear [--json] [--quick]
 
-Each parser and relay gets messages of every kind that it may get, cut into pieces of 1, 7, 100 and 65,536 bytes. What is
-linear has about the same nanoseconds a byte for each size of message. The stall is the longest time for which one piece
-held the event loop, in the largest message. Nothing is sent anywhere: the pieces are in memory.
+Each parser and relay gets messages of every kind that it may get, cut into pieces of 1, 7, 100 and 65,536 bytes. What
+is linear has about the same nanoseconds a byte for each size of message. The stall is the longest time for which one
+piece held the event loop, in the largest message. Nothing is sent anywhere: the pieces are in memory.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Timed(Sequence[bytes]):
 def measured(parser: Parser, piece_bytes: int, sizes: Sequence[int]) -> Row:
     """Returns the row of one parser, with the shortest time of three."""
     ns_per_byte = {}
-    stalls = []
+    stalls: list[float] = []
     for size in sizes:
         pieces = pieces_of(parser.message(size), piece_bytes)
         seconds = []

@@ -6,7 +6,7 @@ Every message is of one kind, so that a parser which works more than its bytes a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import cast
@@ -23,7 +23,7 @@ from vllm_service.gateway.operations import CHAT
 from vllm_service.http.client_connection import Connection, ProviderAnswer
 from vllm_service.http.write_buffer import WriteBuffer
 
-Read = Callable[[Sequence[bytes]], Awaitable[None]]
+Read = Callable[[Sequence[bytes]], Coroutine[None, None, None]]
 Message = Callable[[int], bytes]
 
 
