@@ -54,7 +54,9 @@ def _one_event(size: int) -> bytes:
 
 
 def _many_data_lines(size: int) -> bytes:
-    return b'data: {"choices":\ndata: [\n' + b"data: \n" * (size // 7) + b"data: ]}\n\n"
+    # A short message has lines of 100 bytes, and a long one not so many of them that it would be refused.
+    line = b"data: " + b" " * max(93, size // 10_000) + b"\n"
+    return b'data: {"choices":\ndata: [\n' + line * (size // len(line)) + b"data: ]}\n\n"
 
 
 def _unfinished(size: int) -> bytes:
