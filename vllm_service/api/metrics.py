@@ -20,6 +20,7 @@ from vllm_service.domain.status import (
     LedgerState,
     LogState,
     LoopState,
+    PoolsState,
     QualityState,
     QuotaState,
     SessionsState,
@@ -78,6 +79,7 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
     server = dependencies.server
     sessions = of(SessionsState)
     quality = of(QualityState)
+    pools = of(PoolsState)
     models = measurements.by_model()
     names = sorted({model.name for model in catalog.models.values()})
     return Snapshot(
@@ -91,6 +93,7 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
         is_ready=server.is_listening,
         breakers=dependencies.breakers,
         workers=dependencies.workers,
+        pools={} if pools is None else pools.by_provider,
         cache=of(CacheState),
         ledger=of(LedgerState),
         quotas=of(QuotaState),

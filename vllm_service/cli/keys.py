@@ -14,7 +14,7 @@ from vllm_service.cli.argument_types import dollars, name, one_of, strategy, who
 from vllm_service.cli.command import Command
 from vllm_service.cli.json_option import add_json, write_json
 from vllm_service.cli.storage_options import add_location, wide_console, with_database
-from vllm_service.domain.keys import REQUESTS_PER_MINUTE, OrganisationLimits, Tier
+from vllm_service.domain.keys import CONCURRENT_REQUESTS, REQUESTS_PER_MINUTE, OrganisationLimits, Tier
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.roles import Role
 from vllm_service.domain.strategies import RoutingStrategy
@@ -33,7 +33,13 @@ _ROLES = (
     "what the key may see: its own requests (caller), also all figures and prices (viewer), also the addresses of "
     "providers (operator), everything (admin)"
 )
-_COUNTS = ("tokens_per_day", "requests_per_day", "tokens_per_month")
+_MEANING = {
+    "tokens_per_day": "tokens per day, in UTC",
+    "requests_per_day": "requests per day, in UTC",
+    "tokens_per_month": "tokens per month, in UTC",
+    "concurrent_requests": "requests under way at once; none: its keys have no such limit either",
+}
+_COUNTS = tuple(_MEANING)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -57,8 +63,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[tier.value for tier in Tier],  # for the shell's completion
         metavar="TIER",
         default=Tier.DEVELOPMENT.value,
-        help="how many requests it may make in a minute: "
-        + ", ".join(f"{REQUESTS_PER_MINUTE[tier]:,} ({tier.value})" for tier in Tier),
+        help="how many requests it may make in a minute, and at once: "
+        + ", ".join(f"{REQUESTS_PER_MINUTE[tier]:,} and {CONCURRENT_REQUESTS[tier]:,} ({tier.value})" for tier in Tier),
     )
     create.add_argument(
         "--no-annotate", action="store_true", help="leave cost_info and performance_info out of answers"
@@ -82,8 +88,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = commands.add_parser("limits", help="show an organisation's limits, or set the given ones")
     limits.add_argument("organisation", type=name, help="the organisation that has the limits")
     for limit in _COUNTS:
-        words = limit.replace("_", " ")
-        limits.add_argument(f"--{limit.replace('_', '-')}", type=_limit, metavar="N|none", help=f"{words}, in UTC")
+        limits.add_argument(f"--{limit.replace('_', '-')}", type=_limit, metavar="N|none", help=_MEANING[limit])
     limits.add_argument("--usd-per-month", type=_usd_limit, metavar="USD|none", help="US dollars per month, in UTC")
     for command in (create, listing, role, revoke, limits):
         add_location(command)

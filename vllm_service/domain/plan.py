@@ -69,6 +69,10 @@ class AttemptObserver(Protocol):
     Times are seconds of the clock that the router was given.
     """
 
+    def waited(self, seconds: float) -> None:
+        """Reports that so long has passed before the request was sent: it waited for a connection."""
+        ...
+
     def first_token(self, now_seconds: float) -> None:
         """Reports that the first byte of content has come back."""
         ...

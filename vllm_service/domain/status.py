@@ -94,6 +94,26 @@ class KeysState:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolState:
+    """One provider's connections, and the requests that wait for one."""
+
+    #: Connections that are used or being opened.
+    taken: int
+    #: How many may be.
+    capacity: int
+    waiting: int
+    #: Requests that got none since the start: they waited for too long, or too many waited.
+    refusals: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolsState:
+    """The connections to every provider to which something was sent."""
+
+    by_provider: Mapping[str, PoolState]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerState:
     """A RunPod endpoint's workers and jobs, as its `/health` last counted them."""
 

@@ -54,6 +54,10 @@ class ObservedAttempt(msgspec.Struct):
             candidate.endpoint.sent(attempt.to_read, now)
         return attempt
 
+    def waited(self, seconds: float) -> None:
+        """Leaves the wait for a connection out of what is learned about the offer."""
+        self.began += seconds
+
     def first_token(self, now: float) -> None:
         """Learns the wait for the first token; not of a whole answer, whose first byte comes with its last token."""
         if self.first_token_at or self.is_over or not self.facts.stream:

@@ -19,6 +19,7 @@ from vllm_service.domain.status import (
     CacheState,
     KeysState,
     LedgerState,
+    PoolsState,
     QuotaState,
     ServerState,
     Statuses,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from vllm_service.observability.opentelemetry import Tracing
 
 #: Every caller's key when keys are not required; the service then binds to loopback only.
-LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None), role=Role.ADMIN)
+LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None, None), role=Role.ADMIN)
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def build(
         policy=policy,
         controller=controller,
         server=server,
+        upstream=upstream,
     )
     metrics_server = None if settings.metrics_port is None else _metrics_server(settings, dependencies)
     return Parts(config, upstream, policy, controller, gateway, dispatcher, server, statuses, tracing, metrics_server)
@@ -157,10 +159,12 @@ def _register(
     policy: ResiliencePolicy,
     controller: EndpointController,
     server: HttpServer,
+    upstream: ConnectionPool,
 ) -> None:
     statuses.register(ServerState, server.status)
     statuses.register(BreakersState, BreakerReport(policy.breakers).status)
     statuses.register(WorkersState, controller.status)
+    statuses.register(PoolsState, upstream.status)
     statuses.register(LedgerState, storage.ledger.status)
     statuses.register(QuotaState, storage.quotas.status)
     if settings.require_keys:
@@ -257,6 +261,7 @@ def _controller(settings: ServiceSettings, storage: Storage, upstream: Connectio
         storage.wakes if settings.wake_endpoints else None,
         RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
         targets=storage.targets,
+        requests=upstream,
     )
 
 

@@ -23,6 +23,8 @@ from vllm_service.domain.status import (
     LedgerState,
     LogState,
     LoopState,
+    PoolsState,
+    PoolState,
     ProviderCircuit,
     QualityState,
     QuotaState,
@@ -39,6 +41,7 @@ FULL = statuses(
     ServerState(True, in_flight=7, connections=9, buffered_bytes=10, refusals={"UNAUTHORIZED_401": 11}),
     BreakersState({"hosted": ProviderCircuit(Circuit.OPEN, 5, 2)}),
     WorkersState({"runpod": WorkerState(1, 2, 3, 4, 5, 6, 7, 0.125)}),
+    PoolsState({"hosted": PoolState(3, 8, 2, 1), "https://x.test": PoolState(1, 4, 0, 0)}),
     CacheState(3, 1, 2, 1000, 0),
     LedgerState(4, 100, 0, oldest_queued_seconds=0.1, dropped=3, refused=2, refusal="no column"),
     QuotaState(2, 0),
@@ -133,6 +136,10 @@ def test_what_is_counted_is_exact() -> None:
     assert metrics.value("vllm_cache_hit_rate") == 0.75
     assert metrics.value("vllm_circuit_breaker_open_total", provider="hosted") == 2
     assert metrics.value("vllm_provider_up", provider="hosted") == 0
+    assert metrics.value("vllm_provider_connections", provider="hosted") == 3
+    assert metrics.value("vllm_provider_connections_limit", provider="hosted") == 8
+    assert metrics.value("vllm_provider_queue_requests", provider="hosted") == 2
+    assert metrics.value("vllm_provider_queue_refusals_total", provider="hosted") == 1
     assert metrics.value("vllm_requests_in_flight") == 7
     assert (metrics.value("vllm_connections"), metrics.value("vllm_buffered_bytes")) == (9, 10)
     assert metrics.value("vllm_refusals_total", code="UNAUTHORIZED_401") == 11

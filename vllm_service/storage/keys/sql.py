@@ -53,10 +53,11 @@ def digest_of(secret: str, pepper: bytes) -> bytes:
 
 
 _LIMITS = tuple(field.name for field in dataclasses.fields(OrganisationLimits))
+_VALUES = ", ".join(f"${number}" for number in range(1, len(_LIMITS) + 2))
 _SELECT = f"""SELECT k.id, k.digest, k.organisation, k.tier, k.annotate, k.strategy, k.note, k.created_at_us,
     k.revoked_at_us, k.role, o.organisation, {", ".join(f"o.{name}" for name in _LIMITS)}
     FROM api_keys k LEFT JOIN organisations o ON o.organisation = k.organisation"""  # noqa: S608
-_SET_LIMITS = f"""INSERT INTO organisations (organisation, {", ".join(_LIMITS)}) VALUES ($1, $2, $3, $4, $5)
+_SET_LIMITS = f"""INSERT INTO organisations (organisation, {", ".join(_LIMITS)}) VALUES ({_VALUES})
     ON CONFLICT (organisation) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _LIMITS)}"""  # noqa: S608
 
 

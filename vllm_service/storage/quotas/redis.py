@@ -229,7 +229,7 @@ class RedisQuotas:
         day = utc_day(now_seconds)
         lease = f"{self._process}-{next(self._numbers)}:{day}:{utc_month(day)}:{tokens}:{picousd}"
         windows = (f"{_PREFIX}:key:{key.id}", f"{_PREFIX}:address:{client_ip or ''}")
-        keys = (*windows, *periods, self._leases(key.organisation))
+        keys = (*windows, *periods, self._leases(key.organisation), f"{_PREFIX}:key:{key.id}:leases")
         return RedisReservation(self, keys, lease, tokens, picousd)
 
     def _now_ms(self, now_seconds: float) -> str | int:

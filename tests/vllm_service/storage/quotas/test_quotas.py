@@ -23,11 +23,11 @@ from vllm_service.storage.redis_pipeline import PipelineBounds
 
 NOON = 1_798_718_400.0  # 2026-12-31T12:00Z: day and month end in 12 hours
 HALF_DAY = 43_200.0
-KEY = ApiKey("k", "acme")
+KEY = ApiKey("k", "acme", limits=OrganisationLimits(concurrent_requests=None))
 
 
 def limited(**limits: int | None) -> ApiKey:
-    return replace(KEY, tier=Tier.ENTERPRISE, limits=replace(OrganisationLimits(), **limits))
+    return replace(KEY, tier=Tier.ENTERPRISE, limits=replace(KEY.limits, **limits))
 
 
 async def refused(
