@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vllm_service.domain.roles import Role
+
 
 class Tier(StrEnum):
     """A key's purpose, which sets how many requests it may make in a minute, and at once."""
@@ -46,3 +48,5 @@ class ApiKey:
     annotate: bool = True
     #: The routing strategy of this key's requests; None is the model's.
     strategy: str | None = None
+    #: What the key may see and do, by the table in `domain/roles.py`.
+    role: Role = Role.CALLER

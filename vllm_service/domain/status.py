@@ -77,7 +77,20 @@ class QuotaState:
 
     open_reservations: int | None = None
     expired_reservations: int | None = None
+    #: Limits cannot be counted, and requests are refused.
     is_failing: bool = False
+    #: This process counts by itself, because the store that all processes share does not answer.
+    is_counting_alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeysState:
+    """The look-ups of callers' keys."""
+
+    #: The last look-up failed, or one does not end: keys that are not in memory are refused.
+    is_failing: bool = False
+    #: Keys in memory are used on all the same.
+    is_usable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

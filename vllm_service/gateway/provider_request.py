@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from vllm_service.catalog.model import Provider
+from vllm_service.catalog.model import PromptCache, Provider
 from vllm_service.domain.answers import Form, Judgement, Verdict, judge_whole
 from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.domain.usage import TokenBounds, Usage, counted, usage_of
@@ -120,8 +120,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
         """
         context = self._context
         operation = context.operation
-        model = attempt.step.model
-        body = for_provider(context.request.body, context.fields, operation, model, takes_options=takes_options)
+        body = self._body(provider, attempt.step.model, takes_options=takes_options)
         try:
             headers = context.upstream_headers()
             sent = context.upstream.send(
@@ -153,6 +152,17 @@ class ProviderRequest(msgspec.Struct, eq=False):
             return answer
         # A stream was requested and its answer has come in one piece.
         return await _in_thread(partial(ReplayedAnswer, answer, form)) if is_large else ReplayedAnswer(answer, form)
+
+    def _body(self, provider: Provider, model: str, *, takes_options: bool) -> bytes:
+        """Returns the body for the provider, with the member that keeps the organisation's cached prompts apart."""
+        context = self._context
+        operation = context.operation
+        fields = context.fields
+        cache = provider.prompt_cache
+        member = None
+        if cache is not PromptCache.SHARED:
+            member = context.snapshot.salts.member(cache, operation, context.key.organisation, fields)
+        return for_provider(context.request.body, fields, operation, model, takes_options=takes_options, cache=member)
 
     @property
     def is_answer_needed(self) -> bool:

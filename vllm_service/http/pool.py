@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -19,6 +20,7 @@ from vllm_service.http.upstream import (
     NOBODY,
     Answer,
     CutShort,
+    NoFreeConnection,
     NotReached,
     OutOfTime,
     Patience,
@@ -38,6 +40,10 @@ CHECK_INTERVAL_SECONDS = 0.25
 LONGEST_STREAM_BYTES = 2**30
 #: Each reload of the configuration makes new Provider objects and so new pools; above this, empty ones are dropped.
 MAX_EMPTY_POOLS = 64
+
+
+#: Errors of a connection that say something about this machine alone: files, ports or memory are used up.
+OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class ConnectionPool:
@@ -308,6 +314,8 @@ class _Pool:
             self.queue.give_back(flow)
             if isinstance(error, TimeoutError):
                 raise NotReached(f"no connection within {seconds:g} s") from error
+            if isinstance(error, OSError) and error.errno in OWN_SHORTAGES:
+                raise NoFreeConnection(f"this machine opens no connection now ({type(error).__name__})") from error
             # Of a host or port, uvloop and asyncio raise all of these.
             if isinstance(error, OSError | ValueError | OverflowError):
                 raise NotReached(f"no connection: {type(error).__name__}") from error

@@ -14,10 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.vllm_service.api.service import KEY, REQUEST, OneKey, dependencies, served, statuses
 from vllm_service.api.metrics import FAMILIES
 from vllm_service.domain.requests import Outcome
+from vllm_service.domain.roles import Role
 from vllm_service.domain.status import (
     BreakersState,
     CacheState,
     Circuit,
+    KeysState,
     LedgerState,
     LogState,
     LoopState,
@@ -43,6 +45,7 @@ FULL = statuses(
     CacheState(3, 1, 2, 1000, 0),
     LedgerState(4, 100, 0, oldest_queued_seconds=0.1, dropped=3, refused=2, refusal="no column"),
     QuotaState(2, 0),
+    KeysState(),
     LoopState(0.001, 0.25),
     LogState(0, 7),
     WorkerSlotState(2, 4, 1),
@@ -163,11 +166,11 @@ def test_whatever_callers_and_providers_send_the_labels_stay_few() -> None:
 
 
 def test_metrics_are_served_and_need_a_key_as_they_are_told() -> None:
-    with served(dependencies(keys=OneKey())) as address:
+    with served(dependencies(keys=OneKey(), metrics_need_key=False)) as address:
         assert httpx.get(f"{address}/metrics").status_code == 200
     with served(dependencies(serves_metrics=False)) as address:
         assert httpx.get(f"{address}/metrics").status_code == 404
-    with served(dependencies(keys=OneKey(), metrics_need_key=True)) as address:
+    with served(dependencies(keys=OneKey(Role.VIEWER))) as address:
         assert httpx.get(f"{address}/metrics").status_code == 401
         assert httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 

@@ -74,7 +74,7 @@ def test_the_wait_for_a_connection_is_not_learned_as_the_offers_own_time() -> No
         attempt = made.started(step, request, 0.0)
         attempt.waited(waited)
         attempt.first_token(first_token_at)
-        learned.append(attempt.candidate.first_token_seconds.value)
+        learned.append(attempt.candidate.first_token_seconds.expect(request.organisation))
     assert learned[0] == learned[1]
 
 

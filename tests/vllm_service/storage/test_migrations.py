@@ -19,6 +19,7 @@ from tests.vllm_service.storage.migration_process import with_one_more
 from tests.vllm_service.storage.old_database import KEY_ID, RECORDS, ROWS, columns, execute, fetch, write_old_database
 from vllm_service import __version__
 from vllm_service.domain.keys import OrganisationLimits
+from vllm_service.domain.roles import Role
 from vllm_service.storage.keys.sql import KeyStore
 from vllm_service.storage.ledger.columns import REQUESTS
 from vllm_service.storage.open import DATABASE_FILE, open_database, open_storage
@@ -80,6 +81,7 @@ async def test_a_database_of_the_program_before_keeps_every_row_and_takes_new_on
     assert [await fetch(backend, f"SELECT {old[table]} FROM {table}") for table in others] == before
     (key,) = await KeyStore(database).list("acme")
     assert (key.key.id, key.note, key.key.strategy) == (KEY_ID, "the app", "cost")
+    assert key.key.role is Role.CALLER
     assert key.key.limits == OrganisationLimits(tokens_per_day=None, picousd_per_month=200 * 10**12)
     await write(database, RECORD)
     assert await written(database) == [*RECORDS, RECORD]

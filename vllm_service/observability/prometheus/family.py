@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.status import (
     CacheState,
+    KeysState,
     LedgerState,
     LogState,
     LoopState,
@@ -49,6 +50,7 @@ class Snapshot:
     cache: CacheState | None = None
     ledger: LedgerState | None = None
     quotas: QuotaState | None = None
+    keys: KeysState | None = None
     process: ProcessState | None = None
     loop: LoopState | None = None
     log: LogState | None = None

@@ -121,6 +121,16 @@ PARTS: tuple[Family, ...] = (
     ),
     gauge("vllm_ledger_up", "0 while rows cannot be written", _of_ledger(lambda w: not w.is_failing)),
     gauge("vllm_quota_up", "0 while limits cannot be checked", _of_quotas(lambda q: not q.is_failing)),
+    gauge(
+        "vllm_quota_counting_alone",
+        "1 while Redis is away and this process gives out its share of each limit",
+        _of_quotas(lambda q: q.is_counting_alone),
+    ),
+    gauge(
+        "vllm_keys_up",
+        "0 while keys cannot be looked up; those in memory are used on",
+        one(lambda s: None if s.keys is None else not s.keys.is_failing),
+    ),
     gauge("vllm_quota_open_reservations", "Neither settled nor released", _of_quotas(lambda q: q.open_reservations)),
     counter(
         "vllm_quota_expired_reservations_total", "Leases that ran out", _of_quotas(lambda q: q.expired_reservations)

@@ -221,16 +221,26 @@ class MemoryQuotas:
         amounts: tuple[int, int],
         now_ms: int,
     ) -> RateLimited:
-        now_seconds = now_ms / 1000
-        by_key, by_address = windows
-        day, month, of_key, of_organisation = counts
         allowed = allowed_by(key, self._address_limit)
         requested = requested_amounts(*amounts)
+        return rejection(allowed, self._waits(allowed, windows, counts, requested, now_ms), requested)
+
+    @staticmethod
+    def _waits(
+        allowed: Mapping[Limit, int | None],
+        windows: tuple[SlidingWindow, SlidingWindow | None],
+        counts: tuple[Period, Period, UnderWay, UnderWay],
+        requested: Mapping[Limit, int],
+        now_ms: int,
+    ) -> dict[Limit, float]:
+        """Returns the seconds to wait, of every limit that has no room. allowed: what each limit allows."""
+        by_key, by_address = windows
+        day, month, of_key, of_organisation = counts
         waits: dict[Limit, float] = {}
-        if by_key.total >= REQUESTS_PER_MINUTE[key.tier]:
-            waits[Limit.REQUESTS_PER_MINUTE] = by_key.wait_ms(now_ms) / 1000
-        if by_address is not None and by_address.total >= self._address_limit:
-            waits[Limit.ADDRESS_REQUESTS_PER_SECOND] = by_address.wait_ms(now_ms) / 1000
+        for limit, window in ((Limit.REQUESTS_PER_MINUTE, by_key), (Limit.ADDRESS_REQUESTS_PER_SECOND, by_address)):
+            most = allowed[limit]
+            if window is not None and most is not None and window.total >= most:
+                waits[limit] = window.wait_ms(now_ms) / 1000
         for limit, taken, settled in (
             (Limit.REQUESTS_PER_DAY, day.requests, day.settled_requests),
             (Limit.TOKENS_PER_DAY, day.tokens, day.settled_tokens),
@@ -243,8 +253,8 @@ class MemoryQuotas:
             most = allowed[limit]
             if most is not None and taken + requested[limit] > most:
                 may_come_back = settled + requested[limit] <= most
-                waits[limit] = period_wait_seconds(limit, now_seconds, may_come_back)
-        return rejection(allowed, waits, requested)
+                waits[limit] = period_wait_seconds(limit, now_ms / 1000, may_come_back)
+        return waits
 
 
 def _window(windows: dict[str, SlidingWindow], name: str, shape: RateWindow) -> SlidingWindow:

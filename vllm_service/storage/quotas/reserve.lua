@@ -4,8 +4,10 @@
 -- ARGV  1 now in ms ('' for this server's clock), 2 lease in ms, 3 lease, 4 tokens, 5 pico-dollars, 6 prefix of periods,
 --       7-14 what the limits allow, in the order of domain.quotas.Limit; '' is no limit
 --       15, 16 buckets of a minute and ms of each; 17, 18 the same for the address's second
--- Returns {1}, or {0, then for each limit: -1 if it has room, else ms to wait; for the limits of days, months and
+-- Returns {1, totals}, or {0, then for each limit: -1 if it has room, else ms to wait; for the limits of days, months and
 -- requests at once 0 if running requests may give it back, 1 if only the period's end will}.
+-- The totals are those of all processes with this request: requests in the key's window; requests and tokens of the day,
+-- tokens and pico-dollars of the month, as strings. A process that must count alone later goes on from them.
 --
 -- Amounts are compared as decimal strings and added by HINCRBY, which is exact to 2^63: Lua's numbers are exact to 2^53
 -- only, and 2^53 pico-dollars are $9,007.
@@ -86,6 +88,7 @@ end
 
 -- The buckets of the key's and the address's window in which this request counts.
 local taken_in = {0, 0}
+local in_key_window = 1
 for number = 1, 2 do
   local allowed = ARGV[6 + number]
   local buckets = tonumber(ARGV[13 + 2 * number])
@@ -93,6 +96,7 @@ for number = 1, 2 do
   if allowed ~= '' then
     local bucket, total, oldest = window(KEYS[number], buckets, bucket_ms)
     taken_in[number] = bucket
+    if number == 1 then in_key_window = total + 1 end
     if total >= tonumber(allowed) then
       refuse(number, (oldest or bucket) * bucket_ms + (buckets + 1) * bucket_ms - now)
     end
@@ -149,4 +153,6 @@ for number = 5, 6 do
   redis.call('ZADD', KEYS[number], now + tonumber(ARGV[2]), ARGV[3])
   expire(KEYS[number], 2 * tonumber(ARGV[2]))
 end
-return {1}
+local day = redis.call('HMGET', KEYS[3], 'requests', 'tokens')
+local month = redis.call('HMGET', KEYS[4], 'tokens', 'picousd')
+return {1, {in_key_window, day[1], day[2], month[1], month[2]}}

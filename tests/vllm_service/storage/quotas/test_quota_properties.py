@@ -23,6 +23,7 @@ from vllm_service.storage.protocol import Quotas, Reservation
 from vllm_service.storage.quotas.memory import MemoryQuotas
 from vllm_service.storage.quotas.redis import RedisQuotas
 from vllm_service.storage.redis_link import RedisLink
+from vllm_service.storage.redis_pipeline import PipelineBounds
 
 Result = TypeVar("Result")
 LEASE_SECONDS, ADDRESS_LIMIT = 90.0, 5
@@ -156,9 +157,15 @@ def test_limits_in_redis_do_what_the_model_does(redis_server: RedisServer, of_ca
 
         async def opened(self) -> Quotas:
             redis_server.empty()
-            link = RedisLink(redis_server.url, timeout_seconds=30)
+            link = RedisLink(redis_server.url, PipelineBounds(silence_seconds=30))
             self.stack.push_async_callback(link.close)
-            return RedisQuotas(link, lease_seconds=LEASE_SECONDS, address_limit=ADDRESS_LIMIT, uses_server_clock=False)
+            return RedisQuotas(
+                link,
+                lease_seconds=LEASE_SECONDS,
+                address_limit=ADDRESS_LIMIT,
+                uses_server_clock=False,
+                end_seconds=60,
+            )
 
         def model_now(self) -> QuotaModel:
             """Leases are taken back at the next reservation: if the clock goes back before, they have not expired."""
