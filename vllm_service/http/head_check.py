@@ -64,10 +64,13 @@ class HeadCheck:
         address = self._addresses.of(peer, headers)
         return None if address is None else self.table.record(address)
 
-    def count(self, record: AddressRecord | None, target: bytes, now: float) -> None:
-        """Counts a request of this address. Raises RateLimited beyond its limit. now: the event loop's time."""
-        if record is not None and (wait := record.requests.take(now)) and target not in self._paths.always:
-            raise self._too_many_requests(wait)
+    def refuse_too_many(self, target: bytes, wait_seconds: float) -> None:
+        """Raises RateLimited for a request beyond its address's limit, unless its path is always answered.
+
+        Such an answer must be its connection's last, so that a flood gets no further than with refusals.
+        """
+        if target not in self._paths.always:
+            raise self._too_many_requests(wait_seconds)
 
     def caller(
         self,
@@ -81,30 +84,26 @@ class HeadCheck:
 
         Raises Unauthorized, Forbidden for another site's page, RateLimited after too many wrong keys of this address.
         """
-        needs_key = self._is_operation(method, target)
+        operations = self._paths.operations
+        needs_key = operations is None or (
+            method == b"POST" and (target in operations or (b"?" in target and target.partition(b"?")[0] in operations))
+        )
         if self._keys is None:
             if b"origin" in headers_by_name:
                 _refuse_other_sites(headers_by_name[b"origin"])
             return Caller(record, self._anonymous, None, needs_key)
-        secret = _secret_in(headers_by_name.get(b"authorization"))
-        if secret is None:
+        authorization = headers_by_name.get(b"authorization")
+        if authorization is None or authorization[:7].lower() != b"bearer ":
             if needs_key:
                 raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
             return Caller(record, None, None, False)
+        secret = authorization[7:].strip().decode("latin-1")
         key = self._keys.remembered(secret)
         if key is not None:
             return Caller(record, key, None, needs_key)
         if record is not None and (wait := record.wrong_keys.wait(now)) and not self._keys.knows(secret):
             raise _too_many_keys(wait)
         return Caller(record, None, secret, needs_key)
-
-    def _is_operation(self, method: bytes, target: bytes) -> bool:
-        operations = self._paths.operations
-        if operations is None:
-            return True
-        if method != b"POST":
-            return False
-        return target in operations or (b"?" in target and target.partition(b"?")[0] in operations)
 
     async def identify(self, caller: Caller) -> None:
         """Looks the caller's key up and sets it. Raises Unauthorized, RateLimited, StorageUnavailable.
@@ -162,13 +161,6 @@ def _refuse_other_sites(origin: bytes) -> None:
             "Without keys only programs and pages of this machine are served, and this request is of another site's "
             "page. Set REQUIRE_KEYS=true and send a key, or open the page under localhost."
         )
-
-
-def _secret_in(authorization: bytes | None) -> str | None:
-    """Returns the key of an Authorization header; None for another scheme."""
-    if authorization is None or authorization[:7].lower() != b"bearer ":
-        return None
-    return authorization[7:].strip().decode("latin-1")
 
 
 def refuse_contradiction(headers: list[tuple[bytes, bytes]]) -> None:

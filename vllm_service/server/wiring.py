@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from vllm_service.observability.opentelemetry import Tracing
 
 #: Every caller's key when keys are not required; the service then binds to loopback only.
-#: It has no limits.
 LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None, None), role=Role.ADMIN)
 
 

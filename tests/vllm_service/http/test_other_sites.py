@@ -21,6 +21,9 @@ class NoKeys:
     def remembered(self, secret: str) -> ApiKey | None:
         return None
 
+    def knows(self, secret: str) -> bool:
+        return False
+
 
 def headers(origin: str | None) -> dict[bytes, bytes]:
     return {b"host": b"127.0.0.1:8090"} | ({} if origin is None else {b"origin": origin.encode()})
