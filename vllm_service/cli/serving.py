@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 
@@ -15,6 +16,7 @@ from vllm_service.server.process import announce, bound_socket
 from vllm_service.server.run import run_service
 from vllm_service.server.supervisor import Supervisor, WorkerSlot
 from vllm_service.settings import ServiceSettings
+from vllm_service.storage.open import open_database
 
 
 def serve() -> int:
@@ -30,9 +32,15 @@ def serve() -> int:
     return uvloop.run(service()) if settings.workers == 1 else _serve_in_several(settings, service)
 
 
+async def _opened_once(settings: ServiceSettings) -> None:
+    database = await open_database(settings.database_url, settings.data_dir)
+    await database.close()
+
+
 def _serve_in_several(settings: ServiceSettings, service: Callable[[WorkerSlot], Coroutine[None, None, int]]) -> int:
-    """Binds the address before any fork, so that a taken one is reported once and nothing is started."""
+    """Binds the address and opens the database before any fork, so that what is wrong with them is reported once."""
     listening = bound_socket(settings.host, settings.port)
+    asyncio.run(_opened_once(settings))
     supervisor = Supervisor(
         workers=settings.workers,
         listening=listening,

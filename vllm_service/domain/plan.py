@@ -69,12 +69,19 @@ class AttemptObserver(Protocol):
     Times are seconds of the clock that the router was given.
     """
 
+    def waited(self, seconds: float) -> None:
+        """Reports that so long has passed before the request was sent: it waited for a connection."""
+        ...
+
     def first_token(self, now_seconds: float) -> None:
         """Reports that the first byte of content has come back."""
         ...
 
-    def succeeded(self, usage: Usage | None, now_seconds: float) -> None:
-        """Reports a complete answer; usage is None when nothing counted it."""
+    def succeeded(self, usage: Usage | None, now_seconds: float, *, is_timed: bool = True) -> None:
+        """Reports a complete answer; usage is None when nothing counted it.
+
+        is_timed: False where its end came late because its caller has read slowly.
+        """
         ...
 
     def failed(self, status: int, retry_after_seconds: float | None, now_seconds: float) -> None:

@@ -46,13 +46,17 @@ class ObservedAttempt(msgspec.Struct):
     @classmethod
     def sent(cls, route: Route, candidate: Candidate, facts: RequestFacts, now: float) -> ObservedAttempt:
         """Returns the observer of a request that has been sent to this offer, and counts the request there."""
-        attempt = cls(route, candidate, facts, now, candidate.follows(facts.prefix, now))
+        attempt = cls(route, candidate, facts, now, candidate.follows(candidate.prefix_of(facts), now))
         candidate.in_flight += 1
         if candidate.endpoint is not None:
             attempt.to_read = facts.prompt_tokens - candidate.cached_tokens(facts, now)
             attempt.alone = candidate.endpoint.unread_tokens <= 0
             candidate.endpoint.sent(attempt.to_read, now)
         return attempt
+
+    def waited(self, seconds: float) -> None:
+        """Leaves the wait for a connection out of what is learned about the offer."""
+        self.began += seconds
 
     def first_token(self, now: float) -> None:
         """Learns the wait for the first token; not of a whole answer, whose first byte comes with its last token."""
@@ -61,7 +65,7 @@ class ObservedAttempt(msgspec.Struct):
         candidate = self.candidate
         waited = now - self.began
         self.first_token_at = now
-        candidate.first_token_seconds.add(waited)
+        candidate.first_token_seconds.add(self.facts.organisation, waited)
         if candidate.endpoint is not None:
             candidate.endpoint.read(self.to_read)
             # Behind other prompts the wait is not the prompt's own. After one that it follows, how much was read is
@@ -69,22 +73,27 @@ class ObservedAttempt(msgspec.Struct):
             if self.alone and not self.follows:
                 candidate.endpoint.measured_answer(waited, self.facts.prompt_tokens)
 
-    def succeeded(self, usage: Usage | None, now: float) -> None:
-        """Learns speeds, the answer's length and the cached share from a complete answer."""
+    def succeeded(self, usage: Usage | None, now: float, *, is_timed: bool = True) -> None:
+        """Learns speeds, the answer's length and the cached share from a complete answer.
+
+        is_timed: False where the caller has read so slowly that the end says nothing about the provider's speed.
+        """
         if self.is_over:
             return
         self.is_over = True
         candidate, facts = self.candidate, self.facts
         candidate.in_flight -= 1
         if candidate.endpoint is not None:
-            self._own_finished(candidate.endpoint, usage, now)
-        elif self.first_token_at and usage is not None and usage.completion_tokens > 1:
-            candidate.token_seconds.add((now - self.first_token_at) / (usage.completion_tokens - 1))
+            self._own_finished(candidate.endpoint, usage, now, is_timed=is_timed)
+        elif is_timed and self.first_token_at and usage is not None and usage.completion_tokens > 1:
+            seconds = (now - self.first_token_at) / (usage.completion_tokens - 1)
+            candidate.token_seconds.add(facts.organisation, seconds)
         if usage is not None:
             self.route.lengths.add(facts.key_id, facts.operation, usage.completion_tokens)
             # With a plain price cached tokens change nothing, so no prefixes are kept.
             if usage.prompt_tokens > 0 and not usage.estimated and not candidate.has_plain_price:
-                candidate.prompt_cache.add(facts.prefix, self.follows, usage.cached_tokens / usage.prompt_tokens, now)
+                prefix, share = candidate.prefix_of(facts), usage.cached_tokens / usage.prompt_tokens
+                candidate.prompt_cache.add(prefix, self.follows, share, facts.organisation, now)
 
     def failed(self, status: int, retry_after_seconds: float | None, now: float) -> None:
         """Learns nothing from a failure but a 429's Retry-After, until which the offer is the organisation's last."""
@@ -108,12 +117,14 @@ class ObservedAttempt(msgspec.Struct):
         if self.demand is not None:
             self.demand.took(-self.saved_usd)
 
-    def _own_finished(self, endpoint: Endpoint, usage: Usage | None, ended: float) -> None:
+    def _own_finished(self, endpoint: Endpoint, usage: Usage | None, ended: float, *, is_timed: bool) -> None:
         began, first_token_at, target = self.began, self.first_token_at, self.route.target
         if not first_token_at:
             endpoint.read(self.to_read)
-        if usage is not None:
+        if usage is not None and is_timed:
             prompt, tokens = self.facts.prompt_tokens, usage.completion_tokens
+            if not usage.estimated and usage.prompt_tokens > prompt:
+                prompt = usage.prompt_tokens  # an estimate that was too low must not make the worker late
             if first_token_at and self.alone and self.follows and usage.prompt_tokens > 0:
                 read = prompt * (1.0 - usage.cached_tokens / usage.prompt_tokens)
                 endpoint.measured_answer(first_token_at - began, read)
