@@ -16,6 +16,9 @@ REASON = "configured order"
 class LearnsNothing:
     """An AttemptObserver (plan.py)."""
 
+    def waited(self, seconds: float) -> None:
+        """See plan.AttemptObserver."""
+
     def first_token(self, now_seconds: float) -> None:
         """See plan.AttemptObserver."""
 

@@ -18,7 +18,7 @@ from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
 from vllm_service.gateway.replayed_answer import ReplayedAnswer
 from vllm_service.gateway.request_body import for_provider
-from vllm_service.http.upstream import Answer, Patience, ProviderFault, TimedOut
+from vllm_service.http.upstream import Answer, NoFreeConnection, Patience, ProviderFault, Sending, TimedOut
 from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import NotAnswered
 
@@ -136,7 +136,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
             # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt
             # that has less time than that, because of the request's deadline, needs a timer of its own.
             has_less = patience.first_byte_seconds < provider.first_byte_timeout_seconds
-            answer = await (_within(patience.first_byte_seconds, sent) if has_less else sent)
+            answer = await (_within(patience.first_byte_seconds, sent, attempt) if has_less else sent)
         except ProviderFault as fault:
             raise not_reached(fault, context.facts.model) from fault
         form = operation.form
@@ -178,10 +178,12 @@ def _in_thread(read: Callable[[], Read]) -> Awaitable[Read]:
     return asyncio.get_running_loop().run_in_executor(None, read)
 
 
-async def _within(seconds: float, sent: Awaitable[Answer]) -> Answer:
-    """Returns the answer to a request that was sent. Raises ProviderFault, TimedOut among them."""
+async def _within(seconds: float, sent: Awaitable[Answer], sending: Sending) -> Answer:
+    """Returns the answer to a request that is being sent. Raises ProviderFault, TimedOut among them."""
     try:
         async with asyncio.timeout(seconds):
             return await sent
     except TimeoutError:
+        if not sending.was_sent:  # it has waited for a connection all the time, and the provider knows nothing of it
+            raise NoFreeConnection(f"none was free within the {seconds:g} s that were left") from None
         raise TimedOut(f"no answer within the {seconds:g} s that were left") from None

@@ -95,6 +95,7 @@ def refuse(context: RequestContext, error: ServiceError) -> None:
     """
     if context.is_answered:
         return
+    context.snapshot.conceal(error)
     is_rejected = context.reservation is None or (context.attempts == 0 and error.status < 500)
     context.outcome = Outcome.REJECTED if is_rejected else Outcome.FAILED
     context.status = error.status
@@ -265,6 +266,7 @@ def _keeping(receive: Callable[[bytes], None], kept: list[bytes]) -> Callable[[b
 
 def _end_with_error(context: RequestContext, error: ServiceError) -> None:
     """Ends a stream that has begun with an error event and without [DONE]. The status 200 has been sent already."""
+    context.snapshot.conceal(error)
     if context.outcome is not Outcome.CANCELLED:
         context.outcome = Outcome.FAILED
         context.error_code = error.code

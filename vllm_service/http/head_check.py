@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.quotas import Limit
-from vllm_service.errors import InvalidRequest, RateLimited, StorageUnavailable, Unauthorized
+from vllm_service.domain.urls import is_page_of_this_machine
+from vllm_service.errors import Forbidden, InvalidRequest, RateLimited, StorageUnavailable, Unauthorized
 from vllm_service.http.addresses import AddressLimits, AddressRecord, AddressTable, ClientAddresses
 from vllm_service.http.messages import Caller
 from vllm_service.storage.protocol import Keys
@@ -78,10 +79,12 @@ class HeadCheck:
     ) -> Caller:
         """Returns the caller of a request; `secret` is set where its key is to be looked up before anything else.
 
-        Raises Unauthorized, and RateLimited after too many wrong keys of this address.
+        Raises Unauthorized, Forbidden for another site's page, RateLimited after too many wrong keys of this address.
         """
         needs_key = self._is_operation(method, target)
         if self._keys is None:
+            if b"origin" in headers_by_name:
+                _refuse_other_sites(headers_by_name[b"origin"])
             return Caller(record, self._anonymous, None, needs_key)
         secret = _secret_in(headers_by_name.get(b"authorization"))
         if secret is None:
@@ -91,7 +94,7 @@ class HeadCheck:
         key = self._keys.remembered(secret)
         if key is not None:
             return Caller(record, key, None, needs_key)
-        if record is not None and (wait := record.wrong_keys.wait(now)):
+        if record is not None and (wait := record.wrong_keys.wait(now)) and not self._keys.knows(secret):
             raise _too_many_keys(wait)
         return Caller(record, None, secret, needs_key)
 
@@ -146,6 +149,19 @@ class HeadCheck:
 def _too_many_keys(wait_seconds: float) -> RateLimited:
     message = f"Too many wrong keys came from this address; a key may be tried again in {wait_seconds:.0f} s."
     return RateLimited(message, details={"limit": "address_wrong_keys"}, retry_after_seconds=wait_seconds)
+
+
+def _refuse_other_sites(origin: bytes) -> None:
+    """Raises Forbidden for a request of another site's page, where no key is needed.
+
+    A browser on this machine sends it for whatever page is open, and it would be answered and paid for. With keys it
+    lacks one. Programs send no Origin.
+    """
+    if not is_page_of_this_machine(origin.decode("latin-1")):
+        raise Forbidden(
+            "Without keys only programs and pages of this machine are served, and this request is of another site's "
+            "page. Set REQUIRE_KEYS=true and send a key, or open the page under localhost."
+        )
 
 
 def _secret_in(authorization: bytes | None) -> str | None:

@@ -1,8 +1,6 @@
 """The attempt, and `first_answer`, the only loop over attempts. docs/failing-over.md has the rules.
 
-The loop: `RetrySchedule` chooses a step of the plan; its circuit breaker lets it by or not; `Send` sends the request.
-The first attempt whose answer has content ends the loop: after that nothing else is tried, since the caller would get
-two answers in one. The gateway and the client differ only in their `Send`.
+`RetrySchedule` chooses a step, its breaker lets it by, `Send` sends it; after the first content nothing else is tried.
 """
 
 from __future__ import annotations
@@ -63,6 +61,11 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         """The answer that `Send` returned."""
         assert self._answer is not None
         return self._answer
+
+    def waited(self, seconds: float) -> None:
+        """Implements upstream.Sending: what is measured of the offer begins when the request is sent."""
+        self.started_at += seconds
+        self._observer.waited(seconds)
 
     def began(self, answer: Answer) -> None:
         """Takes the answer when its first content has come. From now on nothing else is tried."""
@@ -157,14 +160,15 @@ class TriedRequest(msgspec.Struct, eq=False):
     error: ServiceError | None = None
     _weight: int = 0
 
-    def failed(self, step: Step, not_answered: NotAnswered) -> None:
+    def failed(self, attempt: Attempt[Answer], not_answered: NotAnswered) -> None:
         """Adds the provider to the route's reason, and keeps the attempt's error, unless an earlier one says more."""
         what = "is busy" if not_answered.failure.kind is Kind.BUSY else "failed"
-        if not self.reason.endswith(failed := f"; {step.provider} {what}"):
+        if not self.reason.endswith(failed := f"; {attempt.step.provider} {what}"):
             self.reason += failed
         if (weight := not_answered.failure.weight) >= self._weight:
             self.error = not_answered.error
             self._weight = weight
+        self.ended(attempt, may_be_billed=not_answered.failure.may_be_billed)
 
     def ended(self, attempt: Attempt[Answer], *, may_be_billed: bool = True) -> None:
         """Takes an attempt that has ended before its answer began."""
@@ -218,10 +222,7 @@ async def _send_one(
     schedule: RetrySchedule,
     is_hedge: bool = False,
 ) -> Attempt[Answer] | None:
-    """Waits until the attempt is due, passes its breaker, and sends it. Raises NotAnswered.
-
-    Returns the attempt when its answer has begun; None if the breaker refused it and nothing was sent.
-    """
+    """Sends an attempt when it is due, and returns it when its answer has begun; None if its breaker refuses it."""
     if due.wait_seconds > 0:
         await asyncio.sleep(due.wait_seconds)
     step = due.step
@@ -252,8 +253,7 @@ async def _send_one(
         not_answered.failure = failure = not_answered.failure.judged_by(patience, policy.clock() - now)
         attempt.failed(failure)
         schedule.failed(step, failure, policy.clock())
-        request.failed(step, not_answered)
-        request.ended(attempt, may_be_billed=failure.may_be_billed)
+        request.failed(attempt, not_answered)
         raise
     except BaseException:  # the caller has left, or our own code failed: not the provider's fault
         attempt.abandoned()

@@ -16,7 +16,6 @@ from vllm_service.errors import ModelNotFound
 from vllm_service.routing import filters
 from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import marginal_picousd
-from vllm_service.routing.demand.counterfactual import Demand
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
 from vllm_service.routing.model_route import Route, make_candidates, make_endpoints
 from vllm_service.routing.profiles import LatencyTarget, RouterSettings
@@ -40,6 +39,9 @@ class ObservedAttempt(msgspec.Struct):
     #: 0 until it has come.
     first_token_at: float = 0.0
     is_over: bool = False
+    #: At an endpoint: where it was booked what the answer saves, which is taken back if there is none.
+    demand: EndpointDemand | None = None
+    saved_usd: float = 0.0
 
     @classmethod
     def sent(cls, route: Route, candidate: Candidate, facts: RequestFacts, now: float) -> ObservedAttempt:
@@ -51,6 +53,10 @@ class ObservedAttempt(msgspec.Struct):
             attempt.alone = candidate.endpoint.unread_tokens <= 0
             candidate.endpoint.sent(attempt.to_read, now)
         return attempt
+
+    def waited(self, seconds: float) -> None:
+        """Leaves the wait for a connection out of what is learned about the offer."""
+        self.began += seconds
 
     def first_token(self, now: float) -> None:
         """Learns the wait for the first token; not of a whole answer, whose first byte comes with its last token."""
@@ -104,6 +110,8 @@ class ObservedAttempt(msgspec.Struct):
             if not self.first_token_at:
                 candidate.endpoint.read(self.to_read)
             candidate.endpoint.left()
+        if self.demand is not None:
+            self.demand.took(-self.saved_usd)
 
     def _own_finished(self, endpoint: Endpoint, usage: Usage | None, ended: float, *, is_timed: bool) -> None:
         began, first_token_at, target = self.began, self.first_token_at, self.route.target
@@ -154,7 +162,10 @@ class CostRouter:
         self.endpoints = make_endpoints(catalog, settings)
         self.controllers = {
             name: EndpointDemand(
-                endpoint.profile.max_workers, endpoint.usd_per_second, endpoint.profile.always_on_workers
+                endpoint.profile.max_workers,
+                endpoint.usd_per_second,
+                endpoint.profile.always_on_workers,
+                settings.organisation_share,
             )
             for name, endpoint in self.endpoints.items()
         }
@@ -184,12 +195,6 @@ class CostRouter:
             else marginal_picousd(candidate, facts, answer, now_seconds)
             for candidate in route.candidates
         ]
-        if route.controllers:
-            hosted = [cost for position in route.hosted_positions if (cost := costs[position]) is not None]
-            if hosted:
-                demand = Demand(now_seconds, min(hosted), prompt, completion, target)
-                for controller in route.controllers:
-                    controller.demand(demand)
         choice = Choice(
             facts, candidates, target, completion, costs, now_seconds, route.turns, self._settings.own_share
         )
@@ -200,7 +205,10 @@ class CostRouter:
             Step(candidate.name, candidate.model, costs[candidate.position])
             for candidate in ordered[: self._settings.max_steps]
         ]
-        return Plan(tuple(steps), reason)
+        if not route.controllers:
+            return Plan(tuple(steps), reason)
+        hosted = [cost for position in route.hosted_positions if (cost := costs[position]) is not None]
+        return Plan(tuple(steps), reason, route.demands(facts, hosted, completion, target, now_seconds))
 
     # What an explanation looks at.
 
@@ -230,7 +238,9 @@ class CostRouter:
             completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
             hosted = route.hosted_picousd(facts, int(completion), now_seconds)
             saved_usd = (hosted or 0) / PICOUSD_PER_USD * candidate.endpoint.share_paid_for_it
-            self.controllers[candidate.endpoint.name].took(saved_usd)
+            attempt.demand = self.controllers[candidate.endpoint.name]
+            attempt.demand.took(saved_usd)
+            attempt.saved_usd = saved_usd
         return attempt
 
     def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:

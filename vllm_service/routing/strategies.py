@@ -212,7 +212,7 @@ def round_robin(choice: Choice) -> Ordered:
 def least_loaded(choice: Choice) -> Ordered:
     """Orders by requests in flight, the fewest first."""
     order = sorted(choice.candidates, key=lambda candidate: (candidate.in_flight, candidate.position))
-    return order, f"least loaded: {order[0].in_flight} in flight"
+    return order, "least loaded"  # how many are in flight there is not for callers, who get the reason
 
 
 def weighted(choice: Choice) -> Ordered:

@@ -62,6 +62,9 @@ async def _serve(settings: ServiceSettings, parts: Parts, reload: Reload, slot: 
         if settings.worker_port is not None:
             own_port = settings.worker_port + slot.number
             await server.listen(bound_socket(settings.host, own_port, "SERVICE_WORKER_PORT plus the process's number"))
+    if (metrics := parts.metrics_server) is not None and settings.metrics_port is not None:
+        port = settings.metrics_port + (0 if slot is None else slot.number)
+        await metrics.listen(bound_socket(settings.metrics_host, port, "METRICS_PORT", "METRICS_HOST"))
     with signal_handlers({signal.SIGTERM: stop.set, signal.SIGINT: stop.set, signal.SIGHUP: reload.begin}):
         announce(listening) if slot is None else slot.ready()
         await parts.dispatcher.load()
@@ -73,6 +76,8 @@ async def _serve(settings: ServiceSettings, parts: Parts, reload: Reload, slot: 
         async with background_work(*beside):
             await stop.wait()
             has_ended = await server.stop(settings.grace_seconds)
+            if metrics is not None:
+                await metrics.stop(0)
         await controller.leave()
     await parts.upstream.close()
     if parts.tracing is not None:

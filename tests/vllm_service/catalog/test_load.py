@@ -41,10 +41,10 @@ def with_own(*lines: str) -> str:
         ([], None),
         (["scaling: warm_up_jobs"], None),
         (["scaling: workers_min"], WorkersMin("https://rest.runpod.io/v1/endpoints/abc", 0)),
-        (["scaling: workers_min", "api_url: http://x:1"], WorkersMin("http://x:1/v1/endpoints/abc")),
+        (["scaling: workers_min", "api_url: https://x:1"], WorkersMin("https://x:1/v1/endpoints/abc")),
         (
-            ["scaling: workers_min", "api_url: http://x:1", "management_url: http://y:2/v1/", "workers_min: 2"],
-            WorkersMin("http://y:2/v1/endpoints/abc", 2),
+            ["scaling: workers_min", "api_url: https://x:1", "management_url: https://y:2/v1/", "workers_min: 2"],
+            WorkersMin("https://y:2/v1/endpoints/abc", 2),
         ),
         (["scaling: workers_min", "workers_min: 0"], WorkersMin("https://rest.runpod.io/v1/endpoints/abc", 0)),
     ],

@@ -19,6 +19,8 @@ from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.storage.coordination.memory import MemoryBreakers
 from vllm_service.storage.coordination.protocol import BreakerStore
 from vllm_service.storage.coordination.redis import RedisBreakers
+from vllm_service.storage.redis_link import RedisLink
+from vllm_service.storage.redis_pipeline import PipelineBounds
 
 STEP = Step("own", "llama")
 # Redis keeps its own time, which no test can set: an hour never passes here, and a millisecond always has.
@@ -72,7 +74,8 @@ class Replica:
 @asynccontextmanager
 async def running(server: RedisServer, open_seconds: float = LONG) -> AsyncIterator[Replica]:
     client = server.client()
-    replica = Replica(RedisBreakers(client, reconnect_seconds=0.01, timeout_seconds=2), open_seconds)
+    link = RedisLink(server.url, PipelineBounds(rest_seconds=0.01))
+    replica = Replica(RedisBreakers(link, reconnect_seconds=0.01, timeout_seconds=2), open_seconds)
     before = await listening(client)
     task = asyncio.create_task(replica.shared.run())
     try:
@@ -82,6 +85,7 @@ async def running(server: RedisServer, open_seconds: float = LONG) -> AsyncItera
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await client.aclose()
+        await link.close()
 
 
 async def listening(client: redis.asyncio.Redis) -> int:
@@ -243,21 +247,21 @@ async def test_without_redis_each_replica_decides_for_itself_and_shares_again_wh
 async def test_who_is_cancelled_while_it_connects_follows_no_more(server: RedisServer) -> None:
     """At any moment: a gateway that is stopped as it starts would never end."""
     for moment in range(40):
-        client = redis.asyncio.Redis.from_url(server.url)
-        following = asyncio.create_task(RedisBreakers(client).follow(lambda change: None))
+        link = RedisLink(server.url)
+        following = asyncio.create_task(RedisBreakers(link).follow(lambda change: None))
         for _ in range(moment):
             await asyncio.sleep(0.0002)
         following.cancel()
         ended, _ = await asyncio.wait({following}, timeout=5)
         assert ended, moment
-        await client.aclose()
+        await link.close()
 
 
 async def test_a_redis_that_does_not_answer_holds_a_probe_up_only_for_as_long_as_its_patience(
     server: RedisServer,
 ) -> None:
-    client = server.client()
-    replica = Replica(RedisBreakers(client, timeout_seconds=0.05), open_seconds=1)
+    link = RedisLink(server.url)
+    replica = Replica(RedisBreakers(link, timeout_seconds=0.05), open_seconds=1)
     await replica.fails()
     replica.now += 1
     server.hang()
@@ -265,7 +269,7 @@ async def test_a_redis_that_does_not_answer_holds_a_probe_up_only_for_as_long_as
         assert (await replica.admitted()).is_probe
     finally:
         server.go_on()
-        await client.aclose()
+        await link.close()
 
 
 async def test_without_replicas_the_breaker_alone_decides() -> None:
