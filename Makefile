@@ -14,7 +14,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PROCESSES := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client bench-gateway bench-isolation bench-against entered-files test test-image lint-image check audit sbom lock-images lock train-demo-model clean
+.PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client bench-gateway bench-isolation bench-against bench-linear entered-files test test-image lint-image check audit sbom lock-images lock train-demo-model clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -56,6 +56,9 @@ bench-gateway: setup  ## measure the cost of a request through the gateway, besi
 
 bench-isolation: setup  ## measure one good organisation beside each attacker: answers, p99, memory, health
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.isolation
+
+bench-linear: setup  ## measure CPU per byte of every parser and relay, by the size of message and pieces
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.linear
 
 bench-against: setup  ## measure CPU of gateway, LLMRouter and worker beside another checkout's: make bench-against BASE=path
 	@test -n "$(BASE)" || { echo "another checkout of this repository is needed: make bench-against BASE=path"; exit 2; }

@@ -14,11 +14,15 @@ LONGEST_EVENT_BYTES = 16 * 2**20
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
+#: Each line of an event is an object until it ends. JSON that is spread over lines has some hundreds.
+MOST_LINES = 2**14
+
+
 class TooLong(ValueError):
     """An event, or an answer in place of events, is longer than may be held in memory."""
 
-    def __init__(self, what: str = "an event", most_bytes: int = LONGEST_EVENT_BYTES) -> None:
-        super().__init__(f"{what} is longer than {most_bytes} bytes")
+    def __init__(self, what: str = "an event", most: int = LONGEST_EVENT_BYTES, unit: str = "bytes") -> None:
+        super().__init__(f"{what} is longer than {most} {unit}")
 
 
 class Event(NamedTuple):
@@ -67,9 +71,7 @@ class EventSplitter:
 
         Raises TooLong.
         """
-        if self._skips_line_feed and data[:1] == b"\n":  # the second half of a line break
-            data = data[1:]
-            self._skips_line_feed = False
+        data = self._trimmed(data)
         if not data:
             return
         *lines, rest = _LINE_END.split(data)
@@ -88,6 +90,19 @@ class EventSplitter:
             if len(begun) + self._data_bytes > LONGEST_EVENT_BYTES:
                 raise TooLong
         self._skips_line_feed = data.endswith(b"\r")
+
+    def _trimmed(self, data: bytes) -> bytes:
+        """Returns the bytes without the second half of a line break, and before an event without its empty lines."""
+        if self._skips_line_feed and data[:1] == b"\n":
+            data = data[1:]
+            self._skips_line_feed = False
+        if self._line or self._data or self._name:
+            return data
+        rest = data.lstrip(b"\r\n")
+        if len(rest) < len(data):
+            self._is_first = False
+            self._skips_line_feed = not rest and data.endswith(b"\r")
+        return rest
 
     @property
     def is_done(self) -> bool:
@@ -113,6 +128,8 @@ class EventSplitter:
             self._data_bytes += len(line)
             if self._data_bytes > LONGEST_EVENT_BYTES:
                 raise TooLong
+            if len(self._data) > MOST_LINES:
+                raise TooLong("an event", MOST_LINES, "lines")
         elif field == b"event":
             self._name = value
         return None

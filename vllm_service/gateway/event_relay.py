@@ -14,6 +14,7 @@ from vllm_service.domain.answers import EventReading, Form, Judgement
 from vllm_service.domain.event_stream import (
     BYTE_ORDER_MARK,
     LONGEST_EVENT_BYTES,
+    MOST_LINES,
     Event,
     EventSplitter,
     StreamJudge,
@@ -30,6 +31,8 @@ _EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
 _LONGEST_END_BYTES = len(b"\r\n\r\n")
 _OBJECT_ENDS = (b"}\n\n", b"}\r\n\r\n", b"}\r\r")
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+# With any number of empty lines behind it.
+_EVENT_END_AND_MORE = re.compile(rb"(?>\r\n|\n|\r)[\r\n]+")
 # Some providers write `"usage": null` into every chunk: only an object makes a chunk worth reading.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 # An empty one, which some providers write into every chunk, is none.
@@ -52,8 +55,8 @@ _MOST_ATTEMPTS_TO_LEARN = 4
 # For estimates only: what an event holds besides its text, at most, and how many events without text end a stream.
 _EVENT_BYTES = 320
 _EVENTS_OF_AN_END = 2
-# Of more events that came together, halves are looked at on their own.
-_MOST_READ_TOGETHER = 8
+# Of more that came together, halves are looked at on their own.
+_MOST_READ_TOGETHER, _MOST_READ_TOGETHER_BYTES = 8, 4096
 
 
 class EventRelay:
@@ -162,7 +165,9 @@ class EventRelay:
         """Returns what is passed on of these whole events."""
         count = data.count(b"data:")  # too many where a text holds "data:"; it is for estimates only
         is_ordinary = self._are_ordinary(data, count)
-        if not is_ordinary and count > _MOST_READ_TOGETHER and (middle := _event_end_behind(data, len(data) // 2)):
+        is_ordinary = is_ordinary or (not count and _FIELD.search(data) is None)
+        are_many = not is_ordinary and (count > _MOST_READ_TOGETHER or len(data) > _MOST_READ_TOGETHER_BYTES)
+        if are_many and (middle := _event_end_behind(data, len(data) // 2)):
             # Most of many events are ordinary all the same: to read an event takes 50 times as long as to look at it.
             first = self._looked_at(data[:middle])
             return first if self._judge.fault is not None else first + self._looked_at(data[middle:])
@@ -190,14 +195,11 @@ class EventRelay:
 
         The bytes that were held before have no end of an event in them, so only where they meet the piece is looked at.
         """
-        held = self._held
-        border = bytes(held[-_LONGEST_END_BYTES + 1 :]) + data
+        border = bytes(self._held[-_LONGEST_END_BYTES + 1 :]) + data
         if not border.endswith(_EVENT_ENDS) and not _after_last_event(border):
             self._hold(data)
             return b""
-        held += data
-        whole = bytes(held)
-        self._held = bytearray()
+        whole, self._held = bytes(self._held) + data, bytearray()
         return whole
 
     def _hold(self, data: bytes) -> None:
@@ -291,7 +293,7 @@ class EventRelay:
         """Reads events, and returns what is passed on of them. After the event that sets `fault` nothing is."""
         passed = []
         start = 0
-        for found in _EVENT_END.finditer(data):
+        for found in _EVENT_END_AND_MORE.finditer(data):
             event, start = data[start : found.end()], found.end()
             try:
                 passed.append(self._read_event(event))
@@ -305,7 +307,11 @@ class EventRelay:
 
     def _read_event(self, event: bytes) -> bytes:
         """Reads one event, and returns what is passed on instead of it."""
-        is_shown = _FIELD.search(event) is None
+        if _FIELD.search(event) is None:
+            return event
+        if len(event) > MOST_LINES and event.count(b"\n") + event.count(b"\r") > 2 * MOST_LINES:
+            raise TooLong("an event", MOST_LINES, "lines")
+        is_shown = False
         for parsed in EventSplitter().feed(event):
             reading = self._judge.take(parsed)
             if reading == IS_DONE:
@@ -331,7 +337,7 @@ class EventRelay:
 def _event_end_behind(data: bytes, position: int) -> int:
     """Returns the position behind the first event that ends after this position; 0 if nothing follows it."""
     found = _EVENT_END.search(data, position)
-    return found.end() if found is not None and found.end() < len(data) else 0
+    return 0 if found is None or found.end() == len(data) else found.end()
 
 
 def _after_last_event(data: bytes) -> int:

@@ -25,6 +25,12 @@ from vllm_service.gateway.operations import COMPLETIONS, Operation
 Count = int | float | None
 
 _EMPTY = msgspec.Raw(b"")
+#: No provider takes more in one request. Each is an object here, and an answer there.
+MOST_PROMPTS = 2**14
+#: A list of prompts is counted as a whole up to here, at 60 ns a byte where its parts are empty.
+_LARGE_BYTES = 2**14
+#: Of a body that has to be written anew, the members besides the long ones that are read: each of them is an object.
+MOST_OTHER_BYTES = 2**18
 
 
 class StreamOptions(msgspec.Struct):
@@ -54,6 +60,7 @@ class RequestFields(msgspec.Struct):
     # The caller's own division of the prompt cache.
     cache_salt: msgspec.Raw = _EMPTY
     prompt_cache_key: msgspec.Raw = _EMPTY
+    tools: msgspec.Raw = _EMPTY
 
     @property
     def requests_usage(self) -> bool:
@@ -158,6 +165,7 @@ class CacheSalts:
 
 _decoder = msgspec.json.Decoder(RequestFields)
 _list = msgspec.json.Decoder(list[msgspec.Raw])
+_texts = msgspec.json.Decoder(list[str])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder = msgspec.json.Encoder()
 # msgspec's messages name Python's types; callers write JSON.
@@ -193,8 +201,33 @@ def _prompts_in(prompt: msgspec.Raw) -> int:
     data = memoryview(prompt)
     if not data or bytes(data[:1]) != b"[":
         return min(len(data), 1)
+    if len(data) > _LARGE_BYTES:
+        return _prompts_in_large(bytes(prompt))
     parts = _list.decode(prompt)
     return sum(bytes(memoryview(part)[:1]) in (b'"', b"[") for part in parts) or 1
+
+
+def _prompts_in_large(prompt: bytes) -> int:
+    """Returns the same for a long list, without an object for each of millions of parts.
+
+    Raises errors.InvalidRequest for more than MOST_PROMPTS, and for texts and lists in one list.
+    """
+    first = prompt[1:256].lstrip()[:1]
+    if first == b"[":
+        count = prompt.count(b"[") - 1
+    elif first == b'"':
+        # A text has two quotes that are not escaped, and at least one where it ends in an escaped backslash.
+        count = (prompt.count(b'"') - prompt.count(b'\\"')) // 2
+    else:
+        return 1
+    if count > MOST_PROMPTS:
+        raise InvalidRequest(f"The request has more than {MOST_PROMPTS} prompts: send several requests.")
+    if first == b"[":
+        return count
+    try:
+        return len(_texts.decode(prompt))
+    except msgspec.ValidationError:
+        raise InvalidRequest("The request is not valid: its list of prompts holds texts and others.") from None
 
 
 def _renamed(body: bytes, before: str, after: str) -> bytes | None:
@@ -239,6 +272,8 @@ def for_provider(
         renamed = body if model == fields.model else _renamed(body, fields.model, model)
         if renamed is not None:
             return renamed if cache is None else _with_first(renamed, cache)
+    if len(body) > MOST_OTHER_BYTES:
+        _check_others(body, fields)
     try:
         members = _members.decode(body)
     except RecursionError:
@@ -259,6 +294,16 @@ def _with_first(body: bytes, member: CacheMember) -> bytes:
     """Returns an object that is not empty with one more member before all others."""
     begin, _, rest = body.partition(b"{")
     return b'%b{"%b":"%b",%b' % (begin, member.name.encode(), member.value.encode(), rest)
+
+
+def _check_others(body: bytes, fields: RequestFields) -> None:
+    """Raises errors.InvalidRequest where a million small members would be objects each."""
+    read = (fields.messages, fields.prompt, fields.prompt_embeds, fields.input, fields.tools)
+    if len(body) - sum(len(memoryview(member)) for member in read) > MOST_OTHER_BYTES:
+        raise InvalidRequest(
+            "The request's members besides `messages`, `prompt`, `input` and `tools` are together longer than "
+            f"{MOST_OTHER_BYTES} bytes."
+        )
 
 
 def _with_usage(options: msgspec.Raw | None, fields: RequestFields) -> msgspec.Raw:

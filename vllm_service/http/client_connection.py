@@ -140,7 +140,6 @@ class Connection(Writer):
         self._answer: ProviderAnswer | None = None
         self._waiter: asyncio.Future[ProviderAnswer] | None = None
         self._beginning: StreamBeginning | None = None
-        #: All that has come since the request; `_most_bytes` is how much may come until more of the body does.
         self.received_bytes = self._most_bytes = 0
         self._has_ended = self._keeps_alive = False
         # By the loop's clock; the pool checks them from one timer, since a timer for each chunk would cost more.
