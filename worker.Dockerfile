@@ -4,6 +4,14 @@
 ARG BASE_IMAGE=vllm/vllm-openai:v0.32.0
 FROM ${BASE_IMAGE}
 
+# true, for a release: refuse a base that is named by its tag alone, which may be moved (docs/deploy.md).
+ARG REQUIRE_DIGEST=false
+ARG BASE_IMAGE
+RUN case "${REQUIRE_DIGEST}:${BASE_IMAGE}" in \
+        false:*|true:*@sha256:*) ;; \
+        *) echo "BASE_IMAGE=${BASE_IMAGE} has no digest: name it NAME:TAG@sha256:..., or run make lock-images" >&2; exit 1 ;; \
+    esac
+
 # The base starts vLLM's server; this image starts the worker. Its Python is `python3` only.
 ENTRYPOINT []
 RUN command -v python >/dev/null || ln -s "$(command -v python3)" /usr/local/bin/python
@@ -19,6 +27,15 @@ RUN --mount=type=bind,source=scripts/image,target=/build/image \
     --mount=type=cache,target=/root/.cache/pip \
     python /build/image/install_on_base.py \
         /build/pyproject.toml /build/requirements/worker-gpu.lock /build/requirements/overrides.txt
+
+# What is installed in this image, for scanners. The tools are gone when the step ends.
+RUN --mount=type=bind,source=scripts/image,target=/build/image \
+    --mount=type=bind,source=requirements,target=/build/requirements \
+    --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=cache,target=/root/.cache/pip \
+    python -m pip install --quiet --no-deps --require-hashes --target /tmp/tools -r /build/requirements/tools.lock \
+    && python /build/image/write_sbom.py /tmp/tools sbom.cdx.json \
+    && rm -rf /tmp/tools
 
 # A volume is mounted over /runpod-volume; without one, the same paths are on the container's disk.
 # The compile caches are not named here: the worker chooses them by GPU and model.
@@ -51,7 +68,6 @@ ENV MODEL_NAME=${MODEL_NAME} \
 
 ARG VERSION=0.1.0
 ARG SOURCE_REVISION=unknown
-ARG BASE_IMAGE
 LABEL org.opencontainers.image.title="vllm-service worker" \
       org.opencontainers.image.description="A RunPod serverless worker that serves vLLM" \
       org.opencontainers.image.licenses="Apache-2.0" \
@@ -59,8 +75,9 @@ LABEL org.opencontainers.image.title="vllm-service worker" \
       org.opencontainers.image.revision="${SOURCE_REVISION}" \
       org.opencontainers.image.base.name="${BASE_IMAGE}"
 
-# root or worker. RunPod documents no setting for the user and no owner of what it mounts at /runpod-volume: a worker
-# that cannot write there downloads its model at every cold start (docs/deploy.md, "Which user").
+# RunPod documents no setting for the user and no owner of what it mounts at /runpod-volume. So the worker starts as root
+# and becomes WORKER_USER where that user can write to the volume (docs/deploy.md, "Which user"); RUN_AS=worker is never root.
+ENV WORKER_USER=worker
 USER ${RUN_AS}
 
 STOPSIGNAL SIGTERM

@@ -83,7 +83,7 @@ def run_round(workers: int, kill_after_seconds: float | None) -> Round:
 
 def _kill_holder(root: Path, workers: list[ForkServerProcess], after_seconds: float) -> ForkServerProcess:
     """Kills the worker that holds the lease, `after_seconds` after the lease was taken."""
-    leases = RepositoryDirectory.of(root, NAME).leases("main")
+    leases = RepositoryDirectory.of(root, NAME).leases("main").path
     while not (found := sorted(leases.glob("[0-9]" * 6))):
         time.sleep(0.001)
     process = json.loads(found[-1].read_text())["process"]

@@ -19,6 +19,7 @@ from handler.errors import ConfigurationError, WorkerError
 from handler.local import config_report, one_job
 from handler.metrics import WorkerMetrics
 from handler.settings import LOG_LEVELS, ModelSettings, WorkerSettings, export
+from handler.start import user
 from handler.start.children import end_as_a_spawned_process
 from handler.start.timeline import Timeline
 
@@ -76,6 +77,7 @@ def _run_worker(arguments: Sequence[str]) -> int:
         settings = WorkerSettings.from_environment()
         logs.set_up(options.rp_log_level or settings.log_level, as_json=settings.logs_json)
         export(VLLM_ENVIRONMENT)
+        user.give_up_root(settings.user, settings.written_directories, _listened(settings))
         return _run(options, settings)
     except ConfigurationError as error:
         sys.stderr.write(f"{error.to_json_text()}\n")
@@ -134,6 +136,12 @@ def _manage_models(arguments: Sequence[str]) -> int:
         return EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else 1
 
 
+def _listened(settings: WorkerSettings) -> list[int]:
+    """Returns the ports that the settings name, for a check before anything is bound."""
+    port = LOAD_BALANCED_PORT if settings.port is None and settings.serves_http else settings.port
+    return [each for each in (port, settings.health_port, settings.metrics_port) if each]
+
+
 def _print_config(settings: WorkerSettings, *, as_json: bool) -> int:
     export(QUIET_ENVIRONMENT)
     with one_job.stdout_for_the_result() as stream:
@@ -184,6 +192,7 @@ def _serve_http(settings: WorkerSettings) -> int:
         health_port=port if settings.health_port is None else settings.health_port,
         allowed_paths=settings.allowed_paths,
         max_body_bytes=settings.max_body_bytes,
+        limits=settings.request_limits,
         drain_seconds=settings.grace_seconds,
         stall_seconds=settings.stall_seconds,
         door=door,

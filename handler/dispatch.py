@@ -41,6 +41,7 @@ class Dispatcher:
                 allowed_paths=self._settings.allowed_paths,
                 max_bytes=self._settings.max_input_bytes,
                 request_fields=self._engine.request_fields,
+                limits=self._settings.request_limits,
             )
         except WorkerError:
             raise

@@ -23,6 +23,7 @@ from handler.engine.protocol import EngineRequest
 from handler.errors import InvalidInput
 from handler.guided_decoding import MAY_CONCERN, translated
 from handler.outputs import Output, WholeAnswer
+from handler.request_limits import DEFAULT, RequestLimits
 
 COMPLETIONS = "/v1/completions"
 CHAT_COMPLETIONS = "/v1/chat/completions"
@@ -169,7 +170,12 @@ OWN_FIELDS = frozenset({"prompt", "messages", "model", "stream"})
 
 
 def parse(
-    job_input: object, *, allowed_paths: Collection[str], max_bytes: int, request_fields: RequestFields
+    job_input: object,
+    *,
+    allowed_paths: Collection[str],
+    max_bytes: int,
+    request_fields: RequestFields,
+    limits: RequestLimits = DEFAULT,
 ) -> ParsedJob:
     """Returns what `job_input` asks for; raises InvalidInput naming the field and what was expected.
 
@@ -193,6 +199,7 @@ def parse(
     _check_path(request.path, allowed_paths)
     if len(request.body or b"") > max_bytes:
         raise InvalidInput(f"input: {len(request.body or b'')} bytes; at most {max_bytes} are taken", param="input")
+    limits.check(request.body, request.document)
     return ParsedJob(form, request)
 
 
@@ -213,7 +220,7 @@ def _post(
         raise InvalidInput(f"{name}: holds NaN or Infinity, which JSON does not have", param=name) from None
     except TypeError:
         raise InvalidInput(f"{name}: holds a value that JSON does not have", param=name) from None
-    return EngineRequest(method, path, encoded)
+    return EngineRequest(method, path, encoded, document=body)
 
 
 def _check_path(path: str, allowed_paths: Collection[str]) -> None:

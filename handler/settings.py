@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from handler.errors import ConfigurationError
+from handler.request_limits import DEFAULT, RequestLimits
 from handler.variables import Faults, Variables, with_home
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -122,6 +123,10 @@ class StartSettings:
     read_ahead: bool = True
     #: Where compilations are kept for the next start; None compiles anew each time.
     compile_cache_dir: Path | None = None
+    #: Signs the compilations that are kept, and makes unsigned ones useless.
+    compile_cache_secret: str | None = field(default=None, repr=False)
+    #: Run kept compilations whoever may have written them.
+    compile_cache_trust: bool = False
 
     @classmethod
     def read(cls, variables: Variables) -> StartSettings:
@@ -132,6 +137,8 @@ class StartSettings:
             usd_per_second=variables.usd("GPU_USD_PER_SECOND"),
             read_ahead=variables.switch("READ_AHEAD", cls.read_ahead),
             compile_cache_dir=Path(cache_dir) if cache_dir else default_dir,
+            compile_cache_secret=variables.given.get("COMPILE_CACHE_SECRET"),
+            compile_cache_trust=variables.switch("COMPILE_CACHE_TRUST", cls.compile_cache_trust),
         )
 
 
@@ -147,9 +154,12 @@ class WorkerSettings:
     allowed_paths: tuple[str, ...] = ALLOWED_PATHS
     #: The largest job input, as JSON. RunPod's own limit for /runsync is 20 MB (docs/runpod.md).
     max_input_bytes: int = 20_000_000
+    #: What one request may have compiled, listed and multiplied.
+    request_limits: RequestLimits = DEFAULT
     log_level: str = "INFO"
-    #: How long running jobs may go on after SIGTERM, before they fail as retryable.
-    grace_seconds: float = 30.0
+    #: How long running jobs may go on after SIGTERM, before they fail as retryable. With the ends of jobs and the
+    #: engine's own end it must be over before the platform kills the worker (docs/runpod.md).
+    grace_seconds: float = 15.0
     #: An engine that makes no progress for this long with requests inside it counts as dead.
     stall_seconds: float = 120.0
     #: Where to serve Prometheus metrics; None serves none.
@@ -196,6 +206,7 @@ class WorkerSettings:
                 max_concurrency=variables.whole_number("MAX_CONCURRENCY", None),
                 allowed_paths=paths or ALLOWED_PATHS,
                 max_input_bytes=variables.whole_number("MAX_INPUT_BYTES", cls.max_input_bytes),
+                request_limits=_request_limits(variables),
                 log_level=given.get("LOG_LEVEL", cls.log_level).upper(),
                 grace_seconds=variables.seconds("GRACE_SECONDS", cls.grace_seconds),
                 stall_seconds=variables.seconds("STALL_SECONDS", cls.stall_seconds),
@@ -210,6 +221,18 @@ class WorkerSettings:
             )
         variables.faults.raise_all()
         return settings
+
+    @property
+    def user(self) -> str | None:
+        """The user of the image for a worker that is started as root; None leaves it root."""
+        return self.environment.get("WORKER_USER", "").strip() or None
+
+    @property
+    def written_directories(self) -> tuple[Path, ...]:
+        """Where this worker and its libraries keep files from one start to the next."""
+        given = (self.environment.get(name, "").strip() for name in ("HF_HOME", "XDG_CACHE_HOME"))
+        kept = [self.models.cache_dir, self.start.compile_cache_dir, *(Path(value) for value in given if value)]
+        return tuple(path for path in kept if path)
 
     @property
     def runs_under_runpod(self) -> bool:
@@ -258,6 +281,15 @@ class WorkerSettings:
     def may_fork(self) -> bool:
         """False where the user has set vLLM to spawn its processes."""
         return self.environment.get("VLLM_WORKER_MULTIPROC_METHOD", "fork") == "fork"
+
+
+def _request_limits(variables: Variables) -> RequestLimits:
+    return RequestLimits(
+        constraint_bytes=variables.count("MAX_CONSTRAINT_BYTES", DEFAULT.constraint_bytes),
+        list_items=variables.count("MAX_LIST_ITEMS", DEFAULT.list_items),
+        sequences=variables.count("MAX_SEQUENCES", DEFAULT.sequences),
+        text_characters=variables.count("MAX_TEXT_CHARACTERS", DEFAULT.text_characters),
+    )
 
 
 def export(variables: Mapping[str, str], *, overwrite: bool = False) -> None:

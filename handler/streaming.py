@@ -19,6 +19,8 @@ LONGEST_EVENT_BYTES = 16 * 2**20
 MAX_POST_BYTES = 990_000
 # One character takes at most so many bytes in a JSON string: a control character is written as six.
 WIDEST_CHARACTER_BYTES = 6
+# So much is read ahead of a slow post. The rest waits in the engine's answer, which is bounded.
+PIECES_AHEAD = 4
 # So far back a cut looks for a better place than the last one possible.
 CUT_LOOKS_BACK = 4096
 
@@ -184,6 +186,10 @@ class _Buffer:
     def __init__(self, pace: Pace, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._events: deque[tuple[str, int]] = deque()
+        #: The bytes that wait here. While there are enough for the next pieces, no more is read.
+        self._bytes = 0
+        self._enough = PIECES_AHEAD * max_bytes
+        self._reader: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._pace = pace
         self._pieces_taken = 0
@@ -194,11 +200,14 @@ class _Buffer:
     async def fill(self, events: AsyncIterator[str]) -> None:
         try:
             async for event in events:
+                if self._bytes > self._enough:
+                    await self._until_taken()
                 had_none = not self._events
                 if (size := posted_size(event)) <= self._max_bytes:
                     self._events.append((event, size))
                 else:
                     self._events.extend((part, posted_size(part)) for part in cut(event, self._max_bytes))
+                self._bytes += size
                 if had_none:
                     self._wake()
         finally:
@@ -214,7 +223,15 @@ class _Buffer:
             event, size = self._events.popleft()
             taken.append(event)
             room -= size
+            self._bytes -= size
+        if self._reader and not self._reader.done():
+            self._reader.set_result(None)
         return "".join(taken)
+
+    async def _until_taken(self) -> None:
+        while self._bytes > self._enough:
+            self._reader = self._loop.create_future()
+            await self._reader
 
     async def _turn(self) -> None:
         """Waits for an event, and for the pace, but not after the last event."""

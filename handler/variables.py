@@ -67,6 +67,10 @@ class Variables:
         """Returns a whole number."""
         return self._read(name, default, int, "expected a whole number")
 
+    def count(self, name: str, default: int) -> int:
+        """Returns a whole number of at least 1."""
+        return self._read(name, default, _count, "expected a whole number, at least 1")
+
     def port(self, name: str) -> int | None:
         """Returns a port; None where none is set."""
         return self._read(name, None, _port, "expected a port, 1 to 65535")
@@ -96,6 +100,12 @@ class Variables:
         except (ValueError, InvalidOperation):
             self.faults.add(name, expected, value)
             return default
+
+
+def _count(value: str) -> int:
+    if (count := int(value)) < 1:
+        raise ValueError
+    return count
 
 
 def _port(value: str) -> int:

@@ -13,7 +13,11 @@ import tempfile
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
-HEADER = "# Made by `make lock`; install with `pip install --no-deps -r`. Change pyproject.toml, not this file.\n"
+HEADER = (
+    "# Made by `make lock`; install with `pip install --no-deps --require-hashes -r`. "
+    "Change pyproject.toml, not this file.\n"
+)
+PIN = re.compile(r"^\S+==")
 CPU_ONLY = ("--excludes", "requirements/excludes.txt", "--no-emit-package", "torch")
 
 
@@ -32,29 +36,48 @@ def main() -> None:
     _write("service.lock", _resolve("service.lock", ["service", "tracing"], overrides="/dev/null"))
     on_image = _resolve("worker-gpu.lock", ["gpu"])
     on_worker = _resolve("worker-gpu.lock", ["worker", "gpu"])
-    names_on_image = {_name(line) for line in on_image}
-    _write("worker-gpu.lock", [line for line in on_worker if _name(line) not in names_on_image])
+    names_on_image = {_name(entry) for entry in on_image}
+    _write("worker-gpu.lock", [entry for entry in on_worker if _name(entry) not in names_on_image])
+    _write("tools.lock", _compile("tools.lock", "requirements/tools.in"))
 
 
 def _resolve(lock: str, extras: list[str], *options: str, overrides: str = "requirements/overrides.txt") -> list[str]:
-    """Returns `name==version` lines for pyproject.toml with these extras, for Python 3.11 on x86-64 Linux.
+    """Returns the entries of a lock file for pyproject.toml with these extras.
+
+    overrides: resolves the requirements in which vLLM and runpod conflict; the service has neither, and needs none.
+    """
+    wanted = (f"--extra={extra}" for extra in extras)
+    return _compile(lock, "pyproject.toml", "--overrides", overrides, *options, *wanted)
+
+
+def _compile(lock: str, source: str, *options: str) -> list[str]:
+    """Returns entries, each `name==version` with its hashes, for Python 3.11 on x86-64 Linux.
 
     The pins in `lock` stay where the ranges allow it: remove a line there to upgrade that package.
-    overrides: resolves the requirements in which vLLM and runpod conflict; the service has neither, and needs none.
     """
     with tempfile.NamedTemporaryFile(suffix=".lock") as output:
         Path(output.name).write_text((REQUIREMENTS / lock).read_text() if (REQUIREMENTS / lock).exists() else "")
         subprocess.run(
             [
-                *(sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--quiet", "--no-header"),
+                *(sys.executable, "-m", "uv", "pip", "compile", source, "--quiet", "--no-header", "--generate-hashes"),
                 *("--no-annotate", "--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"),
-                *("--overrides", overrides, "--output-file", output.name, *options),
-                *(f"--extra={extra}" for extra in extras),
+                *("--output-file", output.name, *options),
             ],
             cwd=REQUIREMENTS.parent,
             check=True,
         )
-        return [line for line in Path(output.name).read_text().splitlines() if "==" in line]
+        return entries(Path(output.name).read_text())
+
+
+def entries(lock: str) -> list[str]:
+    """Returns the entries of a lock file: a pin, and the lines with its hashes."""
+    found: list[str] = []
+    for line in lock.splitlines():
+        if PIN.match(line):
+            found.append(line)
+        elif found and line.startswith(" "):
+            found[-1] += f"\n{line}"
+    return found
 
 
 def _find_links() -> tuple[str, ...]:

@@ -30,6 +30,11 @@ class Dockerfile:
         named = " ".join(self.instructions("ARG") + self.instructions("ENV"))
         return re.findall(r"\w*(?:TOKEN|SECRET|PASSWORD|API_KEY|PEPPER|_URL)\w*", named, flags=re.IGNORECASE)
 
+    def without_hashes(self) -> list[str]:
+        """Its installations that would take another file of the same name and version."""
+        installed = re.findall(r"pip install[^&]*", self.code)
+        return [command for command in installed if "--require-hashes" not in command]
+
     def taken(self) -> list[str]:
         """Paths of the repository that are copied or mounted; each exists and passes .dockerignore."""
         mounted = re.findall(r"type=bind,source=([^,]+)", self.code)

@@ -18,6 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/e2e/test_demo_answers.py",
         "tests/e2e/test_lora_batches.py",
         "tests/e2e/test_malformed_jobs.py",
+        "tests/e2e/test_heavy_requests.py",
         "tests/test_documentation.py",
         "tests/vllm_service/gateway/test_token_counting.py",
     ),

@@ -7,11 +7,12 @@ import socket
 import subprocess
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
+import psutil
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -99,6 +100,24 @@ class PostgresServer:
         await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
         await connection.close()
         return url
+
+    @property
+    def socket(self) -> Path:
+        """Of the server, for a proxy."""
+        return Path(self._server.get_postmaster_info().socket_path)
+
+    def hang(self) -> None:
+        """It takes connections and bytes, and answers nothing: all its processes stand still."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        process = self._server.get_postmaster_info().process
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):  # of a connection that has just ended
+                one.send_signal(number)
 
     def stop(self) -> None:
         process = self._server.get_postmaster_info().process

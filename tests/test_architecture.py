@@ -42,7 +42,7 @@ ROOMS = {
         ("engine",),
         ("start", "guided_decoding"),
         ("model_cache", "settings", "outputs", "metrics", "logs"),
-        ("variables",),
+        ("variables", "volume", "request_limits"),
         ("errors", "line_writer"),
     ),
     "vllm_service": (

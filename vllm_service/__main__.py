@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from vllm_service.cli.exit_codes import FAILED, MISSING_EXTRA, OUTPUT_CLOSED
 from vllm_service.cli.extras import advice
 from vllm_service.cli.parser import PROGRAM, parse
-from vllm_service.errors import ServiceError
+from vllm_service.errors import ServiceError, one_line
 
 
 def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
         # The interpreter flushes once more at its end: into the null device, where nothing can fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OUTPUT_CLOSED
+    except OSError as error:  # of a file or of the output: a full disk, no file left to open
+        sys.stderr.write(f"{one_line(error)}\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except SystemExit as end:
         # Rich makes a SystemExit(1) of a broken pipe, and has put the null device under standard output.
         if isinstance(end.__context__, BrokenPipeError):

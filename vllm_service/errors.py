@@ -26,6 +26,7 @@ ServiceError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -299,6 +300,27 @@ class UpstreamError(ServiceError):
         self.status = status
         self.code = code
         self.is_transient = status in (408, 409, 429) or status >= 500
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Make room on that disk.",
+    errno.EDQUOT: "Make room within the quota.",
+    errno.EROFS: "Mount it so that it can be written, or name another directory.",
+    errno.EACCES: "Change its permissions or owner.",
+    errno.EPERM: "Change its permissions or owner.",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`).",
+    errno.ENFILE: "Raise the machine's limit of open files (fs.file-max).",
+    errno.ENOMEM: "Give it more memory.",
+    errno.EIO: "Check the disk.",
+}
+
+
+def one_line(error: OSError) -> str:
+    """Returns what the operating system refuses, where, and what to do, as a line for standard error."""
+    reason = error.strerror or str(error) or type(error).__name__
+    where = f"{error.filename}: " if error.filename is not None else ""
+    code = errno.errorcode.get(error.errno or 0, type(error).__name__)
+    return f"{where}{reason} ({code}). {_REMEDIES.get(error.errno or 0, 'The log may have more.')}"
 
 
 def known_codes() -> frozenset[str]:

@@ -171,6 +171,7 @@ class ServiceSettings(CatalogSettings):
     redis_url: str | None = _setting("REDIS_URL", TEXT, None, secret=True)
     key_pepper: str = _setting("KEY_PEPPER", TEXT, "", secret=True)
     when_redis_is_away: str = _setting("WHEN_REDIS_IS_AWAY", REDIS_AWAY, "refuse")
+    replicas: int = _setting("REPLICAS", COUNT, 1)
     ledger_retention_days: int | None = _setting("LEDGER_RETENTION_DAYS", COUNT, None)
 
     require_keys: bool = _setting("REQUIRE_KEYS", SWITCH, False)
@@ -203,6 +204,7 @@ class ServiceSettings(CatalogSettings):
     breaker_open_seconds: float = _setting("BREAKER_OPEN_SECONDS", SECONDS, 10.0)
     hedge: bool = _setting("HEDGE", SWITCH, False)
     hedge_percent: int = _setting("HEDGE_PERCENT", PERCENT, 5)
+    organisation_workers_percent: int = _setting("ORGANISATION_WORKERS_PERCENT", PERCENT, 50)
     hedge_delay_seconds: float | None = _setting("HEDGE_DELAY_SECONDS", SECONDS, None)
 
     response_cache: bool = _setting("RESPONSE_CACHE", SWITCH, False)
@@ -213,7 +215,10 @@ class ServiceSettings(CatalogSettings):
     log_format: str = _setting("LOG_FORMAT", LOG_FORMAT, "text")
     access_log: bool = _setting("ACCESS_LOG", SWITCH, False)
     metrics: bool = _setting("METRICS", SWITCH, True)
-    metrics_require_key: bool = _setting("METRICS_REQUIRE_KEY", SWITCH, False)
+    #: None: where callers need a key.
+    metrics_require_key: bool | None = _setting("METRICS_REQUIRE_KEY", SWITCH, None)
+    metrics_port: int | None = _setting("METRICS_PORT", PORT, None)
+    metrics_host: str = _setting("METRICS_HOST", TEXT, "127.0.0.1")
     latency_target_seconds: float | None = _setting("LATENCY_TARGET_SECONDS", SECONDS, None)
     otlp_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", TEXT, None)
 
@@ -241,6 +246,11 @@ class ServiceSettings(CatalogSettings):
         ):
             if url is not None and (fault := _url_fault(url, schemes)) is not None:
                 yield (variable,), ConfigurationError(f"{variable}: {fault}", param=variable)
+
+    @property
+    def metrics_need_key(self) -> bool:
+        """True if /metrics at the gateway's own port needs a key, as by default wherever callers need one."""
+        return self.require_keys if self.metrics_require_key is None else self.metrics_require_key
 
     @property
     def binds_to_loopback(self) -> bool:

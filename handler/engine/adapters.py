@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Collection
@@ -18,6 +19,9 @@ from typing import Protocol
 from handler.engine.protocol import Answer, EngineRequest, is_success
 from handler.errors import InvalidInput
 from handler.start.daemon_threads import DaemonThreads
+from handler.volume.path import VolumePath
+
+logger = logging.getLogger(__name__)
 
 LOAD_ADAPTER_PATH = "/v1/load_lora_adapter"
 UNLOAD_ADAPTER_PATH = "/v1/unload_lora_adapter"
@@ -105,13 +109,18 @@ def model_of(request: EngineRequest) -> str | None:
 
 
 def find(directory: Path, name: str) -> Path | None:
-    """Returns the adapter's directory inside `directory`, followed through links; None where there is none."""
-    try:
-        root = directory.resolve(strict=True)
-        path = (root / name).resolve(strict=True)
-        return path if root in path.parents and (path / ADAPTER_FILE).is_file() else None
-    except (OSError, RuntimeError):  # not there, not readable, or a link to itself
+    """Returns the adapter's directory inside `directory`, followed through links; None where there is none.
+
+    vLLM opens the files by itself: a link that leads out of `directory`, or a FIFO, makes none of them an adapter.
+    """
+    adapter = VolumePath(directory, links=True) / name
+    if not adapter.is_dir() or (adapter / ADAPTER_FILE).size() is None:
         return None
+    if not adapter.has_only_files():
+        logger.warning("%s is no adapter: it holds links that lead out of %s, or special files", adapter, directory)
+        return None
+    path = adapter.path.resolve()
+    return path if path != directory.resolve() else None
 
 
 def with_advice(path: str, answer: Answer, directory: Path) -> Answer:

@@ -17,6 +17,8 @@ from handler.engine.protocol import Answer, EngineRequest, Header, answer_of
 from handler.engine.vllm_parts import EngineSteps
 from handler.errors import EngineUnavailable, NotBegun, StreamBroken
 from handler.settings import WorkerSettings
+from handler.start.archive_trust import ArchiveTrust
+from handler.start.code_caches import are_placed
 from handler.start.compile_cache import Compilations
 from handler.start.daemon_threads import DaemonThreads
 from handler.start.timeline import Timeline
@@ -30,6 +32,8 @@ AsgiApp = Callable[
 KEEP_SECONDS = 2.0
 # How long an app may take to end by itself after the disconnect.
 WIND_UP_SECONDS = 1.0
+# What may wait for one slow reader. A hundred tokens a second take ten minutes to make so much.
+MOST_UNREAD_BYTES = 32 << 20
 
 
 class EmbeddedEngine:
@@ -52,7 +56,10 @@ class EmbeddedEngine:
         self._models = EngineModels(settings.models)
         self._adapters_dir = settings.models.adapters_dir
         self._adapters: SharedAdapters | None = None  # where the engine takes any
-        self._compilations = Compilations(settings.start.compile_cache_dir)
+        start = settings.start
+        trust = ArchiveTrust(start.compile_cache_secret, start.compile_cache_trust)
+        shared = are_placed(settings.environment)
+        self._compilations = Compilations(start.compile_cache_dir, trust=trust, shared_libraries=shared)
         self._loading = Loading(settings, self._models, self._compilations, self._steps, self._timeline)
 
     async def start(self) -> None:
@@ -158,12 +165,13 @@ async def call_app(
     headers: Iterable[Header] = (),
     *,
     wind_up_seconds: float = WIND_UP_SECONDS,
+    most_unread_bytes: int = MOST_UNREAD_BYTES,
 ) -> AsyncIterator[Answer]:
     """Runs `app` for one request. Leaving the context before the body ended disconnects the app's client.
 
     Raises whatever the app raises before it answers, and StreamBroken if it fails or falls silent after that.
     """
-    exchange = _Exchange(request)
+    exchange = _Exchange(request, most_unread_bytes)
     task = asyncio.create_task(_run(app, _scope(request, headers), exchange))
     try:
         status, content_type, answer_headers = await exchange.head
@@ -195,15 +203,17 @@ class _Exchange:
 
     `send` never waits, so a streaming app is always inside its own generator when the caller leaves. There a
     cancellation aborts vLLM's request at once. A generator abandoned at a `yield` would live until it is garbage-
-    collected. The pieces that pile up for a slow reader are bounded by the length of the answer (max_tokens).
+    collected. A reader who is too far behind loses the answer, so that it does not take the memory of the others.
     """
 
-    def __init__(self, request: EngineRequest) -> None:
+    def __init__(self, request: EngineRequest, most_unread_bytes: int = MOST_UNREAD_BYTES) -> None:
         self.gone = asyncio.Event()
         self.head: asyncio.Future[tuple[int, str, list[Header]]] = asyncio.get_running_loop().create_future()
         self._request_body: bytes | None = request.body or b""
         self._pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._complete = False
+        self._most_unread_bytes = most_unread_bytes
+        self._unread_bytes = 0
 
     async def receive(self) -> Message:
         body, self._request_body = self._request_body, None
@@ -219,11 +229,27 @@ class _Exchange:
             if not self.head.done():  # it is cancelled where the caller left before the answer
                 self.head.set_result((message["status"], content_type, headers))
             return
+        if self._unread_bytes > self._most_unread_bytes:  # one more piece after that, however large one alone may be
+            self._give_up()
+            return
         if piece := message.get("body", b""):
+            self._unread_bytes += len(piece)
             self._pieces.put_nowait(bytes(piece))
         if not message.get("more_body", False):
             self._complete = True
             self._pieces.put_nowait(None)
+
+    def _give_up(self) -> None:
+        """Drops what has not been read, and ends the request in the engine."""
+        if self.gone.is_set():
+            return
+        while not self._pieces.empty():
+            self._pieces.get_nowait()
+        megabytes = self._most_unread_bytes >> 20
+        self._pieces.put_nowait(
+            StreamBroken(f"the answer was given up: its reader was more than {megabytes} MiB behind")
+        )
+        self.gone.set()
 
     def end(self, error: Exception | None) -> None:
         """Ends the answer when the app has returned or raised `error`, unless it is complete or unwanted."""
@@ -243,6 +269,7 @@ class _Exchange:
         while (piece := await self._pieces.get()) is not None:
             if isinstance(piece, Exception):
                 raise piece
+            self._unread_bytes -= len(piece)
             yield piece
 
 

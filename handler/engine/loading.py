@@ -20,8 +20,8 @@ from handler.engine.start_errors import start_error
 from handler.engine.vllm_parts import EngineSteps
 from handler.errors import WorkerError
 from handler.settings import WorkerSettings
-from handler.start import children, read_ahead
-from handler.start.compile_cache import Compilations
+from handler.start import children, code_caches, read_ahead
+from handler.start.compile_cache import LOCAL_ROOT, Compilations
 from handler.start.daemon_threads import DaemonThreads
 from handler.start.timeline import Timeline
 
@@ -64,6 +64,7 @@ class Loading:
 
     def _load(self) -> Started:
         children.end_with_this_process()
+        code_caches.keep_code_here(LOCAL_ROOT, self.settings.environment)
         with read_ahead.reading(self.models.path_on_disk(), self.settings.start, self.timeline):
             with self.timeline.phase("import", "importing vLLM"), collection_paused():
                 parser = vllm_parts.serve_parser()
@@ -82,8 +83,10 @@ class Loading:
             self.models.localise(arguments, command.source_of)
         with self.timeline.phase("configure", "preparing the configuration"):
             config = vllm_parts.engine_config(arguments)
-        if not config.model_config.enforce_eager:
-            with self.timeline.phase("compile_cache"):
+        with self.timeline.phase("compile_cache"):
+            if config.model_config.enforce_eager:
+                self.compilations.stay_local()
+            else:
                 self.compilations.restore(config.compute_hash())
         with self.timeline.phase("load", f"loading {arguments.model} and starting the engine"):
             llm = vllm_parts.start_llm(arguments, config, self.steps, fork=self.settings.may_fork)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 Header = tuple[bytes, bytes]
 
@@ -21,6 +21,8 @@ class EngineRequest:
     content_type: str = "application/json"
     #: Further headers of the caller, with names in lower case. Requests that differ only in these are equal.
     headers: tuple[Header, ...] = field(default=(), compare=False)
+    #: The body before it was written as JSON, where it is at hand.
+    document: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any
 from urllib.parse import urlsplit
 
+from handler.door.body import ClientGone, read_body
 from handler.engine.protocol import Answer, Engine, EngineRequest, Header, Stream
 from handler.errors import InvalidInput, WorkerError
 from handler.guided_decoding import translated_text
 from handler.http.readiness import EngineLoading, Readiness, WorkerDraining
 from handler.jobs import is_allowed, is_plain
+from handler.request_limits import DEFAULT, RequestLimits
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class HttpApp:
         *,
         allowed_paths: Collection[str],
         max_body_bytes: int,
+        limits: RequestLimits = DEFAULT,
         ping_paths: Collection[str] = PING_PATHS,
     ) -> None:
         self.running: set[asyncio.Task[None]] = set()
@@ -58,6 +61,7 @@ class HttpApp:
         self._readiness = readiness
         self._allowed_paths = allowed_paths
         self._max_body_bytes = max_body_bytes
+        self._limits = limits
         self._ping_paths = ping_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,6 +99,7 @@ class HttpApp:
         sent_type = content_type(scope)
         if sent_type == JSON_TYPE:
             body = translated_text(body, lambda: self._engine.request_fields(path.partition("?")[0]))
+            self._limits.check(body)
         request = EngineRequest(method, path, body or None, sent_type, passed_on(scope["headers"]))
         running = asyncio.create_task(self._forward(request, reply))
         self.running.add(running)
@@ -167,10 +172,6 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-class ClientGone(Exception):
-    """The client has left, so there is nothing to answer."""
-
-
 class PathNotFound(InvalidInput):
     """The worker serves no such path."""
 
@@ -183,13 +184,6 @@ class MethodNotAllowed(InvalidInput):
 
     status = 405
     code = "method_not_allowed"
-
-
-class BodyTooLarge(InvalidInput):
-    """The body is larger than RunPod itself lets through."""
-
-    status = 413
-    code = "body_too_large"
 
 
 def headers_of(error: WorkerError) -> list[Header]:
@@ -236,22 +230,3 @@ def inside(location: bytes) -> bytes:
     parts = urlsplit(location.decode("latin-1"))
     path = "/" + parts.path.lstrip("/") if parts.netloc or parts.path.startswith("/") else parts.path
     return (f"{path}?{parts.query}" if parts.query else path).encode("latin-1")
-
-
-async def read_body(scope: Mapping[str, Any], receive: Callable[[], Awaitable[Message]], max_bytes: int) -> bytes:
-    """Returns the whole body; raises BodyTooLarge as soon as it is too long, or ClientGone."""
-    headers = dict(scope["headers"])
-    too_large = BodyTooLarge(f"body: at most {max_bytes} bytes are taken", param="body")
-    if int(headers.get(b"content-length", b"0")) > max_bytes:
-        raise too_large
-    body = bytearray()
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > max_bytes:
-            raise too_large
-    return bytes(body)

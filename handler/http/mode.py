@@ -20,6 +20,7 @@ from handler.door.server import Server, server
 from handler.engine.protocol import Engine
 from handler.http.app import PING_PATHS, HttpApp
 from handler.http.readiness import Readiness, State
+from handler.request_limits import DEFAULT, RequestLimits
 from handler.start.failure import log_failed_start
 from handler.start.signals import stop_signals
 
@@ -39,6 +40,7 @@ async def serve(
     health_port: int,
     allowed_paths: Collection[str],
     max_body_bytes: int,
+    limits: RequestLimits = DEFAULT,
     drain_seconds: float,
     door: Door = OPEN,
     ping_paths: Collection[str] = PING_PATHS,
@@ -50,7 +52,14 @@ async def serve(
     Listens before the engine starts, so that the platform sees it load. `on_listening` is given the two ports.
     """
     readiness = Readiness(engine)
-    app = HttpApp(engine, readiness, allowed_paths=allowed_paths, max_body_bytes=max_body_bytes, ping_paths=ping_paths)
+    app = HttpApp(
+        engine,
+        readiness,
+        allowed_paths=allowed_paths,
+        max_body_bytes=max_body_bytes,
+        limits=limits,
+        ping_paths=ping_paths,
+    )
     health = HttpApp(engine, readiness, allowed_paths=(), max_body_bytes=0, ping_paths=ping_paths)
     warn_of_an_open_door(door, host)
     servers = [_server(behind_door(app, door, ping_paths), door.tls), _server(health, Tls())]

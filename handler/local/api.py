@@ -11,77 +11,35 @@ import json
 import math
 import threading
 import uuid
-from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import aclosing
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from handler.dispatch import Dispatcher
+from handler.door.body import ClientGone, read_body
 from handler.door.flags import Door
 from handler.door.guard import behind_door, warn_of_an_open_door
 from handler.door.listener import open_listener
 from handler.door.server import server
 from handler.engine.protocol import Engine
 from handler.errors import InvalidInput, WorkerError
-from handler.outputs import Output
+from handler.local.kept_jobs import KeptJobs, LocalJob
 from handler.settings import WorkerSettings
 from handler.start.failure import log_failed_start
 from handler.start.signals import STOP_SIGNALS, sigterm_interrupts_loading, stop_signals
-
-# Finished or not; the oldest are forgotten first.
-KEPT_JOBS = 1000
-
-
-@dataclass
-class LocalJob:
-    """One job and its outputs so far."""
-
-    id: str
-    outputs: list[Output] = field(default_factory=list)
-    final_output: Any = None
-    error: WorkerError | None = None
-    task: asyncio.Task[None] | None = None
-    #: How many outputs /stream has handed out.
-    read: int = 0
-
-    @property
-    def status(self) -> str:
-        """RunPod's name of the job's state."""
-        if self.error:
-            return "FAILED"
-        return "COMPLETED" if self.task and self.task.done() else "IN_PROGRESS"
-
-    def report(self) -> dict[str, Any]:
-        """Returns the answer to `/status`."""
-        document: dict[str, Any] = {"id": self.id, "status": self.status}
-        if self.error:
-            return document | {"error": self.error.to_json_text()}
-        if self.status != "COMPLETED":
-            return document
-        return document | {"output": self.final_output}
-
-    def unread(self) -> dict[str, Any]:
-        """Returns the answer to `/stream`: the outputs since the call before."""
-        chunks, self.read = self.outputs[self.read :], len(self.outputs)
-        document: dict[str, Any] = {
-            "id": self.id,
-            "status": self.status,
-            "stream": [{"output": chunk.value} for chunk in chunks],
-        }
-        return document | ({"error": self.error.to_json_text()} if self.error else {})
 
 
 class LocalApi:
     """Keeps jobs in memory and answers them with one engine."""
 
-    def __init__(self, engine: Engine, settings: WorkerSettings) -> None:
+    def __init__(self, engine: Engine, settings: WorkerSettings, jobs: KeptJobs | None = None) -> None:
         self._engine = engine
         self._dispatcher = Dispatcher(engine, settings)
-        self._jobs: OrderedDict[str, LocalJob] = OrderedDict()
+        self._most_body_bytes = settings.max_body_bytes
+        self._jobs = KeptJobs() if jobs is None else jobs
 
     def app(self) -> Starlette:
         """Returns the API as an ASGI app. The engine has been started."""
@@ -91,59 +49,59 @@ class LocalApi:
             Route("/status/{job_id}", self._status, methods=["GET", "POST"]),
             Route("/stream/{job_id}", self._stream, methods=["GET", "POST"]),
         ]
-        handlers = {WorkerError: _error_response}
+        handlers = {WorkerError: _error_response, ClientGone: _nothing}
         return Starlette(routes=routes, exception_handlers=handlers)
 
     async def _run(self, request: Request) -> JSONResponse:
-        job = self._submit(await _job_input(request))
+        job = await self._submit(request)
         return JSONResponse({"id": job.id, "status": "IN_PROGRESS"})
 
     async def _runsync(self, request: Request) -> JSONResponse:
-        job = self._submit(await _job_input(request))
+        job = await self._submit(request)
         if job.task:
             await job.task
         return JSONResponse(job.report())
 
     async def _status(self, request: Request) -> JSONResponse:
-        return JSONResponse(self._find(request).report())
+        return JSONResponse(self._jobs.find(request.path_params["job_id"]).report())
 
     async def _stream(self, request: Request) -> JSONResponse:
-        job = self._find(request)
+        job = self._jobs.find(request.path_params["job_id"])
         read = job.read
         answer = JSONResponse(job.unread())
         if request.method == "HEAD":  # its answer has no body, so the outputs were not handed out
             job.read = read
         return answer
 
-    def _submit(self, job_input: object) -> LocalJob:
-        job = LocalJob(id=f"local-{uuid.uuid4()}")
-        job.task = asyncio.create_task(self._answer(job, job_input))
-        self._jobs[job.id] = job
-        while len(self._jobs) > KEPT_JOBS:
-            self._jobs.popitem(last=False)
+    async def _submit(self, request: Request) -> LocalJob:
+        body = await read_body(request.scope, request.receive, self._most_body_bytes)
+        job = LocalJob(id=f"local-{uuid.uuid4()}", held_bytes=len(body))
+        job_input = _job_input(body)
+        self._jobs.add(job)
+        job.task = asyncio.create_task(self._answer(job, job_input, len(body)))
         return job
 
-    async def _answer(self, job: LocalJob, job_input: object) -> None:
+    async def _answer(self, job: LocalJob, job_input: object, input_bytes: int) -> None:
         try:
             parsed = self._dispatcher.parse(job_input)
-            async for output in self._dispatcher.outputs(parsed):
-                job.outputs.append(output)
+            async with aclosing(self._dispatcher.outputs(parsed)) as outputs:
+                async for output in outputs:
+                    self._jobs.keep(job, output)
             job.final_output = parsed.form.final_output(job.outputs)
         except WorkerError as error:
             job.error = error
-
-    def _find(self, request: Request) -> LocalJob:
-        try:
-            return self._jobs[request.path_params["job_id"]]
-        except KeyError:
-            raise JobNotFound("job_id: there is no such job here", param="job_id") from None
+        finally:
+            self._jobs.ended(job, input_bytes)
 
 
-class JobNotFound(InvalidInput):
-    """The job was never here, or has been forgotten since."""
-
-    status = 404
-    code = "job_not_found"
+def _job_input(body: bytes) -> object:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"body: not valid JSON: {type(error).__name__}", param="body") from None
+    if not isinstance(document, dict) or "input" not in document:
+        raise InvalidInput('body: expected an object with "input"', param="input")
+    return document["input"]
 
 
 async def serve(engine: Engine, settings: WorkerSettings, door: Door, host: str, port: int) -> int:
@@ -167,17 +125,13 @@ async def serve(engine: Engine, settings: WorkerSettings, door: Door, host: str,
     return 0
 
 
-async def _job_input(request: Request) -> object:
-    try:
-        document = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"body: not valid JSON: {type(error).__name__}", param="body") from None
-    if not isinstance(document, dict) or "input" not in document:
-        raise InvalidInput('body: expected an object with "input"', param="input")
-    return document["input"]
-
-
 async def _error_response(request: Request, error: Exception) -> JSONResponse:
     del request
     assert isinstance(error, WorkerError)
     return JSONResponse(error.to_json(), status_code=error.status)
+
+
+async def _nothing(request: Request, error: Exception) -> Response:
+    """Ends a request whose client has left before its body was whole."""
+    del request, error
+    return Response(status_code=400)

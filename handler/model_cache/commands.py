@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from handler.model_cache.locate import ModelDirectory, ModelRequest
 from handler.model_cache.manifest import Manifest
 from handler.model_cache.prepare import ModelCache
 from handler.model_cache.progress import GIB, Meter, Progress, Report
-from handler.model_cache.staging import size_on_disk
+from handler.volume.path import VolumePath
 
 EXIT_BROKEN = 1
 
@@ -98,7 +97,7 @@ def _verify(cache: ModelCache, names: Sequence[str]) -> int:
     return EXIT_BROKEN if broken_models else 0
 
 
-def _recorded(root: Path, names: Sequence[str]) -> Iterator[tuple[str, Path, Manifest]]:
+def _recorded(root: Path, names: Sequence[str]) -> Iterator[tuple[str, VolumePath, Manifest]]:
     found = {name: list(directory.records()) for name, directory in repositories(root)}
     by_case = {name.casefold(): name for name in found}
     for name in names or sorted(found):
@@ -114,26 +113,32 @@ def _prune(cache: ModelCache, names: Sequence[str], *, confirmed: bool) -> int:
         sys.stdout.write(f"nothing to remove in {cache.root}\n")
         return 0
     for _, path in doomed:
-        sys.stdout.write(f"{size_on_disk(path) / GIB:9.3f} GiB  {path}\n")
+        sys.stdout.write(f"{path.size_on_disk() / GIB:9.3f} GiB  {path}\n")
     if not confirmed and not _confirm():
         return 0
-    for directory, path in doomed:
-        _remove(directory, path, cache)
-    return 0
+    removed = [_remove(directory, path, cache) for directory, path in doomed]
+    return 0 if all(removed) else EXIT_BROKEN
 
 
-def _named(root: Path, names: Sequence[str]) -> Iterator[tuple[RepositoryDirectory, Path]]:
+def _named(root: Path, names: Sequence[str]) -> Iterator[tuple[RepositoryDirectory, VolumePath]]:
     for name in names:
         directory = RepositoryDirectory.of(root, name)
-        if not manifest.is_inside(name) or not directory.path.is_dir():
+        if not manifest.is_inside(name) or directory.files.status() is None:
             raise ModelRefused(f"{name} is not in {root}", param="MODEL")
-        yield directory, directory.path
+        yield directory, directory.files
 
 
-def _left_over(root: Path) -> Iterator[tuple[RepositoryDirectory, Path]]:
+def _left_over(root: Path) -> Iterator[tuple[RepositoryDirectory, VolumePath]]:
     for _, directory in repositories(root):
-        for path in sorted((directory.path / ".staging").glob("*/*")):
-            yield directory, path
+        staging = directory.files / ".staging"
+        for revision in [staging] if _is_foreign(staging) else staging.children():
+            for path in [revision] if _is_foreign(revision) else revision.children():
+                yield directory, path
+
+
+def _is_foreign(path: VolumePath) -> bool:
+    """Returns whether something is there that is no directory, so that no worker has made it."""
+    return path.status() is not None and not path.is_dir()
 
 
 def _confirm() -> bool:
@@ -142,25 +147,30 @@ def _confirm() -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _remove(directory: RepositoryDirectory, path: Path, cache: ModelCache) -> None:
-    """Removes a directory while it holds every lease of its repository."""
+def _remove(directory: RepositoryDirectory, path: VolumePath, cache: ModelCache) -> bool:
+    """Removes a directory while it holds every lease of its repository; returns False where it could not."""
     # With the leases held, no download is torn away from a live worker.
-    held = [_take(leases, cache) for leases in sorted((directory.path / ".leases").glob("*"))]
+    held = [_take(leases, cache) for leases in (directory.files / ".leases").children() if leases.is_dir()]
     try:
         if not all(held):
             sys.stdout.write(f"kept, because a worker is downloading to it: {path}\n")
-            return
+            return True
         doomed = path.with_name(f".removed-{uuid.uuid4().hex}")
         path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        doomed.remove()
         sys.stdout.write(f"removed {path}\n")
+    except OSError as error:
+        sys.stdout.write(f"not removed: {path}: {error.strerror}\n")
+        return False
     finally:
         for release in held:
-            if release and directory.path.is_dir():
-                release()
+            if release and directory.files.is_dir():
+                with suppress(OSError):
+                    release()
+    return True
 
 
-def _take(leases: Path, cache: ModelCache) -> Callable[[], None] | None:
+def _take(leases: VolumePath, cache: ModelCache) -> Callable[[], None] | None:
     """Returns the release of a lease, or None when its holder is alive. Watches as long as a worker may be silent."""
     watcher = Watcher(leases, cache.pace)
     end = time.monotonic() + cache.pace.stale_seconds + 5 * cache.pace.poll_seconds

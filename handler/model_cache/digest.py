@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
+
+from handler.volume.path import VolumePath
 
 BLOCK_BYTES = 4 << 20
 
@@ -42,10 +43,10 @@ def copy(source: BinaryIO, digest: Digest, write: Callable[[bytes], object]) -> 
         write(block)
 
 
-def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda size_bytes: None) -> str:
+def sha256_of(path: VolumePath, on_bytes: Callable[[int], None] = lambda size_bytes: None) -> str:
     """Returns the hash of a file, read in blocks; raises OSError."""
     sha256 = hashlib.sha256()
-    with path.open("rb") as file:
+    with path.open_file() as file:
         while block := file.read(BLOCK_BYTES):
             sha256.update(block)
             on_bytes(len(block))

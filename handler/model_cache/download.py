@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -108,10 +107,11 @@ class Download:
 
     def _fetch(self, file: HubFile) -> ModelFile:
         left = self.staging.left_over(file.path)
-        with self.staging.partial(file.path).open("w+b") as raw:
+        left_bytes = left.size()
+        with self.staging.partial(file.path).create_anew() as raw:
             target = _Target(raw, file, self.meter, self.lost)
-            if file.sha256 and left.exists() and left.stat().st_size <= file.size_bytes:
-                with left.open("rb") as source:
+            if file.sha256 and left_bytes is not None and left_bytes <= file.size_bytes:
+                with left.open_file() as source:
                     target.resume_from(source)
             self._fill(target, file)
             raw.flush()
@@ -144,7 +144,7 @@ class Download:
         """Raises ModelRefused when the files do not fit. A quota may show only while the volume is written."""
         needed = sum(file.size_bytes for file in files)
         spare = max(int(needed * SPARE_SHARE), SPARE_BYTES)
-        free = shutil.disk_usage(self.staging.path).free
+        free = self.staging.path.free_bytes()
         if files and free < needed + spare:
             missing = needed + spare - free
             raise ModelRefused(

@@ -16,64 +16,75 @@ from urllib.parse import quote
 
 from handler.model_cache import manifest
 from handler.model_cache.manifest import Manifest
+from handler.volume.path import VolumePath
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DEFAULT_REVISION = "main"
+MAX_REF_BYTES = 256
 
 
 @dataclass(frozen=True)
 class RepositoryDirectory:
     """One repository's directory in a cache."""
 
-    path: Path
+    files: VolumePath
 
     @classmethod
-    def of(cls, root: Path, repository: str) -> RepositoryDirectory:
-        """Returns the directory that is there, in whatever case its name was written, or the one to be made."""
+    def of(cls, root: Path, repository: str, *, links: bool = False) -> RepositoryDirectory:
+        """Returns the directory that is there, in whatever case its name was written, or the one to be made.
+
+        links: follow links inside the root, which the hub's client makes. This worker makes none.
+        """
         name = "models--" + repository.replace("/", "--")
-        return cls(root / (_as_written(root, name) or name))
+        files = VolumePath(root, links=links)
+        return cls(files / (_as_written(files, name) or name))
 
     @property
-    def snapshots(self) -> Path:
-        """The folder of all commits, one directory each."""
-        return self.path / "snapshots"
+    def path(self) -> Path:
+        """The directory, for messages."""
+        return self.files.path
 
-    def snapshot(self, commit: str) -> Path:
+    @property
+    def snapshots(self) -> VolumePath:
+        """The folder of all commits, one directory each."""
+        return self.files / "snapshots"
+
+    def snapshot(self, commit: str) -> VolumePath:
         """Returns the directory with the files of one commit."""
         return self.snapshots / commit
 
-    def ref(self, revision: str) -> Path:
+    def ref(self, revision: str) -> VolumePath:
         """Returns the file that holds the commit of a branch or tag."""
-        return self.path / "refs" / revision
+        return self.files / "refs" / revision
 
-    def staging(self, revision: str) -> Path:
+    def staging(self, revision: str) -> VolumePath:
         """Returns the folder of the attempts at a revision."""
-        return self.path / ".staging" / quote(revision, safe="")
+        return self.files / ".staging" / quote(revision, safe="")
 
-    def leases(self, revision: str) -> Path:
+    def leases(self, revision: str) -> VolumePath:
         """Returns the folder of the leases of a revision."""
-        return self.path / ".leases" / quote(revision, safe="")
+        return self.files / ".leases" / quote(revision, safe="")
 
-    def candidates(self, revision: str) -> Iterator[Path]:
+    def candidates(self, revision: str) -> Iterator[VolumePath]:
         """Yields the snapshots that may be this revision, the likeliest first."""
         if COMMIT.fullmatch(revision):
             yield self.snapshot(revision)
             return
         if commit := self._referenced(revision):
             yield self.snapshot(commit)
-        for snapshot, record in sorted(self.records(), key=lambda found: found[0].stat().st_mtime_ns, reverse=True):
+        for snapshot, record in sorted(self.records(), key=lambda found: _changed_at(found[0]), reverse=True):
             if record.revision == revision:  # a crash came between the files and the ref
                 yield snapshot
 
-    def records(self) -> Iterator[tuple[Path, Manifest]]:
+    def records(self) -> Iterator[tuple[VolumePath, Manifest]]:
         """Yields the snapshots with a manifest."""
-        for snapshot in _children(self.snapshots):
+        for snapshot in self.snapshots.children():
             if record := manifest.read_record(snapshot):
                 yield snapshot, record
 
     def _referenced(self, revision: str) -> str | None:
         try:
-            commit = self.ref(revision).read_text(encoding="utf-8").strip()
+            commit = self.ref(revision).read(MAX_REF_BYTES).decode().strip()
         except (OSError, ValueError):
             return None
         return commit if COMMIT.fullmatch(commit) else None
@@ -81,18 +92,16 @@ class RepositoryDirectory:
 
 def repositories(root: Path) -> Iterator[tuple[str, RepositoryDirectory]]:
     """Yields every repository below a cache's root, with its name."""
-    for path in _children(root):
-        if path.name.startswith("models--"):
-            yield path.name.removeprefix("models--").replace("--", "/", 1), RepositoryDirectory(path)
+    for found in VolumePath(root).children():
+        if found.name.startswith("models--"):
+            yield found.name.removeprefix("models--").replace("--", "/", 1), RepositoryDirectory(found)
 
 
-def _children(directory: Path) -> list[Path]:
-    try:
-        return sorted(directory.iterdir())
-    except OSError:
-        return []
+def _changed_at(snapshot: VolumePath) -> int:
+    found = snapshot.status()
+    return found.st_mtime_ns if found else 0
 
 
-def _as_written(directory: Path, name: str) -> str | None:
-    names = [child.name for child in _children(directory) if child.name.casefold() == name.casefold()]
+def _as_written(directory: VolumePath, name: str) -> str | None:
+    names = [child.name for child in directory.children() if child.name.casefold() == name.casefold()]
     return name if name in names else next(iter(names), None)

@@ -17,6 +17,7 @@ import errno
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -24,11 +25,16 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from handler.volume.path import VolumePath
 
 logger = logging.getLogger(__name__)
 
+NUMBER = re.compile(r"[0-9]{1,18}")
+ATTEMPT = re.compile(r"[0-9a-f]{32}")
+# A bound for what is read of a lease or a heartbeat.
+MAX_BYTES = 64 << 10
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
 
@@ -50,7 +56,7 @@ class LeaseLost(Exception):
 class Lease:
     """A lease of this worker, until `release` or until another worker takes the next number."""
 
-    def __init__(self, directory: Path, number: int, attempt: str) -> None:
+    def __init__(self, directory: VolumePath, number: int, attempt: str) -> None:
         self.number, self.attempt = number, attempt
         self._directory = directory
         self._beats = 0
@@ -67,20 +73,19 @@ class Lease:
             self._beats += 1
             text = json.dumps({"beats": self._beats, "released": released, "news": news or {}})
             path = self._directory / f"{self.attempt}.beat"
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+            temporary = self._directory / f"{self.attempt}.tmp"
+            with temporary.create_anew() as file:
+                file.write(text.encode())
+            temporary.rename(path)
 
     def release(self) -> None:
         """Frees the lease at once for the next worker, and removes what the predecessors have left."""
         self.beat(released=True)
         kept = {_name(self.number), f"{self.attempt}.beat"}
-        for path in self._directory.iterdir():
-            is_older = path.name.isdigit() and int(path.name) < self.number
-            if is_older or (
-                path.suffix == ".beat" and path.name not in kept and highest(self._directory) <= self.number
-            ):
-                path.unlink(missing_ok=True)
+        for name in self._directory.names():
+            is_older = bool(NUMBER.fullmatch(name)) and int(name) < self.number
+            if is_older or (name.endswith(".beat") and name not in kept and highest(self._directory) <= self.number):
+                (self._directory / name).unlink()
 
 
 @contextmanager
@@ -113,7 +118,7 @@ def beating(lease: Lease, pace: Pace, news: Callable[[], dict[str, Any]]) -> Ite
 class Watcher:
     """Watches a directory of leases and takes one as soon as no live worker holds it."""
 
-    def __init__(self, directory: Path, pace: Pace, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, directory: VolumePath, pace: Pace, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory, self._pace, self._clock = directory, pace, clock
         self._seen: tuple[int, int] | None = None
         self._seen_since = clock()
@@ -123,11 +128,12 @@ class Watcher:
     def try_take(self) -> Lease | None:
         """Returns the lease, or None while another's heart beats; then `news` holds what its holder wrote last."""
         number = highest(self._directory)
-        beat = _read(self._directory / f"{_attempt(self._directory, number)}.beat") if number else {}
+        beat = _beat(self._directory, number) if number else {}
         if not number or beat.get("released"):
             return _create(self._directory, number + 1)
-        seen = (number, int(beat.get("beats", 0)))
-        self.news = beat.get("news") or {}
+        beats, news = beat.get("beats"), beat.get("news")
+        seen = (number, beats if isinstance(beats, int) else 0)
+        self.news = news if isinstance(news, dict) else {}
         if seen != self._seen:
             self._seen, self._seen_since = seen, self._clock()
             self.beats_seen += 1
@@ -137,34 +143,35 @@ class Watcher:
         return None
 
 
-def highest(directory: Path) -> int:
+def highest(directory: VolumePath) -> int:
     """Returns the number of the lease that holds, dead or alive; 0 where there was never one."""
     try:
-        return max((int(path.name) for path in directory.iterdir() if path.name.isdigit()), default=0)
+        return max((int(name) for name in directory.names() if NUMBER.fullmatch(name)), default=0)
     except FileNotFoundError:
         return 0
 
 
-def _create(directory: Path, number: int) -> Lease | None:
+def _create(directory: VolumePath, number: int) -> Lease | None:
     """Creates a number, which exactly one worker can do; returns None for the others."""
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.make()
     attempt = uuid.uuid4().hex
     lease = Lease(directory, number, attempt)
     lease.beat()  # first, so that no watcher finds a lease without a heart
     content = json.dumps({"attempt": attempt, "host": socket.gethostname(), "process": os.getpid()})
     if _create_exclusively(directory / _name(number), content, attempt):
         return lease
-    (directory / f"{attempt}.beat").unlink(missing_ok=True)
+    (directory / f"{attempt}.beat").unlink()
     return None
 
 
-def _create_exclusively(path: Path, content: str, attempt: str) -> bool:
+def _create_exclusively(path: VolumePath, content: str, attempt: str) -> bool:
     """Returns whether this worker created the file."""
     # A hard link is atomic on network file systems too and brings its content along; the second best is O_EXCL.
     temporary = path.with_name(f"{attempt}.new")
-    temporary.write_text(content, encoding="utf-8")
+    with temporary.create() as file:
+        file.write(content.encode())
     try:
-        os.link(temporary, path)
+        temporary.hard_link(path)
     except FileExistsError:
         return _read(path).get("attempt") == attempt  # a network may lose the answer to a link that was made
     except OSError as error:
@@ -172,32 +179,35 @@ def _create_exclusively(path: Path, content: str, attempt: str) -> bool:
             raise
         return create_without_links(path, content)
     finally:
-        temporary.unlink(missing_ok=True)
+        temporary.unlink()
     return True
 
 
-def create_without_links(path: Path, content: str) -> bool:
+def create_without_links(path: VolumePath, content: str) -> bool:
     """Creates the file on a file system without hard links. A reader in between finds an empty lease, and waits."""
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(content)
+        with path.create() as file:
+            file.write(content.encode())
     except FileExistsError:
         return False
     return True
 
 
-def _attempt(directory: Path, number: int) -> str:
-    return str(_read(directory / _name(number)).get("attempt", ""))
+def _beat(directory: VolumePath, number: int) -> dict[str, Any]:
+    """Returns the last heartbeat of the holder of a number."""
+    attempt = str(_read(directory / _name(number)).get("attempt", ""))
+    return _read(directory / f"{attempt}.beat") if ATTEMPT.fullmatch(attempt) else {}
 
 
 def _name(number: int) -> str:
     return f"{number:06d}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: VolumePath) -> dict[str, Any]:
     """Returns a JSON object; an empty one for whatever cannot be read."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        # A new lease has its temporary name too for a moment, and after a crash for longer.
+        document = json.loads(path.read(MAX_BYTES, most_links=2))
+    except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

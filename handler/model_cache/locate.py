@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from handler.errors import ModelRefused
 from handler.model_cache import manifest
 from handler.model_cache.completeness import is_whole_without_manifest
 from handler.model_cache.layout import DEFAULT_REVISION, RepositoryDirectory
+from handler.volume.path import VolumePath
+
+logger = logging.getLogger(__name__)
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -41,9 +45,15 @@ class ModelDirectory:
 class Located:
     """A whole model on a disk."""
 
-    path: Path
+    #: Its files, to be read by this worker.
+    files: VolumePath
     #: The title of the directory where it was found.
     source: str
+
+    @property
+    def path(self) -> Path:
+        """The file or directory for vLLM, which opens the files by itself."""
+        return self.files.path
 
 
 def local_path(name: str) -> Located | None:
@@ -54,7 +64,7 @@ def local_path(name: str) -> Located | None:
     except (OSError, RuntimeError) as error:  # a name that is too long; `~name` of an account that is not here
         raise ModelRefused(f"{name} cannot be used as a path: {error}") from error
     if exists:
-        return Located(path, "a local path")
+        return Located(VolumePath.anywhere(path), "a local path")
     if name.startswith(("/", "./", "../", "~")):
         raise ModelRefused(f"{name}: there is no such file or directory (a hub name is written organisation/name)")
     return None
@@ -68,37 +78,43 @@ def is_hub_name(name: str) -> bool:
 def locate(request: ModelRequest, directories: tuple[ModelDirectory, ...]) -> Located | None:
     """Returns the model in the first directory that has it whole, or None. It never uses the hub."""
     for directory in directories:
-        if path := next(_whole(request, directory), None):
-            return Located(path, directory.title)
+        if files := next(_whole(request, directory), None):
+            return Located(files, directory.title)
     return None
 
 
-def _whole(request: ModelRequest, directory: ModelDirectory) -> Iterator[Path]:
-    for path in _candidates(request, directory):
-        record = manifest.read_record(path)
-        if record is None:
-            if not directory.own and is_whole_without_manifest(path):
-                yield path
-        elif record.is_whole(path) and record.serves(
-            with_code=request.with_code, mistral_format=request.mistral_format
-        ):
-            yield path
+def _whole(request: ModelRequest, directory: ModelDirectory) -> Iterator[VolumePath]:
+    for files in _candidates(request, directory):
+        if _is_whole(files, request, own=directory.own) and _is_inside(files):
+            yield files
 
 
-def _candidates(request: ModelRequest, directory: ModelDirectory) -> Iterator[Path]:
-    repository = RepositoryDirectory.of(directory.root, request.name)
+def _is_whole(files: VolumePath, request: ModelRequest, *, own: bool) -> bool:
+    record = manifest.read_record(files)
+    if record is None:
+        return not own and is_whole_without_manifest(files)
+    return record.is_whole(files) and record.serves(with_code=request.with_code, mistral_format=request.mistral_format)
+
+
+def _is_inside(files: VolumePath) -> bool:
+    """Returns whether vLLM, which follows links, would find nothing but files of this directory."""
+    if files.has_only_files():
+        return True
+    logger.warning("%s is not used: it holds links that lead out of its directory, or special files", files)
+    return False
+
+
+def _candidates(request: ModelRequest, directory: ModelDirectory) -> Iterator[VolumePath]:
+    repository = RepositoryDirectory.of(directory.root, request.name, links=not directory.own)
     yield from repository.candidates(request.revision)
     if directory.own:
         return
-    if request.revision == DEFAULT_REVISION and not repository.ref(DEFAULT_REVISION).exists():
+    if request.revision == DEFAULT_REVISION and repository.ref(DEFAULT_REVISION).status() is None:
         # RunPod's cache may bring its one snapshot without saying which revision it is.
         yield from _only_child(repository.snapshots)
-    yield directory.root / request.name
+    yield VolumePath(directory.root, links=True) / request.name
 
 
-def _only_child(directory: Path) -> list[Path]:
-    try:
-        children = list(directory.iterdir())
-    except OSError:
-        return []
+def _only_child(directory: VolumePath) -> list[VolumePath]:
+    children = directory.children()
     return children if len(children) == 1 else []

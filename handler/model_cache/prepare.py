@@ -69,15 +69,23 @@ class ModelCache:
             raise ModelRefused(f"MODEL_REVISION={request.revision!r} is no revision", param="MODEL_REVISION")
         preparation = _Preparation(self, request, report or LogNowAndThen())
         found = preparation.run()
+        _warn_of_strangers(found)
         logger.info("%s (%s) is in %s: %s", request.name, request.revision, found.source, found.path)
         return PreparedModel(str(found.path), request.name, found.source)
 
 
 def _checked(request: ModelRequest, found: Located) -> PreparedModel:
     """Returns the model at a local path; raises ModelRefused where it is plainly not whole."""
-    if found.path.is_dir() and (fault := fault_of(found.path)):
+    if found.path.is_dir() and (fault := fault_of(found.files)):
         raise ModelRefused(f"{request.name}: {fault}. Copy or download all files of the model once more")
     return PreparedModel(str(found.path), request.name, found.source)
+
+
+def _warn_of_strangers(found: Located) -> None:
+    """Logs it where others may write: they can change the model. VERIFY_MODEL finds a change of its files."""
+    reason = found.files.distrusted_because() if found.files.is_dir() else None
+    if reason:
+        logger.warning("%s: %s, so whoever that is can change the model", found.files, reason)
 
 
 class _Preparation:
@@ -100,7 +108,7 @@ class _Preparation:
             self._directories = tuple(directory for directory in self._directories if directory.title != found.source)
             self._broken = []
         try:
-            self._repository.path.mkdir(parents=True, exist_ok=True)
+            self._repository.files.make()
             return self._wait_or_download()
         except ModelUnavailable as error:
             raise ModelUnavailable(self._tried(error)) from error
@@ -173,11 +181,7 @@ class _Preparation:
         wanted, there = [], []
         for file in plan.files:
             known = kept.get(file.path)
-            if (
-                known
-                and known.size_bytes == file.size_bytes
-                and manifest.has_size(snapshot / file.path, file.size_bytes)
-            ):
+            if known and known.size_bytes == file.size_bytes and (snapshot / file.path).size() == file.size_bytes:
                 there.append(known)
             elif staging.done(file.path, file.size_bytes):
                 there.append(ModelFile(file.path, file.size_bytes, file.sha256 or staging.sha256(file.path)))
@@ -189,23 +193,23 @@ class _Preparation:
         """Returns the model, once it is whole and nothing of it is known to be broken."""
         found = locate(self._request, self._directories)
         if found and self._broken:
-            self._broken = verification.still_broken(found.path, self._broken)
+            self._broken = verification.still_broken(found.files, self._broken)
         return None if self._broken else found
 
     def _find_broken(self, found: Located) -> list[ModelFile]:
-        record = manifest.read_record(found.path)
+        record = manifest.read_record(found.files)
         if record is None:
             logger.warning("%s has no manifest, so it cannot be verified", found.path)
             return []
-        broken = verification.broken_files(found.path, record, Meter(self._request.name, record.size_bytes))
+        broken = verification.broken_files(found.files, record, Meter(self._request.name, record.size_bytes))
         if broken:
             logger.error("broken in %s: %s; fetching anew", found.path, ", ".join(file.path for file in broken))
         return broken
 
     def _follow(self, news: dict[str, Any]) -> None:
         try:
-            self._report(Progress(**(news | {"here": False})))
-        except TypeError:
+            self._report(Progress(**(news | {"here": False, "model": self._request.name})))
+        except (TypeError, ValueError, OverflowError):  # whatever somebody has put there
             logger.debug("the worker that downloads has written no news yet")
 
     def _tried(self, error: ModelUnavailable) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from handler.model_cache.digest import sha256_of
-from handler.model_cache.manifest import Manifest, ModelFile, has_size
+from handler.model_cache.manifest import Manifest, ModelFile
 from handler.model_cache.progress import Meter
+from handler.volume.path import VolumePath
 
 READERS = 4
 
 
-def broken_files(directory: Path, manifest: Manifest, meter: Meter) -> list[ModelFile]:
+def broken_files(directory: VolumePath, manifest: Manifest, meter: Meter) -> list[ModelFile]:
     """Returns the files that are missing, of another size, or of another content; nothing for a good model."""
     files: queue.SimpleQueue[ModelFile] = queue.SimpleQueue()
     for file in manifest.files:
@@ -38,16 +38,16 @@ def broken_files(directory: Path, manifest: Manifest, meter: Meter) -> list[Mode
     return sorted(broken, key=lambda file: file.path)
 
 
-def still_broken(directory: Path, files: Sequence[ModelFile]) -> list[ModelFile]:
+def still_broken(directory: VolumePath, files: Sequence[ModelFile]) -> list[ModelFile]:
     """Returns those that have not been mended meanwhile."""
     meter = Meter("", 0)
     return [file for file in files if not is_good(directory, file, meter)]
 
 
-def is_good(directory: Path, file: ModelFile, meter: Meter) -> bool:
+def is_good(directory: VolumePath, file: ModelFile, meter: Meter) -> bool:
     """Returns whether the file has its content."""
     path = directory / file.path
     try:
-        return has_size(path, file.size_bytes) and sha256_of(path, meter.received) == file.sha256
+        return path.size() == file.size_bytes and sha256_of(path, meter.received) == file.sha256
     except OSError:
         return False

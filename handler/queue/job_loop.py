@@ -32,9 +32,9 @@ class Pauses:
     #: For how long the end of a job is offered again before it is given up.
     deliver: float = 120.0
     #: The same, once the grace period of a shutdown is over: what is not delivered by then goes back to the platform.
-    last_deliver: float = 10.0
+    last_deliver: float = 6.0
     #: For how long running jobs may go on after a shutdown began.
-    grace: float = 30.0
+    grace: float = 15.0
     #: For how long a poll under way may still bring jobs after a shutdown began.
     last_look: float = 0.05
     #: Between two looks at the capacity while all slots are taken, or while the engine cannot serve.

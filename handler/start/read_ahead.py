@@ -20,6 +20,7 @@ from pathlib import Path
 
 from handler.settings import StartSettings
 from handler.start.timeline import Timeline
+from handler.volume.path import VolumePath
 
 logger = logging.getLogger(__name__)
 
@@ -141,33 +142,28 @@ def _read(piece: Piece, buffer: bytearray) -> int:
     """Reads a piece; returns how many bytes were not in the page cache yet, judged by its ends."""
     if is_cached(piece):
         return 0
-    descriptor = os.open(piece.path, os.O_RDONLY)
-    try:
+    with VolumePath.anywhere(piece.path).open_file() as file:  # no FIFO, which would never end
         done = 0
         view = memoryview(buffer)
         while done < piece.size:
-            got = os.preadv(descriptor, [view[: piece.size - done]], piece.offset + done)
+            got = os.preadv(file.fileno(), [view[: piece.size - done]], piece.offset + done)
             if not got:
                 break
             done += got
         return done
-    finally:
-        os.close(descriptor)
 
 
 def is_cached(piece: Piece) -> bool:
     """Returns whether the piece begins and ends in the page cache."""
-    descriptor = os.open(piece.path, os.O_RDONLY)
-    try:
-        # RWF_NOWAIT reads nothing that would have to be fetched.
-        byte = bytearray(1)
-        ends = (piece.offset, piece.offset + piece.size - 1)
-        return all(os.preadv(descriptor, [byte], offset, os.RWF_NOWAIT) == 1 for offset in ends)
-    except BlockingIOError:  # it would have to be fetched
-        return False
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:  # unknown on this file system
+    # RWF_NOWAIT reads nothing that would have to be fetched.
+    byte = bytearray(1)
+    ends = (piece.offset, piece.offset + piece.size - 1)
+    with VolumePath.anywhere(piece.path).open_file() as file:
+        try:
+            return all(os.preadv(file.fileno(), [byte], offset, os.RWF_NOWAIT) == 1 for offset in ends)
+        except BlockingIOError:  # it would have to be fetched
             return False
-        raise
-    finally:
-        os.close(descriptor)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:  # unknown on this file system
+                return False
+            raise

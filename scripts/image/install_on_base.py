@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import invalidate_caches
@@ -31,9 +32,10 @@ def main(arguments: Sequence[str]) -> int:
     base = installed()
     if problem := wrong_vllm(base, extras):
         return _fail([problem])
-    added = lacking(base, pins(lock.read_text(encoding="utf-8")))
+    locked = lock.read_text(encoding="utf-8")
+    added = lacking(base, pins(locked))
     if added:
-        subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", *_lines(added)], check=True)
+        _install(with_hashes(locked, added))
     after = installed()
     required = [*extras["worker"], *(needed for name in added for needed in _requires(name))]
     exempt = {_name(line) for line in overrides.read_text(encoding="utf-8").splitlines() if _is_pin(line)}
@@ -47,9 +49,28 @@ def installed() -> dict[str, str]:
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Returns the `name==version` lines of a lock file as a mapping."""
-    lines = (line.partition("==") for line in lock.splitlines() if _is_pin(line))
+    """Returns the `name==version` lines of a lock file as a mapping. Hashes are on lines of their own."""
+    lines = (line.removesuffix("\\").strip().partition("==") for line in lock.splitlines() if _is_pin(line))
     return {canonicalize_name(name.partition("[")[0]): version for name, _, version in lines}
+
+
+def with_hashes(lock: str, names: Iterable[str]) -> str:
+    """Returns the part of a lock file that is about these packages."""
+    wanted, kept, is_wanted = frozenset(names), [], False
+    for line in lock.splitlines():
+        if _is_pin(line):
+            is_wanted = next(iter(pins(line))) in wanted
+        if is_wanted:
+            kept.append(line)
+    return "".join(f"{line}\n" for line in kept)
+
+
+def _install(lock: str) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".lock", encoding="utf-8") as file:
+        file.write(lock)
+        file.flush()
+        command = (sys.executable, "-m", "pip", "install", "--no-deps", "--require-hashes", "-r", file.name)
+        subprocess.run(command, check=True)
 
 
 def lacking(base: Packages, pinned: Packages) -> dict[str, str]:
@@ -99,12 +120,8 @@ def _requires(name: str) -> list[str]:
     return list(found.requires or []) if found else []
 
 
-def _lines(pinned: Packages) -> list[str]:
-    return [f"{name}=={version}" for name, version in pinned.items()]
-
-
 def _is_pin(line: str) -> bool:
-    return bool(line.strip()) and not line.startswith("#")
+    return bool(line.strip()) and not line.startswith(("#", " "))
 
 
 def _name(line: str) -> str:

@@ -31,10 +31,11 @@ PRICE = {"input": 0.1, "output": 0.2, "as_of": "2026-11-21"}
 
 @dataclass(frozen=True)
 class Documented:
-    """The gateway of the two pages, and a key of it."""
+    """The gateway of the two pages, and keys of it."""
 
     url: str
     key: str
+    viewers_key: str
     directory: Path
 
     async def told(self, body: Any, key: str | None = None, times: int = 1) -> str:
@@ -62,9 +63,10 @@ async def documented(directory: Path, **more: str) -> AsyncIterator[Documented]:
         models = {name: {"offers": [{"provider": at, "model": "there"}]} for name, at in named.items()}
         configure(directory, providers, models)
         key = await command("keys", "create", "acme", "--tier", "enterprise", **variables_of(directory))
+        viewers_key = await command("keys", "create", "acme", "--role", "viewer", **variables_of(directory))
         told = {"HOSTED_KEY": "right", "WRONG_KEY": "wrong", "REQUIRE_KEYS": "true"} | more
         async with gateway(directory, **told) as running:
-            yield Documented(running.url, key, directory)
+            yield Documented(running.url, key, viewers_key, directory)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Docu
 async def shell(served: Documented, *arguments: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *(one.replace("http://localhost:8090", served.url.removesuffix("/v1")) for one in arguments),
-        env=environment(KEY=served.key, NO_PROXY="*"),
+        env=environment(KEY=served.key, VIEWERS_KEY=served.viewers_key, NO_PROXY="*"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -147,3 +149,14 @@ async def test_what_ends_the_start_and_what_check_warns_of_is_quoted(tmp_path: P
     assert keyless.stderr.strip().removeprefix(f"{tmp_path}/") in TROUBLES
     assert any(line.removeprefix("warning: ") in TROUBLES for line in warned.stdout.splitlines()[1:])
     assert open_to_all.stderr.partition(". ")[0] in TROUBLES or open_to_all.stderr.partition(" Set")[0] in TROUBLES
+
+
+async def test_the_refusals_of_a_role_and_of_plain_http_are_quoted(served: Documented, tmp_path: Path) -> None:
+    async with httpx.AsyncClient(base_url=served.url, trust_env=False) as client:
+        refused = await client.get("/performance", headers={"authorization": f"Bearer {served.key}"})
+    assert refused.json()["error"]["message"].partition(" The gateway's operator")[0] in TROUBLES
+    own = {"own": {"base_url": "http://10.0.0.7/v1", "api_key_env": "OWN_KEY"}}
+    configure(tmp_path, own, {"demo-model": {"offers": [{"provider": "own", "model": "there"}]}})
+    plain = await run("-m", "vllm_service", "serve", **variables_of(tmp_path, OWN_KEY="secret"))
+    assert plain.code == 1
+    assert plain.stderr.strip().partition("providers.yaml:1: ")[2] in TROUBLES

@@ -34,6 +34,7 @@ async def served() -> AsyncIterator[Served]:
     variables = {
         "MODEL_NAME": str(DEMO_MODEL_DIR),
         "SERVED_MODEL_NAME": "demo",
+        "GRACE_SECONDS": "60",  # a busy machine may take longer than the default
         "KV_CACHE_MEMORY_BYTES": "256M",
         "RUNPOD_ENDPOINT_ID": "ep",
         "PORT": str(port),

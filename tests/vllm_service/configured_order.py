@@ -16,10 +16,13 @@ REASON = "configured order"
 class LearnsNothing:
     """An AttemptObserver (plan.py)."""
 
+    def waited(self, seconds: float) -> None:
+        """See plan.AttemptObserver."""
+
     def first_token(self, now_seconds: float) -> None:
         """See plan.AttemptObserver."""
 
-    def succeeded(self, usage: Usage | None, now_seconds: float) -> None:
+    def succeeded(self, usage: Usage | None, now_seconds: float, *, is_timed: bool = True) -> None:
         """See plan.AttemptObserver."""
 
     def failed(self, status: int, retry_after_seconds: float | None, now_seconds: float) -> None:

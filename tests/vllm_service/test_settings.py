@@ -84,6 +84,26 @@ def test_loopback_needs_no_keys(host: str) -> None:
     assert ServiceSettings.from_environment({"SERVICE_HOST": host}).binds_to_loopback
 
 
+@pytest.mark.parametrize(
+    ("given", "need_key"),
+    [
+        ({}, False),
+        ({"REQUIRE_KEYS": "true"}, True),
+        ({"REQUIRE_KEYS": "true", "SERVICE_HOST": "0.0.0.0"}, True),
+        ({"REQUIRE_KEYS": "true", "METRICS_PORT": "9101"}, True),
+        ({"REQUIRE_KEYS": "true", "METRICS_REQUIRE_KEY": "false"}, False),
+        ({"METRICS_REQUIRE_KEY": "true"}, True),
+    ],
+)
+def test_metrics_need_a_key_where_callers_do_unless_it_is_said(given: dict[str, str], need_key: bool) -> None:
+    assert ServiceSettings.from_environment(given).metrics_need_key is need_key
+
+
+def test_a_port_for_metrics_is_reached_from_this_machine_alone_unless_it_is_said() -> None:
+    settings = ServiceSettings.from_environment({"SERVICE_HOST": "0.0.0.0", "REQUIRE_KEYS": "true"})
+    assert (settings.metrics_port, settings.metrics_host) == (None, "127.0.0.1")
+
+
 def test_several_processes_want_shared_stores() -> None:
     shared = {"REDIS_URL": "redis://cache", "DATABASE_URL": "postgresql://db/service"}
     for name, url in shared.items():

@@ -67,8 +67,10 @@ def build(folder: Path) -> Path:
 def install(folder: Path, wheel: Path, lock: Path | None) -> Installed:
     """Returns a new environment with what the lock pins, from where pip is configured to look, and the wheel."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    locked = [] if lock is None else ["-r", str(lock)]
-    _pip("--python", str(folder / "bin" / "python"), "install", "--no-deps", *locked, str(wheel))
+    install_here = ("--python", str(folder / "bin" / "python"), "install", "--no-deps")
+    if lock is not None:
+        _pip(*install_here, "--require-hashes", "-r", str(lock))
+    _pip(*install_here, str(wheel))
     return Installed(folder)
 
 

@@ -16,6 +16,7 @@ from vllm_service.accounting.booking import WorkerBill
 from vllm_service.accounting.reconciliation import BilledAmount
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.timestamps import utc_seconds
+from vllm_service.domain.urls import is_plain_beyond_this_machine
 from vllm_service.errors import ConfigurationError
 
 #: More of a bill is not read, so that a wrong URL cannot fill the memory.
@@ -25,8 +26,6 @@ MAX_USD = 10**15
 MAX_SECONDS = 253_402_300_799
 #: What http.client raises for an answer that is no HTTP.
 NOT_HTTP = (BadStatusLine, IncompleteRead, InvalidURL, LineTooLong)
-#: Hosts to which a key may be sent without TLS.
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def read_bill(source: str, key: str | None, timeout_seconds: float = 30.0) -> bytes:
@@ -47,7 +46,7 @@ def read_bill(source: str, key: str | None, timeout_seconds: float = 30.0) -> by
 def _get(url: SplitResult, key: str | None, timeout_seconds: float) -> bytes:
     host = url.hostname or ""
     is_plain = url.scheme == "http"
-    if key is not None and is_plain and host not in LOOPBACK:
+    if key is not None and is_plain_beyond_this_machine(url.geturl()):
         raise ConfigurationError("the billing API's URL is http: the key would be readable on the way; use https")
     make = HTTPConnection if is_plain else HTTPSConnection
     try:

@@ -1,4 +1,7 @@
-"""Checks `Authorization: Bearer KEY` in the key store. Without a store (local development) every caller is let in."""
+"""Checks `Authorization: Bearer KEY` in the key store, and what the key's role may see.
+
+Without a store (local development, on loopback) everything is shown to everybody.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Annotated
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from vllm_service.domain.keys import ApiKey
-from vllm_service.errors import Unauthorized
+from vllm_service.domain.roles import LEAST_ROLE, Permission, Role, may
+from vllm_service.errors import Forbidden, Unauthorized
 from vllm_service.storage.protocol import Keys
 
 SCHEME_NAME = "Key"
@@ -19,28 +22,44 @@ bearer = HTTPBearer(
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 
 
-def required_key(keys: Keys | None) -> Callable[..., Awaitable[ApiKey | None]]:
-    """Returns a FastAPI dependency that gives the caller's key, or None without a key store.
+#: The role where no key is needed.
+LOCAL_ROLE = Role.ADMIN
 
-    It raises Unauthorized with a message that repeats nothing of what was sent.
+
+def required_role(keys: Keys | None, permission: Permission) -> Callable[..., Awaitable[Role]]:
+    """Returns a FastAPI dependency that gives the role of the caller's key, which has the permission.
+
+    It raises Unauthorized with a message that repeats nothing of what was sent, and Forbidden.
     """
 
-    async def check(credentials: Credentials) -> ApiKey | None:
+    async def check(credentials: Credentials) -> Role:
         if keys is None:
-            return None
+            return LOCAL_ROLE
         if credentials is None:
             raise Unauthorized("This path needs a key: send the header Authorization: Bearer KEY.")
         key = await keys.find(credentials.credentials)
         if key is None:
             raise Unauthorized("This key is unknown, or it has been revoked: ask the gateway's operator for another.")
-        return key
+        if not may(key.role, permission):
+            raise _forbidden(key.role, permission)
+        return key.role
 
     return check
 
 
-async def has_valid_key(keys: Keys | None, request: Request) -> bool:
-    """Returns true if the caller may see details, where a key is optional: with a valid key, or without a key store."""
+async def role_of(keys: Keys | None, request: Request) -> Role | None:
+    """Returns the role of the caller's key, where a key is optional; None for a stranger, without a valid key."""
     if keys is None:
-        return True
+        return LOCAL_ROLE
     credentials = await bearer(request)
-    return credentials is not None and await keys.find(credentials.credentials) is not None
+    key = None if credentials is None else await keys.find(credentials.credentials)
+    return None if key is None else key.role
+
+
+def _forbidden(role: Role, permission: Permission) -> Forbidden:
+    least = LEAST_ROLE[permission]
+    return Forbidden(
+        f"This key's role is {role}; this path needs {least}. The gateway's operator makes such a key with "
+        f"`python -m vllm_service keys create ORGANISATION --role {least}`, or changes this one with `keys role`.",
+        details={"role": role.value, "needs": least.value},
+    )

@@ -22,8 +22,9 @@ class Dependencies:
     statuses: Statuses
     #: None in local development, where no key is needed.
     keys: Keys | None = None
+    #: At the gateway's own port; METRICS_PORT is another.
     serves_metrics: bool = True
-    metrics_need_key: bool = False
+    metrics_need_key: bool = True
     #: Seconds since 1970.
     started_at: float = field(default_factory=time.time)
     #: Returns seconds since 1970.

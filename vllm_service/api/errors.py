@@ -92,7 +92,8 @@ async def _invalid_parameters(request: Request, error: Exception) -> JSONRespons
 
 
 async def _unknown_path(request: Request, error: Exception) -> JSONResponse:
-    unknown = NotFound("There is nothing at this path; /openapi.json lists all paths.")
+    lists_paths = request.app.openapi_url is not None
+    unknown = NotFound("There is nothing at this path" + ("; /openapi.json lists all paths." if lists_paths else "."))
     return error_response(unknown, request_id_of(request.scope))
 
 

@@ -1,4 +1,7 @@
-"""GET /health for people and load balancers, /health/live and /health/ready for orchestrators. All without a key."""
+"""GET /health for people and load balancers, /health/live and /health/ready for orchestrators.
+
+All answer without a key. Then they name nothing of the deployment; /health has more for a key whose role may see it.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,20 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from vllm_service.api import schemas
-from vllm_service.api.authentication import has_valid_key
+from vllm_service.api.authentication import role_of
 from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.health_report import (
     HealthStatus,
     available_providers,
     health_status,
     shown_address,
+    storage_reasons,
     use_cases,
     worst_circuit,
 )
 from vllm_service.api.models import is_on_apple_silicon
 from vllm_service.catalog.model import Catalog, PublicModel
+from vllm_service.domain.roles import Permission, Role, may
 from vllm_service.domain.status import ProcessState, ProviderCircuit
 from vllm_service.domain.timestamps import rfc3339
 from vllm_service.observability.tally import Tally
@@ -39,10 +44,13 @@ def health_router(dependencies: Dependencies) -> APIRouter:
 
     @router.get("/health", responses=_UNWELL)
     async def health(request: Request, response: Response) -> schemas.Health:
-        """Returns 200 when healthy, 503 initializing or degraded, 500 unhealthy; the fields are always the same."""
+        """Returns 200 when healthy, 503 initializing or degraded, 500 unhealthy; the fields are always the same.
+
+        Those that the key's role may not see are null or empty.
+        """
         status = health_status(dependencies)
         response.status_code = status.http_status
-        return _report(dependencies, status, in_full=await has_valid_key(dependencies.keys, request))
+        return _visible_report(dependencies, status, await role_of(dependencies.keys, request))
 
     @router.get("/health/live")
     async def live() -> schemas.Probe:
@@ -51,17 +59,33 @@ def health_router(dependencies: Dependencies) -> APIRouter:
 
     @router.get("/health/ready", responses=_NOT_READY)
     async def ready(response: Response) -> schemas.Probe:
-        """Returns 200 if requests should be sent here: also when degraded, since other models are served."""
+        """Returns 200 if requests should be sent here: also when degraded, since some are served.
+
+        It reads what the parts know by now, and waits for none of them.
+        """
         status = health_status(dependencies)
         if status.name in ("healthy", "degraded") and not dependencies.server.is_stopping:
-            return schemas.Probe(status="ready")
+            return schemas.Probe(status="ready", reasons=storage_reasons(dependencies.statuses))
         response.status_code = 503
-        return schemas.Probe(status="not_ready")
+        return schemas.Probe(status="not_ready", reasons=storage_reasons(dependencies.statuses))
 
     return router
 
 
-def _report(dependencies: Dependencies, status: HealthStatus, *, in_full: bool) -> schemas.Health:
+def _visible_report(dependencies: Dependencies, status: HealthStatus, role: Role | None) -> schemas.Health:
+    """Returns what a key of this role may see; None: a stranger. What is not listed here is not for strangers."""
+    if may(role, Permission.READ_FIGURES):
+        return _report(dependencies, status, with_addresses=may(role, Permission.READ_ADDRESSES))
+    return schemas.Health.model_validate(
+        {
+            "status": status.name,
+            "warmup_completed": dependencies.server.is_listening,
+            "last_health_check": rfc3339(dependencies.clock()),
+        }
+    )
+
+
+def _report(dependencies: Dependencies, status: HealthStatus, *, with_addresses: bool) -> schemas.Health:
     catalog = dependencies.catalog()
     measurements = dependencies.measurements
     breakers = dependencies.breakers
@@ -82,11 +106,11 @@ def _report(dependencies: Dependencies, status: HealthStatus, *, in_full: bool) 
             "circuit_breakers": {name: _breaker(breaker) for name, breaker in breakers.items()},
             "last_health_check": rfc3339(dependencies.clock()),
             "backends": {
-                use_case: _addresses(catalog, models, in_full=in_full)
+                use_case: _addresses(catalog, models) if with_addresses else []
                 for use_case, models in use_cases(catalog).items()
             },
             "model_endpoints": {
-                use_case: _endpoint(dependencies, models, in_full=in_full)
+                use_case: _endpoint(dependencies, models, with_address=with_addresses)
                 for use_case, models in use_cases(catalog).items()
             },
         }
@@ -126,18 +150,18 @@ def _breaker(breaker: ProviderCircuit) -> schemas.CircuitBreaker:
     )
 
 
-def _addresses(catalog: Catalog, models: list[PublicModel], *, in_full: bool) -> list[str]:
+def _addresses(catalog: Catalog, models: list[PublicModel]) -> list[str]:
     urls = (catalog.providers[offer.provider].base_url for model in models for offer in model.offers)
-    return list(dict.fromkeys(shown_address(url, in_full=in_full) for url in urls))
+    return list(dict.fromkeys(shown_address(url) for url in urls))
 
 
-def _endpoint(dependencies: Dependencies, models: list[PublicModel], *, in_full: bool) -> schemas.ModelEndpoint:
+def _endpoint(dependencies: Dependencies, models: list[PublicModel], *, with_address: bool) -> schemas.ModelEndpoint:
     providers = dependencies.catalog().providers
     breakers = dependencies.breakers
     usable = [name for model in models for name in available_providers(model, breakers)]
     mean_ms = dependencies.measurements.numbers_of_last_hour(models[0].name).mean_latency_ms
     return schemas.ModelEndpoint(
         status="available" if usable else "unavailable",
-        endpoint=shown_address(providers[usable[0]].base_url, in_full=in_full) if usable else None,
+        endpoint=shown_address(providers[usable[0]].base_url) if usable and with_address else None,
         response_time=None if mean_ms is None else mean_ms / 1000,
     )

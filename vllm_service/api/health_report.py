@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 
 from vllm_service.api.dependencies import Dependencies
 from vllm_service.catalog.model import Catalog, PublicModel
-from vllm_service.domain.status import Circuit, LedgerState, ProviderCircuit, QuotaState
+from vllm_service.domain.status import Circuit, KeysState, LedgerState, ProviderCircuit, QuotaState, Statuses
 
 _WORST_FIRST = (Circuit.OPEN, Circuit.HALF_OPEN, Circuit.CLOSED)
 DEFAULT_USE_CASE = "chat"
+#: A row of the ledger that waits for so long says that the database does not answer. Rows usually wait 0.2 s.
+LATE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class HealthStatus:
 def health_status(dependencies: Dependencies) -> HealthStatus:
     """Returns the status and the reasons for it.
 
-    Unhealthy: no request can succeed. Degraded: a model has no provider, or rows of the ledger cannot be written.
+    Unhealthy: no request can succeed. Degraded: a model has no provider, rows of the ledger cannot be written, or
+    memory stands in for a store that does not answer.
     A provider whose circuit is open is no reason by itself: while another serves its models, callers notice nothing.
     """
     catalog = dependencies.catalog()
@@ -41,15 +44,16 @@ def health_status(dependencies: Dependencies) -> HealthStatus:
     if not server.is_listening:
         return HealthStatus("initializing", ("the start is not complete",))
     ledger = dependencies.statuses.of(LedgerState)
-    quotas = dependencies.statuses.of(QuotaState)
     # The catalog lists a model once for each of its names.
     models = {model.name: model for model in catalog.models.values()}
     left = sorted(name for name, model in models.items() if not available_providers(model, breakers))
-    if quotas is not None and quotas.is_failing:
-        return HealthStatus("unhealthy", ("limits cannot be checked, so every request is refused",))
+    refusing = tuple(_refusing(dependencies.statuses))
+    if refusing:
+        return HealthStatus("unhealthy", refusing)
     if models and len(left) == len(models):
         return HealthStatus("unhealthy", ("every provider of every model is failing",))
     reasons = [f"every provider of {name} is failing" for name in left]
+    reasons.extend(_standing_in(dependencies.statuses))
     if ledger is not None:
         reasons.extend(_ledger_reasons(ledger))
     if not models:
@@ -59,6 +63,35 @@ def health_status(dependencies: Dependencies) -> HealthStatus:
     return HealthStatus("degraded", tuple(reasons)) if reasons else HealthStatus("healthy")
 
 
+def storage_reasons(statuses: Statuses) -> list[str]:
+    """Returns what the stores cannot do now, for callers without a key: no names and no numbers."""
+    reasons = [*_refusing(statuses), *_standing_in(statuses)]
+    ledger = statuses.of(LedgerState)
+    if ledger is not None and next(_ledger_reasons(ledger), None) is not None:
+        reasons.append("rows of the ledger cannot be written")
+    return reasons
+
+
+def _refusing(statuses: Statuses) -> Iterator[str]:
+    """Yields why a store makes this process refuse every request."""
+    quotas = statuses.of(QuotaState)
+    keys = statuses.of(KeysState)
+    if quotas is not None and quotas.is_failing:
+        yield "limits cannot be checked, so every request is refused"
+    if keys is not None and not keys.is_usable:
+        yield "no key could be looked up for minutes, so every request is refused"
+
+
+def _standing_in(statuses: Statuses) -> Iterator[str]:
+    """Yields what memory stands in for while a store does not answer."""
+    quotas = statuses.of(QuotaState)
+    keys = statuses.of(KeysState)
+    if quotas is not None and quotas.is_counting_alone:
+        yield "Redis does not answer: this process counts alone, and gives out its share of each limit"
+    if keys is not None and keys.is_failing and keys.is_usable:
+        yield "keys cannot be looked up: those in memory are used on, others are refused"
+
+
 def _ledger_reasons(ledger: LedgerState) -> Iterator[str]:
     """Yields the ledger's reasons: a refusal until it is mended, and after lost rows until the process restarts."""
     if ledger.refusal is not None:
@@ -66,8 +99,9 @@ def _ledger_reasons(ledger: LedgerState) -> Iterator[str]:
             f"the database refuses rows of the ledger: {ledger.refused or 0} are lost, {ledger.queued} wait. "
             f"{ledger.refusal}"
         )
-    elif ledger.is_failing:
-        yield "rows of the ledger cannot be written and wait"
+    elif ledger.is_failing or (ledger.oldest_queued_seconds or 0.0) > LATE_SECONDS:
+        lost = f", {ledger.dropped} are lost" if ledger.dropped else ""
+        yield f"rows of the ledger cannot be written: {ledger.queued} wait{lost}"
 
 
 def available_providers(model: PublicModel, breakers: Mapping[str, ProviderCircuit]) -> list[str]:
@@ -94,11 +128,8 @@ def use_cases(catalog: Catalog) -> dict[str, list[PublicModel]]:
     return found
 
 
-def shown_address(url: str, *, in_full: bool) -> str:
-    """Returns a URL without credentials and query, which may be secrets.
-
-    The path of an own endpoint names it, so it is shown only `in_full`.
-    """
+def shown_address(url: str) -> str:
+    """Returns a URL without credentials and query, which may be secrets."""
     parsed = urlsplit(url)
     host = parsed.netloc.rpartition("@")[2]
-    return f"{parsed.scheme}://{host}{parsed.path if in_full else ''}"
+    return f"{parsed.scheme}://{host}{parsed.path}"

@@ -10,14 +10,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from vllm_service.api.authentication import required_key
+from vllm_service.api.authentication import required_role
 from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.schemas import ErrorAnswer
+from vllm_service.domain.roles import Permission
 from vllm_service.domain.status import (
     CacheState,
+    KeysState,
     LedgerState,
     LogState,
     LoopState,
+    PoolsState,
     QualityState,
     QuotaState,
     SessionsState,
@@ -31,6 +34,7 @@ from vllm_service.observability.tally import combined
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"},
     401: {"model": ErrorAnswer},
+    403: {"model": ErrorAnswer},
 }
 FAMILIES: tuple[Family, ...] = (*REQUESTS, *PARTS)
 
@@ -52,13 +56,14 @@ class GatewayCollector(Collector):
 
 
 def metrics_router(dependencies: Dependencies) -> APIRouter:
-    """Returns the router of /metrics, which needs a key only with METRICS_REQUIRE_KEY."""
+    """Returns the router of /metrics. Whether it needs a key depends on the port and on METRICS_REQUIRE_KEY."""
     router = APIRouter(tags=["metrics"])
     registry = CollectorRegistry()
     registry.register(GatewayCollector(dependencies))
-    needs_key = [Depends(required_key(dependencies.keys))] if dependencies.metrics_need_key else []
+    needs_role = Depends(required_role(dependencies.keys, Permission.READ_FIGURES))
+    needed = [needs_role] if dependencies.metrics_need_key else []
 
-    @router.get("/metrics", response_class=Response, responses=_ANSWERS, dependencies=needs_key)
+    @router.get("/metrics", response_class=Response, responses=_ANSWERS, dependencies=needed)
     async def metrics() -> Response:
         """Returns at least 47 families. Labels hold names of the catalog, never anything that a caller sent."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
@@ -74,6 +79,7 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
     server = dependencies.server
     sessions = of(SessionsState)
     quality = of(QualityState)
+    pools = of(PoolsState)
     models = measurements.by_model()
     names = sorted({model.name for model in catalog.models.values()})
     return Snapshot(
@@ -87,9 +93,11 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
         is_ready=server.is_listening,
         breakers=dependencies.breakers,
         workers=dependencies.workers,
+        pools={} if pools is None else pools.by_provider,
         cache=of(CacheState),
         ledger=of(LedgerState),
         quotas=of(QuotaState),
+        keys=of(KeysState),
         process=dependencies.process.status(),
         loop=of(LoopState),
         log=of(LogState),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from vllm_service.api import performance_schemas as schemas
+from vllm_service.api.authentication import required_role
 from vllm_service.api.dependencies import Dependencies
 from vllm_service.api.health import GIGABYTE, is_target_met
 from vllm_service.api.health_report import worst_circuit
 from vllm_service.api.models import is_on_apple_silicon
+from vllm_service.api.schemas import ErrorAnswer
+from vllm_service.domain.roles import Permission
 from vllm_service.domain.status import CacheState, Circuit
 from vllm_service.observability.histogram import Distribution
 from vllm_service.observability.tally import Tally
@@ -21,8 +24,9 @@ _GRADES: tuple[tuple[float, Grade], ...] = ((0.99, "A"), (0.95, "B"), (0.90, "C"
 
 
 def performance_router(dependencies: Dependencies) -> APIRouter:
-    """Returns the router of both views of the measurements."""
-    router = APIRouter(tags=["performance"])
+    """Returns the router of both views of the measurements, which are of all organisations together."""
+    needed = Depends(required_role(dependencies.keys, Permission.READ_FIGURES))
+    router = APIRouter(tags=["performance"], dependencies=[needed], responses={403: {"model": ErrorAnswer}})
 
     @router.get("/performance")
     async def performance() -> schemas.Performance:

@@ -72,7 +72,11 @@ class ModelOffer(Answer):
 
 
 class Model(Answer):
-    """A model that requests can name. cost_per_1k_tokens: US dollars for 500 prompt and 500 generated tokens."""
+    """A model that requests can name. cost_per_1k_tokens: US dollars for 500 prompt and 500 generated tokens.
+
+    Prices, offers and measurements are for the role viewer; others get null, and no offers. An answer's cost_info has
+    what a request cost.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -130,25 +134,31 @@ class CircuitBreaker(Answer):
 
 
 class Health(Answer):
-    """The gateway's health. Addresses are cut to their origin for callers without a key."""
+    """The gateway's health.
+
+    Everybody gets status, warmup_completed and last_health_check; the role viewer everything but addresses, which are
+    in backends and model_endpoints and need the role operator. What a role may not see is null or empty.
+    """
 
     status: Literal["healthy", "initializing", "degraded", "unhealthy"]
-    reasons: list[str]
-    model_loaded: bool | None
-    gpu_available: bool | None
-    apple_silicon_optimized: bool | None
+    reasons: list[str] = []
+    model_loaded: bool | None = None
+    gpu_available: bool | None = None
+    apple_silicon_optimized: bool | None = None
     warmup_completed: bool
-    memory_usage: MemoryUsage
-    uptime_seconds: float
-    performance_target_met: bool | None
-    circuit_breaker_status: Literal["closed", "half_open", "open"] | None
-    circuit_breakers: dict[str, CircuitBreaker]
+    memory_usage: MemoryUsage | None = None
+    uptime_seconds: float | None = None
+    performance_target_met: bool | None = None
+    circuit_breaker_status: Literal["closed", "half_open", "open"] | None = None
+    circuit_breakers: dict[str, CircuitBreaker] = {}
     last_health_check: str
-    backends: dict[str, list[str]]
-    model_endpoints: dict[str, ModelEndpoint]
+    backends: dict[str, list[str]] = {}
+    model_endpoints: dict[str, ModelEndpoint] = {}
 
 
 class Probe(Answer):
     """The answer of a probe for orchestrators."""
 
     status: Literal["alive", "ready", "not_ready"]
+    #: What the stores cannot do now; empty when they are well.
+    reasons: list[str] = []

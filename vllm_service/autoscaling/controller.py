@@ -15,11 +15,12 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from vllm_service.autoscaling.endpoint_state import EndpointState, document_of, is_to_be_kept, is_to_be_woken
 from vllm_service.autoscaling.wake_lease import WakeOutcome, WakeSettings, wake_once
 from vllm_service.autoscaling.wake_progress import WakeEvent
+from vllm_service.autoscaling.worker_room import WorkerRoom
 from vllm_service.autoscaling.workers_min import Bounds, Coordination, FollowSettings, WorkersMinFollower
 from vllm_service.catalog.model import Catalog, Provider, ProviderKind
 from vllm_service.domain.plan import Router, WorkerTarget
@@ -34,6 +35,18 @@ from vllm_service.storage.coordination.protocol import Targets, Wakes
 #: How often targets are read; `/health` itself is read at RunPodSettings' interval.
 ROUND_SECONDS = 1.0
 _log = logging.getLogger(__name__)
+
+
+class RequestLimits(Protocol):
+    """The part of http.pool.ConnectionPool that the controller needs."""
+
+    def taken(self, provider: str) -> int:
+        """Returns how many requests to this provider are under way."""
+        ...
+
+    def limit(self, provider: str, requests: int) -> None:
+        """Sets how many may be."""
+        ...
 
 
 class EndpointController:
@@ -53,8 +66,10 @@ class EndpointController:
         *,
         targets: Targets | None = None,
         follow_settings: FollowSettings | None = None,
+        requests: RequestLimits | None = None,
     ) -> None:
         self._send = send
+        self._requests = requests
         self._follow_settings = follow_settings
         self._coordination = (
             None if wakes is None or targets is None else Coordination(secrets.token_hex(8), wakes, targets)
@@ -165,7 +180,7 @@ class EndpointController:
             bounds = Bounds(int(expected.get("max_workers", default.max_workers)), provider.workers_min.base)
             managed = RunPodManagement(provider, provider.workers_min, self._send)
             follower = WorkersMinFollower(managed, bounds, self._coordination, self._clock, self._follow_settings)
-        return EndpointState(endpoint, model, idle_seconds / 2, follower)
+        return EndpointState(endpoint, model, idle_seconds / 2, follower, WorkerRoom.of(provider))
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         self._under_way.pop(name, None)
@@ -176,6 +191,7 @@ class EndpointController:
         """Reads the endpoint's health, then wakes or keeps a worker: an older look may be wrong, and a wake costs."""
         state.health = health = await state.endpoint.health()
         router.observe_health(name, None if health is None else document_of(health), self._clock())
+        self._make_room(name, state)
         if self._wakes is None or state.follower is not None:
             return
         if health is not None:
@@ -184,6 +200,14 @@ class EndpointController:
             await self._wake(state, target, self._wakes)
         elif target is not None and is_to_be_kept(target, health):
             await self._keep(state, target, self._wakes)
+
+    def _make_room(self, name: str, state: EndpointState) -> None:
+        """Limits the requests that are sent there at once to what its workers hold, as far as both are known."""
+        if state.room is None or state.health is None or self._requests is None:
+            return
+        most = state.room.requests(state.health, self._requests.taken(name))
+        if most is not None:
+            self._requests.limit(name, most)
 
     async def _follow_up(
         self, name: str, state: EndpointState, health: EndpointHealth, wanted: int, wakes: Wakes

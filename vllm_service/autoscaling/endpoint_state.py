@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vllm_service.autoscaling.wake_progress import WakeProgress
+from vllm_service.autoscaling.worker_room import WorkerRoom
 from vllm_service.autoscaling.workers_min import WorkersMinFollower
 from vllm_service.domain.plan import WorkerTarget
 from vllm_service.domain.status import WorkerState
@@ -23,6 +24,8 @@ class EndpointState:
     kept_seconds: float
     #: Set where workersMin follows the router; then no job wakes or keeps a worker.
     follower: WorkersMinFollower | None = None
+    #: Set where the room of its workers is configured.
+    room: WorkerRoom | None = None
     #: As last seen; None: the endpoint did not answer, or was not looked at yet.
     health: EndpointHealth | None = None
     #: WorkerTarget.estimated_usd, as last given.

@@ -29,6 +29,19 @@ class OnDisconnect(StrEnum):
     DRAIN = "drain"
 
 
+class PromptCache(StrEnum):
+    """How a provider keeps the cached prompts of organisations apart. docs/providers.md has the price of each way."""
+
+    __hash__ = str.__hash__  # Enum's own is Python, and each request looks at it
+
+    #: By vLLM's `cache_salt`: a prompt is found only by those who send the same salt.
+    VLLM = "vllm"
+    #: By OpenAI's `prompt_cache_key`: a prompt is looked for where others with the same key were read.
+    OPENAI = "openai"
+    #: Not at all: nothing is sent, and a caller's own member passes as it is.
+    SHARED = "shared"
+
+
 @dataclass(frozen=True, slots=True)
 class WorkersMin:
     """A RunPod endpoint whose workersMin the gateway sets to the router's worker target."""
@@ -64,6 +77,7 @@ class Provider:
     queue_timeout_seconds: float | None = None
     #: Whether streams are sent with `stream_options`; None: until the provider refuses them.
     stream_options: bool | None = None
+    prompt_cache: PromptCache = PromptCache.SHARED
     region: str | None = None
     tags: frozenset[str] = frozenset()
     #: The router's first estimates of an endpoint, by the names of routing.profiles.EndpointProfile's fields.

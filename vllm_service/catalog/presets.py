@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vllm_service.catalog.model import PromptCache
+
 RUNPOD_API_URL = "https://api.runpod.ai"
 RUNPOD_MANAGEMENT_URL = "https://rest.runpod.io"
 
@@ -17,10 +19,11 @@ class Preset:
     base_url: str
     #: The provider's name in the price package; None if it is not listed there.
     price_source: str | None
+    prompt_cache: PromptCache = PromptCache.SHARED
 
 
 PRESETS: Mapping[str, Preset] = {
-    "openai": Preset("https://api.openai.com/v1", "openai"),
+    "openai": Preset("https://api.openai.com/v1", "openai", PromptCache.OPENAI),
     "cerebras": Preset("https://api.cerebras.ai/v1", "cerebras"),
     "groq": Preset("https://api.groq.com/openai/v1", "groq"),
     "together": Preset("https://api.together.xyz/v1", "together"),

@@ -8,16 +8,19 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 
-from vllm_service.catalog.model import OnDisconnect, Provider, ProviderKind, WorkersMin
+from vllm_service.catalog.model import OnDisconnect, PromptCache, Provider, ProviderKind, WorkersMin
 from vllm_service.catalog.presets import PRESETS, RUNPOD_API_URL, RUNPOD_MANAGEMENT_URL
 from vllm_service.catalog.yaml_file import Section, Value
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
-from vllm_service.domain.urls import url_fault
+from vllm_service.domain.urls import is_plain_beyond_this_machine, url_fault
 
 COMMON = (
-    *("enabled", "api_key_env", "on_disconnect", "region", "tags", "max_connections", "stream_options"),
+    *("enabled", "api_key_env", "allow_plain_http", "on_disconnect", "region", "tags", "max_connections"),
+    *("stream_options", "prompt_cache"),
     *("connect_timeout_seconds", "first_byte_timeout_seconds", "idle_timeout_seconds", "queue_timeout_seconds"),
 )
+#: The keys whose URLs get the provider's key.
+ADDRESS_KEYS = ("base_url", "api_url", "management_url")
 SCALING_KEYS = ("scaling", "workers_min", "management_url")
 RUNPOD_KEYS = ("endpoint_id", "api_url", "usd_per_second", "as_of", "expected", *SCALING_KEYS, *COMMON)
 #: How the gateway gets an endpoint to the router's worker target.
@@ -97,7 +100,26 @@ def _entry(name: str, value: Value, environment: Mapping[str, str]) -> ProviderE
     if not any_keys.read("enabled", Value.switch, True):
         return None
     read = _runpod if any_keys.get("endpoint_id") else _hosted
-    return read(name, value.section(known), environment)
+    section = value.section(known)
+    entry = read(name, section, environment)
+    if not section.read("allow_plain_http", Value.switch, False):
+        _refuse_plain_http(section)
+    return entry
+
+
+def _refuse_plain_http(section: Section) -> None:
+    """Adds a fault for each address to which the provider's key would go without TLS, except on this machine."""
+    if section.get("api_key_env") is None:
+        return
+    for name in ADDRESS_KEYS:
+        url = section.get(name)
+        if url is not None and is_plain_beyond_this_machine(section.read(name, _url, "")):
+            section.value.faults.add(
+                url.wrong(
+                    "over http the key of api_key_env could be read on the way; write https, or allow_plain_http: "
+                    "true at this provider where the whole network is trusted"
+                )
+            )
 
 
 def _runpod(name: str, section: Section, environment: Mapping[str, str]) -> ProviderEntry:
@@ -118,6 +140,7 @@ def _runpod(name: str, section: Section, environment: Mapping[str, str]) -> Prov
         base_url=f"{control_url}/openai/v1",
         control_url=control_url,
         second_price=price,
+        prompt_cache=PromptCache.VLLM,
     )
     nothing: Expected = ()
     expected = section.read("expected", _expected, nothing)
@@ -182,8 +205,9 @@ def _hosted(name: str, section: Section, environment: Mapping[str, str]) -> Prov
             )
         )
     base_url = section.read("base_url", _url, preset.base_url if preset else "")
+    prompt_cache = preset.prompt_cache if preset else PromptCache.SHARED
     return ProviderEntry(
-        _provider(name, section, environment, kind=ProviderKind.HOSTED, base_url=base_url),
+        _provider(name, section, environment, kind=ProviderKind.HOSTED, base_url=base_url, prompt_cache=prompt_cache),
         section.read("prices", _prices, {}),
         section.text("price_source") or (preset.price_source if preset else None),
     )
@@ -206,6 +230,7 @@ def _provider(
     base_url: str,
     control_url: str | None = None,
     second_price: SecondPrice | None = None,
+    prompt_cache: PromptCache,
 ) -> Provider:
     return Provider(
         name=name,
@@ -223,6 +248,7 @@ def _provider(
             None if section.get("queue_timeout_seconds") is None else section.positive("queue_timeout_seconds", 5.0)
         ),
         stream_options=section.read("stream_options", Value.switch, None),
+        prompt_cache=PromptCache(section.choice("prompt_cache", [*PromptCache], prompt_cache)),
         region=section.text("region"),
         tags=frozenset(section.words("tags")),
     )

@@ -1,4 +1,4 @@
-"""`keys create|list|revoke|limits`: makes and revokes callers' keys, and sets the limits of their organisations."""
+"""`keys create|list|role|revoke|limits`: makes and revokes keys, gives them roles, and sets organisations' limits."""
 
 from __future__ import annotations
 
@@ -14,15 +14,32 @@ from vllm_service.cli.argument_types import dollars, name, one_of, strategy, who
 from vllm_service.cli.command import Command
 from vllm_service.cli.json_option import add_json, write_json
 from vllm_service.cli.storage_options import add_location, wide_console, with_database
-from vllm_service.domain.keys import REQUESTS_PER_MINUTE, OrganisationLimits, Tier
+from vllm_service.domain.keys import CONCURRENT_REQUESTS, REQUESTS_PER_MINUTE, OrganisationLimits, Tier
 from vllm_service.domain.money import to_usd
+from vllm_service.domain.roles import Role
 from vllm_service.domain.strategies import RoutingStrategy
 from vllm_service.domain.timestamps import rfc3339
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.keys.sql import KeyStore, StoredKey
 from vllm_service.storage.sql.database import Database
 
-_COUNTS = ("tokens_per_day", "requests_per_day", "tokens_per_month")
+#: Of the option and of the argument.
+_ROLE: dict[str, Any] = {
+    "type": one_of(role.value for role in Role),
+    "choices": [role.value for role in Role],  # for the shell's completion
+    "metavar": "ROLE",
+}
+_ROLES = (
+    "what the key may see: its own requests (caller), also all figures and prices (viewer), also the addresses of "
+    "providers (operator), everything (admin)"
+)
+_MEANING = {
+    "tokens_per_day": "tokens per day, in UTC",
+    "requests_per_day": "requests per day, in UTC",
+    "tokens_per_month": "tokens per month, in UTC",
+    "concurrent_requests": "requests under way at once; none: its keys have no such limit either",
+}
+_COUNTS = tuple(_MEANING)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,8 +63,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[tier.value for tier in Tier],  # for the shell's completion
         metavar="TIER",
         default=Tier.DEVELOPMENT.value,
-        help="how many requests it may make in a minute: "
-        + ", ".join(f"{REQUESTS_PER_MINUTE[tier]:,} ({tier.value})" for tier in Tier),
+        help="how many requests it may make in a minute, and at once: "
+        + ", ".join(f"{REQUESTS_PER_MINUTE[tier]:,} and {CONCURRENT_REQUESTS[tier]:,} ({tier.value})" for tier in Tier),
     )
     create.add_argument(
         "--no-annotate", action="store_true", help="leave cost_info and performance_info out of answers"
@@ -59,18 +76,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"the key's routing strategy, one of {', '.join(RoutingStrategy)} (default: the model's)",
     )
+    create.add_argument("--role", **_ROLE, default=Role.CALLER.value, help=f"{_ROLES} (default: %(default)s)")
     create.add_argument("--note", help="a text for `list`, such as the key's owner and purpose")
     listing = commands.add_parser("list", help="list all keys, or one organisation's")
     listing.add_argument("organisation", type=name, nargs="?", help="list only this organisation's keys")
+    role = commands.add_parser("role", help="give a key another role; gateways apply it within seconds")
+    role.add_argument("id", help="the key's id, as `list` shows it")
+    role.add_argument("role", **_ROLE, help=_ROLES)
     revoke = commands.add_parser("revoke", help="revoke a key; gateways refuse it within seconds")
     revoke.add_argument("id", help="the key's id, as `list` shows it")
     limits = commands.add_parser("limits", help="show an organisation's limits, or set the given ones")
     limits.add_argument("organisation", type=name, help="the organisation that has the limits")
     for limit in _COUNTS:
-        words = limit.replace("_", " ")
-        limits.add_argument(f"--{limit.replace('_', '-')}", type=_limit, metavar="N|none", help=f"{words}, in UTC")
+        limits.add_argument(f"--{limit.replace('_', '-')}", type=_limit, metavar="N|none", help=_MEANING[limit])
     limits.add_argument("--usd-per-month", type=_usd_limit, metavar="USD|none", help="US dollars per month, in UTC")
-    for command in (create, listing, revoke, limits):
+    for command in (create, listing, role, revoke, limits):
         add_location(command)
         add_json(command)
 
@@ -82,13 +102,22 @@ async def _create(keys: KeyStore, options: argparse.Namespace) -> int:
         annotate=not options.no_annotate,
         strategy=options.strategy,
         note=options.note,
+        role=Role(options.role),
     )
     per_minute = REQUESTS_PER_MINUTE[Tier(options.tier)]
     if options.json:
-        write_json({"id": key_id, "secret": secret, "organisation": options.organisation, "tier": options.tier})
+        write_json(
+            {
+                "id": key_id,
+                "secret": secret,
+                "organisation": options.organisation,
+                "tier": options.tier,
+                "role": options.role,
+            }
+        )
         return 0
     sys.stderr.write(
-        f"Key {key_id} of {options.organisation}, {per_minute:,} requests a minute. "
+        f"Key {key_id} of {options.organisation}, role {options.role}, {per_minute:,} requests a minute. "
         "Keep the secret now, it is not shown again:\n"
     )
     sys.stdout.write(f"{secret}\n")
@@ -99,10 +128,17 @@ async def _list(keys: KeyStore, options: argparse.Namespace) -> int:
     if options.json:
         write_json({"keys": [_document(stored) for stored in await keys.list(options.organisation)]})
         return 0
-    table = Table("id", "organisation", "tier", "strategy", "annotate", "note", "made", "revoked")
+    table = Table("id", "organisation", "role", "tier", "strategy", "annotate", "note", "made", "revoked")
     for stored in await keys.list(options.organisation):
         key = stored.key
-        words = (key.id, key.organisation, key.tier.value, key.strategy or "", "yes" if key.annotate else "no")
+        words = (
+            key.id,
+            key.organisation,
+            key.role.value,
+            key.tier.value,
+            key.strategy or "",
+            "yes" if key.annotate else "no",
+        )
         table.add_row(*words, stored.note or "", _shown_time(stored.created_at_us), _shown_time(stored.revoked_at_us))
     wide_console().print(table)
     return 0
@@ -113,7 +149,19 @@ async def _revoke(keys: KeyStore, options: argparse.Namespace) -> int:
         if options.json:
             write_json({"id": options.id, "revoked": True})
         return 0
-    sys.stderr.write(f"There is no key {options.id}. `keys list` shows all keys.\n")
+    return _no_such_key(options.id)
+
+
+async def _role(keys: KeyStore, options: argparse.Namespace) -> int:
+    if await keys.set_role(options.id, Role(options.role)):
+        if options.json:
+            write_json({"id": options.id, "role": options.role})
+        return 0
+    return _no_such_key(options.id)
+
+
+def _no_such_key(key_id: str) -> int:
+    sys.stderr.write(f"There is no key {key_id}. `keys list` shows all keys.\n")
     return 1
 
 
@@ -143,6 +191,7 @@ def _document(stored: StoredKey) -> dict[str, Any]:
     return {
         "id": key.id,
         "organisation": key.organisation,
+        "role": key.role.value,
         "tier": key.tier.value,
         "strategy": key.strategy,
         "annotate": key.annotate,
@@ -189,5 +238,7 @@ def _shown_time(microseconds: int | None) -> str:
     return datetime.fromtimestamp(microseconds / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-_COMMANDS = {"create": _create, "list": _list, "revoke": _revoke, "limits": _limits}
-COMMAND = Command("Makes and revokes callers' keys, and sets the limits of their organisations.", _add_arguments, run)
+_COMMANDS = {"create": _create, "list": _list, "role": _role, "revoke": _revoke, "limits": _limits}
+COMMAND = Command(
+    "Makes and revokes keys, gives them roles, and sets the limits of their organisations.", _add_arguments, run
+)

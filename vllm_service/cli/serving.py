@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 
@@ -15,20 +16,31 @@ from vllm_service.server.process import announce, bound_socket
 from vllm_service.server.run import run_service
 from vllm_service.server.supervisor import Supervisor, WorkerSlot
 from vllm_service.settings import ServiceSettings
+from vllm_service.storage.open import open_database
 
 
 def serve() -> int:
     """Serves until SIGTERM, by the environment's settings. The first line on stdout is the base URL."""
     settings = validated().settings
     log = logs.configure(settings.log_level, settings.log_format)
-    router = partial(make_router, default_strategy=settings.default_strategy)
+    router = partial(
+        make_router,
+        default_strategy=settings.default_strategy,
+        organisation_share=settings.organisation_workers_percent / 100,
+    )
     service = partial(run_service, settings, partial(load, settings), router, log=log)
     return uvloop.run(service()) if settings.workers == 1 else _serve_in_several(settings, service)
 
 
+async def _opened_once(settings: ServiceSettings) -> None:
+    database = await open_database(settings.database_url, settings.data_dir)
+    await database.close()
+
+
 def _serve_in_several(settings: ServiceSettings, service: Callable[[WorkerSlot], Coroutine[None, None, int]]) -> int:
-    """Binds the address before any fork, so that a taken one is reported once and nothing is started."""
+    """Binds the address and opens the database before any fork, so that what is wrong with them is reported once."""
     listening = bound_socket(settings.host, settings.port)
+    asyncio.run(_opened_once(settings))
     supervisor = Supervisor(
         workers=settings.workers,
         listening=listening,

@@ -142,7 +142,7 @@ class Payload:
         choices = choices_of((_number(options.get("n")), _number(options.get("best_of"))))
         names = BOUNDS if self.route == CHAT else BOUNDS[:1]
         longest = longest_answer_tokens(tuple(_number(options.get(name)) for name in names), choices)
-        return TokenBounds(body, estimated_prompt_tokens(body), longest, choices)
+        return TokenBounds(body, estimated_prompt_tokens(body, self.question_json), longest, choices)
 
     def counted(self, reported: ReportedUsage | None, answer_tokens: Callable[[], int]) -> Usage | None:
         """Returns the tokens of an answer to this request; None if the provider's usage says nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -10,12 +11,16 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from vllm_service.client.boundary import raises_ours
+from vllm_service.domain.urls import is_plain_beyond_this_machine, url_fault
 from vllm_service.errors import ConfigurationError
 
 DEFAULT_MODEL = "meta-llama/Llama-3.1-8B"
 API_URL = "https://api.runpod.ai"
 OPENAI_PATH = "/v2/{endpoint_id}/openai/v1"
 OPENAI_SUFFIX = "/openai/v1"
+#: Set to true, lets the key of RunPod go over http to another machine.
+PLAIN_HTTP_VARIABLE = "RUNPOD_ALLOW_PLAIN_HTTP"
+_log = logging.getLogger(__name__)
 #: The key that is sent to servers without keys, as in vLLM's documentation.
 NO_KEY = "EMPTY"
 #: An endpoint's id becomes a part of its URL.
@@ -148,6 +153,9 @@ class ClientSettings:
         api_url = (environment.get("RUNPOD_API_URL") or API_URL).rstrip("/")
         url = (base_url or f"{api_url}{OPENAI_PATH.format(endpoint_id=endpoint_id)}").rstrip("/")
         has_queue = url.endswith(OPENAI_SUFFIX)
+        is_runpods_key = has_queue or api_key == environment.get("RUNPOD_API_KEY")
+        if api_key != NO_KEY and environment.get(PLAIN_HTTP_VARIABLE, "").lower() != "true":
+            _check_plain_http(url, is_runpods_key=is_runpods_key)
         return cls(
             endpoint=endpoint_id or url,
             base_url=url,
@@ -155,6 +163,22 @@ class ClientSettings:
             api_key=api_key,
             default_model=default_model or environment.get("RUNPOD_DEFAULT_MODEL") or DEFAULT_MODEL,
         )
+
+
+def _check_plain_http(url: str, *, is_runpods_key: bool) -> None:
+    """Raises ConfigurationError where RunPod's key would cross a network in plain text; logs it of a gateway's key.
+
+    A gateway in the same network of containers often has no certificate, and its key is worth less than RunPod's.
+    """
+    if url_fault(url) is not None or not is_plain_beyond_this_machine(url):
+        return
+    if is_runpods_key:
+        raise ConfigurationError(
+            "base_url: over http the key in RUNPOD_API_KEY could be read on the way. Use https, pass the key of that "
+            f"server as api_key, or set {PLAIN_HTTP_VARIABLE}=true where the whole network is trusted.",
+            param="base_url",
+        )
+    _log.warning("base_url is http: whoever is in the network between can read the key and the prompts; use https")
 
 
 def _refuse_empty(**arguments: str | None) -> None:

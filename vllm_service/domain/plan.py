@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,12 +23,27 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     cost_picousd: int | None = None
 
 
+class PlannedDemand(Protocol):
+    """A request as it speaks for workers. It does so from its plan on, before its end is known."""
+
+    def ended(self, *, is_answered: bool) -> None:
+        """Reports its end; later calls do nothing. Without an answer it does not speak for workers any more."""
+        ...
+
+
 class Plan(msgspec.Struct, frozen=True, gc=False):
     """Offers in the order in which they are tried."""
 
     steps: tuple[Step, ...]
     #: Why in this order, for people: `x-route-reason` and the ledger.
     reason: str
+    #: One for each endpoint that could serve the request.
+    demands: Sequence[PlannedDemand] = ()
+
+    def ended(self, *, is_answered: bool) -> None:
+        """Reports the request's end to the demand for workers."""
+        for demand in self.demands:
+            demand.ended(is_answered=is_answered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +69,19 @@ class AttemptObserver(Protocol):
     Times are seconds of the clock that the router was given.
     """
 
+    def waited(self, seconds: float) -> None:
+        """Reports that so long has passed before the request was sent: it waited for a connection."""
+        ...
+
     def first_token(self, now_seconds: float) -> None:
         """Reports that the first byte of content has come back."""
         ...
 
-    def succeeded(self, usage: Usage | None, now_seconds: float) -> None:
-        """Reports a complete answer; usage is None when nothing counted it."""
+    def succeeded(self, usage: Usage | None, now_seconds: float, *, is_timed: bool = True) -> None:
+        """Reports a complete answer; usage is None when nothing counted it.
+
+        is_timed: False where its end came late because its caller has read slowly.
+        """
         ...
 
     def failed(self, status: int, retry_after_seconds: float | None, now_seconds: float) -> None:

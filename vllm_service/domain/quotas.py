@@ -25,6 +25,8 @@ class Limit(StrEnum):
     TOKENS_PER_DAY = "tokens_per_day"
     TOKENS_PER_MONTH = "tokens_per_month"
     USD_PER_MONTH = "usd_per_month"
+    CONCURRENT_REQUESTS = "concurrent_requests"
+    ORGANISATION_CONCURRENT_REQUESTS = "organisation_concurrent_requests"
 
 
 @dataclass(frozen=True, slots=True)

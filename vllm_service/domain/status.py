@@ -77,7 +77,40 @@ class QuotaState:
 
     open_reservations: int | None = None
     expired_reservations: int | None = None
+    #: Limits cannot be counted, and requests are refused.
     is_failing: bool = False
+    #: This process counts by itself, because the store that all processes share does not answer.
+    is_counting_alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeysState:
+    """The look-ups of callers' keys."""
+
+    #: The last look-up failed, or one does not end: keys that are not in memory are refused.
+    is_failing: bool = False
+    #: Keys in memory are used on all the same.
+    is_usable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """One provider's connections, and the requests that wait for one."""
+
+    #: Connections that are used or being opened.
+    taken: int
+    #: How many may be.
+    capacity: int
+    waiting: int
+    #: Requests that got none since the start: they waited for too long, or too many waited.
+    refusals: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolsState:
+    """The connections to every provider to which something was sent."""
+
+    by_provider: Mapping[str, PoolState]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Finds the fault of a URL that no request can reach, when it is read and not at the first request."""
+"""Finds the fault of a URL when it is read and not at the first request, and what a network would see of a key."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ _PLAIN = re.compile(r"[!-\[\]-~]+")
 # An underscore is no part of a host name by RFC 1123, but of many names in a container's network.
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _LONGEST_NAME = 253
+#: The first number of loopback's IPv4 addresses.
+_LOOPBACK_NETWORK = 127
 _FORM = "expected a URL like https://host/v1"
 
 
@@ -33,6 +35,37 @@ def url_fault(text: str, *, with_user: bool = False, with_query: bool = False) -
     if ("@" in parts.netloc and not with_user) or parts.fragment or (parts.query and not with_query):
         return f"{_FORM}, without user name, query and fragment; a key belongs into api_key_env"
     return _port_fault(parts) or _host_fault(parts)
+
+
+def is_plain_beyond_this_machine(url: str) -> bool:
+    """Returns true if a key that is sent to this URL crosses a network where others can read it.
+
+    That is http to any host that is not this machine itself. Networks that are called private are no exception: a
+    container's, a cluster's or an office's has other users too. Names are not resolved, since the answer may change.
+    """
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not _is_this_machine((parts.hostname or "").removesuffix("."))
+
+
+def is_page_of_this_machine(origin: str) -> bool:
+    """Returns true if a browser's Origin header is that of a page of this machine. `null`, of no page, is none."""
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and _is_this_machine((parts.hostname or "").removesuffix("."))
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    if _is_ipv4(host):
+        return socket.inet_aton(host)[0] == _LOOPBACK_NETWORK
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return (address.ipv4_mapped or address).is_loopback
 
 
 def _port_fault(parts: SplitResult) -> str | None:

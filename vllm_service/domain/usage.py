@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from vllm_service.domain.media import media_of
 from vllm_service.domain.reported_usage import MOST_TOKENS, ReportedUsage, any_usage_of
 
 
@@ -41,8 +42,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 BYTES_PER_TOKEN = 4
 #: What is reserved for an answer whose length neither the caller nor the model's context bounds.
 ASSUMED_COMPLETION_TOKENS = 1024
-#: What an inlined image counts as, whatever its size: its bytes say little about its tokens.
-TOKENS_PER_IMAGE = 800
+#: Audio in a shorter body is short enough to be counted as text.
+SHORT_BYTES = 8192
 #: The least that two prompts have in common for a provider to have something cached: 256 tokens of four bytes.
 PREFIX_BYTES = 1024
 #: No model writes a longer answer (2026-11): the limit of a provider's count where nothing else bounds it.
@@ -51,18 +52,27 @@ LONGEST_ANSWER_TOKENS = 2**20
 TEMPLATE_TOKENS = 4096
 #: No prompt of a context that is not configured is longer (2026-11), wherever its parts are.
 LONGEST_PROMPT_TOKENS = 10**7
-_INLINE_DATA = re.compile(rb';base64,[^"]*')
+_TOKEN_IDS = re.compile(rb"\s*\[[\s\[]*\d")
 # Members that let a provider read more than the body holds: files, images and conversations elsewhere, hosted tools.
 _ELSEWHERE = re.compile(rb'(?:_url|_id)"|"(?:conversation|web_search|file_search|code_interpreter|mcp|plugins|search)')
 
 
-def estimated_prompt_tokens(body: bytes) -> int:
-    """Returns the tokens by the length of the request's JSON; images inlined as base64 count as images, not as text."""
-    # A shorter body holds no image to speak of, and most bodies are shorter: they are not searched.
-    if len(body) > 8192 and b";base64," in body:
-        text, images = _INLINE_DATA.subn(b"", body)
-        return len(text) // BYTES_PER_TOKEN + images * TOKENS_PER_IMAGE
-    return len(body) // BYTES_PER_TOKEN
+def estimated_prompt_tokens(body: bytes, inputs: bytes | memoryview = b"") -> int:
+    """Returns the tokens by the length of the request's JSON. Images and the like count by media.py, not as text.
+
+    inputs: the JSON of a prompt that may be a list of token ids, which count as they are.
+    """
+    text = len(body) // BYTES_PER_TOKEN
+    tokens = 0
+    # Without a second list no content has parts, and most bodies have none.
+    if body.find(b"[", body.find(b"[") + 1) > 0 and (
+        b"_url" in body or (len(body) > SHORT_BYTES and b"input_audio" in body)
+    ):
+        tokens, data_bytes = media_of(body)
+        text = (len(body) - data_bytes) // BYTES_PER_TOKEN
+    if inputs and _TOKEN_IDS.match(inputs):
+        text = max(text, bytes(inputs).count(b",") + 1)
+    return text + tokens
 
 
 def prefix_of(conversation: bytes | memoryview) -> int:

@@ -101,6 +101,8 @@ class Bookkeeping:
             _record(record, row)
         for cut in context.cuts:
             _record(self._record_loss, _row_of(cut, row))
+        if context.plan is not None and context.plan.demands:
+            context.plan.ended(is_answered=context.outcome is Outcome.COMPLETED)
 
     def _settled(self, context: RequestContext, reservation: Reservation) -> Awaitable[None]:
         """Replaces the reservation by what the request used, as its rows have it.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+from urllib.parse import urlsplit
 
-from vllm_service.catalog.model import APPLE_SILICON_TAG, Catalog, PublicModel
+from vllm_service.catalog.model import APPLE_SILICON_TAG, Catalog, Provider, PublicModel
 from vllm_service.catalog.tasks import PREFIX
 from vllm_service.domain.plan import Router
 from vllm_service.domain.pricing import TokenPrice, UnpricedOffers, dearest
 from vllm_service.domain.stream_options import StreamOptionsSupport
-from vllm_service.errors import ModelNotFound
+from vllm_service.errors import ModelNotFound, ServiceError
+from vllm_service.gateway.request_body import CacheSalts
 
 
 class ServedModel:
@@ -64,11 +68,19 @@ class ServedModel:
 class ConfigSnapshot:
     """One configuration. A reload replaces it as a whole, so a request uses the old one or the new one, never both."""
 
-    def __init__(self, catalog: Catalog, router: Router, unpriced: UnpricedOffers = UnpricedOffers.REFUSE) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        router: Router,
+        unpriced: UnpricedOffers = UnpricedOffers.REFUSE,
+        salts: CacheSalts | None = None,
+    ) -> None:
         self.catalog = catalog
         self.router = router
         #: A setting of the process: a reload keeps it.
         self.unpriced = unpriced
+        #: Of the installation, so a reload keeps them too.
+        self.salts = CacheSalts() if salts is None else salts
         #: The names of the providers with this tag.
         self.on_apple_silicon = frozenset(
             name for name, provider in catalog.providers.items() if APPLE_SILICON_TAG in provider.tags
@@ -78,6 +90,7 @@ class ConfigSnapshot:
             name: StreamOptionsSupport.configured(provider.stream_options)
             for name, provider in catalog.providers.items()
         }
+        self._private = _private_texts(catalog.providers.values())
         paid_by_second = {name for name, provider in catalog.providers.items() if provider.second_price is not None}
         highest = dearest(offer.price for model in catalog.models.values() for offer in model.offers)
         #: The public models by name, by alias and by task.
@@ -85,10 +98,44 @@ class ConfigSnapshot:
             name: ServedModel(model, paid_by_second, unpriced, highest) for name, model in catalog.models.items()
         }
 
+    def conceal(self, error: ServiceError) -> None:
+        """Takes keys and addresses of providers out of an error for a caller: a provider's words may repeat them."""
+        error.message = self._private.sub(CONCEALED, error.message)
+        error.param = None if error.param is None else self._private.sub(CONCEALED, error.param)
+        error.details = {name: self._concealed(value) for name, value in error.details.items()}
+
+    def _concealed(self, value: Any) -> Any:
+        return self._private.sub(CONCEALED, value) if isinstance(value, str) else value
+
     def not_found(self, name: str) -> ModelNotFound:
         """Returns the error for a name that is not in `models`; it lists the names that are."""
         tasks = {known for known in self.models if known.startswith(PREFIX)}
         return ModelNotFound(name[:256], sorted({model.name for model in self.models.values()} | tasks))
+
+
+#: Stands in an error for a key or an address of a provider.
+CONCEALED = "[provider]"
+#: A shorter text that stands where a key should is none, such as vLLM's EMPTY, and may be a word of any message.
+_SHORTEST_KEY = 8
+
+
+def _private_texts(providers: Collection[Provider]) -> re.Pattern[str]:
+    """Returns a pattern of the providers' keys and addresses, the longest first; of nothing where there are none."""
+    texts = {text for provider in providers for text in _private_texts_of(provider)}
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)", re.IGNORECASE)
+
+
+def _private_texts_of(provider: Provider) -> Iterator[str]:
+    if provider.api_key is not None and len(provider.api_key) >= _SHORTEST_KEY:
+        yield provider.api_key
+    managed = None if provider.workers_min is None else provider.workers_min.url
+    for url in (provider.base_url, provider.control_url, managed):
+        if url is not None:
+            parts = urlsplit(url)
+            yield from (url, f"{parts.scheme}://{parts.netloc}")
+            # A name without dot or port, of a container perhaps, may be a word of any message.
+            yield from (text for text in (parts.netloc, parts.hostname or "") if "." in text or ":" in text)
 
 
 class CurrentConfig:

@@ -13,7 +13,7 @@ from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.answers import Form
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.money import PICOUSD_PER_USD
-from vllm_service.domain.plan import Step
+from vllm_service.domain.plan import Plan, Step
 from vllm_service.domain.pricing import charged_picousd
 from vllm_service.domain.reported_usage import ReportedUsage
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
@@ -135,6 +135,8 @@ class RequestContext:
     attempts = 0
     #: The attempts whose answers are not used, and their cost, without one that the row itself is about.
     cuts: Sequence[CutAttempt] = ()
+    #: None until it is made.
+    plan: Plan | None = None
     #: Whether an attempt was sent to a provider and came to nothing.
     was_sent = False
     #: When the attempt at `step` was sent.

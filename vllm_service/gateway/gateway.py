@@ -192,6 +192,7 @@ class Gateway:
         if context.outcome is Outcome.CACHED:
             return
         plan = context.snapshot.router.plan(context.facts, context.started)
+        context.plan = plan
         context.reason = plan.reason
         request = _tried_request(context, plan, deadline)
         watching = keep_alive if keep_alive is not None and context.is_streamed else None
@@ -303,4 +304,6 @@ def _bounds(context: RequestContext) -> TokenBounds:
     body = context.request.body
     choices = fields.written_answers(operation)
     answer = fields.longest_answer_tokens(operation, choices) if operation.has_completion else 0
-    return TokenBounds(body, estimated_prompt_tokens(body), answer, choices, context.model.model.context_length)
+    inputs = memoryview(fields.prompt or fields.input)
+    prompt = estimated_prompt_tokens(body, inputs) if inputs else estimated_prompt_tokens(body)
+    return TokenBounds(body, prompt, answer, choices, context.model.model.context_length)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from vllm_service.catalog.model import Provider
+from vllm_service.catalog.model import PromptCache, Provider
 from vllm_service.domain.answers import Form, Judgement, Verdict, judge_whole
 from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.domain.usage import TokenBounds, Usage, counted, usage_of
@@ -18,7 +18,7 @@ from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
 from vllm_service.gateway.replayed_answer import ReplayedAnswer
 from vllm_service.gateway.request_body import for_provider
-from vllm_service.http.upstream import Answer, Patience, ProviderFault, TimedOut
+from vllm_service.http.upstream import Answer, NoFreeConnection, Patience, ProviderFault, Sending, TimedOut
 from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import NotAnswered
 
@@ -120,8 +120,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
         """
         context = self._context
         operation = context.operation
-        model = attempt.step.model
-        body = for_provider(context.request.body, context.fields, operation, model, takes_options=takes_options)
+        body = self._body(provider, attempt.step.model, takes_options=takes_options)
         try:
             headers = context.upstream_headers()
             sent = context.upstream.send(
@@ -137,7 +136,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
             # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt
             # that has less time than that, because of the request's deadline, needs a timer of its own.
             has_less = patience.first_byte_seconds < provider.first_byte_timeout_seconds
-            answer = await (_within(patience.first_byte_seconds, sent) if has_less else sent)
+            answer = await (_within(patience.first_byte_seconds, sent, attempt) if has_less else sent)
         except ProviderFault as fault:
             raise not_reached(fault, context.facts.model) from fault
         form = operation.form
@@ -154,6 +153,17 @@ class ProviderRequest(msgspec.Struct, eq=False):
         # A stream was requested and its answer has come in one piece.
         return await _in_thread(partial(ReplayedAnswer, answer, form)) if is_large else ReplayedAnswer(answer, form)
 
+    def _body(self, provider: Provider, model: str, *, takes_options: bool) -> bytes:
+        """Returns the body for the provider, with the member that keeps the organisation's cached prompts apart."""
+        context = self._context
+        operation = context.operation
+        fields = context.fields
+        cache = provider.prompt_cache
+        member = None
+        if cache is not PromptCache.SHARED:
+            member = context.snapshot.salts.member(cache, operation, context.key.organisation, fields)
+        return for_provider(context.request.body, fields, operation, model, takes_options=takes_options, cache=member)
+
     @property
     def is_answer_needed(self) -> bool:
         """True while the caller is there. After that an answer may still be drained, but no other is tried for."""
@@ -168,10 +178,12 @@ def _in_thread(read: Callable[[], Read]) -> Awaitable[Read]:
     return asyncio.get_running_loop().run_in_executor(None, read)
 
 
-async def _within(seconds: float, sent: Awaitable[Answer]) -> Answer:
-    """Returns the answer to a request that was sent. Raises ProviderFault, TimedOut among them."""
+async def _within(seconds: float, sent: Awaitable[Answer], sending: Sending) -> Answer:
+    """Returns the answer to a request that is being sent. Raises ProviderFault, TimedOut among them."""
     try:
         async with asyncio.timeout(seconds):
             return await sent
     except TimeoutError:
+        if not sending.was_sent:  # it has waited for a connection all the time, and the provider knows nothing of it
+            raise NoFreeConnection(f"none was free within the {seconds:g} s that were left") from None
         raise TimedOut(f"no answer within the {seconds:g} s that were left") from None

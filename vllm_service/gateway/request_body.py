@@ -5,11 +5,18 @@ All other members are passed on as they came, byte for byte.
 
 from __future__ import annotations
 
+import base64
+import hmac
+import os
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
+from zlib import crc32
 
 import msgspec
 
+from vllm_service.catalog.model import PromptCache
+from vllm_service.domain.answers import Form
 from vllm_service.domain.usage import choices_of, longest_answer_tokens, prefix_of
 from vllm_service.errors import InvalidRequest
 from vllm_service.gateway.operations import COMPLETIONS, Operation
@@ -50,6 +57,9 @@ class RequestFields(msgspec.Struct):
     prompt: msgspec.Raw = _EMPTY
     prompt_embeds: msgspec.Raw = _EMPTY
     input: msgspec.Raw = _EMPTY
+    # The caller's own division of the prompt cache.
+    cache_salt: msgspec.Raw = _EMPTY
+    prompt_cache_key: msgspec.Raw = _EMPTY
     tools: msgspec.Raw = _EMPTY
 
     @property
@@ -83,7 +93,14 @@ class RequestFields(msgspec.Struct):
     @property
     def prefix(self) -> int:
         """A hash of the conversation's beginning, the same in every process; 0 for a conversation that is too short."""
-        return prefix_of(self.messages or self.input or self.prompt)
+        prefix = prefix_of(self.messages or self.input or self.prompt)
+        if prefix and (self.cache_salt or self.prompt_cache_key):  # what the caller has divided is found by it alone
+            return crc32(self.prompt_cache_key, crc32(self.cache_salt, prefix))
+        return prefix
+
+    def own_cache(self, cache: PromptCache) -> msgspec.Raw:
+        """Returns the caller's own division of the provider's prompt cache, as JSON; empty where it has none."""
+        return self.cache_salt if cache is PromptCache.VLLM else self.prompt_cache_key
 
     def floats_for_bounds(self) -> Sequence[tuple[str, float]]:
         """Returns the bounds that were written as 5.0, by name. They are passed on as 5: providers may refuse 5.0."""
@@ -94,6 +111,56 @@ class RequestFields(msgspec.Struct):
             return ()
         named = (("max_tokens", tokens), ("max_completion_tokens", completion), ("max_output_tokens", output))
         return [(name, bound) for name, bound in named if isinstance(bound, float)]
+
+
+class CacheMember(NamedTuple):
+    """A member of the body that keeps one organisation's cached prompts from another one's."""
+
+    name: str
+    #: Of letters, digits, - and _.
+    value: str
+    #: Whether the caller's body has the member as well.
+    replaces: bool
+
+
+_MEMBERS = {PromptCache.VLLM: "cache_salt", PromptCache.OPENAI: "prompt_cache_key"}
+_FORMS_OF_OPENAI = (Form.CHAT, Form.RESPONSES)  # the others refuse the member
+_MOST_SALTS = 10_000
+
+
+class CacheSalts:
+    """The organisations' divisions of providers' prompt caches.
+
+    A salt is an HMAC of the organisation under a secret of this installation, so it cannot be guessed outside. A
+    caller's own salt divides its organisation's part further; it can never be another organisation's.
+    """
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        """secret: None makes one for this process; others and later ones do not find its cached prompts then."""
+        self._secret = os.urandom(32) if secret is None else secret
+        self._salts: dict[tuple[str, str], CacheMember] = {}
+
+    def member(
+        self, cache: PromptCache, operation: Operation, organisation: str, fields: RequestFields
+    ) -> CacheMember | None:
+        """Returns the member for a provider with such a cache; None if it takes none."""
+        if cache is PromptCache.SHARED or (cache is PromptCache.OPENAI and operation.form not in _FORMS_OF_OPENAI):
+            return None
+        own = bytes(fields.own_cache(cache))
+        if own:
+            salt = self._salt(cache, organisation, "" if own == b"null" else own.decode())
+            return CacheMember(_MEMBERS[cache], salt, replaces=True)
+        known = self._salts.get((cache, organisation))
+        if known is None:
+            known = CacheMember(_MEMBERS[cache], self._salt(cache, organisation, ""), replaces=False)
+            if len(self._salts) >= _MOST_SALTS:  # they are worked out again
+                self._salts.clear()
+            self._salts[cache, organisation] = known
+        return known
+
+    def _salt(self, cache: PromptCache, organisation: str, own: str) -> str:
+        digest = hmac.digest(self._secret, _encoder.encode([cache.value, organisation, own]), "sha256")
+        return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 _decoder = msgspec.json.Decoder(RequestFields)
@@ -178,14 +245,21 @@ def _renamed(body: bytes, before: str, after: str) -> bytes | None:
 
 
 def for_provider(
-    body: bytes, fields: RequestFields, operation: Operation, model: str, *, takes_options: bool = True
+    body: bytes,
+    fields: RequestFields,
+    operation: Operation,
+    model: str,
+    *,
+    takes_options: bool = True,
+    cache: CacheMember | None = None,
 ) -> bytes:
     """Returns the body with the provider's name of the model, and with `include_usage` for a stream.
 
     Where neither changes anything, the body is passed on byte for byte. If it is parsed and a member is there twice,
     the last one counts, as providers read it, and only that one is passed on. takes_options: False for a provider that
-    refuses `stream_options`, which it does not get then. Raises errors.InvalidRequest for what is nested so deeply that
-    only `read`, which is called with more of the stack left, could parse it.
+    refuses `stream_options`, which it does not get then. cache: what keeps the organisation's cached prompts apart.
+    Raises errors.InvalidRequest for what is nested so deeply that only `read`, which is called with more of the stack
+    left, could parse it.
     """
     # Streams carry usage only if it is requested, and the gateway needs it for every stream. A caller who has not
     # requested it does not get to see the usage chunk, see respond.py.
@@ -193,13 +267,12 @@ def for_provider(
     needs_usage = is_with_usage and takes_options and not fields.requests_usage
     has_refused = is_with_usage and not takes_options and b'"stream_options"' in body
     bounds = fields.floats_for_bounds()
-    if not needs_usage and not has_refused and not bounds:
+    if not needs_usage and not has_refused and not bounds and not (cache is not None and cache.replaces):
         # Replacing one name is much cheaper than parsing and writing a long conversation.
         renamed = body if model == fields.model else _renamed(body, fields.model, model)
         if renamed is not None:
-            return renamed
-    if len(body) > MOST_OTHER_BYTES:
-        _check_others(body, fields)
+            return renamed if cache is None else _with_first(renamed, cache)
+    _check_others(body, fields)
     try:
         members = _members.decode(body)
     except RecursionError:
@@ -211,11 +284,21 @@ def for_provider(
         members.pop("stream_options", None)
     if needs_usage:
         members["stream_options"] = _with_usage(members.get("stream_options"), fields)
+    if cache is not None:
+        members[cache.name] = msgspec.Raw(_encoder.encode(cache.value))
     return _encoder.encode(members)
+
+
+def _with_first(body: bytes, member: CacheMember) -> bytes:
+    """Returns an object that is not empty with one more member before all others."""
+    begin, _, rest = body.partition(b"{")
+    return b'%b{"%b":"%b",%b' % (begin, member.name.encode(), member.value.encode(), rest)
 
 
 def _check_others(body: bytes, fields: RequestFields) -> None:
     """Raises errors.InvalidRequest where a million small members would be objects each."""
+    if len(body) <= MOST_OTHER_BYTES:
+        return
     read = (fields.messages, fields.prompt, fields.prompt_embeds, fields.input, fields.tools)
     if len(body) - sum(len(memoryview(member)) for member in read) > MOST_OTHER_BYTES:
         raise InvalidRequest(

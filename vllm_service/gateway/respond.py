@@ -95,6 +95,7 @@ def refuse(context: RequestContext, error: ServiceError) -> None:
     """
     if context.is_answered:
         return
+    context.snapshot.conceal(error)
     is_rejected = context.reservation is None or (context.attempts == 0 and error.status < 500)
     context.outcome = Outcome.REJECTED if is_rejected else Outcome.FAILED
     context.status = error.status
@@ -145,7 +146,7 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
         receive = context.answer_text.around(receive)
     begin_stream(context)
     context.relay = relay
-    writer.set_source(answer)
+    writer.set_source(_Source(answer, attempt))
     failed: NotAnswered | None = None
     try:
         await answer.relay(receive)
@@ -168,6 +169,22 @@ async def relay_events(context: RequestContext, attempt: Attempt[Answer], *, kee
     _end_with_error(context, failed.error)
     attempt.failed(dataclasses.replace(failed.failure, content_started=True))
     return None
+
+
+class _Source(msgspec.Struct):
+    """The answer as the caller's connection pauses it, so that a slow reader is not taken for a slow provider."""
+
+    answer: Answer
+    attempt: Attempt[Answer]
+
+    def pause(self) -> None:
+        """Implements FlowControl."""
+        self.attempt.is_held_up = True
+        self.answer.pause()
+
+    def resume(self) -> None:
+        """Implements FlowControl."""
+        self.answer.resume()
 
 
 def _left(context: RequestContext, relay: EventRelay, attempt: Attempt[Answer]) -> None:
@@ -249,6 +266,7 @@ def _keeping(receive: Callable[[bytes], None], kept: list[bytes]) -> Callable[[b
 
 def _end_with_error(context: RequestContext, error: ServiceError) -> None:
     """Ends a stream that has begun with an error event and without [DONE]. The status 200 has been sent already."""
+    context.snapshot.conceal(error)
     if context.outcome is not Outcome.CANCELLED:
         context.outcome = Outcome.FAILED
         context.error_code = error.code

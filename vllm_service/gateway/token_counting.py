@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vllm_service.domain.usage import TOKENS_PER_IMAGE
+from vllm_service.domain.media import media_of
 from vllm_service.gateway.answer_text import AnswerText
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.operations import CHAT, RESPONSES, Operation
@@ -43,11 +43,10 @@ class Tokenizer:
         """Returns the number of tokens of a request's prompt. Raises ValueError for a body without one."""
         fields = json.loads(body)
         if operation in (CHAT, RESPONSES):
-            return self._conversation(_messages(fields), fields.get("tools"))
+            return self._conversation(_messages(fields), fields.get("tools")) + media_of(body).tokens
         return self._inputs(fields.get("prompt", fields.get("input")))
 
     def _conversation(self, messages: list[dict[str, Any]], tools: object) -> int:
-        images = sum(_images(message.get("content")) for message in messages)
         plain = [_plain(message) for message in messages]
         if self._render is not None:
             try:
@@ -55,9 +54,9 @@ class Tokenizer:
             except Exception:  # noqa: BLE001,RUF100  a template may raise anything; the text is still there
                 rendered = None
             if rendered is not None:
-                return self.count([rendered]) + images * TOKENS_PER_IMAGE
+                return self.count([rendered])
         texts = [message["content"] for message in plain]
-        return self.count(texts) + TOKENS_PER_MESSAGE * len(plain) + images * TOKENS_PER_IMAGE
+        return self.count(texts) + TOKENS_PER_MESSAGE * len(plain)
 
     def _inputs(self, inputs: object) -> int:
         """Returns the tokens of a prompt that is a text, a list of texts, a list of tokens or a list of such lists."""
@@ -106,11 +105,6 @@ def _text(content: object) -> str:
     if isinstance(content, list):
         return "\n".join(str(part["text"]) for part in content if isinstance(part, dict) and "text" in part)
     return content if isinstance(content, str) else ""
-
-
-def _images(content: object) -> int:
-    parts = content if isinstance(content, list) else []
-    return sum(isinstance(part, dict) and "image" in str(part.get("type")) for part in parts)
 
 
 def _template(directory: Path) -> Any:

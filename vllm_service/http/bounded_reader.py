@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import abstractmethod
 
 from vllm_service.errors import Overloaded, ServiceError
+from vllm_service.http.body_blocks import BodyBlocks
 from vllm_service.http.byte_budget import SMALL_BYTES, ByteBudget
 from vllm_service.http.head_check import HeadCheck
 from vllm_service.http.limits import ConnectionLimits
@@ -17,9 +19,9 @@ from vllm_service.logs import source_location
 _log = logging.getLogger(__name__)
 
 
-def _weight(request: Request) -> int:
+def _weight(request: Request, body_size: int) -> int:
     """Returns the memory of a request that waits, in bytes: its texts, and a thousand for the objects around them."""
-    return len(request.body) + sum(len(name) + len(value) + 100 for name, value in request.headers) + 1_000
+    return body_size + sum(len(name) + len(value) + 100 for name, value in request.headers) + 1_000
 
 
 class BoundedReader(RequestReader):
@@ -40,21 +42,43 @@ class BoundedReader(RequestReader):
         self._budget = budget
         #: The look-up of the key of a request whose body waits for it.
         self._look_up: asyncio.Task[None] | None = None
+        #: The request whose body is being joined. At most one is: nothing is read meanwhile.
+        self._joined: Request | None = None
         #: Bytes of the request that is being answered, of those that wait, and of an answer that is not read.
         self._answered_bytes = self._waiting_bytes = self._stalled_bytes = 0
         #: The budget has counted something of this connection.
         self._is_counted = False
 
-    def queue(self, request: Request, keeps_alive: bool) -> None:
-        """Keeps a request until those before it are answered."""
-        self._requests.append((request, keeps_alive))
-        self._waiting_bytes += _weight(request)
+    def queue(self, request: Request, keeps_alive: bool, body_size: int | None = None) -> None:
+        """Keeps a request until those before it are answered. body_size: of a body that is not joined yet."""
+        weight = _weight(request, len(request.body) if body_size is None else body_size)
+        self._requests.append((request, keeps_alive, weight))
+        self._waiting_bytes += weight
 
-    def unqueue(self) -> tuple[Request, bool]:
-        """Returns the first request that waits."""
-        request, keeps_alive = self._requests.popleft()
-        self._waiting_bytes -= _weight(request)
+    def unqueue(self) -> tuple[Request, bool] | None:
+        """Returns the first request that waits; None where there is none whose body is whole."""
+        if not self._requests or self._requests[0][0] is self._joined:
+            return None
+        request, keeps_alive, weight = self._requests.popleft()
+        self._waiting_bytes -= weight
         return request, keeps_alive
+
+    def join(self, request: Request, blocks: BodyBlocks, keeps_alive: bool) -> None:
+        """Implements RequestReader: joins the body in a thread, since copying so much would stop all others."""
+        self.queue(request, keeps_alive, blocks.size)
+        self._joined = request
+        self._loop.run_in_executor(None, blocks.joined).add_done_callback(self._has_joined)
+        self.pace_reading()
+
+    def _has_joined(self, joining: asyncio.Future[bytes]) -> None:
+        request, self._joined = self._joined, None
+        if request is not None and self._transport is not None:
+            request.body = joining.result()
+            self.begin_next()
+
+    @abstractmethod
+    def begin_next(self) -> None:
+        """Begins with the first request that waits, and reads on."""
 
     @property
     def is_waiting(self) -> bool:
@@ -90,7 +114,7 @@ class BoundedReader(RequestReader):
             return
         limits = self._limits
         is_full = len(self._requests) >= limits.pipelined or self._waiting_bytes > limits.pipelined_bytes
-        must_pause = is_full or self._look_up is not None
+        must_pause = is_full or self._look_up is not None or self._joined is not None
         if must_pause == self._is_reading_paused:
             return
         self._is_reading_paused = must_pause
@@ -119,7 +143,7 @@ class BoundedReader(RequestReader):
 
     def count(self) -> bool:
         """Counts what this connection holds in the budget of all. Returns False where there is no room for it."""
-        size = len(self._unread) + len(self._body) + self._answered_bytes + self._waiting_bytes + self._stalled_bytes
+        size = len(self._unread) + self.body_size() + self._answered_bytes + self._waiting_bytes + self._stalled_bytes
         if size <= SMALL_BYTES:
             self.release()
             return True
@@ -138,6 +162,7 @@ class BoundedReader(RequestReader):
     def forget_unread(self) -> None:
         """Frees what has come of a request that is not complete, and the requests that wait."""
         self._unread = self._body = b""
+        self._blocks = None
         self.is_receiving = False
         self._requests.clear()
         self._waiting_bytes = 0

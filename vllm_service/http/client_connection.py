@@ -238,8 +238,6 @@ class Connection(Writer):
             self.is_paused = False
             self.quiet_since = self._loop.time()
 
-    # asyncio.Protocol
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps the transport. TCP_NODELAY is set: asyncio and uvloop do so for connections that they make."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of asyncio.Transport

@@ -18,6 +18,7 @@ import asyncio
 from collections import deque
 from typing import NamedTuple
 
+from vllm_service.domain.status import PoolState
 from vllm_service.http.upstream import NoFreeConnection
 
 #: How many connections an organisation may hold for each one that stays free.
@@ -109,6 +110,13 @@ class FairQueue:
     def taken(self) -> int:
         """How many connections are used or being opened."""
         return self.capacity - self.free
+
+    def state(self, before: PoolState | None) -> PoolState:
+        """Returns what there is now. before: of the provider's other connections, which is added."""
+        if before is None:
+            return PoolState(self.taken, self.capacity, self.length, self.refusals)
+        taken = before.taken + self.taken
+        return PoolState(taken, self.capacity, before.waiting + self.length, before.refusals + self.refusals)
 
     def flow(self, organisation: str) -> Flow:
         """Returns the organisation's flow, and makes it at its first request."""

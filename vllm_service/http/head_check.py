@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.quotas import Limit
-from vllm_service.errors import InvalidRequest, RateLimited, StorageUnavailable, Unauthorized
+from vllm_service.domain.urls import is_page_of_this_machine
+from vllm_service.errors import Forbidden, InvalidRequest, RateLimited, StorageUnavailable, Unauthorized
 from vllm_service.http.addresses import AddressLimits, AddressRecord, AddressTable, ClientAddresses
 from vllm_service.http.messages import Caller
 from vllm_service.storage.protocol import Keys
@@ -63,10 +64,13 @@ class HeadCheck:
         address = self._addresses.of(peer, headers)
         return None if address is None else self.table.record(address)
 
-    def count(self, record: AddressRecord | None, target: bytes, now: float) -> None:
-        """Counts a request of this address. Raises RateLimited beyond its limit. now: the event loop's time."""
-        if record is not None and (wait := record.requests.take(now)) and target not in self._paths.always:
-            raise self._too_many_requests(wait)
+    def refuse_too_many(self, target: bytes, wait_seconds: float) -> None:
+        """Raises RateLimited for a request beyond its address's limit, unless its path is always answered.
+
+        Such an answer must be its connection's last, so that a flood gets no further than with refusals.
+        """
+        if target not in self._paths.always:
+            raise self._too_many_requests(wait_seconds)
 
     def caller(
         self,
@@ -78,30 +82,28 @@ class HeadCheck:
     ) -> Caller:
         """Returns the caller of a request; `secret` is set where its key is to be looked up before anything else.
 
-        Raises Unauthorized, and RateLimited after too many wrong keys of this address.
+        Raises Unauthorized, Forbidden for another site's page, RateLimited after too many wrong keys of this address.
         """
-        needs_key = self._is_operation(method, target)
+        operations = self._paths.operations
+        needs_key = operations is None or (
+            method == b"POST" and (target in operations or (b"?" in target and target.partition(b"?")[0] in operations))
+        )
         if self._keys is None:
+            if b"origin" in headers_by_name:
+                _refuse_other_sites(headers_by_name[b"origin"])
             return Caller(record, self._anonymous, None, needs_key)
-        secret = _secret_in(headers_by_name.get(b"authorization"))
-        if secret is None:
+        authorization = headers_by_name.get(b"authorization")
+        if authorization is None or authorization[:7].lower() != b"bearer ":
             if needs_key:
                 raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
             return Caller(record, None, None, False)
+        secret = authorization[7:].strip().decode("latin-1")
         key = self._keys.remembered(secret)
         if key is not None:
             return Caller(record, key, None, needs_key)
-        if record is not None and (wait := record.wrong_keys.wait(now)):
+        if record is not None and (wait := record.wrong_keys.wait(now)) and not self._keys.knows(secret):
             raise _too_many_keys(wait)
         return Caller(record, None, secret, needs_key)
-
-    def _is_operation(self, method: bytes, target: bytes) -> bool:
-        operations = self._paths.operations
-        if operations is None:
-            return True
-        if method != b"POST":
-            return False
-        return target in operations or (b"?" in target and target.partition(b"?")[0] in operations)
 
     async def identify(self, caller: Caller) -> None:
         """Looks the caller's key up and sets it. Raises Unauthorized, RateLimited, StorageUnavailable.
@@ -148,11 +150,17 @@ def _too_many_keys(wait_seconds: float) -> RateLimited:
     return RateLimited(message, details={"limit": "address_wrong_keys"}, retry_after_seconds=wait_seconds)
 
 
-def _secret_in(authorization: bytes | None) -> str | None:
-    """Returns the key of an Authorization header; None for another scheme."""
-    if authorization is None or authorization[:7].lower() != b"bearer ":
-        return None
-    return authorization[7:].strip().decode("latin-1")
+def _refuse_other_sites(origin: bytes) -> None:
+    """Raises Forbidden for a request of another site's page, where no key is needed.
+
+    A browser on this machine sends it for whatever page is open, and it would be answered and paid for. With keys it
+    lacks one. Programs send no Origin.
+    """
+    if not is_page_of_this_machine(origin.decode("latin-1")):
+        raise Forbidden(
+            "Without keys only programs and pages of this machine are served, and this request is of another site's "
+            "page. Set REQUIRE_KEYS=true and send a key, or open the page under localhost."
+        )
 
 
 def refuse_contradiction(headers: list[tuple[bytes, bytes]]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vllm_service.errors import BodyTooLarge, HeadTooLarge
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
@@ -34,3 +36,15 @@ class ConnectionLimits:
     pipelined: int = 16
     #: As many bytes of them end the reading ahead, too.
     pipelined_bytes: int = 65_536
+
+    def head_too_large(self) -> HeadTooLarge:
+        """Returns the error for a head beyond its limits."""
+        return HeadTooLarge(
+            f"The request's head is larger than {self.head_bytes} bytes, or has more than {self.headers} headers."
+        )
+
+    def body_too_large(self, most_bytes: int) -> BodyTooLarge:
+        """Returns the error for a body that is larger than a request to its path may have."""
+        if most_bytes < self.body_bytes:
+            return BodyTooLarge(f"The body is larger than {most_bytes} bytes; this path takes no large body.")
+        return BodyTooLarge(f"The body is larger than MAX_BODY_BYTES, {self.body_bytes} bytes.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -10,13 +11,16 @@ from urllib.parse import urlsplit
 
 from vllm_service.catalog.model import Provider
 from vllm_service.domain.event_stream import StreamBeginning
+from vllm_service.domain.status import PoolsState, PoolState
 from vllm_service.http.client_connection import Connection, ProviderAnswer
 from vllm_service.http.fair_queue import HELD_PER_FREE, FairQueue, Flow, QueueBounds
+from vllm_service.http.provider_lines import lines_of
 from vllm_service.http.upstream import (
     ENDLESS,
     NOBODY,
     Answer,
     CutShort,
+    NoFreeConnection,
     NotReached,
     OutOfTime,
     Patience,
@@ -26,7 +30,6 @@ from vllm_service.http.upstream import (
     TimedOut,
 )
 from vllm_service.http.write_buffer import WriteBuffer
-from vllm_service.version import __version__
 
 #: Idle connections are closed after this. A server that closes one earlier (uvicorn, and with it vLLM, after 5 s) does
 #: so visibly; routers on the way forget connections silently, but only after a minute and more.
@@ -37,6 +40,10 @@ CHECK_INTERVAL_SECONDS = 0.25
 LONGEST_STREAM_BYTES = 2**30
 #: Each reload of the configuration makes new Provider objects and so new pools; above this, empty ones are dropped.
 MAX_EMPTY_POOLS = 64
+
+
+#: Errors of a connection that say something about this machine alone: files, ports or memory are used up.
+OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class ConnectionPool:
@@ -54,6 +61,10 @@ class ConnectionPool:
         # By the provider's identity, since hashing all its fields takes longer than a write. A pool holds its provider,
         # so an identity is not reused while its pool is here.
         self._pools: dict[int, _Pool] = {}
+        #: How many requests may be under way, by the provider's name; see `limit`.
+        self._limits: dict[str, int] = {}
+        #: What is left of pools that were dropped: their refusals.
+        self._dropped: dict[str, PoolState] = {}
         self._write_buffer: WriteBuffer | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -84,6 +95,24 @@ class ConnectionPool:
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
         return pool.send("PATCH", path, b"", body, patience, sending=_Unobserved())
 
+    def taken(self, provider: str) -> int:
+        """Returns how many requests to the provider of this name are under way."""
+        return sum(pool.queue.taken for pool in self._pools.values() if pool.provider.name == provider)
+
+    def limit(self, provider: str, requests: int) -> None:
+        """Sets how many requests may be under way at the provider of this name: what its workers can hold now."""
+        self._limits[provider] = requests
+        for pool in self._pools.values():
+            if pool.provider.name == provider:
+                pool.queue.resize(self._capacity(pool.provider))
+
+    def status(self) -> PoolsState:
+        """Returns what is taken, waits and was refused by provider, for metrics."""
+        states = dict(self._dropped)
+        for pool in self._pools.values():
+            states[pool.provider.name] = pool.queue.state(states.get(pool.provider.name))
+        return PoolsState(states)
+
     async def close(self) -> None:
         """Implements upstream.Upstream."""
         if self._timer is not None:
@@ -93,11 +122,14 @@ class ConnectionPool:
             pool.close()
         self._pools.clear()
 
+    def _capacity(self, provider: Provider) -> int:
+        return min(provider.max_connections, self._limits.get(provider.name, provider.max_connections))
+
     def _new_pool(self, provider: Provider) -> _Pool:
         if self._write_buffer is None:
             self._write_buffer = WriteBuffer(asyncio.get_running_loop())
         try:
-            queue = self._new_queue(provider.max_connections)
+            queue = self._new_queue(self._capacity(provider))
             pool = self._pools[id(provider)] = _Pool(provider, self._tls_context, self._write_buffer, queue)
         except ValueError as error:  # a URL that the catalog would have refused; the provider came from elsewhere
             raise NotReached(f"no request can reach its base_url: {type(error).__name__}") from error
@@ -117,6 +149,8 @@ class ConnectionPool:
         for key, pool in list(self._pools.items()):
             if not pool.end_overdue(now) and len(self._pools) > MAX_EMPTY_POOLS:
                 del self._pools[key]
+                name = pool.provider.name
+                self._dropped[name] = pool.queue.state(self._dropped.get(name))
         if self._timer is not None:
             self._timer.cancel()
         self._timer = loop.call_later(CHECK_INTERVAL_SECONDS, self._check_pools)
@@ -126,6 +160,9 @@ class _Unobserved:
     """A Sending of which no report is needed."""
 
     was_sent = False
+
+    def waited(self, seconds: float) -> None:
+        """Implements upstream.Sending."""
 
 
 class _Pool:
@@ -139,14 +176,14 @@ class _Pool:
         queue: FairQueue,
     ) -> None:
         parts = urlsplit(provider.base_url)
-        self._provider = provider
+        self.provider = provider
         self._write_buffer = write_buffer
         self._host = parts.hostname or ""
         self._tls = tls_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._base_path = parts.path.rstrip("/")
         self._base_path.encode("ascii")  # raises ValueError
-        self._lines = _lines_of(provider, parts.netloc.rpartition("@")[2])
+        self._lines = lines_of(provider, parts.netloc.rpartition("@")[2])
         self._heads: dict[tuple[str, str], bytes] = {}
         self._idle: list[Connection] = []
         #: Open ones, idle or busy.
@@ -154,7 +191,7 @@ class _Pool:
         self._is_closing = False
         #: What is taken of it is one connection, busy or being opened. A new one is opened only while none is idle, so
         #: there are never more connections than its capacity.
-        self._queue = queue
+        self.queue = queue
 
     async def send(
         self,
@@ -171,9 +208,8 @@ class _Pool:
         """Sends a request over an idle connection, else over a new one, and returns its answer."""
         head = self._heads.get((method, path)) or self._head(method, path)
         request = b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
-        own = self._provider.first_byte_timeout_seconds
-        first_byte = own if patience is ENDLESS else patience.first_byte_seconds
-        queue = self._queue
+        first_byte = self.provider.first_byte_timeout_seconds if patience is ENDLESS else patience.first_byte_seconds
+        queue = self.queue
         is_repeated = False
         while True:
             # FairQueue.take, without its two calls: nearly every request may take a connection at once.
@@ -182,7 +218,7 @@ class _Pool:
                 flow.held += 1
                 queue.free -= 1
             else:
-                flow = await self._turn(sender, patience)
+                flow = await self._turn(sender, patience, sending)
             # The one used last: it is the least likely to be closed by now, and the others reach their idle time.
             is_kept = bool(self._idle)
             connection = self._idle.pop() if is_kept else await self._connect(flow, patience.connect_seconds)
@@ -199,9 +235,7 @@ class _Pool:
                 if waiter is None:  # it was closed already, and carries nothing
                     connection.flow = None
                     queue.give_back(flow)
-                # The provider may close an idle connection just when a request is written to it. Such a request was
-                # not read and is sent once more. Any other may have been: sending it again could be paid for twice.
-                if is_repeated or not is_kept or self._is_closing or not connection.was_stale:
+                if is_repeated or not is_kept or not self._is_unread(connection):
                     raise
                 is_repeated = True
                 sending.was_sent = False
@@ -210,13 +244,21 @@ class _Pool:
                     connection.abandon(waiter)
                 raise
 
+    def _is_unread(self, connection: Connection) -> bool:
+        """Returns whether the request over this kept connection, which has ended, is to be sent once more.
+
+        The provider may close an idle connection just when a request is written to it. Such a request was not read. Any
+        other may have been: sending it again could be paid for twice.
+        """
+        return connection.was_stale and not self._is_closing
+
     def end_overdue(self, now: float) -> bool:
         """Ends connections that are idle or silent for too long. Returns true if the pool is still in use."""
         for connection in list(self._all):
             fault = self._fault(connection, now)
             if fault is not None:
                 connection.fail(fault)
-        return bool(self._all or self._queue.taken or self._queue.length)
+        return bool(self._all or self.queue.taken or self.queue.length)
 
     def _fault(self, connection: Connection, now: float) -> ProviderFault | None:
         """Returns the reason to end a connection, or None."""
@@ -230,7 +272,7 @@ class _Pool:
         if connection.is_paused:  # the caller is slow, not the provider
             return None
         if connection.is_streaming:  # a whole answer may be silent behind its head until it is complete
-            longest = self._provider.idle_timeout_seconds
+            longest = self.provider.idle_timeout_seconds
             return TimedOut(f"silent for {longest:g} s within the answer") if quiet_seconds > longest else None
         longest = connection.first_byte_seconds
         return TimedOut(f"no answer within {longest:g} s") if quiet_seconds > longest else None
@@ -241,14 +283,15 @@ class _Pool:
         for connection in list(self._all):
             connection.fail(CutShort("the gateway is stopping"))
 
-    async def _turn(self, sender: Sender, patience: Patience) -> Flow:
+    async def _turn(self, sender: Sender, patience: Patience, sending: Sending) -> Flow:
         """Takes the right to a connection for a request, when it is its turn. Raises NoFreeConnection."""
-        queue = self._queue
+        queue = self.queue
         flow = queue.flow(sender.organisation)
         if queue.take(flow):
             return flow
         turn = queue.line_up(flow, sender.id)
-        seconds = min(patience.first_byte_seconds, self._provider.queue_seconds)
+        came_at = asyncio.get_running_loop().time()
+        seconds = min(patience.first_byte_seconds, self.provider.queue_seconds)
         try:
             async with asyncio.timeout(seconds):
                 await turn
@@ -258,18 +301,21 @@ class _Pool:
         except asyncio.CancelledError:
             queue.leave(flow, sender.id, turn)
             raise
+        sending.waited(asyncio.get_running_loop().time() - came_at)
         return flow
 
     async def _connect(self, flow: Flow, seconds: float) -> Connection:
         """Returns a new connection for this flow, which has taken the right to it. Raises NotReached."""
-        seconds = min(seconds, self._provider.connect_timeout_seconds)
+        seconds = min(seconds, self.provider.connect_timeout_seconds)
         try:
             async with asyncio.timeout(seconds):
                 return await self._open()
         except BaseException as error:  # a cancellation too: the next request may open a connection instead
-            self._queue.give_back(flow)
+            self.queue.give_back(flow)
             if isinstance(error, TimeoutError):
                 raise NotReached(f"no connection within {seconds:g} s") from error
+            if isinstance(error, OSError) and error.errno in OWN_SHORTAGES:
+                raise NoFreeConnection(f"this machine opens no connection now ({type(error).__name__})") from error
             # Of a host or port, uvloop and asyncio raise all of these.
             if isinstance(error, OSError | ValueError | OverflowError):
                 raise NotReached(f"no connection: {type(error).__name__}") from error
@@ -296,7 +342,7 @@ class _Pool:
             return
         connection.flow = None
         # FairQueue.give_back, without its call.
-        queue = self._queue
+        queue = self.queue
         flow.held -= 1
         queue.free += 1
         if queue.length:
@@ -309,16 +355,3 @@ class _Pool:
         """
         self._heads[method, path] = f"{method} {self._base_path}{path} HTTP/1.1\r\n".encode("ascii") + self._lines
         return self._heads[method, path]
-
-
-def _lines_of(provider: Provider, netloc: str) -> bytes:
-    """Returns the header lines of every request. Raises ValueError for what cannot stand in a header."""
-    key = provider.api_key or ""
-    if not f"{netloc}{key}{provider.base_url}".isprintable():  # a line's end would begin another header
-        raise ValueError("unprintable")
-    authorization = f"authorization: Bearer {key}\r\n" if key else ""
-    lines = (
-        f"host: {netloc}\r\n{authorization}content-type: application/json\r\n"
-        f"accept-encoding: identity\r\nuser-agent: vllm-service/{__version__}\r\n"
-    )
-    return lines.encode("latin-1")

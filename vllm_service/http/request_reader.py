@@ -12,11 +12,13 @@ from itertools import count
 
 import httptools
 
-from vllm_service.errors import BodyTooLarge, HeadTooLarge, InvalidRequest, ServiceError
+from vllm_service.errors import HeadTooLarge, InvalidRequest, ServiceError
 from vllm_service.http.addresses import AddressRecord
+from vllm_service.http.body_blocks import BodyBlocks
 from vllm_service.http.head_check import HeadCheck, refuse_contradiction
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.messages import Caller, Request, fault_in
+from vllm_service.http.other_heads import in_origin_form, without_upgrade
 from vllm_service.http.write_buffer import WriteBuffer, Writer
 from vllm_service.logs import source_location
 
@@ -41,10 +43,6 @@ class RequestIds:
 
 
 _log = logging.getLogger(__name__)
-#: A target with scheme and host. A user name in it is a way to pass one host off as another, and is not served.
-_ABSOLUTE_FORM = re.compile(rb"https?://([^/?#@]+)(?=[/?]|$)", re.IGNORECASE)
-#: The headers of an offer to change the protocol.
-_UPGRADE_HEADERS = (b"upgrade", b"connection", b"http2-settings")
 #: The parser gets so much at once, and limits are looked at after each piece. So this is the most by which a limit is
 #: passed, and the most pipelined requests that one piece can hold are a few hundred.
 _HEAD_SLICE_BYTES = 8_192
@@ -52,6 +50,8 @@ _BODY_SLICE_BYTES = 16_384
 #: The framing of a chunked body may have this share of the body, beside as many bytes as a head: chunks of 48 bytes
 #: and more always pass. Each piece of a body costs a call, however small it is.
 _BODY_BYTES_PER_FRAMING_BYTE = 8
+#: A larger body is joined in a thread.
+_JOINED_AT_ONCE_BYTES = 2**20
 
 
 class RequestReader(Writer):
@@ -80,7 +80,9 @@ class RequestReader(Writer):
         self._headers: list[tuple[bytes, bytes]] = []
         self._headers_by_name: dict[bytes, bytes] = {}
         self._caller: Caller | None = None
-        self._body: bytes | bytearray = b""
+        self._body = b""
+        #: The body once it has come in more than one piece.
+        self._blocks: BodyBlocks | None = None
         #: The most that the current request's body may have.
         self._body_limit = 0
         #: A request has begun and is not complete.
@@ -96,8 +98,8 @@ class RequestReader(Writer):
         #: Bytes that came while nothing may be read.
         self._unread: bytes = b""
         self._is_reading_paused = False
-        #: Read ahead, each with whether its caller keeps the connection.
-        self._requests: deque[tuple[Request, bool]] = deque()
+        #: Read ahead, each with whether its caller keeps the connection, and its bytes.
+        self._requests: deque[tuple[Request, bool, int]] = deque()
         #: The loop's time of the current request's first byte, and of the last byte.
         self._began = self._last_data = self._loop.time()
         #: No request has come on this connection yet.
@@ -113,6 +115,10 @@ class RequestReader(Writer):
     @abstractmethod
     def received(self, request: Request, keeps_alive: bool) -> None:
         """Takes a whole request."""
+
+    @abstractmethod
+    def join(self, request: Request, blocks: BodyBlocks, keeps_alive: bool) -> None:
+        """Takes a whole request whose large body is in blocks."""
 
     @abstractmethod
     def refuse(self, error: ServiceError) -> None:
@@ -135,7 +141,9 @@ class RequestReader(Writer):
             self._unread = self._unread + data if self._unread else data
             self.read_on()
             return
-        self._feed(data)
+        rest = self._fed(data)
+        if rest is not None:
+            self._feed(rest)
         if self.is_receiving or self._requests:
             self.after_reading()
 
@@ -161,8 +169,9 @@ class RequestReader(Writer):
     def _fed(self, data: bytes | memoryview) -> bytes | None:
         """Parses these bytes and counts them. Returns what is to be parsed next, after an offer of an upgrade."""
         headers = self._headers if self._has_head else None
-        before = len(self._body)
-        if headers is None:
+        if headers is not None:
+            before = self.body_size()
+        else:
             # Counts whole pieces, which may hold other bytes too: cheap, and enough to stop a head that never ends.
             # on_headers_complete measures exactly where this is over the limit.
             self._head_bytes += len(data)
@@ -175,10 +184,16 @@ class RequestReader(Writer):
         else:
             if headers is not None:
                 if self._has_head and self._headers is headers:
-                    self._count_framing(len(data), len(self._body) - before)
-            elif self._head_bytes > self._limits.head_bytes and not self._has_head:
-                self.refuse(HeadTooLarge(f"The request's head is larger than {self._limits.head_bytes} bytes."))
+                    self._count_framing(len(data), self.body_size() - before)
+            elif self.is_receiving or self._head_bytes:
+                self._check_unfinished_head()
         return None
+
+    def _check_unfinished_head(self) -> None:
+        """Refuses a head that is too large before it is complete, and blank lines in place of one."""
+        limits = self._limits
+        if not self._has_head and (self._head_bytes > limits.head_bytes or len(self._headers) > limits.headers):
+            self.refuse(limits.head_too_large())
 
     def _refuse_for(self, error: httptools.HttpParserError) -> None:
         own = fault_in(error)
@@ -195,7 +210,7 @@ class RequestReader(Writer):
         self._framing_bytes += read - body
         self._bare_bytes = 0 if body else self._bare_bytes + read
         most = self._limits.head_bytes
-        if self._bare_bytes > most or self._framing_bytes > most + len(self._body) // _BODY_BYTES_PER_FRAMING_BYTE:
+        if self._bare_bytes > most or self._framing_bytes > most + self.body_size() // _BODY_BYTES_PER_FRAMING_BYTE:
             self.refuse(
                 HeadTooLarge(
                     "The chunks' sizes, extensions and trailers are larger than is allowed: send larger chunks."
@@ -209,6 +224,7 @@ class RequestReader(Writer):
         self.is_receiving = True
         self._has_head = False
         self._url = self._body = b""
+        self._blocks = None
         self._headers = []
         self._began = self._last_data
 
@@ -225,8 +241,6 @@ class RequestReader(Writer):
         """Adds a header; drops trailers, which follow a chunked body and could contradict the head."""
         if not self._has_head:
             self._headers.append((name.lower(), value))
-            if len(self._headers) > self._limits.headers:
-                raise self._head_too_large()
             return
         self._trailers += 1
         if self._trailers > self._limits.headers:
@@ -236,31 +250,37 @@ class RequestReader(Writer):
         """Refuses what the head shows to be wrong, before the body is sent and kept."""
         limits = self._limits
         self._has_head = True
-        if self._head_bytes > limits.head_bytes and self._head_is_too_large():
-            raise self._head_too_large()
+        if len(self._headers) > limits.headers or (self._head_bytes > limits.head_bytes and self._head_is_too_large()):
+            raise limits.head_too_large()
         self._head_bytes = self._framing_bytes = self._bare_bytes = self._trailers = 0
         target = self._target = self._url if isinstance(self._url, bytes) else bytes(self._url)
         if self._parser.should_upgrade():  # it is read again
             return
-        if not target.startswith(b"/") and not self._has_origin_form():
-            raise InvalidRequest("The request's target is neither a path nor a URL that begins with http.")
+        if not target.startswith(b"/"):
+            found = in_origin_form(self._parser.get_method(), target, self._headers)
+            if found is None:
+                raise InvalidRequest("The request's target is neither a path nor a URL that begins with http.")
+            self._target, self._headers = found
         self._admit()
 
     def _admit(self) -> None:
         """Has the head checked, and sets the limit of the body by that. Raises ServiceError."""
         headers = self._headers_by_name = dict(self._headers)
         record = self._head_check.behind(self._peer, self._headers) if self.is_of_proxy else self.record
-        self._head_check.count(record, self._target, self._last_data)
+        now = self._last_data
+        if record is not None and (wait := record.requests.take(now)):
+            self._head_check.refuse_too_many(self._target, wait)
+            self.end_reading()
         if len(headers) != len(self._headers):
             refuse_contradiction(self._headers)
         method = self._parser.get_method()
-        caller = self._caller = self._head_check.caller(record, method, self._target, headers, self._last_data)
+        caller = self._caller = self._head_check.caller(record, method, self._target, headers, now)
         most = self._limits.body_bytes
         if not caller.is_operation:
             most = min(most, self._limits.small_body_bytes)
         self._body_limit = most
         if b"content-length" in headers and int(headers[b"content-length"]) > most:  # llhttp has checked the digits
-            raise self._body_too_large()
+            raise self._limits.body_too_large(self._body_limit)
         if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
             # In the middle of an answer it would be taken for a part of that: HTTP lets it be left out.
             self._owes_continue = not self.is_busy
@@ -273,32 +293,22 @@ class RequestReader(Writer):
             self._owes_continue = False
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _has_origin_form(self) -> bool:
-        """Turns a whole URL as target, which clients of proxies send, into its path; the URL's host counts, not Host's.
-
-        RFC 9112, 3.2.2. Returns False for a target of another form; CONNECT's and OPTIONS' own stay as they are.
-        """
-        if (found := _ABSOLUTE_FORM.match(self._target)) is None:
-            method = self._parser.get_method()
-            return method == b"CONNECT" or (method == b"OPTIONS" and self._target == b"*")
-        path = self._target[found.end() :]
-        self._target = path if path.startswith(b"/") else b"/" + path
-        hosts = [header for header in self._headers if header[0] == b"host"]
-        # A second Host stays, so that it is refused.
-        others = [header for header in self._headers if header[0] != b"host"] + hosts[1:]
-        self._headers = [*others, (b"host", found[1])]
-        return True
-
     def on_body(self, body: bytes) -> None:
-        """Adds a piece of the body. Most bodies come in one piece, which is not copied; a second makes a bytearray."""
+        """Adds a piece of the body. Most bodies come in one piece, which is not copied."""
         if not self._body:
             self._body = body
-        elif isinstance(self._body, bytes):
-            self._body = bytearray(self._body + body)
+            size = len(body)
         else:
-            self._body += body
-        if len(self._body) > self._body_limit:  # chunked: there was no length to check
-            raise self._body_too_large()
+            if self._blocks is None:
+                self._blocks = BodyBlocks(self._body)
+            self._blocks.add(body)
+            size = self._blocks.size
+        if size > self._body_limit:  # chunked: there was no length to check
+            raise self._limits.body_too_large(self._body_limit)
+
+    def body_size(self) -> int:
+        """Returns how many bytes of the current body have come."""
+        return len(self._body) if self._blocks is None else self._blocks.size
 
     def on_message_complete(self) -> None:
         """Passes the whole request on. One that offers an upgrade is read again: see _without_upgrade."""
@@ -307,15 +317,20 @@ class RequestReader(Writer):
             return
         self.is_receiving = self._has_head = self._is_new = False
         self._owes_continue = False
-        body = self._body if isinstance(self._body, bytes) else bytes(self._body)
+        blocks, self._blocks = self._blocks, None
+        is_large = blocks is not None and blocks.size > _JOINED_AT_ONCE_BYTES
+        body = self._body if blocks is None else b"" if is_large else blocks.joined()
+        self._body = b""
         version = parser.get_http_version()
         headers, by_name = self._headers, self._headers_by_name
         request = Request(parser.get_method(), self._target, headers, by_name, body, self._peer, version, self._caller)
-        self._body = b""
-        self.received(request, parser.should_keep_alive())
+        if blocks is not None and is_large:
+            self.join(request, blocks, parser.should_keep_alive())
+        else:
+            self.received(request, parser.should_keep_alive())
 
     def _without_upgrade(self, rest: bytes) -> bytes | None:
-        """Returns a request without its offer of another protocol, which HTTP allows a server to ignore, and the rest.
+        """Returns what is to be read in place of a request that offers another protocol.
 
         Java's HTTP client offers HTTP/2 with its first POST. The parser takes everything after such a head for the
         other protocol, so the body would be lost. rest: the bytes after the head.
@@ -324,25 +339,11 @@ class RequestReader(Writer):
         if method == b"CONNECT":
             self.refuse(InvalidRequest("CONNECT is not served: this is no proxy. Send requests to it directly."))
             return None
-        keep = [b"%b: %b\r\n" % header for header in self._headers if header[0] not in _UPGRADE_HEADERS]
-        if any(name == b"connection" and b"close" in value.lower() for name, value in self._headers):
-            keep.append(b"connection: close\r\n")
         self._parser = httptools.HttpRequestParser(self)
         self._has_head = False
-        return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self._target, b"".join(keep), rest)
+        return without_upgrade(method, self._target, self._headers) + rest
 
     def _head_is_too_large(self) -> bool:
         """Measures the head alone, without what came in the same reads. 4: the colon, the space and the line's end."""
         size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
         return size > self._limits.head_bytes
-
-    def _head_too_large(self) -> HeadTooLarge:
-        limits = self._limits
-        return HeadTooLarge(
-            f"The request's head is larger than {limits.head_bytes} bytes, or has more than {limits.headers} headers."
-        )
-
-    def _body_too_large(self) -> BodyTooLarge:
-        if self._body_limit < self._limits.body_bytes:
-            return BodyTooLarge(f"The body is larger than {self._body_limit} bytes; this path takes no large body.")
-        return BodyTooLarge(f"The body is larger than MAX_BODY_BYTES, {self._limits.body_bytes} bytes.")

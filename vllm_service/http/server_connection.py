@@ -121,7 +121,7 @@ class ServerConnection(BoundedReader):
         if self._flow is not None:
             self._flow.resume()
         if self._requests and self._task is None:
-            self._loop.call_soon(self._next)
+            self._loop.call_soon(self.begin_next)
 
     def received(self, request: Request, keeps_alive: bool) -> None:
         """Begins to answer the request, or queues it behind those before it."""
@@ -269,14 +269,14 @@ class ServerConnection(BoundedReader):
             self.flush()
             self._transport.close()
         elif self._requests:
-            self._loop.call_soon(self._next)  # not from within this task: an EagerTask cannot begin in another
+            self._loop.call_soon(self.begin_next)  # not from within this task: an EagerTask cannot begin in another
         else:
             self._idle_since = self._loop.time()
 
-    def _next(self) -> None:
-        """Begins with the first request in the queue. The queue is empty if the caller has left meanwhile."""
-        if self._requests and self._task is None and self._stalled_since is None:
-            self._begin(*self.unqueue())
+    def begin_next(self) -> None:
+        """Implements BoundedReader. Nothing waits if the caller has left meanwhile."""
+        if self._task is None and self._stalled_since is None and (waiting := self.unqueue()) is not None:
+            self._begin(*waiting)
         self.pace_reading()
 
     def refuse(self, error: ServiceError) -> None:

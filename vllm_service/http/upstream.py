@@ -81,6 +81,10 @@ class Sending(Protocol):
     #: Whether the request has been written. A request that only waited for a connection has not been.
     was_sent: bool
 
+    def waited(self, seconds: float) -> None:
+        """Called when the request has waited so long for a connection, which is not the provider's time."""
+        ...
+
 
 class Sender(Protocol):
     """Whose request it is: organisations share a provider's connections fairly, and so do the keys of each."""

@@ -1,8 +1,6 @@
 """The attempt, and `first_answer`, the only loop over attempts. docs/failing-over.md has the rules.
 
-The loop: `RetrySchedule` chooses a step of the plan; its circuit breaker lets it by or not; `Send` sends the request.
-The first attempt whose answer has content ends the loop: after that nothing else is tried, since the caller would get
-two answers in one. The gateway and the client differ only in their `Send`.
+`RetrySchedule` chooses a step, its breaker lets it by, `Send` sends it; after the first content nothing else is tried.
 """
 
 from __future__ import annotations
@@ -53,6 +51,8 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
     usage: Usage | None = None
     #: Whether the request has been written to the provider. `Send` sets it.
     was_sent: bool = False
+    #: Whether its caller has read slower than the provider sent.
+    is_held_up: bool = False
     _answer: Answer | None = None
     _is_over: bool = False
 
@@ -62,17 +62,22 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
         assert self._answer is not None
         return self._answer
 
+    def waited(self, seconds: float) -> None:
+        """Implements upstream.Sending: what is measured of the offer begins when the request is sent."""
+        self.started_at += seconds
+        self._observer.waited(seconds)
+
     def began(self, answer: Answer) -> None:
         """Takes the answer when its first content has come. From now on nothing else is tried."""
         self._answer = answer
         policy = self._policy
         self.first_byte_at = now = policy.clock()
         # A probe has succeeded with its first content: the next one would otherwise wait for the end of a long answer.
-        if self._admission.probes_any:
+        if self._admission is not self._breaker.while_closed:
             policy.shared.first_content(self.step, self._admission, self.organisation)
         self._observer.first_token(now)
         if policy.hedging is not None:
-            policy.hedging.began(self.step, now - self.started_at)
+            policy.hedging.began(self.step, self.organisation, now - self.started_at)
 
     def succeeded(self, usage: Usage | None, now: float | None = None) -> None:
         """Ends the attempt with a complete answer. usage: the provider's count or None. now: None reads the clock."""
@@ -86,7 +91,7 @@ class Attempt(msgspec.Struct, Generic[Answer], eq=False):
             self._breaker.window.add(now, failed=False)
         else:
             self._policy.shared.succeeded(self.step, self._admission, now, self.organisation)
-        self._observer.succeeded(usage, now)
+        self._observer.succeeded(usage, now, is_timed=not self.is_held_up)
 
     def failed(self, failure: Failure) -> None:
         """Ends the attempt with the provider's failure, before its answer began or in the middle of it."""
@@ -155,14 +160,15 @@ class TriedRequest(msgspec.Struct, eq=False):
     error: ServiceError | None = None
     _weight: int = 0
 
-    def failed(self, step: Step, not_answered: NotAnswered) -> None:
+    def failed(self, attempt: Attempt[Answer], not_answered: NotAnswered) -> None:
         """Adds the provider to the route's reason, and keeps the attempt's error, unless an earlier one says more."""
         what = "is busy" if not_answered.failure.kind is Kind.BUSY else "failed"
-        if not self.reason.endswith(failed := f"; {step.provider} {what}"):
+        if not self.reason.endswith(failed := f"; {attempt.step.provider} {what}"):
             self.reason += failed
         if (weight := not_answered.failure.weight) >= self._weight:
             self.error = not_answered.error
             self._weight = weight
+        self.ended(attempt, may_be_billed=not_answered.failure.may_be_billed)
 
     def ended(self, attempt: Attempt[Answer], *, may_be_billed: bool = True) -> None:
         """Takes an attempt that has ended before its answer began."""
@@ -216,10 +222,7 @@ async def _send_one(
     schedule: RetrySchedule,
     is_hedge: bool = False,
 ) -> Attempt[Answer] | None:
-    """Waits until the attempt is due, passes its breaker, and sends it. Raises NotAnswered.
-
-    Returns the attempt when its answer has begun; None if the breaker refused it and nothing was sent.
-    """
+    """Sends an attempt when it is due, and returns it when its answer has begun; None if its breaker refuses it."""
     if due.wait_seconds > 0:
         await asyncio.sleep(due.wait_seconds)
     step = due.step
@@ -231,8 +234,8 @@ async def _send_one(
     breakers = policy.shared.breakers
     breaker = breakers.by_offer.get((step.provider, step.model)) or breakers.of(step.provider, step.model)
     # Only a probe has to be agreed on with other replicas, and a closed breaker sends none.
-    organisation = request.facts.organisation
-    admission = breaker.while_closed or await policy.shared.admit(step, organisation)
+    by = request.facts.organisation
+    admission = breaker.while_closed or await policy.shared.admit(step, by)
     if admission is None:
         _skip(step, request, schedule)
         return None
@@ -240,11 +243,9 @@ async def _send_one(
     try:
         observer = request.router.started(step, request.facts, now)
     except BaseException:  # no attempt exists yet that could give a probe back
-        policy.shared.cancelled(step, admission, organisation)
+        policy.shared.cancelled(step, admission, by)
         raise
-    attempt: Attempt[Answer] = Attempt(
-        step, now, is_hedge, organisation, observer, breaker, admission, policy, request.trace
-    )
+    attempt: Attempt[Answer] = Attempt(step, now, is_hedge, by, observer, breaker, admission, policy, request.trace)
     try:
         patience = _patience(provider, request, now, is_last=due.is_last)
         attempt.began(await send(attempt, patience))
@@ -252,8 +253,7 @@ async def _send_one(
         not_answered.failure = failure = not_answered.failure.judged_by(patience, policy.clock() - now)
         attempt.failed(failure)
         schedule.failed(step, failure, policy.clock())
-        request.failed(step, not_answered)
-        request.ended(attempt, may_be_billed=not_answered.failure.may_be_billed)
+        request.failed(attempt, not_answered)
         raise
     except BaseException:  # the caller has left, or our own code failed: not the provider's fault
         attempt.abandoned()
@@ -289,7 +289,7 @@ async def _send_hedged(
             racer,
             due.step,
             lambda: schedule.peek(request.policy.clock()),
-            hedging.delay_seconds(due.step),
+            hedging.delay_seconds(due.step, request.facts.organisation),
             hedging.budget,
             failed=lambda *_: None,  # the attempt itself has reported it
         )

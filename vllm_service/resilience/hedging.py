@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from statistics import median_high
 from typing import Any, Generic, Protocol, TypeVar
 
 from vllm_service.domain.plan import Step
@@ -17,6 +18,8 @@ from vllm_service.domain.plan import Step
 Answer = TypeVar("Answer")
 Sleep = Callable[[float], Awaitable[None]]
 HEADER = b"x-hedge"
+#: How many organisations' times are kept at one offer.
+MOST_ORGANISATIONS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,7 @@ class HedgeBudget:
 
 
 class FirstBytes:
-    """The seconds to the first byte of one offer's latest answers."""
+    """The seconds to the first byte of one offer's latest answers to one organisation."""
 
     def __init__(self, settings: HedgeSettings) -> None:
         self._latest: deque[float] = deque(maxlen=settings.samples)
@@ -101,6 +104,32 @@ class FirstBytes:
         return self._p95
 
 
+class OfferFirstBytes:
+    """The seconds to the first byte at one offer: of an organisation's own answers, so that none slows the others."""
+
+    def __init__(self, settings: HedgeSettings) -> None:
+        self._settings = settings
+        self._of: dict[str, FirstBytes] = {}
+
+    def add(self, organisation: str, seconds: float) -> None:
+        """Adds an answer that has begun."""
+        first_bytes = self._of.get(organisation)
+        if first_bytes is None:
+            if len(self._of) >= MOST_ORGANISATIONS:
+                del self._of[next(iter(self._of))]  # it is learned again
+            first_bytes = self._of[organisation] = FirstBytes(self._settings)
+        first_bytes.add(seconds)
+
+    def p95(self, organisation: str) -> float | None:
+        """Returns the organisation's 95th percentile; the median of the others' where too little is known of it."""
+        own = self._of.get(organisation)
+        known = None if own is None else own.p95()
+        if known is not None:
+            return known
+        others = [p95 for first_bytes in self._of.values() if (p95 := first_bytes.p95()) is not None]
+        return median_high(others) if others else None
+
+
 @dataclass
 class Hedging:
     """Keeps each offer's times to the first byte, and the budget for second attempts."""
@@ -111,27 +140,27 @@ class Hedging:
 
     def __post_init__(self) -> None:
         self.budget = HedgeBudget(self.settings)
-        self._first_bytes: dict[tuple[str, str], FirstBytes] = {}
+        self._first_bytes: dict[tuple[str, str], OfferFirstBytes] = {}
 
     def is_on_for(self, headers: Mapping[bytes, bytes]) -> bool:
         """Returns whether a request may be hedged: by its header `x-hedge: on` or `off`, else as configured."""
         header = headers.get(HEADER)
         return self.is_on if header is None else header == b"on"
 
-    def delay_seconds(self, step: Step) -> float | None:
+    def delay_seconds(self, step: Step, organisation: str) -> float | None:
         """Returns how long the first attempt has to begin; None: no hedge, too little is known of its offer."""
         if self.settings.delay_seconds is not None:
             return self.settings.delay_seconds
         first_bytes = self._first_bytes.get((step.provider, step.model))
-        return None if first_bytes is None else first_bytes.p95()
+        return None if first_bytes is None else first_bytes.p95(organisation)
 
-    def began(self, step: Step, seconds: float) -> None:
-        """Records the seconds to an answer's first byte."""
+    def began(self, step: Step, organisation: str, seconds: float) -> None:
+        """Records the seconds to the first byte of an answer to the organisation."""
         first_bytes = self._first_bytes.get((step.provider, step.model))
         if first_bytes is None:
-            first_bytes = FirstBytes(self.settings)
+            first_bytes = OfferFirstBytes(self.settings)
             self._first_bytes[step.provider, step.model] = first_bytes
-        first_bytes.add(seconds)
+        first_bytes.add(organisation, seconds)
 
 
 class Racer(Protocol[Answer]):

@@ -33,7 +33,10 @@ def marginal_picousd(candidate: Candidate, facts: RequestFacts, completion_token
         return own_picousd(candidate, prompt - candidate.cached_tokens(facts, now), completion_tokens)
     picousd = prompt * candidate.input_picousd + completion_tokens * candidate.output_picousd
     if candidate.discount_picousd:
-        picousd -= candidate.prompt_cache.cached_tokens(facts, now) * candidate.discount_picousd
+        picousd -= (
+            candidate.prompt_cache.cached_tokens(candidate.prefix_of(facts), prompt, facts.organisation, now)
+            * candidate.discount_picousd
+        )
     return picousd
 
 

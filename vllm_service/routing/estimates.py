@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_service.domain.requests import RequestFacts
+from collections.abc import Hashable
+from typing import Generic, TypeVar
 
 
 class Mean:
@@ -18,12 +19,14 @@ class Mean:
         self._weight = trust
         self._memory = memory
 
-    def add(self, observed: float) -> None:
-        """Takes one more observation."""
+    def add(self, observed: float) -> float:
+        """Takes one more observation. Returns by how much the mean has changed."""
         weight = self._weight
         if weight < self._memory:
             weight = self._weight = weight + 1.0
-        self.value += (observed - self.value) / weight
+        change = (observed - self.value) / weight
+        self.value += change
+        return change
 
     @property
     def weight(self) -> float:
@@ -74,32 +77,60 @@ class Line:
         return self.intercept + self.slope * x
 
 
-class AnswerLengths:
-    """How many tokens an answer will have: learned by key and operation, and of all answers where none was seen."""
+Caller = TypeVar("Caller", bound=Hashable)
 
-    __slots__ = ("_all", "_by_caller", "_limit")
+
+class MeanByCaller(Generic[Caller]):
+    """A mean for each caller, and for one that has none yet the mean of the others' means.
+
+    However much one caller sends, it counts as one for the others: it cannot teach them something false.
+    """
+
+    __slots__ = ("_guess", "_means", "_memory", "_most", "_sum", "_trust")
+
+    def __init__(self, guess: float, memory: float = 50.0, trust: float = 1.0, most: int = 1_000) -> None:
+        self._guess, self._memory, self._trust, self._most = guess, memory, trust, most
+        self._means: dict[Caller, Mean] = {}
+        # Of the values of all means.
+        self._sum = 0.0
+
+    def expect(self, caller: Caller) -> float:
+        """Returns the caller's mean. The guess counts as one more caller where this one has none."""
+        mean = self._means.get(caller)
+        return (self._guess + self._sum) / (1 + len(self._means)) if mean is None else mean.value
+
+    def add(self, caller: Caller, observed: float) -> None:
+        """Takes one more observation."""
+        mean = self._means.get(caller) or self._begin(caller)
+        self._sum += mean.add(observed)
+
+    def _begin(self, caller: Caller) -> Mean:
+        if len(self._means) >= self._most:
+            # Rather than grow without bound; means are learned again within a few observations.
+            self._means.clear()
+            self._sum = 0.0
+        expected = self.expect(caller)
+        mean = self._means[caller] = Mean(expected, self._memory, self._trust)
+        self._sum += expected
+        return mean
+
+
+class AnswerLengths:
+    """How many tokens an answer will have: learned by key and operation."""
+
+    __slots__ = ("_by_caller",)
 
     def __init__(self, guess: float = 200.0, callers: int = 10_000) -> None:
-        self._all = Mean(guess, memory=200.0)
-        self._by_caller: dict[tuple[str, str], Mean] = {}
-        self._limit = callers
+        self._by_caller: MeanByCaller[tuple[str, str]] = MeanByCaller(guess, memory=200.0, trust=5.0, most=callers)
 
     def expect(self, key_id: str, operation: str, max_tokens: int | None) -> float:
         """Returns the expected tokens, never more than the caller allows."""
-        caller = self._by_caller.get((key_id, operation))
-        expected = (caller or self._all).value
+        expected = self._by_caller.expect((key_id, operation))
         return expected if max_tokens is None or expected < max_tokens else float(max_tokens)
 
     def add(self, key_id: str, operation: str, completion_tokens: int) -> None:
         """Takes the length of one more answer."""
-        caller = self._by_caller.get((key_id, operation))
-        if caller is None:
-            if len(self._by_caller) >= self._limit:
-                # Rather than grow without bound; lengths are learned again within a few answers.
-                self._by_caller.clear()
-            caller = self._by_caller[key_id, operation] = Mean(self._all.value, memory=200.0, trust=5.0)
-        caller.add(completion_tokens)
-        self._all.add(completion_tokens)
+        self._by_caller.add((key_id, operation), completion_tokens)
 
 
 #: Hosted providers keep a prefix for five minutes and more after its last use; they look for it by the first 256 tokens
@@ -109,7 +140,7 @@ KEPT_SECONDS = 300.0
 MOST_PREFIXES = 10_000
 
 
-class PromptCache:
+class CachedPrefixes:
     """The cached shares of prompts at one offer: of those that follow one of the same beginning, and of all others."""
 
     __slots__ = ("_following", "_others", "_read_at")
@@ -117,25 +148,25 @@ class PromptCache:
     def __init__(self) -> None:
         #: When a prompt of each prefix was last read here; the order is that of reading.
         self._read_at: dict[int, float] = {}
-        self._following = Mean(0.0)
-        self._others = Mean(0.0)
+        self._following: MeanByCaller[str] = MeanByCaller(0.0)
+        self._others: MeanByCaller[str] = MeanByCaller(0.0)
 
     def has_read(self, prefix: int, now: float, since: float = 0.0) -> bool:
         """Returns whether a prompt that begins so was read here lately, and after `since`; never for the prefix 0."""
         read_at = self._read_at.get(prefix)
         return read_at is not None and read_at > now - KEPT_SECONDS and read_at > since
 
-    def cached_tokens(self, facts: RequestFacts, now: float) -> int:
-        """Returns how many of its prompt's tokens are expected to be cached here."""
-        share = self._others.value
-        read_at = self._read_at.get(facts.prefix)
-        if read_at is not None and read_at > now - KEPT_SECONDS and self._following.value > share:
-            share = self._following.value
-        return int(share * facts.prompt_tokens)
+    def cached_tokens(self, prefix: int, prompt_tokens: int, organisation: str, now: float) -> int:
+        """Returns how many tokens of an organisation's prompt that begins so are expected to be cached here."""
+        share = self._others.expect(organisation)
+        read_at = self._read_at.get(prefix)
+        if read_at is not None and read_at > now - KEPT_SECONDS:
+            share = max(share, self._following.expect(organisation))
+        return int(share * prompt_tokens)
 
-    def add(self, prefix: int, follows: bool, share: float, now: float) -> None:
+    def add(self, prefix: int, follows: bool, share: float, organisation: str, now: float) -> None:
         """Learns from a prompt that was read here: this share of it was cached. follows: as it was when it was sent."""
-        (self._following if follows else self._others).add(share)
+        (self._following if follows else self._others).add(organisation, share)
         if prefix:
             read_at = self._read_at
             read_at.pop(prefix, None)  # what was read last comes last

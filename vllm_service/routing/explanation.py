@@ -48,6 +48,7 @@ class _Question:
 def explain(router: CostRouter, facts: RequestFacts, now_seconds: float) -> PlanExplanation:
     """Returns the plan for such a request and why it is like that. Raises what `router.plan` raises."""
     plan = router.plan(facts, now_seconds)
+    plan.ended(is_answered=False)  # nothing is sent
     question = _Question(router, facts, router.target_of(facts), router.expected_tokens(facts), now_seconds)
     by_offer = {(candidate.name, candidate.model): candidate for candidate in router.candidates_of(facts)}
     steps = []

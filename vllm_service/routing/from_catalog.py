@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from vllm_service.catalog.model import Catalog, Provider, ProviderKind, PublicModel
 from vllm_service.errors import ConfigurationError, ConfigurationFaults
-from vllm_service.routing.profiles import EndpointProfile, RouterSettings
+from vllm_service.routing.profiles import ORGANISATION_SHARE, EndpointProfile, RouterSettings
 from vllm_service.routing.router import CostRouter
 from vllm_service.routing.strategies import DEFAULT
 
@@ -18,12 +18,18 @@ _MOST_STEPS = 8
 WITHOUT_PRICES = "QUALITY"
 
 
-def make_router(catalog: Catalog, default_strategy: str = DEFAULT) -> CostRouter:
-    """Makes the gateway's router. Raises ConfigurationError with all impossible endpoints."""
+def make_router(
+    catalog: Catalog, default_strategy: str = DEFAULT, organisation_share: float = ORGANISATION_SHARE
+) -> CostRouter:
+    """Makes the gateway's router. Raises ConfigurationError with all impossible endpoints.
+
+    organisation_share: see RouterSettings.
+    """
     settings = RouterSettings(
         profiles=profiles_of(catalog),
         default_strategy=default_strategy,
         max_steps=_MOST_STEPS,
+        organisation_share=organisation_share,
     )
     known: dict[int, PublicModel] = {}
     for model in catalog.models.values():

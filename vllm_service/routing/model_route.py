@@ -11,6 +11,7 @@ from vllm_service.domain.requests import RequestFacts
 from vllm_service.errors import ConfigurationError
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.cost import marginal_picousd
+from vllm_service.routing.demand.counterfactual import Demand
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
 from vllm_service.routing.estimates import AnswerLengths
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget, RouterSettings
@@ -55,6 +56,22 @@ class Route:
     def wakes(self, controllers: Mapping[str, EndpointDemand]) -> None:
         """Sets the controllers of the model's own endpoints, at which its demand is logged."""
         self.controllers = [controllers[candidate.name] for candidate in self.own]
+
+    def demands(
+        self, facts: RequestFacts, hosted_picousd: list[int], completion: float, target: LatencyTarget, now: float
+    ) -> list[Demand]:
+        """Logs a request at the model's own endpoints, and returns what is to be told of its end."""
+        if not hosted_picousd:
+            return []
+        cheapest = min(hosted_picousd)
+        made = []
+        for controller in self.controllers:
+            demand = Demand(
+                now, cheapest, facts.prompt_tokens, completion, target, facts.organisation, log=controller.log
+            )
+            controller.demand(demand)
+            made.append(demand)
+        return made
 
     def take_over(self, before: Route | None, endpoints: Mapping[str, Endpoint]) -> None:
         """Keeps what was learned of answers' lengths and of offers. endpoints: those that the router has now."""

@@ -60,6 +60,10 @@ class LatencyTarget:
         return self.ttft_seconds + prompt_tokens / self.prompt_tokens_per_second
 
 
+#: Of an endpoint's workers that can be woken; see RouterSettings.
+ORGANISATION_SHARE = 0.5
+
+
 @dataclass(frozen=True)
 class RouterSettings:
     """The router's settings beyond the catalog."""
@@ -76,3 +80,6 @@ class RouterSettings:
     cost_margin: float = 0.93
     #: The share of own answers that may be late: less than the 1 % that the floor of 99 % leaves (docs/routing.md).
     miss_budget: float = 0.006
+    #: The share of an endpoint's workers, at least one, that one organisation's demand may wake before its answered
+    #: requests have paid for the start of more.
+    organisation_share: float = ORGANISATION_SHARE

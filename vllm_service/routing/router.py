@@ -16,7 +16,6 @@ from vllm_service.errors import ModelNotFound
 from vllm_service.routing import filters
 from vllm_service.routing.capacity import STATES_LATE_SECONDS, Endpoint
 from vllm_service.routing.cost import marginal_picousd
-from vllm_service.routing.demand.counterfactual import Demand
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
 from vllm_service.routing.model_route import Route, make_candidates, make_endpoints
 from vllm_service.routing.profiles import LatencyTarget, RouterSettings
@@ -40,17 +39,24 @@ class ObservedAttempt(msgspec.Struct):
     #: 0 until it has come.
     first_token_at: float = 0.0
     is_over: bool = False
+    #: At an endpoint: where it was booked what the answer saves, which is taken back if there is none.
+    demand: EndpointDemand | None = None
+    saved_usd: float = 0.0
 
     @classmethod
     def sent(cls, route: Route, candidate: Candidate, facts: RequestFacts, now: float) -> ObservedAttempt:
         """Returns the observer of a request that has been sent to this offer, and counts the request there."""
-        attempt = cls(route, candidate, facts, now, candidate.follows(facts.prefix, now))
+        attempt = cls(route, candidate, facts, now, candidate.follows(candidate.prefix_of(facts), now))
         candidate.in_flight += 1
         if candidate.endpoint is not None:
             attempt.to_read = facts.prompt_tokens - candidate.cached_tokens(facts, now)
             attempt.alone = candidate.endpoint.unread_tokens <= 0
             candidate.endpoint.sent(attempt.to_read, now)
         return attempt
+
+    def waited(self, seconds: float) -> None:
+        """Leaves the wait for a connection out of what is learned about the offer."""
+        self.began += seconds
 
     def first_token(self, now: float) -> None:
         """Learns the wait for the first token; not of a whole answer, whose first byte comes with its last token."""
@@ -59,7 +65,7 @@ class ObservedAttempt(msgspec.Struct):
         candidate = self.candidate
         waited = now - self.began
         self.first_token_at = now
-        candidate.first_token_seconds.add(waited)
+        candidate.first_token_seconds.add(self.facts.organisation, waited)
         if candidate.endpoint is not None:
             candidate.endpoint.read(self.to_read)
             # Behind other prompts the wait is not the prompt's own. After one that it follows, how much was read is
@@ -67,22 +73,27 @@ class ObservedAttempt(msgspec.Struct):
             if self.alone and not self.follows:
                 candidate.endpoint.measured_answer(waited, self.facts.prompt_tokens)
 
-    def succeeded(self, usage: Usage | None, now: float) -> None:
-        """Learns speeds, the answer's length and the cached share from a complete answer."""
+    def succeeded(self, usage: Usage | None, now: float, *, is_timed: bool = True) -> None:
+        """Learns speeds, the answer's length and the cached share from a complete answer.
+
+        is_timed: False where the caller has read so slowly that the end says nothing about the provider's speed.
+        """
         if self.is_over:
             return
         self.is_over = True
         candidate, facts = self.candidate, self.facts
         candidate.in_flight -= 1
         if candidate.endpoint is not None:
-            self._own_finished(candidate.endpoint, usage, now)
-        elif self.first_token_at and usage is not None and usage.completion_tokens > 1:
-            candidate.token_seconds.add((now - self.first_token_at) / (usage.completion_tokens - 1))
+            self._own_finished(candidate.endpoint, usage, now, is_timed=is_timed)
+        elif is_timed and self.first_token_at and usage is not None and usage.completion_tokens > 1:
+            seconds = (now - self.first_token_at) / (usage.completion_tokens - 1)
+            candidate.token_seconds.add(facts.organisation, seconds)
         if usage is not None:
             self.route.lengths.add(facts.key_id, facts.operation, usage.completion_tokens)
             # With a plain price cached tokens change nothing, so no prefixes are kept.
             if usage.prompt_tokens > 0 and not usage.estimated and not candidate.has_plain_price:
-                candidate.prompt_cache.add(facts.prefix, self.follows, usage.cached_tokens / usage.prompt_tokens, now)
+                prefix, share = candidate.prefix_of(facts), usage.cached_tokens / usage.prompt_tokens
+                candidate.prompt_cache.add(prefix, self.follows, share, facts.organisation, now)
 
     def failed(self, status: int, retry_after_seconds: float | None, now: float) -> None:
         """Learns nothing from a failure but a 429's Retry-After, until which the offer is the organisation's last."""
@@ -103,13 +114,17 @@ class ObservedAttempt(msgspec.Struct):
             if not self.first_token_at:
                 candidate.endpoint.read(self.to_read)
             candidate.endpoint.left()
+        if self.demand is not None:
+            self.demand.took(-self.saved_usd)
 
-    def _own_finished(self, endpoint: Endpoint, usage: Usage | None, ended: float) -> None:
+    def _own_finished(self, endpoint: Endpoint, usage: Usage | None, ended: float, *, is_timed: bool) -> None:
         began, first_token_at, target = self.began, self.first_token_at, self.route.target
         if not first_token_at:
             endpoint.read(self.to_read)
-        if usage is not None:
+        if usage is not None and is_timed:
             prompt, tokens = self.facts.prompt_tokens, usage.completion_tokens
+            if not usage.estimated and usage.prompt_tokens > prompt:
+                prompt = usage.prompt_tokens  # an estimate that was too low must not make the worker late
             if first_token_at and self.alone and self.follows and usage.prompt_tokens > 0:
                 read = prompt * (1.0 - usage.cached_tokens / usage.prompt_tokens)
                 endpoint.measured_answer(first_token_at - began, read)
@@ -150,7 +165,10 @@ class CostRouter:
         self.endpoints = make_endpoints(catalog, settings)
         self.controllers = {
             name: EndpointDemand(
-                endpoint.profile.max_workers, endpoint.usd_per_second, endpoint.profile.always_on_workers
+                endpoint.profile.max_workers,
+                endpoint.usd_per_second,
+                endpoint.profile.always_on_workers,
+                settings.organisation_share,
             )
             for name, endpoint in self.endpoints.items()
         }
@@ -180,12 +198,6 @@ class CostRouter:
             else marginal_picousd(candidate, facts, answer, now_seconds)
             for candidate in route.candidates
         ]
-        if route.controllers:
-            hosted = [cost for position in route.hosted_positions if (cost := costs[position]) is not None]
-            if hosted:
-                demand = Demand(now_seconds, min(hosted), prompt, completion, target)
-                for controller in route.controllers:
-                    controller.demand(demand)
         choice = Choice(
             facts, candidates, target, completion, costs, now_seconds, route.turns, self._settings.own_share
         )
@@ -196,7 +208,10 @@ class CostRouter:
             Step(candidate.name, candidate.model, costs[candidate.position])
             for candidate in ordered[: self._settings.max_steps]
         ]
-        return Plan(tuple(steps), reason)
+        if not route.controllers:
+            return Plan(tuple(steps), reason)
+        hosted = [cost for position in route.hosted_positions if (cost := costs[position]) is not None]
+        return Plan(tuple(steps), reason, route.demands(facts, hosted, completion, target, now_seconds))
 
     # What an explanation looks at.
 
@@ -226,7 +241,9 @@ class CostRouter:
             completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
             hosted = route.hosted_picousd(facts, int(completion), now_seconds)
             saved_usd = (hosted or 0) / PICOUSD_PER_USD * candidate.endpoint.share_paid_for_it
-            self.controllers[candidate.endpoint.name].took(saved_usd)
+            attempt.demand = self.controllers[candidate.endpoint.name]
+            attempt.demand.took(saved_usd)
+            attempt.saved_usd = saved_usd
         return attempt
 
     def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:

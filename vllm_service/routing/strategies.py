@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from vllm_service.catalog.model import Offer, Provider, ProviderKind
+from vllm_service.catalog.model import Offer, PromptCache, Provider, ProviderKind
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.errors import InvalidRequest
 from vllm_service.routing.capacity import Endpoint
-from vllm_service.routing.estimates import Mean, PromptCache
+from vllm_service.routing.estimates import CachedPrefixes, MeanByCaller
 from vllm_service.routing.profiles import LatencyTarget
 
 _GUESSED_FIRST_TOKEN_SECONDS, _GUESSED_TOKEN_SECONDS = 0.6, 0.015
@@ -21,7 +21,7 @@ class Candidate:
     """One offer, with what was learned about it. Prices are in pico-dollars per token."""
 
     __slots__ = (
-        "discount_picousd", "endpoint", "first_token_seconds", "has_plain_price",
+        "discount_picousd", "divides_cache", "endpoint", "first_token_seconds", "has_plain_price",
         "in_flight", "input_picousd", "is_priced", "late_until", "model", "name", "offer", "output_picousd", "position",
         "prompt_cache", "provider", "token_seconds", "weight",
     )  # fmt: skip
@@ -44,9 +44,12 @@ class Candidate:
         self.in_flight = 0
         #: Until when a Retry-After holds, by organisation, since a 429 may be about what one of them sends.
         self.late_until: dict[str, float] = {}
-        self.prompt_cache = PromptCache()
-        self.first_token_seconds = Mean(_GUESSED_FIRST_TOKEN_SECONDS)
-        self.token_seconds = Mean(_GUESSED_TOKEN_SECONDS)
+        #: Whether each organisation finds only its own prompts in the provider's cache.
+        self.divides_cache = provider.prompt_cache is not PromptCache.SHARED
+        self.prompt_cache = CachedPrefixes()
+        #: By organisation: what one sends may take longer than what others send.
+        self.first_token_seconds: MeanByCaller[str] = MeanByCaller(_GUESSED_FIRST_TOKEN_SECONDS)
+        self.token_seconds: MeanByCaller[str] = MeanByCaller(_GUESSED_TOKEN_SECONDS)
 
     def seconds_late(self, facts: RequestFacts, now: float) -> float:
         """Returns how long a Retry-After still holds for the request's organisation; COST puts the offer last then."""
@@ -62,8 +65,14 @@ class Candidate:
         self.prompt_cache, self.late_until = known.prompt_cache, known.late_until
         self.first_token_seconds, self.token_seconds = known.first_token_seconds, known.token_seconds
 
+    def prefix_of(self, facts: RequestFacts) -> int:
+        """Returns what the request's prompt is found by in the provider's cache; 0 if it is too short for that."""
+        if self.divides_cache and facts.prefix:
+            return hash((facts.organisation, facts.prefix)) or 1
+        return facts.prefix
+
     def follows(self, prefix: int, now: float) -> bool:
-        """Returns whether a prompt that begins so comes after one that this offer has read lately.
+        """Returns whether a prompt of this `prefix_of` comes after one that this offer has read lately.
 
         At an endpoint only where the worker that has read it is the only one: RunPod chooses which one gets a job.
         """
@@ -74,15 +83,17 @@ class Candidate:
 
     def cached_tokens(self, facts: RequestFacts, now: float) -> int:
         """Returns how many prompt tokens are expected to be cached here; 0 unless such a prompt was read."""
-        if not facts.prefix or not self.follows(facts.prefix, now):
+        prefix = self.prefix_of(facts)
+        if not prefix or not self.follows(prefix, now):
             return 0
-        return self.prompt_cache.cached_tokens(facts, now)
+        return self.prompt_cache.cached_tokens(prefix, facts.prompt_tokens, facts.organisation, now)
 
     def expected_seconds(self, facts: RequestFacts, completion_tokens: float, now: float) -> float:
         """Returns the expected time to the end of the answer; infinite for an endpoint with no worker."""
         endpoint = self.endpoint
         if endpoint is None:
-            return self.first_token_seconds.value + completion_tokens * self.token_seconds.value
+            first_token = self.first_token_seconds.expect(facts.organisation)
+            return first_token + completion_tokens * self.token_seconds.expect(facts.organisation)
         batch = (endpoint.in_flight + 1.0) / max(1, endpoint.serving)
         unread = facts.prompt_tokens - self.cached_tokens(facts, now)
         return endpoint.first_token_seconds(unread, now) + completion_tokens * endpoint.token_seconds.at(batch)
@@ -201,7 +212,7 @@ def round_robin(choice: Choice) -> Ordered:
 def least_loaded(choice: Choice) -> Ordered:
     """Orders by requests in flight, the fewest first."""
     order = sorted(choice.candidates, key=lambda candidate: (candidate.in_flight, candidate.position))
-    return order, f"least loaded: {order[0].in_flight} in flight"
+    return order, "least loaded"  # how many are in flight there is not for callers, who get the reason
 
 
 def weighted(choice: Choice) -> Ordered:

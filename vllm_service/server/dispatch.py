@@ -1,4 +1,7 @@
-"""Dispatches requests: the model operations to the gateway, everything else to the FastAPI application."""
+"""Dispatches requests: the model operations to the gateway, everything else to the FastAPI application.
+
+/metrics may have a port of its own, which has an application of its own too.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,31 @@ LIVE_BODY = b'{"status":"alive"}'
 PATHS = Paths(operations=BY_PATH, always=LIVE_TARGETS)
 
 
+class LoadedApplication:
+    """Handles an HttpServer's requests by an application that `load` makes, or the first request."""
+
+    def __init__(self, make: Callable[[], Application]) -> None:
+        self._make = make
+        self._application: asyncio.Future[Application] | None = None
+
+    async def __call__(self, request: Request, caller: ResponseWriter) -> None:
+        """Runs in an asyncio.Task, since AnyIO reads private fields of tasks that an EagerTask does not have."""
+        application = await self.load()
+        await asyncio.get_running_loop().create_task(serve_asgi(application, request, caller))
+
+    async def load(self) -> Application:
+        """Returns the application. The first call makes it in a thread, so that the hot path answers meanwhile."""
+        if self._application is None:
+            self._application = asyncio.get_running_loop().run_in_executor(None, self._make)
+        return await asyncio.shield(self._application)  # a caller who leaves must not cancel it for all others
+
+
 class Dispatcher:
     """Handles an HttpServer's requests. `load` makes the FastAPI side, whose import takes most of the start's time."""
 
     def __init__(self, gateway: Gateway, make_fastapi: Callable[[], Application]) -> None:
         self._gateway = gateway
-        self._make_fastapi = make_fastapi
-        self._fastapi: asyncio.Future[Application] | None = None
+        self._fastapi = LoadedApplication(make_fastapi)
 
     def __call__(self, request: Request, caller: ResponseWriter) -> Coroutine[Any, Any, None]:
         """Answers one request. Returns the coroutine itself, since an async function around it would cost a frame."""
@@ -38,21 +59,14 @@ class Dispatcher:
         if operation is None:
             if request.target in LIVE_TARGETS and request.method in (b"GET", b"HEAD"):
                 return _answer_live(caller)
-            return self._serve_fastapi(request, caller)
+            return self._fastapi(request, caller)
         if request.method == b"POST":
             return self._gateway.serve(operation, request, caller)
         return _refuse_method(caller)
 
-    async def _serve_fastapi(self, request: Request, caller: ResponseWriter) -> None:
-        """Runs in an asyncio.Task, since AnyIO reads private fields of tasks that an EagerTask does not have."""
-        application = await self.load()
-        await asyncio.get_running_loop().create_task(serve_asgi(application, request, caller))
-
     async def load(self) -> Application:
-        """Returns the FastAPI side. The first call makes it in a thread, so that the hot path answers meanwhile."""
-        if self._fastapi is None:
-            self._fastapi = asyncio.get_running_loop().run_in_executor(None, self._make_fastapi)
-        return await asyncio.shield(self._fastapi)  # a caller who leaves must not cancel it for all others
+        """Returns the FastAPI side, made by the first call."""
+        return await self._fastapi.load()
 
 
 async def _answer_live(caller: ResponseWriter) -> None:
@@ -70,3 +84,10 @@ def fastapi_application(dependencies: Dependencies) -> Application:
     from vllm_service.api.fastapi_app import make_app  # noqa: PLC0415
 
     return cast("Application", make_app(dependencies))
+
+
+def metrics_application(dependencies: Dependencies) -> Application:
+    """Returns the application of METRICS_PORT, imported as late as the other."""
+    from vllm_service.api.fastapi_app import make_metrics_app  # noqa: PLC0415
+
+    return cast("Application", make_metrics_app(dependencies))

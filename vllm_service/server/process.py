@@ -44,23 +44,28 @@ def announce(listening: socket.socket) -> None:
     stdout.flush()
 
 
-def bound_socket(host: str, port: int, variable: str = "SERVICE_PORT") -> socket.socket:
-    """Returns a listening socket. Raises ServiceError when the address cannot be bound. variable: the port's."""
+def bound_socket(
+    host: str, port: int, variable: str = "SERVICE_PORT", host_variable: str = "SERVICE_HOST"
+) -> socket.socket:
+    """Returns a listening socket. Raises ServiceError when the address cannot be bound.
+
+    variable, host_variable: the settings of the port and of the host.
+    """
+    where = f"{host_variable}={host}, {variable}={port}"
     if not 0 <= port < 2**16:  # create_server would leave its socket open
-        raise _cannot_listen(host, port, variable, "there is no such port")
+        raise _cannot_listen(where, variable, "there is no such port")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise _cannot_listen(host, port, variable, error.strerror or str(error)) from error
+        raise _cannot_listen(where, variable, error.strerror or str(error)) from error
     listening.setblocking(False)
     return listening
 
 
-def _cannot_listen(host: str, port: int, variable: str, reason: str) -> ServiceError:
+def _cannot_listen(where: str, variable: str, reason: str) -> ServiceError:
     return ServiceError(
-        f"SERVICE_HOST={host}, {variable}={port}: cannot listen there: {reason}. Stop what listens there, or set "
-        f"{variable} to another port."
+        f"{where}: cannot listen there: {reason}. Stop what listens there, or set {variable} to another port."
     )
 
 

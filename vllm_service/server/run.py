@@ -14,6 +14,7 @@ from vllm_service.domain.plan import Router
 from vllm_service.domain.status import LogState, LoopState
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.config_snapshot import ConfigSnapshot, CurrentConfig
+from vllm_service.gateway.request_body import CacheSalts
 from vllm_service.logs import LogWriter
 from vllm_service.observability.loop_lag import LoopLag
 from vllm_service.routing.router import CostRouter
@@ -41,8 +42,9 @@ async def run_service(
     processes. log: metrics show what it has dropped. Raises ServiceError when the start fails.
     """
     catalog = load_catalog()
-    snapshot = ConfigSnapshot(catalog, make_router(catalog), settings.unpriced_offers)
+    router = make_router(catalog)
     async with storage_of(settings) as storage:
+        snapshot = ConfigSnapshot(catalog, router, settings.unpriced_offers, CacheSalts(storage.secret))
         parts = build(settings, storage, snapshot, slot)
         if log is not None:
             parts.statuses.register(LogState, log.status)
@@ -60,6 +62,9 @@ async def _serve(settings: ServiceSettings, parts: Parts, reload: Reload, slot: 
         if settings.worker_port is not None:
             own_port = settings.worker_port + slot.number
             await server.listen(bound_socket(settings.host, own_port, "SERVICE_WORKER_PORT plus the process's number"))
+    if (metrics := parts.metrics_server) is not None and settings.metrics_port is not None:
+        port = settings.metrics_port + (0 if slot is None else slot.number)
+        await metrics.listen(bound_socket(settings.metrics_host, port, "METRICS_PORT", "METRICS_HOST"))
     with signal_handlers({signal.SIGTERM: stop.set, signal.SIGINT: stop.set, signal.SIGHUP: reload.begin}):
         announce(listening) if slot is None else slot.ready()
         await parts.dispatcher.load()
@@ -71,6 +76,8 @@ async def _serve(settings: ServiceSettings, parts: Parts, reload: Reload, slot: 
         async with background_work(*beside):
             await stop.wait()
             has_ended = await server.stop(settings.grace_seconds)
+            if metrics is not None:
+                await metrics.stop(0)
         await controller.leave()
     await parts.upstream.close()
     if parts.tracing is not None:
@@ -103,7 +110,7 @@ class Reload:
                 before = self._config.snapshot
                 if isinstance(router, CostRouter) and isinstance(before.router, CostRouter):
                     router.take_over(before.router)  # what was measured of offers and workers stays
-                self._config.snapshot = ConfigSnapshot(catalog, router, before.unpriced)
+                self._config.snapshot = ConfigSnapshot(catalog, router, before.unpriced, before.salts)
             except ServiceError as error:
                 _log.error("the configuration could not be read, and the one in use is kept: %s", error.message)
             else:

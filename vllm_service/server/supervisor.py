@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vllm_service.domain.status import WorkerSlotState
-from vllm_service.errors import ServiceError
+from vllm_service.errors import ServiceError, one_line
 
 _log = logging.getLogger(__name__)
 #: SIGCHLD: a worker has ended. SIGUSR1: a worker serves.
@@ -196,6 +196,8 @@ def _serve_and_exit(serve: Callable[[], int]) -> None:
         code = serve()
     except ServiceError as error:
         sys.stderr.write(f"{error.message}\n")
+    except OSError as error:
+        sys.stderr.write(f"{one_line(error)}\n")
     except BaseException:
         traceback.print_exc()
     finally:

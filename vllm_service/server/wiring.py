@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,13 @@ from vllm_service.api.dependencies import Dependencies
 from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.requests import RequestRecord
+from vllm_service.domain.roles import Role
 from vllm_service.domain.status import (
     BreakersState,
     CacheState,
+    KeysState,
     LedgerState,
+    PoolsState,
     QuotaState,
     ServerState,
     Statuses,
@@ -28,7 +31,7 @@ from vllm_service.gateway.gateway import Gateway
 from vllm_service.gateway.keep_alive import KeepAlive
 from vllm_service.http.addresses import AddressLimits, ClientAddresses
 from vllm_service.http.fair_queue import QueueBounds
-from vllm_service.http.head_check import HeadCheck
+from vllm_service.http.head_check import HeadCheck, Paths
 from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.pool import ConnectionPool
 from vllm_service.http.server import HttpServer
@@ -42,7 +45,13 @@ from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
 from vllm_service.runpod.control import ControlHttp
 from vllm_service.runpod.endpoint import RunPodSettings
-from vllm_service.server.dispatch import PATHS, Dispatcher, fastapi_application
+from vllm_service.server.dispatch import (
+    PATHS,
+    Dispatcher,
+    LoadedApplication,
+    fastapi_application,
+    metrics_application,
+)
 from vllm_service.server.supervisor import WorkerSlot
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.open import Storage, open_storage
@@ -55,7 +64,7 @@ if TYPE_CHECKING:
     from vllm_service.observability.opentelemetry import Tracing
 
 #: Every caller's key when keys are not required; the service then binds to loopback only.
-LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None))
+LOCAL_KEY = ApiKey("local", "local", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None, None), role=Role.ADMIN)
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,8 @@ class Parts:
     #: The status of each part that has one, for health, performance and metrics.
     statuses: Statuses
     tracing: Tracing | None = None
+    #: Listens on METRICS_PORT; None without one.
+    metrics_server: HttpServer | None = None
 
 
 def build(
@@ -113,8 +124,17 @@ def build(
         policy=policy,
         controller=controller,
         server=server,
+        upstream=upstream,
     )
-    return Parts(config, upstream, policy, controller, gateway, dispatcher, server, statuses, tracing)
+    metrics_server = None if settings.metrics_port is None else _metrics_server(settings, dependencies)
+    return Parts(config, upstream, policy, controller, gateway, dispatcher, server, statuses, tracing, metrics_server)
+
+
+def _metrics_server(settings: ServiceSettings, dependencies: Dependencies) -> HttpServer:
+    """Returns the server of METRICS_PORT. Scrapers are few, and no path there takes a large body."""
+    limits = replace(connection_limits(settings), connections=64, buffered_bytes=8 * 2**20)
+    check = HeadCheck(asyncio.get_running_loop().time, paths=Paths(operations=()))
+    return HttpServer(LoadedApplication(partial(metrics_application, dependencies)), limits, check)
 
 
 def _dependencies(
@@ -126,7 +146,7 @@ def _dependencies(
         statuses,
         keys,
         serves_metrics=settings.metrics,
-        metrics_need_key=settings.metrics_require_key,
+        metrics_need_key=settings.metrics_need_key,
     )
 
 
@@ -139,12 +159,16 @@ def _register(
     policy: ResiliencePolicy,
     controller: EndpointController,
     server: HttpServer,
+    upstream: ConnectionPool,
 ) -> None:
     statuses.register(ServerState, server.status)
     statuses.register(BreakersState, BreakerReport(policy.breakers).status)
     statuses.register(WorkersState, controller.status)
+    statuses.register(PoolsState, upstream.status)
     statuses.register(LedgerState, storage.ledger.status)
     statuses.register(QuotaState, storage.quotas.status)
+    if settings.require_keys:
+        statuses.register(KeysState, storage.keys.status)
     if settings.response_cache:
         statuses.register(CacheState, storage.responses.status)
     if slot is not None:
@@ -162,6 +186,7 @@ def storage_of(settings: ServiceSettings) -> AbstractAsyncContextManager[Storage
         # A reservation must outlive the longest request, or its share of the limits would be given out twice.
         lease_seconds=max(LEASE_SECONDS, 1.5 * settings.request_timeout_seconds),
         when_redis_is_away=WhenRedisIsAway(settings.when_redis_is_away),
+        processes=settings.replicas * settings.workers,
         retention_days=settings.ledger_retention_days,
         response_bounds=ResponseBounds(
             settings.response_cache_max_bytes, ttl_seconds=settings.response_cache_ttl_seconds
@@ -236,6 +261,7 @@ def _controller(settings: ServiceSettings, storage: Storage, upstream: Connectio
         storage.wakes if settings.wake_endpoints else None,
         RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
         targets=storage.targets,
+        requests=upstream,
     )
 
 

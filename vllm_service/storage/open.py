@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND
+from vllm_service.errors import StorageUnavailable
 from vllm_service.storage.coordination.memory import MemoryBreakers, MemoryTargets, MemoryWakes
+from vllm_service.storage.installation_secret import installation_secret
 from vllm_service.storage.keys.sql import CachedKeys, KeyStore
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.ledger.retention import Retention
 from vllm_service.storage.ledger.writer import LedgerWriter, LedgerWriterOptions
-from vllm_service.storage.protocol import Keys, Quotas, ResponseCache
+from vllm_service.storage.protocol import Quotas, ResponseCache
+from vllm_service.storage.quotas.alone import ShareOfQuotas
 from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas
+from vllm_service.storage.quotas.presence import Presence
 from vllm_service.storage.quotas.redis import RedisQuotas, WhenRedisIsAway
 from vllm_service.storage.quotas.saved import QuotaSaver, load
 from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
@@ -39,11 +43,13 @@ class Storage:
     """Everything that outlives a request."""
 
     #: Finds keys on the hot path, through memory.
-    keys: Keys
+    keys: CachedKeys
     #: Makes, lists and revokes keys.
     key_store: KeyStore
     ledger: LedgerWriter
     ledger_reader: LedgerReader
+    #: Random, for the salts of prompt caches; the same for all replicas.
+    secret: bytes
     # From here on in the order of _Shared: in memory, or in Redis for all replicas.
     quotas: Quotas
     responses: ResponseCache
@@ -93,6 +99,7 @@ async def open_storage(
     address_limit: int = ADDRESS_REQUESTS_PER_SECOND,
     lease_seconds: float = LEASE_SECONDS,
     when_redis_is_away: WhenRedisIsAway = WhenRedisIsAway.REFUSE,
+    processes: int = 1,
     response_bounds: ResponseBounds | None = None,
     ledger_options: LedgerWriterOptions | None = None,
     retention_days: float | None = None,
@@ -101,33 +108,49 @@ async def open_storage(
 
     pepper: mixed into the digests of keys; the commands that make keys need the same. lease_seconds: how long a
     reservation may stay open, longer than any request takes. address_limit: requests a second of one client address.
+    processes: how many share the limits at least, for a start while Redis is away; Redis counts them otherwise.
     ledger_options: see LedgerWriter. Raises StorageUnavailable when the database cannot be reached.
     """
     bounds = response_bounds or ResponseBounds()
     async with AsyncExitStack() as stack:
         database = await open_database(database_url, data_dir)
         stack.push_async_callback(database.close)
-        own_quotas = MemoryQuotas(
-            await load(database, time.time()), lease_seconds=lease_seconds, address_limit=address_limit
-        )
-        stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
-        shared = _embedded(own_quotas, bounds)
-        if redis_url is not None:
-            fallback = own_quotas if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE else None
-            shared = await _in_redis(
-                stack,
-                redis_url,
-                bounds,
-                lambda link: RedisQuotas(
-                    link, lease_seconds=lease_seconds, address_limit=address_limit, fallback=fallback
-                ),
-            )
+        where = "DATABASE_URL" if database_url else str(data_dir / DATABASE_FILE)
+        if redis_url is None:
+            with _named(where):
+                saved = await load(database, time.time())
+            own_quotas = MemoryQuotas(saved, lease_seconds=lease_seconds, address_limit=address_limit)
+            stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
+            shared = _embedded(own_quotas, bounds)
+        else:
+            alone = None
+            if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE:
+                alone = ShareOfQuotas(processes=processes, lease_seconds=lease_seconds, address_limit=address_limit)
+
+            def make_quotas(link: RedisLink) -> tuple[RedisQuotas, Presence]:
+                quotas = RedisQuotas(link, lease_seconds=lease_seconds, address_limit=address_limit, fallback=alone)
+                return quotas, Presence(link, alone, at_least=processes)
+
+            shared = await _in_redis(stack, redis_url, bounds, make_quotas)
         reader = LedgerReader(database)
-        ledger = await _open_ledger(stack, database, None if database_url else data_dir, ledger_options)
+        with _named(where):
+            ledger = await _open_ledger(stack, database, None if database_url else data_dir, ledger_options)
         if retention_days is not None:
             stack.push_async_callback(Retention(reader, retention_days).close)
         key_store = KeyStore(database, pepper)
-        yield Storage(CachedKeys(key_store, pepper), key_store, ledger, reader, *shared)
+        secret = await installation_secret(database, "prompt_caches", pepper)
+        yield Storage(CachedKeys(key_store, pepper), key_store, ledger, reader, secret, *shared)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Names the database in an error of the start. Errors that callers may get leave it out."""
+    try:
+        yield
+    except StorageUnavailable as error:
+        if where in error.message:
+            raise
+        raise StorageUnavailable(f"{where}: {error.message}", retry_after_seconds=error.retry_after_seconds) from error
 
 
 def _embedded(quotas: MemoryQuotas, bounds: ResponseBounds) -> _Shared:
@@ -135,22 +158,26 @@ def _embedded(quotas: MemoryQuotas, bounds: ResponseBounds) -> _Shared:
 
 
 async def _in_redis(
-    stack: AsyncExitStack, url: str, bounds: ResponseBounds, make_quotas: Callable[[RedisLink], RedisQuotas]
+    stack: AsyncExitStack,
+    url: str,
+    bounds: ResponseBounds,
+    make_quotas: Callable[[RedisLink], tuple[RedisQuotas, Presence]],
 ) -> _Shared:
     from vllm_service.storage.coordination.redis import RedisBreakers, RedisTargets, RedisWakes  # noqa: PLC0415
     from vllm_service.storage.redis_link import RedisLink  # noqa: PLC0415  # 10 MB that a single replica does not need
 
-    link = RedisLink(url)
-    stack.push_async_callback(link.close)
+    # One for each concern: a large cached answer keeps no limit waiting, and no limit a breaker.
+    link, cache, coordination = (RedisLink(url) for _ in range(3))
+    for opened in (link, cache, coordination):
+        stack.push_async_callback(opened.close)
     if (problem := await link.problem()) is not None:
         # No reason not to start: a replica may be started while Redis fails over. /health and each refusal say it too.
         _log.error("%s Until it answers, limits are not shared: see WHEN_REDIS_IS_AWAY.", problem)
-    quotas = make_quotas(link)
+    quotas, presence = make_quotas(link)
+    stack.push_async_callback(presence.close)
     stack.push_async_callback(quotas.close)
-    responses = RedisResponses(link, bounds)
-    # Coordination goes past the link and its rests: it has a shorter timeout of its own, and decides alone after it.
-    client = link.client
-    return _Shared(quotas, responses, RedisBreakers(client), RedisWakes(client), RedisTargets(client))
+    coordinating = (RedisBreakers(coordination), RedisWakes(coordination), RedisTargets(coordination))
+    return _Shared(quotas, RedisResponses(cache, bounds), *coordinating)
 
 
 async def _open_ledger(

@@ -17,12 +17,17 @@ class Keys(Protocol):
     async def find(self, secret: str) -> ApiKey | None:
         """Returns the key of this secret; None if there is none, or it was revoked. Takes the same time for any secret.
 
-        Raises errors.StorageUnavailable for a key that is not in memory while the database is away.
+        A key in memory is found at once while the database is slow or away. Raises errors.StorageUnavailable for one
+        that is not.
         """
         ...
 
     def remembered(self, secret: str) -> ApiKey | None:
         """Returns what `find` would without a look-up: the key if it is in memory; None means unknown, not invalid."""
+        ...
+
+    def knows(self, secret: str) -> bool:
+        """Returns whether the key is in memory, also where `find` would look it up again: it is no guess."""
         ...
 
 

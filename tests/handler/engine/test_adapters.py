@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,6 +98,23 @@ async def test_a_body_that_names_no_model_names_no_adapter(tmp_path: Path, serve
 
 async def test_a_folder_that_is_not_there_has_no_adapters(tmp_path: Path, served: Served) -> None:
     assert not await SharedAdapters(tmp_path / "no", served).load_for(naming("pirate"))
+
+
+@pytest.mark.parametrize("planted", ["link", "directory", "fifo"])
+async def test_an_adapter_that_would_lead_vllm_out_of_the_folder_is_none(
+    tmp_path: Path, served: Served, caplog: pytest.LogCaptureFixture, planted: str
+) -> None:
+    path = adapter(tmp_path / "adapters" / "pirate")
+    (tmp_path / "secret").write_text("secret")
+    plants: dict[str, Callable[[Path], None]] = {
+        "link": lambda file: file.symlink_to(tmp_path / "secret"),
+        "directory": lambda file: file.symlink_to(tmp_path),
+        "fifo": os.mkfifo,
+    }
+    plants[planted](path / "adapter_model.bin")
+    assert not await SharedAdapters(tmp_path / "adapters", served).load_for(naming("pirate"))
+    assert served.loads == []
+    assert "is no adapter: it holds links that lead out" in caplog.text
 
 
 async def test_a_link_inside_the_folder_is_another_name(tmp_path: Path, served: Served) -> None:

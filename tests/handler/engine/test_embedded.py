@@ -156,3 +156,40 @@ async def test_an_answer_is_a_stream_where_it_sends_events_and_is_no_refusal(
     async with call_app(app, EngineRequest("GET", "/")) as answer:
         assert type(answer) is expected
         assert [piece async for piece in answer.pieces] == [b"data: 1\n\n"]
+
+
+async def test_a_reader_who_is_far_behind_loses_the_answer_and_the_app_ends() -> None:
+    sent = 0
+    closed = asyncio.Event()
+
+    async def stream(request: Request) -> StreamingResponse:
+        async def pieces() -> Any:
+            nonlocal sent
+            try:
+                while True:
+                    yield b"x" * 1_000
+                    sent += 1
+                    await asyncio.sleep(0)
+            finally:
+                closed.set()
+
+        return StreamingResponse(pieces(), media_type="text/event-stream")
+
+    app = Starlette(routes=[Route("/", stream)])
+    async with call_app(app, EngineRequest("GET", "/"), most_unread_bytes=50_000) as response:
+        body = aiter(response.pieces)
+        assert await anext(body) == b"x" * 1_000
+        await closed.wait()
+        with pytest.raises(StreamBroken, match="given up: its reader was more than"):
+            await anext(body)
+    assert sent < 100
+
+
+async def test_one_large_answer_is_never_too_much() -> None:
+    async def whole(request: Request) -> JSONResponse:
+        return JSONResponse("x" * 100_000)
+
+    app = Starlette(routes=[Route("/", whole)])
+    async with call_app(app, EngineRequest("GET", "/"), most_unread_bytes=1_000) as response:
+        assert isinstance(response, Document)
+        assert len(await response.read()) == 100_002

@@ -171,3 +171,13 @@ async def test_an_answer_that_breaks_anywhere_else_is_cut_so_that_it_cannot_look
         async with running.main.post(CHAT, json={}) as response:
             with pytest.raises(aiohttp.ClientPayloadError):
                 await response.read()
+
+
+async def test_a_request_that_would_keep_others_waiting_is_refused_before_the_engine() -> None:
+    engine = FakeEngine()
+    async with worker(engine) as running:
+        await running.ping_until(200)
+        async with running.main.post("/v1/completions", json={"prompt": ["a"] * 100, "n": 100}) as response:
+            document = await response.json()
+            assert (response.status, document["error"]["param"]) == (400, "prompt")
+    assert engine.requests == []

@@ -19,7 +19,9 @@ from handler.door.flags import Door
 from handler.engine.protocol import EngineRequest
 from handler.errors import ConfigurationError, EngineUnavailable
 from handler.local import api as api_module
-from handler.local.api import KEPT_JOBS, LocalApi
+from handler.local.api import LocalApi
+from handler.local.kept_jobs import KEPT_JOBS, KeptJobs, LocalJob, OutputTooLarge, TooManyJobs
+from handler.outputs import StreamPiece
 from handler.settings import WorkerSettings
 from tests.handler.http.http_worker import free_port
 from tests.support import FakeEngine
@@ -102,6 +104,68 @@ async def test_the_oldest_jobs_are_forgotten() -> None:
         for _ in range(KEPT_JOBS):
             await api.post("/run", json=JOB)
         assert (await api.get(f"/status/{first}")).status_code == 404
+
+
+async def test_a_body_is_read_up_to_its_bound() -> None:
+    settings = WorkerSettings(environment={}, max_body_bytes=1000)
+    engine = FakeEngine(pieces=[b'{"a": 1}'])
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 100
+
+    transport = httpx.ASGITransport(LocalApi(engine, settings).app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as api:
+        refused = await api.post("/run", content=endless())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "body_too_large")
+        assert (await api.post("/runsync", json=JOB)).json()["status"] == "COMPLETED"
+
+
+def job_of(number: int, *, done: bool = False, held_bytes: int = 0) -> LocalJob:
+    return LocalJob(f"job-{number}", held_bytes, error=EngineUnavailable("done") if done else None)
+
+
+def test_finished_jobs_make_room_for_others_and_running_ones_do_not() -> None:
+    jobs = KeptJobs(most_jobs=2, most_bytes=100)
+    jobs.add(job_of(1))
+    jobs.add(job_of(2, done=True))
+    jobs.add(job_of(3))
+    with pytest.raises(TooManyJobs, match="too many jobs"):
+        jobs.add(job_of(4))
+    assert [jobs.find(f"job-{number}").id for number in (1, 3)] == ["job-1", "job-3"]
+
+
+def test_kept_jobs_are_bounded_by_their_bytes() -> None:
+    jobs = KeptJobs(most_bytes=100)
+    for number in range(1000):
+        jobs.add(job_of(number, done=True, held_bytes=40))
+        assert jobs.held_bytes <= 100
+    running = job_of(1000)
+    jobs.add(running)
+    for _ in range(10):
+        jobs.keep(running, StreamPiece("x" * 10))
+    assert (len(jobs), jobs.held_bytes) == (1, 100)
+    with pytest.raises(OutputTooLarge, match="more than 100 bytes"):
+        jobs.keep(running, StreamPiece("x"))
+    with pytest.raises(TooManyJobs):
+        jobs.add(job_of(1001, held_bytes=1))
+    jobs.ended(running, 0)
+
+
+async def test_an_answer_that_does_not_fit_fails_its_job_and_no_other() -> None:
+    async def answer(request: EngineRequest) -> AsyncIterator[bytes]:
+        for _ in range(100 if b"long" in (request.body or b"") else 1):
+            yield b"data: " + b"x" * 100 + b"\n\n"
+
+    jobs = KeptJobs(most_bytes=2_000)
+    engine = FakeEngine(answer=answer, content_type="text/event-stream")
+    transport = httpx.ASGITransport(LocalApi(engine, WorkerSettings(environment={}), jobs).app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as api:
+        long = (await api.post("/runsync", json={"input": {"prompt": "long", "stream": True}})).json()
+        short = (await api.post("/runsync", json=JOB)).json()
+    assert (long["status"], json.loads(long["error"])["status"]) == ("FAILED", 507)
+    assert short["status"] == "COMPLETED"
+    assert jobs.held_bytes <= 2_000
 
 
 @asynccontextmanager

@@ -49,7 +49,7 @@ def test_a_model_can_be_baked_into_a_directory(hub: HubServer, tmp_path: Path) -
     with hub.running():
         run(tmp_path / "unused", hub.url, "download", NAME, "--directory", str(tmp_path / "models"), "--with-code")
     assert not (tmp_path / "unused").exists()
-    assert (RepositoryDirectory.of(tmp_path / "models", NAME).snapshots).is_dir()
+    assert RepositoryDirectory.of(tmp_path / "models", NAME).snapshots.is_dir()
     assert list((tmp_path / "models").rglob("modeling_demo.py"))
 
 

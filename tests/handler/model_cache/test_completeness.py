@@ -11,6 +11,7 @@ import pytest
 
 from handler.model_cache.completeness import fault_of
 from handler.settings import DEMO_MODEL_DIR
+from handler.volume.path import VolumePath
 
 WEIGHTS = "model.safetensors"
 
@@ -62,16 +63,16 @@ BREAKAGES: list[tuple[Callable[[Path], object], str]] = [
 
 @pytest.mark.parametrize(("breaks", "words"), BREAKAGES, ids=[words for _, words in BREAKAGES])
 def test_what_is_missing_or_torn_is_named(breaks: Callable[[Path], object], words: str, model: Path) -> None:
-    assert fault_of(model) is None
+    assert fault_of(VolumePath.anywhere(model)) is None
     breaks(model)
-    assert words in (fault_of(model) or "")
+    assert words in (fault_of(VolumePath.anywhere(model)) or "")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.gguf"])
 def test_weights_of_other_formats_are_left_to_vllm(name: str, model: Path) -> None:
     (model / WEIGHTS).rename(model / name)
-    assert fault_of(model) is None
+    assert fault_of(VolumePath.anywhere(model)) is None
 
 
 def test_an_adapter_is_whole_with_its_own_configuration_and_weights() -> None:
-    assert fault_of(DEMO_MODEL_DIR / "adapters" / "pirate") is None
+    assert fault_of(VolumePath.anywhere(DEMO_MODEL_DIR / "adapters" / "pirate")) is None

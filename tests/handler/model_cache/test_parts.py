@@ -15,6 +15,7 @@ from handler.model_cache.manifest import MANIFEST_NAME, Manifest, ModelFile
 from handler.model_cache.progress import LogNowAndThen, Meter
 from handler.model_cache.selection import select
 from handler.model_cache.staging import Staging
+from handler.volume.path import VolumePath
 from tests.handler.model_cache.support import NAME, safetensors
 
 COMMIT = "a" * 40
@@ -50,13 +51,13 @@ def written(directory: Path) -> Manifest:
     directory.mkdir(parents=True)
     (directory / "a").write_bytes(b"abc")
     record = Manifest(NAME, "main", COMMIT, (ModelFile("a", 3, "0" * 64),))
-    record.write(directory)
+    record.write(VolumePath(directory))
     return record
 
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     record = written(tmp_path / "m")
-    assert manifest.read(tmp_path / "m") == record
+    assert manifest.read(VolumePath(tmp_path / "m")) == record
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_anything_but_a_whole_model_reads_as_none(tmp_path: Path, harm: object) 
     written(tmp_path / "m")
     path = tmp_path / "m" / MANIFEST_NAME
     path.write_text(harm(path.read_text()))  # type: ignore[operator]
-    assert manifest.read(tmp_path / "m") is None
+    assert manifest.read(VolumePath(tmp_path / "m")) is None
 
 
 def hub_cache(root: Path, name: str = "models--org--demo", commit: str = COMMIT, *, ref: bool = True) -> Path:
@@ -125,20 +126,20 @@ def test_the_first_place_that_is_whole_wins(tmp_path: Path) -> None:
 def test_without_a_manifest_a_model_counts_as_whole_only_when_nothing_is_missing_or_torn(tmp_path: Path) -> None:
     snapshot = hub_cache(tmp_path)
     blobs = tmp_path / "models--org--demo/blobs"
-    assert is_whole_without_manifest(snapshot)
+    assert is_whole_without_manifest(VolumePath.anywhere(snapshot))
     unfinished = blobs / "x.incomplete"
     unfinished.touch()
-    assert not is_whole_without_manifest(snapshot)
+    assert not is_whole_without_manifest(VolumePath.anywhere(snapshot))
     unfinished.unlink()
     index = snapshot / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"w": "model.safetensors", "v": "model-2.safetensors"}}))
-    assert not is_whole_without_manifest(snapshot)
+    assert not is_whole_without_manifest(VolumePath.anywhere(snapshot))
     index.unlink()
     (blobs / "model.safetensors").write_bytes(safetensors(1000, 1)[:-1])
-    assert not is_whole_without_manifest(snapshot)
+    assert not is_whole_without_manifest(VolumePath.anywhere(snapshot))
     (blobs / "model.safetensors").unlink()
-    assert not is_whole_without_manifest(snapshot)
-    assert not is_whole_without_manifest(tmp_path / "none")
+    assert not is_whole_without_manifest(VolumePath.anywhere(snapshot))
+    assert not is_whole_without_manifest(VolumePath.anywhere(tmp_path / "none"))
 
 
 def test_in_our_own_cache_nothing_counts_without_a_manifest(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_in_our_own_cache_nothing_counts_without_a_manifest(tmp_path: Path) -> N
 
 def staged(repository: RepositoryDirectory, attempt: str) -> tuple[Staging, Manifest]:
     staging = Staging.open(repository, "main", COMMIT, attempt)
-    staging.partial("a").write_bytes(b"abc")
+    staging.partial("a").path.write_bytes(b"abc")
     staging.keep("a")
     return staging, Manifest(NAME, "main", COMMIT, (ModelFile("a", 3, "0" * 64),))
 
@@ -156,14 +157,14 @@ def staged(repository: RepositoryDirectory, attempt: str) -> tuple[Staging, Mani
 def test_a_successor_takes_verified_files_over_and_only_reads_unfinished_ones(tmp_path: Path) -> None:
     repository = RepositoryDirectory.of(tmp_path, NAME)
     old, record = staged(repository, "old")
-    sleeping_writer = old.partial("b").open("wb", buffering=0)
+    sleeping_writer = old.partial("b").path.open("wb", buffering=0)
     sleeping_writer.write(b"one")
     new = Staging.open(repository, "main", COMMIT, "new")
     sleeping_writer.write(b"late")
     sleeping_writer.close()
     assert new.done("a", 3)
-    assert not new.partial("b").exists()
-    assert new.left_over("b").read_bytes() == b"onelate"
+    assert not new.partial("b").path.exists()
+    assert new.left_over("b").path.read_bytes() == b"onelate"
     with pytest.raises(FileNotFoundError):
         old.publish(repository, record)
 
@@ -171,12 +172,13 @@ def test_a_successor_takes_verified_files_over_and_only_reads_unfinished_ones(tm
 def test_two_who_publish_the_same_model_leave_one(tmp_path: Path) -> None:
     repository = RepositoryDirectory.of(tmp_path, NAME)
     first, record = staged(repository, "first")
-    aside = first.path.rename(tmp_path / "aside")
+    aside = VolumePath(tmp_path) / "aside"
+    first.path.rename(aside)
     second, _ = staged(repository, "second")
     published = second.publish(repository, record)
     assert Staging(aside).publish(repository, record) == published
     assert manifest.read(published) == record
-    assert not aside.exists()
+    assert not aside.path.exists()
 
 
 def test_a_log_line_comes_now_and_then(caplog: pytest.LogCaptureFixture) -> None:

@@ -56,7 +56,7 @@ def test_after_kill_9_at_every_change_of_the_disk_the_next_worker_succeeds(tmp_p
 def holder_of(root: Path) -> int:
     """The process that holds the newest lease."""
     leases = RepositoryDirectory.of(root, NAME).leases("main")
-    newest = max(path for path in leases.iterdir() if path.name.isdigit())
+    newest = max(path for path in leases.path.iterdir() if path.name.isdigit())
     return int(json.loads(newest.read_text())["process"])
 
 

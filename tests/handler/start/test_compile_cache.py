@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from handler.start.compile_cache import DIRECTORIES, Compilations, CompileCache, cache_key, gpu_facts
+from handler.volume.path import VolumePath
 
 INDUCTOR, VLLM = "inductor/ab/kernel.so", "vllm/torch_compile_cache/hash/graph.py"
 
@@ -20,7 +21,7 @@ def compiled(local: Path, *names: str, text: str = "code") -> None:
 
 
 def test_what_one_start_compiled_the_next_one_finds(tmp_path: Path) -> None:
-    first = CompileCache(tmp_path / "volume" / "key.tar", tmp_path / "disk-1")
+    first = CompileCache(VolumePath(tmp_path / "volume") / "key.tar", tmp_path / "disk-1")
     assert first.restore() == 0
     compiled(first.local, INDUCTOR, VLLM, "vllm/modelinfos/other.json")
     assert first.publish(0)
@@ -29,15 +30,15 @@ def test_what_one_start_compiled_the_next_one_finds(tmp_path: Path) -> None:
     found = sorted(str(path.relative_to(second.local)) for path in second.local.rglob("*") if path.is_file())
     assert found == [INDUCTOR, VLLM]
     assert not second.publish(2), "nothing is new"
-    assert [path.name for path in first.archive.parent.iterdir()] == ["key.tar"]
+    assert [path.name for path in first.archive.parent.path.iterdir()] == ["key.tar"]
 
 
 def test_a_broken_archive_counts_as_none_and_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cache = CompileCache(tmp_path / "key.tar", tmp_path / "disk")
+    cache = CompileCache(VolumePath(tmp_path) / "key.tar", tmp_path / "disk")
     compiled(cache.local, INDUCTOR)
     assert cache.publish(0)
-    whole = cache.archive.read_bytes()
-    cache.archive.write_bytes(whole[:600])
+    whole = cache.archive.path.read_bytes()
+    cache.archive.path.write_bytes(whole[:600])
     with caplog.at_level("WARNING"):
         assert CompileCache(cache.archive, tmp_path / "other").restore() == 0
     assert "compiling again" in caplog.text
@@ -51,13 +52,13 @@ def test_an_archive_cannot_write_outside_its_directory(tmp_path: Path) -> None:
     (tmp_path / "evil").write_text("x")
     with tarfile.open(tmp_path / "key.tar", "w") as archive:
         archive.add(tmp_path / "evil", "../escaped")
-    assert CompileCache(tmp_path / "key.tar", tmp_path / "disk" / "here").restore() == 0
+    assert CompileCache(VolumePath(tmp_path) / "key.tar", tmp_path / "disk" / "here").restore() == 0
     assert not (tmp_path / "disk" / "escaped").exists()
 
 
 def test_a_volume_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    cache = CompileCache(tmp_path / "file" / "key.tar", tmp_path / "disk")
+    cache = CompileCache(VolumePath(tmp_path) / "file" / "key.tar", tmp_path / "disk")
     compiled(cache.local, INDUCTOR)
     with caplog.at_level("WARNING"):
         assert not cache.publish(0)
@@ -65,7 +66,7 @@ def test_a_volume_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog:
 
 
 def _publish_often(volume: Path, local: Path, text: str) -> None:
-    cache = CompileCache(volume / "key.tar", local)
+    cache = CompileCache(VolumePath(volume) / "key.tar", local)
     compiled(local, *(f"inductor/{number}" for number in range(50)), text=text)
     for _ in range(30):
         assert cache.publish(0)
@@ -82,7 +83,7 @@ def test_readers_see_a_whole_archive_while_several_workers_write(tmp_path: Path)
     seen = 0
     while any(writer.is_alive() for writer in writers):
         local = tmp_path / f"reader-{seen}"
-        if CompileCache(volume / "key.tar", local).restore():
+        if CompileCache(VolumePath(volume) / "key.tar", local).restore():
             seen += 1
             assert len({path.read_text() for path in local.rglob("*") if path.is_file()}) == 1, "of one writer"
     for writer in writers:
@@ -105,7 +106,7 @@ def test_a_second_start_of_the_same_configuration_finds_the_first_ones_work(tmp_
     second.restore("config-a")
     other.restore("config-b")
     assert [path.name for path in (tmp_path / "disk-2").rglob("*.so")] == ["kernel.so"]
-    assert not (tmp_path / "disk-3").exists()
+    assert list((tmp_path / "disk-3").iterdir()) == []
 
 
 def test_without_a_volume_nothing_is_done(tmp_path: Path) -> None:

@@ -66,10 +66,18 @@ def test_it_stops_in_the_middle(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "a.safetensors").mkdir()  # opens, and cannot be read
+    (tmp_path / "a.safetensors").mkdir()
     with caplog.at_level("WARNING"), read_ahead.reading(tmp_path, StartSettings(), Timeline()):
         pass
-    assert "read-ahead gave up: IsADirectoryError" in caplog.text
+    assert "read-ahead gave up: NotOurs" in caplog.text
+
+
+def test_a_fifo_among_the_weights_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.safetensors")
+    weights(tmp_path, {"b.safetensors": 10})
+    ahead = ReadAhead(tmp_path, 10**9)
+    ahead.finish()
+    assert [piece.path.name for piece in pieces_of(weight_files(tmp_path), 10**9)] == ["b.safetensors"]
 
 
 @pytest.mark.parametrize(

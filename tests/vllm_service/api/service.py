@@ -18,6 +18,7 @@ from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, P
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.domain.roles import Role
 from vllm_service.domain.status import ServerState, Statuses
 from vllm_service.domain.usage import Usage
 from vllm_service.observability.measurements import Measurements
@@ -79,8 +80,23 @@ class Clock:
 class OneKey:
     """A key store that holds one key."""
 
+    def __init__(self, role: Role = Role.ADMIN) -> None:
+        self._role = role
+
     async def find(self, secret: str) -> ApiKey | None:
-        return ApiKey("k1", "acme") if secret == KEY else None
+        return ApiKey("k1", "acme", role=self._role) if secret == KEY else None
+
+
+class KeyPerRole:
+    """A key store that holds a key for each role: `sk-` and the role's name."""
+
+    async def find(self, secret: str) -> ApiKey | None:
+        return next((ApiKey("k1", "acme", role=role) for role in Role if secret == f"sk-{role}"), None)
+
+
+def headers_of(role: Role | None) -> dict[str, str]:
+    """Returns the headers of a request with KeyPerRole's key; None: of a stranger."""
+    return {} if role is None else {"Authorization": f"Bearer sk-{role}"}
 
 
 def _same(status: object) -> object:

@@ -14,13 +14,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.vllm_service.api.service import KEY, REQUEST, OneKey, dependencies, served, statuses
 from vllm_service.api.metrics import FAMILIES
 from vllm_service.domain.requests import Outcome
+from vllm_service.domain.roles import Role
 from vllm_service.domain.status import (
     BreakersState,
     CacheState,
     Circuit,
+    KeysState,
     LedgerState,
     LogState,
     LoopState,
+    PoolsState,
+    PoolState,
     ProviderCircuit,
     QualityState,
     QuotaState,
@@ -37,9 +41,11 @@ FULL = statuses(
     ServerState(True, in_flight=7, connections=9, buffered_bytes=10, refusals={"UNAUTHORIZED_401": 11}),
     BreakersState({"hosted": ProviderCircuit(Circuit.OPEN, 5, 2)}),
     WorkersState({"runpod": WorkerState(1, 2, 3, 4, 5, 6, 7, 0.125)}),
+    PoolsState({"hosted": PoolState(3, 8, 2, 1), "https://x.test": PoolState(1, 4, 0, 0)}),
     CacheState(3, 1, 2, 1000, 0),
     LedgerState(4, 100, 0, oldest_queued_seconds=0.1, dropped=3, refused=2, refusal="no column"),
     QuotaState(2, 0),
+    KeysState(),
     LoopState(0.001, 0.25),
     LogState(0, 7),
     WorkerSlotState(2, 4, 1),
@@ -130,6 +136,10 @@ def test_what_is_counted_is_exact() -> None:
     assert metrics.value("vllm_cache_hit_rate") == 0.75
     assert metrics.value("vllm_circuit_breaker_open_total", provider="hosted") == 2
     assert metrics.value("vllm_provider_up", provider="hosted") == 0
+    assert metrics.value("vllm_provider_connections", provider="hosted") == 3
+    assert metrics.value("vllm_provider_connections_limit", provider="hosted") == 8
+    assert metrics.value("vllm_provider_queue_requests", provider="hosted") == 2
+    assert metrics.value("vllm_provider_queue_refusals_total", provider="hosted") == 1
     assert metrics.value("vllm_requests_in_flight") == 7
     assert (metrics.value("vllm_connections"), metrics.value("vllm_buffered_bytes")) == (9, 10)
     assert metrics.value("vllm_refusals_total", code="UNAUTHORIZED_401") == 11
@@ -156,11 +166,11 @@ def test_whatever_callers_and_providers_send_the_labels_stay_few() -> None:
 
 
 def test_metrics_are_served_and_need_a_key_as_they_are_told() -> None:
-    with served(dependencies(keys=OneKey())) as address:
+    with served(dependencies(keys=OneKey(), metrics_need_key=False)) as address:
         assert httpx.get(f"{address}/metrics").status_code == 200
     with served(dependencies(serves_metrics=False)) as address:
         assert httpx.get(f"{address}/metrics").status_code == 404
-    with served(dependencies(keys=OneKey(), metrics_need_key=True)) as address:
+    with served(dependencies(keys=OneKey(Role.VIEWER))) as address:
         assert httpx.get(f"{address}/metrics").status_code == 401
         assert httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 

@@ -48,8 +48,8 @@ def test_the_raw_endpoints_are_described_with_security_examples_and_errors(addre
     assert document["components"]["securitySchemes"]["Key"]["scheme"] == "bearer"
 
 
-def test_every_route_but_health_and_metrics_asks_for_the_key(address: str) -> None:
+def test_every_route_but_health_asks_for_the_key(address: str) -> None:
     paths = httpx.get(f"{address}/openapi.json").json()["paths"]
     without = {path for path, methods in paths.items() for one in methods.values() if "security" not in one}
-    probes = {"/health", "/health/live", "/health/ready", "/metrics"}
+    probes = {"/health", "/health/live", "/health/ready"}
     assert without == probes | {f"/v1{path}" for path in probes}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.vllm_service.catalog.support import KEYS, MODELS, PROVIDERS, Configured
 from vllm_service.catalog.load import load, read
-from vllm_service.catalog.model import OnDisconnect, ProviderKind, WorkersMin
+from vllm_service.catalog.model import OnDisconnect, PromptCache, ProviderKind, WorkersMin
 from vllm_service.catalog.models_yaml import MODEL_KEYS
 from vllm_service.catalog.presets import PRESETS
 from vllm_service.catalog.providers_yaml import HOSTED_KEYS, RUNPOD_KEYS
@@ -41,10 +41,10 @@ def with_own(*lines: str) -> str:
         ([], None),
         (["scaling: warm_up_jobs"], None),
         (["scaling: workers_min"], WorkersMin("https://rest.runpod.io/v1/endpoints/abc", 0)),
-        (["scaling: workers_min", "api_url: http://x:1"], WorkersMin("http://x:1/v1/endpoints/abc")),
+        (["scaling: workers_min", "api_url: https://x:1"], WorkersMin("https://x:1/v1/endpoints/abc")),
         (
-            ["scaling: workers_min", "api_url: http://x:1", "management_url: http://y:2/v1/", "workers_min: 2"],
-            WorkersMin("http://y:2/v1/endpoints/abc", 2),
+            ["scaling: workers_min", "api_url: https://x:1", "management_url: https://y:2/v1/", "workers_min: 2"],
+            WorkersMin("https://y:2/v1/endpoints/abc", 2),
         ),
         (["scaling: workers_min", "workers_min: 0"], WorkersMin("https://rest.runpod.io/v1/endpoints/abc", 0)),
     ],
@@ -236,3 +236,20 @@ def test_the_documentation_has_every_key() -> None:
     keys = {*RUNPOD_KEYS, *HOSTED_KEYS, *MODEL_KEYS}
     assert sorted(key for key in keys if f"`{key}`" not in page) == []
     assert sorted(name for name in PRESETS if f"`{name}`" not in page) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "cache"),
+    [
+        (PROVIDERS, "own", PromptCache.VLLM),
+        (with_own("prompt_cache: shared"), "own", PromptCache.SHARED),
+        (PROVIDERS, "groq", PromptCache.SHARED),
+        (PROVIDERS + "  asked: {preset: openai}\n", "asked", PromptCache.OPENAI),
+        (PROVIDERS + "  vllm: {base_url: http://x:1/v1, prompt_cache: vllm}\n", "vllm", PromptCache.VLLM),
+        (PROVIDERS + "  vllm: {base_url: http://x:1/v1}\n", "vllm", PromptCache.SHARED),
+    ],
+)
+def test_organisations_prompts_are_kept_apart_where_the_provider_is_known_to_do_so(
+    configured: Configured, text: str, name: str, cache: PromptCache
+) -> None:
+    assert configured.read(text).catalog.providers[name].prompt_cache is cache

@@ -36,6 +36,43 @@ def test_a_base_url_needs_neither_endpoint_nor_key_and_may_have_no_queue() -> No
     assert (settings.api_key, settings.default_model) == (NO_KEY, DEFAULT_MODEL)
 
 
+def plain(**given: str | None) -> ClientSettings:
+    allowed = given.pop("allowed", None)
+    environment = ENVIRONMENT | ({"RUNPOD_ALLOW_PLAIN_HTTP": allowed} if allowed else {})
+    if api_url := given.pop("api_url", None):
+        environment |= {"RUNPOD_API_URL": api_url}
+    return ClientSettings.resolve(environment=environment, **given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"api_url": "http://api.runpod.test"},
+        {"base_url": "http://10.0.0.7/v2/abc/openai/v1"},
+        {"base_url": "http://10.0.0.7/v2/abc/openai/v1", "api_key": "another"},
+        {"base_url": "http://gateway:8090/v1"},  # it would get RunPod's key, since none of its own is given
+    ],
+)
+def test_runpods_key_goes_over_http_to_no_other_machine_unless_that_is_wanted(given: dict[str, str]) -> None:
+    with pytest.raises(errors.ConfigurationError, match="RUNPOD_ALLOW_PLAIN_HTTP=true"):
+        plain(**given)
+    with pytest.raises(errors.ConfigurationError, match="over http"):
+        plain(allowed="false", **given)
+    assert plain(allowed="true", **given).api_key in ("key", "another")
+
+
+def test_a_gateways_own_key_over_http_is_logged_and_what_stays_here_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    plain(base_url="http://127.0.0.1:8090/v1")
+    plain(api_url="http://localhost:8000")
+    plain(base_url="https://gateway.test/v1")
+    ClientSettings.resolve(base_url="http://gateway:8090/v1", environment={})  # without a key
+    assert caplog.messages == []
+    plain(base_url="http://gateway:8090/v1", api_key="vs_gateways")
+    (message,) = caplog.messages
+    assert message.startswith("base_url is http")
+    assert "vs_gateways" not in message
+
+
 @pytest.mark.parametrize("missing", ["RUNPOD_API_KEY", "RUNPOD_VLLM_ENDPOINT_ID"])
 def test_what_is_missing_is_named(missing: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=missing):

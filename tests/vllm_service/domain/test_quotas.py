@@ -94,4 +94,6 @@ def test_limits_keep_the_order_in_which_the_scripts_number_them() -> None:
         "tokens_per_day",
         "tokens_per_month",
         "usd_per_month",
+        "concurrent_requests",
+        "organisation_concurrent_requests",
     ]

@@ -8,18 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_service.domain.media import TOKENS_PER_IMAGE
 from vllm_service.domain.reported_usage import MOST_TOKENS
 from vllm_service.domain.usage import (
     ASSUMED_COMPLETION_TOKENS,
     PREFIX_BYTES,
-    TOKENS_PER_IMAGE,
     choices_of,
     estimated_prompt_tokens,
     longest_answer_tokens,
     prefix_of,
 )
-
-IMAGE = b'"data:image/png;base64,%b"'
 
 
 def test_the_documented_numbers() -> None:
@@ -33,25 +31,26 @@ def test_the_documented_numbers() -> None:
         pytest.param(b"abc", 0, id="less than a token"),
         pytest.param(b"abcd", 1, id="four bytes are a token"),
         pytest.param(b"x" * 40_003, 10_000, id="a long text"),
-        # The text that stays is `"data:image/png"`, 16 bytes.
-        pytest.param(IMAGE % (b"A" * 10_000), 4 + TOKENS_PER_IMAGE, id="an image"),
-        pytest.param(IMAGE % (b"A" * 10_000) * 3, 12 + 3 * TOKENS_PER_IMAGE, id="three images"),
-        pytest.param(b"x" * 400 + IMAGE % (b"A" * 9_000), 104 + TOKENS_PER_IMAGE, id="text and an image"),
-        pytest.param(IMAGE % b"" + b"x" * 8184, 4 + 2046 + TOKENS_PER_IMAGE, id="an empty image in a long text"),
-        # Cut in the middle of its data: what follows is the image's to the end.
-        pytest.param(b";base64," + b"A" * 9_000, TOKENS_PER_IMAGE, id="an image that does not end"),
-        pytest.param(b"x" * 10_000 + b";base64", 2_501, id="a word that is no image"),
     ],
 )
-def test_a_prompt_is_estimated_by_its_length_and_its_images(body: bytes, tokens: int) -> None:
+def test_a_prompt_is_estimated_by_its_length(body: bytes, tokens: int) -> None:
     assert estimated_prompt_tokens(body) == tokens
 
 
-@pytest.mark.parametrize(("length", "images"), [(8192, 0), (8193, 1)])
-def test_only_a_body_above_8_kib_is_searched_for_images(length: int, images: int) -> None:
-    body = (IMAGE % b"A").ljust(length, b"x")
-    text = length - images * len(b";base64,A")
-    assert estimated_prompt_tokens(body) == text // 4 + images * TOKENS_PER_IMAGE
+@pytest.mark.parametrize(
+    ("inputs", "tokens"),
+    [
+        pytest.param(b"[1,2,3,4,5,6,7,8,9,1]", 10, id="token ids of one digit"),
+        pytest.param(b" [ [ 1,2 ] , [3,4,5] ]", 5, id="lists of token ids"),
+        pytest.param(b"[128000,128001]", 3, id="long ones are estimated by their length"),
+        pytest.param(b'["a,b,c,d,e,f,g,h"]', 4, id="commas of a text"),
+        pytest.param(b'"1,2,3,4,5,6,7,8"', 4, id="a text of numbers"),
+        pytest.param(b"[]", 0, id="nothing"),
+    ],
+)
+def test_token_ids_count_as_they_are(inputs: bytes, tokens: int) -> None:
+    assert estimated_prompt_tokens(inputs, inputs) == tokens
+    assert estimated_prompt_tokens(inputs, memoryview(inputs)) == tokens
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_service.domain.urls import url_fault
+from vllm_service.domain.urls import is_plain_beyond_this_machine, url_fault
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,21 @@ def test_a_url_that_no_request_can_reach_has_its_reason_without_the_url(url: str
 
 def test_a_user_name_and_a_query_can_be_allowed() -> None:
     assert url_fault("http://user:secret@host:4318/x?a=b", with_user=True, with_query=True) is None
+
+
+HERE = ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.255.0.9", "127.1", "[::1]", "[::ffff:127.0.0.1]"]
+ELSEWHERE = [
+    *("10.0.0.7", "192.168.1.2", "172.17.0.1", "100.64.0.1", "169.254.169.254", "8.8.8.8", "0.0.0.0"),
+    *("[fe80::1]", "[fd00::1]", "[::]", "[::ffff:10.0.0.1]", "gateway", "vllm.default.svc.cluster.local"),
+    *("localhost.example.com", "127.0.0.1.example.com", "notlocalhost", "host.docker.internal"),
+]
+
+
+@pytest.mark.parametrize(
+    ("host", "crosses"), [*((host, False) for host in HERE), *((host, True) for host in ELSEWHERE)]
+)
+def test_a_key_stays_secret_over_http_on_this_machine_alone(host: str, crosses: bool) -> None:
+    for url in (f"http://{host}", f"http://{host}:8000/v1", f"HTTP://{host}/v1"):
+        assert url_fault(url) is None
+        assert is_plain_beyond_this_machine(url) is crosses
+    assert not is_plain_beyond_this_machine(f"https://{host}/v1")

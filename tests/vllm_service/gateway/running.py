@@ -80,6 +80,9 @@ class Books:
             await self.key_store.wait()
         return self.keys.get(secret)
 
+    def knows(self, secret: str) -> bool:
+        return self.remembered(secret) is not None
+
     def remembered(self, secret: str) -> ApiKey | None:
         return self.keys.get(secret) if self.remembers else None
 

@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 from tokenizers import Tokenizer as Library
 
-from vllm_service.domain.usage import TOKENS_PER_IMAGE, Usage
+from vllm_service.domain.media import TOKENS_PER_IMAGE
+from vllm_service.domain.usage import Usage
 from vllm_service.gateway.answer_text import MOST_TEXT_BYTES, AnswerText
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Operation

@@ -111,6 +111,9 @@ class KeyStore:
         await self.answers.wait()
         return self.known.get(secret)
 
+    def knows(self, secret: str) -> bool:
+        return self.remembered(secret) is not None
+
     def remembered(self, secret: str) -> ApiKey | None:
         return self.known.get(secret) if secret in self.in_memory else None
 

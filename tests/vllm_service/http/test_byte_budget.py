@@ -23,7 +23,7 @@ def served_with(megabytes: int, **more: int) -> Served:
 
 def held_by(wires: list[Wire]) -> int:
     """What connections hold of requests that are not complete."""
-    return sum(len(wire.connection._body) + len(wire.connection._unread) for wire in wires)
+    return sum(wire.connection.body_size() + len(wire.connection._unread) for wire in wires)
 
 
 async def begun(served: Served, secret: str, size: int, count: int) -> list[Wire]:

@@ -10,7 +10,9 @@ from itertools import count
 
 import pytest
 
+from vllm_service.autoscaling.worker_room import WorkerRoom
 from vllm_service.http.fair_queue import FairQueue, QueueBounds, Turn
+from vllm_service.runpod.health import EndpointHealth
 
 HORIZON = 200.0
 
@@ -39,10 +41,15 @@ class Played:
 
 
 class World:
-    """A pool and its loads. Nothing waits for real time."""
+    """A pool and its loads. Nothing waits for real time.
 
-    def __init__(self, capacity: int, *loads: Load) -> None:
+    slots: a worker behind the pool, which serves so many at once, first come, first served; 0: as many as come.
+    """
+
+    def __init__(self, capacity: int, *loads: Load, slots: int = 0) -> None:
         self.queue = FairQueue(capacity, QueueBounds(100_000, 1_000_000))
+        self.slots = slots or 1_000_000
+        self.at_worker: deque[Played] = deque()
         self.numbers = count()
         self.events: list[tuple[float, int, str, Played]] = []
         #: By organisation and key; only the first of each line can be served next.
@@ -59,25 +66,29 @@ class World:
             now, _, what, request = heapq.heappop(self.events)
             flow = self.queue.flow(request.load.name)
             if what == "ends":
+                self.slots += 1
                 request.load.latencies.append(now - request.came)
                 self.at(now, "comes", Played(request.load, request.key, now))
                 self.queue.give_back(flow)
             elif self.queue.take(flow):
-                self.at(now + request.load.seconds, "ends", request)
+                self.at_worker.append(request)
             else:
                 request.turn = self.queue.line_up(flow, request.key)
                 self.waiting.setdefault((request.load.name, request.key), deque()).append(request)
             for line in self.waiting.values():
                 while line and line[0].turn is not None and line[0].turn.done():
-                    served = line.popleft()
-                    self.at(now + served.load.seconds, "ends", served)
+                    self.at_worker.append(line.popleft())
+            while self.at_worker and self.slots:
+                self.slots -= 1
+                served = self.at_worker.popleft()
+                self.at(now + served.load.seconds, "ends", served)
 
 
-def latencies(capacity: int, good: Load, *floods: Load) -> list[float]:
-    """Returns the latencies of the good load's answers beside these floods."""
+def latencies(capacity: int, good: Load, *floods: Load, slots: int = 0) -> list[float]:
+    """Returns the latencies of the good load's answers beside these floods. slots: see World."""
 
     async def run() -> None:
-        World(capacity, good, *floods).play()
+        World(capacity, good, *floods, slots=slots).play()
 
     asyncio.run(run())
     return good.latencies
@@ -122,3 +133,16 @@ def test_alone_an_organisation_keeps_eight_of_nine_busy_all_the_time() -> None:
     alone = Load("alone", 50, 1.0)
     latencies(9, alone)
     assert len(alone.latencies) == 8 * HORIZON
+
+
+@pytest.mark.parametrize("slots", [4, 32])
+def test_a_full_worker_with_a_line_of_its_own_delays_others_only_where_the_gateway_fills_that_line(slots: int) -> None:
+    def flooded() -> Load:
+        return Load("flood", 5 * slots, 20.0)
+
+    unbounded = latencies(1024, Load("good", 1, 1.0, begins=5.0), flooded(), slots=slots)
+    assert max(unbounded) > 90  # behind all that the flood has put into the worker's line
+    room = WorkerRoom(slots, max_workers=1, is_scaled_by_queue=True)
+    bound = room.requests(EndpointHealth(workers={"running": 1}), own=0)
+    assert bound == slots
+    assert max(latencies(bound, Load("good", 1, 1.0, begins=5.0), flooded(), slots=slots)) == 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import cProfile
 import pstats
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.vllm_service.http.one_connection import Served, Wire, chunked, post, turns
+from tests.waiting import until
 from vllm_service.http.limits import ConnectionLimits
 
 #: By how much a limit may be passed: one read, and what the parser gets at once.
@@ -96,7 +98,30 @@ async def test_chunks_of_48_bytes_may_be_as_many_as_a_body_holds() -> None:
     wire = served.connect()
     assert await wire.send(chunked(b"30\r\n" + b"z" * 48 + b"\r\n") + (b"30\r\n" + b"z" * 48 + b"\r\n") * 100_000)
     assert await wire.send(b"0\r\n\r\n")
-    assert [len(body) for body in served.bodies] == [48 * 100_001]
+    await until(lambda: [len(body) for body in served.bodies] == [48 * 100_001])
+
+
+async def test_a_large_body_is_joined_beside_the_loop_and_nothing_overtakes_it() -> None:
+    served = Served()
+    wire = served.connect()
+    large = bytes(range(256)) * 10_000
+    await wire.send(post(b"first") + post(large) + post(b"last"))
+    assert served.bodies == [b"first"]
+    assert not wire.is_read()
+    await until(lambda: len(served.bodies) == 2 and wire.is_read())
+    await wire.send((post(b"first") + post(large) + post(b"last"))[wire.sent :])
+    await until(lambda: len(wire.statuses) == 3)
+    assert served.bodies == [b"first", large, b"last"]
+
+
+async def test_a_caller_who_leaves_while_its_body_is_joined_is_not_answered() -> None:
+    served = Served()
+    wire = served.connect()
+    await wire.send(post(b"z" * 2_000_000))
+    wire.transport.abort()
+    await asyncio.get_running_loop().run_in_executor(None, lambda: None)
+    await turns()
+    assert (served.bodies, served.server.budget.held_bytes) == ([], 0)
 
 
 def calls_of(profile: cProfile.Profile) -> int:

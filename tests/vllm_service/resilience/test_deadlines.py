@@ -42,3 +42,22 @@ def test_whatever_the_clock_does_no_attempt_gets_more_than_was_granted(jumps: li
         if whole.left(now) > 0:
             limits = whole.limits(3, 4, now, is_last=is_last)
             assert 0 < limits.connect_seconds <= limits.first_byte_seconds <= limits.total_seconds <= 5
+
+
+@pytest.mark.parametrize(
+    ("header", "first_byte", "now", "is_last", "limits"),
+    [
+        (None, 30.0, 100.0, False, (True, True, True)),  # a stream in a request's whole time
+        (None, float("inf"), 100.0, True, (True, False, True)),  # a whole answer in it
+        (None, float("inf"), 140.0, True, (True, False, False)),  # other attempts have used most of it
+        ("59999", float("inf"), 100.0, True, (True, False, False)),  # the caller has shortened it, if ever so little
+        ("59999", 30.0, 100.0, True, (True, True, False)),
+        ("3000", 30.0, 100.0, True, (False, False, False)),
+        ("120000", float("inf"), 100.0, True, (True, False, True)),  # the caller grants more than the default
+    ],
+)
+def test_an_attempt_knows_whether_a_limit_is_the_providers_own_or_its_requests(
+    header: str | None, first_byte: float, now: float, is_last: bool, limits: tuple[bool, bool, bool]
+) -> None:
+    patience = deadline(header, SETTINGS, 100.0).limits(5, first_byte, now, is_last=is_last)
+    assert (patience.connect_is_own, patience.first_byte_is_own, patience.is_whole) == limits

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vllm_service.domain.refusals import Meaning
-from vllm_service.resilience.failures import Failure, Kind, retry_after_seconds
+from vllm_service.http.upstream import Patience
+from vllm_service.resilience.failures import LEFT_BY_CALLER, Failure, Kind, retry_after_seconds
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,34 @@ def test_retry_after_is_seconds_or_a_date_and_anything_else_says_nothing(
     header: str | None, seconds: float | None
 ) -> None:
     assert retry_after_seconds(header, now_utc_seconds=1_800_000_000) == seconds
+
+
+OWN = Patience(5.0, 120.0, 600.0)
+CUT = Patience(2.0, 2.0, 2.0, connect_is_own=False, first_byte_is_own=False, is_whole=False)
+WHOLE = Patience(5.0, 590.0, 600.0, connect_is_own=True, first_byte_is_own=False, is_whole=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "patience", "seconds", "judged"),
+    [
+        (Kind.TIMEOUT, OWN, 120.0, Kind.TIMEOUT),
+        (Kind.TIMEOUT, CUT, 2.0, Kind.DEADLINE),
+        (Kind.TIMEOUT, CUT, 1.999, Kind.DEADLINE),  # a timer may fire a moment early
+        (Kind.TIMEOUT, CUT, 1.0, Kind.TIMEOUT),  # the provider's idle time, which is shorter
+        (Kind.TIMEOUT, WHOLE, 590.0, Kind.TIMEOUT),  # as long as every request may take: it hangs
+        (Kind.CONNECT, OWN, 5.0, Kind.CONNECT),
+        (Kind.CONNECT, CUT, 2.0, Kind.DEADLINE),
+        (Kind.CONNECT, CUT, 0.1, Kind.CONNECT),  # refused
+        (Kind.DEADLINE, WHOLE, 600.0, Kind.TIMEOUT),
+        (Kind.DEADLINE, CUT, 2.0, Kind.DEADLINE),
+        (Kind.CUT, CUT, 2.0, Kind.CUT),
+        (Kind.STATUS, CUT, 2.0, Kind.STATUS),
+    ],
+)
+def test_only_the_providers_own_limits_and_a_whole_requests_time_speak_against_it(
+    kind: Kind, patience: Patience, seconds: float, judged: Kind
+) -> None:
+    failure = Failure(kind, 500 if kind is Kind.STATUS else 0).judged_by(patience, seconds)
+    assert failure.kind is judged
+    assert (failure.breaker_status == LEFT_BY_CALLER) is (judged is Kind.DEADLINE)
+    assert not failure.is_final

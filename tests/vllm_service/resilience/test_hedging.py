@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from tests.waiting import until
 from vllm_service.domain.plan import Step
-from vllm_service.resilience.hedging import FirstBytes, HedgeBudget, HedgeSettings, Winner, hedged
+from vllm_service.resilience.hedging import (
+    MOST_ORGANISATIONS,
+    FirstBytes,
+    HedgeBudget,
+    HedgeSettings,
+    Hedging,
+    Winner,
+    hedged,
+)
 
 FIRST, SECOND = Step("a", "m", cost_picousd=100), Step("b", "m", cost_picousd=300)
 DELAY = 0.25
@@ -229,3 +237,19 @@ def test_the_p95_of_first_bytes_is_unknown_until_there_are_enough_and_follows_th
     for _ in range(100):
         times.add(0.5)
     assert times.p95() == 0.5
+
+
+def test_one_organisations_slow_answers_put_off_no_other_ones_hedge() -> None:
+    hedging = Hedging(HedgeSettings(fewest_samples=20), is_on=True)
+    step = Step("p", "m")
+    for number in range(20):
+        for name in ("good", "other"):
+            hedging.began(step, name, 0.01 * number)
+    for _ in range(1000):
+        hedging.began(step, "attacker", 60.0)
+    assert hedging.delay_seconds(step, "attacker") == 60.0
+    assert hedging.delay_seconds(step, "good") == pytest.approx(0.18)
+    assert hedging.delay_seconds(step, "new") == pytest.approx(0.18)
+    for number in range(MOST_ORGANISATIONS * 2):
+        hedging.began(step, f"organisation {number}", 1.0)
+    assert len(hedging._first_bytes["p", "m"]._of) == MOST_ORGANISATIONS

@@ -66,6 +66,18 @@ def test_a_provider_that_caches_prompts_becomes_cheaper() -> None:
     assert made.plan(facts(), 0.0).steps[0].provider == "dear"
 
 
+def test_the_wait_for_a_connection_is_not_learned_as_the_offers_own_time() -> None:
+    learned = []
+    for waited, first_token_at in ((0.0, 1.0), (30.0, 31.0)):
+        made, request = router(), facts()
+        step = made.plan(request, 0.0).steps[0]
+        attempt = made.started(step, request, 0.0)
+        attempt.waited(waited)
+        attempt.first_token(first_token_at)
+        learned.append(attempt.candidate.first_token_seconds.expect(request.organisation))
+    assert learned[0] == learned[1]
+
+
 def test_retry_after_sends_requests_elsewhere_until_then() -> None:
     made, request = router(), facts()
     step = made.plan(request, 0.0).steps[0]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
 
 from tests.vllm_service.routing.catalogs import catalog, facts
-from vllm_service.catalog.model import Catalog, Offer, PublicModel
+from vllm_service.catalog.model import Catalog, Offer, PromptCache, PublicModel
 from vllm_service.domain.plan import Step
 from vllm_service.domain.pricing import TokenPrice
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
-from vllm_service.routing.estimates import KEPT_SECONDS, MOST_PREFIXES, PromptCache
+from vllm_service.routing.estimates import KEPT_SECONDS, MOST_PREFIXES, CachedPrefixes
 from vllm_service.routing.profiles import EndpointProfile, RouterSettings
 from vllm_service.routing.router import CostRouter
 
@@ -21,13 +22,14 @@ OWN = Step("own", "org/m")
 READS = 3000.0  # tokens per second
 
 
-def hosted_router() -> CostRouter:
+def hosted_router(cache: PromptCache = PromptCache.SHARED) -> CostRouter:
     """`cheap` takes 0.10, `dear` 0.12, and half of that for what it has cached."""
     offers = (
         Offer("cheap", "m-cheap", TokenPrice.per_million("0.10", "0.20", "0.05")),
         Offer("dear", "m-dear", TokenPrice.per_million("0.12", "0.20", "0.06")),
     )
-    return CostRouter(Catalog(catalog().providers, {"m": PublicModel("m", offers)}))
+    providers = {name: replace(provider, prompt_cache=cache) for name, provider in catalog().providers.items()}
+    return CostRouter(Catalog(providers, {"m": PublicModel("m", offers)}))
 
 
 def own_router(workers: int) -> CostRouter:
@@ -68,6 +70,15 @@ def test_a_conversation_stays_where_its_beginning_was_read_and_a_new_one_goes_to
     assert goes_to(router, facts(prefix=TALK), 12.0) == "dear"
     assert goes_to(router, facts(prefix=OTHER_TALK), 12.0) == "cheap"
     assert goes_to(router, facts(), 12.0) == "cheap"
+
+
+@pytest.mark.parametrize(("cache", "goes"), [(PromptCache.VLLM, "cheap"), (PromptCache.SHARED, "dear")])
+def test_another_organisations_conversation_is_no_hit_where_the_cache_is_divided(cache: PromptCache, goes: str) -> None:
+    router = hosted_router(cache)
+    taught(router, "dear")
+    served(router, "dear", facts(prefix=TALK, organisation="acme"), 0.0, at=10.0)
+    assert goes_to(router, facts(prefix=TALK, organisation="acme"), 12.0) == "dear"
+    assert goes_to(router, facts(prefix=TALK, organisation="zeta"), 12.0) == goes
 
 
 def test_what_was_read_long_ago_is_not_cached_any_more() -> None:
@@ -210,17 +221,17 @@ def test_the_fastest_place_is_the_one_that_has_read_the_conversation() -> None:
 
 
 def test_the_oldest_beginnings_are_forgotten_first() -> None:
-    cache = PromptCache()
+    cache = CachedPrefixes()
     for prefix in range(1, MOST_PREFIXES + 1):
-        cache.add(prefix, False, 0.0, 1.0)
-    cache.add(1, True, 0.5, 2.0)  # read again: now the latest
-    cache.add(MOST_PREFIXES + 1, False, 0.0, 3.0)
+        cache.add(prefix, False, 0.0, "", 1.0)
+    cache.add(1, True, 0.5, "", 2.0)  # read again: now the latest
+    cache.add(MOST_PREFIXES + 1, False, 0.0, "", 3.0)
     assert cache.has_read(1, 3.0)
     assert not cache.has_read(2, 3.0)
     assert cache.has_read(3, 3.0)
 
 
 def test_prompts_that_are_too_short_for_a_beginning_follow_nothing() -> None:
-    cache = PromptCache()
-    cache.add(0, False, 0.0, 5.0)
+    cache = CachedPrefixes()
+    cache.add(0, False, 0.0, "", 5.0)
     assert not cache.has_read(0, 6.0)

@@ -20,6 +20,7 @@ from vllm_service.runpod.endpoint import Reply, RunPodEndpoint, RunPodSettings
 from vllm_service.runpod.health import EndpointHealth, parse_health
 from vllm_service.storage.coordination.memory import MemoryWakes
 from vllm_service.storage.coordination.redis import RedisWakes
+from vllm_service.storage.redis_link import RedisLink
 
 SETTINGS = EndpointSettings(api_key="secret-key", max_workers=3, idle_timeout_seconds=60, stop_grace_seconds=10)
 
@@ -85,13 +86,13 @@ async def test_however_often_it_is_asked_it_looks_at_a_bounded_rate(bench: Bench
 
 async def test_two_replicas_that_want_it_woken_send_one_job_between_them(bench: Bench) -> None:
     with own_redis() as server:
-        clients = server.client(), server.client()
-        replicas = [(RedisWakes(client, timeout_seconds=5), bench.endpoint()) for client in clients]
+        links = RedisLink(server.url), RedisLink(server.url)
+        replicas = [(RedisWakes(link, timeout_seconds=5), bench.endpoint()) for link in links]
         outcomes = await asyncio.gather(
             *(wake_once("own", "llama", endpoint, wakes, WakeSettings()) for wakes, endpoint in replicas * 10)
         )
-        for client in clients:
-            await client.aclose()
+        for link in links:
+            await link.close()
     assert [waked for waked, _ in outcomes].count(WakeOutcome.STARTED) == 1
     assert bench.http.sent == {"POST /v2/local/run": 1}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from tests.vllm_service.storage.conftest import Backend
 from tests.vllm_service.storage.ledger.test_ledger import RECORD
 from vllm_service.__main__ import main
+from vllm_service.domain.roles import Role
 from vllm_service.storage.open import open_storage
 
 
@@ -45,6 +47,24 @@ async def test_a_key_is_made_listed_and_revoked(
     assert await run("keys", "revoke", "nobody", *location) == 1
     async with open_storage(*backend.locations) as storage:
         assert await storage.keys.find(secret) is None
+
+
+async def test_a_key_has_the_least_role_unless_another_is_given_then_or_later(
+    backend: Backend, location: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run("keys", "create", "acme", *location) == 0
+    assert await run("keys", "create", "acme", "--role", "viewer", *location) == 0
+    plain, seeing = capsys.readouterr().out.split()
+    async with open_storage(*backend.locations) as storage:
+        keys = [await storage.keys.find(secret) for secret in (plain, seeing)]
+    assert [key and key.role for key in keys] == [Role.CALLER, Role.VIEWER]
+    assert await run("keys", "role", keys[0].id if keys[0] else "", "admin", "--json", *location) == 0
+    assert await run("keys", "role", "nobody", "admin", *location) == 1
+    capsys.readouterr()
+    assert await run("keys", "list", "--json", *location) == 0
+    assert sorted(key["role"] for key in json.loads(capsys.readouterr().out)["keys"]) == ["admin", "viewer"]
+    with pytest.raises(SystemExit):
+        await run("keys", "create", "acme", "--role", "root", *location)
 
 
 async def test_limits_are_set_one_at_a_time(

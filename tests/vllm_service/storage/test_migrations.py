@@ -19,6 +19,7 @@ from tests.vllm_service.storage.migration_process import with_one_more
 from tests.vllm_service.storage.old_database import KEY_ID, RECORDS, ROWS, columns, execute, fetch, write_old_database
 from vllm_service import __version__
 from vllm_service.domain.keys import OrganisationLimits
+from vllm_service.domain.roles import Role
 from vllm_service.storage.keys.sql import KeyStore
 from vllm_service.storage.ledger.columns import REQUESTS
 from vllm_service.storage.open import DATABASE_FILE, open_database, open_storage
@@ -73,12 +74,14 @@ async def test_a_new_database_has_the_newest_version(backend: Backend) -> None:
 async def test_a_database_of_the_program_before_keeps_every_row_and_takes_new_ones(backend: Backend) -> None:
     await write_old_database(backend)
     others = ("api_keys", "organisations", "quota_use")
-    before = [await fetch(backend, f"SELECT * FROM {table}") for table in others]
+    old = {table: ", ".join(sorted(name for at, name in await columns(backend) if at == table)) for table in others}
+    before = [await fetch(backend, f"SELECT {old[table]} FROM {table}") for table in others]
     database = await open_database(backend.database_url, backend.data_dir)
     assert await written(database) == RECORDS
-    assert [await fetch(backend, f"SELECT * FROM {table}") for table in others] == before
+    assert [await fetch(backend, f"SELECT {old[table]} FROM {table}") for table in others] == before
     (key,) = await KeyStore(database).list("acme")
     assert (key.key.id, key.note, key.key.strategy) == (KEY_ID, "the app", "cost")
+    assert key.key.role is Role.CALLER
     assert key.key.limits == OrganisationLimits(tokens_per_day=None, picousd_per_month=200 * 10**12)
     await write(database, RECORD)
     assert await written(database) == [*RECORDS, RECORD]

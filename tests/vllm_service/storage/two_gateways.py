@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-import redis.asyncio as redis
-
 from tests.servers import own_redis
+from vllm_service.storage.redis_link import RedisLink
 
 Shared = TypeVar("Shared")
 PLACES = ("memory", "redis")
@@ -16,7 +15,7 @@ PLACES = ("memory", "redis")
 
 @asynccontextmanager
 async def two_gateways(
-    place: str, in_memory: Callable[[], Shared], on_redis: Callable[[redis.Redis], Shared]
+    place: str, in_memory: Callable[[], Shared], on_redis: Callable[[RedisLink], Shared]
 ) -> AsyncIterator[tuple[Shared, Shared]]:
     """The part as each of them has it; in memory they are one."""
     if place == "memory":
@@ -24,7 +23,7 @@ async def two_gateways(
         yield alone, alone
         return
     with own_redis() as server:
-        clients = server.client(), server.client()
-        yield on_redis(clients[0]), on_redis(clients[1])
-        for client in clients:
-            await client.aclose()
+        links = RedisLink(server.url), RedisLink(server.url)
+        yield on_redis(links[0]), on_redis(links[1])
+        for link in links:
+            await link.close()

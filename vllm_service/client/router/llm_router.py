@@ -189,6 +189,7 @@ class LLMRouter(TextCalls):
         """Returns the route that `generate` would take now. Sends nothing, but strategies that take turns count it."""
         ask = self._ask_of(prompt, model or self.default_model, self._given(max_tokens, None, options))
         plan = self._connections.router.plan(self._facts(ask, stream=False), self._connections.clock())
+        plan.ended(is_answered=False)
         return Explanation(ask.model, self.strategy, plan)
 
     async def close(self) -> None:

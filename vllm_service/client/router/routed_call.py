@@ -19,7 +19,7 @@ from vllm_service.client.results import Answer
 from vllm_service.client.retry import NOT_CONNECTED, may_be_running
 from vllm_service.client.settings import NO_KEY, ClientSettings
 from vllm_service.client.streams import Begun, OpenedStream, begin
-from vllm_service.domain.plan import Router
+from vllm_service.domain.plan import Plan, Router
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ConfigurationError, GatewayTimeout, ServiceError, UpstreamFailed
@@ -176,7 +176,12 @@ class RoutedCall:
         attempt = await self._first(send)
         provider = self._connections.catalog.providers[attempt.step.provider]
         pieces = _RoutedPieces(
-            attempt, self._deadline, provider.idle_timeout_seconds, self._connections, self._succeeded
+            attempt,
+            self._deadline,
+            provider.idle_timeout_seconds,
+            self._connections,
+            self._succeeded,
+            plan=self._plan,
         )
         return Begun(
             pieces,
@@ -191,12 +196,14 @@ class RoutedCall:
     async def _first(self, send: _ConnectionRequest[Sent]) -> Attempt[Sent]:
         try:
             return await first_answer(self._plan, send, self._request)
-        except ServiceError as error:
-            raise at_endpoint(error, send.provider) from None
+        except BaseException as error:
+            self._plan.ended(is_answered=False)
+            raise (at_endpoint(error, send.provider) if isinstance(error, ServiceError) else error) from None
 
     def _succeeded(self, attempt: Attempt[Sent], usage: Usage | None) -> None:
         """Reports the success. The budget of hedges is a part of what answers cost, so the cost is added to it."""
         hedging = self._connections.policy.hedging
+        self._plan.ended(is_answered=True)
         attempt.succeeded(None if usage is None else usage.if_counted)
         if hedging is not None and usage is not None:
             hedging.budget.earn(self._request.cost_picousd(attempt.step, usage) or 0)
@@ -293,7 +300,10 @@ class _RoutedPieces:
         idle_seconds: float,
         connections: Connections,
         succeeded: Callable[[Attempt[OpenedAnswer], Usage | None], None],
+        *,
+        plan: Plan,
     ) -> None:
+        self._plan = plan
         self._attempt = attempt
         self._opened = attempt.answer[0]
         self._deadline, self._idle_seconds = deadline, idle_seconds
@@ -327,6 +337,7 @@ class _RoutedPieces:
 
     async def close(self) -> None:
         self._attempt.abandoned()  # unless it has ended by itself
+        self._plan.ended(is_answered=False)
         await self._opened.close()
 
     def _silent(self, seconds: float) -> StreamBroken:

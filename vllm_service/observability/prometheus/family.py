@@ -12,9 +12,11 @@ from prometheus_client.metrics_core import Metric
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.status import (
     CacheState,
+    KeysState,
     LedgerState,
     LogState,
     LoopState,
+    PoolState,
     ProcessState,
     ProviderCircuit,
     QuotaState,
@@ -44,9 +46,11 @@ class Snapshot:
     is_ready: bool
     breakers: Mapping[str, ProviderCircuit] = field(default_factory=dict)
     workers: Mapping[str, WorkerState] = field(default_factory=dict)
+    pools: Mapping[str, PoolState] = field(default_factory=dict)
     cache: CacheState | None = None
     ledger: LedgerState | None = None
     quotas: QuotaState | None = None
+    keys: KeysState | None = None
     process: ProcessState | None = None
     loop: LoopState | None = None
     log: LogState | None = None
@@ -131,6 +135,11 @@ def per_provider(read: Callable[[Tally], Value]) -> Callable[[Snapshot], Samples
 def per_breaker(read: Callable[[ProviderCircuit], float | None]) -> Callable[[Snapshot], Samples]:
     """Returns a reader of a sample for every provider with a circuit breaker."""
     return lambda snapshot: (((name,), read(state)) for name, state in snapshot.breakers.items())
+
+
+def per_pool(read: Callable[[PoolState], float | None]) -> Callable[[Snapshot], Samples]:
+    """Returns a reader of a sample for every provider of the catalog to which something was sent."""
+    return lambda s: (((name,), read(s.pools[name])) for name in s.catalog.providers if name in s.pools)
 
 
 def per_endpoint(read: Callable[[WorkerState], float | None]) -> Callable[[Snapshot], Samples]:

@@ -23,6 +23,7 @@ from vllm_service.observability.prometheus.family import (
     one,
     per_breaker,
     per_endpoint,
+    per_pool,
 )
 from vllm_service.version import __version__
 
@@ -120,11 +121,45 @@ PARTS: tuple[Family, ...] = (
     ),
     gauge("vllm_ledger_up", "0 while rows cannot be written", _of_ledger(lambda w: not w.is_failing)),
     gauge("vllm_quota_up", "0 while limits cannot be checked", _of_quotas(lambda q: not q.is_failing)),
+    gauge(
+        "vllm_quota_counting_alone",
+        "1 while Redis is away and this process gives out its share of each limit",
+        _of_quotas(lambda q: q.is_counting_alone),
+    ),
+    gauge(
+        "vllm_keys_up",
+        "0 while keys cannot be looked up; those in memory are used on",
+        one(lambda s: None if s.keys is None else not s.keys.is_failing),
+    ),
     gauge("vllm_quota_open_reservations", "Neither settled nor released", _of_quotas(lambda q: q.open_reservations)),
     counter(
         "vllm_quota_expired_reservations_total", "Leases that ran out", _of_quotas(lambda q: q.expired_reservations)
     ),
     gauge("vllm_sessions_active", "Conversations that are kept", one(lambda s: s.active_sessions)),
+    gauge(
+        "vllm_provider_connections",
+        "Connections that are used or being opened",
+        per_pool(lambda p: p.taken),
+        "provider",
+    ),
+    gauge(
+        "vllm_provider_connections_limit",
+        "How many may be: max_connections, or what an endpoint's workers hold",
+        per_pool(lambda p: p.capacity),
+        "provider",
+    ),
+    gauge(
+        "vllm_provider_queue_requests",
+        "Requests that wait for a free connection",
+        per_pool(lambda p: p.waiting),
+        "provider",
+    ),
+    counter(
+        "vllm_provider_queue_refusals_total",
+        "Requests that got no connection: they waited too long, or too many waited",
+        per_pool(lambda p: p.refusals),
+        "provider",
+    ),
     gauge("vllm_workers_running", "Workers that run a job", per_endpoint(lambda w: w.running), "provider"),
     gauge("vllm_workers_idle", "Workers that are warm and free", per_endpoint(lambda w: w.idle), "provider"),
     gauge("vllm_workers_initializing", "Workers that start", per_endpoint(lambda w: w.initializing), "provider"),

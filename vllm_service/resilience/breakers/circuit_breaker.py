@@ -74,6 +74,11 @@ class CircuitBreaker:
         """Whether it is closed, and the last request that ended did not fail."""
         return self._state is CLOSED and not self.failures and not self._throttles
 
+    @property
+    def is_probing(self) -> bool:
+        """Whether a probe is out, or may be."""
+        return self._probes.are_out
+
     def state(self, now: float) -> BreakerState:
         """Returns the state now. A pause that is over changes it, since no timer does that."""
         if self._state in (OPEN, RESTING) and not self.seconds_shut(now):

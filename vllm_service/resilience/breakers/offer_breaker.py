@@ -61,9 +61,10 @@ class _Organisation:
     def is_over(self, now: float, keep_seconds: float) -> bool:
         """Returns whether nothing is left to remember, or its last failure was too long ago."""
         breaker = self.breaker
-        if breaker.state(now) not in (CLOSED, HALF_OPEN) or self.window.failed_by(now):
+        self.failed_at = min(self.failed_at, now)  # a clock that went back
+        if breaker.state(now) not in (CLOSED, HALF_OPEN) or breaker.is_probing or self.window.failed_by(now):
             return False
-        return breaker.is_sound or not 0 <= now - self.failed_at < keep_seconds
+        return breaker.is_sound or now - self.failed_at >= keep_seconds
 
 
 class OfferBreaker(CircuitBreaker):

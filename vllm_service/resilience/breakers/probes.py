@@ -38,6 +38,11 @@ class Probes:
     def __init__(self) -> None:
         self._out: dict[str, _Probe] = {}
 
+    @property
+    def are_out(self) -> bool:
+        """Whether there are any, lost ones among them."""
+        return bool(self._out)
+
     def send(self, organisation: str, admission: Admission | None, now: float, seconds: float) -> None:
         """Adds a probe, for so long at most. admission: None for one that another replica has sent."""
         self._out[organisation] = _Probe(admission, now, seconds)

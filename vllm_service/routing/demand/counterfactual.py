@@ -10,6 +10,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.routing.profiles import LatencyTarget
 
@@ -21,7 +23,7 @@ _MEMORY_SECONDS = 10.0
 _LONGER = 2.0
 
 
-class Demand(NamedTuple):
+class Demand(msgspec.Struct, eq=False):
     """One request as the hot path logs it; everything that follows from it is computed later, off the hot path."""
 
     at_seconds: float
@@ -31,6 +33,27 @@ class Demand(NamedTuple):
     #: The expected length of the answer.
     completion_tokens: float
     target: LatencyTarget
+    organisation: str = ""
+    #: Where its end is logged; None: it never ends.
+    log: DemandLog | None = None
+    #: Whether it came to nothing: cut, refused, or never answered.
+    is_withdrawn: bool = False
+    #: The dollars that each number of workers would have taken of it; None until a decision has looked at it.
+    taken_usd: list[float] | None = None
+    _has_ended: bool = False
+
+    @property
+    def hosted_usd(self) -> float:
+        """The marginal cost in dollars."""
+        return self.hosted_picousd / PICOUSD_PER_USD
+
+    def ended(self, *, is_answered: bool) -> None:
+        """Implements plan.PlannedDemand."""
+        if self._has_ended or self.log is None:
+            return
+        self._has_ended = True
+        self.is_withdrawn = not is_answered
+        self.log.ended.append(self)
 
 
 @dataclass(slots=True)
@@ -38,6 +61,8 @@ class DemandLog:
     """The requests that an endpoint could serve since the last decision, and what its workers have saved."""
 
     requests: deque[Demand] = field(default_factory=lambda: deque(maxlen=MOST_LOGGED))
+    #: Those that have ended since then.
+    ended: deque[Demand] = field(default_factory=lambda: deque(maxlen=MOST_LOGGED))
     #: What requests that woken workers have taken would have cost at hosted offers, since the beginning.
     saved_usd: float = 0.0
 
@@ -72,12 +97,13 @@ class Speeds:
 
     def request_of(self, demand: Demand) -> OfferedRequest:
         """Returns what this request means for a worker of these speeds."""
-        at_seconds, picousd, prompt_tokens, completion_tokens, target = demand
+        prompt_tokens = demand.prompt_tokens
+        target = demand.target
         return OfferedRequest(
-            at_seconds,
-            picousd / PICOUSD_PER_USD,
+            demand.at_seconds,
+            demand.hosted_usd,
             prompt_tokens * self.seconds_per_prompt_token,
-            completion_tokens,
+            demand.completion_tokens,
             target.first_token_seconds(prompt_tokens) * self.margin,
             target.seconds_per_output_token * self.margin,
         )
@@ -101,16 +127,19 @@ class CounterfactualWorkers:
         #: When the two averages above were last brought up to date.
         self._at = 0.0
 
-    def offer(self, request: OfferedRequest, speeds: Speeds) -> None:
-        """Takes the request if its first token and its end would be in time. Requests come in the order of time."""
+    def offer(self, request: OfferedRequest, speeds: Speeds) -> bool:
+        """Takes the request if its first token and its end would be in time, and returns whether it did.
+
+        Requests come in the order of time.
+        """
         now = request.at_seconds
         until = self._reads_until
         if not until:
-            return
+            return False
         begins = max(now, min(until))
         wait = begins - now + request.reading_seconds + speeds.overhead_seconds
         if wait > request.allowed_seconds:
-            return
+            return False
         keep = max(0.0, 1.0 - (now - self._at) / _MEMORY_SECONDS)
         # Both are per worker and include this request: it has to be in time in the batch that it makes larger.
         reading = (self._reading * keep + request.reading_seconds / _MEMORY_SECONDS) / self.count
@@ -120,12 +149,13 @@ class CounterfactualWorkers:
         late = wait + _LONGER * request.completion_tokens * (token - request.pace_seconds) > request.allowed_seconds
         # rate x token is the batch that the tokens settle at (Little's law); it has to fit the slots.
         if late or rate * token > speeds.slots:
-            return
+            return False
         until[until.index(min(until))] = begins + request.reading_seconds
         self._reading = reading * self.count
         self._token_rate = rate * self.count
         self._at = now
         self.usd += request.usd
+        return True
 
 
 def token_seconds(speeds: Speeds, reading_share: float, tokens_per_second: float) -> float:

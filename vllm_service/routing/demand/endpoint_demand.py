@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_service.routing.demand.counterfactual import DemandLog, Speeds
+from vllm_service.routing.profiles import ORGANISATION_SHARE
 
 if TYPE_CHECKING:
     from vllm_service.routing.demand.target import DemandController
@@ -21,9 +22,17 @@ class EndpointDemand:
     loaded, `demand` costs what appending to a list costs.
     """
 
-    def __init__(self, most_workers: int, usd_per_second: float, always_on: int = 0) -> None:
+    def __init__(
+        self,
+        most_workers: int,
+        usd_per_second: float,
+        always_on: int = 0,
+        organisation_share: float = ORGANISATION_SHARE,
+    ) -> None:
         self._limits = most_workers, usd_per_second, always_on
-        self._log = DemandLog()
+        self._share = organisation_share
+        #: Of demand and its ends.
+        self.log = self._log = DemandLog()
         # The bound method itself: this is the hot path, and a method of our own around it would be one more call.
         self.demand = self._log.requests.append
         self._rules: DemandController | None = None
@@ -33,7 +42,7 @@ class EndpointDemand:
         if self._rules is None:
             from vllm_service.routing.demand.target import DemandController  # noqa: PLC0415  the only door to numpy
 
-            self._rules = DemandController(*self._limits, log=self._log)
+            self._rules = DemandController(*self._limits, log=self._log, organisation_share=self._share)
         return self._rules
 
     def took(self, usd: float) -> None:

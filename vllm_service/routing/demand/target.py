@@ -14,9 +14,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_service.routing.demand.counterfactual import CounterfactualWorkers, DemandLog, Speeds
+from vllm_service.routing.demand.counterfactual import CounterfactualWorkers, Demand, DemandLog, Speeds
 from vllm_service.routing.demand.isotonic import isotonic_decreasing
+from vllm_service.routing.demand.organisations import Organisations
 from vllm_service.routing.demand.threshold_rules import FIRST_RULE, NEVER, OFF, ThresholdRules
+from vllm_service.routing.profiles import ORGANISATION_SHARE
 
 Floats = NDArray[np.float64]
 
@@ -57,8 +59,10 @@ class DemandController:
         always_on: int = 0,
         *,
         log: DemandLog | None = None,
+        organisation_share: float = ORGANISATION_SHARE,
     ) -> None:
         workers = most_workers - always_on
+        self._organisations = Organisations(workers, organisation_share)
         self._usd_per_second = usd_per_second
         self._always_on = always_on
         self._rules = ThresholdRules(workers, usd_per_second, memory_seconds=_BILL_MEMORY_SECONDS)
@@ -91,11 +95,11 @@ class DemandController:
         if seconds <= 0.0:
             return self.wanted()
         self._decided_at = now
-        saved = self._offer_to_counterfactuals(seconds, speeds)
+        start_usd = self._usd_per_second * (cold_seconds + idle_seconds)
+        saved = self._offer_to_counterfactuals(seconds, speeds, start_usd)
         self._rules.advance(seconds, saved, cold_seconds, idle_seconds)
         self._choose_rules(cold_seconds + idle_seconds)
         self._weigh(saved, seconds)
-        start_usd = self._usd_per_second * (cold_seconds + idle_seconds)
         self._follow_rules(spent_usd, start_usd, self._evident(spent_usd, start_usd, cold_seconds))
         return self.wanted()
 
@@ -155,20 +159,50 @@ class DemandController:
                 self._on[number] = True
                 self._committed_usd[number] = start_usd
 
-    def _offer_to_counterfactuals(self, seconds: float, speeds: Speeds) -> Floats:
+    def _take_back(self, now: float) -> None:
+        """Takes back what earlier decisions have counted of requests that came to nothing."""
+        ended = list(self._log.ended)
+        self._log.ended.clear()
+        self._organisations.take(ended, now)
+        for demand in ended:
+            if demand.is_withdrawn and demand.taken_usd is not None:
+                self._offered_usd -= demand.hosted_usd
+                # What was released already is made good by what comes next.
+                self._unreleased_usd[: len(demand.taken_usd) - 1] -= np.diff(demand.taken_usd)
+
+    def _offer(
+        self, demand: Demand, speeds: Speeds, counterfactuals: list[CounterfactualWorkers], start: float
+    ) -> float:
+        """Offers a request to the workers on paper, up to as many as its organisation may want. Returns its reading."""
+        organisation = demand.organisation
+        request = speeds.request_of(demand)
+        most = self._organisations.most_workers(organisation, start)
+        weight = self._organisations.weight(organisation, start)
+        if weight < 1.0:
+            request = request._replace(usd=request.usd * weight)
+        taken = 0.0
+        demand.taken_usd = []
+        for number, workers in enumerate(counterfactuals):
+            if number <= most:
+                taken = request.usd if workers.offer(request, speeds) else 0.0
+            else:  # as much as those have taken that it may want: no further worker saves anything of it
+                workers.usd += taken
+            demand.taken_usd.append(taken)
+        return request.reading_seconds
+
+    def _offer_to_counterfactuals(self, seconds: float, speeds: Speeds, start_usd: float) -> Floats:
         """Returns what the first, the second, ... worker would have saved since the last decision."""
-        offered = [speeds.request_of(demand) for demand in self._log.requests]
+        self._take_back(self._decided_at or 0.0)
+        offered = [demand for demand in self._log.requests if not demand.is_withdrawn]
         self._log.requests.clear()
-        self._offered_usd += sum(request.usd for request in offered)
+        self._offered_usd += sum(demand.hosted_usd for demand in offered)
         reading = 0.0
         # Far more workers than the load keeps busy would save nothing: they are not computed.
         counterfactuals = self._counterfactuals[: int(3.0 * self.load) + 4]
         for workers in counterfactuals:
             workers.usd = 0.0
-        for request in offered:
-            reading += request.reading_seconds
-            for workers in counterfactuals:
-                workers.offer(request, speeds)
+        for demand in offered:
+            reading += self._offer(demand, speeds, counterfactuals, start_usd)
         keep = math.exp(-seconds / _LOAD_SECONDS)
         self.load = max(self.load * keep + reading * (1.0 - keep) / seconds, self.load * keep)
         # k and k + 1 workers take different requests of a burst: their difference is noise until it is averaged.

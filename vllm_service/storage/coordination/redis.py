@@ -1,28 +1,32 @@
 """Implements coordination in Redis: the changes and probes of breakers, wake leases, worker targets.
 
-Every call has a short timeout. It is on the way of a request, and deciding alone is better than a wait.
+A call on the way of a request has a short timeout: deciding alone is better than a wait. The others have time: a slow
+Redis is still shared.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, replace
-from importlib import resources
 from typing import Any
 
-import redis.asyncio as redis
-from redis.exceptions import RedisError
-
 from vllm_service.domain.breakers import BreakerChange, BreakerState, ProbeAnswer, ProbeClaim
+from vllm_service.errors import ServiceError
 from vllm_service.storage.coordination.memory import MemoryWakes
 from vllm_service.storage.coordination.protocol import MOST_PROBES
+from vllm_service.storage.redis_errors import CONNECTION_ERRORS
+from vllm_service.storage.redis_link import RedisLink
+from vllm_service.storage.redis_replies import reply_within
 
-#: What the driver raises while Redis is away.
-REDIS_ERRORS = (RedisError, OSError, TimeoutError)
+#: How long a call waits that no request waits for.
+PATIENCE_SECONDS = 2.0
+#: How long a request waits for the consent to a probe.
+PROBE_SECONDS = 0.25
 logger = logging.getLogger(__name__)
 
 
@@ -32,8 +36,10 @@ class RedisWakes:
     While Redis is away each replica goes by its own leases, so that an endpoint is woken once by each at most.
     """
 
-    def __init__(self, client: redis.Redis, *, prefix: str = "vllm_service", timeout_seconds: float = 0.25) -> None:
-        self._client = client
+    def __init__(
+        self, link: RedisLink, *, prefix: str = "vllm_service", timeout_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        self._link = link
         self._prefix = prefix
         self._patience_seconds = timeout_seconds
         self._own = MemoryWakes()
@@ -41,9 +47,9 @@ class RedisWakes:
     async def claim(self, endpoint: str, seconds: float) -> bool:
         """Implements protocol.Wakes."""
         try:
-            async with asyncio.timeout(self._patience_seconds):
-                claimed = await self._client.set(self._key(endpoint), "1", nx=True, px=max(1, round(seconds * 1000)))
-        except REDIS_ERRORS as error:
+            milliseconds = max(1, round(seconds * 1000))
+            claimed = await self._called("SET", self._key(endpoint), "1", "NX", "PX", milliseconds)
+        except ServiceError as error:
             logger.warning(
                 "Redis is away (%s): other replicas may wake endpoint %s too", type(error).__name__, endpoint
             )
@@ -58,21 +64,20 @@ class RedisWakes:
         """Implements protocol.Wakes."""
         await self._own.shorten(endpoint, seconds)
         try:
-            async with asyncio.timeout(self._patience_seconds):
-                left_ms = await self._client.pttl(self._key(endpoint))
-                if left_ms > seconds * 1000:
-                    await self._client.pexpire(self._key(endpoint), max(1, round(seconds * 1000)))
-        except REDIS_ERRORS:
+            left_ms = await self._called("PTTL", self._key(endpoint))
+            if left_ms > seconds * 1000:
+                await self._called("PEXPIRE", self._key(endpoint), max(1, round(seconds * 1000)))
+        except ServiceError:
             pass  # it expires by itself, only later
 
     async def clear(self, endpoint: str) -> None:
         """Implements protocol.Wakes."""
         await self._own.clear(endpoint)
-        try:
-            async with asyncio.timeout(self._patience_seconds):
-                await self._client.delete(self._key(endpoint))
-        except REDIS_ERRORS:
-            pass  # it expires by itself, only later
+        with contextlib.suppress(ServiceError):  # it expires by itself, only later
+            await self._called("DEL", self._key(endpoint))
+
+    async def _called(self, *arguments: str | int) -> Any:
+        return await reply_within(self._link.call(*arguments), self._patience_seconds)
 
     def _key(self, endpoint: str) -> str:
         return f"{self._prefix}:wake:{endpoint}"
@@ -81,9 +86,10 @@ class RedisWakes:
 class RedisTargets:
     """Worker targets of all replicas with the same Redis and prefix; while Redis is away each has only its own."""
 
-    def __init__(self, client: redis.Redis, *, prefix: str = "vllm_service", timeout_seconds: float = 0.25) -> None:
-        script = resources.files(__package__).joinpath("targets.lua").read_text("utf-8")
-        self._script = client.register_script(script)
+    def __init__(
+        self, link: RedisLink, *, prefix: str = "vllm_service", timeout_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        self._script = link.script(__package__, "targets.lua")
         self._prefix = prefix
         self._patience_seconds = timeout_seconds
         self._is_away = False
@@ -101,9 +107,9 @@ class RedisTargets:
     async def _exchange(self, endpoint: str, replica: str, workers: int, seconds: float) -> int | None:
         arguments: list[str | int] = [replica, workers, max(1, round(seconds * 1000))]
         try:
-            async with asyncio.timeout(self._patience_seconds):
-                highest = await self._script(keys=[f"{self._prefix}:targets:{endpoint}"], args=arguments)
-        except REDIS_ERRORS as error:
+            reply = self._script([f"{self._prefix}:targets:{endpoint}"], arguments)
+            highest = await reply_within(reply, self._patience_seconds)
+        except ServiceError as error:
             if not self._is_away:  # logged once: the autoscaler calls this every second
                 logger.warning("Redis is away (%s): this replica sets worker targets alone", type(error).__name__)
             self._is_away = True
@@ -120,24 +126,24 @@ Apply = Callable[[BreakerChange], None]
 class RedisBreakers:
     """The state of breakers, for all replicas with the same Redis and prefix.
 
-    One hash holds the open breakers and their probes, by Redis's own clock. Each step is one script. If an answer takes
-    longer than `timeout_seconds`, Redis counts as away: each replica then decides alone, and logs it once.
+    One hash holds the open breakers and their probes, by Redis's own clock. Each step is one script. A probe that takes
+    longer than `timeout_seconds` is decided by this replica alone, which it logs once.
     """
 
     def __init__(
         self,
-        client: redis.Redis,
+        link: RedisLink,
         *,
         prefix: str = "vllm_service",
-        timeout_seconds: float = 0.25,
+        timeout_seconds: float = PROBE_SECONDS,
         reconnect_seconds: float = 1.0,
     ) -> None:
-        self._client = client
-        self._script = client.register_script(resources.files(__package__).joinpath("breakers.lua").read_text("utf-8"))
+        self._client = link.client
+        self._script = link.script(__package__, "breakers.lua")
         self._states = f"{prefix}:breakers"
         self._channel = f"{prefix}:breakers:changes"
         self._origin = uuid.uuid4().hex
-        self._patience_seconds = timeout_seconds
+        self._probe_patience_seconds = timeout_seconds
         self._reconnect_seconds = reconnect_seconds
         self._is_away = False
 
@@ -147,15 +153,15 @@ class RedisBreakers:
         milliseconds = round(change.seconds * 1000)
         arguments = (self._channel, change.after.value, milliseconds, change.failures, change.successes, message)
         breaker = (change.provider, change.model, change.organisation)
-        # A second try: the first may have met a pooled connection that Redis had closed meanwhile.
+        # A second try: the first may have met a connection that Redis had closed meanwhile.
         if await self._run_step("publish", *breaker, *arguments) is None:
             await self._run_step("publish", *breaker, *arguments)
 
     async def claim_probe(self, claim: ProbeClaim, seconds: float) -> ProbeAnswer:
         """Implements protocol.BreakerStore. While Redis is away every probe is granted."""
         breaker = (claim.provider, claim.model, claim.breaker_of)
-        milliseconds = round(seconds * 1000)
-        answer = await self._run_step("claim", *breaker, claim.token, claim.sender, milliseconds, MOST_PROBES)
+        arguments = (claim.token, claim.sender, round(seconds * 1000), MOST_PROBES)
+        answer = await self._run_step("claim", *breaker, *arguments, patience_seconds=self._probe_patience_seconds)
         if answer is None:
             return ProbeAnswer(granted=True)
         granted, wait_ms, successes = (int(part) for part in answer)
@@ -171,7 +177,7 @@ class RedisBreakers:
             try:
                 async for change in self._changes():
                     apply(change)
-            except REDIS_ERRORS as error:
+            except (*CONNECTION_ERRORS, ServiceError) as error:
                 self._note_away(error)
             if _is_cancelled():
                 raise asyncio.CancelledError
@@ -203,7 +209,7 @@ class RedisBreakers:
 
     async def _open_now(self) -> list[BreakerChange]:
         """Returns the open breakers as changes, for a replica that has just subscribed."""
-        answer = await self._script(keys=[self._states], args=["open_now"])
+        answer = await reply_within(self._script([self._states], ["open_now"]), PATIENCE_SECONDS)
         found: list[BreakerChange] = []
         for field, left_ms, failures in zip(answer[::3], answer[1::3], answer[2::3], strict=True):
             provider, model, *organisations = json.loads(field)
@@ -223,19 +229,22 @@ class RedisBreakers:
         return found
 
     async def _run_step(
-        self, step: str, provider: str, model: str, organisation: str | None, *arguments: str | int
+        self,
+        step: str,
+        provider: str,
+        model: str,
+        organisation: str | None,
+        *arguments: str | int,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> Any:
         """Returns the answer of a step of breakers.lua; None while Redis is away. organisation: None is everyone."""
         # JSON, because no separator is safe in names that operators choose.
         field = json.dumps([provider, model] if organisation is None else [provider, model, organisation])
         try:
-            async with asyncio.timeout(self._patience_seconds):
-                answer = await self._script(keys=[self._states], args=[step, field, *arguments])
-        except REDIS_ERRORS as error:
+            answer = await reply_within(self._script([self._states], [step, field, *arguments]), patience_seconds)
+        except ServiceError as error:
             self._note_away(error)
             return None
-        if _is_cancelled():
-            raise asyncio.CancelledError
         self._note_back()
         return answer
 

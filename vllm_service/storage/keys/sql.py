@@ -15,9 +15,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
+from vllm_service.domain.roles import Role, known_role
+from vllm_service.domain.status import KeysState
 from vllm_service.errors import StorageUnavailable
 from vllm_service.storage.sql.database import Database, Statement
 
@@ -51,10 +53,11 @@ def digest_of(secret: str, pepper: bytes) -> bytes:
 
 
 _LIMITS = tuple(field.name for field in dataclasses.fields(OrganisationLimits))
+_VALUES = ", ".join(f"${number}" for number in range(1, len(_LIMITS) + 2))
 _SELECT = f"""SELECT k.id, k.digest, k.organisation, k.tier, k.annotate, k.strategy, k.note, k.created_at_us,
-    k.revoked_at_us, o.organisation, {", ".join(f"o.{name}" for name in _LIMITS)}
+    k.revoked_at_us, k.role, o.organisation, {", ".join(f"o.{name}" for name in _LIMITS)}
     FROM api_keys k LEFT JOIN organisations o ON o.organisation = k.organisation"""  # noqa: S608
-_SET_LIMITS = f"""INSERT INTO organisations (organisation, {", ".join(_LIMITS)}) VALUES ($1, $2, $3, $4, $5)
+_SET_LIMITS = f"""INSERT INTO organisations (organisation, {", ".join(_LIMITS)}) VALUES ({_VALUES})
     ON CONFLICT (organisation) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _LIMITS)}"""  # noqa: S608
 
 
@@ -88,15 +91,16 @@ class KeyStore:
         annotate: bool = True,
         strategy: str | None = None,
         note: str | None = None,
+        role: Role = Role.CALLER,
     ) -> tuple[str, str]:
         """Stores a new key; returns (id, secret). The secret is stored nowhere: it cannot be shown again."""
         key_id, secret = new_secret()
         digest = digest_of(secret, self._pepper).hex()
         await self._database.write(
             Statement(
-                "INSERT INTO api_keys (id, digest, organisation, tier, annotate, strategy, note, created_at_us) "
-                "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-                (key_id, digest, organisation, tier.value, int(annotate), strategy, note, self._now_us()),
+                "INSERT INTO api_keys (id, digest, organisation, tier, annotate, strategy, note, created_at_us, "
+                "role) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                (key_id, digest, organisation, tier.value, int(annotate), strategy, note, self._now_us(), role.value),
             )
         )
         return key_id, secret
@@ -117,6 +121,13 @@ class KeyStore:
             "UPDATE api_keys SET revoked_at_us = COALESCE(revoked_at_us, $1) WHERE id = $2 RETURNING id",
             self._now_us(),
             key_id,
+        )
+        return bool(rows)
+
+    async def set_role(self, key_id: str, role: Role) -> bool:
+        """Gives a key another role; returns False if there is none. Gateways apply it within FRESH_SECONDS."""
+        rows = await self._database.fetch(
+            "UPDATE api_keys SET role = $1 WHERE id = $2 RETURNING id", role.value, key_id
         )
         return bool(rows)
 
@@ -143,16 +154,26 @@ class KeyStore:
 
 def _stored(row: tuple[Any, ...]) -> StoredKey:
     """Returns the key of a row of _SELECT. An organisation without a row of its own has the default limits."""
-    key_id, digest, organisation, tier, annotate, strategy, note, created, revoked, with_limits, *limits = row
+    key_id, digest, organisation, tier, annotate, strategy, note, created, revoked, role, with_limits, *limits = row
     of_organisation = OrganisationLimits(*limits) if with_limits is not None else OrganisationLimits()
-    key = ApiKey(key_id, organisation, Tier(tier), of_organisation, bool(annotate), strategy)
+    key = ApiKey(key_id, organisation, Tier(tier), of_organisation, bool(annotate), strategy, known_role(role))
     return StoredKey(key, bytes.fromhex(digest), note, created, revoked)
 
 
 #: How long an entry is used without a look-up, and so how long a revoked key still works.
 FRESH_SECONDS = 3.0
-#: While the database is away, keys in memory stay valid for so long: it could not report a revocation anyway.
+#: While the database is away or slow, keys in memory stay valid for so long: it could not report a revocation anyway.
 STALE_SECONDS = 300.0
+#: How long a request whose key is in memory waits for a look-up. Then the key is used as it is; the look-up goes on.
+STALE_WAIT_SECONDS = 0.05
+#: How long a request waits whose key is not in memory.
+LOOK_UP_SECONDS = 1.0
+#: How long a look-up may take that no request waits for any more.
+LOOK_UP_LIMIT_SECONDS = 10.0
+#: The most look-ups at once of keys that are not in memory: a flood of made-up ids must not fill the database's pool.
+MOST_LOOK_UPS = 256
+#: The most look-ups at once while keys in memory are looked up again.
+MOST_REFRESHES = 1_000
 #: The most entries in memory, of known and of unknown ids each.
 MAX_KEYS = 10_000
 #: Compared with for unknown and revoked keys, so that they take as long as valid ones. No HMAC is all zeros.
@@ -172,6 +193,22 @@ class _Entry:
     proven: bytes | None = None
 
 
+class _Reading(NamedTuple):
+    """A look-up in progress."""
+
+    task: asyncio.Task[_Entry]
+    #: Monotonic seconds.
+    began_at: float
+
+
+def _slow() -> StorageUnavailable:
+    return StorageUnavailable(
+        "The database, which holds the keys, does not answer in time. Try again; if it lasts, check the database and "
+        "DATABASE_URL.",
+        retry_after_seconds=1.0,
+    )
+
+
 class CachedKeys:
     """Implements protocol.Keys. Known and unknown ids take the same steps: a look-up, then a comparison of digests."""
 
@@ -183,6 +220,7 @@ class CachedKeys:
         fresh_seconds: float = FRESH_SECONDS,
         stale_seconds: float = STALE_SECONDS,
         max_keys: int = MAX_KEYS,
+        look_up_seconds: float = LOOK_UP_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -190,12 +228,16 @@ class CachedKeys:
         self._fresh_seconds = fresh_seconds
         self._stale_seconds = stale_seconds
         self._max_keys = max_keys
+        self._look_up_seconds = look_up_seconds
         self._clock = clock
         self._known: OrderedDict[str, _Entry] = OrderedDict()
         # Kept apart, so that a flood of made-up ids evicts no real key.
         self._unknown: OrderedDict[str, _Entry] = OrderedDict()
         #: Look-ups in progress, by id.
-        self._reading: dict[str, asyncio.Task[_Entry]] = {}
+        self._reading: dict[str, _Reading] = {}
+        self._is_failing = False
+        #: When the database last answered a look-up, or this began.
+        self._answered_at = clock()
 
     async def find(self, secret: str) -> ApiKey | None:
         """Implements protocol.Keys."""
@@ -207,13 +249,37 @@ class CachedKeys:
             entry = await self._read(key_id, entry)
         return entry.key if self._matches(secret, entry) else None
 
+    def status(self) -> KeysState:
+        """Returns the state for health: whether look-ups fail, and whether keys in memory are still used."""
+        now = self._clock()
+        waits = any(now - reading.began_at >= self._look_up_seconds for reading in self._reading.values())
+        is_failing = self._is_failing or waits
+        return KeysState(is_failing, is_usable=not is_failing or now - self._answered_at < self._stale_seconds)
+
     def remembered(self, secret: str) -> ApiKey | None:
+        """Implements protocol.Keys. Also returns a key whose look-up the database keeps waiting, as `find` does."""
+        key_id = id_in(secret)
+        entry = None if key_id is None else self._known.get(key_id)
+        if key_id is None or entry is None:
+            return None
+        now = self._clock()
+        if now - entry.read_at >= self._fresh_seconds and not self._is_kept_waiting(key_id, entry, now):
+            return None
+        return entry.key if self._matches(secret, entry) else None
+
+    def knows(self, secret: str) -> bool:
         """Implements protocol.Keys."""
         key_id = id_in(secret)
         entry = None if key_id is None else self._known.get(key_id)
-        if entry is None or self._clock() - entry.read_at >= self._fresh_seconds:
-            return None
-        return entry.key if self._matches(secret, entry) else None
+        return entry is not None and self._is_usable(entry, self._clock()) and self._matches(secret, entry)
+
+    def _is_usable(self, entry: _Entry, now: float) -> bool:
+        return now - entry.read_at < self._stale_seconds
+
+    def _is_kept_waiting(self, key_id: str, entry: _Entry, now: float) -> bool:
+        """Returns whether a look-up is under way that a request has waited for, so that the entry is used as it is."""
+        reading = self._reading.get(key_id)
+        return reading is not None and now - reading.began_at >= STALE_WAIT_SECONDS and self._is_usable(entry, now)
 
     def _matches(self, secret: str, entry: _Entry) -> bool:
         """Returns True if the secret is the entry's. Each comparison takes the same time for any secret.
@@ -229,23 +295,48 @@ class CachedKeys:
         return same
 
     async def _read(self, key_id: str, before: _Entry | None) -> _Entry:
-        """Returns the entry by one look-up for all concurrent calls. The look-up goes on when a call is cancelled."""
+        """Returns the entry by one look-up for all concurrent calls, or `before` where the database is not quick.
+
+        The look-up goes on when this returns or is cancelled: the next call finds what it has read.
+        """
+        now = self._clock()
+        usable = before if before is not None and self._is_usable(before, now) else None
         reading = self._reading.get(key_id)
         if reading is None:
-            reading = self._reading[key_id] = asyncio.create_task(self._look_up(key_id))
-            reading.add_done_callback(lambda _: self._reading.pop(key_id, None))
+            if len(self._reading) >= (MOST_LOOK_UPS if usable is None else MOST_REFRESHES):
+                if usable is not None:
+                    return usable
+                raise _slow()
+            reading = self._reading[key_id] = _Reading(asyncio.create_task(self._look_up(key_id)), now)
+            reading.task.add_done_callback(lambda task: self._ended(key_id, task))
+        elif usable is not None and self._is_kept_waiting(key_id, usable, now):
+            return usable
+        patience = self._look_up_seconds if usable is None else STALE_WAIT_SECONDS
+        await asyncio.wait({reading.task}, timeout=patience)
         try:
-            # Shielded: a caller that is cancelled must not fail the others, which wait for the same look-up.
-            return await asyncio.shield(reading)
+            if not reading.task.done():
+                raise _slow()
+            return reading.task.result()
         except StorageUnavailable:
             # An entry that is not too old is used on. A revoked one has no key, so that it stays refused.
-            if before is None or self._clock() - before.read_at >= self._stale_seconds:
+            if usable is None:
                 raise
-            return before
+            return usable
+
+    def _ended(self, key_id: str, task: asyncio.Task[_Entry]) -> None:
+        del self._reading[key_id]
+        self._is_failing = task.cancelled() or task.exception() is not None
+        if not self._is_failing:
+            self._answered_at = self._clock()
 
     async def _look_up(self, key_id: str) -> _Entry:
         """Reads one key from the database, and keeps it as known or unknown. The oldest entry beyond the bound goes."""
-        entry = _entry(await self._store.get(key_id), self._clock())
+        try:
+            async with asyncio.timeout(LOOK_UP_LIMIT_SECONDS):
+                stored = await self._store.get(key_id)
+        except TimeoutError:
+            raise _slow() from None
+        entry = _entry(stored, self._clock())
         # A key can be made after its id was looked up, and revoked after it was known: it then changes sides.
         kept, other = (self._known, self._unknown) if entry.key else (self._unknown, self._known)
         other.pop(key_id, None)

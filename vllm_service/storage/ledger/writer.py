@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 #: How many rows are made between two turns of the event loop: about 0.2 ms, in which no request is served.
 _ROWS_AT_ONCE = 64
 _FIRST_RETRY_SECONDS = 0.1
+_CANCEL_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 2.0
 Row = tuple[Value, ...]
 
@@ -37,8 +38,8 @@ class LedgerWriterOptions:
     batch_rows: int = 1024
     #: The most rows in memory while the database is away, about 0.5 kB each.
     max_waiting_rows: int = 100_000
-    #: How long `close` waits for a database that is away.
-    close_seconds: float = 30.0
+    #: How long `close` waits for a database that is away: less than the supervisor waits for the process.
+    close_seconds: float = 10.0
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     #: After so long without a heartbeat, another process counts as killed.
     lost_after_seconds: float = LOST_AFTER_SECONDS
@@ -120,11 +121,13 @@ class LedgerWriter:
         """Implements protocol.Ledger. Waits `close_seconds` for a database that is away; the rest counts as dropped."""
         self._closing.set()
         self._something_waits.set()
-        try:
-            await asyncio.wait_for(self._task, self._options.close_seconds)
-        except TimeoutError:
+        await asyncio.wait({self._task}, timeout=self._options.close_seconds)
+        if not self._task.done():
             self._alarm.dropped(len(self._waiting), "the database was away at the end")
             self._waiting.clear()
+            # Not awaited to its end: a driver's transaction waits once more for a database that hangs.
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=_CANCEL_SECONDS)
 
     async def _run(self) -> None:
         is_last = False

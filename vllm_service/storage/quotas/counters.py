@@ -55,8 +55,9 @@ class SlidingWindow:
         self.total += 1
 
     def wait_ms(self, now_ms: int) -> int:
-        """Returns the milliseconds until the oldest request that counts leaves the window."""
-        return self._counts[0][0] * self._shape.bucket_ms + self._shape.lifetime_ms - now_ms
+        """Returns the milliseconds until the oldest request leaves the window; its length if there is none."""
+        oldest = self._counts[0][0] if self._counts else now_ms // self._shape.bucket_ms
+        return oldest * self._shape.bucket_ms + self._shape.lifetime_ms - now_ms
 
     def is_idle(self, now_ms: int) -> bool:
         """True if nothing counts any more: the window may be dropped, and made anew later."""
@@ -121,10 +122,25 @@ class Period:
         self.settled_picousd += picousd
         self._unsaved.add(self)
 
+    @property
+    def settled(self) -> Counts:
+        """What is settled."""
+        return self.settled_requests, self.settled_tokens, self.settled_picousd
+
+    def hand_over(self, counts: Counts) -> None:
+        """Removes a part of what is settled: another store counts it from now on."""
+        requests, tokens, picousd = counts
+        self.requests -= requests
+        self.tokens -= tokens
+        self.picousd -= picousd
+        self.settled_requests -= requests
+        self.settled_tokens -= tokens
+        self.settled_picousd -= picousd
+
     def take_unsaved(self) -> Counts:
         """Returns what was settled since the last call, and takes it for saved."""
         requests, tokens, picousd = self.saved
-        self.saved = self.settled_requests, self.settled_tokens, self.settled_picousd
+        self.saved = self.settled
         return self.saved[0] - requests, self.saved[1] - tokens, self.saved[2] - picousd
 
     def put_back(self, counts: Counts) -> None:
@@ -153,6 +169,10 @@ class Periods:
             self._day_ends = self._day_begins + SECONDS_PER_DAY
             self._present.clear()
         return self._present.get(organisation) or self._find(organisation, utc_day(now_seconds))
+
+    def settled(self) -> list[Period]:
+        """Returns the periods that have something settled."""
+        return [period for period in self._periods.values() if period.settled_requests]
 
     def forget_before(self, now_seconds: float) -> None:
         """Drops days and months that are long over. A clock that jumps to and fro within a week finds its day again."""

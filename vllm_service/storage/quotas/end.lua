@@ -1,6 +1,6 @@
 -- Ends a reservation: books what was used, or gives tokens and dollars back. It is atomic, and safe to send again.
 --
--- KEYS  1 key's window, 2 address's window, 3 day, 4 month, 5 leases of the organisation
+-- KEYS  1 key's window, 2 address's window, 3 day, 4 month, 5 leases of the organisation, 6 those of the key
 -- ARGV  1 lease, 2 'settle', 'settle again' or 'release', 3 tokens and 4 pico-dollars reserved, negative
 --       5 tokens and 6 pico-dollars used
 -- Returns 1 if the lease was alive, else 0.
@@ -18,6 +18,7 @@ end
 
 -- ZREM is the test of life: of any number of ends of one lease, one removes it.
 local alive = redis.call('ZREM', KEYS[5], ARGV[1])
+redis.call('ZREM', KEYS[6], ARGV[1])
 for number = 3, 4 do
   local period = KEYS[number]
   if alive == 1 then

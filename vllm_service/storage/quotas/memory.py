@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Protocol
 
-from vllm_service.domain.keys import REQUESTS_PER_MINUTE, ApiKey
+from vllm_service.domain.keys import CONCURRENT_REQUESTS, REQUESTS_PER_MINUTE, ApiKey
 from vllm_service.domain.quotas import (
     ADDRESS_REQUESTS_PER_SECOND,
     ADDRESS_WINDOW,
@@ -20,6 +20,15 @@ from vllm_service.storage.quotas.counters import Counts, Period, PeriodKey, Peri
 from vllm_service.storage.quotas.refusals import allowed_by, period_wait_seconds, rejection, requested_amounts
 
 
+class UnderWay:
+    """The requests of one key, or of one organisation, that have not ended."""
+
+    __slots__ = ("requests",)
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+
 class Owner(Protocol):
     """The quotas that a reservation belongs to."""
 
@@ -31,18 +40,30 @@ class Owner(Protocol):
 class MemoryReservation:
     """Implements protocol.Reservation. It counts from when it is made, which is when every limit has room."""
 
-    __slots__ = ("_day", "_month", "_owner", "_picousd", "_tokens", "expires_at_ms")
+    __slots__ = ("_day", "_month", "_owner", "_picousd", "_tokens", "expires_at_ms", "of_key", "of_organisation")
 
     def __init__(
-        self, owner: Owner, *, expires_at_ms: int, amounts: tuple[int, int], periods: tuple[Period, Period]
+        self,
+        owner: Owner,
+        *,
+        expires_at_ms: int,
+        amounts: tuple[int, int],
+        counts: tuple[Period, Period, UnderWay, UnderWay],
     ) -> None:
-        """Takes the request from its day and month. amounts: tokens, pico-dollars."""
+        """Takes the request from its day and month, and counts it as under way. amounts: tokens, pico-dollars."""
         self._owner = owner
         self.expires_at_ms = expires_at_ms
         self._tokens, self._picousd = tokens, picousd = amounts
-        self._day, self._month = day, month = periods
+        day, month, of_key, of_organisation = counts
+        self._day = day
+        self._month = month
         day.reserve(tokens, picousd)
         month.reserve(tokens, picousd)
+        #: The key's and the organisation's; `Owner.end` takes the request out of them.
+        self.of_key = of_key
+        self.of_organisation = of_organisation
+        of_key.requests += 1
+        of_organisation.requests += 1
 
     def give_back(self) -> None:
         """Takes it out of its day and month."""
@@ -87,6 +108,9 @@ class MemoryQuotas:
         self._address_limit = address_limit
         self._key_windows: dict[str, SlidingWindow] = {}
         self._address_windows: dict[str, SlidingWindow] = {}
+        #: By the key's id, and by the organisation.
+        self._under_way: dict[str, UnderWay] = {}
+        self._organisations_under_way: dict[str, UnderWay] = {}
         self._leases: set[MemoryReservation] = set()
         self._expired = 0
         #: No lease expires before this time. A lease that ends normally does not move it, which spares a search.
@@ -116,13 +140,18 @@ class MemoryQuotas:
         requested = both_bounded(tokens, cost_picousd)
         periods = self.periods.at(key.organisation, now_seconds)
         windows = (by_key, by_address)
-        if not self._has_room(key, windows, periods, requested):
-            raise self._rejection(key, windows, periods, requested, now_ms)
+        of_key = self._under_way.get(key.id) or self._under_way.setdefault(key.id, UnderWay())
+        of_organisation = self._organisations_under_way.get(key.organisation)
+        if of_organisation is None:
+            of_organisation = self._organisations_under_way[key.organisation] = UnderWay()
+        counts = (*periods, of_key, of_organisation)
+        if not self._has_room(key, windows, counts, requested):
+            raise self._rejection(key, windows, counts, requested, now_ms)
         by_key.take(key_bucket)
         if by_address is not None:
             by_address.take(address_bucket)
         expires_at_ms = now_ms + self._lease_ms
-        reservation = MemoryReservation(self, expires_at_ms=expires_at_ms, amounts=requested, periods=periods)
+        reservation = MemoryReservation(self, expires_at_ms=expires_at_ms, amounts=requested, counts=counts)
         self._leases.add(reservation)
         self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
         return reservation
@@ -136,6 +165,8 @@ class MemoryQuotas:
         if reservation not in self._leases:
             return False
         self._leases.remove(reservation)
+        reservation.of_key.requests -= 1
+        reservation.of_organisation.requests -= 1
         return True
 
     def _expire(self, now_ms: int) -> None:
@@ -152,19 +183,27 @@ class MemoryQuotas:
         for windows in (self._key_windows, self._address_windows):
             for name in [name for name, window in windows.items() if window.is_idle(now_ms)]:
                 del windows[name]
+        for counts in (self._under_way, self._organisations_under_way):
+            for name in [name for name, counted in counts.items() if not counted.requests]:
+                del counts[name]
         self.periods.forget_before(now_seconds)
 
     def _has_room(
         self,
         key: ApiKey,
         windows: tuple[SlidingWindow, SlidingWindow | None],
-        periods: tuple[Period, Period],
+        counts: tuple[Period, Period, UnderWay, UnderWay],
         requested: tuple[int, int],
     ) -> bool:
         limits = key.limits
+        at_once = limits.concurrent_requests
         by_key, by_address = windows
-        day, month = periods
+        day, month, of_key, of_organisation = counts
         tokens, picousd = requested
+        if at_once is not None and (
+            of_key.requests >= CONCURRENT_REQUESTS[key.tier] or of_organisation.requests >= at_once
+        ):
+            return False
         return (
             by_key.total < REQUESTS_PER_MINUTE[key.tier]
             and (by_address is None or by_address.total < self._address_limit)
@@ -178,32 +217,44 @@ class MemoryQuotas:
         self,
         key: ApiKey,
         windows: tuple[SlidingWindow, SlidingWindow | None],
-        periods: tuple[Period, Period],
+        counts: tuple[Period, Period, UnderWay, UnderWay],
         amounts: tuple[int, int],
         now_ms: int,
     ) -> RateLimited:
-        now_seconds = now_ms / 1000
-        by_key, by_address = windows
-        day, month = periods
         allowed = allowed_by(key, self._address_limit)
         requested = requested_amounts(*amounts)
+        return rejection(allowed, self._waits(allowed, windows, counts, requested, now_ms), requested)
+
+    @staticmethod
+    def _waits(
+        allowed: Mapping[Limit, int | None],
+        windows: tuple[SlidingWindow, SlidingWindow | None],
+        counts: tuple[Period, Period, UnderWay, UnderWay],
+        requested: Mapping[Limit, int],
+        now_ms: int,
+    ) -> dict[Limit, float]:
+        """Returns the seconds to wait, of every limit that has no room. allowed: what each limit allows."""
+        by_key, by_address = windows
+        day, month, of_key, of_organisation = counts
         waits: dict[Limit, float] = {}
-        if by_key.total >= REQUESTS_PER_MINUTE[key.tier]:
-            waits[Limit.REQUESTS_PER_MINUTE] = by_key.wait_ms(now_ms) / 1000
-        if by_address is not None and by_address.total >= self._address_limit:
-            waits[Limit.ADDRESS_REQUESTS_PER_SECOND] = by_address.wait_ms(now_ms) / 1000
+        for limit, window in ((Limit.REQUESTS_PER_MINUTE, by_key), (Limit.ADDRESS_REQUESTS_PER_SECOND, by_address)):
+            most = allowed[limit]
+            if window is not None and most is not None and window.total >= most:
+                waits[limit] = window.wait_ms(now_ms) / 1000
         for limit, taken, settled in (
             (Limit.REQUESTS_PER_DAY, day.requests, day.settled_requests),
             (Limit.TOKENS_PER_DAY, day.tokens, day.settled_tokens),
             (Limit.TOKENS_PER_MONTH, month.tokens, month.settled_tokens),
             (Limit.USD_PER_MONTH, month.picousd, month.settled_picousd),
+            (Limit.CONCURRENT_REQUESTS, of_key.requests, 0),
+            (Limit.ORGANISATION_CONCURRENT_REQUESTS, of_organisation.requests, 0),
         ):
             # If it would fit beside what is settled, only reservations are in the way, and a short wait may help.
             most = allowed[limit]
             if most is not None and taken + requested[limit] > most:
                 may_come_back = settled + requested[limit] <= most
-                waits[limit] = period_wait_seconds(limit, now_seconds, may_come_back)
-        return rejection(allowed, waits, requested)
+                waits[limit] = period_wait_seconds(limit, now_ms / 1000, may_come_back)
+        return waits
 
 
 def _window(windows: dict[str, SlidingWindow], name: str, shape: RateWindow) -> SlidingWindow:

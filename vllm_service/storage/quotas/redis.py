@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
-from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,21 +26,25 @@ from vllm_service.domain.quotas import (
 from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited, StorageRefused, StorageUnavailable
 from vllm_service.storage.protocol import Reservation
+from vllm_service.storage.quotas.alone import ShareOfQuotas
 from vllm_service.storage.quotas.counters import bounded
-from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas
+from vllm_service.storage.quotas.memory import LEASE_SECONDS
 from vllm_service.storage.quotas.refusals import LIMITS, allowed_by, period_wait_seconds, rejection, requested_amounts
+from vllm_service.storage.quotas.waiting_ends import End, WaitingEnds
+from vllm_service.storage.redis_replies import RedisSilent, reply_within
 
 if TYPE_CHECKING:
     from vllm_service.storage.redis_link import RedisLink
 
-log = logging.getLogger(__name__)
 _PREFIX = "vllm-service"
 _RATES = (Limit.REQUESTS_PER_MINUTE, Limit.ADDRESS_REQUESTS_PER_SECOND)
 _WINDOWS = (KEY_WINDOW.buckets, KEY_WINDOW.bucket_ms, ADDRESS_WINDOW.buckets, ADDRESS_WINDOW.bucket_ms)
-#: How often the ends of reservations are sent again while Redis is away.
-_RETRY_SECONDS = 0.5
-#: The most ends that wait for Redis in memory.
-_MAX_UNSETTLED = 100_000
+#: How long a request waits for Redis's reply. A slow Redis delays requests up to here, and refuses none before.
+REPLY_SECONDS = 5.0
+#: How long the end of a request waits for the reply; after it the end goes on beside the next request.
+END_SECONDS = 1.0
+#: The most requests of one organisation that wait for Redis: a quarter of what a link holds for all.
+MOST_WAITING_OF_ONE = 2_500
 
 
 class WhenRedisIsAway(StrEnum):
@@ -50,7 +52,7 @@ class WhenRedisIsAway(StrEnum):
 
     #: Requests fail with STORAGE_503.
     REFUSE = "refuse"
-    #: Each process applies all limits by its own counts.
+    #: While nothing answers, each process counts by itself, and gives out its share of each limit.
     COUNT_ALONE = "count_alone"
 
 
@@ -92,8 +94,10 @@ class RedisQuotas:
         *,
         lease_seconds: float = LEASE_SECONDS,
         address_limit: int = ADDRESS_REQUESTS_PER_SECOND,
-        fallback: MemoryQuotas | None = None,
+        fallback: ShareOfQuotas | None = None,
         uses_server_clock: bool = True,
+        reply_seconds: float = REPLY_SECONDS,
+        end_seconds: float = END_SECONDS,
     ) -> None:
         self._link = link
         self._reserve = link.script(__package__, "reserve.lua")
@@ -104,20 +108,24 @@ class RedisQuotas:
         self._uses_server_clock = uses_server_clock
         self._process = secrets.token_hex(8)
         self._numbers = count()
-        self._unsettled: deque[tuple[RedisReservation, str, int, int]] = deque()
-        self._sender: asyncio.Task[None] | None = None
+        self._reply_seconds = reply_seconds
+        self._end_seconds = end_seconds
+        #: By organisation, how many of its requests wait for Redis.
+        self._waiting: dict[str, int] = {}
+        self._unsent = WaitingEnds(self._send)
         #: Ends that are being sent. The event loop holds tasks weakly, so they would be collected without this.
         self._ending: set[asyncio.Task[None]] = set()
-        self._refused_ends = 0
 
     def status(self) -> QuotaState:
         """Returns whether Redis is away. Reservations are not counted here: they are all replicas'."""
-        return QuotaState(is_failing=self._link.is_resting)
+        pipeline = self._link.pipeline
+        counts_alone = self._fallback is not None and pipeline.is_silent
+        return QuotaState(is_failing=pipeline.is_away and not counts_alone, is_counting_alone=counts_alone)
 
     @property
     def waiting_ends(self) -> int:
         """The number of ends of reservations that wait for Redis."""
-        return len(self._unsettled)
+        return len(self._unsent)
 
     async def reserve(
         self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
@@ -138,26 +146,50 @@ class RedisQuotas:
             *("" if allowed[limit] is None else str(allowed[limit]) for limit in LIMITS),
             *_WINDOWS,
         ]
-        taking = asyncio.create_task(self._link.execute(lambda: self._reserve(reservation.keys, arguments)))
         try:
-            reply = await asyncio.shield(taking)
-        except asyncio.CancelledError:  # the caller has left: nothing will end what Redis takes
-            self._keep(self._give_back(taking, reservation))
-            raise
-        except StorageUnavailable:
+            reply = await self._taken(key.organisation, reservation, arguments)
+        except RedisSilent:
             if self._fallback is None:
                 raise
             return await self._fallback.reserve(key, client_ip, tokens, cost_picousd, now_seconds)
         if not reply[0]:
             raise self._rejection(allowed, reply[1:], tokens, cost_picousd, now_seconds)
+        if self._fallback is not None:
+            self._fallback.note(key, reply[1], now_seconds)
         return reservation
+
+    async def _taken(self, organisation: str, reservation: RedisReservation, arguments: list[str | int]) -> list[Any]:
+        """Returns the reply of reserve.lua. What it takes for a request that does not wait for it is given back."""
+        waiting = self._waiting.get(organisation, 0)
+        if waiting >= MOST_WAITING_OF_ONE:
+            raise StorageUnavailable(
+                f"Redis, which holds the limits, is slow, and {waiting:,} requests of this organisation wait for it. "
+                "Try again; if it lasts, check Redis's load and the network to it.",
+                retry_after_seconds=1.0,
+            )
+        taking = self._reserve(reservation.keys, arguments)
+        self._waiting[organisation] = waiting + 1
+        try:
+            reply: list[Any] = await reply_within(taking, self._reply_seconds)
+        except (asyncio.CancelledError, StorageUnavailable):
+            if not taking.done():  # the caller has left, or was refused: nothing will end what Redis takes
+                self._keep(self._give_back(taking, reservation))
+            raise
+        finally:
+            if self._waiting[organisation] == 1:
+                del self._waiting[organisation]
+            else:
+                self._waiting[organisation] -= 1
+        return reply
 
     async def end(self, reservation: RedisReservation, how: str, tokens: int = 0, picousd: int = 0) -> None:
         """Runs end.lua now or, if Redis is away, as soon as it is back. Raises nothing but its own cancellation.
 
-        A caller who leaves meanwhile does not stop it: what was used is booked all the same.
+        A caller who leaves meanwhile does not stop it: what was used is booked all the same. A slow Redis does not
+        hold the caller up: after a moment this returns, and the end goes on.
         """
-        await asyncio.shield(self._keep(self._end_once(reservation, how, bounded(tokens), bounded(picousd))))
+        ending = self._keep(self._end_once(End(reservation, how, bounded(tokens), bounded(picousd))))
+        await asyncio.wait({ending}, timeout=self._end_seconds)
 
     def _keep(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(ending)
@@ -165,65 +197,30 @@ class RedisQuotas:
         task.add_done_callback(self._ending.discard)
         return task
 
-    async def _give_back(self, taking: asyncio.Task[list[int]], reservation: RedisReservation) -> None:
-        """Releases what a request has taken whose caller left before the reply came."""
+    async def _give_back(self, taking: asyncio.Future[list[Any]], reservation: RedisReservation) -> None:
+        """Releases what a request has taken that no longer waited for the reply."""
         with contextlib.suppress(StorageRefused, StorageUnavailable):
             reply = await taking
             if reply[0]:
-                await self._end_once(reservation, "release", 0, 0)
+                await self._end_once(End(reservation, "release", 0, 0))
 
-    async def _end_once(self, reservation: RedisReservation, how: str, tokens: int, picousd: int) -> None:
+    async def _end_once(self, end: End) -> None:
         try:
-            await self._send(reservation, how, tokens, picousd)
+            await self._send(end)
         except StorageRefused as error:
-            self._lost(error)
+            self._unsent.refused(error)
         except StorageUnavailable as error:
-            if len(self._unsettled) >= _MAX_UNSETTLED:
-                log.error("a reservation's end is lost: %d wait for Redis already", len(self._unsettled))
-                return
-            if not self._unsettled:
-                log.warning("ends of reservations wait until Redis is back: %s", error.message)
-            # A cause means that the first sending may have arrived; "settle again" then books only what is still open.
-            again = "settle again" if how == "settle" and error.__cause__ is not None else how
-            self._unsettled.append((reservation, again, tokens, picousd))
-            if self._sender is None or self._sender.done():
-                self._sender = asyncio.create_task(self._send_later(), name="reservations that wait for Redis")
+            self._unsent.add(end, error)
 
     async def close(self) -> None:
-        """Sends the ends that wait, if Redis answers. The expiry of leases gives back the others."""
-        if self._sender is not None:
-            self._sender.cancel()
+        """Sends the ends that wait, if Redis answers in time. The expiry of leases gives back the others."""
         if self._ending:
-            await asyncio.wait(self._ending)
-        try:
-            while self._unsettled:
-                await self._send_first()
-        except StorageUnavailable as error:
-            log.error("the ends of %d reservations are lost: %s", len(self._unsettled), error.message)
+            await asyncio.wait(self._ending, timeout=self._reply_seconds)
+        await self._unsent.close()
 
-    async def _send(self, reservation: RedisReservation, how: str, tokens: int, picousd: int) -> None:
-        arguments = reservation.arguments(how, tokens, picousd)
-        await self._link.execute(lambda: self._end(reservation.keys, arguments))
-
-    async def _send_later(self) -> None:
-        while self._unsettled:
-            try:
-                await self._send_first()
-            except StorageUnavailable:
-                await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _send_first(self) -> None:
-        # It is removed only after it was sent, so that a cancellation or failure loses none.
-        reservation, how, tokens, picousd = self._unsettled[0]
-        try:
-            await self._send(reservation, how, tokens, picousd)
-        except StorageRefused as error:  # the others must not wait behind it for ever
-            self._lost(error)
-        self._unsettled.popleft()
-
-    def _lost(self, error: StorageRefused) -> None:
-        self._refused_ends += 1
-        log.error("the end of a reservation is lost, %d since the start: %s", self._refused_ends, error.message)
+    async def _send(self, end: End) -> None:
+        reservation = end.reservation
+        await self._end(reservation.keys, reservation.arguments(end.how, end.tokens, end.picousd))
 
     def _reservation(
         self, key: ApiKey, client_ip: str | None, tokens: int, picousd: int, now_seconds: float
@@ -232,7 +229,7 @@ class RedisQuotas:
         day = utc_day(now_seconds)
         lease = f"{self._process}-{next(self._numbers)}:{day}:{utc_month(day)}:{tokens}:{picousd}"
         windows = (f"{_PREFIX}:key:{key.id}", f"{_PREFIX}:address:{client_ip or ''}")
-        keys = (*windows, *periods, self._leases(key.organisation))
+        keys = (*windows, *periods, self._leases(key.organisation), f"{_PREFIX}:key:{key.id}:leases")
         return RedisReservation(self, keys, lease, tokens, picousd)
 
     def _now_ms(self, now_seconds: float) -> str | int:

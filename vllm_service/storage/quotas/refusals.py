@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vllm_service.domain.keys import REQUESTS_PER_MINUTE, ApiKey
+from vllm_service.domain.keys import CONCURRENT_REQUESTS, REQUESTS_PER_MINUTE, ApiKey
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.quotas import Limit, seconds_to_next_day, seconds_to_next_month
 from vllm_service.errors import RateLimited
@@ -19,12 +19,15 @@ _WORDS = {
     Limit.TOKENS_PER_DAY: "This organisation may use {} tokens a day (UTC)",
     Limit.TOKENS_PER_MONTH: "This organisation may use {} tokens a month (UTC)",
     Limit.USD_PER_MONTH: "This organisation may spend {} USD a month (UTC)",
+    Limit.CONCURRENT_REQUESTS: "This key may have {} requests under way at once",
+    Limit.ORGANISATION_CONCURRENT_REQUESTS: "This organisation may have {} requests under way at once",
 }
 
 
 def allowed_by(key: ApiKey, address_limit: int) -> dict[Limit, int | None]:
     """Returns what each limit allows: requests, tokens or pico-dollars; None is no limit."""
     limits = key.limits
+    at_once = None if limits.concurrent_requests is None else CONCURRENT_REQUESTS[key.tier]
     return {
         Limit.REQUESTS_PER_MINUTE: REQUESTS_PER_MINUTE[key.tier],
         Limit.ADDRESS_REQUESTS_PER_SECOND: address_limit,
@@ -32,6 +35,8 @@ def allowed_by(key: ApiKey, address_limit: int) -> dict[Limit, int | None]:
         Limit.TOKENS_PER_DAY: limits.tokens_per_day,
         Limit.TOKENS_PER_MONTH: limits.tokens_per_month,
         Limit.USD_PER_MONTH: limits.picousd_per_month,
+        Limit.CONCURRENT_REQUESTS: at_once,
+        Limit.ORGANISATION_CONCURRENT_REQUESTS: limits.concurrent_requests,
     }
 
 
@@ -44,6 +49,8 @@ def requested_amounts(tokens: int, picousd: int) -> dict[Limit, int]:
         Limit.TOKENS_PER_DAY: tokens,
         Limit.TOKENS_PER_MONTH: tokens,
         Limit.USD_PER_MONTH: picousd,
+        Limit.CONCURRENT_REQUESTS: 1,
+        Limit.ORGANISATION_CONCURRENT_REQUESTS: 1,
     }
 
 

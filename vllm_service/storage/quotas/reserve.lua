@@ -1,11 +1,13 @@
 -- Checks every limit of one request and takes from all of them, or from none. Atomic, as every script is in Redis.
 --
--- KEYS  1 key's window, 2 address's window, 3 day, 4 month, 5 leases of the organisation
+-- KEYS  1 key's window, 2 address's window, 3 day, 4 month, 5 leases of the organisation, 6 those of the key
 -- ARGV  1 now in ms ('' for this server's clock), 2 lease in ms, 3 lease, 4 tokens, 5 pico-dollars, 6 prefix of periods,
---       7-12 what the limits allow, in the order of domain.quotas.Limit; '' is no limit
---       13, 14 buckets of a minute and ms of each; 15, 16 the same for the address's second
--- Returns {1}, or {0, then for each limit: -1 if it has room, else ms to wait; for the
--- limits of days and months 0 if running requests may give it back, 1 if only the period's end will}.
+--       7-14 what the limits allow, in the order of domain.quotas.Limit; '' is no limit
+--       15, 16 buckets of a minute and ms of each; 17, 18 the same for the address's second
+-- Returns {1, totals}, or {0, then for each limit: -1 if it has room, else ms to wait; for the limits of days, months and
+-- requests at once 0 if running requests may give it back, 1 if only the period's end will}.
+-- The totals are those of all processes with this request: requests in the key's window; requests and tokens of the day,
+-- tokens and pico-dollars of the month, as strings. A process that must count alone later goes on from them.
 --
 -- Amounts are compared as decimal strings and added by HINCRBY, which is exact to 2^63: Lua's numbers are exact to 2^53
 -- only, and 2^53 pico-dollars are $9,007.
@@ -77,7 +79,7 @@ local function window(key, buckets, bucket_ms)
   return bucket, total, oldest
 end
 
-local reply = {0, -1, -1, -1, -1, -1, -1}
+local reply = {0, -1, -1, -1, -1, -1, -1, -1, -1}
 local has_room = true
 local function refuse(limit, wait)
   reply[limit + 1] = wait
@@ -86,13 +88,15 @@ end
 
 -- The buckets of the key's and the address's window in which this request counts.
 local taken_in = {0, 0}
+local in_key_window = 1
 for number = 1, 2 do
   local allowed = ARGV[6 + number]
-  local buckets = tonumber(ARGV[11 + 2 * number])
-  local bucket_ms = tonumber(ARGV[12 + 2 * number])
+  local buckets = tonumber(ARGV[13 + 2 * number])
+  local bucket_ms = tonumber(ARGV[14 + 2 * number])
   if allowed ~= '' then
     local bucket, total, oldest = window(KEYS[number], buckets, bucket_ms)
     taken_in[number] = bucket
+    if number == 1 then in_key_window = total + 1 end
     if total >= tonumber(allowed) then
       refuse(number, (oldest or bucket) * bucket_ms + (buckets + 1) * bucket_ms - now)
     end
@@ -118,6 +122,13 @@ check(4, KEYS[3], 'tokens')
 check(5, KEYS[4], 'tokens')
 check(6, KEYS[4], 'picousd')
 
+-- A request is under way as long as its lease is alive. Leases that have expired count no more, removed or not.
+redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now)
+for limit, leases in pairs({[7] = KEYS[6], [8] = KEYS[5]}) do
+  local allowed = ARGV[6 + limit]
+  if allowed ~= '' and redis.call('ZCOUNT', leases, '(' .. now, '+inf') >= tonumber(allowed) then refuse(limit, 0) end
+end
+
 -- A day's counts stay for a week after it, a month's for two months: as in counters.Periods.forget_before.
 for number, seconds in pairs({[3] = 8 * 86400, [4] = 93 * 86400}) do
   if redis.call('TTL', KEYS[number]) < 0 then redis.call('EXPIRE', KEYS[number], seconds) end
@@ -135,9 +146,13 @@ end
 for number = 1, 2 do
   if ARGV[6 + number] ~= '' then
     redis.call('HINCRBY', KEYS[number], taken_in[number], 1)
-    expire(KEYS[number], 2 * (tonumber(ARGV[11 + 2 * number]) + 1) * tonumber(ARGV[12 + 2 * number]))
+    expire(KEYS[number], 2 * (tonumber(ARGV[13 + 2 * number]) + 1) * tonumber(ARGV[14 + 2 * number]))
   end
 end
-redis.call('ZADD', KEYS[5], now + tonumber(ARGV[2]), ARGV[3])
-expire(KEYS[5], 2 * tonumber(ARGV[2]))
-return {1}
+for number = 5, 6 do
+  redis.call('ZADD', KEYS[number], now + tonumber(ARGV[2]), ARGV[3])
+  expire(KEYS[number], 2 * tonumber(ARGV[2]))
+end
+local day = redis.call('HMGET', KEYS[3], 'requests', 'tokens')
+local month = redis.call('HMGET', KEYS[4], 'tokens', 'picousd')
+return {1, {in_key_window, day[1], day[2], month[1], month[2]}}

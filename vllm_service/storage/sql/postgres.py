@@ -13,12 +13,23 @@ import asyncpg
 from vllm_service.errors import ConfigurationError
 from vllm_service.storage.sql.database import Rows, RowsRefused, SchemaRefused, Statement, Table, Value
 from vllm_service.storage.sql.migrations import Migration
-from vllm_service.storage.sql.postgres_errors import MAY_NOT_MIGRATE, address_of, unavailable
+from vllm_service.storage.sql.postgres_errors import (
+    MAY_NOT_MIGRATE,
+    NEEDS_ROOT,
+    NO_ROOT,
+    address_of,
+    tls_fault,
+    unavailable,
+)
 from vllm_service.storage.sql.upgrade import MIGRATION_WAIT_SECONDS, POSTGRES, Steps, upgrade
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 COMMAND_TIMEOUT_SECONDS = 30.0
 POOL_SIZE = 4
+#: For a free connection of the pool; and for taking one back, whose statement may still have to be cancelled.
+ACQUIRE_SECONDS = 5.0
+#: At the end, for statements in progress.
+CLOSE_SECONDS = 2.0
 #: The server as errors name it that callers of the gateway may get: its address is none of their business.
 _ANY = "Postgres"
 
@@ -38,6 +49,8 @@ class PostgresDatabase:
         Raises StorageUnavailable, and ConfigurationError where the URL or the tables cannot be used (see `upgrade`).
         """
         where = f"Postgres at {address_of(url)}"
+        if (fault := tls_fault(url)) is not None:
+            raise ConfigurationError(f"DATABASE_URL: {fault}", param="DATABASE_URL")
         async with _translated(where):
             try:
                 pool = await asyncpg.create_pool(
@@ -47,7 +60,9 @@ class PostgresDatabase:
                     timeout=CONNECT_TIMEOUT_SECONDS,
                     command_timeout=COMMAND_TIMEOUT_SECONDS,
                 )
-            except (ValueError, OverflowError):  # the text may quote the URL, and with it the password
+            except (ValueError, OverflowError) as error:  # the text may quote the URL, and with it the password
+                if str(error).startswith(NO_ROOT):
+                    raise ConfigurationError(f"DATABASE_URL: {NEEDS_ROOT}", param="DATABASE_URL") from None
                 raise ConfigurationError(
                     "DATABASE_URL: this is no URL of a Postgres that can be reached. Write "
                     "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for signs in the password.",
@@ -64,12 +79,16 @@ class PostgresDatabase:
 
     async def fetch(self, sql: str, *values: Value) -> list[tuple[Any, ...]]:
         """Implements Database."""
-        async with _translated():
-            return [tuple(row) for row in await self._pool.fetch(sql, *values)]
+        async with _translated(), self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            return [tuple(row) for row in await connection.fetch(sql, *values)]
 
     async def write(self, *steps: Statement | Rows) -> None:
         """Implements Database."""
-        async with _translated(), self._pool.acquire() as connection, connection.transaction():
+        async with (
+            _translated(),
+            self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection,
+            connection.transaction(),
+        ):
             for step in steps:
                 if isinstance(step, Statement):
                     await connection.execute(step.sql, *step.values)
@@ -79,7 +98,7 @@ class PostgresDatabase:
     async def close(self) -> None:
         """Implements Database."""
         try:
-            await asyncio.wait_for(self._pool.close(), CONNECT_TIMEOUT_SECONDS)
+            await asyncio.wait_for(self._pool.close(), CLOSE_SECONDS)
         except TimeoutError:
             self._pool.terminate()
 

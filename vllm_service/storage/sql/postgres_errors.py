@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
@@ -52,9 +53,20 @@ _MEANINGS: tuple[tuple[type[BaseException], str, str], ...] = (
     (asyncpg.CannotConnectNowError, "is starting or stopping", "Try again in some seconds"),
     (asyncpg.AdminShutdownError, "has been stopped", "Start it again"),
     (asyncpg.DiskFullError, "has no room left on its disk", "Make room there"),
+    (asyncpg.PostgresIOError, "cannot read or write its disk", "Check the disk, and its log"),
+    (
+        asyncpg.PostgresConnectionError,
+        "has closed the connection",
+        "Check that it runs, and its log; a proxy in between may have closed it too",
+    ),
     (asyncpg.OutOfMemoryError, "has no memory left", "Give it more, or lower its work_mem"),
     (ConnectionRefusedError, "cannot be reached: nothing listens there", "Start it, or correct DATABASE_URL"),
     (FileNotFoundError, "cannot be reached: its socket does not exist", "Start it, or correct DATABASE_URL"),
+    (
+        ConnectionError,  # after its kinds: asyncpg raises it where the server answers no to TLS
+        "breaks off the connection, or does not offer the TLS that sslmode wants",
+        "Turn TLS on there, or correct sslmode in DATABASE_URL",
+    ),
     (socket.gaierror, "cannot be reached: there is no such host", "Correct the host in DATABASE_URL, or DNS"),
     (ssl.SSLError, "cannot be reached: TLS failed", "Correct sslmode and sslrootcert in DATABASE_URL"),
     (TimeoutError, "does not answer in time", "Check its load, and that no firewall drops the connection"),
@@ -65,6 +77,9 @@ MAY_NOT_MIGRATE = (
     asyncpg.InsufficientPrivilegeError,
     asyncpg.InvalidSchemaNameError,
     asyncpg.ReadOnlySQLTransactionError,
+    # No room, memory or connections; a shutdown; a connection that broke.
+    *(asyncpg.InsufficientResourcesError, asyncpg.OperatorInterventionError, asyncpg.PostgresConnectionError),
+    *(asyncpg.PostgresIOError, asyncpg.InterfaceError, OSError, TimeoutError),
 )
 
 
@@ -83,6 +98,31 @@ def unavailable(error: BaseException, where: str) -> StorageUnavailable:
         f"{where} {words.format(name=name)} ({type(error).__name__}). {remedy.format(name=name)}.",
         retry_after_seconds=1.0,
     )
+
+
+#: The files that a URL may name.
+_TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+
+
+def tls_fault(url: str) -> str | None:
+    """Returns which file for TLS in a URL of Postgres cannot be read, and what to do; None where all can."""
+    try:
+        options = parse_qs(urlsplit(url).query)
+    except ValueError:
+        return None  # the driver refuses the URL as a whole
+    for name in _TLS_FILES:
+        for path in options.get(name, ()):
+            if not os.access(path, os.R_OK):
+                return f"{name}: there is no file {path} that can be read. Correct the path, or put the file there."
+    return None
+
+
+#: How the driver's error begins where it would verify a certificate, and has nothing to verify it with.
+NO_ROOT = "root certificate file"
+NEEDS_ROOT = (
+    "sslmode=verify-ca and verify-full need the certificates of the authorities to trust. Add to the URL "
+    "&sslrootcert=FILE: the authority of your Postgres, or this system's, such as /etc/ssl/certs/ca-certificates.crt."
+)
 
 
 def address_of(url: str) -> str:

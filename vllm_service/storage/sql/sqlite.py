@@ -37,10 +37,20 @@ _UNKNOWN = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
 
 # The primary result codes by which SQLite refuses the file itself, and what is then to be done. Waiting does not help.
 _UNUSABLE = {
-    sqlite3.SQLITE_CANTOPEN: "it is not a file that can be opened: move it away, or set DATA_DIR to another directory",
+    sqlite3.SQLITE_CANTOPEN: "it is not a file that can be opened: move it away, or set DATA_DIR to another directory; "
+    "or no more files may be open: raise that limit (`ulimit -n`)",
     sqlite3.SQLITE_NOTADB: "it is not an SQLite database: move it away, or set DATA_DIR to another directory",
     sqlite3.SQLITE_CORRUPT: "it is corrupt: restore a copy of it, or set DATA_DIR to another directory",
     sqlite3.SQLITE_READONLY: "it cannot be written: change its permissions, or set DATA_DIR to another directory",
+}
+# The primary result codes of what the machine cannot do now, and what is then to be done.
+_CANNOT_NOW = {
+    sqlite3.SQLITE_FULL: "the disk is full. Make room on it",
+    sqlite3.SQLITE_IOERR: "the disk cannot be read or written. Make room on it, and check it",
+    sqlite3.SQLITE_BUSY: "another process holds its lock. Stop that process, or wait until it is done",
+    sqlite3.SQLITE_LOCKED: "another process holds its lock. Stop that process, or wait until it is done",
+    sqlite3.SQLITE_NOMEM: "there is no memory left. Give it more",
+    sqlite3.SQLITE_READONLY: "its file cannot be written. Change its permissions",
 }
 
 
@@ -107,10 +117,14 @@ async def _on(thread: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
                 f"SQLite lacks a table or a column ({name}). Compare its tables with "
                 "vllm_service/storage/sql/migrations, and add what is missing."
             ) from error
-        raise StorageUnavailable(
-            f"SQLite cannot do this now ({name}). If it lasts, check the disk's room and the file's permissions.",
-            retry_after_seconds=1.0,
-        ) from error
+        raise _cannot_now("SQLite", error) from error
+
+
+def _cannot_now(where: str, error: sqlite3.Error) -> StorageUnavailable:
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    advice = _CANNOT_NOW.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    words = "If it lasts, check the disk's room and the file's permissions" if advice is None else advice
+    return StorageUnavailable(f"{where} cannot do this now ({name}): {words}.", retry_after_seconds=1.0)
 
 
 def _connect(path: Path, migrations: Sequence[Migration], must_have_tables: bool) -> sqlite3.Connection:
@@ -125,7 +139,8 @@ def _connect(path: Path, migrations: Sequence[Migration], must_have_tables: bool
         _create(path)
     except OSError as error:
         raise ConfigurationError(
-            f"{path}: SQLite's file cannot be made: {error.strerror}. Set DATA_DIR to a directory that can be written.",
+            f"{path}: SQLite's file cannot be made: {error.strerror}. Set DATA_DIR to a directory that can be written, "
+            "on a disk with room.",
             param="DATA_DIR",
         ) from None
     _check_permissions(path)
@@ -134,7 +149,7 @@ def _connect(path: Path, migrations: Sequence[Migration], must_have_tables: bool
     except sqlite3.Error as error:
         advice = _UNUSABLE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
         if advice is None:
-            raise
+            raise _cannot_now(f"{path}: SQLite", error) from error
         raise ConfigurationError(
             f"{path}: SQLite's file cannot be used ({error.sqlite_errorname}): {advice}.", param="DATA_DIR"
         ) from None
@@ -177,6 +192,8 @@ def _run(connection: sqlite3.Connection, steps: Steps) -> None:
             try:
                 rows = connection.execute(_dialect(step.sql), step.values).fetchall()
             except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF in _CANNOT_NOW:
+                    raise  # no fault of the tables
                 steps.throw(error)
             else:
                 step = steps.send(rows)

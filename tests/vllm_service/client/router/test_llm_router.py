@@ -18,6 +18,7 @@ from vllm_service.catalog.model import Catalog
 from vllm_service.resilience.breakers.breaker_settings import BreakerSettings
 from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.storage.coordination.redis import RedisBreakers
+from vllm_service.storage.redis_link import RedisLink
 from vllm_service.testing import HANGS, RESETS, Close, Pause, Reply, begun, chat_chunk, refused, whole
 
 
@@ -150,9 +151,9 @@ async def test_nobody_and_unknown_names_are_told() -> None:
 @asynccontextmanager
 async def replica(server: RedisServer, catalog: Catalog) -> AsyncIterator[LLMRouter]:
     """A router whose breakers hear of other replicas' through Redis."""
-    client = server.client()
+    link = RedisLink(server.url)
     breakers = Breakers(BreakerSettings(consecutive_failures=1))
-    shared = SharedBreakers(breakers, RedisBreakers(client), time.monotonic, probe_seconds=10)
+    shared = SharedBreakers(breakers, RedisBreakers(link), time.monotonic, probe_seconds=10)
     listening = asyncio.create_task(shared.run())
     try:
         async with LLMRouter("QUALITY", catalog, retries=AT_ONCE, breakers=breakers, gatekeeper=shared) as router:
@@ -160,7 +161,7 @@ async def replica(server: RedisServer, catalog: Catalog) -> AsyncIterator[LLMRou
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
-        await client.aclose()
+        await link.close()
 
 
 async def test_replicas_share_what_they_know_of_places_through_redis(redis_server: RedisServer) -> None:

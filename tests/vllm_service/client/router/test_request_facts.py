@@ -9,9 +9,10 @@ import pytest
 
 from vllm_service.client.payload import Payload
 from vllm_service.client.router.llm_router import facts_of_chat
+from vllm_service.domain.media import TOKENS_PER_IMAGE
 from vllm_service.domain.reported_usage import MOST_TOKENS
 from vllm_service.domain.requests import RequestFacts
-from vllm_service.domain.usage import TOKENS_PER_IMAGE, estimated_prompt_tokens
+from vllm_service.domain.usage import estimated_prompt_tokens
 from vllm_service.gateway.operations import CHAT
 from vllm_service.gateway.request_body import read
 

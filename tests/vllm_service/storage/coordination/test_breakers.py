@@ -19,6 +19,8 @@ from vllm_service.resilience.breakers.shared import Breakers, SharedBreakers
 from vllm_service.storage.coordination.memory import MemoryBreakers
 from vllm_service.storage.coordination.protocol import BreakerStore
 from vllm_service.storage.coordination.redis import RedisBreakers
+from vllm_service.storage.redis_link import RedisLink
+from vllm_service.storage.redis_pipeline import PipelineBounds
 
 STEP = Step("own", "llama")
 # Redis keeps its own time, which no test can set: an hour never passes here, and a millisecond always has.
@@ -53,23 +55,27 @@ class Replica:
                 self._told.clear()
                 await self._told.wait()
 
-    async def admitted(self) -> Admission:
-        admission = await self.shared.admit(STEP)
+    async def admitted(self, organisation: str = "") -> Admission:
+        admission = await self.shared.admit(STEP, organisation)
         assert admission is not None
         return admission
 
     def succeeds(self, admission: Admission) -> None:
         self.breakers.of(STEP.provider, STEP.model).succeeded(admission, self.now)
 
-    async def fails(self, times: int = 2) -> None:
+    async def fails(self, times: int = 2, organisation: str = "") -> None:
         for _ in range(times):
-            self.shared.failed(STEP, await self.admitted(), 500, None)
+            self.shared.failed(STEP, await self.admitted(organisation), 500, None, organisation)
+
+    def refuses(self, organisation: str) -> bool:
+        return not self.breakers.allows(STEP, self.now, organisation)
 
 
 @asynccontextmanager
 async def running(server: RedisServer, open_seconds: float = LONG) -> AsyncIterator[Replica]:
     client = server.client()
-    replica = Replica(RedisBreakers(client, reconnect_seconds=0.01, timeout_seconds=2), open_seconds)
+    link = RedisLink(server.url, PipelineBounds(rest_seconds=0.01))
+    replica = Replica(RedisBreakers(link, reconnect_seconds=0.01, timeout_seconds=2), open_seconds)
     before = await listening(client)
     task = asyncio.create_task(replica.shared.run())
     try:
@@ -79,6 +85,7 @@ async def running(server: RedisServer, open_seconds: float = LONG) -> AsyncItera
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await client.aclose()
+        await link.close()
 
 
 async def listening(client: redis.asyncio.Redis) -> int:
@@ -102,6 +109,37 @@ async def test_a_place_that_one_replica_finds_failing_is_left_alone_by_the_other
         assert await two.shared.admit(STEP) is None
         assert two.breakers.of("own", "llama").failures == 2
         assert two.breakers.of("own", "another").allows(two.now)
+
+
+async def test_what_one_organisation_meets_at_one_replica_keeps_it_alone_away_from_all(server: RedisServer) -> None:
+    async with running(server) as one, running(server) as two:
+        await one.fails(organisation="attacker")
+        await two.until(lambda: two.refuses("attacker"))
+        assert not two.refuses("good")
+        assert two.state() is BreakerState.CLOSED
+        async with running(server) as later:
+            await later.until(lambda: later.refuses("attacker"))
+            assert not later.refuses("good")
+
+
+async def test_a_slow_probe_of_one_organisation_at_one_replica_keeps_no_other_one_from_probing(
+    server: RedisServer,
+) -> None:
+    async with running(server, SHORT) as one, running(server, SHORT) as two:
+        await one.fails(organisation="a")
+        await one.fails(organisation="b")
+        await two.until(lambda: two.state() is not BreakerState.CLOSED)
+        for replica in (one, two):
+            replica.now += 1
+        await one.admitted("attacker")
+        assert await two.shared.admit(STEP, "attacker") is None
+        good = await two.admitted("good")
+        assert await one.shared.admit(STEP, "third") is None, "two probes are out, of all replicas together"
+        for admission in (good, None):
+            probe = admission or await two.admitted("good")
+            two.shared.first_content(STEP, probe, "good")
+            await flushed(two)
+        await one.until(lambda: one.state() is BreakerState.CLOSED)
 
 
 async def test_a_replica_that_starts_later_knows_what_is_open(server: RedisServer) -> None:
@@ -209,21 +247,21 @@ async def test_without_redis_each_replica_decides_for_itself_and_shares_again_wh
 async def test_who_is_cancelled_while_it_connects_follows_no_more(server: RedisServer) -> None:
     """At any moment: a gateway that is stopped as it starts would never end."""
     for moment in range(40):
-        client = redis.asyncio.Redis.from_url(server.url)
-        following = asyncio.create_task(RedisBreakers(client).follow(lambda change: None))
+        link = RedisLink(server.url)
+        following = asyncio.create_task(RedisBreakers(link).follow(lambda change: None))
         for _ in range(moment):
             await asyncio.sleep(0.0002)
         following.cancel()
         ended, _ = await asyncio.wait({following}, timeout=5)
         assert ended, moment
-        await client.aclose()
+        await link.close()
 
 
 async def test_a_redis_that_does_not_answer_holds_a_probe_up_only_for_as_long_as_its_patience(
     server: RedisServer,
 ) -> None:
-    client = server.client()
-    replica = Replica(RedisBreakers(client, timeout_seconds=0.05), open_seconds=1)
+    link = RedisLink(server.url)
+    replica = Replica(RedisBreakers(link, timeout_seconds=0.05), open_seconds=1)
     await replica.fails()
     replica.now += 1
     server.hang()
@@ -231,7 +269,7 @@ async def test_a_redis_that_does_not_answer_holds_a_probe_up_only_for_as_long_as
         assert (await replica.admitted()).is_probe
     finally:
         server.go_on()
-        await client.aclose()
+        await link.close()
 
 
 async def test_without_replicas_the_breaker_alone_decides() -> None:

@@ -6,13 +6,14 @@ import logging
 from collections.abc import AsyncIterator
 
 import pytest
-import redis.asyncio as redis
 
 from tests.servers import own_redis
 from tests.vllm_service.storage.two_gateways import PLACES, two_gateways
+from tests.waiting import until
 from vllm_service.storage.coordination.memory import MemoryTargets
 from vllm_service.storage.coordination.protocol import Targets
 from vllm_service.storage.coordination.redis import RedisTargets
+from vllm_service.storage.redis_link import RedisLink
 
 HOUR = 3600.0
 
@@ -21,8 +22,8 @@ def in_memory() -> Targets:
     return MemoryTargets()
 
 
-def on_redis(client: redis.Redis) -> Targets:
-    return RedisTargets(client, timeout_seconds=5)
+def on_redis(link: RedisLink) -> Targets:
+    return RedisTargets(link, timeout_seconds=5)
 
 
 @pytest.fixture(params=PLACES)
@@ -66,19 +67,19 @@ async def test_without_redis_a_replica_has_its_own_word_says_so_once_and_is_back
 ) -> None:
     caplog.set_level(logging.WARNING)
     with own_redis() as server:
-        clients = server.client(), server.client()
-        one, two = (RedisTargets(client, timeout_seconds=5) for client in clients)
+        links = RedisLink(server.url), RedisLink(server.url)
+        one, two = (RedisTargets(link, timeout_seconds=5) for link in links)
         await two.publish("own", "b", 3, HOUR)
         server.stop()
         assert [await one.publish("own", "a", workers, HOUR) for workers in (1, 0)] == [1, 0]
         assert await one.withdraw("own", "a") is None
         assert len(caplog.records) == 1
         server.start()
-        for _ in range(2):  # its kept connection has died with the server
-            await two.publish("own", "b", 2, HOUR)
+        await until(lambda: not any(link.pipeline.is_away for link in links))
+        await two.publish("own", "b", 2, HOUR)
         assert await one.publish("own", "a", 1, HOUR) == 2
-        for client in clients:
-            await client.aclose()
+        for link in links:
+            await link.close()
 
 
 @pytest.mark.parametrize("jump", [-1e6, 1e6])

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-import redis.asyncio as redis
 
 from tests.servers import own_redis
 from tests.vllm_service.storage.two_gateways import PLACES, two_gateways
@@ -14,6 +13,7 @@ from tests.waiting import until_seen
 from vllm_service.storage.coordination.memory import MemoryWakes
 from vllm_service.storage.coordination.protocol import Wakes
 from vllm_service.storage.coordination.redis import RedisWakes
+from vllm_service.storage.redis_link import RedisLink
 
 HOUR = 3600.0
 
@@ -22,8 +22,8 @@ def in_memory() -> Wakes:
     return MemoryWakes()
 
 
-def on_redis(client: redis.Redis) -> Wakes:
-    return RedisWakes(client, timeout_seconds=5)
+def on_redis(link: RedisLink) -> Wakes:
+    return RedisWakes(link, timeout_seconds=5)
 
 
 @pytest.fixture(params=PLACES)
@@ -63,14 +63,14 @@ async def test_shortening_never_prolongs(replicas: tuple[Wakes, Wakes]) -> None:
 
 async def test_without_redis_a_replica_wakes_for_itself_once() -> None:
     with own_redis() as server:
-        client = server.client()
+        link = RedisLink(server.url)
         server.stop()
-        wakes = RedisWakes(client, timeout_seconds=5)
+        wakes = RedisWakes(link, timeout_seconds=5)
         assert [await wakes.claim("own", HOUR) for _ in range(3)] == [True, False, False]
         await wakes.shorten("own", HOUR / 2)
         await wakes.clear("own")
         assert await wakes.claim("own", HOUR)
-        await client.aclose()
+        await link.close()
 
 
 @pytest.mark.parametrize("jump", [-1e6, 1e6])

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from tests.vllm_service.storage.faults import FaultyDatabase
-from vllm_service.domain.keys import OrganisationLimits, Tier
+from tests.waiting import until_seen
+from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
+from vllm_service.domain.roles import Role
 from vllm_service.errors import StorageUnavailable
-from vllm_service.storage.keys.sql import CachedKeys, KeyStore, new_secret
+from vllm_service.storage.keys.sql import FRESH_SECONDS, CachedKeys, KeyStore, new_secret
 from vllm_service.storage.sql.database import Database
 
 
@@ -37,6 +39,23 @@ async def test_a_key_is_found_by_its_secret(database: Database) -> None:
         key_id, "acme", Tier.PRODUCTION, False, "cheapest",
     )  # fmt: skip
     assert key.limits == OrganisationLimits()
+
+
+async def test_a_role_changes_with_the_next_look_up(database: Database, clock: Clock) -> None:
+    store = KeyStore(database)
+    key_id, secret = await store.create("acme", role=Role.OPERATOR)
+    keys = CachedKeys(store, clock=clock)
+    assert (await keys.find(secret) or ApiKey("", "")).role is Role.OPERATOR
+    assert await store.set_role(key_id, Role.CALLER)
+    assert not await store.set_role("nobody", Role.ADMIN)
+    clock.now += FRESH_SECONDS
+    await keys.find(secret)  # stale keys may be answered with while they are read again
+    assert await until_seen(lambda: _role(keys, secret)) is Role.CALLER
+
+
+async def _role(keys: CachedKeys, secret: str) -> Role | None:
+    key = await keys.find(secret)
+    return None if key is None or key.role is Role.OPERATOR else key.role
 
 
 async def test_the_secret_is_stored_nowhere(database: Database) -> None:
@@ -113,6 +132,21 @@ async def test_known_keys_stay_valid_for_a_while_when_the_database_is_away(datab
     clock.now += 1
     with pytest.raises(StorageUnavailable):
         await keys.find(secret)
+
+
+async def test_a_key_is_known_for_longer_than_it_is_used_without_a_look_up(database: Database, clock: Clock) -> None:
+    """A known key is no guess, though it is looked up again: wrong keys of its address do not refuse it."""
+    _, secret = await KeyStore(database).create("acme")
+    keys = CachedKeys(KeyStore(database), fresh_seconds=3, stale_seconds=300, clock=clock)
+    assert not keys.knows(secret)
+    found = await keys.find(secret)
+    assert keys.remembered(secret) == found
+    clock.now += 3
+    assert keys.remembered(secret) is None
+    assert keys.knows(secret)
+    assert not keys.knows(secret[:-1] + ("A" if secret[-1] != "A" else "B"))
+    clock.now += 297
+    assert not keys.knows(secret)
 
 
 async def test_made_up_ids_push_no_real_key_out_of_the_cache(database: Database) -> None:

@@ -20,5 +20,5 @@ async def quotas(backend: Backend) -> AsyncIterator[Quotas]:
         yield MemoryQuotas()
         return
     link = RedisLink(backend.redis_url)
-    yield RedisQuotas(link, uses_server_clock=False)
+    yield RedisQuotas(link, uses_server_clock=False, end_seconds=60)
     await link.close()

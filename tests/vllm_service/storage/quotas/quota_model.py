@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tests.vllm_service.storage.use import OrganisationUse
-from vllm_service.domain.keys import REQUESTS_PER_MINUTE, ApiKey
+from vllm_service.domain.keys import CONCURRENT_REQUESTS, REQUESTS_PER_MINUTE, ApiKey
 from vllm_service.domain.quotas import ADDRESS_WINDOW, KEY_WINDOW, RateWindow, utc_day, utc_month
 
 
@@ -13,6 +13,7 @@ from vllm_service.domain.quotas import ADDRESS_WINDOW, KEY_WINDOW, RateWindow, u
 class Share:
     """One admitted request."""
 
+    key_id: str
     day: int
     month: int
     tokens: int
@@ -45,6 +46,7 @@ class QuotaModel:
             and use.tokens_today + tokens <= (limits.tokens_per_day or 0)
             and use.tokens_this_month + tokens <= (limits.tokens_per_month or 0)
             and use.picousd_this_month + picousd <= (limits.picousd_per_month or 0)
+            and self._has_room_at_once(key)
         )
         if not has_room:
             return None
@@ -52,9 +54,16 @@ class QuotaModel:
             self.slots.setdefault(name, []).append(bucket)
             self.newest[name] = bucket
         day = utc_day(now_ms / 1000)
-        share = Share(day, utc_month(day), tokens, picousd, now_ms + self.lease_ms)
+        share = Share(key.id, day, utc_month(day), tokens, picousd, now_ms + self.lease_ms)
         self.shares.append(share)
         return share
+
+    def _has_room_at_once(self, key: ApiKey) -> bool:
+        most = key.limits.concurrent_requests
+        if most is None:
+            return True
+        under_way = [share.key_id for share in self.shares if share.state == "reserved"]
+        return under_way.count(key.id) < CONCURRENT_REQUESTS[key.tier] and len(under_way) < most
 
     def settle(self, share: Share, tokens: int, picousd: int) -> None:
         """Also of a share that has expired."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import pytest
@@ -23,13 +23,23 @@ from vllm_service.storage.protocol import Quotas, Reservation
 from vllm_service.storage.quotas.memory import MemoryQuotas
 from vllm_service.storage.quotas.redis import RedisQuotas
 from vllm_service.storage.redis_link import RedisLink
+from vllm_service.storage.redis_pipeline import PipelineBounds
 
 Result = TypeVar("Result")
 LEASE_SECONDS, ADDRESS_LIMIT = 90.0, 5
 # The dollars are beyond what a double holds exactly: 2**53 pico-dollars are $9,007.
 BIG = 10**16 + 1
-LIMITS = OrganisationLimits(tokens_per_day=1000, requests_per_day=250, tokens_per_month=1500, picousd_per_month=2 * BIG)
+LIMITS = OrganisationLimits(
+    tokens_per_day=1000,
+    requests_per_day=250,
+    tokens_per_month=1500,
+    picousd_per_month=2 * BIG,
+    concurrent_requests=None,
+)
+#: A key may have 10 requests under way, by its tier.
+AT_ONCE = replace(LIMITS, concurrent_requests=15)
 KEYS = [ApiKey("one", "acme", limits=LIMITS), ApiKey("two", "acme", limits=LIMITS)]
+FEW_AT_ONCE = [ApiKey("one", "acme", limits=AT_ONCE), ApiKey("two", "acme", limits=AT_ONCE)]
 EDGES_MS = [1, 50, 999, 1000, 1049, 1050, 59_000, 60_000, 60_999, 61_000, 89_999, 90_000]
 MIDNIGHT_MS = 1_798_761_600_000  # 2027-01-01T00:00Z: a day and a month end there
 
@@ -46,6 +56,8 @@ class QuotaMachine(RuleBasedStateMachine):
     """Does at random what requests do, to limits and to the model. Subclasses open the limits, anew for each run."""
 
     quotas: Quotas
+    #: The keys "one" and "two".
+    keys = KEYS
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,13 +81,14 @@ class QuotaMachine(RuleBasedStateMachine):
         self.quotas = self.runner.run(self.opened())
 
     @rule(
-        key=st.sampled_from(KEYS),
+        number=st.sampled_from([0, 1]),
         address=st.sampled_from([None, "10.0.0.1", "10.0.0.2"]),
         tokens=st.integers(0, 400),
         picousd=st.sampled_from([0, 1, BIG - 1, BIG]),
-        times=st.sampled_from([1, 1, 2, 50, 101]),
+        times=st.sampled_from([1, 1, 2, 8, 50, 101]),
     )
-    def reserve(self, key: ApiKey, address: str | None, tokens: int, picousd: int, times: int) -> None:
+    def reserve(self, number: int, address: str | None, tokens: int, picousd: int, times: int) -> None:
+        key = self.keys[number]
         tokens, picousd = (0, 0) if times > 2 else (tokens, picousd)
         for _ in range(times):
             share = self.model.reserve(key, address, tokens, picousd, self.now_ms)
@@ -126,21 +139,33 @@ def checked(machine: type[RuleBasedStateMachine], examples: int) -> None:
     run_state_machine_as_test(machine, settings=options)
 
 
-def test_limits_in_memory_do_what_the_model_does() -> None:
+@pytest.mark.parametrize("of_caller", [KEYS, FEW_AT_ONCE], ids=["any number at once", "few at once"])
+def test_limits_in_memory_do_what_the_model_does(of_caller: list[ApiKey]) -> None:
     class InMemory(QuotaMachine):
+        keys = of_caller
+
         async def opened(self) -> Quotas:
             return MemoryQuotas(lease_seconds=LEASE_SECONDS, address_limit=ADDRESS_LIMIT, sweep_seconds=10**9)
 
     checked(InMemory, 200)
 
 
-def test_limits_in_redis_do_what_the_model_does(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize("of_caller", [KEYS, FEW_AT_ONCE], ids=["any number at once", "few at once"])
+def test_limits_in_redis_do_what_the_model_does(redis_server: RedisServer, of_caller: list[ApiKey]) -> None:
     class InRedis(QuotaMachine):
+        keys = of_caller
+
         async def opened(self) -> Quotas:
             redis_server.empty()
-            link = RedisLink(redis_server.url, timeout_seconds=30)
+            link = RedisLink(redis_server.url, PipelineBounds(silence_seconds=30))
             self.stack.push_async_callback(link.close)
-            return RedisQuotas(link, lease_seconds=LEASE_SECONDS, address_limit=ADDRESS_LIMIT, uses_server_clock=False)
+            return RedisQuotas(
+                link,
+                lease_seconds=LEASE_SECONDS,
+                address_limit=ADDRESS_LIMIT,
+                uses_server_clock=False,
+                end_seconds=60,
+            )
 
         def model_now(self) -> QuotaModel:
             """Leases are taken back at the next reservation: if the clock goes back before, they have not expired."""

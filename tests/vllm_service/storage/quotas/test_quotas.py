@@ -15,17 +15,19 @@ from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.errors import RateLimited, StorageUnavailable
 from vllm_service.storage.open import open_storage
 from vllm_service.storage.protocol import Quotas
+from vllm_service.storage.quotas.alone import ShareOfQuotas
 from vllm_service.storage.quotas.memory import MemoryQuotas
 from vllm_service.storage.quotas.redis import RedisQuotas
 from vllm_service.storage.redis_link import RedisLink
+from vllm_service.storage.redis_pipeline import PipelineBounds
 
 NOON = 1_798_718_400.0  # 2026-12-31T12:00Z: day and month end in 12 hours
 HALF_DAY = 43_200.0
-KEY = ApiKey("k", "acme")
+KEY = ApiKey("k", "acme", limits=OrganisationLimits(concurrent_requests=None))
 
 
 def limited(**limits: int | None) -> ApiKey:
-    return replace(KEY, tier=Tier.ENTERPRISE, limits=replace(OrganisationLimits(), **limits))
+    return replace(KEY, tier=Tier.ENTERPRISE, limits=replace(KEY.limits, **limits))
 
 
 async def refused(
@@ -196,7 +198,7 @@ async def own_redis() -> AsyncIterator[RedisServer]:
 
 async def test_without_redis_requests_are_refused_as_unavailable_and_settlements_wait(own_redis: RedisServer) -> None:
     """A Redis that hangs may still get what was sent to it: the settlement is booked once all the same."""
-    link = RedisLink(own_redis.url, timeout_seconds=0.2)
+    link = RedisLink(own_redis.url, PipelineBounds(silence_seconds=0.2))
     quotas = RedisQuotas(link)
     await (await quotas.reserve(KEY, None, 5, 5, NOON)).settle(3, 3)
     reservation = await quotas.reserve(KEY, None, 5, 5, NOON)
@@ -206,6 +208,7 @@ async def test_without_redis_requests_are_refused_as_unavailable_and_settlements
         with pytest.raises(StorageUnavailable) as caught:
             await quotas.reserve(KEY, None, 5, 5, NOON)
         assert caught.value.retry_after_seconds is not None
+    await until(lambda: quotas.waiting_ends == 1)
     own_redis.go_on()
     await until(lambda: not quotas.waiting_ends)
     assert await used(quotas, "acme", NOON) == OrganisationUse(2, 6, 2, 6, 6)
@@ -216,7 +219,7 @@ async def test_without_redis_requests_are_refused_as_unavailable_and_settlements
 async def test_without_redis_each_process_can_count_alone(own_redis: RedisServer) -> None:
     own_redis.stop()
     link = RedisLink(own_redis.url)
-    quotas = RedisQuotas(link, fallback=MemoryQuotas())
+    quotas = RedisQuotas(link, fallback=ShareOfQuotas())
     key = limited(requests_per_day=1)
     await (await quotas.reserve(key, None, 1, 0, NOON)).settle(1, 0)
     assert (await refused(quotas, key)).details["limit"] == "requests_per_day"

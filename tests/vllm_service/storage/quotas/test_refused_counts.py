@@ -15,14 +15,17 @@ from tests.vllm_service.storage.use import used
 from tests.waiting import until
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.quotas import MOST_OF_A_PERIOD, MOST_OF_ONE_REQUEST, utc_day, utc_month
-from vllm_service.errors import StorageRefused, StorageUnavailable
+from vllm_service.errors import StorageRefused
 from vllm_service.storage.open import open_database, open_storage
 from vllm_service.storage.protocol import Quotas
 from vllm_service.storage.quotas.counters import Periods
 from vllm_service.storage.quotas.memory import MemoryQuotas
 from vllm_service.storage.quotas.redis import RedisQuotas
 from vllm_service.storage.quotas.saved import QuotaSaver, load
-from vllm_service.storage.redis_link import RedisLink, is_refusal
+from vllm_service.storage.redis_errors import is_refusal
+from vllm_service.storage.redis_link import RedisLink
+from vllm_service.storage.redis_pipeline import PipelineBounds
+from vllm_service.storage.redis_replies import RedisSilent
 
 NOON = 1_798_718_400.0
 DAY, MONTH = utc_day(NOON), utc_month(utc_day(NOON))
@@ -63,7 +66,7 @@ async def test_what_redis_refuses_of_one_organisation_is_no_failure_for_the_othe
 
 async def test_an_end_that_redis_refuses_does_not_keep_others_waiting(redis_server: RedisServer) -> None:
     redis_server.empty()
-    link = RedisLink(redis_server.url)
+    link = RedisLink(redis_server.url, PipelineBounds(silence_seconds=0.2))
     quotas = RedisQuotas(link, uses_server_clock=False)
     first = await quotas.reserve(BAD, None, 1, 1, NOON)
     second = await quotas.reserve(GOOD, None, 1, 1, NOON)
@@ -71,7 +74,7 @@ async def test_an_end_that_redis_refuses_does_not_keep_others_waiting(redis_serv
     redis_server.hang()
     await first.settle(5, 5)
     await second.settle(7, 9)
-    assert quotas.waiting_ends == 2
+    await until(lambda: quotas.waiting_ends == 2)
     redis_server.go_on()
     await until(lambda: quotas.waiting_ends == 0)
     assert (await used(quotas, "good", NOON)).picousd_this_month == 9
@@ -122,18 +125,18 @@ def test_a_refusal_is_told_from_a_server_that_is_away(error: Exception, is_refus
 
 async def test_a_refusal_begins_no_rest_and_a_silence_does(redis_server: RedisServer) -> None:
     redis_server.empty()
-    link = RedisLink(redis_server.url)
+    link = RedisLink(redis_server.url, PipelineBounds(silence_seconds=0.2))
     await link.client.set("text", "no number")
     with pytest.raises(StorageRefused):
-        await link.execute(lambda: link.client.incr("text"))
-    assert not link.is_resting
-    assert await link.execute(lambda: link.client.incr("number")) == 1
+        await link.call("INCR", "text")
+    assert not link.pipeline.is_away
+    assert await link.call("INCR", "number") == 1
     redis_server.hang()
     for _ in range(2):  # the second is not even sent
-        with pytest.raises(StorageUnavailable):
-            await link.execute(lambda: link.client.incr("number"))
+        with pytest.raises(RedisSilent):
+            await link.call("INCR", "number")
     redis_server.go_on()
-    await until(lambda: not link.is_resting)
+    await until(lambda: not link.pipeline.is_away)
     await link.close()
 
 

@@ -23,7 +23,7 @@ async def opened(backend: Backend) -> AsyncIterator[Opener]:
         yield MemoryResponses
         return
     link = RedisLink(backend.redis_url)
-    yield lambda bounds: RedisResponses(link, bounds)
+    yield lambda bounds: RedisResponses(link, bounds, get_seconds=60)
     await link.close()
 
 
