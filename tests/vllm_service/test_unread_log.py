@@ -63,7 +63,7 @@ async def test_a_gateway_whose_stderr_is_not_read_answers_and_stops(tmp_path: Pa
     configure(
         tmp_path, {"p": {"base_url": "http://127.0.0.1:9/v1"}}, {"m": {"offers": [{"provider": "p", "model": "m"}]}}
     )
-    variables = variables_of(tmp_path, ACCESS_LOG="true")
+    variables = variables_of(tmp_path, ACCESS_LOG="true", REQUESTS_PER_SECOND_PER_IP="100000")
     with subprocess.Popen(
         [sys.executable, "-m", "vllm_service", "serve"],
         cwd=ROOT,

@@ -293,8 +293,7 @@ def _with_first(body: bytes, member: CacheMember) -> bytes:
 
 def _members_of(body: bytes, fields: RequestFields) -> dict[str, msgspec.Raw]:
     """Returns the body's members, unread. Raises errors.InvalidRequest for too many, or if nested too deeply."""
-    if len(body) > MOST_OTHER_BYTES:
-        _check_others(body, fields)
+    _check_others(body, fields)
     try:
         return _members.decode(body)
     except RecursionError:
@@ -303,6 +302,8 @@ def _members_of(body: bytes, fields: RequestFields) -> dict[str, msgspec.Raw]:
 
 def _check_others(body: bytes, fields: RequestFields) -> None:
     """Raises errors.InvalidRequest where a million small members would be objects each."""
+    if len(body) <= MOST_OTHER_BYTES:
+        return
     read = (fields.messages, fields.prompt, fields.prompt_embeds, fields.input, fields.tools)
     if len(body) - sum(len(memoryview(member)) for member in read) > MOST_OTHER_BYTES:
         raise InvalidRequest(
