@@ -12,7 +12,7 @@ from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from vllm_service.domain.roles import LEAST_ROLE, Permission, Role, may
-from vllm_service.errors import Forbidden, Unauthorized
+from vllm_service.errors import Forbidden, StorageUnavailable, Unauthorized
 from vllm_service.storage.protocol import Keys
 
 SCHEME_NAME = "Key"
@@ -48,11 +48,17 @@ def required_role(keys: Keys | None, permission: Permission) -> Callable[..., Aw
 
 
 async def role_of(keys: Keys | None, request: Request) -> Role | None:
-    """Returns the role of the caller's key, where a key is optional; None for a stranger, without a valid key."""
+    """Returns the role of the caller's key, where a key is optional; None for a stranger, without a valid key.
+
+    A key that cannot be looked up now is a stranger's: health answers all the same.
+    """
     if keys is None:
         return LOCAL_ROLE
     credentials = await bearer(request)
-    key = None if credentials is None else await keys.find(credentials.credentials)
+    try:
+        key = None if credentials is None else await keys.find(credentials.credentials)
+    except StorageUnavailable:
+        return None
     return None if key is None else key.role
 
 

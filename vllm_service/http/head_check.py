@@ -125,7 +125,7 @@ class HeadCheck:
     async def _found(self, secret: str, record: AddressRecord | None) -> ApiKey | None:
         if self._keys is None:
             return self._anonymous
-        if record is None:
+        if record is None or self._keys.knows(secret):
             return await self._keys.find(secret)
         # Looked at again: the wrong keys of other connections have been counted since the head.
         if (wait := record.wrong_keys.wait(self._clock())) or not record.begin_look_up(secret):

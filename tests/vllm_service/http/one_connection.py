@@ -103,6 +103,8 @@ class KeyStore:
 
     known: dict[str, ApiKey] = field(default_factory=lambda: {SECRET: ApiKey("key-1", "acme")})
     in_memory: set[str] = field(default_factory=lambda: {SECRET})
+    #: In memory, and to be looked up again.
+    stale: set[str] = field(default_factory=set)
     looked_up: list[str] = field(default_factory=list)
     answers: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -112,7 +114,7 @@ class KeyStore:
         return self.known.get(secret)
 
     def knows(self, secret: str) -> bool:
-        return self.remembered(secret) is not None
+        return secret in self.in_memory | self.stale
 
     def remembered(self, secret: str) -> ApiKey | None:
         return self.known.get(secret) if secret in self.in_memory else None

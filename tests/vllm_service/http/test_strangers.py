@@ -204,6 +204,20 @@ async def test_after_too_many_wrong_keys_further_ones_are_refused_without_a_look
     assert (known.statuses, other.statuses) == ([200], [401])
 
 
+async def test_a_key_that_is_looked_up_again_is_no_guess_behind_an_address_of_wrong_keys() -> None:
+    keys = KeyStore(in_memory=set(), stale={SECRET})
+    keys.answers.set()
+    served = Served(keys=keys, address_limits=AddressLimits(wrong_keys_per_minute=5))
+    for number in range(8):
+        wire = served.connect()
+        await wire.send(post(secret=f"guess-{number}"))
+        await turns()
+    neighbour = served.connect()
+    await neighbour.send(post())
+    await turns()
+    assert (wire.statuses, neighbour.statuses) == ([429], [200])
+
+
 @pytest.mark.parametrize("path", [b"/v1/models", b"/health", b"/metrics"])
 async def test_wrong_keys_count_wherever_they_are_tried(path: bytes) -> None:
     keys = KeyStore()

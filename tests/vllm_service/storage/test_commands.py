@@ -126,7 +126,7 @@ async def test_a_directory_that_cannot_be_made_is_said_in_one_line(
     assert await run("keys", "create", "acme", "--data-dir", str(tmp_path / "file")) == 1
     assert capsys.readouterr().err == (
         f"{tmp_path}/file/service.sqlite3: SQLite's file cannot be made: File exists. "
-        "Set DATA_DIR to a directory that can be written.\n"
+        "Set DATA_DIR to a directory that can be written, on a disk with room.\n"
     )
 
 

@@ -202,11 +202,8 @@ class _Reading(NamedTuple):
 
 
 def _slow() -> StorageUnavailable:
-    return StorageUnavailable(
-        "The database, which holds the keys, does not answer in time. Try again; if it lasts, check the database and "
-        "DATABASE_URL.",
-        retry_after_seconds=1.0,
-    )
+    words = "The database, which holds the keys, does not answer in time. Try again; if it lasts, check it."
+    return StorageUnavailable(words, retry_after_seconds=1.0)
 
 
 class CachedKeys:

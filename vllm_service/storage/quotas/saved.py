@@ -12,6 +12,8 @@ from vllm_service.storage.sql.database import Database, RowsRefused, Statement
 
 #: How often counts are saved, and so how much a crash may lose.
 SAVE_SECONDS = 0.5
+#: How long the end of the process waits for a database that hangs, twice at most.
+CLOSE_SECONDS = 2.0
 log = logging.getLogger(__name__)
 # Additions, not totals: several processes may add to one row. A sum stops at MOST_OF_A_PERIOD: beyond 64 bits SQLite
 # would go on with a rounded number, and Postgres would refuse it.
@@ -73,8 +75,16 @@ class QuotaSaver:
     async def close(self) -> None:
         """Stops the task, and saves the rest."""
         self._closing.set()
-        await self._task
-        await self.save()
+        await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)
+        if self._task.done():
+            self._task = asyncio.create_task(self.save())
+            await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)
+        if self._task.done():
+            self._task.result()
+        else:
+            # Not awaited to its end: a driver's transaction waits once more for a database that hangs.
+            self._task.cancel()
+            log.error("the use of quotas since the last save is lost: the database did not answer at the end")
 
     async def _run(self) -> None:
         while not self._closing.is_set():
