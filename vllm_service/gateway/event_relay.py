@@ -165,6 +165,7 @@ class EventRelay:
         """Returns what is passed on of these whole events."""
         count = data.count(b"data:")  # too many where a text holds "data:"; it is for estimates only
         is_ordinary = self._are_ordinary(data, count)
+        is_ordinary = is_ordinary or (not count and _FIELD.search(data) is None)
         are_many = not is_ordinary and (count > _MOST_READ_TOGETHER or len(data) > _MOST_READ_TOGETHER_BYTES)
         if are_many and (middle := _event_end_behind(data, len(data) // 2)):
             # Most of many events are ordinary all the same: to read an event takes 50 times as long as to look at it.
@@ -290,8 +291,6 @@ class EventRelay:
 
     def _read(self, data: bytes) -> bytes:
         """Reads events, and returns what is passed on of them. After the event that sets `fault` nothing is."""
-        if _FIELD.search(data) is None:
-            return data
         passed = []
         start = 0
         for found in _EVENT_END_AND_MORE.finditer(data):

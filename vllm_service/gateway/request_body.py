@@ -267,17 +267,12 @@ def for_provider(
     needs_usage = is_with_usage and takes_options and not fields.requests_usage
     has_refused = is_with_usage and not takes_options and b'"stream_options"' in body
     bounds = fields.floats_for_bounds()
-    if not needs_usage and not has_refused and not bounds and not (cache is not None and cache.replaces):
+    if not needs_usage and not has_refused and not bounds and (cache is None or not cache.replaces):
         # Replacing one name is much cheaper than parsing and writing a long conversation.
         renamed = body if model == fields.model else _renamed(body, fields.model, model)
         if renamed is not None:
             return renamed if cache is None else _with_first(renamed, cache)
-    if len(body) > MOST_OTHER_BYTES:
-        _check_others(body, fields)
-    try:
-        members = _members.decode(body)
-    except RecursionError:
-        raise InvalidRequest("The request's body is nested too deeply.") from None
+    members = _members_of(body, fields)
     for name, bound in bounds:
         members[name] = msgspec.Raw(b"%d" % bound)
     members["model"] = msgspec.Raw(_encoder.encode(model))
@@ -294,6 +289,16 @@ def _with_first(body: bytes, member: CacheMember) -> bytes:
     """Returns an object that is not empty with one more member before all others."""
     begin, _, rest = body.partition(b"{")
     return b'%b{"%b":"%b",%b' % (begin, member.name.encode(), member.value.encode(), rest)
+
+
+def _members_of(body: bytes, fields: RequestFields) -> dict[str, msgspec.Raw]:
+    """Returns the body's members, unread. Raises errors.InvalidRequest for too many, or if nested too deeply."""
+    if len(body) > MOST_OTHER_BYTES:
+        _check_others(body, fields)
+    try:
+        return _members.decode(body)
+    except RecursionError:
+        raise InvalidRequest("The request's body is nested too deeply.") from None
 
 
 def _check_others(body: bytes, fields: RequestFields) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -20,7 +19,6 @@ from vllm_service.http.upstream import (
     NOBODY,
     Answer,
     CutShort,
-    NoFreeConnection,
     NotReached,
     OutOfTime,
     Patience,
@@ -28,6 +26,7 @@ from vllm_service.http.upstream import (
     Sender,
     Sending,
     TimedOut,
+    not_opened,
 )
 from vllm_service.http.write_buffer import WriteBuffer
 
@@ -40,10 +39,6 @@ CHECK_INTERVAL_SECONDS = 0.25
 LONGEST_STREAM_BYTES = 2**30
 #: Each reload of the configuration makes new Provider objects and so new pools; above this, empty ones are dropped.
 MAX_EMPTY_POOLS = 64
-
-
-#: Errors of a connection that say something about this machine alone: files, ports or memory are used up.
-OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class ConnectionPool:
@@ -314,11 +309,9 @@ class _Pool:
             self.queue.give_back(flow)
             if isinstance(error, TimeoutError):
                 raise NotReached(f"no connection within {seconds:g} s") from error
-            if isinstance(error, OSError) and error.errno in OWN_SHORTAGES:
-                raise NoFreeConnection(f"this machine opens no connection now ({type(error).__name__})") from error
             # Of a host or port, uvloop and asyncio raise all of these.
             if isinstance(error, OSError | ValueError | OverflowError):
-                raise NotReached(f"no connection: {type(error).__name__}") from error
+                raise not_opened(error) from error
             raise
 
     async def _open(self) -> Connection:

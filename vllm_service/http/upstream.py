@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, Protocol
@@ -181,3 +182,14 @@ class OutOfTime(TimedOut):
 
 class CutShort(ProviderFault):
     """The answer broke off, is too long, or is not HTTP."""
+
+
+#: Errors that say something about this machine alone: its files, ports or memory are used up.
+_OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+
+def not_opened(error: Exception) -> NotReached | NoFreeConnection:
+    """Returns the fault of a connection that could not be opened."""
+    if isinstance(error, OSError) and error.errno in _OWN_SHORTAGES:
+        return NoFreeConnection(f"this machine opens no connection now ({type(error).__name__})")
+    return NotReached(f"no connection: {type(error).__name__}")

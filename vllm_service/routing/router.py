@@ -68,10 +68,6 @@ class ObservedAttempt(msgspec.Struct):
         candidate.first_token_seconds.add(self.facts.organisation, waited)
         if candidate.endpoint is not None:
             candidate.endpoint.read(self.to_read)
-            # Behind other prompts the wait is not the prompt's own. After one that it follows, how much was read is
-            # known only from the usage, so that case waits for `_own_finished`.
-            if self.alone and not self.follows:
-                candidate.endpoint.measured_answer(waited, self.facts.prompt_tokens)
 
     def succeeded(self, usage: Usage | None, now: float, *, is_timed: bool = True) -> None:
         """Learns speeds, the answer's length and the cached share from a complete answer.
@@ -125,9 +121,10 @@ class ObservedAttempt(msgspec.Struct):
             prompt, tokens = self.facts.prompt_tokens, usage.completion_tokens
             if not usage.estimated and usage.prompt_tokens > prompt:
                 prompt = usage.prompt_tokens  # an estimate that was too low must not make the worker late
-            if first_token_at and self.alone and self.follows and usage.prompt_tokens > 0:
-                read = prompt * (1.0 - usage.cached_tokens / usage.prompt_tokens)
-                endpoint.measured_answer(first_token_at - began, read)
+            # Behind other prompts the wait is not the prompt's own. How much was read is by the worker's count: an
+            # estimate can be far off for some texts, and would teach a false speed.
+            if first_token_at and self.alone and usage.prompt_tokens > 0:
+                endpoint.measured_answer(first_token_at - began, usage.prompt_tokens - usage.cached_tokens)
             if first_token_at and tokens > 1:
                 endpoint.measured_token((ended - first_token_at) / (tokens - 1), ended)
             # Judged by the model's own target, also where the caller has set another.

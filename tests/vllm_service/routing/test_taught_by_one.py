@@ -102,3 +102,13 @@ def test_a_prompt_whose_tokens_were_estimated_too_low_does_not_make_an_own_worke
     attempt.first_token(7.0)
     attempt.succeeded(Usage(40_000, 10), 7.2)
     assert router.endpoints["own"].margin >= margin
+
+
+def test_prompts_whose_tokens_were_estimated_too_low_teach_no_false_speed_of_reading() -> None:
+    router = own_router()
+    endpoint = router.endpoints["own"]
+    for _ in range(200):
+        attempt = router.started(Step("own", "org/m"), facts(1_000, organisation="attacker"), 0.0)
+        attempt.first_token(0.15 + 8_000 / endpoint.profile.prefill_tokens_per_second)
+        attempt.succeeded(Usage(8_000, 10), 1.5)
+    assert endpoint.read_seconds.at(1_000) == pytest.approx(0.15 + 1_000 / 8_000, rel=0.1)

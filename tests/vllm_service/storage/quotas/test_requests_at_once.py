@@ -18,6 +18,7 @@ from vllm_service.storage.protocol import Quotas, Reservation
 from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas
 from vllm_service.storage.quotas.redis import RedisQuotas
 from vllm_service.storage.redis_link import RedisLink
+from vllm_service.storage.redis_pipeline import PipelineBounds
 
 NOON = 1_798_718_400.0  # 2026-12-31T12:00Z
 KEY = ApiKey("k", "acme")
@@ -95,7 +96,7 @@ async def replicas(backend: Backend) -> AsyncIterator[list[Quotas]]:
         yield [MemoryQuotas()] * 2
         return
     async with AsyncExitStack() as stack:
-        links = [RedisLink(backend.redis_url) for _ in range(2)]
+        links = [RedisLink(backend.redis_url, PipelineBounds(silence_seconds=30)) for _ in range(2)]
         for link in links:
             stack.push_async_callback(link.close)
         yield [RedisQuotas(link) for link in links]
