@@ -21,7 +21,7 @@ from vllm_service.storage.redis_link import RedisLink
 from vllm_service.storage.redis_pipeline import PipelineBounds
 
 NOON = 1_798_718_400.0
-LIMITS = OrganisationLimits(tokens_per_day=None, requests_per_day=500, tokens_per_month=None)
+LIMITS = OrganisationLimits(None, 500, None, concurrent_requests=None)
 KEY = ApiKey("k", "acme", Tier.ENTERPRISE, LIMITS)
 
 

@@ -24,7 +24,7 @@ from vllm_service.storage.redis_pipeline import PipelineBounds
 from vllm_service.storage.redis_replies import RedisSilent
 
 NOON = 1_798_718_400.0
-KEY = ApiKey("k", "acme", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None))
+KEY = ApiKey("k", "acme", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None, None))
 OTHER = replace(KEY, id="k-other", organisation="other")
 
 
