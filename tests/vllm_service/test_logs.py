@@ -81,14 +81,16 @@ async def test_every_request_leaves_one_line_and_no_secret(tmp_path: Path, form:
             await running.stop()
     log = (tmp_path / "log").read_text()
     lines = [one for one in log.splitlines() if "vllm_service.access" in one]
-    assert len(lines) == len(answers)
-    for one, answer in zip(lines, answers, strict=True):
+    # A flood of wrong keys is counted, and fills no log.
+    logged = [answer for answer in answers if answer.status_code != 401]
+    assert len(lines) == len(logged) == 3
+    for one, answer in zip(lines, logged, strict=True):
         assert answer.headers["x-request-id"] in one
         assert str(answer.status_code) in one
     if form == "json":
         rows = [json.loads(one) for one in lines]
-        assert [row["outcome"] for row in rows] == [Outcome.COMPLETED] * 2 + [Outcome.REJECTED] * 2
-        assert [row["stream"] for row in rows] == [False, True, False, False]
+        assert [row["outcome"] for row in rows] == [Outcome.COMPLETED] * 2 + [Outcome.REJECTED]
+        assert [row["stream"] for row in rows] == [False, True, False]
         assert all(isinstance(json.loads(one), dict) for one in log.splitlines())
     Canaries(key=key, provider_key=canaries.provider_key, prompt=canaries.prompt).assert_unseen(log)
 
