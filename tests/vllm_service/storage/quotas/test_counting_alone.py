@@ -21,7 +21,7 @@ from vllm_service.storage.redis_link import RedisLink
 from vllm_service.storage.redis_pipeline import PipelineBounds
 
 NOON = 1_798_718_400.0
-LIMITS = OrganisationLimits(tokens_per_day=None, requests_per_day=500, tokens_per_month=None)
+LIMITS = OrganisationLimits(None, 500, None, concurrent_requests=None)
 KEY = ApiKey("k", "acme", Tier.ENTERPRISE, LIMITS)
 
 
@@ -89,9 +89,9 @@ async def test_three_processes_admit_what_is_left_of_the_limit_between_them(coun
 @pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_day", "tokens_per_month", "picousd_per_month"])
 async def test_every_limit_is_shared(limit: str) -> None:
     if limit == "requests_per_minute":
-        key = replace(KEY, tier=Tier.DEVELOPMENT, limits=OrganisationLimits(None, None, None, None))
+        key = replace(KEY, tier=Tier.DEVELOPMENT, limits=OrganisationLimits(None, None, None, None, None))
     else:
-        key = replace(KEY, limits=replace(OrganisationLimits(None, None, None, None), **{limit: 1000}))
+        key = replace(KEY, limits=replace(OrganisationLimits(None, None, None, None, None), **{limit: 1000}))
     with own_redis() as server:
         async with running(server, 4) as processes:
             await met(processes)

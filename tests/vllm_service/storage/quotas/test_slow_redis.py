@@ -24,7 +24,7 @@ from vllm_service.storage.redis_pipeline import PipelineBounds
 from vllm_service.storage.redis_replies import RedisSilent
 
 NOON = 1_798_718_400.0
-KEY = ApiKey("k", "acme", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None))
+KEY = ApiKey("k", "acme", Tier.ENTERPRISE, OrganisationLimits(None, None, None, None, None))
 OTHER = replace(KEY, id="k-other", organisation="other")
 
 
@@ -178,7 +178,7 @@ async def test_a_refusal_by_redis_is_that_requests_alone(how: str) -> None:
         if how == "wrong type":
             await client.set("vllm-service:key:k", "a text")
         elif how == "no rights":
-            patterns = ("~vllm-service:key:k-other", "~vllm-service:address:*", "~vllm-service:org:other:*")
+            patterns = ("~vllm-service:key:k-other*", "~vllm-service:address:*", "~vllm-service:org:other:*")
             await client.acl_setuser(
                 "default", enabled=True, nopass=True, reset_keys=True, keys=[p[1:] for p in patterns]
             )
@@ -204,7 +204,7 @@ async def test_an_end_that_redis_cannot_take_now_keeps_no_other_organisations_wa
         first = await quotas.reserve(KEY, None, 1, 1, NOON)
         second = await quotas.reserve(OTHER, None, 1, 1, NOON)
         client = server.client()
-        mine = ["vllm-service:key:k-other", "vllm-service:address:*", "vllm-service:org:other:*"]
+        mine = ["vllm-service:key:k-other*", "vllm-service:address:*", "vllm-service:org:other:*"]
         await client.acl_setuser("default", enabled=True, nopass=True, reset_keys=True, keys=mine)
         await first.settle(5, 5)
         await until(lambda: quotas.waiting_ends == 1)
