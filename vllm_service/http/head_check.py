@@ -7,9 +7,16 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from vllm_service.domain.keys import ApiKey
-from vllm_service.domain.quotas import Limit
-from vllm_service.domain.urls import is_page_of_this_machine
-from vllm_service.errors import Forbidden, InvalidRequest, RateLimited, StorageUnavailable, Unauthorized
+from vllm_service.domain.quotas import Limit, try_again
+from vllm_service.domain.urls import is_name_of_no_site, is_page_of_this_machine
+from vllm_service.errors import (
+    Forbidden,
+    InvalidRequest,
+    RateLimited,
+    StorageUnavailable,
+    key_needed,
+    key_unknown,
+)
 from vllm_service.http.addresses import AddressLimits, AddressRecord, AddressTable, ClientAddresses
 from vllm_service.http.messages import Caller
 from vllm_service.storage.protocol import Keys
@@ -31,7 +38,8 @@ class Paths:
 class HeadCheck:
     """The address's limits come first, on every path; then the key, which is in memory for all but its first request.
 
-    keys: None lets every caller in as `anonymous`. clock: the event loop's.
+    keys: None lets every caller in as `anonymous`, but for other sites' pages. clock: the event loop's. is_local: only
+    this machine reaches the server, so that without keys a request under another site's name is such a page's.
     """
 
     def __init__(
@@ -43,6 +51,7 @@ class HeadCheck:
         addresses: ClientAddresses | None = None,
         limits: AddressLimits | None = None,
         paths: Paths | None = None,
+        is_local: bool = True,
     ) -> None:
         self._clock = clock
         self._keys = keys
@@ -51,6 +60,9 @@ class HeadCheck:
         self.table = AddressTable(limits or AddressLimits())
         self._limits = limits or AddressLimits()
         self._paths = paths or Paths()
+        self._is_local = is_local
+        #: The last Host header that was found good, which is nearly always that of the next request too.
+        self._good_host: bytes | None = None
         #: Refused requests and connections by error code, of all that were refused without a row in the ledger.
         self.refusals: Counter[str] = Counter()
 
@@ -91,11 +103,15 @@ class HeadCheck:
         if self._keys is None:
             if b"origin" in headers_by_name:
                 _refuse_other_sites(headers_by_name[b"origin"])
+            host = headers_by_name.get(b"host")
+            if host != self._good_host and host is not None and self._is_local:
+                _refuse_other_names(host)
+                self._good_host = host
             return Caller(record, self._anonymous, None, needs_key)
         authorization = headers_by_name.get(b"authorization")
         if authorization is None or authorization[:7].lower() != b"bearer ":
             if needs_key:
-                raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
+                raise key_needed()
             return Caller(record, None, None, False)
         secret = authorization[7:].strip().decode("latin-1")
         key = self._keys.remembered(secret)
@@ -119,7 +135,7 @@ class HeadCheck:
             if caller.is_operation:
                 raise
         if caller.key is None and caller.is_operation:
-            raise Unauthorized("This key is unknown, or it has been revoked.")
+            raise key_unknown()
         caller.secret = None
 
     async def _found(self, secret: str, record: AddressRecord | None) -> ApiKey | None:
@@ -140,13 +156,13 @@ class HeadCheck:
 
     def _too_many_requests(self, wait_seconds: float) -> RateLimited:
         allowed = self._limits.requests_per_second
-        message = f"This address may make {allowed} requests a second; try again in {wait_seconds:.1f} s."
+        message = f"This address may make {allowed} requests a second; {try_again(wait_seconds)}."
         details = {"limit": Limit.ADDRESS_REQUESTS_PER_SECOND.value, "allowed": allowed}
         return RateLimited(message, details=details, retry_after_seconds=wait_seconds)
 
 
 def _too_many_keys(wait_seconds: float) -> RateLimited:
-    message = f"Too many wrong keys came from this address; a key may be tried again in {wait_seconds:.0f} s."
+    message = f"Too many wrong keys came from this address; {try_again(wait_seconds)}."
     return RateLimited(message, details={"limit": "address_wrong_keys"}, retry_after_seconds=wait_seconds)
 
 
@@ -160,6 +176,16 @@ def _refuse_other_sites(origin: bytes) -> None:
         raise Forbidden(
             "Without keys only programs and pages of this machine are served, and this request is of another site's "
             "page. Set REQUIRE_KEYS=true and send a key, or open the page under localhost."
+        )
+
+
+def _refuse_other_names(host: bytes) -> None:
+    """Raises Forbidden for a request under a name that another site can have: its page lets that name lead here."""
+    if not is_name_of_no_site(host.decode("latin-1")):
+        raise Forbidden(
+            "Without keys only this machine is served, under localhost or an address, and this request's Host header "
+            "is another site's name. Set REQUIRE_KEYS=true and send a key, or send the request to 127.0.0.1.",
+            param="host",
         )
 
 
