@@ -151,7 +151,7 @@ class HeadCheck:
         finally:
             record.end_look_up(secret)
         if key is None:
-            record.wrong_keys.take(self._clock())
+            record.count_wrong(secret, self._clock())
         return key
 
     def _too_many_requests(self, wait_seconds: float) -> RateLimited:
