@@ -275,8 +275,7 @@ class RequestReader(Writer):
             self.end_reading()
         if len(headers) != len(self._headers):
             refuse_contradiction(self._headers)
-        method = self._parser.get_method()
-        caller = self._caller = check.caller(record, method, self._target, headers, now)
+        caller = self._caller = check.caller(record, self._parser.get_method(), self._target, headers, now)
         most = limits.body_bytes if caller.is_operation else min(limits.body_bytes, limits.small_body_bytes)
         self._body_limit = most
         if b"content-length" in headers and int(headers[b"content-length"]) > most:  # llhttp has checked the digits
@@ -322,8 +321,7 @@ class RequestReader(Writer):
         version = parser.get_http_version()
         headers, by_name = self._headers, self._headers_by_name
         request = Request(parser.get_method(), self._target, headers, by_name, body, self._peer, version, self._caller)
-        blocks = self._blocks
-        if blocks is not None:
+        if (blocks := self._blocks) is not None:
             self._blocks = None
             if blocks.size > _JOINED_AT_ONCE_BYTES:
                 request.body = b""
