@@ -26,10 +26,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
 
 
 class RequestIds:
-    """Makes request ids: 64 random bits drawn once per process, then a counter.
-
-    They are as unique as random ids, without a system call for each request.
-    """
+    """Makes request ids: 64 random bits drawn once per process, then a counter, which needs no system call."""
 
     def __init__(self) -> None:
         self._process = os.urandom(8).hex()
