@@ -171,8 +171,11 @@ class RedisQuotas:
         self._waiting[organisation] = waiting + 1
         try:
             reply: list[Any] = await reply_within(taking, self._reply_seconds)
-        except (asyncio.CancelledError, StorageUnavailable):
-            if not taking.done():  # the caller has left, or was refused: nothing will end what Redis takes
+        except asyncio.CancelledError:  # the reply may have come in this very turn, and nothing will end what it took
+            self._keep(self._give_back(taking, reservation))
+            raise
+        except StorageUnavailable:
+            if not taking.done():  # the request is refused, and Redis may take for it all the same
                 self._keep(self._give_back(taking, reservation))
             raise
         finally:
