@@ -61,6 +61,8 @@ class RequestFields(msgspec.Struct):
     cache_salt: msgspec.Raw = _EMPTY
     prompt_cache_key: msgspec.Raw = _EMPTY
     tools: msgspec.Raw = _EMPTY
+    #: Of responses.
+    background: bool | None = None
 
     @property
     def requests_usage(self) -> bool:
@@ -190,6 +192,10 @@ def read(body: bytes) -> RequestFields:
         raise InvalidRequest(f"The request is not valid: {what}.", param=param) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest("The request's body is not a JSON object.") from None
+    if fields.background:  # it has no usage when it is answered, and goes on when its caller has left
+        raise InvalidRequest(
+            "`background` is not possible here: what it uses could not be counted.", param="background"
+        )
     for name, bound in fields.floats_for_bounds():
         if not bound.is_integer():
             raise InvalidRequest(f"The request is not valid: `{name}` is not a whole number.", param=name)
