@@ -171,11 +171,9 @@ class RedisQuotas:
         self._waiting[organisation] = waiting + 1
         try:
             reply: list[Any] = await reply_within(taking, self._reply_seconds)
-        except asyncio.CancelledError:  # the reply may have come in this very turn, and nothing will end what it took
-            self._keep(self._give_back(taking, reservation))
-            raise
-        except StorageUnavailable:
-            if not taking.done():  # the request is refused, and Redis may take for it all the same
+        except (asyncio.CancelledError, StorageUnavailable):
+            # The caller has left, or was refused: nothing will end what Redis takes, or has taken in this very turn.
+            if not taking.cancelled():
                 self._keep(self._give_back(taking, reservation))
             raise
         finally:
