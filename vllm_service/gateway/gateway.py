@@ -304,6 +304,6 @@ def _bounds(context: RequestContext) -> TokenBounds:
     body = context.request.body
     choices = fields.written_answers(operation)
     answer = fields.longest_answer_tokens(operation, choices) if operation.has_completion else 0
-    inputs = memoryview(fields.prompt or fields.input)
-    prompt = estimated_prompt_tokens(body, inputs) if inputs else estimated_prompt_tokens(body)
+    inputs = fields.prompt or fields.input
+    prompt = estimated_prompt_tokens(body, memoryview(inputs)) if inputs else estimated_prompt_tokens(body)
     return TokenBounds(body, prompt, answer, choices, context.model.model.context_length)

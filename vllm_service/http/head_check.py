@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.quotas import Limit, try_again
@@ -19,7 +20,7 @@ from vllm_service.errors import (
 )
 from vllm_service.http.addresses import AddressLimits, AddressRecord, AddressTable, ClientAddresses
 from vllm_service.http.messages import Caller
-from vllm_service.storage.protocol import Keys
+from vllm_service.storage.protocol import Keys, RememberedKey
 
 #: Two of one of these contradict each other, and two readers of the request may take different ones.
 _ONLY_ONCE = frozenset((b"authorization", b"proxy-authorization", b"x-api-key", b"api-key", b"host"))
@@ -33,6 +34,16 @@ class Paths:
     operations: Container[bytes] | None = None
     #: Answered even to an address whose requests are used up. The answer has to be as cheap as a refusal.
     always: Container[bytes] = ()
+
+
+#: How long keys are kept by their headers, at most.
+KEPT_SECONDS = 3.0
+
+
+class _Kept(NamedTuple):
+    key: ApiKey
+    #: The loop's time at which it would be looked up again.
+    until: float
 
 
 class HeadCheck:
@@ -65,6 +76,9 @@ class HeadCheck:
         self._good_host: bytes | None = None
         #: Refused requests and connections by error code, of all that were refused without a row in the ledger.
         self.refusals: Counter[str] = Counter()
+        #: Keys by the whole header, which are forgotten together: secrets are not to lie in memory for long.
+        self._kept: dict[bytes, _Kept] = {}
+        self._kept_until = 0.0
 
     def connected(self, peer: str) -> tuple[AddressRecord | None, bool]:
         """Returns the record of a connection's own address, None where it has none, and whether it is a proxy's."""
@@ -101,25 +115,39 @@ class HeadCheck:
             method == b"POST" and (target in operations or (b"?" in target and target.partition(b"?")[0] in operations))
         )
         if self._keys is None:
-            if b"origin" in headers_by_name:
-                _refuse_other_sites(headers_by_name[b"origin"])
-            host = headers_by_name.get(b"host")
-            if host != self._good_host and host is not None and self._is_local:
-                _refuse_other_names(host)
-                self._good_host = host
+            self._check_site(headers_by_name)
             return Caller(record, self._anonymous, None, needs_key)
         authorization = headers_by_name.get(b"authorization")
+        if (kept := self._kept.get(authorization or b"")) is not None and now < kept.until:
+            return Caller(record, kept.key, None, needs_key)
         if authorization is None or authorization[:7].lower() != b"bearer ":
             if needs_key:
                 raise key_needed()
             return Caller(record, None, None, False)
         secret = authorization[7:].strip().decode("latin-1")
-        key = self._keys.remembered(secret)
-        if key is not None:
-            return Caller(record, key, None, needs_key)
+        remembered = self._keys.remembered(secret)
+        if remembered is not None:
+            if remembered.fresh_seconds > 0:
+                self._keep(authorization, remembered, now)
+            return Caller(record, remembered.key, None, needs_key)
         if record is not None and (wait := record.wrong_keys.wait(now)) and not self._keys.knows(secret):
             raise _too_many_keys(wait)
         return Caller(record, None, secret, needs_key)
+
+    def _check_site(self, headers_by_name: dict[bytes, bytes]) -> None:
+        """Raises Forbidden for a request of another site's page, or under another site's name."""
+        _refuse_other_sites(headers_by_name)
+        host = headers_by_name.get(b"host")
+        if host != self._good_host and host is not None and self._is_local:
+            _refuse_other_names(host)
+            self._good_host = host
+
+    def _keep(self, authorization: bytes, remembered: RememberedKey, now: float) -> None:
+        """Keeps a key by its header until it would be looked up again: the next request need not hash its secret."""
+        if not now < self._kept_until:
+            self._kept.clear()
+            self._kept_until = now + KEPT_SECONDS
+        self._kept[authorization] = _Kept(remembered.key, now + remembered.fresh_seconds)
 
     async def identify(self, caller: Caller) -> None:
         """Looks the caller's key up and sets it. Raises Unauthorized, RateLimited, StorageUnavailable.
@@ -151,7 +179,7 @@ class HeadCheck:
         finally:
             record.end_look_up(secret)
         if key is None:
-            record.wrong_keys.take(self._clock())
+            record.count_wrong(secret, self._clock())
         return key
 
     def _too_many_requests(self, wait_seconds: float) -> RateLimited:
@@ -166,13 +194,14 @@ def _too_many_keys(wait_seconds: float) -> RateLimited:
     return RateLimited(message, details={"limit": "address_wrong_keys"}, retry_after_seconds=wait_seconds)
 
 
-def _refuse_other_sites(origin: bytes) -> None:
+def _refuse_other_sites(headers_by_name: dict[bytes, bytes]) -> None:
     """Raises Forbidden for a request of another site's page, where no key is needed.
 
     A browser on this machine sends it for whatever page is open, and it would be answered and paid for. With keys it
     lacks one. Programs send no Origin.
     """
-    if not is_page_of_this_machine(origin.decode("latin-1")):
+    origin = headers_by_name.get(b"origin")
+    if origin is not None and not is_page_of_this_machine(origin.decode("latin-1")):
         raise Forbidden(
             "Without keys only programs and pages of this machine are served, and this request is of another site's "
             "page. Set REQUIRE_KEYS=true and send a key, or open the page under localhost."

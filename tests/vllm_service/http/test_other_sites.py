@@ -7,6 +7,7 @@ import pytest
 from vllm_service.domain.keys import ApiKey
 from vllm_service.errors import Forbidden
 from vllm_service.http.head_check import HeadCheck
+from vllm_service.storage.protocol import RememberedKey
 
 LOCAL = ApiKey("local", "local")
 TARGETS = ((b"POST", b"/v1/chat/completions"), (b"GET", b"/metrics"), (b"GET", b"/health"), (b"OPTIONS", b"/v1/models"))
@@ -18,7 +19,7 @@ class NoKeys:
     async def find(self, secret: str) -> ApiKey | None:
         return None
 
-    def remembered(self, secret: str) -> ApiKey | None:
+    def remembered(self, secret: str) -> RememberedKey | None:
         return None
 
     def knows(self, secret: str) -> bool:
