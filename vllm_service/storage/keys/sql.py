@@ -142,12 +142,8 @@ class KeyStore:
 
     async def set_limits(self, organisation: str, limits: OrganisationLimits) -> None:
         """Sets an organisation's limits. Running gateways apply them within FRESH_SECONDS, at the next look-up."""
-        await self._database.write(
-            Statement(
-                _SET_LIMITS,
-                (organisation, *(getattr(limits, name) for name in _LIMITS)),
-            )
-        )
+        values = (organisation, *(getattr(limits, name) for name in _LIMITS))
+        await self._database.write(Statement(_SET_LIMITS, values))
 
     def _now_us(self) -> int:
         return int(self._clock() * 1_000_000)
