@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vllm_service.domain.keys import ApiKey
-from vllm_service.domain.quotas import Limit
-from vllm_service.domain.urls import is_page_of_this_machine
-from vllm_service.errors import Forbidden, InvalidRequest, RateLimited, StorageUnavailable, Unauthorized
+from vllm_service.domain.quotas import Limit, try_again
+from vllm_service.domain.urls import is_name_of_no_site, is_page_of_this_machine
+from vllm_service.errors import (
+    Forbidden,
+    InvalidRequest,
+    RateLimited,
+    StorageUnavailable,
+    key_needed,
+    key_unknown,
+)
 from vllm_service.http.addresses import AddressLimits, AddressRecord, AddressTable, ClientAddresses
 from vllm_service.http.messages import Caller
 from vllm_service.storage.protocol import Keys, RememberedKey
@@ -42,7 +49,8 @@ class _Kept(NamedTuple):
 class HeadCheck:
     """The address's limits come first, on every path; then the key, which is in memory for all but its first request.
 
-    keys: None lets every caller in as `anonymous`. clock: the event loop's.
+    keys: None lets every caller in as `anonymous`, but for other sites' pages. clock: the event loop's. is_local: only
+    this machine reaches the server, so that without keys a request under another site's name is such a page's.
     """
 
     def __init__(
@@ -54,6 +62,7 @@ class HeadCheck:
         addresses: ClientAddresses | None = None,
         limits: AddressLimits | None = None,
         paths: Paths | None = None,
+        is_local: bool = True,
     ) -> None:
         self._clock = clock
         self._keys = keys
@@ -62,6 +71,9 @@ class HeadCheck:
         self.table = AddressTable(limits or AddressLimits())
         self._limits = limits or AddressLimits()
         self._paths = paths or Paths()
+        self._is_local = is_local
+        #: The last Host header that was found good, which is nearly always that of the next request too.
+        self._good_host: bytes | None = None
         #: Refused requests and connections by error code, of all that were refused without a row in the ledger.
         self.refusals: Counter[str] = Counter()
         #: Keys by the whole header, which are forgotten together: secrets are not to lie in memory for long.
@@ -103,14 +115,14 @@ class HeadCheck:
             method == b"POST" and (target in operations or (b"?" in target and target.partition(b"?")[0] in operations))
         )
         if self._keys is None:
-            _refuse_other_sites(headers_by_name)
+            self._check_site(headers_by_name)
             return Caller(record, self._anonymous, None, needs_key)
         authorization = headers_by_name.get(b"authorization")
         if (kept := self._kept.get(authorization or b"")) is not None and now < kept.until:
             return Caller(record, kept.key, None, needs_key)
         if authorization is None or authorization[:7].lower() != b"bearer ":
             if needs_key:
-                raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
+                raise key_needed()
             return Caller(record, None, None, False)
         secret = authorization[7:].strip().decode("latin-1")
         remembered = self._keys.remembered(secret)
@@ -121,6 +133,14 @@ class HeadCheck:
         if record is not None and (wait := record.wrong_keys.wait(now)) and not self._keys.knows(secret):
             raise _too_many_keys(wait)
         return Caller(record, None, secret, needs_key)
+
+    def _check_site(self, headers_by_name: dict[bytes, bytes]) -> None:
+        """Raises Forbidden for a request of another site's page, or under another site's name."""
+        _refuse_other_sites(headers_by_name)
+        host = headers_by_name.get(b"host")
+        if host != self._good_host and host is not None and self._is_local:
+            _refuse_other_names(host)
+            self._good_host = host
 
     def _keep(self, authorization: bytes, remembered: RememberedKey, now: float) -> None:
         """Keeps a key by its header until it would be looked up again: the next request need not hash its secret."""
@@ -143,7 +163,7 @@ class HeadCheck:
             if caller.is_operation:
                 raise
         if caller.key is None and caller.is_operation:
-            raise Unauthorized("This key is unknown, or it has been revoked.")
+            raise key_unknown()
         caller.secret = None
 
     async def _found(self, secret: str, record: AddressRecord | None) -> ApiKey | None:
@@ -159,18 +179,18 @@ class HeadCheck:
         finally:
             record.end_look_up(secret)
         if key is None:
-            record.wrong_keys.take(self._clock())
+            record.count_wrong(secret, self._clock())
         return key
 
     def _too_many_requests(self, wait_seconds: float) -> RateLimited:
         allowed = self._limits.requests_per_second
-        message = f"This address may make {allowed} requests a second; try again in {wait_seconds:.1f} s."
+        message = f"This address may make {allowed} requests a second; {try_again(wait_seconds)}."
         details = {"limit": Limit.ADDRESS_REQUESTS_PER_SECOND.value, "allowed": allowed}
         return RateLimited(message, details=details, retry_after_seconds=wait_seconds)
 
 
 def _too_many_keys(wait_seconds: float) -> RateLimited:
-    message = f"Too many wrong keys came from this address; a key may be tried again in {wait_seconds:.0f} s."
+    message = f"Too many wrong keys came from this address; {try_again(wait_seconds)}."
     return RateLimited(message, details={"limit": "address_wrong_keys"}, retry_after_seconds=wait_seconds)
 
 
@@ -185,6 +205,16 @@ def _refuse_other_sites(headers_by_name: dict[bytes, bytes]) -> None:
         raise Forbidden(
             "Without keys only programs and pages of this machine are served, and this request is of another site's "
             "page. Set REQUIRE_KEYS=true and send a key, or open the page under localhost."
+        )
+
+
+def _refuse_other_names(host: bytes) -> None:
+    """Raises Forbidden for a request under a name that another site can have: its page lets that name lead here."""
+    if not is_name_of_no_site(host.decode("latin-1")):
+        raise Forbidden(
+            "Without keys only this machine is served, under localhost or an address, and this request's Host header "
+            "is another site's name. Set REQUIRE_KEYS=true and send a key, or send the request to 127.0.0.1.",
+            param="host",
         )
 
 

@@ -159,6 +159,7 @@ class RequestReader(Writer):
             self.after_reading()
         if at < len(unread) and not self._is_discarding:
             self._unread = bytes(unread[at:]) + self._unread
+            self.after_reading()  # what waits is held, too
 
     def _feed(self, data: bytes | memoryview) -> None:
         """Gives one piece to the parser. A request that offers an upgrade is read again, and what follows it."""
