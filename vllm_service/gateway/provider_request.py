@@ -186,6 +186,6 @@ async def _within(seconds: float, sent: Awaitable[Answer], sending: Sending) -> 
         async with asyncio.timeout(seconds):
             return await sent
     except TimeoutError:
-        if not sending.was_sent:  # it has waited for a connection all the time, and the provider knows nothing of it
+        if not sending.was_sent:  # it has waited for a connection all the time: nothing reached the provider
             raise NoFreeConnection(f"none was free within the {seconds:.3g} s that were left") from None
         raise TimedOut(f"no answer within the {seconds:.3g} s that were left") from None

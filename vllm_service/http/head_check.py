@@ -130,7 +130,7 @@ class HeadCheck:
             if remembered.fresh_seconds > 0:
                 self._keep(authorization, remembered, now)
             return Caller(record, remembered.key, None, needs_key)
-        if record is not None and (wait := record.wrong_keys.wait(now)) and not self._keys.knows(secret):
+        if record is not None and (wait := record.wrong_keys.wait(now)) and not self._keys.is_known(secret):
             raise _too_many_keys(wait)
         return Caller(record, None, secret, needs_key)
 
@@ -169,7 +169,7 @@ class HeadCheck:
     async def _found(self, secret: str, record: AddressRecord | None) -> ApiKey | None:
         if self._keys is None:
             return self._anonymous
-        if record is None or self._keys.knows(secret):
+        if record is None or self._keys.is_known(secret):
             return await self._keys.find(secret)
         # Looked at again: the wrong keys of other connections have been counted since the head.
         if (wait := record.wrong_keys.wait(self._clock())) or not record.begin_look_up(secret):

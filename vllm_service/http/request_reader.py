@@ -267,13 +267,12 @@ class RequestReader(Writer):
         check = self._head_check
         limits = self._limits
         record = check.behind(self._peer, self._headers) if self.is_of_proxy else self.record
-        now = self._last_data
-        if record is not None and (wait := record.requests.take(now)):
+        if record is not None and (wait := record.requests.take(self._last_data)):
             check.refuse_too_many(self._target, wait)
             self.end_reading()
         if len(headers) != len(self._headers):
             refuse_contradiction(self._headers)
-        caller = self._caller = check.caller(record, self._parser.get_method(), self._target, headers, now)
+        caller = self._caller = check.caller(record, self._parser.get_method(), self._target, headers, self._last_data)
         most = limits.body_bytes if caller.is_operation else min(limits.body_bytes, limits.small_body_bytes)
         self._body_limit = most
         if b"content-length" in headers and int(headers[b"content-length"]) > most:  # llhttp has checked the digits

@@ -34,7 +34,7 @@ class Keys(Protocol):
         """Returns what `find` would without a look-up: the key if it is in memory; None means unknown, not invalid."""
         ...
 
-    def knows(self, secret: str) -> bool:
+    def is_known(self, secret: str) -> bool:
         """Returns whether the key is in memory, also where `find` would look it up again: it is no guess."""
         ...
 

@@ -80,7 +80,7 @@ class Books:
             await self.key_store.wait()
         return self.keys.get(secret)
 
-    def knows(self, secret: str) -> bool:
+    def is_known(self, secret: str) -> bool:
         return self.remembered(secret) is not None
 
     def remembered(self, secret: str) -> RememberedKey | None:

@@ -117,7 +117,7 @@ class KeyStore:
         await self.answers.wait()
         return self.known.get(secret)
 
-    def knows(self, secret: str) -> bool:
+    def is_known(self, secret: str) -> bool:
         return secret in self.in_memory | self.stale
 
     def remembered(self, secret: str) -> RememberedKey | None:

@@ -22,7 +22,7 @@ class NoKeys:
     def remembered(self, secret: str) -> RememberedKey | None:
         return None
 
-    def knows(self, secret: str) -> bool:
+    def is_known(self, secret: str) -> bool:
         return False
 
 

@@ -262,7 +262,7 @@ class CachedKeys:
             return None
         return RememberedKey(entry.key, max(0.0, fresh_seconds)) if self._matches(secret, entry) else None
 
-    def knows(self, secret: str) -> bool:
+    def is_known(self, secret: str) -> bool:
         """Implements protocol.Keys."""
         key_id = id_in(secret)
         entry = None if key_id is None else self._known.get(key_id)
