@@ -36,8 +36,9 @@ RUN --mount=type=bind,source=scripts/image,target=/build/image \
 COPY scripts/image/service_healthcheck.py ./
 COPY vllm_service/ vllm_service/
 # /config: providers.yaml and models.yaml, to be mounted. /data: SQLite's files, where there is no DATABASE_URL.
+# Group 0 may write too: a user without a name, whom a platform or `docker run --user` chooses, is in it.
 # Keys come in the environment when the container starts; nothing secret is built in.
-RUN python -m compileall -q vllm_service && install -d -o service -g service /config /data
+RUN python -m compileall -q vllm_service && install -d -o service -g 0 -m 775 /config /data
 ENV CONFIG_DIR=/config \
     DATA_DIR=/data \
     SERVICE_HOST=0.0.0.0 \

@@ -42,7 +42,8 @@ RUN --mount=type=bind,source=scripts/image,target=/build/image \
 ENV BAKED_MODELS_DIR=/models \
     HF_HOME=/runpod-volume/huggingface-cache \
     XDG_CACHE_HOME=/runpod-volume/.cache
-RUN install -d -o worker -g worker "${BAKED_MODELS_DIR}" /runpod-volume
+# Group 0 may write too: a user without a name, whom a platform or `docker run --user` chooses, is in it.
+RUN install -d -o worker -g 0 -m 775 "${BAKED_MODELS_DIR}" /runpod-volume
 
 COPY demo_model/ demo_model/
 COPY scripts/image/healthcheck.py handler.py test_input.json ./
