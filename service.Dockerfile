@@ -17,27 +17,28 @@ RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin service
 
 WORKDIR /app
 
+# Copied, not mounted: podman 4 does not look into mounts for what it has cached, and would keep packages of an older lock.
+COPY requirements/service.lock requirements/tools.lock scripts/image/write_sbom.py supply/
+
 # pip_conf: where packages come from, if not from pip's default. It is gone when the step ends, like the cache.
-RUN --mount=type=bind,source=requirements,target=/build/requirements \
-    --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
-    python -m pip install --no-deps --require-hashes --disable-pip-version-check -r /build/requirements/service.lock
+    python -m pip install --no-deps --require-hashes --disable-pip-version-check -r supply/service.lock
 
 # What is installed in this image, for scanners. The tools are gone when the step ends.
-RUN --mount=type=bind,source=scripts/image,target=/build/image \
-    --mount=type=bind,source=requirements,target=/build/requirements \
-    --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
     python -m pip install --quiet --no-deps --require-hashes --disable-pip-version-check --target /tmp/tools \
-        -r /build/requirements/tools.lock \
-    && python /build/image/write_sbom.py /tmp/tools sbom.cdx.json \
+        -r supply/tools.lock \
+    && python supply/write_sbom.py /tmp/tools sbom.cdx.json \
     && rm -rf /tmp/tools
 
 COPY scripts/image/service_healthcheck.py ./
 COPY vllm_service/ vllm_service/
 # /config: providers.yaml and models.yaml, to be mounted. /data: SQLite's files, where there is no DATABASE_URL.
+# Group 0 may write too: a user without a name, whom a platform or `docker run --user` chooses, is in it.
 # Keys come in the environment when the container starts; nothing secret is built in.
-RUN python -m compileall -q vllm_service && install -d -o service -g service /config /data
+RUN python -m compileall -q vllm_service && install -d -o service -g 0 -m 775 /config /data
 ENV CONFIG_DIR=/config \
     DATA_DIR=/data \
     SERVICE_HOST=0.0.0.0 \

@@ -19,22 +19,20 @@ RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin worker
 
 WORKDIR /app
 
+# Copied, not mounted: podman 4 does not look into mounts for what it has cached, and would keep packages of an older lock.
+COPY pyproject.toml requirements/worker-gpu.lock requirements/overrides.txt requirements/tools.lock \
+    scripts/image/install_on_base.py scripts/image/write_sbom.py supply/
+
 # pip_conf: where packages come from, if not from pip's default. It is gone when the step ends, like the cache.
-RUN --mount=type=bind,source=scripts/image,target=/build/image \
-    --mount=type=bind,source=requirements,target=/build/requirements \
-    --mount=type=bind,source=pyproject.toml,target=/build/pyproject.toml \
-    --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
-    python /build/image/install_on_base.py \
-        /build/pyproject.toml /build/requirements/worker-gpu.lock /build/requirements/overrides.txt
+    python supply/install_on_base.py supply/pyproject.toml supply/worker-gpu.lock supply/overrides.txt
 
 # What is installed in this image, for scanners. The tools are gone when the step ends.
-RUN --mount=type=bind,source=scripts/image,target=/build/image \
-    --mount=type=bind,source=requirements,target=/build/requirements \
-    --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
-    python -m pip install --quiet --no-deps --require-hashes --target /tmp/tools -r /build/requirements/tools.lock \
-    && python /build/image/write_sbom.py /tmp/tools sbom.cdx.json \
+    python -m pip install --quiet --no-deps --require-hashes --target /tmp/tools -r supply/tools.lock \
+    && python supply/write_sbom.py /tmp/tools sbom.cdx.json \
     && rm -rf /tmp/tools
 
 # A volume is mounted over /runpod-volume; without one, the same paths are on the container's disk.
@@ -42,7 +40,8 @@ RUN --mount=type=bind,source=scripts/image,target=/build/image \
 ENV BAKED_MODELS_DIR=/models \
     HF_HOME=/runpod-volume/huggingface-cache \
     XDG_CACHE_HOME=/runpod-volume/.cache
-RUN install -d -o worker -g worker "${BAKED_MODELS_DIR}" /runpod-volume
+# Group 0 may write too: a user without a name, whom a platform or `docker run --user` chooses, is in it.
+RUN install -d -o worker -g 0 -m 775 "${BAKED_MODELS_DIR}" /runpod-volume
 
 COPY demo_model/ demo_model/
 COPY scripts/image/healthcheck.py handler.py test_input.json ./

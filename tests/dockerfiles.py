@@ -35,13 +35,16 @@ class Dockerfile:
         installed = re.findall(r"pip install[^&]*", self.code)
         return [command for command in installed if "--require-hashes" not in command]
 
+    def mounted(self) -> list[str]:
+        """Paths of the repository that a step reads without a copy, and that podman 4 does not look into for its cache."""
+        return re.findall(r"type=bind,source=([^,]+)", self.code)
+
     def taken(self) -> list[str]:
         """Paths of the repository that are copied or mounted; each exists and passes .dockerignore."""
-        mounted = re.findall(r"type=bind,source=([^,]+)", self.code)
         copied = [word.rstrip("/") for line in self.instructions("COPY") for word in line.split()[:-1]]
         ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
         allowed = [line.removeprefix("!").rstrip("/") for line in ignore if line[:1] == "!"]
-        for path in [*copied, *mounted]:
+        for path in [*copied, *self.mounted()]:
             assert (ROOT / path).exists(), path
             assert any(fnmatch.fnmatch(path, name) or path.startswith(name + "/") for name in allowed), path
-        return [*copied, *mounted]
+        return [*copied, *self.mounted()]

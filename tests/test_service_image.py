@@ -44,7 +44,7 @@ def test_what_it_sets_is_a_configuration_that_starts() -> None:
 
 
 def test_every_copied_path_exists_and_passes_dockerignore() -> None:
-    assert {"vllm_service", "requirements"} <= set(DOCKERFILE.taken())
+    assert {"vllm_service", "requirements/service.lock"} <= set(DOCKERFILE.taken())
 
 
 def test_the_lock_holds_what_the_service_asks_for_in_the_tested_versions() -> None:

@@ -17,9 +17,11 @@ from runpod_emulator import HostedModel, HostedProviders, HostedSettings
 from tests.e2e.gateway import configure
 from tests.image import base_image
 from tests.image.podman import Podman
+from tests.image.supply import assert_bill_is_complete, build_release
 
 KEY, USER_ID = "provider-key", 10001
 START_SECONDS = 60
+CREATE = ("keys", "create", "acme")
 QUESTION = "What is the capital of France?"
 
 
@@ -77,6 +79,29 @@ def test_where_packages_came_from_and_their_cache_are_in_no_layer(podman: Podman
     assert searched.stdout.strip() == "searched by 0"
 
 
+def test_the_bill_of_materials_lists_what_is_installed_and_no_tool(podman: Podman, service_image: str) -> None:
+    assert_bill_is_complete(podman, service_image)
+
+
+def test_a_release_is_not_built_on_a_tag_alone(podman: Podman, service_image: str) -> None:
+    with pytest.raises(AssertionError, match=r"service-test-base has no digest"):
+        build_release(podman, "service.Dockerfile", base_image.PYTHON_BASE)
+
+
+def test_a_user_without_a_name_makes_keys_without_a_volume(podman: Podman, service_image: str) -> None:
+    made = podman.run("run", "--rm", "--user", "12345", service_image, "python", "-m", "vllm_service", *CREATE)
+    assert made.stdout.startswith("vs_")
+
+
+def test_a_volume_that_cannot_be_written_to_is_one_line(podman: Podman, service_image: str, tmp_path: Path) -> None:
+    mounted = ("--volume", f"{tmp_path}:/data")
+    refused = podman.run("run", "--rm", *mounted, service_image, "python", "-m", "vllm_service", *CREATE, check=False)
+    assert refused.returncode == 1
+    said = [line for line in refused.stderr.splitlines() if not line.startswith("time=")]  # podman's own have one
+    assert len(said) == 1
+    assert "Permission denied. Set DATA_DIR to a directory that can be written" in said[0]
+
+
 async def test_check_finds_the_provider(deployment: Deployment) -> None:
     found = json.loads(await deployment.command("check", "--json"))
     assert found["models"] == ["small"]
@@ -86,7 +111,7 @@ async def test_check_finds_the_provider(deployment: Deployment) -> None:
 async def test_it_serves_as_nobody_on_a_read_only_file_system_and_sigterm_ends_it_with_0(
     deployment: Deployment, container: str
 ) -> None:
-    podman, key = deployment.podman, await deployment.command("keys", "create", "acme")
+    podman, key = deployment.podman, await deployment.command(*CREATE)
     process = podman.start_heard(*deployment.options("--name", container))
     assert process.stdout is not None
     with process.stdout:

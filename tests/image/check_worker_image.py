@@ -14,6 +14,7 @@ from runpod_emulator.endpoint.registry import READY
 from tests.image import base_image, hub
 from tests.image.conftest import TOKEN
 from tests.image.podman import Podman
+from tests.image.supply import assert_bill_is_complete, build_release, packages
 
 START_SECONDS = 240
 JOB = {"input": {"messages": [{"role": "user", "content": "What is the capital of France?"}]}}
@@ -21,7 +22,7 @@ QUIET = ("--env", "HF_HUB_OFFLINE=1", "--network", "host")
 
 
 def test_the_base_keeps_every_package_and_gains_the_lock(podman: Podman, cpu_base: str, worker_image: str) -> None:
-    base, image = _packages(podman, cpu_base), _packages(podman, worker_image)
+    base, image = packages(podman, cpu_base), packages(podman, worker_image)
     assert {name: image.get(name) for name in base} == base
     assert image["six"] == base_image.OLDER_IN_BASE[1]
     assert image["runpod"]
@@ -45,6 +46,31 @@ def test_input_is_answered_by_the_intended_user(
     finished = podman.run("run", "--rm", *QUIET, name, "python", "handler.py", "--test_input")
     answer = json.loads(finished.stdout)["output"]["choices"][0]["message"]["content"]
     assert answer
+
+
+def test_the_bill_of_materials_lists_what_is_installed_and_no_tool(podman: Podman, worker_image: str) -> None:
+    assert_bill_is_complete(podman, worker_image)
+
+
+def test_a_release_is_not_built_on_a_tag_alone(podman: Podman, cpu_base: str) -> None:
+    with pytest.raises(AssertionError, match=r"worker-test-cpu-base has no digest"):
+        build_release(podman, "worker.Dockerfile", cpu_base)
+
+
+def test_a_root_worker_becomes_the_image_s_user(podman: Podman, worker_image: str) -> None:
+    assert "running as worker (uid 10001)" in _test_job(podman, worker_image)
+
+
+def test_on_a_volume_of_root_it_stays_root_and_says_why(podman: Podman, worker_image: str, tmp_path: Path) -> None:
+    logged = _test_job(podman, worker_image, "--volume", f"{tmp_path}:/runpod-volume")
+    assert "running as root: the user worker cannot write to /runpod-volume" in logged
+
+
+@pytest.mark.parametrize(
+    "options", [("--user", "12345"), ("--read-only", "--tmpfs", "/tmp")], ids=["no name", "read-only"]
+)
+def test_a_job_is_answered(options: tuple[str, ...], podman: Podman, worker_image: str) -> None:
+    _test_job(podman, worker_image, *options)
 
 
 def test_caches_are_writable_by_an_unprivileged_user_without_a_volume(podman: Podman, unprivileged_image: str) -> None:
@@ -80,6 +106,13 @@ async def test_a_baked_model_is_served_without_a_network_and_its_token_is_nowher
     _assert_absent(TOKEN, podman, baked_image, tmp_path)
 
 
+def _test_job(podman: Podman, image: str, *options: str) -> str:
+    """Answers the image's test job and returns what was logged."""
+    finished = podman.run("run", "--rm", *QUIET, *options, image, "python", "handler.py", "--test_input")
+    assert json.loads(finished.stdout)["output"]["choices"][0]["message"]["content"]
+    return finished.stderr
+
+
 async def _serve_one_job(podman: Podman, image: str, name: str, emulator: Emulator, **variables: str) -> int:
     """Starts the image's own command as a worker of the emulator, runs a job on it, stops it; its exit code."""
     given = emulator.worker_environment("container-1") | variables
@@ -99,12 +132,6 @@ async def _serve_one_job(podman: Podman, image: str, name: str, emulator: Emulat
     assert "Paris" in json.dumps(answer["output"])
     assert healthy == 0
     return code
-
-
-def _packages(podman: Podman, image: str) -> dict[str, str]:
-    command = ("python3", "-m", "pip", "list", "--format", "json", "--disable-pip-version-check")
-    listed = podman.run("run", "--rm", "--entrypoint", "", image, *command).stdout
-    return {entry["name"].lower(): entry["version"] for entry in json.loads(listed)}
 
 
 def _assert_absent(text: str, podman: Podman, image: str, directory: Path) -> None:
