@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.quotas import Limit, try_again
 from vllm_service.domain.urls import is_name_of_no_site, is_page_of_this_machine
