@@ -127,21 +127,22 @@ class MemoryQuotas:
         self._first_expiry_ms: float = math.inf
         self._sweep_ms = int(sweep_seconds * 1000)
         self._swept_at_ms = 0
+        #: When the next lease expires, or the next sweep comes.
+        self._due_ms: float = 0
 
     async def reserve(
         self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
     ) -> MemoryReservation:
         """Implements protocol.Quotas."""
         now_ms = int(now_seconds * 1000)
-        # Expired leases first: what they give back may be just the room that this request needs.
-        if now_ms >= self._first_expiry_ms:
-            self._expire(now_ms)
         # The lower bound matters after a clock has gone back: without it, no sweep would come until it has caught up.
-        if not self._swept_at_ms <= now_ms < self._swept_at_ms + self._sweep_ms:
-            self._sweep(now_seconds)
+        if not self._swept_at_ms <= now_ms < self._due_ms:
+            self._tidy(now_ms, now_seconds)
         of_key = self._keys.get(key.id) or self._new_key(key)
         by_key = of_key.window
-        key_bucket = by_key.advance(now_ms // _KEY_BUCKET_MS)
+        key_bucket = now_ms // _KEY_BUCKET_MS
+        if key_bucket != by_key.newest:  # nothing has left the window since the last request
+            key_bucket = by_key.advance(key_bucket)
         by_address = None
         address_bucket = 0
         if client_ip is not None:
@@ -158,8 +159,9 @@ class MemoryQuotas:
         expires_at_ms = now_ms + self._lease_ms
         reservation = MemoryReservation(self, expires_at_ms, tokens, cost_picousd, counted)
         self._leases.add(reservation)
-        if expires_at_ms < self._first_expiry_ms:  # noqa: PLR1730 - a call of min takes longer
+        if expires_at_ms < self._first_expiry_ms:
             self._first_expiry_ms = expires_at_ms
+            self._due_ms = min(self._due_ms, expires_at_ms)
         return reservation
 
     def status(self) -> QuotaState:
@@ -168,13 +170,23 @@ class MemoryQuotas:
 
     def end(self, reservation: MemoryReservation) -> bool:
         """Implements Owner."""
-        if reservation not in self._leases:
+        try:
+            self._leases.remove(reservation)
+        except KeyError:
             return False
-        self._leases.remove(reservation)
         of_key = reservation.of_key
         of_key.requests -= 1
         of_key.of_organisation.requests -= 1
         return True
+
+    def _tidy(self, now_ms: int, now_seconds: float) -> None:
+        """Ends leases that have expired, and sweeps if it is time."""
+        # Expired leases first: what they give back may be just the room that the request at hand needs.
+        if now_ms >= self._first_expiry_ms:
+            self._expire(now_ms)
+        if not self._swept_at_ms <= now_ms < self._swept_at_ms + self._sweep_ms:
+            self._sweep(now_seconds)
+        self._due_ms = min(self._first_expiry_ms, self._swept_at_ms + self._sweep_ms)
 
     def _expire(self, now_ms: int) -> None:
         """Gives back the reservations that were neither settled nor released in time, and finds the next to expire."""
