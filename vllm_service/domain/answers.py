@@ -78,6 +78,11 @@ class EventReading(NamedTuple):
 
 
 ANSWER = Judgement(Verdict.ANSWER)
+# Python looks a member up at its Enum's class slowly, and each answer and each event is compared with these.
+IS_ANSWER = Verdict.ANSWER
+_FOR_CHAT = Form.CHAT
+_FOR_COMPLETIONS = Form.COMPLETIONS
+FOR_RESPONSES = Form.RESPONSES
 DONE = EventReading(is_last=True)
 BLANK = EventReading(is_blank=True)
 
@@ -159,11 +164,11 @@ _response_event = msgspec.json.Decoder(_ResponseEvent)
 def judge_whole(form: Form, document: bytes) -> Judgement:
     """Returns the judgement of an answer that came in one piece. Members that are not needed for it are not decoded."""
     try:
-        if form is Form.CHAT:
+        if form is _FOR_CHAT:
             return _judge_choices(_read(_chat, document), document)
-        if form is Form.COMPLETIONS:
+        if form is _FOR_COMPLETIONS:
             return _judge_choices(_read(_text, document), document)
-        return _judge_response(document) if form is Form.RESPONSES else _judge_embeddings(document)
+        return _judge_response(document) if form is FOR_RESPONSES else _judge_embeddings(document)
     except msgspec.ValidationError:
         return _judge_other(document, "has a member of another type than an answer has")
     except ValueError:
@@ -181,7 +186,7 @@ def read_event(form: Form, name: bytes, data: bytes) -> EventReading:
     if not data:
         return BLANK
     try:
-        return _read_response_event(name, data) if form is Form.RESPONSES else _read_chunk(form, data)
+        return _read_response_event(name, data) if form is FOR_RESPONSES else _read_chunk(form, data)
     except msgspec.ValidationError:
         return EventReading(_judge_other(data, "sent an event that is no part of an answer"))
     except ValueError:
@@ -200,7 +205,7 @@ def _judge_choices(answer: _Chat | _Text, document: bytes) -> Judgement:
             if fault is not None:
                 return fault
     usage = answer.usage
-    return ANSWER if usage is _NONE else Judgement(Verdict.ANSWER, "", 0, b"", usage)
+    return ANSWER if usage is _NONE else Judgement(IS_ANSWER, "", 0, b"", usage)
 
 
 def _judge_response(document: bytes) -> Judgement:
@@ -209,7 +214,7 @@ def _judge_response(document: bytes) -> Judgement:
         return _error_of(document)
     if answer.output is None:
         return _judge_other(document, "answered without output")
-    return Judgement(Verdict.ANSWER, "", 0, b"", answer.usage)
+    return Judgement(IS_ANSWER, "", 0, b"", answer.usage)
 
 
 def _judge_embeddings(document: bytes) -> Judgement:
@@ -218,7 +223,7 @@ def _judge_embeddings(document: bytes) -> Judgement:
         return _error_of(document)
     if not answer.data or any(bytes(vector.embedding)[:1] not in (b"[", b'"') for vector in answer.data):
         return _judge_other(document, "answered without embeddings")
-    return Judgement(Verdict.ANSWER, "", 0, b"", answer.usage)
+    return Judgement(IS_ANSWER, "", 0, b"", answer.usage)
 
 
 def _read_chunk(form: Form, data: bytes) -> EventReading:
@@ -262,7 +267,7 @@ def _read_response_event(name: bytes, data: bytes) -> EventReading:
 
 
 def _has_content(form: Form, choice: _ChunkChoice) -> bool:
-    if form is not Form.CHAT:
+    if form is not _FOR_CHAT:
         return not _is_empty(choice.text)
     return choice.delta is not None and any(
         name != "role" and not _is_empty(value) for name, value in choice.delta.items()

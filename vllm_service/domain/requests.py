@@ -48,6 +48,11 @@ class Outcome(StrEnum):
     CACHED = "cached"
 
 
+# Python looks a member up at its Enum's class slowly, and each request is compared with these several times.
+COMPLETED = Outcome.COMPLETED
+CACHED = Outcome.CACHED
+
+
 class RequestRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One row of the ledger. Times are seconds since 1970 (UTC) or milliseconds of a phase; None is not measured.
 
@@ -83,4 +88,4 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     @property
     def is_unpriced(self) -> bool:
         """True if a provider's work has an unknown cost. A request that was refused, or got no answer, is none."""
-        return self.cost_picousd is None and (self.usage is not None or self.outcome is Outcome.COMPLETED)
+        return self.cost_picousd is None and (self.usage is not None or self.outcome is COMPLETED)

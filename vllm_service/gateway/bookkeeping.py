@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec.structs import replace
 
 from vllm_service.domain.pricing import MOST_PICOUSD
-from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.domain.requests import CACHED, COMPLETED, Outcome, RequestRecord
 from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.token_counting import TokenCounting
@@ -106,7 +106,7 @@ class Bookkeeping:
         for cut in context.cuts:
             _record(self._record_loss, _row_of(cut, row))
         if context.plan is not None and context.plan.demands:
-            context.plan.ended(is_answered=context.outcome is Outcome.COMPLETED)
+            context.plan.ended(is_answered=context.outcome is COMPLETED)
 
     def _settled(self, context: RequestContext, reservation: Reservation) -> Awaitable[None]:
         """Replaces the reservation by what the request used, as its rows have it.
@@ -114,7 +114,7 @@ class Bookkeeping:
         Of a request of which nothing was sent, the day's count is given back too. The cost of the answer alone earns
         budget for hedges: otherwise hedges would pay for hedges.
         """
-        if context.outcome is Outcome.CACHED:
+        if context.outcome is CACHED:
             return reservation.settle(0, 0)
         tokens = spent = 0
         if context.usage is not None:

@@ -16,7 +16,7 @@ from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import Plan, Step
 from vllm_service.domain.pricing import charged_picousd
 from vllm_service.domain.reported_usage import ReportedUsage
-from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
+from vllm_service.domain.requests import CACHED, Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import TokenBounds, Usage, counted
 from vllm_service.errors import ServiceError
 from vllm_service.gateway.answer_text import AnswerText
@@ -46,6 +46,7 @@ _PERFORMANCE = (
     b',"performance_info":{"inference_time_ms":%.3f,"ttft_ms":%b,"tokens_per_second":%b,"cache_hit":%b,'
     b'"quality_score":null,%b}'
 )
+_DRAIN = OnDisconnect.DRAIN
 _BOOLEANS = (b"false", b"true")
 
 
@@ -199,7 +200,7 @@ class RequestContext:
         self.step = attempt.step
         self.sent_at = attempt.started_at
         self.first_byte_at = attempt.first_byte_at
-        self.writer.outlives_caller = on_disconnect is OnDisconnect.DRAIN
+        self.writer.outlives_caller = on_disconnect is _DRAIN
 
     @property
     def is_streamed(self) -> bool:
@@ -226,7 +227,7 @@ class RequestContext:
         step = self.step
         if model.baseline is not None:
             self.baseline_picousd = charged_picousd(model.baseline, usage)
-        if self.outcome is Outcome.CACHED:
+        if self.outcome is CACHED:
             self.cost_picousd = 0
         elif step is not None:
             offer = (step.provider, step.model)
@@ -255,7 +256,7 @@ class RequestContext:
         """
         if not self.annotates:
             return document
-        is_cached = self.outcome is Outcome.CACHED
+        is_cached = self.outcome is CACHED
         usage = self.usage
         provider = None if self.step is None else self.step.provider
         return spliced(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from vllm_service.domain.answers import DONE as IS_DONE
-from vllm_service.domain.answers import EventReading, Form, Judgement
+from vllm_service.domain.answers import FOR_RESPONSES, EventReading, Form, Judgement
 from vllm_service.domain.event_stream import (
     BYTE_ORDER_MARK,
     LONGEST_EVENT_BYTES,
@@ -220,7 +220,7 @@ class EventRelay:
             if splitter.is_done:
                 judge.take(Event(b"", b"[DONE]"))
         judgement = judge.end()
-        if judge.is_complete and not self.is_done and self._form is not Form.RESPONSES:
+        if judge.is_complete and not self.is_done and self._form is not FOR_RESPONSES:
             self._send(DONE)
         return judgement
 
@@ -267,7 +267,7 @@ class EventRelay:
             end = next((end for end in _OBJECT_ENDS[1:] if data.count(end) == count), b"")
         if not end or data.count(end[1:]) != count:  # something else stands between them
             return False
-        if self._form is Form.RESPONSES:
+        if self._form is FOR_RESPONSES:
             return _LAST_OF_RESPONSE.search(data) is None
         is_open = self._has_one_choice and data.count(self._unfinished) == count
         return is_open or _FINISH_REASON.search(data) is None

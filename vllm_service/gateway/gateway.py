@@ -14,7 +14,7 @@ from typing import Any
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.plan import Plan
-from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
+from vllm_service.domain.requests import CACHED, Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import TokenBounds, estimated_prompt_tokens
 from vllm_service.errors import ServiceError, Unauthorized, key_needed
 from vllm_service.gateway import routing_headers
@@ -189,7 +189,7 @@ class Gateway:
             raise
         context.reservation = await self._books.reserve(context)
         cached_under = None if self._responses is None else await self._replay(context, self._responses)
-        if context.outcome is Outcome.CACHED:
+        if context.outcome is CACHED:
             return
         plan = context.snapshot.router.plan(context.facts, context.started)
         context.plan = plan

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from vllm_service.catalog.model import PromptCache, Provider
-from vllm_service.domain.answers import Form, Judgement, Verdict, judge_whole
+from vllm_service.domain.answers import IS_ANSWER, Form, Judgement, Verdict, judge_whole
 from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.domain.usage import TokenBounds, Usage, counted, usage_of
 from vllm_service.gateway.answer_text import estimated_tokens
@@ -25,7 +25,7 @@ from vllm_service.resilience.failures import NotAnswered
 Read = TypeVar("Read")
 #: Of the statuses from 201 to 399: neither an answer nor an error. Redirects are not followed.
 UNUSABLE = Judgement(Verdict.NOT_AN_ANSWER, "failed")
-
+_SHARED = PromptCache.SHARED
 
 #: A longer answer is read in a thread: what is strange in it is read by Python code, which would hold the event loop.
 #: What is usual in it is read by msgspec, at less than a millisecond a megabyte.
@@ -42,7 +42,7 @@ def read_answer(
     if answer.status != 200:
         return UNUSABLE, None
     judgement = judge_whole(form, body) if beginning is None else beginning.judge(body)
-    if answer.is_stream or judgement.verdict is not Verdict.ANSWER:
+    if answer.is_stream or judgement.verdict is not IS_ANSWER:
         return judgement, None
     return judgement, counted(usage_of(judgement.usage), bounds, partial(estimated_tokens, body))
 
@@ -120,7 +120,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
         operation = context.operation
         model = attempt.step.model
         cache = provider.prompt_cache
-        member = None if cache is PromptCache.SHARED else self._cache_member(cache)
+        member = None if cache is _SHARED else self._cache_member(cache)
         body = for_provider(
             context.request.body, context.fields, operation, model, takes_options=takes_options, cache=member
         )
@@ -151,7 +151,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
             )
         else:
             judgement, usage = read_answer(answer, read_body, form, beginning, context.bounds)
-        if judgement.verdict is not Verdict.ANSWER:
+        if judgement.verdict is not IS_ANSWER:
             raise _no_answer(answer, judgement, context.facts.model)
         attempt.usage = usage
         if answer.is_stream or beginning is None:
