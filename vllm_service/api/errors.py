@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vllm_service.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
-from vllm_service.http.request_reader import RequestIds
+from vllm_service.http.messages import RequestIds
 from vllm_service.logs import source_location
 
 _log = logging.getLogger(__name__)

@@ -28,8 +28,7 @@ from vllm_service.gateway.operations import Operation
 from vllm_service.gateway.provider_request import ProviderRequest
 from vllm_service.gateway.request_body import read
 from vllm_service.gateway.respond import LARGE_BYTES, cache_key, refuse, relay_events, replay, send_whole
-from vllm_service.http.messages import Request, ResponseWriter
-from vllm_service.http.request_reader import RequestIds
+from vllm_service.http.messages import Request, RequestIds, ResponseWriter
 from vllm_service.http.upstream import Upstream
 from vllm_service.logs import source_location
 from vllm_service.observability.tracing import Tracer

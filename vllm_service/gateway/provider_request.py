@@ -119,6 +119,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
         context = self._context
         operation = context.operation
         model = attempt.step.model
+        key = context.key
         cache = provider.prompt_cache
         member = None if cache is _SHARED else self._cache_member(cache)
         body = for_provider(
@@ -127,14 +128,7 @@ class ProviderRequest(msgspec.Struct, eq=False):
         try:
             headers = context.upstream_headers()
             sent = context.upstream.send(
-                provider,
-                operation.path,
-                headers,
-                body,
-                patience,
-                beginning=beginning,
-                sending=attempt,
-                sender=context.key,
+                provider, operation.path, headers, body, patience, beginning=beginning, sending=attempt, sender=key
             )
             # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt
             # that has less time than that, because of the request's deadline, needs a timer of its own.

@@ -30,6 +30,10 @@ class BoundedReader(RequestReader):
     It does not read while a key is looked up, nor while enough requests wait for their turn.
     """
 
+    __slots__ = (
+        "_answered_bytes", "_budget", "_is_counted", "_joined", "_look_up", "_stalled_bytes", "_waiting_bytes",
+    )  # fmt: skip
+
     def __init__(
         self,
         limits: ConnectionLimits,

@@ -1,7 +1,10 @@
-"""A caller's request as it arrived, and the interface through which it is answered."""
+"""A caller's request as it arrived, its id, and the interface through which it is answered."""
 
 from __future__ import annotations
 
+import os
+import re
+from itertools import count
 from typing import Protocol
 
 import httptools
@@ -77,6 +80,23 @@ class Request(msgspec.Struct, gc=False):
     http_version: str = "1.1"
     #: None for a request from within this process.
     caller: Caller | None = None
+
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
+
+
+class RequestIds:
+    """Makes request ids: 64 random bits drawn once per process, then a counter, which needs no system call."""
+
+    def __init__(self) -> None:
+        self._process = os.urandom(8).hex()
+        self._numbers = count(1)
+
+    def of(self, header: bytes | None) -> str:
+        """Returns the caller's id if it consists of 1 to 128 plain characters, else a new one."""
+        if header is not None and _REQUEST_ID.fullmatch(header):
+            return header.decode("ascii")
+        return f"req-{self._process}-{next(self._numbers):x}"
 
 
 class FlowControl(Protocol):

@@ -1,14 +1,11 @@
-"""Reads callers' requests: HTTP/1.1 by httptools within limits of size, and the request's id."""
+"""Reads callers' requests: HTTP/1.1 by httptools within limits of size."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import re
 from abc import abstractmethod
 from collections import deque
-from itertools import count
 
 import httptools
 
@@ -21,23 +18,6 @@ from vllm_service.http.messages import Caller, Request, fault_in
 from vllm_service.http.other_heads import in_origin_form, without_upgrade
 from vllm_service.http.write_buffer import WriteBuffer, Writer
 from vllm_service.logs import source_location
-
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
-
-
-class RequestIds:
-    """Makes request ids: 64 random bits drawn once per process, then a counter, which needs no system call."""
-
-    def __init__(self) -> None:
-        self._process = os.urandom(8).hex()
-        self._numbers = count(1)
-
-    def of(self, header: bytes | None) -> str:
-        """Returns the caller's id if it consists of 1 to 128 plain characters, else a new one."""
-        if header is not None and _REQUEST_ID.fullmatch(header):
-            return header.decode("ascii")
-        return f"req-{self._process}-{next(self._numbers):x}"
-
 
 _log = logging.getLogger(__name__)
 #: The parser gets so much at once, and limits are looked at after each piece. So this is the most by which a limit is
@@ -54,6 +34,13 @@ _JOINED_AT_ONCE_BYTES = 2**20
 
 class RequestReader(Writer):
     """The reading half of a caller's connection. Calls `received` for each whole request and `refuse` for a bad one."""
+
+    __slots__ = (
+        "_bare_bytes", "_began", "_blocks", "_body", "_body_limit", "_caller", "_framing_bytes", "_has_head",
+        "_head_bytes", "_head_check", "_headers", "_headers_by_name", "_is_discarding", "_is_new",
+        "_is_reading_paused", "_last_data", "_limits", "_loop", "_method", "_owes_continue", "_parser", "_peer",
+        "_requests", "_target", "_trailers", "_unread", "_url", "is_of_proxy", "is_receiving", "record",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -59,6 +59,11 @@ def whole_answer(status: int, headers: bytes, last: bytes, body: bytes) -> bytes
 class ServerConnection(BoundedReader):
     """Reads requests and is the ResponseWriter of the one being answered; one object for both saves one a request."""
 
+    __slots__ = (
+        "_flow", "_idle_since", "_is_chunked", "_is_head", "_keeps_alive", "_server", "_stalled_since", "_task",
+        "has_begun", "has_left", "outlives_caller",
+    )  # fmt: skip
+
     def __init__(self, server: Server) -> None:
         super().__init__(server.limits, server.loop, server.write_buffer, server.head_check, server.budget)
         self._server = server

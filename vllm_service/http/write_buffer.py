@@ -29,6 +29,8 @@ class WriteBuffer:
 class Writer(asyncio.Protocol):
     """The writing half of a connection."""
 
+    __slots__ = ("_transport", "_unsent", "_write_buffer")
+
     def __init__(self, write_buffer: WriteBuffer) -> None:
         self._write_buffer = write_buffer
         #: None before the connection is made and after it has ended.

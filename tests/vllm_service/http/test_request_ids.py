@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_service.http.request_reader import RequestIds
+from vllm_service.http.messages import RequestIds
 
 OURS = re.compile(r"req-[0-9a-f]{16}-[0-9a-f]+")
 
