@@ -16,6 +16,7 @@ from handler.engine.protocol import Engine
 from handler.engine.remote import RemoteEngine
 from handler.engine.vllm_parts import read_command_line, serve_parser
 from handler.errors import ConfigurationError, WorkerError
+from handler.line_writer import open_closed_streams
 from handler.local import config_report, one_job
 from handler.metrics import WorkerMetrics
 from handler.settings import LOG_LEVELS, ModelSettings, WorkerSettings, export
@@ -49,14 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 success, 1 failed job or start, 2 wrong use or configuration, 141 where the reader of the output has left.
     """
+    open_closed_streams()
     given = sys.argv[1:] if arguments is None else arguments
     try:
         try:
             return _manage_models(given) if given[:1] and given[0] in MODEL_COMMANDS else _run_worker(given)
         finally:
             # What is still buffered would otherwise fail when the interpreter ends, outside of this function.
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except BrokenPipeError:
         return _output_closed()
     except SystemExit as end:

@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import os
 import select
+import sys
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -29,6 +30,22 @@ def unblocked(stream: TextIO) -> TextIO:
         return stream
     atexit.register(writer.flush)
     return io.TextIOWrapper(LineStream(writer), "utf-8", "backslashreplace", line_buffering=True)  # type: ignore[type-var]
+
+
+def open_closed_streams() -> None:
+    """Puts the null device under closed standard streams.
+
+    Else a socket gets such a number: what is written to the stream goes there, and libuv aborts the process.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.set_inheritable(descriptor, True)
+    # The interpreter leaves out what was closed when it began.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 class LineWriter:

@@ -44,15 +44,13 @@ class TextFormatter(logging.Formatter):
 
 def never_wait_for_stderr() -> None:
     """Makes everything that this process writes to sys.stderr wait in memory, with a bound, until it is read."""
-    if sys.stderr is not None:
-        sys.stderr = unblocked(sys.stderr)
+    sys.stderr = unblocked(sys.stderr)
 
 
 def never_wait_for_stdout() -> None:
     """Does the same for sys.stdout, to which the runpod SDK logs. Not for a command whose result is written there."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-        sys.stdout = unblocked(sys.stdout)
+    sys.stdout.flush()
+    sys.stdout = unblocked(sys.stdout)
 
 
 def set_up(level: str, *, as_json: bool) -> None:

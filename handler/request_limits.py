@@ -127,7 +127,9 @@ class RequestLimits:
 
     def _check_sequences(self, body: Json) -> None:
         times = _whole_number(body.get(MULTIPLIER)) * (PROMPT_LOGPROBS_WEIGHT if _wants_prompt_logprobs(body) else 1)
-        self._check_batch(PROMPT, _entries(body.get(PROMPT)) * times, self.sequences)
+        prompts = _entries(body.get(PROMPT))
+        # A single prompt, or a chat, is multiplied by `n` alone.
+        self._check_batch(PROMPT if prompts > 1 else MULTIPLIER, prompts * times, self.sequences)
         for field in POOLED:
             self._check_batch(field, _entries(body.get(field)), POOLED_FACTOR * self.sequences)
 
@@ -143,7 +145,8 @@ class RequestLimits:
         for field, size in _lists(body):
             if size > self.list_items:
                 raise InvalidInput(
-                    f"{field}: {size} entries; at most {self.list_items} are taken (MAX_LIST_ITEMS at the worker)",
+                    f"{field}: {size} entries; at most {self.list_items} are taken. Send fewer, or raise "
+                    "MAX_LIST_ITEMS at the worker",
                     param=field,
                 )
 

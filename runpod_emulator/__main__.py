@@ -22,7 +22,7 @@ from runpod_emulator.emulator import Emulator
 from runpod_emulator.errors import CannotListen
 from runpod_emulator.hosted import HostedSettings, read_config
 from runpod_emulator.hosted import command as hosted_command
-from runpod_emulator.line_writer import is_read, never_wait_for_stderr
+from runpod_emulator.line_writer import is_read, never_wait_for_stderr, open_closed_streams
 from runpod_emulator.settings import NO_RATE_LIMITS, RATE_LIMITS, EndpointSettings, Scaling
 from runpod_emulator.workers.fleet import WorkerCommand
 
@@ -54,13 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs main and returns the exit code: 0, 1 where it cannot listen, 141 where the output's reader ended first."""
+    open_closed_streams()
     try:
         try:
             main(arguments)
         finally:
             # What is still buffered would otherwise fail when the interpreter ends, outside of this function.
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except CannotListen as error:
         sys.stderr.write(f"{error}\n")
         return 1

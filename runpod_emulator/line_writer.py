@@ -20,15 +20,30 @@ FLUSH_SECONDS = 1.0
 
 def never_wait_for_stderr() -> None:
     """Makes everything that this process writes to sys.stderr wait in memory, with a bound, until it is read."""
-    if sys.stderr is not None:
-        writer = LineWriter(sys.stderr.fileno())
-        atexit.register(writer.flush)
-        sys.stderr = io.TextIOWrapper(LineStream(writer), "utf-8", "backslashreplace", line_buffering=True)
+    writer = LineWriter(sys.stderr.fileno())
+    atexit.register(writer.flush)
+    sys.stderr = io.TextIOWrapper(LineStream(writer), "utf-8", "backslashreplace", line_buffering=True)
 
 
 def is_read(stream: TextIO) -> bool:
     """Returns whether a stream takes a page of text within a second; a full pipe would hold the end of the process."""
     return bool(select.select((), (stream,), (), FLUSH_SECONDS)[1])
+
+
+def open_closed_streams() -> None:
+    """Puts the null device under closed standard streams.
+
+    Else a socket gets such a number: what is written to the stream goes there, and libuv aborts the process.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.set_inheritable(descriptor, True)
+    # The interpreter leaves out what was closed when it began.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 class LineWriter:

@@ -36,7 +36,7 @@ class Dockerfile:
         return [command for command in installed if "--require-hashes" not in command]
 
     def mounted(self) -> list[str]:
-        """Paths of the repository that a step reads without a copy, and that podman 4 does not look into for its cache."""
+        """Paths of the repository that a step reads without a copy; podman 4 does not look into them for its cache."""
         return re.findall(r"type=bind,source=([^,]+)", self.code)
 
     def taken(self) -> list[str]:

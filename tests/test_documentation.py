@@ -84,6 +84,12 @@ OUTSIDE = re.compile(
 )
 
 
+def test_no_change_is_listed_twice() -> None:
+    """Merges bring an entry a second time."""
+    changes = [line for line in (ROOT / "CHANGELOG.md").read_text("utf-8").splitlines() if line.startswith("- ")]
+    assert sorted(changes) == sorted(set(changes))
+
+
 def test_no_file_names_one_outside_the_repository() -> None:
     own = Path(__file__).resolve()
     lines = [

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from vllm_service.cli.closed_streams import open_closed_streams
 from vllm_service.cli.exit_codes import FAILED, MISSING_EXTRA, OUTPUT_CLOSED
 from vllm_service.cli.extras import advice
 from vllm_service.cli.parser import PROGRAM, parse
@@ -14,13 +15,13 @@ from vllm_service.errors import ServiceError, one_line
 
 def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Runs one command; returns its exit code, see cli/exit_codes.py. SystemExit where argparse ends the program."""
+    open_closed_streams()
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else list(arguments), program)
         finally:
             # What is still buffered would otherwise fail when the interpreter ends, outside of this function.
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes once more at its end: into the null device, where nothing can fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -153,6 +153,16 @@ class Unauthorized(ServiceError):
     kind = "authentication_error"
 
 
+def key_needed() -> Unauthorized:
+    """Returns the error for a request without a key."""
+    return Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
+
+
+def key_unknown() -> Unauthorized:
+    """Returns the error for a key that is not in the store. It repeats nothing of what was sent."""
+    return Unauthorized("This key is unknown, or it has been revoked: ask the gateway's operator for another.")
+
+
 class Forbidden(ServiceError):
     """The key is valid and may not do this."""
 

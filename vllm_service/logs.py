@@ -36,9 +36,6 @@ def configure(level: str, form: str) -> LogWriter:
     Tracebacks and warnings of libraries are written there, too. form: `json` or `text`.
     """
     writer = LogWriter(2)
-    if sys.stderr is None:  # it was closed, and another file may have its number
-        logging.basicConfig(level=level, handlers=[logging.NullHandler()], force=True)
-        return writer
     handler = LogHandler(writer)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     writer.report = handler.dropped_lines

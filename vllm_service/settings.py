@@ -239,6 +239,13 @@ class ServiceSettings(CatalogSettings):
                 param="SERVICE_WORKERS",
             )
             yield ("SERVICE_WORKERS",), error
+        if self.max_buffered_bytes < self.max_body_bytes:  # no request of that size could ever be received
+            error = ConfigurationError(
+                f"MAX_BUFFERED_BYTES={self.max_buffered_bytes} is less than MAX_BODY_BYTES, {self.max_body_bytes}: all "
+                "connections together have to hold one request at least. Raise it, or lower MAX_BODY_BYTES.",
+                param="MAX_BUFFERED_BYTES",
+            )
+            yield ("MAX_BUFFERED_BYTES", "MAX_BODY_BYTES"), error
         for variable, url, *schemes in (
             ("DATABASE_URL", self.database_url, "postgres://", "postgresql://"),
             ("REDIS_URL", self.redis_url, "redis://", "rediss://", "unix://"),
@@ -255,10 +262,19 @@ class ServiceSettings(CatalogSettings):
     @property
     def binds_to_loopback(self) -> bool:
         """True if only this machine can reach the service."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return _is_loopback(self.host)
+
+    @property
+    def metrics_bind_to_loopback(self) -> bool:
+        """True if only this machine can reach METRICS_PORT."""
+        return _is_loopback(self.metrics_host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _read(metadata: Mapping[str, Any], text: str) -> Any:

@@ -23,13 +23,13 @@ from handler.volume.opening import (
     LINK_IN_THE_WAY,
     NotOurs,
     foreign,
-    is_link,
     is_plain,
     kind,
     open_root,
     open_step,
     parts_of,
 )
+from handler.volume.tree import entries_below, remove_tree
 
 # A FIFO would wait for its writer; without O_NONBLOCK for ever.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -231,19 +231,18 @@ class VolumePath:
         """Removes whatever is there: a directory with all below it, or a file, or a link and not its target."""
         with suppress(OSError), self._inside() as (directory, name):
             if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                shutil.rmtree(name, ignore_errors=True, dir_fd=directory)
+                remove_tree(name, directory)
             else:
                 os.unlink(name, dir_fd=directory)
 
     def below(self) -> Iterator[tuple[VolumePath, os.stat_result]]:
-        """Yields everything below the directory that is no directory, each with what it is itself."""
+        """Yields everything below the directory that is no directory, each with what it is itself.
+
+        Directories inside one another end at a bound, with the first one beyond it.
+        """
         with suppress(OSError), self.opened() as directory:
-            for folder, folders, names, inside in os.fwalk(".", dir_fd=directory):
-                # Links to directories are among the directories; fwalk does not go into them.
-                for name in [*names, *(name for name in folders if is_link(name, inside))]:
-                    with suppress(OSError):
-                        found = os.stat(name, dir_fd=inside, follow_symlinks=False)
-                        yield self / str(PurePosixPath(folder) / name), found
+            for relative, found in entries_below(directory):
+                yield self / relative, found
 
     def size_on_disk(self) -> int:
         """Returns the bytes of all files below the directory, or of the file. Some may be vanishing."""

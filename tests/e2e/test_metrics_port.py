@@ -77,6 +77,16 @@ async def test_a_port_that_is_taken_ends_the_start_with_the_settings_names(tmp_p
         finished = await run("-m", "vllm_service", "serve", **variables)
     assert finished.code == 1
     assert f"METRICS_HOST=127.0.0.1, METRICS_PORT={taken}: cannot listen there" in finished.stderr
+    assert "set METRICS_PORT to another port" in finished.stderr
+
+
+async def test_an_address_of_another_machine_ends_the_start_with_the_host_to_mend(tmp_path: Path) -> None:
+    configure(tmp_path, PROVIDERS, MODELS)
+    variables = variables_of(tmp_path, METRICS_PORT="0", METRICS_HOST="192.0.2.1", CONFIG_DIR=str(tmp_path))
+    finished = await run("-m", "vllm_service", "serve", **variables)
+    assert finished.code == 1
+    assert "METRICS_HOST=192.0.2.1, METRICS_PORT=0: cannot listen there" in finished.stderr
+    assert "Set METRICS_HOST to an address or a name of this machine." in finished.stderr
 
 
 async def test_a_role_is_changed_while_the_gateway_runs(tmp_path: Path) -> None:

@@ -106,7 +106,8 @@ async def test_a_message_is_answered_and_its_cost_is_told(tmp_path: Path) -> Non
 async def test_a_viewer_sees_the_figures_and_the_policy_holds_what_the_page_does_not_need(tmp_path: Path) -> None:
     async with opened_stage(tmp_path) as stage, opened(f"{stage.address}/", tmp_path / "profile") as page:
         viewer = await command("keys", "create", "acme", "--role", "viewer", **variables_of(stage.gateway.directory))
-        await page.until("document.querySelector('#answer.failed')?.textContent")
+        refused = await page.until("document.querySelector('#answer.failed')?.textContent")
+        assert refused == "This gateway needs a key: enter one above."
         await page.value_of(f"key.value = {json.dumps(viewer)}; key.dispatchEvent(new Event('change'))")
         await page.until("!live.hidden && sums.children.length")
         assert "Answers since the start" in await page.value_of("sums.innerText")

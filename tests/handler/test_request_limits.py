@@ -50,7 +50,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "documents": ({"query": "x", "documents": MANY}, "documents"),
     "prompts times n": ({"prompt": ["hi"] * 100, "n": 100}, "prompt"),
     "probabilities of prompts": ({"prompt": ["hi"] * 200, "prompt_logprobs": 1}, "prompt"),
-    "probabilities of one prompt, often": ({"prompt": [5] * 1900, "n": 100, "echo": True, "logprobs": 20}, "prompt"),
+    "probabilities of one prompt, often": ({"prompt": [5] * 1900, "n": 100, "echo": True, "logprobs": 20}, "n"),
+    "answers to one chat": ({"messages": [{"role": "user", "content": "hi"}], "n": 600}, "n"),
     "prompts times n as text": ({"prompt": ["hi"] * 100, "n": "100"}, "prompt"),
     "prompts times n as a fraction": ({"prompt": ["hi"] * 100, "n": 100.0}, "prompt"),
 }

@@ -112,6 +112,15 @@ def test_several_processes_want_shared_stores() -> None:
     assert ServiceSettings.from_environment({"SERVICE_WORKERS": "2", **shared}).workers == 2
 
 
+def test_all_connections_together_can_hold_the_largest_request() -> None:
+    with pytest.raises(ConfigurationError, match=r"MAX_BUFFERED_BYTES=1000 is less than MAX_BODY_BYTES, 2000"):
+        ServiceSettings.from_environment({"MAX_BUFFERED_BYTES": "1000", "MAX_BODY_BYTES": "2000"})
+    assert (
+        ServiceSettings.from_environment({"MAX_BUFFERED_BYTES": "2000", "MAX_BODY_BYTES": "2000"}).max_body_bytes
+        == 2000
+    )
+
+
 def test_secrets_do_not_show() -> None:
     settings = ServiceSettings.from_environment(
         {"DATABASE_URL": "postgresql://u:hunter2@db/x", "REDIS_URL": "redis://:hunter2@c", "GROQ_API_KEY": "hunter2"}

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import pytest
 from tests.e2e.gateway import configure, variables_of
 from tests.e2e.process import START_SECONDS
 from tests.unread import fill
-from tests.waiting import until
+from tests.waiting import until, until_seen
 from vllm_service.logs import LogHandler, LogWriter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,3 +182,30 @@ def test_a_traceback_of_a_start_that_failed_is_not_lost(tmp_path: Path) -> None:
     assert ended.returncode == 1
     places = [ended.stderr.index(word) for word in ("first", "second", "third", "Traceback", "RuntimeError: fourth")]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+async def test_a_gateway_whose_standard_streams_are_closed_serves_and_stops(tmp_path: Path, closed: str) -> None:
+    configure(
+        tmp_path, {"p": {"base_url": "http://127.0.0.1:9/v1"}}, {"m": {"offers": [{"provider": "p", "model": "m"}]}}
+    )
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    command = f'exec "{sys.executable}" -m vllm_service serve {closed}'
+    variables = variables_of(tmp_path) | {"SERVICE_PORT": str(port)}
+    with subprocess.Popen(["sh", "-c", command], cwd=ROOT, env={**os.environ, **variables}) as process:
+        try:
+            async with httpx.AsyncClient(trust_env=False) as client:
+
+                async def is_alive() -> bool:
+                    assert process.poll() is None
+                    try:
+                        return (await client.get(f"http://127.0.0.1:{port}/health/live")).status_code == 200
+                    except httpx.ConnectError:
+                        return False
+
+                await until_seen(is_alive)
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, START_SECONDS) == 0
+        finally:
+            process.kill()

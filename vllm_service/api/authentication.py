@@ -12,7 +12,7 @@ from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from vllm_service.domain.roles import LEAST_ROLE, Permission, Role, may
-from vllm_service.errors import Forbidden, StorageUnavailable, Unauthorized
+from vllm_service.errors import Forbidden, StorageUnavailable, key_needed, key_unknown
 from vllm_service.storage.protocol import Keys
 
 SCHEME_NAME = "Key"
@@ -36,10 +36,10 @@ def required_role(keys: Keys | None, permission: Permission) -> Callable[..., Aw
         if keys is None:
             return LOCAL_ROLE
         if credentials is None:
-            raise Unauthorized("This path needs a key: send the header Authorization: Bearer KEY.")
+            raise key_needed()
         key = await keys.find(credentials.credentials)
         if key is None:
-            raise Unauthorized("This key is unknown, or it has been revoked: ask the gateway's operator for another.")
+            raise key_unknown()
         if not may(key.role, permission):
             raise _forbidden(key.role, permission)
         return key.role

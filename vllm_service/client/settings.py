@@ -153,9 +153,10 @@ class ClientSettings:
         api_url = (environment.get("RUNPOD_API_URL") or API_URL).rstrip("/")
         url = (base_url or f"{api_url}{OPENAI_PATH.format(endpoint_id=endpoint_id)}").rstrip("/")
         has_queue = url.endswith(OPENAI_SUFFIX)
-        is_runpods_key = has_queue or api_key == environment.get("RUNPOD_API_KEY")
         if api_key != NO_KEY and environment.get(PLAIN_HTTP_VARIABLE, "").lower() != "true":
-            _check_plain_http(url, is_runpods_key=is_runpods_key)
+            where = "base_url" if base_url else "RUNPOD_API_URL"
+            is_runpods_key = api_key == environment.get("RUNPOD_API_KEY")
+            _check_plain_http(url, where, has_queue=has_queue, is_runpods_key=is_runpods_key)
         return cls(
             endpoint=endpoint_id or url,
             base_url=url,
@@ -165,18 +166,20 @@ class ClientSettings:
         )
 
 
-def _check_plain_http(url: str, *, is_runpods_key: bool) -> None:
+def _check_plain_http(url: str, where: str, *, has_queue: bool, is_runpods_key: bool) -> None:
     """Raises ConfigurationError where RunPod's key would cross a network in plain text; logs it of a gateway's key.
 
+    where: the argument or variable that holds the address. has_queue: it is RunPod's API, with its key.
     A gateway in the same network of containers often has no certificate, and its key is worth less than RunPod's.
     """
     if url_fault(url) is not None or not is_plain_beyond_this_machine(url):
         return
-    if is_runpods_key:
+    if has_queue or is_runpods_key:
+        other_key = "" if has_queue else "pass the key of that server as api_key, "
         raise ConfigurationError(
-            "base_url: over http the key in RUNPOD_API_KEY could be read on the way. Use https, pass the key of that "
-            f"server as api_key, or set {PLAIN_HTTP_VARIABLE}=true where the whole network is trusted.",
-            param="base_url",
+            f"{where}: over http RunPod's key could be read on the way. Use https, {other_key}"
+            f"or set {PLAIN_HTTP_VARIABLE}=true where the whole network is trusted.",
+            param=where,
         )
     _log.warning("base_url is http: whoever is in the network between can read the key and the prompts; use https")
 

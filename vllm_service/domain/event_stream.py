@@ -11,11 +11,9 @@ from vllm_service.domain.answers import ANSWER, EventReading, Form, Judgement, V
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: An unfinished event is held in memory, so one that is longer ends its stream. Images come in events of some MB.
 LONGEST_EVENT_BYTES = 16 * 2**20
-_LINE_END = re.compile(rb"\r\n|\n|\r")
-
-
 #: Each line of an event is an object until it ends. JSON that is spread over lines has some hundreds.
 MOST_LINES = 2**14
+_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class TooLong(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import math
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -72,3 +73,8 @@ def seconds_to_next_month(now_seconds: float) -> float:
     """Returns the seconds until 00:00 UTC of the next month's first day."""
     year, month = divmod(utc_month(utc_day(now_seconds)) + 1, 12)
     return calendar.timegm((year, month + 1, 1, 0, 0, 0)) - now_seconds
+
+
+def try_again(wait_seconds: float) -> str:
+    """Returns what to do after a limit, in tenths of a second, rounded up, so that the wait is never shown as none."""
+    return f"try again in {math.ceil(round(wait_seconds * 10, 6)) / 10:,.1f} s"

@@ -56,6 +56,21 @@ def is_page_of_this_machine(origin: str) -> bool:
     return parts.scheme in ("http", "https") and _is_this_machine((parts.hostname or "").removesuffix("."))
 
 
+def is_name_of_no_site(host: str) -> bool:
+    """Returns true if a Host header is an address, or a name that no site elsewhere can have.
+
+    A page can make its own site's name lead to 127.0.0.1 (DNS rebinding). Its requests then reach this machine with
+    that name as Host, and those by GET without Origin. Public DNS has no name without a dot, and none below these two.
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        return False
+    if "." not in name or ":" in name or name.endswith((".localhost", ".internal")):
+        return True
+    return name.rpartition(".")[2].isdigit()  # an IPv4 address in any form, since no top-level domain is a number
+
+
 def _is_this_machine(host: str) -> bool:
     if host == "localhost":
         return True

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from vllm_service.domain.media import media_of
+from vllm_service.domain.media import is_spelled_out, media_of
 from vllm_service.domain.reported_usage import MOST_TOKENS, ReportedUsage, any_usage_of
 
 
@@ -52,9 +52,11 @@ LONGEST_ANSWER_TOKENS = 2**20
 TEMPLATE_TOKENS = 4096
 #: No prompt of a context that is not configured is longer (2026-11), wherever its parts are.
 LONGEST_PROMPT_TOKENS = 10**7
-_TOKEN_IDS = re.compile(rb"\s*\[[\s\[]*\d")
+_TOKEN_IDS = re.compile(rb"\s*\[[\s\[\],]*\d")
 # Members that let a provider read more than the body holds: files, images and conversations elsewhere, hosted tools.
-_ELSEWHERE = re.compile(rb'(?:_url|_id)"|"(?:conversation|web_search|file_search|code_interpreter|mcp|plugins|search)')
+_ELSEWHERE = re.compile(
+    rb'(?:_url|_id|file_data)"|"(?:conversation|web_search|file_search|code_interpreter|mcp|plugins|search)'
+)
 
 
 def estimated_prompt_tokens(body: bytes, inputs: bytes | memoryview = b"") -> int:
@@ -66,7 +68,7 @@ def estimated_prompt_tokens(body: bytes, inputs: bytes | memoryview = b"") -> in
     tokens = 0
     # Without a second list no content has parts, and most bodies have none.
     if body.find(b"[", body.find(b"[") + 1) > 0 and (
-        b"_url" in body or (len(body) > SHORT_BYTES and b"input_audio" in body)
+        b"_url" in body or (len(body) > SHORT_BYTES and b"input_audio" in body) or is_spelled_out(body)
     ):
         tokens, data_bytes = media_of(body)
         text = (len(body) - data_bytes) // BYTES_PER_TOKEN
@@ -179,8 +181,9 @@ class TokenBounds(msgspec.Struct, frozen=True):
         """Returns whether the prompt can have so many tokens: no more than it has bytes, but for what is elsewhere."""
         if tokens <= len(self.body) + TEMPLATE_TOKENS * self.choices:
             return True
-        each = self.context_length or LONGEST_PROMPT_TOKENS
-        return tokens <= each * self.choices and _ELSEWHERE.search(self.body) is not None
+        if tokens > (self.context_length or LONGEST_PROMPT_TOKENS) * self.choices:
+            return False
+        return _ELSEWHERE.search(self.body) is not None or is_spelled_out(self.body)
 
 
 def counted(reported: ReportedUsage | None, bounds: TokenBounds, answer_tokens: Callable[[], int]) -> Usage:

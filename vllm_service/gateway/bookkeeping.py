@@ -117,7 +117,7 @@ class Bookkeeping:
             tokens = context.usage.total_tokens
             spent = context.cost_picousd or 0
             if self._hedging is not None:
-                self._hedging.budget.earn(spent)
+                self._hedging.budget_of(context.key.organisation).earn(spent)
         elif not context.was_sent:
             return reservation.release()
         for cut in context.cuts:

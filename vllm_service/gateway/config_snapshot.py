@@ -132,10 +132,18 @@ def _private_texts_of(provider: Provider) -> Iterator[str]:
     managed = None if provider.workers_min is None else provider.workers_min.url
     for url in (provider.base_url, provider.control_url, managed):
         if url is not None:
-            parts = urlsplit(url)
-            yield from (url, f"{parts.scheme}://{parts.netloc}")
-            # A name without dot or port, of a container perhaps, may be a word of any message.
-            yield from (text for text in (parts.netloc, parts.hostname or "") if "." in text or ":" in text)
+            yield from _private_parts(url)
+
+
+def _private_parts(url: str) -> Iterator[str]:
+    yield url
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no request reaches it: a provider from elsewhere than the catalog
+        return
+    yield f"{parts.scheme}://{parts.netloc}"
+    # A name without dot or port, of a container perhaps, may be a word of any message.
+    yield from (text for text in (parts.netloc, parts.hostname or "") if "." in text or ":" in text)
 
 
 class CurrentConfig:

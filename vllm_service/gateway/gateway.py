@@ -16,7 +16,7 @@ from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.plan import Plan
 from vllm_service.domain.requests import Outcome, RequestFacts, RequestRecord
 from vllm_service.domain.usage import TokenBounds, estimated_prompt_tokens
-from vllm_service.errors import ServiceError, Unauthorized
+from vllm_service.errors import ServiceError, Unauthorized, key_needed
 from vllm_service.gateway import routing_headers
 from vllm_service.gateway.bookkeeping import Bookkeeping
 from vllm_service.gateway.config_snapshot import CurrentConfig
@@ -179,7 +179,7 @@ class Gateway:
             caller = context.request.caller
             key = None if caller is None else caller.key
         if key is None:
-            raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
+            raise key_needed()
         context.key = key
         context.annotates = key.annotate and headers.get(b"x-annotate") != b"off"
         try:
@@ -304,6 +304,6 @@ def _bounds(context: RequestContext) -> TokenBounds:
     body = context.request.body
     choices = fields.written_answers(operation)
     answer = fields.longest_answer_tokens(operation, choices) if operation.has_completion else 0
-    inputs = memoryview(fields.prompt or fields.input)
-    prompt = estimated_prompt_tokens(body, inputs) if inputs else estimated_prompt_tokens(body)
+    inputs = fields.prompt or fields.input
+    prompt = estimated_prompt_tokens(body, memoryview(inputs)) if inputs else estimated_prompt_tokens(body)
     return TokenBounds(body, prompt, answer, choices, context.model.model.context_length)

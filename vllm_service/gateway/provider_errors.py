@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from vllm_service.domain.answers import Judgement, Verdict
 from vllm_service.domain.in_band_errors import error_message, error_places, loaded_error
+from vllm_service.domain.quotas import try_again
 from vllm_service.domain.refusals import Meaning, meaning_of
 from vllm_service.errors import (
     BodyTooLarge,
@@ -135,7 +136,8 @@ def fault_error(fault: ProviderFault, model: str) -> ServiceError:
     """Returns the error for a provider that did not answer, or broke off."""
     details = {"model": model}
     if isinstance(fault, NoFreeConnection):
-        message = f"The gateway uses all of its connections to the providers of {model!r}: {fault}."
+        then = try_again(_BUSY_RETRY_AFTER_SECONDS)
+        message = f"No connection to the providers of {model!r} could be had: {fault}; {then}."
         return Overloaded(message, details=details, retry_after_seconds=_BUSY_RETRY_AFTER_SECONDS)
     if isinstance(fault, NotReached):
         message = f"The providers of {model!r} cannot be reached."

@@ -17,7 +17,7 @@ from vllm_service.gateway.answer_text import estimated_tokens
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
 from vllm_service.gateway.replayed_answer import ReplayedAnswer
-from vllm_service.gateway.request_body import for_provider
+from vllm_service.gateway.request_body import for_provider, has_other_stream_options
 from vllm_service.http.upstream import Answer, NoFreeConnection, Patience, ProviderFault, Sending, TimedOut
 from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import NotAnswered
@@ -102,7 +102,9 @@ class ProviderRequest(msgspec.Struct, eq=False):
             return answer
         # At once, and within this attempt: the provider is not at fault, and the time was hardly used.
         answer = await self._answer(attempt, provider, patience, _beginning(context), takes_options=False)
-        options.refused()
+        # What a caller has added to them is that caller's mistake: all others' streams keep their usage.
+        if not has_other_stream_options(context.request.body, context.fields):
+            options.refused()
         return answer
 
     async def _answer(
@@ -184,6 +186,6 @@ async def _within(seconds: float, sent: Awaitable[Answer], sending: Sending) -> 
         async with asyncio.timeout(seconds):
             return await sent
     except TimeoutError:
-        if not sending.was_sent:  # it has waited for a connection all the time, and the provider knows nothing of it
-            raise NoFreeConnection(f"none was free within the {seconds:g} s that were left") from None
-        raise TimedOut(f"no answer within the {seconds:g} s that were left") from None
+        if not sending.was_sent:  # it has waited for a connection all the time: nothing reached the provider
+            raise NoFreeConnection(f"none was free within the {seconds:.3g} s that were left") from None
+        raise TimedOut(f"no answer within the {seconds:.3g} s that were left") from None

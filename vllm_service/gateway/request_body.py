@@ -61,6 +61,8 @@ class RequestFields(msgspec.Struct):
     cache_salt: msgspec.Raw = _EMPTY
     prompt_cache_key: msgspec.Raw = _EMPTY
     tools: msgspec.Raw = _EMPTY
+    #: Of responses.
+    background: bool | None = None
 
     @property
     def requests_usage(self) -> bool:
@@ -190,6 +192,10 @@ def read(body: bytes) -> RequestFields:
         raise InvalidRequest(f"The request is not valid: {what}.", param=param) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest("The request's body is not a JSON object.") from None
+    if fields.background:  # it has no usage when it is answered, and goes on when its caller has left
+        raise InvalidRequest(
+            "`background` is not possible here: what it uses could not be counted.", param="background"
+        )
     for name, bound in fields.floats_for_bounds():
         if not bound.is_integer():
             raise InvalidRequest(f"The request is not valid: `{name}` is not a whole number.", param=name)
@@ -265,7 +271,11 @@ def for_provider(
     # requested it does not get to see the usage chunk, see respond.py.
     is_with_usage = fields.stream and operation.has_stream_options
     needs_usage = is_with_usage and takes_options and not fields.requests_usage
-    has_refused = is_with_usage and not takes_options and b'"stream_options"' in body
+    has_refused = (
+        is_with_usage
+        and not takes_options
+        and (fields.stream_options is not None or b'"stream_options"' in body)  # which may be null
+    )
     bounds = fields.floats_for_bounds()
     if not needs_usage and not has_refused and not bounds and (cache is None or not cache.replaces):
         # Replacing one name is much cheaper than parsing and writing a long conversation.
@@ -310,6 +320,13 @@ def _check_others(body: bytes, fields: RequestFields) -> None:
             "The request's members besides `messages`, `prompt`, `input` and `tools` are together longer than "
             f"{MOST_OTHER_BYTES} bytes."
         )
+
+
+def has_other_stream_options(body: bytes, fields: RequestFields) -> bool:
+    """Returns whether the caller's `stream_options` have members besides `include_usage`, which may be refused."""
+    if fields.stream_options is None:
+        return False
+    return _members.decode(_members_of(body, fields)["stream_options"]).keys() != {"include_usage"}
 
 
 def _with_usage(options: msgspec.Raw | None, fields: RequestFields) -> msgspec.Raw:

@@ -147,12 +147,15 @@ _log = logging.getLogger(__name__)
 MOST_WAITING = 64
 #: Tokenizing a longer prompt would keep the thread busy for too long; its estimate stays.
 LONGEST_PROMPT_BYTES = 4 * 2**20
+#: How long a request waits, and keeps what it has reserved. Others' prompts may come first, each of them for a second.
+PATIENCE_SECONDS = 3.0
 
 
 class TokenCounting:
     """Counts tokens in one thread beside the event loop. Tokenizers stay open once they have been used."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience_seconds = patience_seconds
         self._thread = ThreadPoolExecutor(1, "token-counting")
         #: None: the tokenizer could not be opened, which has been logged; it is not tried again.
         self._tokenizers: dict[Path, Tokenizer | None] = {}
@@ -169,9 +172,12 @@ class TokenCounting:
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._thread, self._counted, path, context.operation, body, answer_text)
-        except asyncio.CancelledError:
-            return  # the gateway is stopping: the row is written with the estimate
+            async with asyncio.timeout(self._patience_seconds):
+                found = await loop.run_in_executor(
+                    self._thread, self._counted, path, context.operation, body, answer_text
+                )
+        except (asyncio.CancelledError, TimeoutError):
+            return  # the gateway is stopping, or others' prompts take long: the row is written with the estimate
         finally:
             self._waiting -= 1
         if found is not None:

@@ -115,10 +115,14 @@ class _Bucket:
         return max(0.0, self._full_at - now - self._slack)
 
 
+#: So many wrong keys of one address are remembered.
+_REMEMBERED_WRONG_KEYS = 8
+
+
 class AddressRecord:
     """One address and what it has taken of its limits. Times are the event loop's."""
 
-    __slots__ = ("_most_looked_up", "connections", "looked_up", "name", "requests", "wrong_keys")
+    __slots__ = ("_most_looked_up", "_wrong", "connections", "looked_up", "name", "requests", "wrong_keys")
 
     def __init__(self, name: str, limits: AddressLimits) -> None:
         self.name = name
@@ -129,6 +133,18 @@ class AddressRecord:
         #: Secrets that are being looked up, each with the number of requests that wait for it.
         self.looked_up: dict[str, int] = {}
         self._most_looked_up = limits.keys_looked_up
+        #: Hashes of the last wrong keys.
+        self._wrong: tuple[int, ...] = ()
+
+    def count_wrong(self, secret: str, now: float) -> None:
+        """Counts a wrong key, but not one of the last few again.
+
+        A client that repeats a revoked key guesses nothing, and must not lock out the others of its office.
+        """
+        mark = hash(secret)
+        if mark not in self._wrong:
+            self._wrong = (*self._wrong[1 - _REMEMBERED_WRONG_KEYS :], mark)
+            self.wrong_keys.take(now)
 
     def begin_look_up(self, secret: str) -> bool:
         """Counts a look-up of this secret; returns False where too many other ones are under way."""

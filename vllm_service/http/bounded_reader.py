@@ -86,6 +86,14 @@ class BoundedReader(RequestReader):
         return not self.is_busy and self._transport is not None and not self._transport.is_closing()
 
     @property
+    def is_to_be_answered(self) -> bool:
+        """Whether a stop waits for it: a whole request waits, or one that has a key is being received."""
+        if self._is_discarding:
+            return False
+        caller = self._caller if self.is_receiving and self._has_head else None
+        return bool(self._requests) or (caller is not None and caller.key is not None)
+
+    @property
     def is_refused(self) -> bool:
         """Whether it has been refused and is only open so that the refusal arrives."""
         return self._is_discarding

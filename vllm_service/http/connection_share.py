@@ -60,16 +60,16 @@ class ConnectionShare:
         """Counts a new connection; returns why it must be refused, or None.
 
         A full server closes a connection without a request to answer of the address that has most, if that has more
-        than the new one's address: whoever hoards connections gives way. count: all open ones, the new one included.
+        than the new one's address: whoever hoards connections gives way. A proxy's many connections are of many
+        clients: they are no hoard, and give way only to another one of a proxy. count: all open ones, the new one
+        included.
         """
         record = connection.record
-        own = 1
         if record is not None:
             record.connections += 1
-            own = record.connections
-            if own > self.most_of_address and not connection.is_of_proxy:
+            if record.connections > self.most_of_address and not connection.is_of_proxy:
                 return f"This address has too many connections, more than {self.most_of_address}"
-        if count > self._most and not self._closes_another(own, others, now):
+        if count > self._most and not self._closes_another(connection, others, now):
             return f"The gateway has too many connections, more than {self._most}"
         return None
 
@@ -82,7 +82,8 @@ class ConnectionShare:
         """Returns true where so many are open that not even a refusal can be written to each."""
         return count > self._most + _ANSWERED_BEYOND
 
-    def _closes_another(self, own: int, others: Iterable[Connection], now: float) -> bool:
+    def _closes_another(self, new: Connection, others: Iterable[Connection], now: float) -> bool:
+        own = 1 if new.is_of_proxy else max(1, _connections(new))
         if not self._found and now >= self._next_search:
             waiting = (each for each in others if each.is_waiting and _connections(each) > 1)
             self._found = heapq.nsmallest(_FOUND_AT_ONCE, waiting, key=_order)
@@ -92,7 +93,7 @@ class ConnectionShare:
             given = self._found[-1]
             if not given.is_waiting:
                 self._found.pop()
-            elif _connections(given) > own:
+            elif _connections(given) > own and (new.is_of_proxy or not given.is_of_proxy):
                 self._found.pop().disconnect()
                 return True
             else:
@@ -104,10 +105,11 @@ def _connections(connection: Connection) -> int:
     return 0 if connection.record is None else connection.record.connections
 
 
-def _order(connection: Connection) -> tuple[int, bool, bool, float]:
-    """Sorts the address with most connections first; of it refused ones, then idle ones, then those that send.
+def _order(connection: Connection) -> tuple[bool, int, bool, bool, float]:
+    """Sorts proxies last, and the address with most connections first.
 
-    Of each, the longest inactive is the first.
+    Of an address refused ones come first, then idle ones, then those that send; of each, the longest inactive one.
     """
     is_refused = connection.is_refused
-    return -_connections(connection), not is_refused, connection.is_receiving, connection.last_active
+    number = -_connections(connection)
+    return connection.is_of_proxy, number, not is_refused, connection.is_receiving, connection.last_active

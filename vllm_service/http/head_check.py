@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vllm_service.domain.keys import ApiKey
-from vllm_service.domain.quotas import Limit
-from vllm_service.domain.urls import is_page_of_this_machine
-from vllm_service.errors import Forbidden, InvalidRequest, RateLimited, StorageUnavailable, Unauthorized
+from vllm_service.domain.quotas import Limit, try_again
+from vllm_service.domain.urls import is_name_of_no_site, is_page_of_this_machine
+from vllm_service.errors import (
+    Forbidden,
+    InvalidRequest,
+    RateLimited,
+    StorageUnavailable,
+    key_needed,
+    key_unknown,
+)
 from vllm_service.http.addresses import AddressLimits, AddressRecord, AddressTable, ClientAddresses
 from vllm_service.http.messages import Caller
-from vllm_service.storage.protocol import Keys
+from vllm_service.storage.protocol import Keys, RememberedKey
 
 #: Two of one of these contradict each other, and two readers of the request may take different ones.
 _ONLY_ONCE = frozenset((b"authorization", b"proxy-authorization", b"x-api-key", b"api-key", b"host"))
@@ -28,10 +36,21 @@ class Paths:
     always: Container[bytes] = ()
 
 
+#: How long keys are kept by their headers, at most.
+KEPT_SECONDS = 3.0
+
+
+class _Kept(NamedTuple):
+    key: ApiKey
+    #: The loop's time at which it would be looked up again.
+    until: float
+
+
 class HeadCheck:
     """The address's limits come first, on every path; then the key, which is in memory for all but its first request.
 
-    keys: None lets every caller in as `anonymous`. clock: the event loop's.
+    keys: None lets every caller in as `anonymous`, but for other sites' pages. clock: the event loop's. is_local: only
+    this machine reaches the server, so that without keys a request under another site's name is such a page's.
     """
 
     def __init__(
@@ -43,6 +62,7 @@ class HeadCheck:
         addresses: ClientAddresses | None = None,
         limits: AddressLimits | None = None,
         paths: Paths | None = None,
+        is_local: bool = True,
     ) -> None:
         self._clock = clock
         self._keys = keys
@@ -51,8 +71,14 @@ class HeadCheck:
         self.table = AddressTable(limits or AddressLimits())
         self._limits = limits or AddressLimits()
         self._paths = paths or Paths()
+        self._is_local = is_local
+        #: The last Host header that was found good, which is nearly always that of the next request too.
+        self._good_host: bytes | None = None
         #: Refused requests and connections by error code, of all that were refused without a row in the ledger.
         self.refusals: Counter[str] = Counter()
+        #: Keys by the whole header, which are forgotten together: secrets are not to lie in memory for long.
+        self._kept: dict[bytes, _Kept] = {}
+        self._kept_until = 0.0
 
     def connected(self, peer: str) -> tuple[AddressRecord | None, bool]:
         """Returns the record of a connection's own address, None where it has none, and whether it is a proxy's."""
@@ -89,21 +115,39 @@ class HeadCheck:
             method == b"POST" and (target in operations or (b"?" in target and target.partition(b"?")[0] in operations))
         )
         if self._keys is None:
-            if b"origin" in headers_by_name:
-                _refuse_other_sites(headers_by_name[b"origin"])
+            self._check_site(headers_by_name)
             return Caller(record, self._anonymous, None, needs_key)
         authorization = headers_by_name.get(b"authorization")
+        if (kept := self._kept.get(authorization or b"")) is not None and now < kept.until:
+            return Caller(record, kept.key, None, needs_key)
         if authorization is None or authorization[:7].lower() != b"bearer ":
             if needs_key:
-                raise Unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
+                raise key_needed()
             return Caller(record, None, None, False)
         secret = authorization[7:].strip().decode("latin-1")
-        key = self._keys.remembered(secret)
-        if key is not None:
-            return Caller(record, key, None, needs_key)
-        if record is not None and (wait := record.wrong_keys.wait(now)) and not self._keys.knows(secret):
+        remembered = self._keys.remembered(secret)
+        if remembered is not None:
+            if remembered.fresh_seconds > 0:
+                self._keep(authorization, remembered, now)
+            return Caller(record, remembered.key, None, needs_key)
+        if record is not None and (wait := record.wrong_keys.wait(now)) and not self._keys.is_known(secret):
             raise _too_many_keys(wait)
         return Caller(record, None, secret, needs_key)
+
+    def _check_site(self, headers_by_name: dict[bytes, bytes]) -> None:
+        """Raises Forbidden for a request of another site's page, or under another site's name."""
+        _refuse_other_sites(headers_by_name)
+        host = headers_by_name.get(b"host")
+        if host != self._good_host and host is not None and self._is_local:
+            _refuse_other_names(host)
+            self._good_host = host
+
+    def _keep(self, authorization: bytes, remembered: RememberedKey, now: float) -> None:
+        """Keeps a key by its header until it would be looked up again: the next request need not hash its secret."""
+        if not now < self._kept_until:
+            self._kept.clear()
+            self._kept_until = now + KEPT_SECONDS
+        self._kept[authorization] = _Kept(remembered.key, now + remembered.fresh_seconds)
 
     async def identify(self, caller: Caller) -> None:
         """Looks the caller's key up and sets it. Raises Unauthorized, RateLimited, StorageUnavailable.
@@ -119,13 +163,13 @@ class HeadCheck:
             if caller.is_operation:
                 raise
         if caller.key is None and caller.is_operation:
-            raise Unauthorized("This key is unknown, or it has been revoked.")
+            raise key_unknown()
         caller.secret = None
 
     async def _found(self, secret: str, record: AddressRecord | None) -> ApiKey | None:
         if self._keys is None:
             return self._anonymous
-        if record is None or self._keys.knows(secret):
+        if record is None or self._keys.is_known(secret):
             return await self._keys.find(secret)
         # Looked at again: the wrong keys of other connections have been counted since the head.
         if (wait := record.wrong_keys.wait(self._clock())) or not record.begin_look_up(secret):
@@ -135,31 +179,42 @@ class HeadCheck:
         finally:
             record.end_look_up(secret)
         if key is None:
-            record.wrong_keys.take(self._clock())
+            record.count_wrong(secret, self._clock())
         return key
 
     def _too_many_requests(self, wait_seconds: float) -> RateLimited:
         allowed = self._limits.requests_per_second
-        message = f"This address may make {allowed} requests a second; try again in {wait_seconds:.1f} s."
+        message = f"This address may make {allowed} requests a second; {try_again(wait_seconds)}."
         details = {"limit": Limit.ADDRESS_REQUESTS_PER_SECOND.value, "allowed": allowed}
         return RateLimited(message, details=details, retry_after_seconds=wait_seconds)
 
 
 def _too_many_keys(wait_seconds: float) -> RateLimited:
-    message = f"Too many wrong keys came from this address; a key may be tried again in {wait_seconds:.0f} s."
+    message = f"Too many wrong keys came from this address; {try_again(wait_seconds)}."
     return RateLimited(message, details={"limit": "address_wrong_keys"}, retry_after_seconds=wait_seconds)
 
 
-def _refuse_other_sites(origin: bytes) -> None:
+def _refuse_other_sites(headers_by_name: dict[bytes, bytes]) -> None:
     """Raises Forbidden for a request of another site's page, where no key is needed.
 
     A browser on this machine sends it for whatever page is open, and it would be answered and paid for. With keys it
     lacks one. Programs send no Origin.
     """
-    if not is_page_of_this_machine(origin.decode("latin-1")):
+    origin = headers_by_name.get(b"origin")
+    if origin is not None and not is_page_of_this_machine(origin.decode("latin-1")):
         raise Forbidden(
             "Without keys only programs and pages of this machine are served, and this request is of another site's "
             "page. Set REQUIRE_KEYS=true and send a key, or open the page under localhost."
+        )
+
+
+def _refuse_other_names(host: bytes) -> None:
+    """Raises Forbidden for a request under a name that another site can have: its page lets that name lead here."""
+    if not is_name_of_no_site(host.decode("latin-1")):
+        raise Forbidden(
+            "Without keys only this machine is served, under localhost or an address, and this request's Host header "
+            "is another site's name. Set REQUIRE_KEYS=true and send a key, or send the request to 127.0.0.1.",
+            param="host",
         )
 
 

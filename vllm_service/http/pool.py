@@ -16,7 +16,7 @@ from vllm_service.http.fair_queue import HELD_PER_FREE, FairQueue, Flow, QueueBo
 from vllm_service.http.provider_lines import lines_of
 from vllm_service.http.upstream import (
     ENDLESS,
-    NOBODY,
+    NO_SENDER,
     Answer,
     CutShort,
     NotReached,
@@ -73,7 +73,7 @@ class ConnectionPool:
         *,
         beginning: StreamBeginning | None = None,
         sending: Sending | None = None,
-        sender: Sender = NOBODY,
+        sender: Sender = NO_SENDER,
     ) -> Awaitable[Answer]:
         """Implements upstream.Upstream."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
@@ -198,7 +198,7 @@ class _Pool:
         *,
         sending: Sending,
         beginning: StreamBeginning | None = None,
-        sender: Sender = NOBODY,
+        sender: Sender = NO_SENDER,
     ) -> ProviderAnswer:
         """Sends a request over an idle connection, else over a new one, and returns its answer."""
         head = self._heads.get((method, path)) or self._head(method, path)

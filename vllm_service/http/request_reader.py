@@ -26,10 +26,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
 
 
 class RequestIds:
-    """Makes request ids: 64 random bits drawn once per process, then a counter.
-
-    They are as unique as random ids, without a system call for each request.
-    """
+    """Makes request ids: 64 random bits drawn once per process, then a counter, which needs no system call."""
 
     def __init__(self) -> None:
         self._process = os.urandom(8).hex()
@@ -159,6 +156,7 @@ class RequestReader(Writer):
             self.after_reading()
         if at < len(unread) and not self._is_discarding:
             self._unread = bytes(unread[at:]) + self._unread
+            self.after_reading()  # what waits is held, too
 
     def _feed(self, data: bytes | memoryview) -> None:
         """Gives one piece to the parser. A request that offers an upgrade is read again, and what follows it."""
@@ -266,21 +264,19 @@ class RequestReader(Writer):
     def _admit(self) -> None:
         """Has the head checked, and sets the limit of the body by that. Raises ServiceError."""
         headers = self._headers_by_name = dict(self._headers)
-        record = self._head_check.behind(self._peer, self._headers) if self.is_of_proxy else self.record
-        now = self._last_data
-        if record is not None and (wait := record.requests.take(now)):
-            self._head_check.refuse_too_many(self._target, wait)
+        check = self._head_check
+        limits = self._limits
+        record = check.behind(self._peer, self._headers) if self.is_of_proxy else self.record
+        if record is not None and (wait := record.requests.take(self._last_data)):
+            check.refuse_too_many(self._target, wait)
             self.end_reading()
         if len(headers) != len(self._headers):
             refuse_contradiction(self._headers)
-        method = self._parser.get_method()
-        caller = self._caller = self._head_check.caller(record, method, self._target, headers, now)
-        most = self._limits.body_bytes
-        if not caller.is_operation:
-            most = min(most, self._limits.small_body_bytes)
+        caller = self._caller = check.caller(record, self._parser.get_method(), self._target, headers, self._last_data)
+        most = limits.body_bytes if caller.is_operation else min(limits.body_bytes, limits.small_body_bytes)
         self._body_limit = most
         if b"content-length" in headers and int(headers[b"content-length"]) > most:  # llhttp has checked the digits
-            raise self._limits.body_too_large(self._body_limit)
+            raise limits.body_too_large(most)
         if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
             # In the middle of an answer it would be taken for a part of that: HTTP lets it be left out.
             self._owes_continue = not self.is_busy
@@ -317,17 +313,19 @@ class RequestReader(Writer):
             return
         self.is_receiving = self._has_head = self._is_new = False
         self._owes_continue = False
-        blocks, self._blocks = self._blocks, None
-        is_large = blocks is not None and blocks.size > _JOINED_AT_ONCE_BYTES
-        body = self._body if blocks is None else b"" if is_large else blocks.joined()
+        body = self._body
         self._body = b""
         version = parser.get_http_version()
         headers, by_name = self._headers, self._headers_by_name
         request = Request(parser.get_method(), self._target, headers, by_name, body, self._peer, version, self._caller)
-        if blocks is not None and is_large:
-            self.join(request, blocks, parser.should_keep_alive())
-        else:
-            self.received(request, parser.should_keep_alive())
+        if (blocks := self._blocks) is not None:
+            self._blocks = None
+            if blocks.size > _JOINED_AT_ONCE_BYTES:
+                request.body = b""
+                self.join(request, blocks, parser.should_keep_alive())
+                return
+            request.body = blocks.joined()
+        self.received(request, parser.should_keep_alive())
 
     def _without_upgrade(self, rest: bytes) -> bytes | None:
         """Returns what is to be read in place of a request that offers another protocol.

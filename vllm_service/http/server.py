@@ -18,6 +18,8 @@ from vllm_service.http.write_buffer import WriteBuffer
 
 #: Timeouts of connections are as exact as this; the date header needs no more than a second.
 CHECK_INTERVAL_SECONDS = 0.5
+#: Between two looks at requests that are still received when the server stops.
+STOP_INTERVAL_SECONDS = 0.05
 #: For tasks that were cancelled after the grace to end by themselves.
 CANCEL_SECONDS = 5
 
@@ -55,7 +57,8 @@ class HttpServer:
     async def stop(self, within_seconds: float) -> bool:
         """Takes no more requests, lets those under way end, and cuts those that have not after `within_seconds`.
 
-        Returns true if all have ended by themselves.
+        A request is under way once its key has been found: an upload goes on. Returns true if all have ended by
+        themselves.
         """
         self.is_stopping = True
         for server in self._servers:
@@ -63,10 +66,7 @@ class HttpServer:
         for connection in list(self._connections):
             connection.close_when_done()
         await asyncio.sleep(0)  # a request that was read ahead begins in the next turn, and counts as under way
-        end = self.loop.time() + within_seconds
-        # A loop, since a request that was half received when the stop began may still become a task.
-        while self.tasks and (left := end - self.loop.time()) > 0:
-            await asyncio.wait(set(self.tasks), timeout=left)
+        await self._answers_under_way(within_seconds)
         late = set(self.tasks)
         for connection in list(self._connections):
             connection.disconnect()
@@ -77,6 +77,16 @@ class HttpServer:
         if self._timer is not None:
             self._timer.cancel()
         return not late
+
+    async def _answers_under_way(self, within_seconds: float) -> None:
+        end = self.loop.time() + within_seconds
+        while (left := end - self.loop.time()) > 0:
+            if self.tasks:
+                await asyncio.wait(set(self.tasks), timeout=left)
+            elif any(connection.is_to_be_answered for connection in self._connections):
+                await asyncio.sleep(min(left, STOP_INTERVAL_SECONDS))
+            else:
+                return
 
     def status(self) -> ServerState:
         """Returns the state that health and metrics show."""

@@ -187,6 +187,8 @@ class ServerConnection(BoundedReader):
             since, longest = self._stalled_since, limits.stalled_write_seconds
         elif self._task is not None or self._requests:  # the gateway is at work, under its own deadlines
             return
+        elif self._transport is not None and self._transport.is_closing():  # the rest of the last answer is sent
+            since, longest = self._idle_since, limits.stalled_write_seconds
         elif self._is_discarding:
             since, longest = self._last_data, DISCARD_SECONDS
         elif self.is_receiving:
@@ -265,8 +267,10 @@ class ServerConnection(BoundedReader):
         if self._is_counted:
             self.count()
         if not self._keeps_alive:
-            self._requests.clear()
+            self._is_discarding = True  # or the rest of what has been read would be parsed and answered, too
+            self.forget_unread()
             self.flush()
+            self._idle_since = self._loop.time()
             self._transport.close()
         elif self._requests:
             self._loop.call_soon(self.begin_next)  # not from within this task: an EagerTask cannot begin in another

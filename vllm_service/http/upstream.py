@@ -101,13 +101,13 @@ class Sender(Protocol):
         ...
 
 
-class _Nobody(NamedTuple):
+class _NoSender(NamedTuple):
     id: str = ""
     organisation: str = ""
 
 
 #: The sender of requests that belong to no organisation, such as the gateway's own.
-NOBODY: Sender = _Nobody()
+NO_SENDER: Sender = _NoSender()
 
 
 class Upstream(Protocol):
@@ -123,7 +123,7 @@ class Upstream(Protocol):
         *,
         beginning: StreamBeginning | None = None,
         sending: Sending | None = None,
-        sender: Sender = NOBODY,
+        sender: Sender = NO_SENDER,
     ) -> Awaitable[Answer]:
         """POSTs JSON to `base_url + path` with the provider's own key.
 

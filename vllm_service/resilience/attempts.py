@@ -290,7 +290,7 @@ async def _send_hedged(
             due.step,
             lambda: schedule.peek(request.policy.clock()),
             hedging.delay_seconds(due.step, request.facts.organisation),
-            hedging.budget,
+            hedging.budget_of(request.facts.organisation),
             failed=lambda *_: None,  # the attempt itself has reported it
         )
     except _Refused:

@@ -18,7 +18,7 @@ from vllm_service.domain.plan import Step
 Answer = TypeVar("Answer")
 Sleep = Callable[[float], Awaitable[None]]
 HEADER = b"x-hedge"
-#: How many organisations' times are kept at one offer.
+#: How many organisations' times are kept at one offer, and how many organisations' budgets.
 MOST_ORGANISATIONS = 256
 
 
@@ -132,15 +132,24 @@ class OfferFirstBytes:
 
 @dataclass
 class Hedging:
-    """Keeps each offer's times to the first byte, and the budget for second attempts."""
+    """Keeps each offer's times to the first byte, and each organisation's budget for second attempts."""
 
     settings: HedgeSettings = field(default_factory=HedgeSettings)
     #: Whether requests without the header are hedged.
     is_on: bool = False
 
     def __post_init__(self) -> None:
-        self.budget = HedgeBudget(self.settings)
+        self._budgets: dict[str, HedgeBudget] = {}
         self._first_bytes: dict[tuple[str, str], OfferFirstBytes] = {}
+
+    def budget_of(self, organisation: str) -> HedgeBudget:
+        """Returns the budget that an organisation's own answers earn, so that none spends what others have earned."""
+        budget = self._budgets.get(organisation)
+        if budget is None:
+            if len(self._budgets) >= MOST_ORGANISATIONS:
+                del self._budgets[next(iter(self._budgets))]  # it begins anew, with nothing earned
+            budget = self._budgets[organisation] = HedgeBudget(self.settings)
+        return budget
 
     def is_on_for(self, headers: Mapping[bytes, bytes]) -> bool:
         """Returns whether a request may be hedged: by its header `x-hedge: on` or `off`, else as configured."""

@@ -69,18 +69,14 @@ class Deadline(msgspec.Struct, frozen=True, gc=False):
                 details={"timeout_seconds": self.seconds},
             )
         until_first_byte = left if is_last else max(left / 2, left - self.reserve_seconds)
-        first_byte = min(first_byte_seconds, until_first_byte)
+        is_within = first_byte_seconds <= until_first_byte
+        first_byte = first_byte_seconds if is_within else until_first_byte
         # A whole answer may take as long as every request may. Where that is the limit, and no earlier attempt has used
         # much of it, a provider that has not answered is at fault: else one that hangs would never be found out.
         is_whole = not self.is_shortened and until_first_byte * 2 >= self.seconds
-        return Patience(
-            min(connect_seconds, first_byte),
-            first_byte,
-            left,
-            connect_seconds <= first_byte,
-            first_byte_seconds <= until_first_byte,
-            is_whole,
-        )
+        if connect_seconds <= first_byte:
+            return Patience(connect_seconds, first_byte, left, True, is_within, is_whole)
+        return Patience(first_byte, first_byte, left, False, is_within, is_whole)
 
 
 def deadline(header: str | None, settings: DeadlineSettings, now: float) -> Deadline:

@@ -60,7 +60,7 @@ class Route:
     def demands(
         self, facts: RequestFacts, hosted_picousd: list[int], completion: float, target: LatencyTarget, now: float
     ) -> list[Demand]:
-        """Logs a request at the model's own endpoints, and returns what is to be told of its end."""
+        """Logs a request at the model's own endpoints, and returns what its end is reported to."""
         if not hosted_picousd:
             return []
         cheapest = min(hosted_picousd)

@@ -46,7 +46,9 @@ class ObservedAttempt(msgspec.Struct):
     @classmethod
     def sent(cls, route: Route, candidate: Candidate, facts: RequestFacts, now: float) -> ObservedAttempt:
         """Returns the observer of a request that has been sent to this offer, and counts the request there."""
-        attempt = cls(route, candidate, facts, now, candidate.follows(candidate.prefix_of(facts), now))
+        # With a plain price cached tokens change nothing, so no prefixes are kept.
+        follows = not candidate.has_plain_price and candidate.follows(candidate.prefix_of(facts), now)
+        attempt = cls(route, candidate, facts, now, follows)
         candidate.in_flight += 1
         if candidate.endpoint is not None:
             attempt.to_read = facts.prompt_tokens - candidate.cached_tokens(facts, now)
@@ -86,7 +88,6 @@ class ObservedAttempt(msgspec.Struct):
             candidate.token_seconds.add(facts.organisation, seconds)
         if usage is not None:
             self.route.lengths.add(facts.key_id, facts.operation, usage.completion_tokens)
-            # With a plain price cached tokens change nothing, so no prefixes are kept.
             if usage.prompt_tokens > 0 and not usage.estimated and not candidate.has_plain_price:
                 prefix, share = candidate.prefix_of(facts), usage.cached_tokens / usage.prompt_tokens
                 candidate.prompt_cache.add(prefix, self.follows, share, facts.organisation, now)

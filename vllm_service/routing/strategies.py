@@ -146,9 +146,8 @@ def by_cost(choice: Choice) -> Ordered:
         if cost is None:
             continue
         if candidate.endpoint is None:
-            hosted.append(
-                (cost + _LAST if candidate.seconds_late(choice.facts, now) else cost, candidate.position, candidate)
-            )
+            is_late = candidate.late_until and candidate.seconds_late(choice.facts, now)
+            hosted.append((cost + _LAST if is_late else cost, candidate.position, candidate))
         elif candidate.endpoint.accepts(
             choice.target, prompt, candidate.cached_tokens(choice.facts, now), choice.completion_tokens, now
         ):

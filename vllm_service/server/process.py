@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -53,20 +54,21 @@ def bound_socket(
     """
     where = f"{host_variable}={host}, {variable}={port}"
     if not 0 <= port < 2**16:  # create_server would leave its socket open
-        raise _cannot_listen(where, variable, "there is no such port")
+        raise _cannot_listen(where, "there is no such port", f"Set {variable} to a number from 0 to 65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise _cannot_listen(where, variable, error.strerror or str(error)) from error
+        remedy = f"Set {host_variable} to an address or a name of this machine"
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            remedy = f"Stop what listens there, or set {variable} to another port"
+        raise _cannot_listen(where, error.strerror or str(error), remedy) from error
     listening.setblocking(False)
     return listening
 
 
-def _cannot_listen(where: str, variable: str, reason: str) -> ServiceError:
-    return ServiceError(
-        f"{where}: cannot listen there: {reason}. Stop what listens there, or set {variable} to another port."
-    )
+def _cannot_listen(where: str, reason: str, remedy: str) -> ServiceError:
+    return ServiceError(f"{where}: cannot listen there: {reason}. {remedy}.")
 
 
 @contextmanager

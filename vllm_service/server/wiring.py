@@ -133,7 +133,8 @@ def build(
 def _metrics_server(settings: ServiceSettings, dependencies: Dependencies) -> HttpServer:
     """Returns the server of METRICS_PORT. Scrapers are few, and no path there takes a large body."""
     limits = replace(connection_limits(settings), connections=64, buffered_bytes=8 * 2**20)
-    check = HeadCheck(asyncio.get_running_loop().time, paths=Paths(operations=()))
+    is_local = settings.metrics_bind_to_loopback
+    check = HeadCheck(asyncio.get_running_loop().time, paths=Paths(operations=()), is_local=is_local)
     return HttpServer(LoadedApplication(partial(metrics_application, dependencies)), limits, check)
 
 

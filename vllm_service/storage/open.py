@@ -172,7 +172,7 @@ async def _in_redis(
         stack.push_async_callback(opened.close)
     if (problem := await link.problem()) is not None:
         # No reason not to start: a replica may be started while Redis fails over. /health and each refusal say it too.
-        _log.error("%s Until it answers, limits are not shared: see WHEN_REDIS_IS_AWAY.", problem)
+        _log.error("%s: %s Until then limits are not shared: see WHEN_REDIS_IS_AWAY.", link.address, problem)
     quotas, presence = make_quotas(link)
     stack.push_async_callback(presence.close)
     stack.push_async_callback(quotas.close)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.domain.status import CacheState, QuotaState
 from vllm_service.domain.usage import Usage
+
+
+class RememberedKey(NamedTuple):
+    """A key that is in memory."""
+
+    key: ApiKey
+    #: How long it may be used before it is looked for again; 0: for this request alone.
+    fresh_seconds: float
 
 
 class Keys(Protocol):
@@ -22,11 +30,11 @@ class Keys(Protocol):
         """
         ...
 
-    def remembered(self, secret: str) -> ApiKey | None:
+    def remembered(self, secret: str) -> RememberedKey | None:
         """Returns what `find` would without a look-up: the key if it is in memory; None means unknown, not invalid."""
         ...
 
-    def knows(self, secret: str) -> bool:
+    def is_known(self, secret: str) -> bool:
         """Returns whether the key is in memory, also where `find` would look it up again: it is no guess."""
         ...
 

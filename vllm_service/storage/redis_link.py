@@ -19,9 +19,12 @@ from redis.backoff import NoBackoff
 from vllm_service.errors import ConfigurationError
 from vllm_service.storage.redis_errors import CONNECTION_ERRORS, problem_of
 from vllm_service.storage.redis_pipeline import Pipeline, PipelineBounds
+from vllm_service.storage.server_urls import address_of, missing_file
 
 #: For connections of their own: subscriptions, and the look at the start.
 MAX_CONNECTIONS = 8
+#: The files that a URL may name.
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_ca_path")
 
 
 class Script:
@@ -45,6 +48,10 @@ class RedisLink:
 
     def __init__(self, url: str, bounds: PipelineBounds | None = None) -> None:
         bounds = bounds or PipelineBounds()
+        if (fault := missing_file(url, _TLS_FILES)) is not None:
+            raise ConfigurationError(f"REDIS_URL: {fault}", param="REDIS_URL")
+        #: Host and port, for messages of the start.
+        self.address = address_of(url, "REDIS_URL")
         try:
             pool = BlockingConnectionPool.from_url(
                 url,

@@ -1,9 +1,9 @@
 """One connection to Redis that any number of commands share: each turn of the event loop sends what has come in one go.
 
-Redis answers in the order of the commands, so a slow Redis delays commands and refuses none. Three things are told
-apart. A refusal is about one command. A full pipeline is about the command that finds it full. Redis is away only when
-it cannot be reached, or when commands have waited for `silence_seconds` in which not one reply came, and a new
-connection finds nothing either.
+Redis answers in the order of the commands, so a slow Redis delays commands and refuses none. Three faults differ. A
+refusal is about one command. A full pipeline is about the command that finds it full. Redis is away only when it cannot
+be reached, or when commands have waited for `silence_seconds` in which not one reply came, and a new connection finds
+nothing either.
 """
 
 from __future__ import annotations

@@ -148,3 +148,37 @@ def test_a_file_that_is_too_large_is_not_read_whole(volume: Path) -> None:
 def test_what_others_may_write_is_foreign(user: int, mode: int, reason: str | None) -> None:
     found = os.stat_result((stat.S_IFDIR | mode, 1, 1, 1, user, 0, 0, 0, 0, 0))
     assert foreign(found) == reason
+
+
+def planted_depth(directory: Path, depth: int) -> None:
+    """Makes directories inside one another, more than a path can name, with a file in the last one."""
+    inside = os.open(directory, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("a", dir_fd=inside)
+        deeper = os.open("a", os.O_RDONLY, dir_fd=inside)
+        os.close(inside)
+        inside = deeper
+    os.close(os.open("last", os.O_CREAT | os.O_WRONLY, dir_fd=inside))
+    os.close(inside)
+
+
+def test_directories_without_an_end_inside_one_another_are_no_model_and_are_removed(volume: Path) -> None:
+    planted = VolumePath(volume) / "planted"
+    planted.make()
+    planted_depth(planted.path, 3_000)
+    assert not planted.has_only_files()
+    assert planted.size_on_disk() < 10_000
+    planted.remove()
+    assert list(volume.iterdir()) == []
+
+
+def test_what_is_below_is_found_and_removed_with_links_and_not_what_they_lead_to(volume: Path, outside: Path) -> None:
+    tree = VolumePath(volume) / "tree"
+    (tree / "a/b").make()
+    (tree.path / "a/b/file").write_text("12345")
+    (tree.path / "a/link").symlink_to(outside)
+    assert sorted(str(path.path.relative_to(tree.path)) for path, _ in tree.below()) == ["a/b/file", "a/link"]
+    assert not tree.has_only_files()
+    tree.remove()
+    assert tree.status() is None
+    assert (outside / "secret").read_text() == "secret"

@@ -61,6 +61,17 @@ def test_runpods_key_goes_over_http_to_no_other_machine_unless_that_is_wanted(gi
     assert plain(allowed="true", **given).api_key in ("key", "another")
 
 
+def test_a_key_over_plain_http_is_refused_where_the_address_stands_with_a_remedy_that_works() -> None:
+    with pytest.raises(errors.ConfigurationError) as of_runpod:
+        plain(api_url="http://api.runpod.test")
+    with pytest.raises(errors.ConfigurationError) as of_gateway:
+        plain(base_url="http://gateway:8090/v1")
+    assert (of_runpod.value.param, of_gateway.value.param) == ("RUNPOD_API_URL", "base_url")
+    assert "api_key" not in of_runpod.value.message, "RunPod's API takes no other key"
+    assert "pass the key of that server as api_key" in of_gateway.value.message
+    assert plain(base_url="http://gateway:8090/v1", api_key="its own").api_key == "its own"
+
+
 def test_a_gateways_own_key_over_http_is_logged_and_what_stays_here_is_not(caplog: pytest.LogCaptureFixture) -> None:
     plain(base_url="http://127.0.0.1:8090/v1")
     plain(api_url="http://localhost:8000")

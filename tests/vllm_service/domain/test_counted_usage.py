@@ -126,6 +126,9 @@ def test_the_longest_answer_of_a_request(bounds: TokenBounds, longest: int | Non
         b'{"file_id":"f-1"}',
         b'{"previous_response_id":"r-1"}',
         b'{"tools":[{"type":"web_search"}]}',
+        b'{"file":{"file_data":"data:application/pdf;base64,AAAA"}}',
+        pytest.param(b'{"image\\u005furl":{"url":"https://x.test/1.png"}}', id="a name with an escape"),
+        pytest.param(b'{"tools":[{"type":"web\\u005Fsearch"}]}', id="a type with an escape"),
     ],
 )
 def test_what_is_elsewhere_may_be_longer_than_the_body(body: bytes) -> None:

@@ -127,7 +127,7 @@ def test_what_is_no_data_in_the_place_of_data_is_text_and_still_a_medium(name: s
 def test_data_in_a_text_is_not_taken_for_that_of_a_forged_part() -> None:
     """The mark of the data that was taken out of the text, written by the caller in the place of an image."""
     body = encoded(chat(image("=medium-0="), {"type": "text", "text": PNG + DATA}))
-    assert estimated_prompt_tokens(body) == len(body) // BYTES_PER_TOKEN
+    assert estimated_prompt_tokens(body) >= len(body) // BYTES_PER_TOKEN
     escaped = body.replace(b"=medium-0=", b"\\u003dmedium-0=")
     assert estimated_prompt_tokens(escaped) >= len(escaped) // BYTES_PER_TOKEN
 
@@ -148,6 +148,25 @@ def test_an_image_elsewhere_counts_as_one() -> None:
     assert estimated_prompt_tokens(body) == len(body) // BYTES_PER_TOKEN + TOKENS_PER_IMAGE
 
 
+ADDRESS = image(begin="https://there.test/picture.png", data="")
+HIDDEN: dict[str, bytes] = {
+    "escapes": encoded(chat(*[ADDRESS] * 100))
+    .replace(b"image_url", b"image\\u005furl")
+    .replace(b'"url"', b'"\\u0075rl"'),
+    "many objects": encoded(chat(*[ADDRESS] * 100, {"type": "text", "text": "{" * (MOST_OBJECTS + 1)})),
+    "both": encoded(chat(*[ADDRESS] * 100, *[{}] * MOST_OBJECTS)).replace(b"image_url", b"image\\u005Furl"),
+    "many beginnings": encoded(chat(*[ADDRESS] * 100, {"type": "text", "text": ";base64," * 2 * (MOST_MEDIA + 1)})),
+    "a forged mark": encoded(chat(*[ADDRESS] * 100, {"type": "text", "text": "=medium-0="})),
+    "a member of another shape": encoded({"messages": [{"content": [ADDRESS] * 100, "output": {}}]}),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_no_spelling_hides_an_image_elsewhere(name: str) -> None:
+    body = HIDDEN[name]
+    assert estimated_prompt_tokens(body) >= len(body) // BYTES_PER_TOKEN + 100 * TOKENS_PER_IMAGE
+
+
 def test_long_audio_counts_by_its_length() -> None:
     body = encoded(chat(audio("A" * 4_000_000)))
     assert media_of(body) == (4_000_000 // BYTES_PER_AUDIO_TOKEN, 4_000_000)
@@ -166,6 +185,7 @@ LARGE: dict[str, bytes] = {
     "many data URLs in a text": encoded(chat({"type": "text", "text": f'_url"{PNG}"' * 500_000})),
     "many audio members": encoded(chat({"type": "text", "text": "input_audio" * 1_500_000})),
     "many objects beside an image": encoded(chat(image(), *[{}] * 4_000_000)),
+    "many addresses": encoded(chat(*[{"image_url": ""}] * 900_000)),
     "no end of a string": b'[[_url "data:image/png;base64,' + b"A" * 18_000_000,
     "deeply nested": b'{"messages":[{"content":' + b"[" * 9_000_000 + b"_url",
 }
@@ -193,5 +213,5 @@ def test_beyond_the_bounds_all_is_text() -> None:
     most = encoded(chat(*[image("AAAA")] * MOST_MEDIA))
     assert media_of(most).data_bytes == 4 * MOST_MEDIA
     beyond = encoded(chat(*[image("AAAA")] * (2 * MOST_MEDIA + 2)))
-    assert media_of(beyond) == (0, 0)
-    assert media_of(encoded(chat(image(), *[{}] * MOST_OBJECTS))) == (0, 0)
+    assert media_of(beyond) == (2 * TOKENS_PER_IMAGE * (2 * MOST_MEDIA + 2), 0)  # by its type, too
+    assert media_of(encoded(chat({"image_url": PNG + DATA}, *[{}] * MOST_OBJECTS))) == (TOKENS_PER_IMAGE, 0)

@@ -16,6 +16,7 @@ from vllm_service.domain.quotas import (
     RateWindow,
     seconds_to_next_day,
     seconds_to_next_month,
+    try_again,
     utc_day,
     utc_month,
 )
@@ -97,3 +98,11 @@ def test_limits_keep_the_order_in_which_the_scripts_number_them() -> None:
         "concurrent_requests",
         "organisation_concurrent_requests",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.001, "0.1"), (0.04, "0.1"), (0.1, "0.1"), (0.7, "0.7"), (1.0, "1.0"), (59.91, "60.0"), (3600, "3,600.0")],
+)
+def test_a_wait_is_shown_in_tenths_rounded_up_and_never_as_none(seconds: float, shown: str) -> None:
+    assert try_again(seconds) == f"try again in {shown} s"

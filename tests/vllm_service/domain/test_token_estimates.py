@@ -42,6 +42,7 @@ def test_a_prompt_is_estimated_by_its_length(body: bytes, tokens: int) -> None:
     [
         pytest.param(b"[1,2,3,4,5,6,7,8,9,1]", 10, id="token ids of one digit"),
         pytest.param(b" [ [ 1,2 ] , [3,4,5] ]", 5, id="lists of token ids"),
+        pytest.param(b"[[],[1,2,3,4,5,6,7,8]]", 9, id="lists of token ids behind an empty one"),
         pytest.param(b"[128000,128001]", 3, id="long ones are estimated by their length"),
         pytest.param(b'["a,b,c,d,e,f,g,h"]', 4, id="commas of a text"),
         pytest.param(b'"1,2,3,4,5,6,7,8"', 4, id="a text of numbers"),

@@ -34,7 +34,7 @@ from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import RetrySettings
 from vllm_service.routing.from_catalog import make_router
 from vllm_service.server.dispatch import PATHS, Dispatcher
-from vllm_service.storage.protocol import Quotas, ResponseCache
+from vllm_service.storage.protocol import Quotas, RememberedKey, ResponseCache
 from vllm_service.testing import ScriptedProvider
 
 SECRET = "sk-of-the-caller"
@@ -80,11 +80,12 @@ class Books:
             await self.key_store.wait()
         return self.keys.get(secret)
 
-    def knows(self, secret: str) -> bool:
+    def is_known(self, secret: str) -> bool:
         return self.remembered(secret) is not None
 
-    def remembered(self, secret: str) -> ApiKey | None:
-        return self.keys.get(secret) if self.remembers else None
+    def remembered(self, secret: str) -> RememberedKey | None:
+        key = self.keys.get(secret) if self.remembers else None
+        return None if key is None else RememberedKey(key, 0.0)
 
     async def reserve(
         self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float

@@ -129,7 +129,8 @@ class Caller:
 @asynccontextmanager
 async def gateway_on(storage: Storage, dice: random.Random) -> AsyncIterator[Gateway]:
     hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0.003))
-    hedging.budget.earn(10**12)
+    for organisation in ORGANISATIONS:
+        hedging.budget_of(organisation).earn(10**12)
     upstream = ConnectionPool()
     providers = Provider(dice, slow_share=0.3), Provider(dice, slow_share=0.1)
     async with ScriptedProvider(providers[0]) as first, ScriptedProvider(providers[1]) as second:

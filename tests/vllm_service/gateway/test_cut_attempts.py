@@ -112,7 +112,7 @@ async def test_an_attempt_that_was_cut_before_another_one_answered_has_a_row_of_
 
 async def test_both_attempts_of_a_race_that_a_deadline_has_cut_are_booked() -> None:
     hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0.01), is_on=True)
-    hedging.budget.earn(10**12)
+    hedging.budget_of("acme").earn(10**12)
     policy = ResiliencePolicy.of(retries=QUICK, hedging=hedging)
     async with gateway_of(HANGS, HANGS, policy=policy, router_costs=True) as (gateway, providers):
         response = await post(gateway, BRIEF)

@@ -33,7 +33,7 @@ from vllm_service.testing import (
 
 async def test_a_second_place_is_asked_when_the_first_is_slow_and_the_loser_is_booked() -> None:
     hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0.01))
-    hedging.budget.earn(10**12)
+    hedging.budget_of("acme").earn(10**12)
     over = ResiliencePolicy.of(retries=QUICK, hedging=hedging)
     async with gateway_of(HANGS, answers, policy=over, router_costs=True) as (gateway, (slow, _)):
         response = await post(gateway, {"x-hedge": "on"})
@@ -59,7 +59,7 @@ async def test_a_second_place_is_asked_when_the_first_is_slow_and_the_loser_is_b
 async def test_nobody_is_hedged_who_did_not_ask_or_has_a_cap(headers: dict[str, str]) -> None:
     is_released = asyncio.Event()
     hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0))
-    hedging.budget.earn(10**12)
+    hedging.budget_of("acme").earn(10**12)
     over = ResiliencePolicy.of(retries=QUICK, hedging=hedging)
     async with gateway_of(chat("Hello").after(is_released), answers, policy=over, router_costs=True) as (
         gateway,
@@ -73,13 +73,33 @@ async def test_nobody_is_hedged_who_did_not_ask_or_has_a_cap(headers: dict[str, 
     assert second.requests == []
 
 
+async def test_an_organisation_spends_no_budget_that_another_one_has_earned() -> None:
+    is_released = asyncio.Event()
+    hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0))
+    hedging.budget_of("globex").earn(10**12)
+    over = ResiliencePolicy.of(retries=QUICK, hedging=hedging)
+    async with gateway_of(chat("Hello").after(is_released), answers, policy=over, router_costs=True) as (
+        gateway,
+        (first, second),
+    ):
+        call = asyncio.create_task(post(gateway, {"x-hedge": "on"}))
+        await first.until_requests(1)
+        await gateway.http.get(f"{gateway.url}/elsewhere")  # a round trip: after no delay a hedge had been sent by now
+        is_released.set()
+        assert (await call).headers["x-provider"] == "provider-1"
+        row = await gateway.books.row()
+        await until(lambda: bool(gateway.books.shares[0].ended))
+    assert second.requests == []
+    assert [hedging.budget_of(name).picousd for name in ("acme", "globex")] == [row.cost_picousd, 10**12]
+
+
 @asynccontextmanager
 async def hedged_at_once(
     first: Script | Reply, second: Script | Reply, delay_seconds: float, when_left: Sequence[OnDisconnect] = ()
 ) -> AsyncIterator[tuple[Running, list[ScriptedProvider]]]:
     """Both places are asked, the second after the delay. when_left: the places' on_disconnect."""
     hedging = Hedging(HedgeSettings(percent=100, delay_seconds=delay_seconds))
-    hedging.budget.earn(10**12)
+    hedging.budget_of("acme").earn(10**12)
     over = ResiliencePolicy.of(retries=QUICK, hedging=hedging)
     async with ScriptedProvider(first) as one, ScriptedProvider(second) as two:
         catalog = catalog_of(one.url, two.url)

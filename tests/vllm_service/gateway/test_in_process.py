@@ -156,7 +156,7 @@ async def test_many_at_once_count_no_address(tmp_path: Path) -> None:
         open_storage(None, None, tmp_path, address_limit=1) as storage,
         gateway_to(says("Hello"), quotas=storage.quotas) as (gateway, _),
     ):
-        answers = await asyncio.gather(*(gateway.gateway.complete(KEY, CHAT, asking()) for _ in range(20)))
+        answers = await asyncio.gather(*(gateway.gateway.complete(KEY, CHAT, asking()) for _ in range(10)))
     assert {answer.document["choices"][0]["message"]["content"] for answer in answers} == {"Hello"}
 
 

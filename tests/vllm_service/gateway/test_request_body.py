@@ -47,6 +47,16 @@ def test_what_is_no_number_is_refused_by_name(wrong: object) -> None:
     assert refused.value.param == "max_tokens"
 
 
+@pytest.mark.parametrize(
+    "written", ['"background": true', '"\\u0062ackground": true', '"background": false, "background": true']
+)
+def test_no_answer_is_written_after_its_request_has_ended(written: str) -> None:
+    with pytest.raises(InvalidRequest, match="could not be counted") as raised:
+        read(f'{{"model": "m", "input": "Hi", {written}}}'.encode())
+    assert raised.value.param == "background"
+    assert read(b'{"model": "m", "input": "Hi", "background": false}').background is False
+
+
 def test_the_provider_gets_a_whole_number_as_an_integer() -> None:
     body = b'{"model": "m", "max_tokens": 5.0}'
     assert b'"max_tokens":5}' in for_provider(body, read(body), CHAT, "there")

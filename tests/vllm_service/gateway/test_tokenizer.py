@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +21,7 @@ from vllm_service.gateway.operations import CHAT, COMPLETIONS, EMBEDDINGS, RESPO
 from vllm_service.gateway.token_counting import (
     LONGEST_PROMPT_BYTES,
     MOST_WAITING,
+    PATIENCE_SECONDS,
     TOKENS_PER_MESSAGE,
     TokenCounting,
     Tokenizer,
@@ -294,3 +296,18 @@ async def test_of_more_than_64_at_once_the_others_keep_their_estimate() -> None:
     )
     assert [len(call.usages) for call in calls] == [1] * 6 + [2] * (MOST_WAITING - 6) + [1] * 6
     assert (MOST_WAITING, LONGEST_PROMPT_BYTES) == (64, 4 * 1024 * 1024)
+
+
+async def test_a_request_waits_for_no_long_prompts_of_others_and_keeps_its_estimate() -> None:
+    counting = TokenCounting(patience_seconds=0.01)
+    calls = [Counted(b'{"prompt":"%b"}' % (b"a b " * 750_000)), Counted(b'{"prompt":[1]}')]
+    began = time.monotonic()
+    await asyncio.gather(*(counting.count(cast("RequestContext", call), DEMO, answered("a")) for call in calls))
+    waited = time.monotonic() - began
+    assert [call.usages for call in calls] == [[], []]
+    call = Counted(b'{"prompt":[1]}')
+    async with asyncio.timeout(60):
+        while not call.usages:  # until the thread is done with the long one
+            await counting.count(cast("RequestContext", call), DEMO, answered("a"))
+    assert waited < time.monotonic() - began
+    assert PATIENCE_SECONDS == 3

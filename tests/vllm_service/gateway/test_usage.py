@@ -20,6 +20,7 @@ from vllm_service.testing import (
     chat_events,
     event,
     events,
+    refused,
     whole,
 )
 
@@ -40,6 +41,23 @@ async def test_a_stream_ends_with_an_annotated_usage_chunk_for_who_asks(asking: 
     assert chunks[-1].model_extra["performance_info"]["ttft_ms"] > 0
     assert row.usage == Usage(10, 3)
     assert row.ttft_ms is not None
+
+
+def knows_include_usage_alone(request: ReceivedRequest) -> Reply:
+    others = request.json.get("stream_options", {}).keys() - {"include_usage"}
+    return refused(400, f"Unknown parameter: 'stream_options.{others.pop()}'.") if others else answers(request)
+
+
+@pytest.mark.parametrize("name", ["stream_options", "stream\\u005foptions"])
+async def test_what_one_caller_adds_to_the_options_of_a_stream_takes_no_usage_from_others(name: str) -> None:
+    upstream = ScriptedProvider(knows_include_usage_alone)
+    strange = f'{{"model": "small", "messages": [], "stream": true, "{name}": {{"include_usage": true, "odd": 1}}}}'
+    async with gateway_to(upstream) as gateway:
+        assert (await posted(gateway, strange.encode()))[0] == 200
+        assert (await posted(gateway, {"model": "small", "messages": MESSAGES, "stream": True}))[0] == 200
+        row = await gateway.books.row(1)
+    assert upstream.requests[-1].json["stream_options"] == {"include_usage": True}
+    assert row.usage == Usage(10, 3)
 
 
 async def test_the_usage_chunk_is_hidden_from_who_did_not_ask_for_it() -> None:

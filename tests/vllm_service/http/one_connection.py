@@ -14,6 +14,7 @@ from vllm_service.http.limits import ConnectionLimits
 from vllm_service.http.messages import Request, ResponseWriter
 from vllm_service.http.server import HttpServer
 from vllm_service.http.server_connection import ServerConnection
+from vllm_service.storage.protocol import RememberedKey
 
 CHAT_PATH = b"/v1/chat/completions"
 LIVE_PATH = b"/health/live"
@@ -106,6 +107,9 @@ class KeyStore:
     #: In memory, and to be looked up again.
     stale: set[str] = field(default_factory=set)
     looked_up: list[str] = field(default_factory=list)
+    #: For how long a key in memory is used without being looked for there again, and how often one was.
+    fresh_seconds: float = 0.0
+    remembered_times: int = 0
     answers: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def find(self, secret: str) -> ApiKey | None:
@@ -113,11 +117,13 @@ class KeyStore:
         await self.answers.wait()
         return self.known.get(secret)
 
-    def knows(self, secret: str) -> bool:
+    def is_known(self, secret: str) -> bool:
         return secret in self.in_memory | self.stale
 
-    def remembered(self, secret: str) -> ApiKey | None:
-        return self.known.get(secret) if secret in self.in_memory else None
+    def remembered(self, secret: str) -> RememberedKey | None:
+        self.remembered_times += 1
+        key = self.known.get(secret) if secret in self.in_memory else None
+        return None if key is None else RememberedKey(key, self.fresh_seconds)
 
 
 @dataclass

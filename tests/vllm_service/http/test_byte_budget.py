@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tests.vllm_service.http.one_connection import SECRET, KeyStore, Served, Wire, post, turns
+from tests.waiting import until
 from vllm_service.domain.keys import ApiKey
 from vllm_service.http.byte_budget import SMALL_BYTES, ByteBudget
 from vllm_service.http.limits import ConnectionLimits
@@ -104,11 +105,7 @@ async def test_pipelined_bodies_wait_in_the_callers_host() -> None:
     assert len(wire.connection._requests) == 1
     assert served.server.budget.held_bytes <= 19 * MEGABYTE + 2 * READ
     served.go_on.set()
-    for _ in range(40):
-        await turns()
-        if wire.is_read():
-            break
-    assert wire.is_read()
+    await until(wire.is_read)
 
 
 async def test_small_pipelined_requests_are_read_ahead_up_to_a_bound() -> None:
@@ -213,3 +210,12 @@ def test_a_connection_whose_key_changes_counts_for_the_new_one() -> None:
     assert budget.hold(one, "organisation", 40)
     assert budget.held_bytes == 40
     assert list(budget._owners) == ["organisation"]
+
+
+async def test_what_has_been_read_and_waits_to_be_parsed_counts_too() -> None:
+    served = served_with(2)
+    wires = [served.connect(f"198.51.100.{number}") for number in range(40)]
+    for number, wire in enumerate(wires):
+        await wire.send(post(b"x" * 240_000, secret=f"unknown-{number}"), piece=262_144)
+    assert held_by(wires) == served.server.budget.held_bytes <= 2 * MEGABYTE
+    assert sum(wire.is_refused for wire in wires) >= 31

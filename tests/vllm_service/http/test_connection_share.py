@@ -133,3 +133,25 @@ async def test_an_orchestrator_reaches_a_gateway_whose_connections_are_hoarded()
         assert statuses(await gateway.raw(raw_post(more=LAST))) == [200]
         for _, writer in hoarded:
             writer.close()
+
+
+async def test_a_proxys_connections_are_no_hoard() -> None:
+    addresses = ClientAddresses((ip_network("10.0.0.0/24"),))
+    served = Served(ConnectionLimits(connections=20, address_connections=20), addresses=addresses)
+    proxied = [served.connect("10.0.0.1") for _ in range(12)]
+    hoarded = [served.connect(HOARDER) for _ in range(8)]
+    good = served.connect(GOOD)
+    assert await answered(good) == [200]
+    assert [wire.transport.is_gone for wire in hoarded] == [True] + [False] * 7
+    assert await answered(served.connect("10.0.0.1")) == [200]  # though the proxy has more than the hoarder
+    assert [wire.transport.is_gone for wire in hoarded] == [True] * 2 + [False] * 6
+    assert not any(wire.transport.is_gone for wire in proxied)
+
+
+async def test_a_proxy_gives_way_to_a_proxy_only() -> None:
+    addresses = ClientAddresses((ip_network("10.0.0.0/24"),))
+    served = Served(ConnectionLimits(connections=4, address_connections=4), addresses=addresses)
+    proxied = [served.connect("10.0.0.1") for _ in range(4)]
+    assert served.connect(GOOD).statuses == [503]
+    assert await answered(served.connect("10.0.0.2")) == [200]
+    assert [wire.transport.is_gone for wire in proxied] == [True] + [False] * 3

@@ -7,6 +7,7 @@ import pytest
 from vllm_service.domain.keys import ApiKey
 from vllm_service.errors import Forbidden
 from vllm_service.http.head_check import HeadCheck
+from vllm_service.storage.protocol import RememberedKey
 
 LOCAL = ApiKey("local", "local")
 TARGETS = ((b"POST", b"/v1/chat/completions"), (b"GET", b"/metrics"), (b"GET", b"/health"), (b"OPTIONS", b"/v1/models"))
@@ -18,10 +19,10 @@ class NoKeys:
     async def find(self, secret: str) -> ApiKey | None:
         return None
 
-    def remembered(self, secret: str) -> ApiKey | None:
+    def remembered(self, secret: str) -> RememberedKey | None:
         return None
 
-    def knows(self, secret: str) -> bool:
+    def is_known(self, secret: str) -> bool:
         return False
 
 
@@ -60,6 +61,45 @@ def test_another_sites_page_is_refused_on_every_path(method: bytes, target: byte
 def test_programs_and_pages_of_this_machine_are_served(method: bytes, target: bytes, origin: str | None) -> None:
     check = HeadCheck(lambda: 0.0, anonymous=LOCAL)
     assert check.caller(None, method, target, headers(origin), 0.0).key is LOCAL
+
+
+OTHER_NAMES = (
+    "evil.test:8090",
+    "evil.test",
+    "localhost.evil.test:8090",
+    "127.0.0.1.evil.test",
+    "a.local",
+    "[",
+    "é.test",
+)
+OWN_NAMES = (
+    *("127.0.0.1:8090", "localhost", "LOCALHOST:8090", "localhost.:8090", "app.localhost:8090", "[::1]:8090"),
+    *("[::ffff:127.0.0.1]", "127.1:8090", "10.0.0.7:8090", "gateway:8090", "host.docker.internal:8090", ""),
+)
+
+
+@pytest.mark.parametrize("host", OTHER_NAMES)
+@pytest.mark.parametrize(("method", "target"), TARGETS)
+def test_a_page_that_lets_its_own_name_lead_here_is_refused(method: bytes, target: bytes, host: str) -> None:
+    """By GET it sends no Origin, since for the browser gateway and page are the same site."""
+    check = HeadCheck(lambda: 0.0, anonymous=LOCAL)
+    for _ in range(2):
+        assert check.caller(None, method, target, {b"host": b"127.0.0.1:8090"}, 0.0).key is LOCAL
+        with pytest.raises(Forbidden, match="another site's name"):
+            check.caller(None, method, target, {b"host": host.encode()}, 0.0)
+
+
+@pytest.mark.parametrize("host", [*OWN_NAMES, None])
+def test_a_name_that_no_site_can_have_is_served(host: str | None) -> None:
+    check = HeadCheck(lambda: 0.0, anonymous=LOCAL)
+    sent = {} if host is None else {b"host": host.encode()}
+    assert check.caller(None, b"GET", b"/health", sent, 0.0).key is LOCAL
+
+
+def test_a_port_for_other_machines_has_whatever_name_they_call_it_by() -> None:
+    check = HeadCheck(lambda: 0.0, anonymous=LOCAL, is_local=False)
+    sent = {b"host": b"gateway.monitoring.svc.cluster.local:9101"}
+    assert check.caller(None, b"GET", b"/metrics", sent, 0.0).key is LOCAL
 
 
 def test_where_keys_are_needed_a_page_that_has_one_may_be_anywhere() -> None:

@@ -128,7 +128,8 @@ def policy_of(setting: Setting) -> ResiliencePolicy:
     hedging = None
     if setting.hedge_after_seconds is not None:
         hedging = Hedging(HedgeSettings(percent=100, delay_seconds=setting.hedge_after_seconds), is_on=True)
-        hedging.budget.earn(10**12)
+        for organisation in ("", "acme"):
+            hedging.budget_of(organisation).earn(10**12)
     seconds = setting.deadline_seconds
     deadlines = DeadlineSettings(default_seconds=seconds, longest_seconds=seconds)
     retries = replace(QUICK, attempts_per_offer=setting.attempts_per_offer)

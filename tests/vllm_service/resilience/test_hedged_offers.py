@@ -104,10 +104,11 @@ class HedgedRequest:
     def __init__(self, send: SlowFirst) -> None:
         self.send = send
         self.hedging = Hedging(HedgeSettings(percent=100, delay_seconds=0.0), is_on=True)
-        self.hedging.budget.earn(EARNED_PICOUSD)
         policy = ResiliencePolicy.of(hedging=self.hedging)
         self.router = CostRouter(catalog())
         asked = facts(strategy="QUALITY")
+        self.budget = self.hedging.budget_of(asked.organisation)
+        self.budget.earn(EARNED_PICOUSD)
         now = policy.clock()
         self.plan = self.router.plan(asked, now)
         self.request = TriedRequest(
@@ -149,7 +150,7 @@ async def test_a_caller_who_leaves_at_any_turn_of_a_race_leaves_nothing_open_and
             first, hedge = race.plan.steps[:2]
             lost = [first, hedge] if is_cancelled else [first]
             cost_picousd = sum(step.cost_picousd or 0 for step in lost)
-            budget = race.hedging.budget
+            budget = race.budget
             assert race.in_flight == 0
             assert race.send.closed == (race.send.answered if is_cancelled else [])
             assert [cut.step for cut in race.request.cuts] == lost

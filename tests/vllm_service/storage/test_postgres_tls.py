@@ -81,3 +81,9 @@ async def test_a_certificate_is_verified_against_something(mode: str, tmp_path: 
         error = await refused(f"postgresql://u:hunter2@127.0.0.1:1/x?sslmode={mode}")
         assert "&sslrootcert=FILE" in error.message
     assert "hunter2" not in error.message
+
+
+async def test_a_mode_that_does_not_exist_is_named_with_those_that_do() -> None:
+    error = await refused("postgresql://u:hunter2@127.0.0.1:1/x?sslmode=verify")
+    assert isinstance(error, ConfigurationError)
+    assert error.message.startswith("DATABASE_URL: sslmode: expected one of disable, allow, prefer, require, verify-ca")

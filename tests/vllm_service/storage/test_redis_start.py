@@ -22,7 +22,7 @@ async def test_a_redis_that_is_away_is_one_sentence_and_the_gateway_starts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (message,) = await logged("redis://:hunter2@127.0.0.1:1/0", tmp_path, caplog)
-    assert message.startswith("Redis cannot be reached (ConnectionError): start it, or correct REDIS_URL.")
+    assert message.startswith("127.0.0.1:1: Redis cannot be reached (ConnectionError): start it, or correct REDIS_URL.")
     assert "hunter2" not in message
 
 
@@ -43,6 +43,15 @@ async def test_a_redis_that_answers_is_no_message(
     tmp_path: Path, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await logged(redis_server.url, tmp_path, caplog) == []
+
+
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
+def test_a_file_for_tls_that_is_missing_is_named(option: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        RedisLink(f"rediss://:hunter2@127.0.0.1:1/0?{option}={tmp_path}/no.pem")
+    assert refused.value.message.startswith(
+        f"REDIS_URL: {option}: there is no file {tmp_path}/no.pem that can be read."
+    )
 
 
 @pytest.mark.parametrize(

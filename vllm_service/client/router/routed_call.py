@@ -206,7 +206,9 @@ class RoutedCall:
         self._plan.ended(is_answered=True)
         attempt.succeeded(None if usage is None else usage.if_counted)
         if hedging is not None and usage is not None:
-            hedging.budget.earn(self._request.cost_picousd(attempt.step, usage) or 0)
+            hedging.budget_of(self._request.facts.organisation).earn(
+                self._request.cost_picousd(attempt.step, usage) or 0
+            )
 
 
 class _ConnectionRequest(Generic[Sent]):

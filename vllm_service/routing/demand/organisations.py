@@ -1,4 +1,4 @@
-"""Bounds what one organisation's requests may say for workers: by its share, and by what became of its earlier ones.
+"""Bounds how many workers one organisation's requests count for: by its share, and by the ends of its earlier ones.
 
 Demand is logged when a request is planned, before anything is known of its end. What was cut, refused or never answered
 is taken back at its end; until then an organisation whose requests come to nothing counts for less and less.
@@ -15,7 +15,7 @@ from vllm_service.routing.demand.counterfactual import Demand
 
 #: The span over which an organisation's past is averaged.
 _MEMORY_SECONDS = 600.0
-#: Of how many organisations something is remembered; the one that was heard of longest ago is forgotten first.
+#: Of how many organisations something is remembered; the one whose last request is the oldest goes first.
 _MOST_ORGANISATIONS = 10_000
 
 

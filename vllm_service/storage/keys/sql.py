@@ -21,6 +21,7 @@ from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.roles import Role, known_role
 from vllm_service.domain.status import KeysState
 from vllm_service.errors import StorageUnavailable
+from vllm_service.storage.protocol import RememberedKey
 from vllm_service.storage.sql.database import Database, Statement
 
 PREFIX = "vs"
@@ -141,12 +142,8 @@ class KeyStore:
 
     async def set_limits(self, organisation: str, limits: OrganisationLimits) -> None:
         """Sets an organisation's limits. Running gateways apply them within FRESH_SECONDS, at the next look-up."""
-        await self._database.write(
-            Statement(
-                _SET_LIMITS,
-                (organisation, *(getattr(limits, name) for name in _LIMITS)),
-            )
-        )
+        values = (organisation, *(getattr(limits, name) for name in _LIMITS))
+        await self._database.write(Statement(_SET_LIMITS, values))
 
     def _now_us(self) -> int:
         return int(self._clock() * 1_000_000)
@@ -253,18 +250,19 @@ class CachedKeys:
         is_failing = self._is_failing or waits
         return KeysState(is_failing, is_usable=not is_failing or now - self._answered_at < self._stale_seconds)
 
-    def remembered(self, secret: str) -> ApiKey | None:
+    def remembered(self, secret: str) -> RememberedKey | None:
         """Implements protocol.Keys. Also returns a key whose look-up the database keeps waiting, as `find` does."""
         key_id = id_in(secret)
         entry = None if key_id is None else self._known.get(key_id)
-        if key_id is None or entry is None:
+        if key_id is None or entry is None or entry.key is None:
             return None
         now = self._clock()
-        if now - entry.read_at >= self._fresh_seconds and not self._is_kept_waiting(key_id, entry, now):
+        fresh_seconds = entry.read_at + self._fresh_seconds - now
+        if fresh_seconds <= 0 and not self._is_kept_waiting(key_id, entry, now):
             return None
-        return entry.key if self._matches(secret, entry) else None
+        return RememberedKey(entry.key, max(0.0, fresh_seconds)) if self._matches(secret, entry) else None
 
-    def knows(self, secret: str) -> bool:
+    def is_known(self, secret: str) -> bool:
         """Implements protocol.Keys."""
         key_id = id_in(secret)
         entry = None if key_id is None else self._known.get(key_id)

@@ -138,13 +138,12 @@ class MemoryQuotas:
             by_address = known.get(client_ip) or _window(known, client_ip, ADDRESS_WINDOW)
             address_bucket = by_address.advance(now_ms // ADDRESS_WINDOW.bucket_ms)
         requested = both_bounded(tokens, cost_picousd)
-        periods = self.periods.at(key.organisation, now_seconds)
+        day, month = self.periods.at(key.organisation, now_seconds)
         windows = (by_key, by_address)
         of_key = self._under_way.get(key.id) or self._under_way.setdefault(key.id, UnderWay())
-        of_organisation = self._organisations_under_way.get(key.organisation)
-        if of_organisation is None:
-            of_organisation = self._organisations_under_way[key.organisation] = UnderWay()
-        counts = (*periods, of_key, of_organisation)
+        organisations = self._organisations_under_way
+        of_organisation = organisations.get(key.organisation) or organisations.setdefault(key.organisation, UnderWay())
+        counts = (day, month, of_key, of_organisation)
         if not self._has_room(key, windows, counts, requested):
             raise self._rejection(key, windows, counts, requested, now_ms)
         by_key.take(key_bucket)

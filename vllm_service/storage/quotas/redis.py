@@ -172,7 +172,8 @@ class RedisQuotas:
         try:
             reply: list[Any] = await reply_within(taking, self._reply_seconds)
         except (asyncio.CancelledError, StorageUnavailable):
-            if not taking.done():  # the caller has left, or was refused: nothing will end what Redis takes
+            # The caller has left, or was refused: nothing will end what Redis takes, or has taken in this very turn.
+            if not taking.cancelled():
                 self._keep(self._give_back(taking, reservation))
             raise
         finally:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from vllm_service.domain.keys import CONCURRENT_REQUESTS, REQUESTS_PER_MINUTE, ApiKey
 from vllm_service.domain.money import to_usd
-from vllm_service.domain.quotas import Limit, seconds_to_next_day, seconds_to_next_month
+from vllm_service.domain.quotas import Limit, seconds_to_next_day, seconds_to_next_month, try_again
 from vllm_service.errors import RateLimited
 
 #: The wait where only reservations of running requests are in the way: they may give back a part at any time.
@@ -82,4 +82,4 @@ def rejection(
     if hopeless:
         return RateLimited(f"{words}; this request alone may need more, so waiting does not help.", details=details)
     wait = max(waits[limit], 0.001)
-    return RateLimited(f"{words}; try again in {wait:,.1f} s.", details=details, retry_after_seconds=wait)
+    return RateLimited(f"{words}; {try_again(wait)}.", details=details, retry_after_seconds=wait)

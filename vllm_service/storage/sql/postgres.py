@@ -11,13 +11,13 @@ from typing import Any
 import asyncpg
 
 from vllm_service.errors import ConfigurationError
+from vllm_service.storage.server_urls import address_of
 from vllm_service.storage.sql.database import Rows, RowsRefused, SchemaRefused, Statement, Table, Value
 from vllm_service.storage.sql.migrations import Migration
 from vllm_service.storage.sql.postgres_errors import (
     MAY_NOT_MIGRATE,
     NEEDS_ROOT,
     NO_ROOT,
-    address_of,
     tls_fault,
     unavailable,
 )
@@ -48,7 +48,7 @@ class PostgresDatabase:
 
         Raises StorageUnavailable, and ConfigurationError where the URL or the tables cannot be used (see `upgrade`).
         """
-        where = f"Postgres at {address_of(url)}"
+        where = f"Postgres at {address_of(url, 'DATABASE_URL')}"
         if (fault := tls_fault(url)) is not None:
             raise ConfigurationError(f"DATABASE_URL: {fault}", param="DATABASE_URL")
         async with _translated(where):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import ssl
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
 from vllm_service.errors import StorageUnavailable
+from vllm_service.storage.server_urls import missing_file, options_of
 
 _NAME = re.compile(r'"([^"]{1,64})"')
 #: The first type that fits counts. A remedy follows what is wrong.
@@ -102,19 +101,15 @@ def unavailable(error: BaseException, where: str) -> StorageUnavailable:
 
 #: The files that a URL may name.
 _TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+_TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 def tls_fault(url: str) -> str | None:
-    """Returns which file for TLS in a URL of Postgres cannot be read, and what to do; None where all can."""
-    try:
-        options = parse_qs(urlsplit(url).query)
-    except ValueError:
-        return None  # the driver refuses the URL as a whole
-    for name in _TLS_FILES:
-        for path in options.get(name, ()):
-            if not os.access(path, os.R_OK):
-                return f"{name}: there is no file {path} that can be read. Correct the path, or put the file there."
-    return None
+    """Returns which option for TLS in a URL of Postgres cannot be used, and what to do; None where all can."""
+    # The driver takes the words with underscores too.
+    if any(mode.replace("_", "-") not in _TLS_MODES for mode in options_of(url).get("sslmode", ())):
+        return f"sslmode: expected one of {', '.join(_TLS_MODES)}."
+    return missing_file(url, _TLS_FILES)
 
 
 #: How the driver's error begins where it would verify a certificate, and has nothing to verify it with.
@@ -123,13 +118,3 @@ NEEDS_ROOT = (
     "sslmode=verify-ca and verify-full need the certificates of the authorities to trust. Add to the URL "
     "&sslrootcert=FILE: the authority of your Postgres, or this system's, such as /etc/ssl/certs/ca-certificates.crt."
 )
-
-
-def address_of(url: str) -> str:
-    """Returns host and port of a URL, without user and password."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "DATABASE_URL"
-    hosts = parts.netloc.rpartition("@")[2]
-    return hosts or "its local socket"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import pytest
 
 from tests.vllm_service.storage.conftest import Backend
+from tests.waiting import until
 from vllm_service.domain.keys import CONCURRENT_REQUESTS, ApiKey, OrganisationLimits, Tier
 from vllm_service.errors import RateLimited
 from vllm_service.storage.protocol import Quotas, Reservation
@@ -178,3 +180,39 @@ async def test_who_leaves_while_reserving_gives_back_what_was_taken_meanwhile(re
             await done.release()
     await _reserved(replicas[0], KEY, OF_KEY)
     await limit_of(replicas[1], KEY)
+
+
+class Link:
+    """A link to a Redis whose replies come when the test sets them. Stands for RedisLink."""
+
+    def __init__(self) -> None:
+        self.replies: dict[str, list[asyncio.Future[Any]]] = {"reserve.lua": [], "end.lua": []}
+        self.sent: dict[str, list[list[str | int]]] = {"reserve.lua": [], "end.lua": []}
+
+    def script(self, package: str, name: str) -> Callable[[Sequence[str], list[str | int]], asyncio.Future[Any]]:
+        def call(keys: Sequence[str], arguments: list[str | int]) -> asyncio.Future[Any]:
+            self.sent[name].append(arguments)
+            self.replies[name].append(asyncio.get_running_loop().create_future())
+            return self.replies[name][-1]
+
+        return call
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_who_leaves_in_the_turns_in_which_the_reply_comes_gives_back_what_was_taken(turns: int) -> None:
+    link = Link()
+    quotas = RedisQuotas(cast("RedisLink", link))
+    leaving = asyncio.create_task(quotas.reserve(KEY, None, 1, 0, NOON))
+    await until(lambda: bool(link.replies["reserve.lua"]))
+    link.replies["reserve.lua"][0].set_result([1, [1, "1", "1", "1", "0"]])
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    leaving.cancel()
+    (done,) = await asyncio.gather(leaving, return_exceptions=True)
+    ending = None if isinstance(done, BaseException) else asyncio.create_task(done.release())
+    await until(lambda: bool(link.replies["end.lua"]))
+    link.replies["end.lua"][0].set_result(1)
+    await quotas.close()
+    if ending is not None:
+        await ending
+    assert [arguments[:2] for arguments in link.sent["end.lua"]] == [[link.sent["reserve.lua"][0][2], "release"]]
