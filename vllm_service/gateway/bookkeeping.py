@@ -63,14 +63,18 @@ class Bookkeeping:
             tokens = min(longest, usual)
         cost = prompt * model.dearest_input + longest * model.dearest_output
         cost = cost if cost < MOST_PICOUSD else MOST_PICOUSD
-        return self._quotas.reserve(context.key, _address(context), prompt + tokens, cost, context.started_at)
+        caller = context.request.caller
+        address = None if caller is None else caller.address
+        return self._quotas.reserve(context.key, address, prompt + tokens, cost, context.started_at)
 
     async def count_refused(self, context: RequestContext) -> None:
         """Counts a request that is not valid in its key's minute and its address's second: reading it costs as well.
 
         Raises errors.RateLimited where these are used up, so that a flood gets no other answer than valid requests do.
         """
-        reservation = await self._quotas.reserve(context.key, _address(context), 0, 0, context.started_at)
+        caller = context.request.caller
+        address = None if caller is None else caller.address
+        reservation = await self._quotas.reserve(context.key, address, 0, 0, context.started_at)
         await reservation.release()
 
     async def close(self, context: RequestContext) -> None:
@@ -159,12 +163,6 @@ def _row_of(cut: CutAttempt, row: RequestRecord) -> RequestRecord:
         error_code=None,
         route_reason="hedge: another provider began first" if cut.is_beaten else "cut: no answer came from here",
     )
-
-
-def _address(context: RequestContext) -> str | None:
-    """Returns the name under which the caller's address is counted; None for a request from within this process."""
-    caller = context.request.caller
-    return None if caller is None or caller.record is None else caller.record.name
 
 
 def _record(record: Callable[[RequestRecord], None], row: RequestRecord) -> None:

@@ -17,7 +17,7 @@ from vllm_service.gateway.answer_text import estimated_tokens
 from vllm_service.gateway.context import RequestContext
 from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
 from vllm_service.gateway.replayed_answer import ReplayedAnswer
-from vllm_service.gateway.request_body import for_provider, has_other_stream_options
+from vllm_service.gateway.request_body import CacheMember, for_provider, has_other_stream_options
 from vllm_service.http.upstream import Answer, NoFreeConnection, Patience, ProviderFault, Sending, TimedOut
 from vllm_service.resilience.attempts import Attempt
 from vllm_service.resilience.failures import NotAnswered
@@ -33,18 +33,18 @@ LARGE_BYTES = 128 * 2**10
 
 
 def read_answer(
-    answer: Answer, form: Form, beginning: StreamBeginning | None, bounds: TokenBounds
+    answer: Answer, body: bytes, form: Form, beginning: StreamBeginning | None, bounds: TokenBounds
 ) -> tuple[Judgement, Usage | None]:
     """Returns the judgement of an answer, and the usage of one that is whole; None for a stream that has begun.
 
-    beginning: of a request for a stream. Pure: it may run in a thread.
+    body: the answer's. beginning: of a request for a stream. Pure: it may run in a thread.
     """
     if answer.status != 200:
         return UNUSABLE, None
-    judgement = judge_whole(form, answer.body) if beginning is None else beginning.judge(answer.body)
-    if judgement.verdict is not Verdict.ANSWER or answer.is_stream:
+    judgement = judge_whole(form, body) if beginning is None else beginning.judge(body)
+    if answer.is_stream or judgement.verdict is not Verdict.ANSWER:
         return judgement, None
-    return judgement, counted(usage_of(judgement.usage), bounds, partial(_tokens_in, answer))
+    return judgement, counted(usage_of(judgement.usage), bounds, partial(estimated_tokens, body))
 
 
 def _no_answer(answer: Answer, judgement: Judgement, model: str) -> NotAnswered:
@@ -60,10 +60,6 @@ def _no_answer(answer: Answer, judgement: Judgement, model: str) -> NotAnswered:
 def _beginning(context: RequestContext) -> StreamBeginning:
     """Returns what reads the beginning of a streamed answer."""
     return StreamBeginning(context.operation.form, context.fields.choices(context.operation))
-
-
-def _tokens_in(answer: Answer) -> int:
-    return estimated_tokens(answer.body)
 
 
 class ProviderRequest(msgspec.Struct, eq=False):
@@ -122,7 +118,12 @@ class ProviderRequest(msgspec.Struct, eq=False):
         """
         context = self._context
         operation = context.operation
-        body = self._body(provider, attempt.step.model, takes_options=takes_options)
+        model = attempt.step.model
+        cache = provider.prompt_cache
+        member = None if cache is PromptCache.SHARED else self._cache_member(cache)
+        body = for_provider(
+            context.request.body, context.fields, operation, model, takes_options=takes_options, cache=member
+        )
         try:
             headers = context.upstream_headers()
             sent = context.upstream.send(
@@ -142,11 +143,14 @@ class ProviderRequest(msgspec.Struct, eq=False):
         except ProviderFault as fault:
             raise not_reached(fault, context.facts.model) from fault
         form = operation.form
-        is_large = not answer.is_stream and len(answer.body) > LARGE_BYTES
+        read_body = answer.body
+        is_large = len(read_body) > LARGE_BYTES and not answer.is_stream
         if is_large:
-            judgement, usage = await _in_thread(partial(read_answer, answer, form, beginning, context.bounds))
+            judgement, usage = await _in_thread(
+                partial(read_answer, answer, read_body, form, beginning, context.bounds)
+            )
         else:
-            judgement, usage = read_answer(answer, form, beginning, context.bounds)
+            judgement, usage = read_answer(answer, read_body, form, beginning, context.bounds)
         if judgement.verdict is not Verdict.ANSWER:
             raise _no_answer(answer, judgement, context.facts.model)
         attempt.usage = usage
@@ -155,16 +159,10 @@ class ProviderRequest(msgspec.Struct, eq=False):
         # A stream was requested and its answer has come in one piece.
         return await _in_thread(partial(ReplayedAnswer, answer, form)) if is_large else ReplayedAnswer(answer, form)
 
-    def _body(self, provider: Provider, model: str, *, takes_options: bool) -> bytes:
-        """Returns the body for the provider, with the member that keeps the organisation's cached prompts apart."""
+    def _cache_member(self, cache: PromptCache) -> CacheMember | None:
+        """Returns the member that keeps the organisation's cached prompts apart, where the provider takes one."""
         context = self._context
-        operation = context.operation
-        fields = context.fields
-        cache = provider.prompt_cache
-        member = None
-        if cache is not PromptCache.SHARED:
-            member = context.snapshot.salts.member(cache, operation, context.key.organisation, fields)
-        return for_provider(context.request.body, fields, operation, model, takes_options=takes_options, cache=member)
+        return context.snapshot.salts.member(cache, context.operation, context.key.organisation, context.fields)
 
     @property
     def is_answer_needed(self) -> bool:

@@ -103,8 +103,9 @@ class _Bucket:
     def take(self, now: float) -> float:
         """Takes one token and returns 0; where none is left, takes nothing and returns the seconds until one is."""
         full_at = self._full_at
-        if full_at < now:  # noqa: PLR1730 - a call of max takes longer, and each request takes a token
-            full_at = now
+        if full_at < now:  # it is full, as most requests find it
+            self._full_at = now + self._interval
+            return 0.0
         if full_at - now > self._slack:
             return full_at - now - self._slack
         self._full_at = full_at + self._interval

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.quotas import Limit, try_again
@@ -40,12 +39,6 @@ class Paths:
 KEPT_SECONDS = 3.0
 
 
-class _Kept(NamedTuple):
-    key: ApiKey
-    #: The loop's time at which it would be looked up again.
-    until: float
-
-
 class HeadCheck:
     """The address's limits come first, on every path; then the key, which is in memory for all but its first request.
 
@@ -76,8 +69,9 @@ class HeadCheck:
         self._good_host: bytes | None = None
         #: Refused requests and connections by error code, of all that were refused without a row in the ledger.
         self.refusals: Counter[str] = Counter()
-        #: Keys by the whole header, which are forgotten together: secrets are not to lie in memory for long.
-        self._kept: dict[bytes, _Kept] = {}
+        #: Keys by the whole header, each with the loop's time at which it would be looked up again. They are forgotten
+        #: together: secrets are not to lie in memory for long.
+        self._kept: dict[bytes, tuple[ApiKey, float]] = {}
         self._kept_until = 0.0
 
     def connected(self, peer: str) -> tuple[AddressRecord | None, bool]:
@@ -108,31 +102,35 @@ class HeadCheck:
     ) -> Caller:
         """Returns the caller of a request; `secret` is set where its key is to be looked up before anything else.
 
+        A request with the same `head` has the same caller `until` its time is over, and need not be checked.
         Raises Unauthorized, Forbidden for another site's page, RateLimited after too many wrong keys of this address.
         """
+        address = None if record is None else record.name
         operations = self._paths.operations
         needs_key = operations is None or (
             method == b"POST" and (target in operations or (b"?" in target and target.partition(b"?")[0] in operations))
         )
         if self._keys is None:
             self._check_site(headers_by_name)
-            return Caller(record, self._anonymous, None, needs_key)
+            return Caller(record, self._anonymous, None, needs_key, address)
         authorization = headers_by_name.get(b"authorization")
-        if (kept := self._kept.get(authorization or b"")) is not None and now < kept.until:
-            return Caller(record, kept.key, None, needs_key)
+        kept = self._kept.get(authorization or b"")
+        if kept is not None and now < kept[1]:
+            head = (record, method, target, authorization)
+            return Caller(record, kept[0], None, needs_key, address, kept[1], head)
         if authorization is None or authorization[:7].lower() != b"bearer ":
             if needs_key:
                 raise key_needed()
-            return Caller(record, None, None, False)
+            return Caller(record, None, None, False, address)
         secret = authorization[7:].strip().decode("latin-1")
         remembered = self._keys.remembered(secret)
         if remembered is not None:
             if remembered.fresh_seconds > 0:
                 self._keep(authorization, remembered, now)
-            return Caller(record, remembered.key, None, needs_key)
+            return Caller(record, remembered.key, None, needs_key, address)
         if record is not None and (wait := record.wrong_keys.wait(now)) and not self._keys.is_known(secret):
             raise _too_many_keys(wait)
-        return Caller(record, None, secret, needs_key)
+        return Caller(record, None, secret, needs_key, address)
 
     def _check_site(self, headers_by_name: dict[bytes, bytes]) -> None:
         """Raises Forbidden for a request of another site's page, or under another site's name."""
@@ -147,7 +145,7 @@ class HeadCheck:
         if not now < self._kept_until:
             self._kept.clear()
             self._kept_until = now + KEPT_SECONDS
-        self._kept[authorization] = _Kept(remembered.key, now + remembered.fresh_seconds)
+        self._kept[authorization] = remembered.key, now + remembered.fresh_seconds
 
     async def identify(self, caller: Caller) -> None:
         """Looks the caller's key up and sets it. Raises Unauthorized, RateLimited, StorageUnavailable.

@@ -53,6 +53,12 @@ class Caller(msgspec.Struct, gc=False):
     secret: str | None
     #: The request needs a key, and its body may be large.
     is_operation: bool
+    #: What the address is counted under.
+    address: str | None = None
+    #: Until this time of the loop, a request with the same `head` has the same caller.
+    until: float = 0.0
+    #: The address's record, method, target and Authorization header.
+    head: tuple[AddressRecord | None, bytes, bytes, bytes | None] | None = None
 
 
 class Request(msgspec.Struct, gc=False):

@@ -47,6 +47,7 @@ _BODY_SLICE_BYTES = 16_384
 #: The framing of a chunked body may have this share of the body, beside as many bytes as a head: chunks of 48 bytes
 #: and more always pass. Each piece of a body costs a call, however small it is.
 _BODY_BYTES_PER_FRAMING_BYTE = 8
+_LARGE_FRAMING = "The chunks' sizes, extensions and trailers are larger than is allowed: send larger chunks."
 #: A larger body is joined in a thread.
 _JOINED_AT_ONCE_BYTES = 2**20
 
@@ -73,7 +74,7 @@ class RequestReader(Writer):
         self.is_of_proxy = False
         #: The target as it comes, and as it came.
         self._url: bytes | bytearray = b""
-        self._target = b""
+        self._target = self._method = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._headers_by_name: dict[bytes, bytes] = {}
         self._caller: Caller | None = None
@@ -209,11 +210,7 @@ class RequestReader(Writer):
         self._bare_bytes = 0 if body else self._bare_bytes + read
         most = self._limits.head_bytes
         if self._bare_bytes > most or self._framing_bytes > most + self.body_size() // _BODY_BYTES_PER_FRAMING_BYTE:
-            self.refuse(
-                HeadTooLarge(
-                    "The chunks' sizes, extensions and trailers are larger than is allowed: send larger chunks."
-                )
-            )
+            self.refuse(HeadTooLarge(_LARGE_FRAMING))
 
     # httptools' callbacks
 
@@ -266,16 +263,22 @@ class RequestReader(Writer):
         headers = self._headers_by_name = dict(self._headers)
         check = self._head_check
         limits = self._limits
+        now = self._last_data
+        target = self._target
+        method = self._method = self._parser.get_method()
         record = check.behind(self._peer, self._headers) if self.is_of_proxy else self.record
-        if record is not None and (wait := record.requests.take(self._last_data)):
-            check.refuse_too_many(self._target, wait)
+        if record is not None and (wait := record.requests.take(now)):
+            check.refuse_too_many(target, wait)
             self.end_reading()
         if len(headers) != len(self._headers):
             refuse_contradiction(self._headers)
-        caller = self._caller = check.caller(record, self._parser.get_method(), self._target, headers, self._last_data)
+        caller = self._caller
+        head = record, method, target, headers.get(b"authorization")
+        if caller is None or not now < caller.until or caller.head != head:
+            caller = self._caller = check.caller(record, method, target, headers, now)
         most = limits.body_bytes if caller.is_operation else min(limits.body_bytes, limits.small_body_bytes)
         self._body_limit = most
-        if b"content-length" in headers and int(headers[b"content-length"]) > most:  # llhttp has checked the digits
+        if int(headers.get(b"content-length", 0)) > most:  # llhttp has checked the digits
             raise limits.body_too_large(most)
         if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
             # In the middle of an answer it would be taken for a part of that: HTTP lets it be left out.
@@ -317,7 +320,7 @@ class RequestReader(Writer):
         self._body = b""
         version = parser.get_http_version()
         headers, by_name = self._headers, self._headers_by_name
-        request = Request(parser.get_method(), self._target, headers, by_name, body, self._peer, version, self._caller)
+        request = Request(self._method, self._target, headers, by_name, body, self._peer, version, self._caller)
         if (blocks := self._blocks) is not None:
             self._blocks = None
             if blocks.size > _JOINED_AT_ONCE_BYTES:

@@ -78,3 +78,16 @@ async def test_behind_a_proxy_each_request_is_of_the_client_that_it_names() -> N
         assert await wire.send(post(b"{}", b"x-forwarded-for: %b\r\n" % client))
     records = [request.caller.record for request, _ in serving.requests if request.caller]
     assert [record.name for record in records if record] == ["203.0.113.5", "203.0.113.6"]
+
+
+async def test_requests_of_one_connection_share_their_caller_while_method_path_and_key_are_the_same() -> None:
+    serving = served(60.0)
+    wire = serving.connect()
+    first = post(b"{}")
+    other_path = first.replace(b"/v1/chat/completions", b"/v1/completions")
+    other_method = first.replace(b"POST ", b"PUT ")
+    for request in (first, first, first, other_path, other_method):
+        assert await wire.send(request)
+    callers = [request.caller for request, _ in serving.requests]
+    assert callers[1] is callers[2]
+    assert len({id(caller) for caller in callers[2:]}) == 3

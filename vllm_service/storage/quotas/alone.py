@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.quotas import ADDRESS_REQUESTS_PER_SECOND, KEY_WINDOW, Limit, utc_day, utc_month
 from vllm_service.errors import RateLimited
-from vllm_service.storage.quotas.counters import Period, SlidingWindow
-from vllm_service.storage.quotas.memory import LEASE_SECONDS, MemoryQuotas, MemoryReservation, UnderWay
+from vllm_service.storage.quotas.memory import LEASE_SECONDS, Counted, MemoryQuotas, MemoryReservation
 from vllm_service.storage.quotas.refusals import allowed_by, rejection, requested_amounts
 
 _OF_PERIODS = (Limit.REQUESTS_PER_DAY, Limit.TOKENS_PER_DAY, Limit.TOKENS_PER_MONTH, Limit.USD_PER_MONTH)
@@ -87,25 +86,12 @@ class ShareOfQuotas(MemoryQuotas):
         if len(self._seen) > MOST_REMEMBERED:
             self._seen.popitem(last=False)
 
-    def _has_room(
-        self,
-        key: ApiKey,
-        windows: tuple[SlidingWindow, SlidingWindow | None],
-        counts: tuple[Period, Period, UnderWay, UnderWay],
-        requested: tuple[int, int],
-    ) -> bool:
-        return not self._waits(self._allowed, windows, counts, requested_amounts(*requested), 0)
+    def _has_room(self, key: ApiKey, counted: Counted, tokens: int, picousd: int) -> bool:
+        return not self._waits(self._allowed, counted, requested_amounts(tokens, picousd), 0)
 
-    def _rejection(
-        self,
-        key: ApiKey,
-        windows: tuple[SlidingWindow, SlidingWindow | None],
-        counts: tuple[Period, Period, UnderWay, UnderWay],
-        amounts: tuple[int, int],
-        now_ms: int,
-    ) -> RateLimited:
-        requested = requested_amounts(*amounts)
-        waits = self._waits(self._allowed, windows, counts, requested, now_ms)
+    def _rejection(self, key: ApiKey, counted: Counted, tokens: int, picousd: int, now_ms: int) -> RateLimited:
+        requested = requested_amounts(tokens, picousd)
+        waits = self._waits(self._allowed, counted, requested, now_ms)
         error = rejection(allowed_by(key, self._whole_address_limit), waits, requested)
         if self.processes == 1:
             return error

@@ -15,53 +15,57 @@ class SlidingWindow:
     window begins anew.
     """
 
-    __slots__ = ("_counts", "_newest", "_shape", "total")
+    __slots__ = ("_in_newest", "_older", "_shape", "newest", "total")
 
     def __init__(self, shape: RateWindow) -> None:
         self._shape = shape
-        #: [bucket, requests], the oldest first. Buckets in which no request came are left out.
-        self._counts: deque[list[int]] = deque()
-        #: The last of them, kept apart because every request reads it.
-        self._newest: list[int] | None = None
+        #: The last bucket in which a request counts; None if there is none. In it `advance` has nothing to do.
+        self.newest: int | None = None
+        self._in_newest = 0
+        #: Those before it with their requests, the oldest first. Buckets in which no request came are left out.
+        self._older: deque[tuple[int, int]] = deque()
         #: How many requests count now.
         self.total = 0
 
     def advance(self, bucket: int) -> int:
         """Removes what has left the window; returns the bucket in which requests count now."""
-        newest = self._newest
-        if newest is None or newest[0] == bucket:
+        newest = self.newest
+        if newest is None or newest == bucket:
             return bucket
-        span = self._shape.buckets
-        # The clock has gone back a little. Counting on in the newest bucket keeps the deque sorted and the limit kept.
-        if bucket < newest[0] <= bucket + span:
-            return newest[0]
-        if bucket < newest[0]:
-            self._counts.clear()
+        oldest = bucket - self._shape.buckets
+        # The clock has gone back a little. Counting on in the newest bucket keeps them sorted and the limit kept.
+        if bucket < newest <= bucket + self._shape.buckets:
+            return newest
+        older = self._older
+        if bucket < newest or newest < oldest:
+            older.clear()
+            self.newest = None
             self.total = 0
-        counts = self._counts
-        while counts and counts[0][0] < bucket - span:
-            self.total -= counts.popleft()[1]
-        self._newest = counts[-1] if counts else None
+        while older and older[0][0] < oldest:
+            self.total -= older.popleft()[1]
         return bucket
 
     def take(self, bucket: int) -> None:
         """Counts one request in a bucket that `advance` returned."""
-        newest = self._newest
-        if newest is not None and newest[0] == bucket:
-            newest[1] += 1
+        if bucket == self.newest:
+            self._in_newest += 1
         else:
-            self._newest = [bucket, 1]
-            self._counts.append(self._newest)
+            if self.newest is not None:
+                self._older.append((self.newest, self._in_newest))
+            self.newest = bucket
+            self._in_newest = 1
         self.total += 1
 
     def wait_ms(self, now_ms: int) -> int:
         """Returns the milliseconds until the oldest request leaves the window; its length if there is none."""
-        oldest = self._counts[0][0] if self._counts else now_ms // self._shape.bucket_ms
+        oldest = self._older[0][0] if self._older else self.newest
+        if oldest is None:
+            oldest = now_ms // self._shape.bucket_ms
         return oldest * self._shape.bucket_ms + self._shape.lifetime_ms - now_ms
 
     def is_idle(self, now_ms: int) -> bool:
         """True if nothing counts any more: the window may be dropped, and made anew later."""
-        return not self._counts or self._counts[-1][0] < now_ms // self._shape.bucket_ms - self._shape.buckets
+        return self.newest is None or self.newest < now_ms // self._shape.bucket_ms - self._shape.buckets
 
 
 def bounded(amount: int) -> int:

@@ -11,8 +11,8 @@ from vllm_service.domain.quotas import (
     ADDRESS_REQUESTS_PER_SECOND,
     ADDRESS_WINDOW,
     KEY_WINDOW,
+    MOST_OF_ONE_REQUEST,
     Limit,
-    RateWindow,
 )
 from vllm_service.domain.status import QuotaState
 from vllm_service.errors import RateLimited
@@ -21,12 +21,29 @@ from vllm_service.storage.quotas.refusals import allowed_by, period_wait_seconds
 
 
 class UnderWay:
-    """The requests of one key, or of one organisation, that have not ended."""
+    """The requests of one organisation that have not ended."""
 
     __slots__ = ("requests",)
 
     def __init__(self) -> None:
         self.requests = 0
+
+
+class KeyUse:
+    """What one key has taken of its limits."""
+
+    __slots__ = ("of_organisation", "requests", "window")
+
+    def __init__(self, of_organisation: UnderWay) -> None:
+        #: Its requests that have not ended.
+        self.requests = 0
+        #: Of all keys of its organisation.
+        self.of_organisation = of_organisation
+        self.window = SlidingWindow(KEY_WINDOW)
+
+
+#: What one request counts in: its key, its address if it has one, its organisation's day and month.
+Counted = tuple[KeyUse, SlidingWindow | None, Period, Period]
 
 
 class Owner(Protocol):
@@ -40,30 +57,21 @@ class Owner(Protocol):
 class MemoryReservation:
     """Implements protocol.Reservation. It counts from when it is made, which is when every limit has room."""
 
-    __slots__ = ("_day", "_month", "_owner", "_picousd", "_tokens", "expires_at_ms", "of_key", "of_organisation")
+    __slots__ = ("_day", "_month", "_owner", "_picousd", "_tokens", "expires_at_ms", "of_key")
 
-    def __init__(
-        self,
-        owner: Owner,
-        *,
-        expires_at_ms: int,
-        amounts: tuple[int, int],
-        counts: tuple[Period, Period, UnderWay, UnderWay],
-    ) -> None:
-        """Takes the request from its day and month, and counts it as under way. amounts: tokens, pico-dollars."""
+    def __init__(self, owner: Owner, expires_at_ms: int, tokens: int, picousd: int, counted: Counted) -> None:
+        """Takes the request from its day and month, and counts it as under way."""
         self._owner = owner
         self.expires_at_ms = expires_at_ms
-        self._tokens, self._picousd = tokens, picousd = amounts
-        day, month, of_key, of_organisation = counts
-        self._day = day
-        self._month = month
+        self._tokens = tokens
+        self._picousd = picousd
+        #: `Owner.end` takes the request out of the key's and the organisation's.
+        self.of_key, _, self._day, self._month = counted
+        of_key, _, day, month = counted
         day.reserve(tokens, picousd)
         month.reserve(tokens, picousd)
-        #: The key's and the organisation's; `Owner.end` takes the request out of them.
-        self.of_key = of_key
-        self.of_organisation = of_organisation
         of_key.requests += 1
-        of_organisation.requests += 1
+        of_key.of_organisation.requests += 1
 
     def give_back(self) -> None:
         """Takes it out of its day and month."""
@@ -88,8 +96,10 @@ class MemoryReservation:
 #: Longer than any request may take (REQUEST_TIMEOUT_SECONDS): an older reservation belongs to a request that is gone.
 LEASE_SECONDS = 900.0
 SWEEP_SECONDS = 10.0
-#: Of each kind. A flood of made-up addresses must not fill the memory.
+#: Of keys, and of addresses. A flood of made-up addresses must not fill the memory.
 _MAX_WINDOWS = 100_000
+_KEY_BUCKET_MS = KEY_WINDOW.bucket_ms
+_ADDRESS_BUCKET_MS = ADDRESS_WINDOW.bucket_ms
 
 
 class MemoryQuotas:
@@ -106,53 +116,52 @@ class MemoryQuotas:
         self.periods = Periods(saved or {})
         self._lease_ms = int(lease_seconds * 1000)
         self._address_limit = address_limit
-        self._key_windows: dict[str, SlidingWindow] = {}
+        #: By the key's id.
+        self._keys: dict[str, KeyUse] = {}
         self._address_windows: dict[str, SlidingWindow] = {}
-        #: By the key's id, and by the organisation.
-        self._under_way: dict[str, UnderWay] = {}
-        self._organisations_under_way: dict[str, UnderWay] = {}
+        #: By the organisation. There is one for every organisation that has a key in `_keys`.
+        self._organisations: dict[str, UnderWay] = {}
         self._leases: set[MemoryReservation] = set()
         self._expired = 0
         #: No lease expires before this time. A lease that ends normally does not move it, which spares a search.
         self._first_expiry_ms: float = math.inf
         self._sweep_ms = int(sweep_seconds * 1000)
         self._swept_at_ms = 0
+        #: When the next lease expires, or the next sweep comes.
+        self._due_ms: float = 0
 
     async def reserve(
         self, key: ApiKey, client_ip: str | None, tokens: int, cost_picousd: int, now_seconds: float
     ) -> MemoryReservation:
         """Implements protocol.Quotas."""
         now_ms = int(now_seconds * 1000)
-        # Expired leases first: what they give back may be just the room that this request needs.
-        if now_ms >= self._first_expiry_ms:
-            self._expire(now_ms)
         # The lower bound matters after a clock has gone back: without it, no sweep would come until it has caught up.
-        if not self._swept_at_ms <= now_ms < self._swept_at_ms + self._sweep_ms:
-            self._sweep(now_seconds)
-        by_key = self._key_windows.get(key.id) or _window(self._key_windows, key.id, KEY_WINDOW)
+        if not self._swept_at_ms <= now_ms < self._due_ms:
+            self._tidy(now_ms, now_seconds)
+        of_key = self._keys.get(key.id) or self._new_key(key)
+        by_key = of_key.window
+        key_bucket = now_ms // _KEY_BUCKET_MS
+        if key_bucket != by_key.newest:  # nothing has left the window since the last request
+            key_bucket = by_key.advance(key_bucket)
         by_address = None
-        key_bucket = by_key.advance(now_ms // KEY_WINDOW.bucket_ms)
         address_bucket = 0
         if client_ip is not None:
-            known = self._address_windows
-            by_address = known.get(client_ip) or _window(known, client_ip, ADDRESS_WINDOW)
-            address_bucket = by_address.advance(now_ms // ADDRESS_WINDOW.bucket_ms)
-        requested = both_bounded(tokens, cost_picousd)
-        day, month = self.periods.at(key.organisation, now_seconds)
-        windows = (by_key, by_address)
-        of_key = self._under_way.get(key.id) or self._under_way.setdefault(key.id, UnderWay())
-        organisations = self._organisations_under_way
-        of_organisation = organisations.get(key.organisation) or organisations.setdefault(key.organisation, UnderWay())
-        counts = (day, month, of_key, of_organisation)
-        if not self._has_room(key, windows, counts, requested):
-            raise self._rejection(key, windows, counts, requested, now_ms)
+            by_address = self._address_windows.get(client_ip) or self._new_address(client_ip)
+            address_bucket = by_address.advance(now_ms // _ADDRESS_BUCKET_MS)
+        if not (0 <= tokens <= MOST_OF_ONE_REQUEST and 0 <= cost_picousd <= MOST_OF_ONE_REQUEST):
+            tokens, cost_picousd = both_bounded(tokens, cost_picousd)
+        counted = (of_key, by_address, *self.periods.at(key.organisation, now_seconds))
+        if not self._has_room(key, counted, tokens, cost_picousd):
+            raise self._rejection(key, counted, tokens, cost_picousd, now_ms)
         by_key.take(key_bucket)
         if by_address is not None:
             by_address.take(address_bucket)
         expires_at_ms = now_ms + self._lease_ms
-        reservation = MemoryReservation(self, expires_at_ms=expires_at_ms, amounts=requested, counts=counts)
+        reservation = MemoryReservation(self, expires_at_ms, tokens, cost_picousd, counted)
         self._leases.add(reservation)
-        self._first_expiry_ms = min(self._first_expiry_ms, expires_at_ms)
+        if expires_at_ms < self._first_expiry_ms:
+            self._first_expiry_ms = expires_at_ms
+            self._due_ms = min(self._due_ms, expires_at_ms)
         return reservation
 
     def status(self) -> QuotaState:
@@ -161,12 +170,23 @@ class MemoryQuotas:
 
     def end(self, reservation: MemoryReservation) -> bool:
         """Implements Owner."""
-        if reservation not in self._leases:
+        try:
+            self._leases.remove(reservation)
+        except KeyError:
             return False
-        self._leases.remove(reservation)
-        reservation.of_key.requests -= 1
-        reservation.of_organisation.requests -= 1
+        of_key = reservation.of_key
+        of_key.requests -= 1
+        of_key.of_organisation.requests -= 1
         return True
+
+    def _tidy(self, now_ms: int, now_seconds: float) -> None:
+        """Ends leases that have expired, and sweeps if it is time."""
+        # Expired leases first: what they give back may be just the room that the request at hand needs.
+        if now_ms >= self._first_expiry_ms:
+            self._expire(now_ms)
+        if not self._swept_at_ms <= now_ms < self._swept_at_ms + self._sweep_ms:
+            self._sweep(now_seconds)
+        self._due_ms = min(self._first_expiry_ms, self._swept_at_ms + self._sweep_ms)
 
     def _expire(self, now_ms: int) -> None:
         """Gives back the reservations that were neither settled nor released in time, and finds the next to expire."""
@@ -177,34 +197,47 @@ class MemoryQuotas:
         self._first_expiry_ms = min((lease.expires_at_ms for lease in self._leases), default=math.inf)
 
     def _sweep(self, now_seconds: float) -> None:
-        """Drops the windows of idle keys and addresses, and periods that are long over."""
+        """Drops idle keys and addresses, and periods that are long over."""
         now_ms = self._swept_at_ms = int(now_seconds * 1000)
-        for windows in (self._key_windows, self._address_windows):
-            for name in [name for name, window in windows.items() if window.is_idle(now_ms)]:
-                del windows[name]
-        for counts in (self._under_way, self._organisations_under_way):
-            for name in [name for name, counted in counts.items() if not counted.requests]:
-                del counts[name]
+        keys = self._keys
+        for name in [name for name, use in keys.items() if not use.requests and use.window.is_idle(now_ms)]:
+            del keys[name]
+        of_keys = {use.of_organisation for use in keys.values()}
+        # One that a key counts in is kept, or the next key would count in another one.
+        self._organisations = {name: known for name, known in self._organisations.items() if known in of_keys}
+        windows = self._address_windows
+        for name in [name for name, window in windows.items() if window.is_idle(now_ms)]:
+            del windows[name]
         self.periods.forget_before(now_seconds)
 
-    def _has_room(
-        self,
-        key: ApiKey,
-        windows: tuple[SlidingWindow, SlidingWindow | None],
-        counts: tuple[Period, Period, UnderWay, UnderWay],
-        requested: tuple[int, int],
-    ) -> bool:
+    def _new_key(self, key: ApiKey) -> KeyUse:
+        """Makes what a key has taken. At the bound it drops the one first made of those with nothing under way."""
+        if len(self._keys) >= _MAX_WINDOWS:
+            idle = next((name for name, use in self._keys.items() if not use.requests), None)
+            if idle is not None:
+                del self._keys[idle]
+        of_organisation = self._organisations.setdefault(key.organisation, UnderWay())
+        use = self._keys[key.id] = KeyUse(of_organisation)
+        return use
+
+    def _new_address(self, name: str) -> SlidingWindow:
+        """Makes a window. At the bound it drops the first one: a flood of addresses can come between two sweeps."""
+        windows = self._address_windows
+        if len(windows) >= _MAX_WINDOWS:
+            del windows[next(iter(windows))]
+        window = windows[name] = SlidingWindow(ADDRESS_WINDOW)
+        return window
+
+    def _has_room(self, key: ApiKey, counted: Counted, tokens: int, picousd: int) -> bool:
         limits = key.limits
         at_once = limits.concurrent_requests
-        by_key, by_address = windows
-        day, month, of_key, of_organisation = counts
-        tokens, picousd = requested
+        of_key, by_address, day, month = counted
         if at_once is not None and (
-            of_key.requests >= CONCURRENT_REQUESTS[key.tier] or of_organisation.requests >= at_once
+            of_key.requests >= CONCURRENT_REQUESTS[key.tier] or of_key.of_organisation.requests >= at_once
         ):
             return False
         return (
-            by_key.total < REQUESTS_PER_MINUTE[key.tier]
+            of_key.window.total < REQUESTS_PER_MINUTE[key.tier]
             and (by_address is None or by_address.total < self._address_limit)
             and (limits.requests_per_day is None or day.requests < limits.requests_per_day)
             and (limits.tokens_per_day is None or day.tokens + tokens <= limits.tokens_per_day)
@@ -212,31 +245,22 @@ class MemoryQuotas:
             and (limits.picousd_per_month is None or month.picousd + picousd <= limits.picousd_per_month)
         )
 
-    def _rejection(
-        self,
-        key: ApiKey,
-        windows: tuple[SlidingWindow, SlidingWindow | None],
-        counts: tuple[Period, Period, UnderWay, UnderWay],
-        amounts: tuple[int, int],
-        now_ms: int,
-    ) -> RateLimited:
+    def _rejection(self, key: ApiKey, counted: Counted, tokens: int, picousd: int, now_ms: int) -> RateLimited:
         allowed = allowed_by(key, self._address_limit)
-        requested = requested_amounts(*amounts)
-        return rejection(allowed, self._waits(allowed, windows, counts, requested, now_ms), requested)
+        requested = requested_amounts(tokens, picousd)
+        return rejection(allowed, self._waits(allowed, counted, requested, now_ms), requested)
 
     @staticmethod
     def _waits(
-        allowed: Mapping[Limit, int | None],
-        windows: tuple[SlidingWindow, SlidingWindow | None],
-        counts: tuple[Period, Period, UnderWay, UnderWay],
-        requested: Mapping[Limit, int],
-        now_ms: int,
+        allowed: Mapping[Limit, int | None], counted: Counted, requested: Mapping[Limit, int], now_ms: int
     ) -> dict[Limit, float]:
         """Returns the seconds to wait, of every limit that has no room. allowed: what each limit allows."""
-        by_key, by_address = windows
-        day, month, of_key, of_organisation = counts
+        of_key, by_address, day, month = counted
         waits: dict[Limit, float] = {}
-        for limit, window in ((Limit.REQUESTS_PER_MINUTE, by_key), (Limit.ADDRESS_REQUESTS_PER_SECOND, by_address)):
+        for limit, window in (
+            (Limit.REQUESTS_PER_MINUTE, of_key.window),
+            (Limit.ADDRESS_REQUESTS_PER_SECOND, by_address),
+        ):
             most = allowed[limit]
             if window is not None and most is not None and window.total >= most:
                 waits[limit] = window.wait_ms(now_ms) / 1000
@@ -246,7 +270,7 @@ class MemoryQuotas:
             (Limit.TOKENS_PER_MONTH, month.tokens, month.settled_tokens),
             (Limit.USD_PER_MONTH, month.picousd, month.settled_picousd),
             (Limit.CONCURRENT_REQUESTS, of_key.requests, 0),
-            (Limit.ORGANISATION_CONCURRENT_REQUESTS, of_organisation.requests, 0),
+            (Limit.ORGANISATION_CONCURRENT_REQUESTS, of_key.of_organisation.requests, 0),
         ):
             # If it would fit beside what is settled, only reservations are in the way, and a short wait may help.
             most = allowed[limit]
@@ -254,11 +278,3 @@ class MemoryQuotas:
                 may_come_back = settled + requested[limit] <= most
                 waits[limit] = period_wait_seconds(limit, now_ms / 1000, may_come_back)
         return waits
-
-
-def _window(windows: dict[str, SlidingWindow], name: str, shape: RateWindow) -> SlidingWindow:
-    """Makes a window. At the bound it drops the one first made: a flood of addresses can come between two sweeps."""
-    if len(windows) >= _MAX_WINDOWS:
-        del windows[next(iter(windows))]
-    window = windows[name] = SlidingWindow(shape)
-    return window

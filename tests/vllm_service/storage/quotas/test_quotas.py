@@ -185,7 +185,19 @@ async def test_idle_windows_are_forgotten() -> None:
     for number in range(500):
         await (await quotas.reserve(replace(KEY, id=str(number)), f"192.0.2.{number}", 1, 0, NOON)).settle(1, 0)
     await quotas.reserve(KEY, None, 1, 0, NOON + 120)
-    assert (len(quotas._key_windows), len(quotas._address_windows), len(quotas._leases)) == (1, 0, 1)
+    assert (len(quotas._keys), len(quotas._address_windows), len(quotas._leases)) == (1, 0, 1)
+
+
+async def test_what_an_organisation_has_under_way_outlives_the_forgetting_of_its_idle_keys() -> None:
+    limited = replace(KEY, limits=OrganisationLimits(concurrent_requests=1))
+    other = replace(limited, id="another-key")
+    quotas = MemoryQuotas()
+    await (await quotas.reserve(other, None, 1, 0, NOON)).settle(1, 0)
+    under_way = await quotas.reserve(limited, None, 1, 0, NOON)
+    with pytest.raises(RateLimited):
+        await quotas.reserve(other, None, 1, 0, NOON + 120)
+    await under_way.settle(1, 0)
+    await quotas.reserve(other, None, 1, 0, NOON + 120)
 
 
 @pytest.fixture
