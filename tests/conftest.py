@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from tests.groups import rank_of, scheduling
 from tests.servers import PostgresServer, RedisServer
 from tests.support import Worker
 
+OUR_LOGGERS = ("handler", "vllm_service", "runpod_emulator")
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
@@ -33,6 +35,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """With `-n`, in the order of the groups; alone, in the order of the files."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: rank_of(item.nodeid))
+
+
+@pytest.fixture(autouse=True)
+def logs_reach_caplog() -> None:
+    """Undoes what libraries and earlier tests in this process have done to our loggers: levels, switches, detours."""
+    logging.disable(logging.NOTSET)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith(OUR_LOGGERS) and isinstance(logger, logging.Logger):
+            logger.disabled = False
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from benchmarks.load import quantile_of
 
 PER_SECOND = 100
 #: Its addresses: a gateway lets by so many requests a second of one address, 50 unless it is configured.
-SOURCES = tuple(f"127.0.1.{number}" for number in range(1, 5))
+SOURCES = tuple(f"127.0.1.{number}" for number in range(1, 9))
 PROBE_SOURCE = "127.0.2.1"
 PATIENCE_SECONDS = 10.0
 PROBES_PER_SECOND = 10

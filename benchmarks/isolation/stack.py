@@ -20,7 +20,8 @@ from tests.servers import RedisServer, own_redis
 GATEWAY_CORE = 0
 LOAD_CORE = 1
 START_SECONDS = 30.0
-_OPENED = re.compile(r"circuit breaker of .*: open,")
+#: What the attacker's organisation has opened for itself alone hurts nobody.
+_OPENED = re.compile(r"circuit breaker of (?!.*for the organisation 'bad' alone).*: open,")
 
 
 @dataclass
@@ -37,8 +38,8 @@ class Stack:
 
     @property
     def openings(self) -> int:
-        """Returns how often a circuit breaker has opened, by the log."""
-        return len(_OPENED.findall(self.log.read_text()))
+        """Returns how often a circuit breaker has opened, by the log: see `openings_in`."""
+        return openings_in(self.log)
 
     @property
     def is_alive(self) -> bool:
@@ -60,6 +61,11 @@ class Stack:
         found = re.search(rf"{name}:\s+(\d+) kB", status)
         assert found is not None, f"no {name} in /proc"
         return int(found.group(1)) / 1024
+
+
+def openings_in(log: Path) -> int:
+    """Returns how often a circuit breaker has opened for everyone or for the good organisation."""
+    return len(_OPENED.findall(log.read_text()))
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from benchmarks.isolation.__main__ import Row, measure
 from benchmarks.isolation.attack import ATTACKS, SOURCE, attack
 from benchmarks.isolation.good import SOURCES, GoodOrganisation
 from benchmarks.isolation.provider import FAULTS
+from benchmarks.isolation.stack import openings_in
 from benchmarks.isolation.strangers import STRANGERS
 
 KEPT = Row("anybody", True, 1000, 100.0, {}, 20.0, 30.0, 20.0, 90.0, 0, 300.0, 250.0, 0, True)
@@ -113,6 +114,21 @@ async def test_good_requests_come_from_addresses_of_their_own_and_failures_are_n
 )
 def test_a_bar_that_is_missed_is_named(row: Row, missed: list[str]) -> None:
     assert row.misses == missed
+
+
+@pytest.mark.parametrize(
+    ("line", "openings"),
+    [
+        ("WARNING x: circuit breaker of hosted, fake: open, was closed: 5 failures in a row", 1),
+        ("WARNING x: circuit breaker of hosted, fake, for the organisation 'good' alone: open, was closed: 5", 1),
+        ("WARNING x: circuit breaker of hosted, fake, for the organisation 'bad' alone: open, was closed: 5", 0),
+        ("INFO x: circuit breaker of hosted, fake: closed, was open: 2 successes", 0),
+    ],
+)
+def test_breakers_count_that_open_for_others_than_the_attacker(tmp_path: Path, line: str, openings: int) -> None:
+    log = tmp_path / "log"
+    log.write_text(line + "\n")
+    assert openings_in(log) == openings
 
 
 async def test_a_run_measures_the_gateway_of_a_checkout(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ async def refused(url: str, *, must_have_tables: bool = False) -> ServiceError:
         ("postgresql://u:hunter2@127.0.0.1:port/x", "no URL of a Postgres that can be reached"),
         ("postgresql://u:hunter2@[::1/x", "no URL of a Postgres that can be reached"),
         ("mysql://u:hunter2@127.0.0.1/x", "no URL of a Postgres that can be reached"),
-        ("postgresql://127.0.0.1:1/x?sslmode=hunter2", "no URL of a Postgres that can be reached"),
+        ("postgresql://127.0.0.1:1/x?sslmode=hunter2", "sslmode: expected one of disable"),
     ],
 )
 async def test_what_cannot_be_reached_is_one_sentence(url: str, said: str) -> None:
