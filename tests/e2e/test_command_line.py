@@ -43,7 +43,7 @@ async def test_one_small_request_cannot_ask_for_millions_of_answers() -> None:
     ended = await run("handler.py", "--test_input", json.dumps(job))
     document = json.loads(ended.stdout)
     assert (ended.code, document["status"], document["retryable"]) == (1, 400, False)
-    assert "n must be at most 128" in document["error"]["message"]
+    assert "132096 sequences in one request; at most 512 are taken" in document["error"]["message"]
 
 
 @pytest.mark.parametrize("test_input", ["{", "no-such-file.json", "[1]"])

@@ -159,14 +159,15 @@ async def test_workers_do_not_outlive_their_parent(
         await until(lambda: not any(psutil.pid_exists(pid) and _lives(pid) for pid in left))
 
 
-async def test_a_worker_that_cannot_start_ends_the_service(tmp_path: Path, postgres_server: PostgresServer) -> None:
+async def test_a_database_that_no_worker_would_reach_ends_the_service_before_there_is_one(tmp_path: Path, postgres_server: PostgresServer) -> None:
     (tmp_path / "providers.yaml").write_text(json.dumps({"providers": {"p": {"base_url": "http://127.0.0.1:9/v1"}}}))
     (tmp_path / "models.yaml").write_text(json.dumps({"models": {"m": {"offers": [{"provider": "p", "model": "m"}]}}}))
     told = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1"}
     ended = await run("-m", "vllm_service", "serve", **variables_of(tmp_path, SERVICE_WORKERS="2", **told))
     assert ended.code == 1
     assert ended.stdout == ""
-    assert "could not start" in ended.stderr
+    assert ended.stderr.startswith("Postgres at 127.0.0.1:1 cannot be reached")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def _lives(pid: int) -> bool:
