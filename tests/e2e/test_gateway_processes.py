@@ -159,7 +159,7 @@ async def test_workers_do_not_outlive_their_parent(
         await until(lambda: not any(psutil.pid_exists(pid) and _lives(pid) for pid in left))
 
 
-async def test_a_database_that_no_worker_would_reach_ends_the_service_before_there_is_one(tmp_path: Path, postgres_server: PostgresServer) -> None:
+async def test_a_database_that_no_worker_would_reach_ends_the_service_before_there_is_one(tmp_path: Path) -> None:
     (tmp_path / "providers.yaml").write_text(json.dumps({"providers": {"p": {"base_url": "http://127.0.0.1:9/v1"}}}))
     (tmp_path / "models.yaml").write_text(json.dumps({"models": {"m": {"offers": [{"provider": "p", "model": "m"}]}}}))
     told = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1"}

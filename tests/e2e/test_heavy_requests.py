@@ -58,7 +58,7 @@ async def test_it_is_refused_at_once(worker: Worker, job: dict[str, Any]) -> Non
 LARGEST = {
     "choices": chat(structured_outputs={"choice": [f"item number {number:07d}" for number in range(600)]}),
     "one long choice": chat(structured_outputs={"choice": ["x" * 16_000]}),
-    # vLLM itself gives an expression up that takes more than 5 s to compile, as three times this does on a busy machine.
+    # vLLM gives up an expression that takes more than 5 s to compile: three times this one may, on a busy machine.
     "regular expression": chat(structured_outputs={"regex": "(a|b)" * 1_000}),
     "schema": chat(structured_outputs={"json": {"type": "string", "enum": MANY[:3_000]}}),
     "properties": chat(
