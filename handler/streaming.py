@@ -14,7 +14,7 @@ from typing import Any
 from handler.errors import EngineError, StreamBroken
 
 # An event that has not ended is held in memory. vLLM's longest, an image or all of an answer, have some MB.
-LONGEST_EVENT_BYTES = 16 * 2**20
+LONGEST_EVENT_BYTES = 8 * 2**20
 # RunPod takes at most 1 MB per posted chunk (docs/runpod.md). The rest is room for the JSON around the text.
 MAX_POST_BYTES = 990_000
 # One character takes at most so many bytes in a JSON string: a control character is written as six.

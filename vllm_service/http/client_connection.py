@@ -20,7 +20,7 @@ from vllm_service.logs import source_location
 LONGEST_ANSWER_BYTES = 128 * 2**20
 LONGEST_ERROR_BYTES = 2**20
 #: Of a stream, until its first content has come: comments and pings, and then the event itself.
-LONGEST_BEGINNING_BYTES = 16 * 2**20
+LONGEST_BEGINNING_BYTES = 8 * 2**20
 
 
 class AnswerConnection(Protocol):

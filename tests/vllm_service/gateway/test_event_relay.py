@@ -255,7 +255,7 @@ def test_a_hidden_event_sends_nothing_and_not_an_empty_piece() -> None:
 
 
 def test_an_event_of_the_longest_length_is_held_and_a_byte_more_is_cut_short() -> None:
-    assert LONGEST_EVENT_BYTES == 16 * 1024 * 1024
+    assert LONGEST_EVENT_BYTES == 8 * 1024 * 1024
     passed = Passed().receive([b"x" * LONGEST_EVENT_BYTES])
     with pytest.raises(CutShort, match=str(LONGEST_EVENT_BYTES)):
         passed.receive([b"x"])
