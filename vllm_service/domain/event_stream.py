@@ -9,7 +9,7 @@ from typing import NamedTuple
 from vllm_service.domain.answers import ANSWER, EventReading, Form, Judgement, Verdict, judge_whole, read_event
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-#: An unfinished event is held in memory, and read at once when it ends: 9 ns a byte of the event loop (docs/benchmarks.md).
+#: An unfinished event is held in memory, and read at once when it ends: 9 ns a byte of the loop (docs/benchmarks.md).
 #: Images come in events of some MB.
 LONGEST_EVENT_BYTES = 8 * 2**20
 #: Each line of an event is an object until it ends. JSON that is spread over lines has some hundreds.
