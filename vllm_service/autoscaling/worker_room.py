@@ -1,4 +1,4 @@
-"""How many requests an own endpoint is sent at once: what its workers can hold, so that what is more waits here.
+"""Bounds the requests that an own endpoint is sent at once: what its workers can hold, so that what is more waits here.
 
 RunPod's queue and vLLM's are first come, first served; whatever one organisation has put into them delays all others.
 The gateway's own line is fair (http/fair_queue.py), and keeps some slots free for whoever comes next. So the endpoint

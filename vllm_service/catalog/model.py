@@ -30,7 +30,7 @@ class OnDisconnect(StrEnum):
 
 
 class PromptCache(StrEnum):
-    """How a provider keeps the cached prompts of organisations apart. docs/providers.md has the price of each way."""
+    """The way a provider keeps organisations' cached prompts apart. docs/providers.md has the price of each."""
 
     __hash__ = str.__hash__  # Enum's own is Python, and each request looks at it
 
@@ -87,7 +87,7 @@ class Provider:
 
     @property
     def queue_seconds(self) -> float:
-        """How long a request waits for a free connection.
+        """The time that a request waits for a free connection, at most.
 
         An own endpoint's is a place in a worker, for which it may wait as long as for the worker's first byte. A hosted
         provider's is worth no more time than opening one.

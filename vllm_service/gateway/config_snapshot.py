@@ -102,10 +102,14 @@ class ConfigSnapshot:
         """Takes keys and addresses of providers out of an error for a caller: a provider's words may repeat them."""
         error.message = self._private.sub(CONCEALED, error.message)
         error.param = None if error.param is None else self._private.sub(CONCEALED, error.param)
-        error.details = {name: self._concealed(value) for name, value in error.details.items()}
+        error.details = self._concealed(error.details)
 
     def _concealed(self, value: Any) -> Any:
-        return self._private.sub(CONCEALED, value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return self._private.sub(CONCEALED, value)
+        if isinstance(value, dict):
+            return {name: self._concealed(member) for name, member in value.items()}
+        return [self._concealed(member) for member in value] if isinstance(value, list | tuple) else value
 
     def not_found(self, name: str) -> ModelNotFound:
         """Returns the error for a name that is not in `models`; it lists the names that are."""

@@ -204,7 +204,7 @@ class RequestContext:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether the caller has requested a stream. Embeddings are never streamed, whatever their request says."""
+        """True if the caller has requested a stream. Embeddings are never streamed, whatever their request says."""
         return self.fields.stream is True and self.operation.form is not Form.EMBEDDINGS
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:

@@ -77,7 +77,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 
 @dataclass(frozen=True, slots=True)
 class AddressLimits:
-    """What one address may do; None is no limit."""
+    """The limits of one address; None is no limit."""
 
     #: A bucket of so many requests, which fills within a second. It refuses nothing that the sliding window of
     #: storage/quotas allows, which all replicas share and which counts requests with a key once more.

@@ -86,12 +86,12 @@ class BoundedReader(RequestReader):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether nothing would be lost but an idle connection, or a request that is not complete."""
+        """True if nothing would be lost but an idle connection, or a request that is not complete."""
         return not self.is_busy and self._transport is not None and not self._transport.is_closing()
 
     @property
     def is_to_be_answered(self) -> bool:
-        """Whether a stop waits for it: a whole request waits, or one that has a key is being received."""
+        """True if a stop waits for it: a whole request waits, or one that has a key is being received."""
         if self._is_discarding:
             return False
         caller = self._caller if self.is_receiving and self._has_head else None
@@ -99,7 +99,7 @@ class BoundedReader(RequestReader):
 
     @property
     def is_refused(self) -> bool:
-        """Whether it has been refused and is only open so that the refusal arrives."""
+        """True if it has been refused and is only open so that the refusal arrives."""
         return self._is_discarding
 
     @property

@@ -1,4 +1,4 @@
-"""How many connections there may be, and which one gives way to a new one."""
+"""Shares connections out between addresses: each has a limit, and at the total one gives way to a new one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Connection(Protocol):
 
     @property
     def is_refused(self) -> bool:
-        """Whether it has been refused and is only open so that the refusal arrives."""
+        """True if it has been refused and is only open so that the refusal arrives."""
         ...
 
     @property
@@ -38,7 +38,7 @@ class Connection(Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no request of it is being answered or waits for its turn."""
+        """True if no request of it is being answered or waits for its turn."""
         ...
 
     def disconnect(self) -> None:

@@ -29,7 +29,7 @@ Turn = asyncio.Future[None]
 
 
 class QueueBounds(NamedTuple):
-    """How many requests may wait for a connection to one provider."""
+    """The most requests that may wait for a connection to one provider."""
 
     of_organisation: int = 1000
     in_total: int = 4000
@@ -108,7 +108,7 @@ class FairQueue:
 
     @property
     def taken(self) -> int:
-        """How many connections are used or being opened."""
+        """The number of connections that are used or being opened."""
         return self.capacity - self.free
 
     def state(self, before: PoolState | None) -> PoolState:

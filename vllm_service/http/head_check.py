@@ -27,7 +27,7 @@ _ONLY_ONCE = frozenset((b"authorization", b"proxy-authorization", b"x-api-key", 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Which targets, without their query, are treated in which way."""
+    """The targets, without their query, that are treated in a way of their own."""
 
     #: Those that take a large body, by POST, and need a key; None: all do, by any method.
     operations: Container[bytes] | None = None

@@ -95,7 +95,7 @@ class RequestReader(Writer):
     @property
     @abstractmethod
     def is_busy(self) -> bool:
-        """Whether a request is being answered or waits for its turn."""
+        """True if a request is being answered or waits for its turn."""
 
     @abstractmethod
     def received(self, request: Request, keeps_alive: bool) -> None:

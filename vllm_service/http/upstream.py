@@ -88,7 +88,7 @@ class Sending(Protocol):
 
 
 class Sender(Protocol):
-    """Whose request it is: organisations share a provider's connections fairly, and so do the keys of each."""
+    """The key of a request: organisations share a provider's connections fairly, and so do the keys of each."""
 
     @property
     def id(self) -> str:

@@ -1,4 +1,4 @@
-"""How late the event loop runs what is due: the sign that something holds it, which slows every request."""
+"""Measures how late the event loop runs what is due: the sign that something holds it, which slows every request."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Failure:
 
     @property
     def may_be_billed(self) -> bool:
-        """Whether the provider may have worked on the request, so that the attempt is counted by an estimate."""
+        """True if the provider may have worked on the request, so that the attempt is counted by an estimate."""
         return self.may_be_running or self.kind is Kind.CUT
 
     @property
@@ -132,7 +132,7 @@ class Failure:
 
     @property
     def weight(self) -> int:
-        """How much the failure says to the caller when all attempts have failed; of equal ones the last counts.
+        """The weight of what the failure says to the caller when all attempts have failed; of equals the last counts.
 
         What may pass weighs most, since the same request may succeed later. Then comes what the caller can change.
         """

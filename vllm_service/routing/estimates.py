@@ -30,7 +30,7 @@ class Mean:
 
     @property
     def weight(self) -> float:
-        """How many observations the mean rests on, the guess's trust included; at most its memory."""
+        """The number of observations that the mean rests on, the guess's trust included; at most its memory."""
         return self._weight
 
 
@@ -116,7 +116,7 @@ class MeanByCaller(Generic[Caller]):
 
 
 class AnswerLengths:
-    """How many tokens an answer will have: learned by key and operation."""
+    """Expects the number of tokens of an answer: learned by key and operation."""
 
     __slots__ = ("_by_caller",)
 

@@ -1,4 +1,4 @@
-"""What can be read from the URL of a database or a Redis before anything connects: its address, its files for TLS."""
+"""Reads the URL of a database or a Redis before anything connects: its address, its files for TLS."""
 
 from __future__ import annotations
 

@@ -51,12 +51,12 @@ class Reply:
 
     @property
     def size(self) -> int:
-        """How many bytes are sent, head included."""
+        """The number of bytes that are sent, head included."""
         return sum(len(action) for action in self.actions if isinstance(action, bytes))
 
     @property
     def head_size(self) -> int:
-        """How many of these are the head."""
+        """The number of these that are the head."""
         return b"".join(action for action in self.actions if isinstance(action, bytes)).index(b"\r\n\r\n") + 4
 
     def cut_at(self, position: int, *then: Action) -> Reply:

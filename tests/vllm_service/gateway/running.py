@@ -206,20 +206,36 @@ async def running(
         paths=PATHS,
     )
     server = HttpServer(Dispatcher(gateway, lambda: application or _nothing_else), limits, head_check)
+    try:
+        async with _listening(server) as port, _clients(f"http://127.0.0.1:{port}/v1") as (http, client):
+            yield Running(f"http://127.0.0.1:{port}/v1", port, books, gateway, server, client, http, upstream)
+    finally:
+        await upstream.close()
+
+
+@asynccontextmanager
+async def _listening(server: HttpServer) -> AsyncIterator[int]:
+    """Listens on a free port; stops the server at the end."""
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
-    port = listening.getsockname()[1]
+    port: int = listening.getsockname()[1]
     await server.listen(listening)
-    url = f"http://127.0.0.1:{port}/v1"
+    try:
+        yield port
+    finally:
+        await server.stop(within_seconds=2)
+
+
+@asynccontextmanager
+async def _clients(url: str) -> AsyncIterator[tuple[httpx.AsyncClient, AsyncOpenAI]]:
+    """Clients with a key, closed at the end."""
     http = httpx.AsyncClient(headers={"authorization": f"Bearer {SECRET}"}, timeout=20)
     client = AsyncOpenAI(api_key=SECRET, base_url=url, max_retries=0, timeout=20)
     try:
-        yield Running(url, port, books, gateway, server, client, http, upstream)
+        yield http, client
     finally:
         await client.close()
         await http.aclose()
-        await server.stop(within_seconds=2)
-        await upstream.close()
 
 
 @asynccontextmanager

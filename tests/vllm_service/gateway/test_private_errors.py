@@ -6,13 +6,16 @@ import json
 
 import pytest
 
+from tests.vllm_service.configured_order import ConfiguredOrder
 from tests.vllm_service.gateway.asking import MESSAGES, posted
 from tests.vllm_service.gateway.running import PROVIDER_SECRET, Running, catalog_of, gateway_to, running
 from vllm_service.errors import ServiceError
+from vllm_service.gateway.config_snapshot import ConfigSnapshot
 from vllm_service.gateway.operations import CHAT
 from vllm_service.testing import Close, ReceivedRequest, Reply, ScriptedProvider, begun, chat_chunk, events, whole
 
 ASKED = {"model": "small", "messages": MESSAGES}
+PRIVATE_URL = "http://10.1.2.3:8000/v1"
 
 
 def echoed(request: ReceivedRequest) -> dict[str, object]:
@@ -70,3 +73,10 @@ async def test_a_caller_within_the_process_gets_no_more() -> None:
         with pytest.raises(ServiceError) as raised:
             await gateway.gateway.complete(gateway.books.keys["sk-of-the-caller"], CHAT, ASKED)
     assert_private(f"{raised.value.message}{raised.value.details}{raised.value.param}", gateway)
+
+
+def test_what_lies_deeper_in_the_details_is_taken_out_too() -> None:
+    snapshot = ConfigSnapshot(catalog_of(PRIVATE_URL), ConfiguredOrder(catalog_of(PRIVATE_URL)))
+    error = ServiceError("no", details={"attempts": [{"url": f"at {PRIVATE_URL}/chat", "status": 500}]})
+    snapshot.conceal(error)
+    assert error.details == {"attempts": [{"url": "at [provider]/chat", "status": 500}]}

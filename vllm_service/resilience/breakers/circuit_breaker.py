@@ -66,17 +66,17 @@ class CircuitBreaker:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it lets every request by, as far as is known without a look at the clock."""
+        """True if it lets every request by, as far as is known without a look at the clock."""
         return self._state is CLOSED
 
     @property
     def is_sound(self) -> bool:
-        """Whether it is closed, and the last request that ended did not fail."""
+        """True if it is closed, and the last request that ended did not fail."""
         return self._state is CLOSED and not self.failures and not self._throttles
 
     @property
     def is_probing(self) -> bool:
-        """Whether a probe is out, or may be."""
+        """True if a probe is out, or may be."""
         return self._probes.are_out
 
     def state(self, now: float) -> BreakerState:

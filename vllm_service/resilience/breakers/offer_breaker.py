@@ -30,7 +30,7 @@ _NEVER_REFUSED = Admission(0)
 
 
 class _Organisation:
-    """What one organisation's requests have met at the offer."""
+    """The state of the offer for one organisation, by what its requests have met there."""
 
     __slots__ = ("breaker", "failed_at", "failures", "rest_until", "run", "throttles", "window")
 
@@ -84,7 +84,7 @@ class OfferBreaker(CircuitBreaker):
 
     @property
     def is_closed(self) -> bool:
-        """Whether it lets every request of every organisation by, as far as is known without a look at the clock."""
+        """True if it lets every request of every organisation by, as far as is known without a look at the clock."""
         return super().is_closed and all(one.breaker.is_closed for one in self._organisations.values())
 
     def organisations_shut_out(self, now: float) -> int:

@@ -18,7 +18,7 @@ class Admission:
 
     @property
     def probes_any(self) -> bool:
-        """Whether it is a probe of everyone's breaker or of the organisation's own."""
+        """True if it is a probe of everyone's breaker or of the organisation's own."""
         return self.is_probe or (self.own is not None and self.own.is_probe)
 
 
@@ -40,7 +40,7 @@ class Probes:
 
     @property
     def are_out(self) -> bool:
-        """Whether there are any, lost ones among them."""
+        """True if there are any, lost ones among them."""
         return bool(self._out)
 
     def send(self, organisation: str, admission: Admission | None, now: float, seconds: float) -> None:

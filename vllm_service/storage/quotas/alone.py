@@ -19,7 +19,7 @@ MOST_REMEMBERED = 100_000
 
 @dataclass(frozen=True, slots=True)
 class _Totals:
-    """What all processes together had taken of some limits, when Redis last said so."""
+    """The use of some limits by all processes together, as of Redis's last reply."""
 
     #: Until when this counts, in milliseconds since 1970.
     ends_at_ms: float

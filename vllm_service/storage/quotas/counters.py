@@ -128,7 +128,7 @@ class Period:
 
     @property
     def settled(self) -> Counts:
-        """What is settled."""
+        """The settled part."""
         return self.settled_requests, self.settled_tokens, self.settled_picousd
 
     def hand_over(self, counts: Counts) -> None:

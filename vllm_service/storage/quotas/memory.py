@@ -30,7 +30,7 @@ class UnderWay:
 
 
 class KeyUse:
-    """What one key has taken of its limits."""
+    """One key's use of its limits."""
 
     __slots__ = ("of_organisation", "requests", "window")
 
