@@ -205,9 +205,11 @@ class _Buffer:
                 had_none = not self._events
                 if (size := posted_size(event)) <= self._max_bytes:
                     self._events.append((event, size))
-                else:
-                    self._events.extend((part, posted_size(part)) for part in cut(event, self._max_bytes))
-                self._bytes += size
+                    self._bytes += size
+                else:  # the parts are counted as they are taken: together they may be longer than the event
+                    parts = [(part, posted_size(part)) for part in cut(event, self._max_bytes)]
+                    self._events.extend(parts)
+                    self._bytes += sum(size for _, size in parts)
                 if had_none:
                     self._wake()
         finally:
