@@ -39,12 +39,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def logs_reach_caplog() -> None:
-    """Undoes what libraries and earlier tests in this process have done to our loggers: levels, switches, detours.
-
-    vLLM's model_hosting_container_standards sets the root logger to ERROR when it is imported.
-    """
+    """Undoes what libraries and earlier tests in this process have done to our loggers: levels, switches, detours."""
     logging.disable(logging.NOTSET)
-    logging.root.setLevel(logging.WARNING)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith(OUR_LOGGERS) and isinstance(logger, logging.Logger):
             logger.disabled = False

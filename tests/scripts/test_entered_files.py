@@ -44,11 +44,6 @@ def test_the_window_with_the_fewest_files_and_then_calls_counts() -> None:
     assert walk_of(CALLS, [(3, 4), (1, 2), (1, 1)], None).functions == 1
 
 
-def test_a_timer_that_falls_into_every_window_is_on_no_requests_way() -> None:
-    tick = Call(2, "observability/loop_lag.py", "LoopLag.run")
-    assert list(walk_of([*CALLS, tick], [(2, 3)], None).files) == ["a.py", "b.py"]
-
-
 def test_a_walk_without_its_last_call_is_an_error_that_names_it() -> None:
     with pytest.raises(LastCallMissing, match=r"none of 4 calls was record\(\) in a file whose path contains 'ledger'"):
         walk_of(CALLS, [(1, 4)], ROW)
