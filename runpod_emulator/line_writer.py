@@ -132,7 +132,7 @@ class LineWriter:
 
 
 class LineStream(io.RawIOBase):
-    """What is below a text stream: tracebacks, warnings and libraries' logs reach the writer through it."""
+    """The raw stream below a text stream: tracebacks, warnings and libraries' logs reach the writer through it."""
 
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()

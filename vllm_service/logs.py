@@ -165,7 +165,7 @@ class LogHandler(logging.Handler):
 
 
 class LogStream(io.RawIOBase):
-    """What is below sys.stderr: tracebacks and the like reach the writer through it."""
+    """The raw stream below sys.stderr: tracebacks and the like reach the writer through it."""
 
     def __init__(self, writer: LogWriter) -> None:
         super().__init__()

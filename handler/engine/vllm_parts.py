@@ -1,4 +1,4 @@
-"""What is used of vLLM, in the only module that imports it beside `vllm_serve` and `cpu_lora`.
+"""The parts of vLLM that the worker uses, in the only module that imports it beside `vllm_serve` and `cpu_lora`.
 
 tests/contract checks what is used: vLLM's parser, `AsyncEngineArgs`, `AsyncLLM`, `build_app` and `init_app_state`.
 Imports are inside functions: importing vLLM takes seconds, and a wrong setting should be reported before that.

@@ -54,7 +54,7 @@ class LocalJob:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing more will come."""
+        """True once nothing more will come."""
         return self.error is not None or (self.task is not None and self.task.done())
 
     @property

@@ -32,7 +32,7 @@ class Distrusted(Exception):
 
 @dataclass(frozen=True)
 class ArchiveTrust:
-    """What makes an archive trusted."""
+    """The conditions under which an archive is trusted."""
 
     #: Signs archives. All workers that are to share them have the same; None checks owners instead.
     secret: str | None = field(default=None, repr=False)

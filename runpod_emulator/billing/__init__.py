@@ -1,1 +1,1 @@
-"""What the workers' seconds cost."""
+"""The meter of workers' seconds, and the bill."""
