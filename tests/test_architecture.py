@@ -53,6 +53,7 @@ ROOMS = {
         ("client",),
         ("gateway",),
         ("autoscaling",),
+        ("deployment",),
         ("simulation",),
         ("resilience",),
         ("runpod",),

@@ -5,6 +5,7 @@ Numbers are read from their text: a price must not pass through a float.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -31,9 +32,10 @@ class Value:
 
     def wrong(self, what: str) -> ConfigurationError:
         """Returns an error about this node, to be raised. what: what is wrong, and what to do."""
-        line = self._node.start_mark.line + 1
+        # A value that was not read from a file, such as an argument's, has no line.
+        line = f":{mark.line + 1}" if (mark := self._node.start_mark) else ""
         where = f"{self.path}: " if self.path else ""
-        return ConfigurationError(f"{self.file}:{line}: {where}{what}", param=self.path or None)
+        return ConfigurationError(f"{self.file}{line}: {where}{what}", param=self.path or None)
 
     def text(self) -> str:
         """Returns a text that is not empty."""
@@ -55,7 +57,9 @@ class Value:
         """Returns a number above zero."""
         if (number := self.number()) == 0:
             raise self.wrong("expected a number above zero")
-        return float(number)
+        if not math.isfinite(positive := float(number)):
+            raise self.wrong(f"{self.text()} is too large a number; lower it")
+        return positive
 
     def count(self) -> int:
         """Returns a whole number above zero."""
@@ -179,24 +183,37 @@ class Section:
         return self.read(key, lambda value: value.choice(choices), default)
 
 
-def read_yaml(path: Path, faults: ConfigurationFaults) -> Value:
+#: What to do about a file of the gateway that is not there.
+GATEWAY_FILES_HINT = (
+    "Write both files with `python -m vllm_service examples write`, or set CONFIG_DIR to their directory."
+)
+GATEWAY_EMPTY_HINT = "`python -m vllm_service examples write` writes a complete one"
+
+
+def read_yaml(
+    path: Path,
+    faults: ConfigurationFaults,
+    *,
+    hint: str = GATEWAY_FILES_HINT,
+    empty_hint: str = GATEWAY_EMPTY_HINT,
+) -> Value:
     """Returns the root of the file, whose errors are added to the faults.
 
-    Raises ConfigurationError when it cannot be read or is not YAML.
+    Raises ConfigurationError when it cannot be read or is not YAML. hint, empty_hint: what to do about a missing and
+    about an empty file.
     """
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as error:
-        hint = "Write both files with `python -m vllm_service examples write`, or set CONFIG_DIR to their directory."
         raise ConfigurationError(f"{path}: {error.strerror or error}. {hint}", param=str(path)) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = f":{mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
         problem = getattr(error, "problem", None) or "not UTF-8 text"
         raise ConfigurationError(f"{path}{line}: the file is not valid YAML: {problem}", param=str(path)) from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: the file is nested too deeply; flatten it", param=str(path)) from None
     if node is None:
-        raise ConfigurationError(
-            f"{path}: the file is empty; `python -m vllm_service examples write` writes a complete one", param=str(path)
-        )
+        raise ConfigurationError(f"{path}: the file is empty; {empty_hint}", param=str(path))
     return Value(node, path, "", faults)
 
 

@@ -1,0 +1,1 @@
+"""A deployment: what a model needs, which GPUs hold it, and what RunPod has to have for it."""
