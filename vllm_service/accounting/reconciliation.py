@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from dataclasses import dataclass, field
+from datetime import date
 
 from vllm_service.accounting.booking import Booking, RanRequest, WorkerBill, book, due
-from vllm_service.domain.money import split
+from vllm_service.domain.bill import BilledAmount, BilledParts, parts_per_day, plus, utc_day
 from vllm_service.domain.requests import RequestRecord
-
-DAY_US = 86_400 * 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class BilledAmount:
-    """One line of a bill. A field is None where the bill lacks it."""
-
-    picousd: int
-    endpoint: str | None = None
-    #: Microseconds since 1970, as ended_us.
-    started_us: int | None = None
-    ended_us: int | None = None
-
-    def per_day(self) -> list[tuple[date | None, int]]:
-        """Returns the amount, cut at midnight UTC by time; exact."""
-        if self.started_us is None:
-            return [(None, self.picousd)]
-        end_us = max(self.ended_us or 0, self.started_us)
-        cuts = [self.started_us, *range((self.started_us // DAY_US + 1) * DAY_US, end_us, DAY_US), end_us]
-        lengths = [later - earlier for earlier, later in itertools.pairwise(cuts)]
-        # An amount without any length belongs to the day on which it began.
-        shares = split(self.picousd, lengths if any(lengths) else [1, *lengths[1:]])
-        return [(_day(start), share) for start, share in zip(cuts, shares, strict=False)]
 
 
 @dataclass(slots=True)
@@ -43,7 +17,7 @@ class DayLine:
 
     #: None: the bill lacks the time.
     day: date | None
-    billed_picousd: int | None = None
+    billed: BilledParts = field(default_factory=BilledParts)
     booked_picousd: int | None = None
     requests: int = 0
     #: Those of them whose cost is unknown (RequestRecord.is_unpriced); they are never taken for free.
@@ -51,42 +25,41 @@ class DayLine:
 
     @property
     def difference_picousd(self) -> int | None:
-        """The ledger's sum less the bill's; None where either is missing."""
-        if self.billed_picousd is None or self.booked_picousd is None:
+        """The ledger's sum less what was billed for workers' seconds; None where either is missing."""
+        compute = self.billed.compute_picousd
+        if compute is None or self.booked_picousd is None:
             return None
-        return self.booked_picousd - self.billed_picousd
+        return self.booked_picousd - compute
 
     @property
     def difference_percentage(self) -> float | None:
-        """The difference as a percentage of the bill; None where nothing was billed."""
+        """The difference as a percentage of what was billed for workers' seconds; None where that is nothing."""
         difference = self.difference_picousd
-        return None if difference is None or not self.billed_picousd else 100 * difference / self.billed_picousd
+        compute = self.billed.compute_picousd
+        return None if difference is None or not compute else 100 * difference / compute
 
     def add(self, record: RequestRecord) -> None:
         """Adds one of the ledger's rows."""
         self.requests += 1
         self.unpriced_requests += record.is_unpriced
-        if record.cost_picousd is not None:
-            self.booked_picousd = (self.booked_picousd or 0) + record.cost_picousd
+        self.booked_picousd = plus(self.booked_picousd, record.cost_picousd)
 
 
 class Days:
     """A bill's lines and the ledger's rows, summed by day: memory does not grow with the ledger."""
 
     def __init__(self, bill: Iterable[BilledAmount]) -> None:
-        self._lines: defaultdict[date | None, DayLine] = defaultdict(lambda: DayLine(None))
-        for amount in bill:
-            for day, picousd in amount.per_day():
-                self._lines[day].billed_picousd = (self._lines[day].billed_picousd or 0) + picousd
+        self._lines = {day: DayLine(day, billed) for day, billed in parts_per_day(bill).items()}
 
     def add(self, record: RequestRecord) -> None:
         """Adds one of the ledger's rows."""
-        self._lines[_day(round(record.started_at * 1_000_000))].add(record)
+        day = utc_day(round(record.started_at * 1_000_000))
+        if day not in self._lines:
+            self._lines[day] = DayLine(day)
+        self._lines[day].add(record)
 
     def in_order(self) -> list[DayLine]:
         """Returns the days in order; what the bill does not date comes last."""
-        for day, line in self._lines.items():
-            line.day = day
         return sorted(self._lines.values(), key=lambda line: (line.day is None, line.day or date.min))
 
 
@@ -136,8 +109,8 @@ def total(lines: Iterable[DayLine]) -> DayLine:
     for line in lines:
         whole.requests += line.requests
         whole.unpriced_requests += line.unpriced_requests
-        whole.billed_picousd = _sum(whole.billed_picousd, line.billed_picousd)
-        whole.booked_picousd = _sum(whole.booked_picousd, line.booked_picousd)
+        whole.billed.merge(line.billed)
+        whole.booked_picousd = plus(whole.booked_picousd, line.booked_picousd)
     return whole
 
 
@@ -145,11 +118,3 @@ def ran_at(endpoint: str, record: RequestRecord) -> RanRequest:
     """Returns when a request of the ledger was at an endpoint, for booking.book."""
     started_us = round(record.started_at * 1_000_000)
     return RanRequest(record.request_id, endpoint, started_us, started_us + round((record.total_ms or 0) * 1000))
-
-
-def _sum(known: int | None, more: int | None) -> int | None:
-    return known if more is None else (known or 0) + more
-
-
-def _day(microseconds: int) -> date:
-    return datetime.fromtimestamp(microseconds // 1_000_000, UTC).date()

@@ -6,22 +6,18 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
-from rich.console import Console
-from rich.table import Table
 
-from vllm_service.accounting.bills import Bill, parse_bill, read_bill
-from vllm_service.accounting.booking import Booking
-from vllm_service.accounting.reconciliation import DayLine, Reconciliation, total
+from vllm_service.accounting.bill_records import Bill, joined, parse_bill
+from vllm_service.accounting.bills import read_bill
+from vllm_service.accounting.reconciliation import DayLine, Reconciliation
 from vllm_service.cli.argument_types import day
 from vllm_service.cli.command import Command
+from vllm_service.cli.reconcile_report import Report
 from vllm_service.cli.storage_options import add_location, with_database
-from vllm_service.domain.money import to_usd
 from vllm_service.domain.quotas import SECONDS_PER_DAY
 from vllm_service.domain.timestamps import utc_seconds
 from vllm_service.errors import ConfigurationError
@@ -40,7 +36,9 @@ LONGEST_REQUEST_SECONDS = SECONDS_PER_DAY
 def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 if the totals differ by more than --tolerance. Raises ConfigurationError."""
     key = ServiceSettings.from_environment().environment.get(KEY_VARIABLE)
-    bill = parse_bill(read_bill(options.bill, key), now_us=time.time_ns() // 1000, endpoint=options.endpoint)
+    now_us = time.time_ns() // 1000
+    bills = [parse_bill(read_bill(source, key), now_us=now_us) for source in options.bill]
+    bill = joined(bills).only(options.endpoint, options.volume)
 
     async def work(database: Database, settings: ServiceSettings) -> int:
         compared = await _read(database, bill, options)
@@ -83,13 +81,12 @@ def _require_one_provider(compared: Reconciliation, options: argparse.Namespace)
 def _report(compared: Reconciliation, bill: Bill, options: argparse.Namespace) -> int:
     _require_one_provider(compared, options)
     lines = [line for line in compared.days() if _is_requested(line, options.since, options.until)]
-    whole = total(lines)
-    bookings = compared.bookings()
+    report = Report(lines, compared.bookings(), len(bill.workers))
     if options.json:
-        sys.stdout.write(json.dumps(_document(lines, whole, bookings)) + "\n")
+        sys.stdout.write(json.dumps(report.document()) + "\n")
     else:
-        _show(lines, whole, bookings, bill)
-    difference = whole.difference_percentage
+        report.show()
+    difference = report.whole.difference_percentage
     return int(options.tolerance is not None and (difference is None or abs(difference) > options.tolerance))
 
 
@@ -97,8 +94,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bill",
         required=True,
+        action="append",
         metavar="FILE|URL",
-        help=f"RunPod's bill, or the emulator's; - reads stdin; a request to a URL has the key in {KEY_VARIABLE}",
+        help=f"RunPod's bill, or the emulator's; - reads stdin; a request to a URL has the key in {KEY_VARIABLE}; "
+        "may be repeated, for the bill of an endpoint and that of its volumes",
     )
     parser.add_argument(
         "--ledger", type=Path, metavar="FILE", help="an exported ledger, .csv or .csv.gz (default: the database)"
@@ -111,6 +110,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the billed provider, as the ledger names it; may be repeated",
     )
     parser.add_argument("--endpoint", metavar="ID", help="only this endpoint's lines of the bill")
+    parser.add_argument(
+        "--volume",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="of network volumes' lines only this one's; may be repeated",
+    )
     parser.add_argument("--since", type=day, metavar="DAY", help="the first day, UTC: 2026-11-01")
     parser.add_argument("--until", type=day, metavar="DAY", help="the last day, UTC")
     parser.add_argument("--tolerance", type=float, metavar="PERCENT", help="exit with 1 if the totals differ by more")
@@ -140,66 +146,6 @@ def _is_requested(line: DayLine, since: date | None, until: date | None) -> bool
     if line.day is None:
         return since is None and until is None
     return (since is None or line.day >= since) and (until is None or line.day <= until)
-
-
-def _document(lines: Sequence[DayLine], whole: DayLine, bookings: Sequence[Booking]) -> dict[str, Any]:
-    return {
-        "days": [{"day": None if line.day is None else line.day.isoformat()} | _figures(line) for line in lines],
-        "total": _figures(whole),
-        "attribution": _attribution(bookings),
-    }
-
-
-def _figures(line: DayLine) -> dict[str, Any]:
-    return {
-        "billed_usd": to_usd(line.billed_picousd),
-        "booked_usd": to_usd(line.booked_picousd),
-        "difference_usd": to_usd(line.difference_picousd),
-        "difference_percentage": line.difference_percentage,
-        "requests": line.requests,
-        "unpriced_requests": line.unpriced_requests,
-    }
-
-
-def _attribution(bookings: Sequence[Booking]) -> dict[str, float] | None:
-    """Returns what the billed seconds were used for; None without the workers' times in the bill."""
-    if not bookings:
-        return None
-    attributed = [booking for booking in bookings if booking.request_id is not None]
-    return {
-        "execution_usd": to_usd(sum(booking.execution_picousd for booking in attributed)),
-        "cold_start_usd": to_usd(sum(booking.cold_start_picousd for booking in attributed)),
-        "idle_usd": to_usd(sum(booking.idle_picousd for booking in attributed)),
-        "nobody_usd": to_usd(sum(booking.total_picousd for booking in bookings if booking.request_id is None)),
-    }
-
-
-def _show(lines: Sequence[DayLine], whole: DayLine, bookings: Sequence[Booking], bill: Bill) -> None:
-    table = Table(title="Ledger against bill, days in UTC", show_footer=True)
-    names = ("day", "requests", "booked $", "billed $", "difference $", "%")
-    for name, footer in zip(names, ("total", *_cells(whole)), strict=True):
-        table.add_column(name, footer=footer, justify="left" if name == "day" else "right")
-    for line in lines:
-        table.add_row("undated" if line.day is None else line.day.isoformat(), *_cells(line))
-    console = Console()
-    console.print(table)
-    if whole.unpriced_requests:
-        console.print(f"{whole.unpriced_requests} requests have no known cost: they are not in the booked dollars.")
-    if attribution := _attribution(bookings):
-        shares = ", ".join(
-            f"{name.removesuffix('_usd').replace('_', ' ')} ${usd:.6f}" for name, usd in attribution.items()
-        )
-        console.print(f"The bill's {len(bill.workers)} workers: {shares}.")
-
-
-def _cells(line: DayLine) -> tuple[str, ...]:
-    money = (line.booked_picousd, line.billed_picousd, line.difference_picousd)
-    percentage = line.difference_percentage
-    return (
-        str(line.requests),
-        *("?" if amount is None else f"{to_usd(amount):.6f}" for amount in money),
-        "?" if percentage is None else f"{percentage:+.2f}",
-    )
 
 
 COMMAND = Command(

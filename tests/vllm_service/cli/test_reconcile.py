@@ -73,6 +73,9 @@ async def test_what_real_workers_cost_is_booked_to_the_last_unit(tmp_path: Path)
     document = ended.document
     assert document["total"] == {
         "billed_usd": cost / 10**12,
+        **dict.fromkeys(("gpu_usd", "cpu_usd", "disk_usd", "fee_usd", "volume_usd")),
+        "beyond_parts_usd": 0.0,
+        "compute_usd": cost / 10**12,
         "booked_usd": cost / 10**12,
         "difference_usd": 0.0,
         "difference_percentage": 0.0,
@@ -109,6 +112,62 @@ async def test_only_the_days_asked_for_are_compared(tmp_path: Path) -> None:
     assert [day["day"] for day in ended.document["days"]] == ["2026-11-02"]
     assert ended.document["total"]["booked_usd"] == 0.001
     assert ended.document["attribution"] is None
+
+
+def v2_bills(tmp_path: Path, total: float = 1.5) -> tuple[str, ...]:
+    """Writes RunPod's two bills of a day in the shapes of its published schema; returns the arguments for them."""
+    times = {"startTime": "2026-11-02T00:00:00Z", "endTime": "2026-11-03T00:00:00Z"}
+    amounts = {"totalAmount": total, "gpuAmount": 1.0, "cpuAmount": 0.25, "diskAmount": 0.05, "feeAmount": 0.2}
+    volume = {"totalAmount": 0.07, "standardAmount": 0.07, "highPerformanceAmount": 0}
+    documents = {
+        "serverless": [times | {"serverlessId": name} | amounts for name in ("ep", "another")],
+        "volumes": [times | {"networkVolumeId": name} | volume for name in ("v1", "v2", "v3")],
+    }
+    for name, records in documents.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"records": records, "metadata": {}}))
+    return tuple(f"--bill={tmp_path / name}.json" for name in documents)
+
+
+async def reconcile_v2(tmp_path: Path, *arguments: str, total: float = 1.5) -> process.Finished:
+    ledger = str(write(tmp_path / "ledger.csv", [row("a", NOON, NOON + 1, 10**12)]))
+    chosen = ("--endpoint", "ep", "--volume", "v1", "--volume", "v3", "--ledger", ledger)
+    bills = v2_bills(tmp_path, total)
+    return await process.run("-m", "vllm_service", "reconcile", *bills, *chosen, *arguments)
+
+
+async def test_the_parts_of_runpods_bills_are_shown_and_only_the_workers_part_is_compared(tmp_path: Path) -> None:
+    ended = await reconcile_v2(tmp_path, "--json", "--tolerance", "20.1")
+    assert ended.code == 0, ended.stderr
+    (day,) = ended.document["days"]
+    assert day == {
+        "day": "2026-11-02",
+        "billed_usd": 1.64,
+        "gpu_usd": 1.0,
+        "cpu_usd": 0.25,
+        "disk_usd": 0.05,
+        "fee_usd": 0.2,
+        "volume_usd": 0.14,
+        "beyond_parts_usd": 0.0,
+        "compute_usd": 1.25,
+        "booked_usd": 1.0,
+        "difference_usd": -0.25,
+        "difference_percentage": -20.0,
+        "requests": 1,
+        "unpriced_requests": 0,
+    }
+    assert ended.document["total"] | {"day": "2026-11-02"} == day
+
+
+async def test_a_total_that_is_not_its_parts_is_a_line_below_the_table(tmp_path: Path) -> None:
+    ended = await reconcile_v2(tmp_path, total=1.75)
+    for text in (
+        "GPU $",
+        "volume $",
+        "0.140000",
+        "2026-11-02: the bill's total is $+0.250000 from the sum of its parts",
+    ):
+        assert text in ended.stdout
+    assert "from the sum" not in (await reconcile_v2(tmp_path)).stdout
 
 
 async def of_database(tmp_path: Path, bill: str, *arguments: str, data_dir: Path | None = None) -> process.Finished:
