@@ -66,6 +66,8 @@ class Provider:
     control_url: str | None = None
     #: RunPod's price of a second of one worker.
     second_price: SecondPrice | None = None
+    #: The price of a second of one GPU by RunPod's id of its type; see worker_prices.py.
+    gpu_prices: tuple[tuple[str, SecondPrice], ...] = ()
     on_disconnect: OnDisconnect = OnDisconnect.STOP
     connect_timeout_seconds: float = 5.0
     #: From the request to the first byte, of streams only: a whole answer may take as long as its request.

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 from vllm_service.catalog.model import OnDisconnect, PromptCache, Provider, ProviderKind, WorkersMin
 from vllm_service.catalog.presets import PRESETS, RUNPOD_API_URL, RUNPOD_MANAGEMENT_URL
+from vllm_service.catalog.worker_prices import read_gpu_prices
 from vllm_service.catalog.yaml_file import Section, Value
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.urls import is_plain_beyond_this_machine, url_fault
@@ -22,7 +23,8 @@ COMMON = (
 #: The keys whose URLs get the provider's key.
 ADDRESS_KEYS = ("base_url", "api_url", "management_url")
 SCALING_KEYS = ("scaling", "workers_min", "management_url")
-RUNPOD_KEYS = ("endpoint_id", "api_url", "usd_per_second", "as_of", "expected", *SCALING_KEYS, *COMMON)
+PRICE_KEYS = ("usd_per_second", "gpu_prices", "as_of")
+RUNPOD_KEYS = ("endpoint_id", "api_url", "expected", *PRICE_KEYS, *SCALING_KEYS, *COMMON)
 #: How the gateway gets an endpoint to the router's worker target.
 WARM_UP_JOBS = "warm_up_jobs"
 WORKERS_MIN = "workers_min"
@@ -37,6 +39,7 @@ EXPECTED_SECONDS = (
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER_TEXT = re.compile(r"[!-~]+")
 Expected = tuple[tuple[str, float], ...]
+GpuPrices = tuple[tuple[str, SecondPrice], ...]
 HOSTED_KEYS = ("preset", "base_url", "price_source", "prices", *COMMON)
 
 
@@ -142,11 +145,17 @@ def _runpod(name: str, section: Section, environment: Mapping[str, str]) -> Prov
         second_price=price,
         prompt_cache=PromptCache.VLLM,
     )
+    none: GpuPrices = ()
+    gpu_prices = section.read("gpu_prices", read_gpu_prices, none)
+    if price is None and (given := section.get("gpu_prices")) is not None:
+        section.value.faults.add(
+            given.wrong("usd_per_second is missing at this provider; it is the price of workers on any other type")
+        )
     nothing: Expected = ()
     expected = section.read("expected", _expected, nothing)
     management_url = RUNPOD_MANAGEMENT_URL if section.get("api_url") is None else api_url
     workers_min = _workers_min(section, management_url, dict(expected))
-    return ProviderEntry(replace(provider, expected=expected, workers_min=workers_min))
+    return ProviderEntry(replace(provider, gpu_prices=gpu_prices, expected=expected, workers_min=workers_min))
 
 
 def _expected(value: Value) -> Expected:

@@ -1,0 +1,65 @@
+"""The price of one worker's second, by the GPUs that the worker got: an endpoint's pools may mix types.
+
+In this order: `gpu_prices` of providers.yaml; RunPod's list price, where the endpoint's own `usd_per_second` is a list
+price too; `usd_per_second`. So a price by agreement is never replaced by a list price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vllm_service.catalog.gpu_types import GPU_TYPES, types_of_pool
+from vllm_service.catalog.model import Provider
+from vllm_service.catalog.yaml_file import Value
+from vllm_service.domain.pricing import SecondPrice
+
+#: List prices of one GPU, by its type's id.
+LIST_PRICES: Mapping[str, SecondPrice] = {
+    gpu_type.id: SecondPrice.per_second(gpu_type.usd_per_second) for gpu_type in GPU_TYPES
+}
+_LISTED = frozenset(price.picousd_per_microsecond for price in LIST_PRICES.values())
+
+
+def worker_price(provider: Provider, gpu_type: str | None, gpu_count: int | None) -> SecondPrice | None:
+    """Returns the price of a worker with so many GPUs of this type; None where the endpoint's price is unknown.
+
+    A worker whose GPUs are not known, or have no price, costs the endpoint's `usd_per_second`.
+    """
+    one_gpu = _gpu_price(provider, gpu_type, gpu_count)
+    if one_gpu is None or not gpu_count:
+        return provider.second_price
+    return SecondPrice(gpu_count * one_gpu.picousd_per_microsecond)
+
+
+def lacks_price(provider: Provider, gpu_type: str | None) -> bool:
+    """Returns whether a worker on this type costs `usd_per_second` only because no price of the type is known."""
+    return gpu_type is not None and gpu_type not in dict(provider.gpu_prices) and gpu_type not in LIST_PRICES
+
+
+def read_gpu_prices(value: Value) -> tuple[tuple[str, SecondPrice], ...]:
+    """Returns the prices of `gpu_prices`, dollars a second of one GPU, by the type's id.
+
+    A key is a type's id or a pool's, which stands for all its types; a type's own price goes before its pool's.
+    """
+    types: dict[str, SecondPrice] = {}
+    pools: dict[str, SecondPrice] = {}
+    for name, given in value.section():
+        with value.faults:
+            try:
+                price = SecondPrice.per_second(given.number())
+            except ValueError as error:
+                raise given.wrong(str(error)) from None
+            of_pool = types_of_pool(name)
+            pools.update((gpu_type.id, price) for gpu_type in of_pool)
+            if not of_pool:
+                types[name] = price
+    return tuple((pools | types).items())
+
+
+def _gpu_price(provider: Provider, gpu_type: str | None, gpu_count: int | None) -> SecondPrice | None:
+    if gpu_type is None or not gpu_count or provider.second_price is None:
+        return None
+    own = dict(provider.gpu_prices).get(gpu_type)
+    configured = provider.second_price.picousd_per_microsecond
+    is_list_price = configured % gpu_count == 0 and configured // gpu_count in _LISTED
+    return own or (LIST_PRICES.get(gpu_type) if is_list_price else None)
