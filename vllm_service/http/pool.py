@@ -80,15 +80,12 @@ class ConnectionPool:
         sending = sending or _Unobserved()
         return pool.send("POST", path, headers, body, patience, sending=sending, beginning=beginning, sender=sender)
 
-    def get(self, provider: Provider, path: str, patience: Patience = ENDLESS) -> Awaitable[Answer]:
-        """GETs `base_url + path`; errors as for `send`."""
+    def ask(
+        self, method: str, provider: Provider, path: str, body: bytes = b"", patience: Patience = ENDLESS
+    ) -> Awaitable[Answer]:
+        """Sends a small request of any method to `base_url + path`; errors as for `send`. body: JSON, or empty."""
         pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("GET", path, b"", b"", patience, sending=_Unobserved())
-
-    def patch(self, provider: Provider, path: str, body: bytes, patience: Patience = ENDLESS) -> Awaitable[Answer]:
-        """PATCHes JSON to `base_url + path`; errors as for `send`. May arrive twice, so it must be idempotent."""
-        pool = self._pools.get(id(provider)) or self._new_pool(provider)
-        return pool.send("PATCH", path, b"", body, patience, sending=_Unobserved())
+        return pool.send(method, path, b"", body, patience, sending=_Unobserved())
 
     def taken(self, provider: str) -> int:
         """Returns how many requests to the provider of this name are under way."""

@@ -15,18 +15,10 @@ from vllm_service.runpod.endpoint import Reply
 class ProviderRequests(Protocol):
     """The part of http.upstream.Connections that control requests need."""
 
-    def send(
-        self, provider: Provider, path: str, headers: bytes, body: bytes, patience: Patience = ...
+    def ask(
+        self, method: str, provider: Provider, path: str, body: bytes = ..., patience: Patience = ...
     ) -> Awaitable[Answer]:
-        """Sends a POST request."""
-        ...
-
-    def get(self, provider: Provider, path: str, patience: Patience = ...) -> Awaitable[Answer]:
-        """Sends a GET request."""
-        ...
-
-    def patch(self, provider: Provider, path: str, body: bytes, patience: Patience = ...) -> Awaitable[Answer]:
-        """Sends a PATCH request."""
+        """Sends a request of any method."""
         ...
 
 
@@ -41,19 +33,14 @@ class ControlHttp:
     async def __call__(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float
     ) -> Reply:
-        """Sends GET, PATCH or POST as runpod.SendHttp says; of the headers only the key is sent on."""
+        """Sends a request as runpod.SendHttp says; of the headers only the key is sent on."""
         parts = urlsplit(url)
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
         provider = self._provider(f"{parts.scheme}://{parts.netloc}", headers.get("authorization"))
         patience = Patience(total_seconds=timeout_seconds)
         try:
             async with asyncio.timeout(timeout_seconds):
-                if method == "GET":
-                    answer = await self._connections.get(provider, path, patience)
-                elif method == "PATCH":
-                    answer = await self._connections.patch(provider, path, body, patience)
-                else:
-                    answer = await self._connections.send(provider, path, b"", body, patience)
+                answer = await self._connections.ask(method, provider, path, body, patience)
         except ProviderFault as fault:
             raise OSError(str(fault)) from fault
         reply = Reply(answer.status, answer.body, {n.decode(): v.decode("latin-1") for n, v in answer.headers.items()})
