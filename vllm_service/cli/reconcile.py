@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from datetime import date
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from vllm_service.accounting.bill_records import Bill, joined, parse_bill
-from vllm_service.accounting.bills import read_bill
+from vllm_service.accounting.bill_records import Bill
 from vllm_service.accounting.reconciliation import DayLine, Reconciliation
 from vllm_service.cli.argument_types import day
+from vllm_service.cli.bill_sources import KEY_VARIABLE, add_bills, bill_named
 from vllm_service.cli.command import Command
 from vllm_service.cli.reconcile_report import Report
 from vllm_service.cli.storage_options import add_location, with_database
@@ -27,8 +26,6 @@ from vllm_service.storage.ledger.csv import CsvLedger
 from vllm_service.storage.ledger.reader import LedgerReader, Window
 from vllm_service.storage.sql.database import Database
 
-#: The variable with the key that is sent to a bill's URL.
-KEY_VARIABLE = "RUNPOD_API_KEY"
 #: RunPod lets a job wait and run for a day at most, unless its TTL is set (as of 2026-11).
 LONGEST_REQUEST_SECONDS = SECONDS_PER_DAY
 
@@ -36,9 +33,7 @@ LONGEST_REQUEST_SECONDS = SECONDS_PER_DAY
 def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 if the totals differ by more than --tolerance. Raises ConfigurationError."""
     key = ServiceSettings.from_environment().environment.get(KEY_VARIABLE)
-    now_us = time.time_ns() // 1000
-    bills = [parse_bill(read_bill(source, key), now_us=now_us) for source in options.bill]
-    bill = joined(bills).only(options.endpoint, options.volume)
+    bill = bill_named(options, key)
 
     async def work(database: Database, settings: ServiceSettings) -> int:
         compared = await _read(database, bill, options)
@@ -91,14 +86,7 @@ def _report(compared: Reconciliation, bill: Bill, options: argparse.Namespace) -
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--bill",
-        required=True,
-        action="append",
-        metavar="FILE|URL",
-        help=f"RunPod's bill, or the emulator's; - reads stdin; a request to a URL has the key in {KEY_VARIABLE}; "
-        "may be repeated, for the bill of an endpoint and that of its volumes",
-    )
+    add_bills(parser)
     parser.add_argument(
         "--ledger", type=Path, metavar="FILE", help="an exported ledger, .csv or .csv.gz (default: the database)"
     )
@@ -108,14 +96,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="the billed provider, as the ledger names it; may be repeated",
-    )
-    parser.add_argument("--endpoint", metavar="ID", help="only this endpoint's lines of the bill")
-    parser.add_argument(
-        "--volume",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="of network volumes' lines only this one's; may be repeated",
     )
     parser.add_argument("--since", type=day, metavar="DAY", help="the first day, UTC: 2026-11-01")
     parser.add_argument("--until", type=day, metavar="DAY", help="the last day, UTC")

@@ -16,6 +16,7 @@ import pytest
 from runpod_emulator import Emulator, EndpointSettings
 from tests.e2e import process
 from tests.runpod_emulator.support import ECHO_WORKER, client_of
+from tests.vllm_service.runpod.scripted import raw, scripted
 from tests.waiting import until
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.storage.ledger.writer import LedgerWriter
@@ -168,6 +169,37 @@ async def test_a_total_that_is_not_its_parts_is_a_line_below_the_table(tmp_path:
     ):
         assert text in ended.stdout
     assert "from the sum" not in (await reconcile_v2(tmp_path)).stdout
+
+
+async def test_of_a_url_without_a_path_runpods_rest_api_is_asked_for_endpoint_and_volumes(tmp_path: Path) -> None:
+    v2_bills(tmp_path)
+    served = [raw(200, (tmp_path / f"{name}.json").read_bytes()) for name in ("serverless", "volumes", "volumes")]
+    ledger = str(write(tmp_path / "ledger.csv", [row("a", NOON, NOON + 1, 10**12)]))
+    chosen = ("--endpoint=ep", "--volume=v1", "--volume=v3", "--since=2026-11-02", "--until=2026-11-03")
+    async with scripted() as script:
+        script.answers = served
+        command = ("-m", "vllm_service", "reconcile", "--bill", script.origin, "--ledger", ledger, *chosen, "--json")
+        ended = await process.run(*command, RUNPOD_API_KEY="secret-key")
+    assert ended.code == 0, ended.stderr
+    assert [(day["day"], day["volume_usd"]) for day in ended.document["days"]] == [("2026-11-02", 0.14)]
+    targets = [(target.partition("?")[0], headers["authorization"]) for _, target, headers, _ in script.asked]
+    volumes = ("/v2/billing/network-volumes", "Bearer secret-key")
+    assert targets == [("/v2/billing/serverless", "Bearer secret-key"), volumes, volumes]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--bill", "http://billing.invalid"), "use https"),
+        (("--bill", "https://billing.invalid", "--since=2026-11-03", "--until=2026-11-02"), "correct --since"),
+    ],
+)
+async def test_a_rest_api_that_cannot_be_asked_is_refused_before_a_key_is_sent(
+    tmp_path: Path, arguments: Sequence[str], text: str
+) -> None:
+    command = ("-m", "vllm_service", "reconcile", "--ledger", str(tmp_path / "none.csv"), *arguments)
+    ended = await process.run(*command, RUNPOD_API_KEY="secret-key")
+    assert (ended.code, text in ended.stderr, "secret-key" in ended.stderr) == (1, True, False)
 
 
 async def of_database(tmp_path: Path, bill: str, *arguments: str, data_dir: Path | None = None) -> process.Finished:
