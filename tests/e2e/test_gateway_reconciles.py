@@ -40,8 +40,11 @@ async def test_the_bill_of_the_endpoint_is_booked_to_its_requests_to_the_last_un
     assert total["difference_usd"] != 0  # what rows were expected to cost knows of no cold start
     assert booked[0] == booked[1]
     assert booked[0]["total"] | {"difference_usd": 0.0, "booked_usd": total["billed_usd"]} == booked[0]["total"]
-    rows = csv.DictReader(io.StringIO(await command("ledger", "export", **variables_of(tmp_path))))
+    rows = list(csv.DictReader(io.StringIO(await command("ledger", "export", **variables_of(tmp_path)))))
     assert sum(int(row["cost_picousd"]) for row in rows) == bill
+    assert {row["cost_basis"] for row in rows} == {"billed"}
+    parts_of_rows = ("execution_picousd", "cold_start_picousd", "idle_picousd")
+    assert sum(int(row[part]) for row in rows for part in parts_of_rows) == bill
     assert total["billed_usd"] > 0
     assert parts["nobody_usd"] == 0
     assert sum(parts.values()) == pytest.approx(total["billed_usd"], rel=1e-9)

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vllm_service.accounting.timeline import Timeline
+from vllm_service.domain.cost_basis import CostParts
 from vllm_service.domain.money import split
 
 
@@ -76,6 +77,11 @@ class Booking:
         """The sum of the three."""
         return self.execution_picousd + self.cold_start_picousd + self.idle_picousd
 
+    @property
+    def parts(self) -> CostParts:
+        """The three."""
+        return CostParts(self.execution_picousd, self.cold_start_picousd, self.idle_picousd)
+
 
 @dataclass
 class _Books:
@@ -102,13 +108,13 @@ def book(workers: Iterable[WorkerBill], requests: Iterable[RanRequest]) -> list[
     return [booking for own in books.values() for booking in own.bookings.values() if booking.total_picousd]
 
 
-def due(workers: Sequence[WorkerBill], requests: Sequence[RanRequest]) -> dict[str, int]:
-    """Returns pico-dollars by request, of all that were at an endpoint while one of its workers was billed.
+def due(workers: Sequence[WorkerBill], requests: Sequence[RanRequest]) -> dict[str, CostParts]:
+    """Returns what each request pays, by its id, of all that were at an endpoint while one of its workers was billed.
 
     Some owe nothing. Together they are the bill, less what no request caused.
     """
-    amounts = {
-        request.request_id: 0
+    parts = {
+        request.request_id: CostParts()
         for request in requests
         if any(
             worker.endpoint == request.endpoint
@@ -119,8 +125,8 @@ def due(workers: Sequence[WorkerBill], requests: Sequence[RanRequest]) -> dict[s
     }
     for booking in book(workers, requests):
         if booking.request_id is not None:
-            amounts[booking.request_id] = booking.total_picousd
-    return amounts
+            parts[booking.request_id] = booking.parts
+    return parts
 
 
 def _book_worker(worker: WorkerBill, requests: Sequence[RanRequest], books: _Books) -> None:

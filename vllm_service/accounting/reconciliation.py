@@ -8,6 +8,7 @@ from datetime import date
 
 from vllm_service.accounting.booking import Booking, RanRequest, WorkerBill, book, due
 from vllm_service.domain.bill import BilledAmount, BilledParts, parts_per_day, plus, utc_day
+from vllm_service.domain.cost_basis import CostParts
 from vllm_service.domain.requests import RequestRecord
 
 
@@ -98,8 +99,8 @@ class Reconciliation:
         """Returns the billed workers' costs, booked to requests."""
         return book(self._workers, self._ran)
 
-    def due(self) -> dict[str, int]:
-        """Returns the pico-dollars that each request owes of the bill, by its id; see booking.due."""
+    def due(self) -> dict[str, CostParts]:
+        """Returns what each request owes of the bill, by its id; see booking.due."""
         return due(self._workers, self._ran)
 
 

@@ -21,7 +21,7 @@ from vllm_service.domain.quotas import SECONDS_PER_DAY
 from vllm_service.domain.timestamps import utc_seconds
 from vllm_service.errors import ConfigurationError
 from vllm_service.settings import ServiceSettings
-from vllm_service.storage.ledger.costs import set_costs
+from vllm_service.storage.ledger.costs import set_billed
 from vllm_service.storage.ledger.csv import CsvLedger
 from vllm_service.storage.ledger.reader import LedgerReader, Window
 from vllm_service.storage.sql.database import Database
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     async def work(database: Database, settings: ServiceSettings) -> int:
         compared = await _read(database, bill, options)
         if options.book:
-            await set_costs(database, {int(row_id): picousd for row_id, picousd in compared.due().items()})
+            await set_billed(database, {int(row_id): parts for row_id, parts in compared.due().items()})
             compared = await _read(database, bill, options)
         return _report(compared, bill, options)
 

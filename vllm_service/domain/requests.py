@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.usage import Usage
 
 
@@ -72,6 +73,12 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     usage: Usage | None = None
     #: What the provider charges.
     cost_picousd: int | None = None
+    #: What the cost rests on; None where there is no cost, or the row is from before this was noted.
+    cost_basis: CostBasis | None = None
+    #: The parts of the cost as booked from worker seconds, see docs/accounting.md; None: not booked.
+    execution_picousd: int | None = None
+    cold_start_picousd: int | None = None
+    idle_picousd: int | None = None
     #: What the configured baseline model would have charged.
     baseline_picousd: int | None = None
     stream: bool = False

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec.structs import replace
 
+from vllm_service.domain.cost_basis import EXPECTED
 from vllm_service.domain.pricing import MOST_PICOUSD
 from vllm_service.domain.requests import CACHED, COMPLETED, Outcome, RequestRecord
 from vllm_service.domain.usage import ASSUMED_COMPLETION_TOKENS
@@ -157,6 +158,7 @@ def _row_of(cut: CutAttempt, row: RequestRecord) -> RequestRecord:
         upstream_model=cut.step.model,
         usage=cut.usage,
         cost_picousd=cut.cost_picousd,
+        cost_basis=None if cut.cost_picousd is None else EXPECTED,
         baseline_picousd=None,
         ttft_ms=None,
         attempts=0,

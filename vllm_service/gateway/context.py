@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from vllm_service.catalog.model import OnDisconnect
 from vllm_service.domain.answers import Form
+from vllm_service.domain.cost_basis import BOOKED, EXPECTED
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import Plan, Step
@@ -316,6 +317,7 @@ class RequestContext:
             upstream_model=step.model if step else None,
             usage=self.usage,
             cost_picousd=self.cost_picousd,
+            cost_basis=None if self.cost_picousd is None else EXPECTED if self.is_estimate else BOOKED,
             baseline_picousd=self.baseline_picousd,
             queue_ms=None if sent_at is None else (sent_at - started) * 1000,
             ttft_ms=None if first_byte_at is None else (first_byte_at - started) * 1000,

@@ -172,5 +172,5 @@ def test_what_is_due_covers_all_who_were_there_and_is_the_bill_less_what_nobody_
     requests = [ran("a", 6, 10), ran("b", 8, 10), ran("before", -9, -5), ran("on the edge", 20, 25), ran("c", 0, 0)]
     amounts = due(workers, requests)
     assert amounts.keys() == {"a", "b", "c"}
-    assert sum(amounts.values()) == workers[0].cost_picousd
+    assert sum(amount.total_picousd for amount in amounts.values()) == workers[0].cost_picousd
     assert due([], requests) == {}

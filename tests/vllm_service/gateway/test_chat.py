@@ -8,6 +8,7 @@ import pytest
 
 from tests.vllm_service.gateway.asking import HEADERS, MESSAGES, SHOWN, answers, posted
 from tests.vllm_service.gateway.running import PROVIDER_SECRET, SECRET, catalog_of, gateway_to, running
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.usage import Usage
 from vllm_service.storage.responses.memory import MemoryResponses, ResponseBounds
@@ -22,6 +23,7 @@ async def test_the_official_client_gets_an_answer_and_the_ledger_a_row() -> None
     assert (row.outcome, row.status, row.model, row.upstream_model) == (Outcome.COMPLETED, 200, "small", "small-there")
     assert row.usage == Usage(10, 3)
     assert row.cost_picousd == 10 * 100_000 + 3 * 200_000
+    assert row.cost_basis is CostBasis.BOOKED
     assert row.baseline_picousd == 10 * row.cost_picousd
     assert (row.key_id, row.organisation, row.provider, row.attempts) == ("key-1", "acme", "provider-1", 1)
     assert gateway.books.shares[0].ended == [(13, row.cost_picousd)]

@@ -16,6 +16,7 @@ from tests.vllm_service.gateway.running import QUICK, Running, catalog_of, gatew
 from tests.vllm_service.gateway.test_failing_over import gateway_of, refused_url
 from tests.waiting import until
 from vllm_service.catalog.model import Catalog
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.keys import ApiKey
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.errors import GatewayTimeout
@@ -55,7 +56,7 @@ def has_estimated_prompt(row: RequestRecord) -> bool:
     usage = row.usage
     if usage is None or not usage.estimated or not PROMPT <= usage.prompt_tokens < 2 * PROMPT:
         return False
-    return row.cost_picousd == usage.prompt_tokens * 100_000  # $0.10 a million
+    return row.cost_basis is CostBasis.EXPECTED and row.cost_picousd == usage.prompt_tokens * 100_000  # $0.10 a million
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -135,7 +136,7 @@ async def test_an_unknown_price_stays_unknown() -> None:
             await post(gateway, BRIEF)
             row = await gateway.books.row()
     assert row.usage is not None
-    assert (row.cost_picousd, row.is_unpriced) == (None, True)
+    assert (row.cost_picousd, row.cost_basis, row.is_unpriced) == (None, None, True)
 
 
 async def test_what_was_not_sent_takes_nothing_of_the_day() -> None:

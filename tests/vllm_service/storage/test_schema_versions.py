@@ -46,7 +46,8 @@ async def test_no_version_beside_columns_of_a_later_one_is_refused_with_the_colu
     await execute(backend, "DELETE FROM schema_versions")
     message = await refused(backend)
     assert (
-        "table schema_versions is empty, although requests has labels, usage_implausible of a later version" in message
+        "table schema_versions is empty, although requests has cold_start_picousd, cost_basis, execution_picousd, "
+        "idle_picousd, labels, usage_implausible of a later version" in message
     )
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from operator import pos
 from typing import Any
 
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.timestamps import rfc3339, utc_seconds
@@ -58,6 +59,7 @@ PICOUSD = Kind("BIGINT", "int64", from_text=int, to_shown=lambda picousd: picous
 # `operator.pos` makes an integer of a bool in half the time of `int`, and each request pays for it.
 FLAG = Kind("BIGINT", "bool_", to_row=pos, from_row=bool, from_text=lambda text: text in ("true", "1"))
 OUTCOME = Kind("TEXT", "string", to_row=str, from_row=Outcome, to_export=str, from_text=Outcome, to_shown=str)
+COST_BASIS = Kind("TEXT", "string", to_row=str, from_row=CostBasis, to_export=str, from_text=CostBasis, to_shown=str)
 TIMESTAMP = Kind(
     "BIGINT",
     "timestamp",
@@ -130,6 +132,10 @@ COLUMNS = (
         span="vllm_service.usage_implausible",
     ),
     LedgerColumn("cost_picousd", PICOUSD, logged="cost_usd", span="vllm_service.cost_usd"),
+    LedgerColumn("cost_basis", COST_BASIS, logged="cost_basis", span="vllm_service.cost_basis"),
+    LedgerColumn("execution_picousd", PICOUSD),
+    LedgerColumn("cold_start_picousd", PICOUSD),
+    LedgerColumn("idle_picousd", PICOUSD),
     LedgerColumn("baseline_picousd", PICOUSD),
     LedgerColumn("stream", FLAG, logged="stream", span="vllm_service.stream"),
     LedgerColumn("queue_ms", MILLISECONDS, logged="queue_ms"),

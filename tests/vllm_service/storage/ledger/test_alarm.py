@@ -83,7 +83,8 @@ _WITH_ONE_MORE = """CREATE TABLE requests (
     upstream_model TEXT, prompt_tokens BIGINT, completion_tokens BIGINT, cached_tokens BIGINT, reasoning_tokens BIGINT,
     usage_estimated BIGINT, cost_picousd BIGINT, baseline_picousd BIGINT, stream BIGINT, queue_ms DOUBLE PRECISION,
     ttft_ms DOUBLE PRECISION, total_ms DOUBLE PRECISION, attempts BIGINT, error_code TEXT, route_reason TEXT,
-    labels TEXT, usage_implausible BIGINT, cost_centre TEXT NOT NULL, UNIQUE (writer, sequence))"""
+    labels TEXT, usage_implausible BIGINT, execution_picousd BIGINT, cold_start_picousd BIGINT,
+    idle_picousd BIGINT, cost_basis TEXT, cost_centre TEXT NOT NULL, UNIQUE (writer, sequence))"""
 
 
 async def test_a_database_that_is_away_is_no_alarm(database: Database) -> None:

@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from tests.vllm_service.storage.old_database import RECORDS
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.storage.ledger.columns import COLUMNS, REQUESTS
@@ -24,6 +25,14 @@ from vllm_service.storage.ledger.rows import (
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "ledger.md"
 FULL, HEDGE, REJECTED, *_ = RECORDS
+BOOKED = structs.replace(
+    FULL,
+    request_id="booked",
+    cost_basis=CostBasis.BOOKED,
+    execution_picousd=4_000_000,
+    cold_start_picousd=3_000_001,
+    idle_picousd=0,
+)
 
 
 def test_every_field_of_a_record_and_of_its_usage_has_a_column() -> None:
@@ -40,7 +49,7 @@ def test_exports_have_the_columns_that_the_page_explains() -> None:
     assert [name for name in explained if name not in ("writer", "sequence")] == list(EXPORT_NAMES)
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.request_id)
+@pytest.mark.parametrize("record", [*RECORDS, BOOKED], ids=lambda record: record.request_id)
 def test_a_row_becomes_the_record_that_it_was_made_of(record: RequestRecord) -> None:
     row = row_of(record, 7, 8)
     assert row[:2] == (7, 8)
@@ -63,6 +72,14 @@ def test_an_export_holds_what_is_not_known_as_nothing() -> None:
     assert values["started_at"].isoformat() == "2026-11-18T11:07:40+00:00"
 
 
+def test_a_cost_says_in_exports_logs_and_spans_what_it_rests_on() -> None:
+    values = dict(zip(EXPORT_NAMES, exported(5, BOOKED), strict=True))
+    parts = ("cost_basis", "execution_picousd", "cold_start_picousd", "idle_picousd")
+    assert [values[name] for name in parts] == ["booked", 4_000_000, 3_000_001, 0]
+    assert logged(BOOKED)["cost_basis"] == span_attributes(BOOKED)["vllm_service.cost_basis"] == "booked"
+    assert {type(values["cost_basis"]), type(logged(BOOKED)["cost_basis"])} == {str}
+
+
 def test_the_access_log_has_dollars_and_milliseconds_for_people() -> None:
     line = logged(FULL)
     assert (line["cost_usd"], line["total_ms"], line["started_at"]) == (
@@ -74,7 +91,7 @@ def test_the_access_log_has_dollars_and_milliseconds_for_people() -> None:
     assert set(line) == {
         "request_id", "started_at", "organisation", "key_id", "operation", "model", "stream", "status", "outcome",
         "error_code", "provider", "upstream_model", "attempts", "prompt_tokens", "cached_tokens", "completion_tokens",
-        "estimated", "cost_usd", "queue_ms", "ttft_ms", "total_ms", "route_reason",
+        "estimated", "cost_usd", "cost_basis", "queue_ms", "ttft_ms", "total_ms", "route_reason",
     }  # fmt: skip
 
 
