@@ -26,11 +26,11 @@ EXPECTED = {
     "prefill_tokens_per_second": 20,
 }
 HOSTED_USD = 100
-FAULTS = {"hang": "own: no answer to workersMin", "error": ", status 500;", "garbage": "is not RunPod"}
+FAULTS = {"hang": "no answer in time", "error": "RunPod answered 500", "garbage": "is not RunPod"}
 
 
 def configured(endpoint: Gated, directory: Path, **others: object) -> None:
-    own = endpoint.provider(EXPECTED, scaling="workers_min")
+    own = endpoint.provider(EXPECTED, scaling="workers_min", management_api="v1")
     endpoint.configure_with(directory, {"own": own, **others}, HOSTED_USD)
 
 

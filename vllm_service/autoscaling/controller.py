@@ -30,6 +30,7 @@ from vllm_service.routing.profiles import EndpointProfile
 from vllm_service.runpod.endpoint import RunPodEndpoint, RunPodSettings, SendHttp
 from vllm_service.runpod.health import EndpointHealth
 from vllm_service.runpod.management import RunPodManagement
+from vllm_service.runpod.rate_limits import RateLimits
 from vllm_service.storage.coordination.protocol import Targets, Wakes
 
 #: How often targets are read; `/health` itself is read at RunPodSettings' interval.
@@ -67,8 +68,10 @@ class EndpointController:
         targets: Targets | None = None,
         follow_settings: FollowSettings | None = None,
         requests: RequestLimits | None = None,
+        rest_limits: RateLimits | None = None,
     ) -> None:
         self._send = send
+        self._rest_limits = rest_limits or RateLimits()
         self._requests = requests
         self._follow_settings = follow_settings
         self._coordination = (
@@ -176,9 +179,10 @@ class EndpointController:
         idle_seconds = expected.get("idle_timeout_seconds", default.idle_timeout_seconds)
         endpoint = RunPodEndpoint(provider, self._send, self._clock, self._settings)
         follower = None
-        if provider.workers_min is not None and self._coordination is not None:
-            bounds = Bounds(int(expected.get("max_workers", default.max_workers)), provider.workers_min.base)
-            managed = RunPodManagement(provider, provider.workers_min, self._send)
+        management, workers_min = provider.management, provider.workers_min
+        if management is not None and workers_min is not None and self._coordination is not None:
+            bounds = Bounds(int(expected.get("max_workers", default.max_workers)), workers_min.base)
+            managed = RunPodManagement(provider, management, self._send, limits=self._rest_limits, clock=self._clock)
             follower = WorkersMinFollower(managed, bounds, self._coordination, self._clock, self._follow_settings)
         return EndpointState(endpoint, model, idle_seconds / 2, follower, WorkerRoom.of(provider))
 

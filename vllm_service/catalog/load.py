@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from vllm_service.catalog.model import Catalog, PublicModel
 from vllm_service.catalog.models_yaml import ModelReader
 from vllm_service.catalog.prices import PackagePrices
-from vllm_service.catalog.providers_yaml import ProviderEntry, read_providers
+from vllm_service.catalog.provider_entry import ProviderEntry
+from vllm_service.catalog.providers_yaml import read_providers
 from vllm_service.catalog.yaml_file import read_yaml
 from vllm_service.errors import ConfigurationFaults
 from vllm_service.settings import CatalogSettings
@@ -21,7 +22,7 @@ class Loaded:
     """A catalog with its warnings."""
 
     catalog: Catalog
-    #: What stays unknown, such as a price: one sentence each.
+    #: What stays unknown, such as a price, and what should be changed: one sentence each.
     warnings: tuple[str, ...]
 
 
@@ -51,5 +52,7 @@ def read(settings: CatalogSettings, prices: PackagePrices | None = None) -> Load
             models = reader.read(root)
             warnings = reader.warnings
     faults.raise_all()
-    providers = {name: entry.provider for name, entry in (entries or {}).items() if entry is not None}
+    listed = [entry for entry in (entries or {}).values() if entry is not None]
+    providers = {entry.provider.name: entry.provider for entry in listed}
+    warnings = [warning for entry in listed for warning in entry.warnings] + warnings
     return Loaded(Catalog(providers, models), tuple(warnings))

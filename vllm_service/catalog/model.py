@@ -42,12 +42,40 @@ class PromptCache(StrEnum):
     SHARED = "shared"
 
 
+class ManagementApi(StrEnum):
+    """The version of the API by which an endpoint is managed."""
+
+    #: RunPod's REST API since 2026.
+    V2 = "v2"
+    #: Its predecessor, which RunPod retired. Servers of your own may speak it.
+    V1 = "v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Management:
+    """Where a RunPod endpoint is managed: its worker bounds, its workers."""
+
+    endpoint_id: str
+    #: `https://api.runpod.io`, or a stand-in's.
+    origin: str
+    api: ManagementApi = ManagementApi.V2
+
+    @property
+    def path(self) -> str:
+        """The endpoint's path at the origin."""
+        kind = "v2/serverless" if self.api is ManagementApi.V2 else "v1/endpoints"
+        return f"/{kind}/{self.endpoint_id}"
+
+    @property
+    def url(self) -> str:
+        """The endpoint's address, by which endpoints differ."""
+        return self.origin + self.path
+
+
 @dataclass(frozen=True, slots=True)
 class WorkersMin:
-    """A RunPod endpoint whose workersMin the gateway sets to the router's worker target."""
+    """The part of a RunPod endpoint whose workersMin the gateway sets to the router's worker target."""
 
-    #: In RunPod's management API: `https://rest.runpod.io/v1/endpoints/ENDPOINT_ID`.
-    url: str
     #: The workersMin that the last gateway to stop sets again.
     base: int = 0
 
@@ -84,6 +112,8 @@ class Provider:
     tags: frozenset[str] = frozenset()
     #: The router's first estimates of an endpoint, by the names of routing.profiles.EndpointProfile's fields.
     expected: tuple[tuple[str, float], ...] = ()
+    #: Set for every RunPod endpoint of providers.yaml.
+    management: Management | None = None
     #: Set where the gateway sets workersMin; None where warm-up jobs wake the workers.
     workers_min: WorkersMin | None = None
 

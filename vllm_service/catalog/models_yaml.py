@@ -9,7 +9,8 @@ from pathlib import Path
 from vllm_service.catalog.model import Offer, ProviderKind, PublicModel
 from vllm_service.catalog.presets import PRESETS
 from vllm_service.catalog.prices import PackagePrices, Quote
-from vllm_service.catalog.providers_yaml import ProviderEntry, read_price
+from vllm_service.catalog.provider_entry import ProviderEntry
+from vllm_service.catalog.providers_yaml import read_price
 from vllm_service.catalog.tasks import with_tasks
 from vllm_service.catalog.yaml_file import Section, Value
 from vllm_service.domain.pricing import TokenPrice

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from vllm_service.catalog.model import PromptCache
 
 RUNPOD_API_URL = "https://api.runpod.ai"
-RUNPOD_MANAGEMENT_URL = "https://rest.runpod.io"
+#: REST v2: endpoints, templates, volumes and bills.
+RUNPOD_MANAGEMENT_URL = "https://api.runpod.io"
 
 
 @dataclass(frozen=True, slots=True)

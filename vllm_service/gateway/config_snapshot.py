@@ -133,7 +133,7 @@ def _private_texts(providers: Collection[Provider]) -> re.Pattern[str]:
 def _private_texts_of(provider: Provider) -> Iterator[str]:
     if provider.api_key is not None and len(provider.api_key) >= _SHORTEST_KEY:
         yield provider.api_key
-    managed = None if provider.workers_min is None else provider.workers_min.url
+    managed = None if provider.management is None else provider.management.url
     for url in (provider.base_url, provider.control_url, managed):
         if url is not None:
             yield from _private_parts(url)

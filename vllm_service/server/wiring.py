@@ -45,6 +45,7 @@ from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
 from vllm_service.runpod.control import ControlHttp
 from vllm_service.runpod.endpoint import RunPodSettings
+from vllm_service.runpod.rate_limits import RateLimits
 from vllm_service.server.dispatch import (
     PATHS,
     Dispatcher,
@@ -263,6 +264,7 @@ def _controller(settings: ServiceSettings, storage: Storage, upstream: Connectio
         RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
         targets=storage.targets,
         requests=upstream,
+        rest_limits=RateLimits(),
     )
 
 

@@ -12,20 +12,21 @@ from tests.vllm_service.configured_order import ConfiguredOrder
 from tests.waiting import turns
 from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.autoscaling.workers_min import FollowSettings
-from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel, WorkersMin
+from vllm_service.catalog.model import Catalog, Management, Offer, Provider, ProviderKind, PublicModel, WorkersMin
 from vllm_service.domain.plan import WorkerTarget
 from vllm_service.domain.pricing import SecondPrice
 from vllm_service.runpod.endpoint import Reply, RunPodSettings
 from vllm_service.storage.coordination.memory import MemoryTargets, MemoryWakes
 
 KEY = "sk-hunter2"
-PLACE = WorkersMin("http://rest/v1/endpoints/ep")
+PLACE = Management("ep", "http://rest")
 PROVIDER = Provider(
     *("own", ProviderKind.RUNPOD, "http://x/v2/ep/openai/v1", KEY),
     control_url="http://x/v2/ep",
     second_price=SecondPrice(310),
     expected=(("max_workers", 3.0),),
-    workers_min=PLACE,
+    management=PLACE,
+    workers_min=WorkersMin(),
 )
 IDLE: dict[str, Any] = {"workers": {"idle": 1, "running": 0, "initializing": 0}, "jobs": {"inQueue": 0}}
 
@@ -70,14 +71,14 @@ class Managed:
             self.patches += 1
             if (failure := await self._failure()) is not None:
                 return failure
-            if (wanted := json.loads(body)["workersMin"]) > self.most:
+            if (wanted := json.loads(body)["workers"]["min"]) > self.most:
                 return Reply(400, b"{}", {})
             self.workers_min = wanted
             self.set_to.append(self.workers_min)
             self.set_at.append(self.clock())
             if self.fails == "lost":
                 raise TimeoutError
-        return Reply(200, json.dumps({"id": "ep", "workersMin": self.workers_min}).encode(), {})
+        return Reply(200, json.dumps({"id": "ep", "workers": {"min": self.workers_min}}).encode(), {})
 
     async def _failure(self) -> Reply | None:
         if self.fails == "hang":

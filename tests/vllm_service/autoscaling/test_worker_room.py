@@ -49,7 +49,7 @@ def test_a_room_needs_configured_slots() -> None:
     assert WorkerRoom.of(PROVIDER) is None
     expected = replace(PROVIDER, expected=(("slots", 8.0), ("max_workers", 3.0)))
     assert WorkerRoom.of(expected) == WorkerRoom(8, 3, is_scaled_by_queue=True)
-    followed = replace(expected, workers_min=WorkersMin("https://x.test/v1/endpoints/e"))
+    followed = replace(expected, workers_min=WorkersMin())
     assert WorkerRoom.of(followed) == WorkerRoom(8, 3, is_scaled_by_queue=False)
 
 

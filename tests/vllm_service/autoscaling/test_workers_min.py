@@ -12,7 +12,7 @@ import pytest
 from tests.vllm_service.autoscaling.managed import KEY, PLACE, PROVIDER, Managed, World, other
 from tests.waiting import turns
 from vllm_service.autoscaling.controller import EndpointController
-from vllm_service.catalog.model import Catalog
+from vllm_service.catalog.model import Catalog, WorkersMin
 
 
 async def test_it_is_set_to_what_the_router_wants_up_and_down_and_nobody_is_woken_or_kept_by_a_job() -> None:
@@ -68,7 +68,7 @@ async def test_the_word_of_a_replica_that_was_killed_counts_ten_seconds() -> Non
 
 
 async def test_the_last_replica_that_stops_sets_it_back_and_only_the_last() -> None:
-    world = World(replace(PROVIDER, workers_min=replace(PLACE, base=1)))
+    world = World(replace(PROVIDER, workers_min=WorkersMin(base=1)))
     first, last = world.replica(3), world.replica(2)
     await world.rounds(first, last, count=10)
     orders = len(world.platform.set_to)
@@ -178,7 +178,7 @@ async def test_what_cannot_be_set_back_is_said_with_what_to_do_and_the_stop_ends
         await replica.keeper.leave()
     assert world.platform.patches > 2
     assert "workersMin of own could not be set back to 0, and its workers are paid until it is" in caplog.text
-    assert "status 500" in caplog.text
+    assert "RunPod answered 500" in caplog.text
     world.platform.fails = "hang"
     async with asyncio.timeout(10):
         await replica.keeper.leave()

@@ -12,7 +12,8 @@ from vllm_service.catalog.load import load, read
 from vllm_service.catalog.model import OnDisconnect, PromptCache, ProviderKind, WorkersMin
 from vllm_service.catalog.models_yaml import MODEL_KEYS
 from vllm_service.catalog.presets import PRESETS
-from vllm_service.catalog.providers_yaml import HOSTED_KEYS, RUNPOD_KEYS
+from vllm_service.catalog.providers_yaml import HOSTED_KEYS
+from vllm_service.catalog.runpod_yaml import RUNPOD_KEYS
 from vllm_service.data import Kind, shipped
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.errors import ConfigurationError
@@ -40,13 +41,9 @@ def with_own(*lines: str) -> str:
     [
         ([], None),
         (["scaling: warm_up_jobs"], None),
-        (["scaling: workers_min"], WorkersMin("https://rest.runpod.io/v1/endpoints/abc", 0)),
-        (["scaling: workers_min", "api_url: https://x:1"], WorkersMin("https://x:1/v1/endpoints/abc")),
-        (
-            ["scaling: workers_min", "api_url: https://x:1", "management_url: https://y:2/v1/", "workers_min: 2"],
-            WorkersMin("https://y:2/v1/endpoints/abc", 2),
-        ),
-        (["scaling: workers_min", "workers_min: 0"], WorkersMin("https://rest.runpod.io/v1/endpoints/abc", 0)),
+        (["scaling: workers_min"], WorkersMin(0)),
+        (["scaling: workers_min", "workers_min: 2"], WorkersMin(2)),
+        (["scaling: workers_min", "workers_min: 0"], WorkersMin(0)),
     ],
 )
 def test_an_endpoints_workers_min_follows_the_router_where_the_file_says_so(
@@ -56,11 +53,39 @@ def test_an_endpoints_workers_min_follows_the_router_where_the_file_says_so(
 
 
 @pytest.mark.parametrize(
+    ("lines", "url"),
+    [
+        ([], "https://api.runpod.io/v2/serverless/abc"),
+        (["management_api: v2"], "https://api.runpod.io/v2/serverless/abc"),
+        (["api_url: https://x:1"], "https://x:1/v2/serverless/abc"),
+        (["api_url: https://x:1", "management_url: https://y:2/v2/"], "https://y:2/v2/serverless/abc"),
+        (["management_url: https://y:2"], "https://y:2/v2/serverless/abc"),
+        (["management_api: v1", "api_url: https://x:1"], "https://x:1/v1/endpoints/abc"),
+        (["management_api: v1", "management_url: https://y:2/v1/"], "https://y:2/v1/endpoints/abc"),
+        (
+            ["management_api: v1", "management_url: https://rest.runpod.io/v1"],
+            "https://rest.runpod.io/v1/endpoints/abc",
+        ),
+    ],
+)
+def test_every_endpoint_is_managed_over_version_2_unless_the_file_says_version_1_which_warns(
+    configured: Configured, lines: list[str], url: str
+) -> None:
+    loaded = configured.read(with_own(*lines))
+    management = loaded.catalog.providers["own"].management
+    assert management is not None
+    assert management.url == url
+    warned = [warning for warning in loaded.warnings if "management_api" in warning]
+    assert len(warned) == ("/v1/" in url)
+    assert all(warning.startswith("provider own: ") and "remove the line" in warning for warning in warned)
+    assert loaded.catalog.providers["groq"].management is None
+
+
+@pytest.mark.parametrize(
     ("lines", "complaint"),
     [
         (["scaling: workersMin"], r"yaml:7: providers\.own\.scaling: .*expected one of warm_up_jobs, workers_min"),
         (["workers_min: 1"], r"yaml:7: providers\.own\.workers_min: valid only with scaling: workers_min; set that"),
-        (["scaling: warm_up_jobs", "management_url: http://x"], r"yaml:8: .*management_url: valid only with scaling"),
         (
             ["scaling: workers_min", "expected: {always_on_workers: 1}"],
             r"yaml:7: .*scaling: .*remove expected\.always_on_workers",
@@ -68,8 +93,11 @@ def test_an_endpoints_workers_min_follows_the_router_where_the_file_says_so(
         (["scaling: workers_min", "workers_min: 1.5"], r"yaml:8: .*workers_min: expected a whole number"),
         (["scaling: workers_min", "workers_min: -1"], r"yaml:8: .*workers_min: .*at least 0"),
         (["scaling: workers_min", "workers_min: 3", "expected: {max_workers: 2}"], r"yaml:8: .*which is 2"),
-        (["scaling: workers_min", "management_url: rest.runpod.io"], r"yaml:8: .*management_url: expected a URL"),
-        (["scaling: workers_min", "management_url: http://me:hunter2@x"], r"yaml:8: .*management_url: expected a URL"),
+        (["management_url: rest.runpod.io"], r"yaml:7: .*management_url: expected a URL"),
+        (["management_url: http://me:hunter2@x"], r"yaml:7: .*management_url: expected a URL"),
+        (["management_url: https://rest.runpod.io/v1"], r"yaml:7: .*management_url: .*is retired; remove the line"),
+        (["management_api: v3"], r"yaml:7: .*management_api: .*expected one of v2, v1"),
+        (["management_api: v1"], r"yaml:7: .*management_api: RunPod retired version 1.*; remove this line, or set"),
     ],
 )
 def test_what_is_wrong_with_the_scaling_is_named(configured: Configured, lines: list[str], complaint: str) -> None:
