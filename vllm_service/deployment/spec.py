@@ -107,6 +107,7 @@ MOST_WORKERS = 1000
 MOST_TOKENS = 100_000_000
 #: The worker's variables that follow from other keys, with the key that sets them.
 SET_BY_KEY = {
+    "DEPLOYMENT_NAME": "name",
     "MODEL_NAME": "model",
     "MODEL": "model",
     "VLLM_MODEL": "model",
@@ -117,8 +118,6 @@ SET_BY_KEY = {
     "VLLM_TENSOR_PARALLEL_SIZE": "gpus_per_worker",
     "MAX_MODEL_LEN": "context_length",
     "VLLM_MAX_MODEL_LEN": "context_length",
-    "MAX_NUM_SEQS": "concurrency",
-    "VLLM_MAX_NUM_SEQS": "concurrency",
     "KV_CACHE_DTYPE": "kv_cache_dtype",
     "VLLM_KV_CACHE_DTYPE": "kv_cache_dtype",
     "QUANTIZATION": "quantization",
@@ -173,9 +172,9 @@ class DeploymentSpec:
     secrets: tuple[Secret, ...] = ()
     #: Tokens of the longest conversation; None is the model's own.
     context_length: int | None = None
-    #: Conversations of that length for which the KV cache has to have room at the same time; also vLLM's max_num_seqs
-    #: where it is given.
-    concurrency: int | None = None
+    #: Conversations of that length for which the KV cache has to have room at the same time. It chooses the pool only:
+    #: vLLM runs more of shorter ones.
+    concurrency: int = 1
     #: vLLM's names: auto (the model's own), bfloat16, float16, fp8, fp8_e4m3, fp8_e5m2.
     kv_cache_dtype: str = "auto"
     #: vLLM's name of a method; None takes what the model's files say.
@@ -273,7 +272,7 @@ def _volume(spec: DeploymentSpec) -> Iterator[SpecFault]:
             "network_volume_gb", f"expected a whole number from {least} to {most}, got {spec.volume.size_gb}"
         )
     if spec.data_center is None:
-        yield SpecFault("network_volume", "a volume lies in one data centre; name it: data_center: EU-RO-1")
+        yield SpecFault("data_center", "a network volume lies in one data centre; name it: data_center: EU-RO-1")
 
 
 def _variables(spec: DeploymentSpec) -> Iterator[SpecFault]:

@@ -31,10 +31,14 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 #: The word for "whichever pool holds the model and is the cheapest".
 CHEAPEST = "cheapest"
-#: RunPod's own values where a new endpoint names none (REST v2's schema of 2026-08).
+#: RunPod's own value where a new endpoint names none (REST v2's schema of 2026-08).
 DEFAULT_IDLE_TIMEOUT_SECONDS = 10
 DEFAULT_REQUEST_COUNT = 4
 DEFAULT_VOLUME_GB = 100
+#: The torch of the pinned vLLM needs CUDA 13.0; a host with an older driver does not start the worker.
+DEFAULT_MIN_CUDA_VERSION = "13.0"
+#: The word for "no lowest version".
+ANY = "any"
 
 #: Keys of one value, in the order of the documentation.
 TEXT_KEYS = (
@@ -90,8 +94,9 @@ def _spec(reader: _Reader) -> DeploymentSpec | None:
     model = reader.needed("model", "the model to serve, such as Qwen/Qwen3-8B")
     endpoint_type = reader.choice("endpoint_type", EndpointType.QUEUE)
     scaler = _scaler(reader, endpoint_type)
+    name = reader.text("name") or model.rstrip("/").rpartition("/")[2].lower()
     values = {
-        "name": reader.text("name") or model.rstrip("/").rpartition("/")[2].lower(),
+        "name": name,
         "model": model,
         "image": reader.needed("image", "the worker's image, such as YOU/vllm-worker:0.1.0"),
         "revision": reader.text("revision"),
@@ -105,16 +110,16 @@ def _spec(reader: _Reader) -> DeploymentSpec | None:
         "execution_timeout_seconds": reader.whole("execution_timeout_seconds", 600),
         "flashboot": reader.choice("flashboot", Flashboot.FLASHBOOT),
         "disk_gb": reader.whole("disk_gb", None),
-        "min_cuda_version": reader.text("min_cuda_version"),
+        "min_cuda_version": _min_cuda_version(reader),
         "registry_id": reader.text("registry_id"),
         "container": reader.choice("container", ContainerForm.INLINE),
-        "volume": _volume(reader),
+        "volume": _volume(reader, name),
         "data_center": reader.text("data_center"),
         "lora_modules": tuple(LoraModule(*pair) for pair in reader.pairs("lora_modules")),
         "environment": reader.pairs("environment"),
         "secrets": tuple(Secret(*pair) for pair in reader.pairs("secrets")),
         "context_length": reader.whole("context_length", None),
-        "concurrency": reader.whole("concurrency", None),
+        "concurrency": reader.whole("concurrency", 1),
         "kv_cache_dtype": reader.text("kv_cache_dtype") or "auto",
         "quantization": reader.text("quantization"),
     }
@@ -140,14 +145,18 @@ def _idle_timeout(endpoint_type: EndpointType, scaler: Scaler) -> int | None:
     return None if has_none else DEFAULT_IDLE_TIMEOUT_SECONDS
 
 
-def _volume(reader: _Reader) -> VolumeSpec | None:
+def _min_cuda_version(reader: _Reader) -> str | None:
+    version = reader.text("min_cuda_version") or DEFAULT_MIN_CUDA_VERSION
+    return None if version.lower() == ANY else version
+
+
+def _volume(reader: _Reader, deployment: str) -> VolumeSpec | None:
+    """Returns the volume, which has the deployment's name where only its size is given; None where neither is."""
     name = reader.text("network_volume")
     size_gb = reader.whole("network_volume_gb", None)
-    if name is None:
-        if size_gb is not None:
-            reader.faults.add(reader.located("network_volume_gb").wrong("name the volume too: network_volume: NAME"))
+    if name is None and size_gb is None:
         return None
-    return VolumeSpec(name, DEFAULT_VOLUME_GB if size_gb is None else size_gb)
+    return VolumeSpec(name or deployment, DEFAULT_VOLUME_GB if size_gb is None else size_gb)
 
 
 class _Reader:

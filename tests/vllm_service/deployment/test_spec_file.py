@@ -111,7 +111,7 @@ def test_the_least_file_takes_the_documented_defaults(tmp_path: Path) -> None:
 
 def test_arguments_alone_are_enough_and_win_over_the_file(tmp_path: Path) -> None:
     alone = read(tmp_path, None, model="org/name", image="you/worker:1")
-    assert alone == DeploymentSpec("name", "org/name", "you/worker:1", idle_timeout_seconds=10)
+    assert alone == DeploymentSpec("name", "org/name", "you/worker:1", idle_timeout_seconds=10, min_cuda_version="13.0")
     both = read(
         tmp_path,
         WHOLE,
@@ -123,6 +123,12 @@ def test_arguments_alone_are_enough_and_win_over_the_file(tmp_path: Path) -> Non
     assert (both.workers_max, both.gpu_pools) == (9, ("HOPPER_141",))
     assert dict(both.environment) == {"LOG_LEVEL": "INFO", "EXTRA": "a=b"}
     assert both.secrets == (Secret("HF_TOKEN", "MY_HF_TOKEN"), Secret("WANDB_API_KEY", "WANDB_API_KEY"))
+
+
+def test_a_volume_has_the_name_of_its_deployment_where_it_has_none(tmp_path: Path) -> None:
+    spec = read(tmp_path, LEAST, network_volume_gb="20", data_center="EU-RO-1", min_cuda_version="any")
+    assert spec.volume == VolumeSpec("model-8b", 20)
+    assert spec.min_cuda_version is None
 
 
 def test_cheapest_wins_over_the_pools_of_the_file(tmp_path: Path) -> None:
@@ -146,7 +152,7 @@ def test_all_mistakes_are_reported_at_once_with_key_and_line(tmp_path: Path) -> 
         "deploy.yaml:3: gpus_per_worker: expected a whole number from 1 to 64, got 0",
         "deploy.yaml:4: workers_min: 5 is more than workers_max, 2; lower it",
         "deploy.yaml:6: scaler: 'delay' is not known",
-        "deploy.yaml:7: network_volume: a volume lies in one data centre",
+        "deployment: data_center: a network volume lies in one data centre",
         "deploy.yaml:8: network_volume_gb: expected a whole number from 10 to 4096, got 5",
         "deploy.yaml:9: secrets.HF_TOKEN: expected the name of a variable",
         "command line: --flashboot: 'on' is not known",
@@ -172,7 +178,7 @@ def test_all_mistakes_are_reported_at_once_with_key_and_line(tmp_path: Path) -> 
         ("gpu_pools: ADA_24", "deploy.yaml:3: gpu_pools: expected a list of RunPod's pools"),
         ("gpu_pools: [A, A]", "deploy.yaml:3: gpu_pools: A is here twice"),
         ("min_cuda_version: 13", "deploy.yaml:3: min_cuda_version: expected a version such as 13.0, got '13'"),
-        ("network_volume_gb: 20", "deploy.yaml:3: network_volume_gb: name the volume too"),
+        ("network_volume_gb: 20", "deployment: data_center: a network volume lies in one data centre"),
         ("environment: [A]", "deploy.yaml:3: environment: expected keys and values"),
         ("environment: {1A: x}", "deploy.yaml:3: environment.1A: expected a variable's name"),
         ("environment: {A: [b]}", "deploy.yaml:3: environment.A: expected text"),
