@@ -74,7 +74,7 @@ async def test_a_stream_adds_up_to_the_whole_answer_and_its_usage(client: AsyncO
 async def test_answers_say_what_they_cost_and_how_long_they_took(client: AsyncOpenAI, model: str) -> None:
     completion = await client.chat.completions.create(model=model, messages=asked(FRANCE), temperature=0)
     extra = completion.model_extra or {}
-    costs = {"vllm_cost_usd", "openai_cost_usd", "savings_usd", "savings_percentage", "is_estimate"}
+    costs = {"vllm_cost_usd", "openai_cost_usd", "savings_usd", "savings_percentage", "is_estimate", "cost_basis"}
     assert set(extra["cost_info"]) == costs
     assert extra["performance_info"]["provider"] == ("own" if model == OWN else "hosted")
     assert extra["performance_info"]["quality_score"] is None

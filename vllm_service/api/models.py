@@ -55,11 +55,13 @@ def _described(dependencies: Dependencies, model: PublicModel, role: Role) -> sc
     measured = dependencies.measurements.numbers_of_last_hour(model.name) if sees_figures else Tally()
     priced_offers = model.offers if sees_figures else ()
     price = priced_offers[0].price if priced_offers else None
+    cost = _usd_per_1k_tokens(price, measured)
     return schemas.Model(
         id=model.name,
         created=int(dependencies.started_at),
         owned_by=model.offers[0].provider if model.offers else "nobody",
-        cost_per_1k_tokens=_usd_per_1k_tokens(price, measured),
+        cost_per_1k_tokens=cost,
+        cost_basis=None if cost is None else "expected" if price is None else "booked",
         openai_equivalent=model.baseline_model,
         performance=schemas.ModelPerformance(
             avg_latency_ms=measured.mean_latency_ms,

@@ -73,10 +73,11 @@ SCHEMAS: dict[str, Schema] = {
         "Tokens as the provider counted them",
     ),
     "CostInfo": _object(
-        ["vllm_cost_usd", "openai_cost_usd", "savings_usd", "savings_percentage", "is_estimate"],
+        ["vllm_cost_usd", "openai_cost_usd", "savings_usd", "savings_percentage", "is_estimate", "cost_basis"],
         dict.fromkeys(("vllm_cost_usd", "openai_cost_usd", "savings_usd", "savings_percentage"), _NUMBER_OR_NULL)
-        | {"is_estimate": {"type": "boolean"}},
-        "The request's cost, and what it would have cost with the baseline model; null is unknown",
+        | {"is_estimate": {"type": "boolean"}, "cost_basis": {"enum": ["expected", "booked", None]}},
+        "The request's cost, and what it would have cost with the baseline model; null is unknown. cost_basis: an "
+        "expected cost is replaced in the ledger by what is booked from the seconds of workers, and by the bill",
     ),
     "PerformanceInfo": _object(
         ["inference_time_ms", "ttft_ms", "tokens_per_second", "cache_hit", "quality_score", "provider"],

@@ -74,6 +74,8 @@ class ModelOffer(Answer):
 class Model(Answer):
     """A model that requests can name. cost_per_1k_tokens: US dollars for 500 prompt and 500 generated tokens.
 
+    cost_basis: what that rests on: booked is a configured price by the token, expected the router's own count of a
+    worker's seconds, without starts and idle time.
     Prices, offers and measurements are for the role viewer; others get null, and no offers. An answer's cost_info has
     what a request cost.
     """
@@ -83,6 +85,7 @@ class Model(Answer):
     created: int
     owned_by: str
     cost_per_1k_tokens: float | None
+    cost_basis: Literal["expected", "booked"] | None
     openai_equivalent: str | None
     performance: ModelPerformance
     quality_metrics: QualityMetrics

@@ -75,6 +75,7 @@ async def _measurements(ledger: LedgerReader) -> list[Measurement]:
             _completion_tokens(record),
             record.usage,
             record.cost_picousd,
+            record.cost_basis,
         )
         async for _, record in ledger.records(week)
         if record.outcome is Outcome.COMPLETED and record.provider and record.upstream_model and record.total_ms
@@ -130,7 +131,7 @@ def _tokens(text: str) -> int:
 
 def _print(comparison: CostComparison) -> None:
     tokens = f"{comparison.input_tokens:,} in + {comparison.output_tokens:,} out"
-    table = Table(title=f"A month of {tokens} tokens; savings against {comparison.baseline or 'no provider'}")
+    table = Table(title=f"A month of {tokens} tokens, expected; savings against {comparison.baseline or 'no provider'}")
     table.add_column("provider")
     table.add_column("model")
     for name in ("$/M in", "$/M out", "latency ms", "tokens/s", "$ a month", "saved $", "saved %"):

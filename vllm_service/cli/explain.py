@@ -12,6 +12,7 @@ from vllm_service.cli.command import Command
 from vllm_service.cli.configuration import validated
 from vllm_service.cli.json_option import add_json, write_json
 from vllm_service.data import Kind, path_of
+from vllm_service.domain.cost_basis import EXPECTED
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.strategies import RoutingStrategy
@@ -97,7 +98,7 @@ def _configuration(model: str) -> tuple[CostRouter, Catalog, str]:
 def _lines(explanation: PlanExplanation) -> list[str]:
     lines = [f"why: {explanation.plan.reason}"]
     for number, step in enumerate(explanation.steps, 1):
-        cost = "price unknown" if step.cost_picousd is None else f"{to_usd(step.cost_picousd):.8f} USD"
+        cost = "price unknown" if step.cost_picousd is None else f"{to_usd(step.cost_picousd):.8f} USD expected"
         lines.append(f"{number}. {step.provider} ({step.model}): {cost}{f' - {step.note}' if step.note else ''}")
     for offer in explanation.left_out:
         lines.append(f"not tried: {offer.provider} ({offer.model}) - {offer.note}")
@@ -113,6 +114,7 @@ def _document(explanation: PlanExplanation) -> dict[str, Any]:
                 "model": step.model,
                 "cost_usd": to_usd(step.cost_picousd),
                 "cost_picousd": step.cost_picousd,
+                "cost_basis": None if step.cost_picousd is None else EXPECTED,
                 "note": step.note,
             }
             for step in explanation.steps

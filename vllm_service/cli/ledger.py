@@ -144,12 +144,27 @@ def _group(by: Sequence[GroupBy], totals: Totals) -> list[str | int | None]:
 def _figures(totals: Totals) -> list[str]:
     counts = (totals.requests, totals.completed, totals.failed, totals.prompt_tokens, totals.completion_tokens)
     saved = totals.baseline_picousd - totals.compared_cost_picousd
-    dollars = (to_usd(totals.cost_picousd), to_usd(saved))
     return [
         *(f"{value:,}" for value in counts),
-        *(f"{value:,.6f}" for value in dollars),
+        f"{to_usd(totals.cost_picousd):,.6f}",
+        _bases(totals),
+        f"{to_usd(saved):,.6f}",
         f"{totals.unpriced_requests:,}",
     ]
+
+
+def _bases(totals: Totals) -> str:
+    """Returns what the cost rests on: `billed`, or shares such as `billed 80 %, expected 20 %`."""
+    parts = {
+        "billed": totals.billed_cost_picousd,
+        "booked": totals.booked_cost_picousd,
+        "expected": totals.expected_cost_picousd,
+    }
+    parts["of old rows"] = totals.cost_picousd - sum(parts.values())
+    known = {name: picousd for name, picousd in parts.items() if picousd}
+    if len(known) < 2:
+        return next(iter(known), "-")
+    return ", ".join(f"{name} {100 * picousd / totals.cost_picousd:.0f} %" for name, picousd in known.items())
 
 
 async def _prune(reader: LedgerReader, options: argparse.Namespace) -> int:
@@ -174,6 +189,7 @@ _SUMMARY = (
     "prompt tokens",
     "completion tokens",
     "cost USD",
+    "of it",
     "saved USD",
     "unpriced",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -11,6 +12,7 @@ from typing import Any
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind
 from vllm_service.client.boundary import guarded
 from vllm_service.client.results import Answer
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.pricing import SecondPrice, TokenPrice
 from vllm_service.domain.usage import Usage
@@ -46,6 +48,7 @@ class Measurement:
     #: Of the ledger; None where they are unknown.
     usage: Usage | None = None
     cost_picousd: int | None = None
+    cost_basis: CostBasis | None = None
 
     @classmethod
     def of(cls, answer: Answer) -> Measurement:
@@ -106,8 +109,9 @@ class CostComparison:
     output_tokens: int
 
     def to_json(self) -> dict[str, Any]:
-        """Returns `{"monthly_tokens": {...}, "baseline", "providers": [...]}`."""
+        """Returns `{"monthly_tokens": {...}, "cost_basis", "baseline", "providers": [...]}`: months are expected."""
         return {
+            "cost_basis": CostBasis.EXPECTED,
             "monthly_tokens": {"input": self.input_tokens, "output": self.output_tokens},
             "baseline": self.baseline,
             "providers": [row.to_json() for row in self.rows],
@@ -168,9 +172,9 @@ def _offering(provider: Provider | None, offer: Offer) -> Offering:
 #: Said of each own endpoint, by its name.
 OWN_SOURCE = (
     "{} is paid by the second: ~ is the price of tokens in full workers at the speeds under `expected`, the least that "
-    "they can cost; starts and idle seconds come on top, and --measured shows what the ledger has booked"
+    "they can cost; starts and idle seconds come on top, and --measured shows what the ledger has"
 )
-MEASURED_SOURCE = "{} is paid by the second: ~ is what the ledger has booked for its requests of the last week"
+MEASURED_SOURCE = "{} is paid by the second: ~ is what the ledger has for its requests of the last week, {}"
 
 
 def own_price(profile: EndpointProfile, second_price: SecondPrice) -> TokenPrice:
@@ -200,7 +204,7 @@ def _measured(offering: Offering, measured: Sequence[Measurement]) -> Offering:
     return replace(
         offering,
         price=booked or offering.price,
-        source=MEASURED_SOURCE.format(offering.provider) if booked else offering.source,
+        source=MEASURED_SOURCE.format(offering.provider, _bases(measured)) if booked else offering.source,
         latency_ms=statistics.median(one.latency_ms for one in measured),
         tokens_per_second=statistics.median(rates) if rates else None,
     )
@@ -215,6 +219,12 @@ def _booked(offering: Offering, measured: Sequence[Measurement]) -> TokenPrice |
         return None
     share = Decimal(sum(cost for _, cost in known)) / expected
     return TokenPrice(round(price.input_picousd * share), round(price.output_picousd * share))
+
+
+def _bases(measured: Sequence[Measurement]) -> str:
+    """Returns how many of the costs rest on what: `12 expected, 30 booked`."""
+    bases = Counter(one.cost_basis or "without a basis" for one in measured if one.cost_picousd)
+    return ", ".join(f"{count} {basis}" for basis, count in sorted(bases.items()))
 
 
 def _baseline(costs: Sequence[tuple[Offering, int | None]], name: str | None) -> tuple[Offering, int] | None:

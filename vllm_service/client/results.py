@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_service.client.payload import Choice
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ServiceError
@@ -61,6 +62,13 @@ class Answer:
         calls = (self.message or {}).get("tool_calls")
         read = [_tool_call(call) for call in calls] if isinstance(calls, list | tuple) else []
         return tuple(call for call in read if call is not None)
+
+    @property
+    def cost_basis(self) -> CostBasis | None:
+        """Returns what the cost rests on when the answer comes, which is before any bill; None where it is unknown."""
+        if self.cost_picousd is None:
+            return None
+        return CostBasis.EXPECTED if self.cost_is_estimate else CostBasis.BOOKED
 
     @property
     def cost_usd(self) -> float | None:

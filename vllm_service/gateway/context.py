@@ -37,11 +37,12 @@ _encode = msgspec.json.Encoder().encode
 # The annotations are bytes templates, since they are filled in for every request. %a writes a number as repr does,
 # which is valid JSON for finite numbers.
 _COST = (
-    b',"cost_info":{"vllm_cost_usd":%a,"openai_cost_usd":%a,"savings_usd":%a,"savings_percentage":%a,"is_estimate":%b}'
+    b',"cost_info":{"vllm_cost_usd":%a,"openai_cost_usd":%a,"savings_usd":%a,"savings_percentage":%a,'
+    b'"is_estimate":%b,"cost_basis":%b}'
 )
 _COST_UNKNOWN = (
     b',"cost_info":{"vllm_cost_usd":%b,"openai_cost_usd":%b,"savings_usd":%b,"savings_percentage":null,'
-    b'"is_estimate":%b}'
+    b'"is_estimate":%b,"cost_basis":%b}'
 )
 _PERFORMANCE = (
     b',"performance_info":{"inference_time_ms":%.3f,"ttft_ms":%b,"tokens_per_second":%b,"cache_hit":%b,'
@@ -49,6 +50,8 @@ _PERFORMANCE = (
 )
 _DRAIN = OnDisconnect.DRAIN
 _BOOLEANS = (b"false", b"true")
+# What a known cost rests on, by is_estimate. No bill is there yet when a request ends.
+_BASES = (b'"booked"', b'"expected"')
 
 
 def cost_info(cost_picousd: int | None, baseline_picousd: int | None, is_estimate: bool) -> bytes:
@@ -60,11 +63,13 @@ def cost_info(cost_picousd: int | None, baseline_picousd: int | None, is_estimat
     if cost_picousd is None or not baseline_picousd:
         saved = None if cost_picousd is None or baseline_picousd is None else baseline_picousd - cost_picousd
         known = _usd(cost_picousd), _usd(baseline_picousd), _usd(saved)
-        return _COST_UNKNOWN % (*known, _BOOLEANS[is_estimate])
+        basis = b"null" if cost_picousd is None else _BASES[is_estimate]
+        return _COST_UNKNOWN % (*known, _BOOLEANS[is_estimate], basis)
     saved = baseline_picousd - cost_picousd
     usd = PICOUSD_PER_USD
     percentage = round(100 * saved / baseline_picousd, 3)
-    return _COST % (cost_picousd / usd, baseline_picousd / usd, saved / usd, percentage, _BOOLEANS[is_estimate])
+    dollars = cost_picousd / usd, baseline_picousd / usd, saved / usd
+    return _COST % (*dollars, percentage, _BOOLEANS[is_estimate], _BASES[is_estimate])
 
 
 def performance_info(

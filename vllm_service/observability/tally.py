@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
+from vllm_service.domain.cost_basis import EXPECTED
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import Usage
 from vllm_service.observability.histogram import Distribution
@@ -16,7 +17,14 @@ _NUMBERS = (
     *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
     *("estimated", "implausible", "uncounted"),
     *("timed_tokens", "timed_ms", "queue_ms", "queued", "latency_ms", "latencies"),
-    *("cost_picousd", "unpriced", "baseline_picousd", "compared_cost_picousd", "compared_baseline_picousd"),
+    *(
+        "cost_picousd",
+        "expected_picousd",
+        "unpriced",
+        "baseline_picousd",
+        "compared_cost_picousd",
+        "compared_baseline_picousd",
+    ),
 )
 _COUNTED = attrgetter("outcome", "status", "attempts", "stream")
 _TOKENS = attrgetter(
@@ -52,6 +60,8 @@ class Tally:
         self.queued = self.latencies = 0
         self.timed_ms = self.queue_ms = self.latency_ms = 0.0
         self.cost_picousd = self.baseline_picousd = 0
+        # The part of the cost that is the router's expectation, or is by estimated tokens.
+        self.expected_picousd = 0
         # Completed requests of unknown cost.
         self.unpriced = 0
         # Of requests where both are known.
@@ -110,6 +120,7 @@ class Tally:
 
     def _add_money(self, records: Sequence[RequestRecord]) -> None:
         self.cost_picousd += sum([record.cost_picousd or 0 for record in records])
+        self.expected_picousd += sum([record.cost_picousd or 0 for record in records if record.cost_basis is EXPECTED])
         self.baseline_picousd += sum([record.baseline_picousd or 0 for record in records])
         compared = [pair for pair in map(_COST_AND_BASELINE, records) if None not in pair]
         self.compared_cost_picousd += sum([cost for cost, _ in compared])
@@ -138,6 +149,11 @@ class Tally:
     def mean_latency_ms(self) -> float | None:
         """The exact mean; None without requests."""
         return self.latency_ms / self.latencies if self.latencies else None
+
+    @property
+    def booked_picousd(self) -> int:
+        """The part of the cost that is by counted tokens."""
+        return self.cost_picousd - self.expected_picousd
 
     @property
     def savings_picousd(self) -> int:

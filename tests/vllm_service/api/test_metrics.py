@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import httpx
+import pytest
 import yaml
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.vllm_service.api.service import KEY, REQUEST, OneKey, dependencies, served, statuses
 from vllm_service.api.metrics import FAMILIES
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.roles import Role
 from vllm_service.domain.status import (
@@ -125,7 +127,8 @@ def test_samples_carry_exactly_the_documented_labels() -> None:
 def test_what_is_counted_is_exact() -> None:
     service = dependencies(FULL)
     for milliseconds in (2.0, 50.0, 50.1, 250.0):
-        service.measurements.record(replace(REQUEST, total_ms=milliseconds))
+        service.measurements.record(replace(REQUEST, total_ms=milliseconds, cost_basis=CostBasis.BOOKED))
+    service.measurements.record(replace(REQUEST, model="org/sql", cost_basis=CostBasis.EXPECTED))
     metrics = scraped(service)
     assert metrics.value("vllm_requests_total", model="llama", status="200") == 4
     assert metrics.value("vllm_request_duration_seconds_bucket", model="llama", le="0.05") == 2
@@ -133,6 +136,11 @@ def test_what_is_counted_is_exact() -> None:
     assert metrics.value("vllm_tokens_generated_total", model="llama") == 80
     assert metrics.value("vllm_latency_target_met_total", model="llama") == 3
     assert metrics.value("vllm_cost_savings_usd", model="llama") == 12e-6
+    for model, expected_usd, booked_usd in (("llama", 0, 28e-6), ("org/sql", 7e-6, 0)):
+        assert metrics.value("vllm_cost_usd_total", model=model, basis="expected") == pytest.approx(expected_usd)
+        assert metrics.value("vllm_cost_usd_total", model=model, basis="booked") == pytest.approx(booked_usd)
+    assert metrics.value("vllm_provider_cost_usd_total", provider="hosted", basis="expected") == pytest.approx(7e-6)
+    assert metrics.value("vllm_provider_cost_usd_total", provider="hosted", basis="booked") == pytest.approx(28e-6)
     assert metrics.value("vllm_cache_hit_rate") == 0.75
     assert metrics.value("vllm_circuit_breaker_open_total", provider="hosted") == 2
     assert metrics.value("vllm_provider_up", provider="hosted") == 0

@@ -26,6 +26,7 @@ def test_a_model_is_described_by_what_is_configured_and_measured() -> None:
         "created": 1_800_000_000,
         "owned_by": "hosted",
         "cost_per_1k_tokens": 0.0002,
+        "cost_basis": "booked",
         "openai_equivalent": "gpt-4o-mini",
         "performance": {
             "avg_latency_ms": 100.0,

@@ -107,6 +107,7 @@ def test_a_caller_sees_models_without_prices_offers_and_measurements() -> None:
     whole = seen("/v1/models/llama", Role.VIEWER, service())
     unseen = {
         "cost_per_1k_tokens": None,
+        "cost_basis": None,
         "usd_per_million_tokens": {"input": None, "cached_input": None, "output": None},
         "offers": [],
         "performance": whole["performance"] | {"avg_latency_ms": None, "tokens_per_second": None},

@@ -32,6 +32,7 @@ async def test_a_cold_endpoint_is_not_asked_first_and_a_warm_one_is(directory: P
     code, cold = await explained(directory, "--model", "gpt-3.5-turbo")
     assert code == 0
     assert "1. hosted (m)" in cold
+    assert " USD expected" in cold
     _, warm = await explained(directory, "--model", "chat", "--warm", "1")
     assert "1. own (m)" in warm
     assert warm.startswith("why: ")

@@ -15,6 +15,7 @@ from vllm_service import Answer, Offering, TokenPrice, Usage, compare_costs, err
 from vllm_service.__main__ import main
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
 from vllm_service.client.compare import DOCUMENTED_EXAMPLE, Measurement, offerings_of, with_measurements
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.money import picousd
 from vllm_service.domain.pricing import SecondPrice
 from vllm_service.storage.open import open_storage
@@ -93,8 +94,12 @@ def test_what_the_ledger_has_booked_moves_the_estimate() -> None:
     assert offering.price is not None
     usage = Usage(1000, 100)
     twice = 2 * offering.price.cost_picousd(usage)
-    (measured,) = with_measurements([offering], [Measurement("own", "org/m", 900.0, 100, usage, twice)])
+    expected = Measurement("own", "org/m", 900.0, 100, usage, twice, CostBasis.EXPECTED)
+    booked = Measurement("own", "org/m", 900.0, 100, usage, twice, CostBasis.BOOKED)
+    (measured,) = with_measurements([offering], [expected, booked, booked])
     assert measured.price == TokenPrice(2 * 27_125, 2 * 199_563)
+    assert measured.source is not None
+    assert measured.source.endswith("of the last week, 2 booked, 1 expected")
     (unknown,) = with_measurements([offering], [Measurement("own", "org/m", 900.0, 100, usage, None)])
     assert unknown.price == offering.price
 

@@ -58,6 +58,7 @@ def test_what_a_request_cost_and_saved(
         "savings_usd": dollars[2],
         "savings_percentage": percentage,
         "is_estimate": is_estimate,
+        "cost_basis": None if costs[0] is None else "expected" if is_estimate else "booked",
     }
 
 

@@ -71,6 +71,7 @@ async def test_annotations_are_added_and_nothing_else_is_changed() -> None:
         "savings_usd": 1.44e-05,
         "savings_percentage": 90.0,
         "is_estimate": False,
+        "cost_basis": "booked",
     }
     performance = document["performance_info"]
     assert set(performance) == {

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vllm_service.observability.records import COMPLETED, RECORDS, everything_in, record, tally_of
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.money import picousd
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.domain.usage import Usage
@@ -45,6 +46,12 @@ TARGETS = st.none() | st.integers(0, 10**8).map(lambda quarters: quarters / 4)
         pytest.param({"cost_picousd": 0}, {"cost_picousd": 0, "unpriced": 0}, id="a cost of nothing is known"),
         pytest.param({}, {"cost_picousd": 7, "baseline_picousd": 10, "savings_picousd": 3}, id="savings"),
         pytest.param({"cost_picousd": 12}, {"savings_picousd": -2}, id="a loss"),
+        pytest.param(
+            {"cost_basis": CostBasis.EXPECTED}, {"expected_picousd": 7, "booked_picousd": 0}, id="an expected cost"
+        ),
+        pytest.param(
+            {"cost_basis": CostBasis.BOOKED}, {"expected_picousd": 0, "booked_picousd": 7}, id="a booked cost"
+        ),
         pytest.param(
             {"cost_picousd": None},
             {"baseline_picousd": 10, "savings_picousd": 0, "compared_baseline_picousd": 0},

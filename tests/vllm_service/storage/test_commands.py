@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from tests.vllm_service.storage.conftest import Backend
 from tests.vllm_service.storage.ledger.test_ledger import RECORD
 from vllm_service.__main__ import main
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.roles import Role
 from vllm_service.storage.open import open_storage
 
@@ -110,6 +111,24 @@ async def test_the_ledger_is_exported_summed_and_pruned(
     assert "2027-01-15" in capsys.readouterr().out
     assert await run("ledger", "prune", "--older-than-days", "3000", *location) == 0
     assert "1 rows deleted" in capsys.readouterr().err
+
+
+async def test_the_summary_says_what_its_costs_rest_on(
+    backend: Backend, location: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = ((CostBasis.BILLED, 60), (CostBasis.BOOKED, 30), (CostBasis.EXPECTED, 5), (None, 5))
+    async with open_storage(*backend.locations) as storage:
+        for basis, picousd in costs:
+            storage.ledger.record(replace(RECORD, cost_picousd=picousd, cost_basis=basis))
+        storage.ledger.record(replace(RECORD, organisation="one basis", cost_basis=CostBasis.BOOKED))
+    assert await run("ledger", "summary", *location) == 0
+    table = capsys.readouterr().out
+    assert "billed 60 %, booked 30 %, expected 5 %, of old rows 5 %" in table
+    assert await run("ledger", "summary", "--json", *location) == 0
+    mixed, single = json.loads(capsys.readouterr().out)["groups"]
+    names = [f"{basis}_cost_picousd" for basis in CostBasis]
+    assert [mixed[name] for name in ("cost_picousd", *names)] == [100, 5, 30, 60]
+    assert [single[name] for name in ("cost_picousd", *names)] == [7, 0, 7, 0]
 
 
 @pytest.mark.parametrize("days", ["-10000", "0", "nan", "ten"])

@@ -176,7 +176,7 @@ PARTS: tuple[Family, ...] = (
     ),
     counter(
         "vllm_worker_cost_usd_total",
-        "Estimate of what workers cost that this gateway had started: seconds from start to stop x usd_per_second",
+        "Expected cost of the workers that this gateway had started: seconds from start to stop x usd_per_second",
         per_endpoint(lambda w: w.estimated_usd),
         "provider",
     ),

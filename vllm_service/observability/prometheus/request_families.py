@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vllm_service.catalog.model import APPLE_SILICON_TAG
+from vllm_service.domain.cost_basis import BOOKED, EXPECTED
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.requests import Outcome
 from vllm_service.observability.prometheus.family import (
@@ -16,6 +19,7 @@ from vllm_service.observability.prometheus.family import (
     per_model,
     per_provider,
 )
+from vllm_service.observability.tally import Tally
 
 
 def _statuses(snapshot: Snapshot) -> Samples:
@@ -43,6 +47,13 @@ def _on_apple_silicon(snapshot: Snapshot) -> float:
         for name, tally in snapshot.providers.items()
         if name in snapshot.catalog.providers and APPLE_SILICON_TAG in snapshot.catalog.providers[name].tags
     )
+
+
+def _by_basis(tallies: Mapping[str, Tally]) -> Samples:
+    """Yields dollars by what they rest on. A bill comes later and is in the ledger only."""
+    for name, tally in tallies.items():
+        yield (name, EXPECTED.value), to_usd(tally.expected_picousd)
+        yield (name, BOOKED.value), to_usd(tally.booked_picousd)
 
 
 def _targets(snapshot: Snapshot) -> Samples:
@@ -134,7 +145,11 @@ REQUESTS: tuple[Family, ...] = (
         "model",
     ),
     counter(
-        "vllm_cost_usd_total", "What providers charge, US dollars", per_model(lambda t: to_usd(t.cost_picousd)), "model"
+        "vllm_cost_usd_total",
+        "What providers charge, US dollars, as known at the end of a request; expected: own workers, estimated tokens",
+        lambda s: _by_basis(s.models),
+        "model",
+        "basis",
     ),
     counter(
         "vllm_baseline_cost_usd_total",
@@ -144,7 +159,7 @@ REQUESTS: tuple[Family, ...] = (
     ),
     gauge(
         "vllm_cost_savings_usd",
-        "Baseline less cost since the start, over requests where both are known; may be negative",
+        "Baseline less expected or booked cost since the start, where both are known; may be negative",
         per_model(lambda t: to_usd(t.savings_picousd)),
         "model",
     ),
@@ -184,9 +199,10 @@ REQUESTS: tuple[Family, ...] = (
     ),
     counter(
         "vllm_provider_cost_usd_total",
-        "What this provider charges, US dollars",
-        per_provider(lambda t: to_usd(t.cost_picousd)),
+        "What this provider charges, US dollars, as known at the end of a request",
+        lambda s: _by_basis(s.providers),
         "provider",
+        "basis",
     ),
     counter(
         "vllm_router_attempts_total", "Sendings to a provider, all tries counted", one(lambda s: s.everything.attempts)

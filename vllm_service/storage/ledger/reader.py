@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.quotas import SECONDS_PER_DAY
 from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.storage.ledger.columns import REQUESTS
@@ -55,6 +56,11 @@ class Totals:
     cached_tokens: int
     reasoning_tokens: int
     cost_picousd: int
+    #: Parts of cost_picousd by what they rest on (domain.cost_basis). What is in none of them is from rows that are
+    #: older than the column.
+    expected_cost_picousd: int
+    booked_cost_picousd: int
+    billed_cost_picousd: int
     #: What the requests whose cost is known would have cost at the baseline.
     baseline_picousd: int
     #: The cost of those requests whose baseline is known too: baseline_picousd minus this is what was saved.
@@ -71,6 +77,10 @@ def _outcome(outcome: Outcome) -> str:
     return f"CASE WHEN outcome = '{outcome.value}' THEN 1 ELSE 0 END"
 
 
+def _of_basis(basis: CostBasis) -> str:
+    return f"CASE WHEN cost_basis = '{basis.value}' THEN cost_picousd ELSE 0 END"
+
+
 # A cost that is compared with the baseline leaves out the requests of which one of the two is unknown; else an unknown
 # cost would look like a saving.
 _SUMS = (
@@ -78,6 +88,7 @@ _SUMS = (
     _outcome(Outcome.CACHED),
     *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"),
     "cost_picousd",
+    *(_of_basis(basis) for basis in (CostBasis.EXPECTED, CostBasis.BOOKED, CostBasis.BILLED)),
     "CASE WHEN cost_picousd IS NULL THEN NULL ELSE baseline_picousd END",
     "CASE WHEN baseline_picousd IS NULL THEN NULL ELSE cost_picousd END",
     # As RequestRecord.is_unpriced.
