@@ -62,6 +62,9 @@ class ConfiguredOrder:
     def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
         """See plan.Router."""
 
+    def observe_most_workers(self, provider: str, workers: int | None) -> None:
+        """See plan.Router."""
+
     def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
         """See plan.Router."""
         return ()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
+from vllm_service.autoscaling.bounds_watch import BoundsWatch
 from vllm_service.autoscaling.endpoint_state import EndpointState, document_of, is_to_be_kept, is_to_be_woken
 from vllm_service.autoscaling.wake_lease import WakeOutcome, WakeSettings, wake_once
 from vllm_service.autoscaling.wake_progress import WakeEvent
@@ -123,6 +124,10 @@ class EndpointController:
         """Begins to look at each endpoint, and to bring its workers to the target, unless that is under way."""
         if catalog is not self._catalog:
             self._adopt(catalog)
+        for name, state in self._endpoints.items():
+            if state.bounds is not None:
+                self._begin(f"the worker bounds of {name}", state.bounds.look)
+                router.observe_most_workers(name, state.bounds.most)
         targets = {target.provider: target for target in router.worker_targets(self._clock())}
         for name, state in self._endpoints.items():
             target = targets.get(name)
@@ -184,7 +189,10 @@ class EndpointController:
             bounds = Bounds(int(expected.get("max_workers", default.max_workers)), workers_min.base)
             managed = RunPodManagement(provider, management, self._send, limits=self._rest_limits, clock=self._clock)
             follower = WorkersMinFollower(managed, bounds, self._coordination, self._clock, self._follow_settings)
-        return EndpointState(endpoint, model, idle_seconds / 2, follower, WorkerRoom.of(provider))
+        watch = None
+        if management is not None:
+            watch = BoundsWatch(provider, management, self._send, limits=self._rest_limits, clock=self._clock)
+        return EndpointState(endpoint, model, idle_seconds / 2, follower, WorkerRoom.of(provider), watch)
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         self._under_way.pop(name, None)
@@ -195,6 +203,9 @@ class EndpointController:
         """Reads the endpoint's health, then wakes or keeps a worker: an older look may be wrong, and a wake costs."""
         state.health = health = await state.endpoint.health()
         router.observe_health(name, None if health is None else document_of(health), self._clock())
+        if state.bounds is not None and health is not None:
+            is_seen = bool(health.workers_warm or health.workers_initializing)
+            state.bounds.observe(is_wanted=target is not None and target.workers > 0, is_seen=is_seen)
         self._make_room(name, state)
         if self._wakes is None or state.follower is not None:
             return

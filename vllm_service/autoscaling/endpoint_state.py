@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vllm_service.autoscaling.bounds_watch import BoundsWatch
 from vllm_service.autoscaling.wake_progress import WakeProgress
 from vllm_service.autoscaling.worker_room import WorkerRoom
 from vllm_service.autoscaling.workers_min import WorkersMinFollower
@@ -26,6 +27,8 @@ class EndpointState:
     follower: WorkersMinFollower | None = None
     #: Set where the room of its workers is configured.
     room: WorkerRoom | None = None
+    #: Set where the endpoint can be read in RunPod's REST API.
+    bounds: BoundsWatch | None = None
     #: As last seen; None: the endpoint did not answer, or was not looked at yet.
     health: EndpointHealth | None = None
     #: WorkerTarget.estimated_usd, as last given.
@@ -38,6 +41,8 @@ class EndpointState:
         self.health = before.health
         self.wake = before.wake
         self.estimated_usd = before.estimated_usd
+        if self.bounds is not None and before.bounds is not None:
+            self.bounds.take_over(before.bounds)
         if self.follower is not None and before.follower is not None and self.managed_url == before.managed_url:
             self.follower.take_over(before.follower)
 

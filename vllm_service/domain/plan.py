@@ -119,6 +119,10 @@ class Router(Protocol):
         """Takes what the platform's `/health` answered about an endpoint's workers; None when it did not answer."""
         ...
 
+    def observe_most_workers(self, provider: str, workers: int | None) -> None:
+        """Takes how many workers the platform lets an endpoint have; None where that is unknown."""
+        ...
+
     def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
         """Returns a target per endpoint; to be called about once a second. A repeated target is no new wake."""
         ...

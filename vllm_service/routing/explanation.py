@@ -127,6 +127,8 @@ def _absence(candidate: Candidate, question: _Question) -> list[str]:
         reasons.append("its price is unknown, and COST needs one")
     if not question.router.may_try(candidate, question.facts, question.now):
         reasons.append("its circuit breaker is open after failures")
+    if question.router.is_switched_off(candidate.name):
+        reasons.append("RunPod lets it have no worker (its greatest number is 0)")
     if question.facts.provider is not None and question.facts.provider != candidate.name:
         reasons.append(f"the request names {question.facts.provider}")
     return reasons or ["a tag, a cap, the strategy or the length of the plan leaves it out"]

@@ -6,7 +6,7 @@ that the model must have, any other tag must be one of the provider's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -55,6 +55,22 @@ def allowed(candidates: Sequence[Candidate], facts: RequestFacts, expected_compl
                 param=rule.header,
                 details={"model": facts.model, "rule": rule.condition},
             )
+    return left
+
+
+def startable(candidates: Sequence[Candidate], facts: RequestFacts, switched_off: Collection[str]) -> list[Candidate]:
+    """Returns the offers without those of endpoints that may have no worker, where a request would wait for nothing.
+
+    Raises ModelUnavailable where none is left.
+    """
+    left = [candidate for candidate in candidates if candidate.name not in switched_off]
+    if candidates and not left:
+        raise ModelUnavailable(
+            f"No worker of {facts.model} can start: RunPod has switched its endpoint off, as it does after "
+            "days without a request. The gateway's operator raises its greatest number of workers; /health says how.",
+            details={"model": facts.model, "fallback_available": False},
+            retry_after_seconds=60,
+        )
     return left
 
 

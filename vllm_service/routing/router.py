@@ -161,6 +161,9 @@ class CostRouter:
         self._settings = settings = settings or RouterSettings()
         self._breakers = breakers
         self.endpoints = make_endpoints(catalog, settings)
+        #: How many workers the platform lets an endpoint have, where that is known; and those that may have none.
+        self._most_workers: dict[str, int] = {}
+        self._switched_off: frozenset[str] = frozenset()
         self.controllers = {
             name: EndpointDemand(
                 endpoint.profile.max_workers,
@@ -184,7 +187,8 @@ class CostRouter:
         completion = route.lengths.expect(facts.key_id, facts.operation, facts.max_tokens)
         candidates = route.candidates
         is_ruled = facts.tags or facts.provider is not None or facts.cap_picousd is not None or facts.needs_price
-        if is_ruled or route.has_bounds or (self._breakers is not None and self._breakers.not_closed):
+        has_absent = self._switched_off or (self._breakers is not None and self._breakers.not_closed)
+        if is_ruled or route.has_bounds or has_absent:
             candidates = self._allowed(route, facts, completion, now_seconds)
         strategy = route.strategy if facts.strategy is None else find_strategy(facts.strategy)
         target = route.target if facts.latency_target_seconds is None else route.target_of(facts)
@@ -250,11 +254,26 @@ class CostRouter:
         if endpoint is not None:
             endpoint.observe(health, now_seconds)
 
+    def observe_most_workers(self, provider: str, workers: int | None) -> None:
+        """Takes how many workers an endpoint may have: no more are wanted, and with none it gets no request."""
+        if self._most_workers.get(provider) == workers:
+            return
+        self._most_workers.pop(provider, None)
+        if workers is not None:
+            self._most_workers[provider] = workers
+        self._switched_off = frozenset(name for name, most in self._most_workers.items() if most == 0)
+
+    def is_switched_off(self, provider: str) -> bool:
+        """Returns whether the platform lets the endpoint have no worker."""
+        return provider in self._switched_off
+
     def take_over(self, before: CostRouter) -> None:
         """Keeps what the router before this learned of endpoints and models that are still configured as they were.
 
         Attempts under way go on reporting to the router before this; endpoints are the same objects for both.
         """
+        for name, most in before._most_workers.items():
+            self.observe_most_workers(name, most)
         for name in self.endpoints.keys() & before.endpoints.keys():
             if self.endpoints[name].is_configured_as(before.endpoints[name]):
                 self.endpoints[name], self.controllers[name] = before.endpoints[name], before.controllers[name]
@@ -276,10 +295,14 @@ class CostRouter:
             endpoint.speeds(),
             estimated_usd,
         )
+        most = self._most_workers.get(name, wanted)
+        reason = f"demand is worth {controller.load_workers:.2f} workers"
+        if most < wanted:
+            wanted = most
+            reason = f"{reason}, and the platform lets the endpoint have {most}"
         if wanted != endpoint.target or not endpoint.is_managed:
             endpoint.set_target(wanted, now)
-        reason = f"demand is worth {controller.load_workers:.2f} workers"
-        return WorkerTarget(name, wanted, reason, profile.always_on_workers, estimated_usd)
+        return WorkerTarget(name, wanted, reason, min(profile.always_on_workers, wanted), estimated_usd)
 
     def _route(self, facts: RequestFacts) -> Route:
         route = self._routes.get(facts.model)
@@ -293,6 +316,8 @@ class CostRouter:
             filters.check_model(route.model, facts)
         if facts.tags or facts.provider is not None or facts.cap_picousd is not None or facts.needs_price:
             candidates = filters.allowed(candidates, facts, completion)
+        if self._switched_off:
+            candidates = filters.startable(candidates, facts, self._switched_off)
         breakers = self._breakers
         if breakers is None or not breakers.not_closed:
             return candidates

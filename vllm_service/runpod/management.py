@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from decimal import Decimal
 
 from vllm_service.catalog.model import Management, ManagementApi, Provider
 from vllm_service.errors import UpstreamFailed
@@ -18,6 +17,7 @@ from vllm_service.runpod.endpoint import SendHttp
 from vllm_service.runpod.rate_limits import RateLimits
 from vllm_service.runpod.rest_api import Json, RestApi
 from vllm_service.runpod.rest_errors import RestError
+from vllm_service.runpod.worker_bounds import parse_bounds
 
 #: Of each request; a change takes up to three, which autoscaling's lease has to outlast. So none waits for RunPod's
 #: rate limit: the next try does.
@@ -63,7 +63,7 @@ class RunPodManagement:
         unclear: RestError | None = None
         answered = None
         try:
-            answered = workers_min_of(await self._api.patch(self._path, body))
+            answered = parse_bounds(await self._api.patch(self._path, body)).least
         except RestError as error:
             if error.status is None or not 200 <= error.status < 300:
                 raise self._failed(workers, error) from None
@@ -79,21 +79,9 @@ class RunPodManagement:
     async def _found(self) -> int | None:
         """Returns workersMin; None if it cannot be read now, or is not in what was read."""
         try:
-            return workers_min_of(await self._api.get(self._path))
+            return parse_bounds(await self._api.get(self._path)).least
         except RestError:
             return None
 
     def _failed(self, workers: int, error: RestError) -> UpstreamFailed:
         return UpstreamFailed(f"{self.name}: workersMin {workers} was not set: {error.message.removesuffix('.')}")
-
-
-def workers_min_of(document: Json) -> int | None:
-    """Returns workersMin of an endpoint's document in either version; None if it is missing, or no count."""
-    workers = document.get("workers")
-    return _count(workers.get("min")) if isinstance(workers, dict) else _count(document.get("workersMin"))
-
-
-def _count(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | Decimal) or not 0 <= value < 2**31:
-        return None
-    return int(value) if value == int(value) else None

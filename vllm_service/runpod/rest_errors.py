@@ -23,10 +23,10 @@ LONGEST_WORDS = 300
 _LONGEST_READ = 4096
 _MOST_FIELDS = 5
 _KEYS_PAGE = "RunPod's console under API Keys"
-_ADDRESS = "check management_url, which for RunPod is not set at all, and any proxy on the way"
+_ADDRESS = "check management_url (deploy: RUNPOD_REST_URL), which for RunPod is not set, and any proxy on the way"
 _REMEDIES: Mapping[int, str] = {
     400: "correct the request",
-    401: f"set the variable that api_key_env names to a key that is enabled in {_KEYS_PAGE}",
+    401: f"set the variable that api_key_env names (deploy: RUNPOD_API_KEY) to a key that is enabled in {_KEYS_PAGE}",
     402: "add credit to the RunPod account",
     404: "check the id, and that the key is of the account that owns it",
     405: f"this address has no such operation: {_ADDRESS}",
@@ -140,7 +140,8 @@ def _remedy(call: RestCall, status: int, wait: float | None) -> str:
         return _later(wait)
     if 300 <= status < 400:
         return (
-            "write the address that it leads to into management_url; redirects are not followed, since the key would be"
+            "write the address that it leads to into management_url (deploy: RUNPOD_REST_URL); no redirect is "
+            "followed, since the key would go along"
         )
     if status >= 500 and status not in _REMEDIES:
         then = "look first whether it was carried out, then " if call.method == "POST" else ""

@@ -48,6 +48,7 @@ class Managed:
     clock: Any
     workers_min: int = 0
     most: int = 99
+    workers_max: int | None = None
     fails: int | bytes | str | None = None
     health: Any = field(default_factory=lambda: IDLE)
     set_to: list[int] = field(default_factory=list)
@@ -78,7 +79,9 @@ class Managed:
             self.set_at.append(self.clock())
             if self.fails == "lost":
                 raise TimeoutError
-        return Reply(200, json.dumps({"id": "ep", "workers": {"min": self.workers_min}}).encode(), {})
+        return Reply(
+            200, json.dumps({"id": "ep", "workers": {"min": self.workers_min, "max": self.workers_max}}).encode(), {}
+        )
 
     async def _failure(self) -> Reply | None:
         if self.fails == "hang":
@@ -96,9 +99,18 @@ class Wants(ConfiguredOrder):
         super().__init__(catalog)
         self.workers = workers
         self.catalog = catalog
+        self.most: dict[str, int | None] = {}
+
+    def observe_most_workers(self, provider: str, workers: int | None) -> None:
+        self.most[provider] = workers
 
     def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
-        return tuple(WorkerTarget(name, self.workers, "demand") for name in self.catalog.providers)
+        return tuple(
+            WorkerTarget(
+                name, self.workers if (most := self.most.get(name)) is None else min(self.workers, most), "demand"
+            )
+            for name in self.catalog.providers
+        )
 
 
 @dataclass
