@@ -25,7 +25,11 @@ ONLY_HERE = {
         "runpod_emulator/",
         "handler/engine/vllm_parts.py",
     ),
-    "huggingface_hub": ("handler/model_cache/hub.py", "handler/model_cache/hub_errors.py"),
+    "huggingface_hub": (
+        "handler/model_cache/hub.py",
+        "handler/model_cache/hub_errors.py",
+        "vllm_service/deployment/hub.py",
+    ),
     "sqlite3": ("vllm_service/storage/",),
     "psycopg": ("vllm_service/storage/",),
     "asyncpg": ("vllm_service/storage/",),

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
+#: When the prices were read.
+LIST_PRICES_AS_OF = "2026-11"
+
 
 @dataclass(frozen=True, slots=True)
 class GpuType:

@@ -6,9 +6,12 @@ FAILED = 1
 WRONG_ARGUMENTS = 2
 #: A library is missing that an extra of the package installs.
 MISSING_EXTRA = 3
+#: `deploy plan --check`: RunPod has something otherwise than it is specified.
+DIFFERS = 4
 #: The reader of the output ended first, as `head` does: 128 + 13, what a shell reports for a program that SIGPIPE ends.
 OUTPUT_CLOSED = 141
 DESCRIPTION = (
     f"exit codes: 0 done; {FAILED} not done, or the configuration is wrong; {WRONG_ARGUMENTS} wrong arguments; "
-    f"{MISSING_EXTRA} an extra is not installed; {OUTPUT_CLOSED} the reader of the output ended first"
+    f"{MISSING_EXTRA} an extra is not installed; {DIFFERS} `deploy plan --check` found a difference; "
+    f"{OUTPUT_CLOSED} the reader of the output ended first"
 )

@@ -9,6 +9,7 @@ LIBRARIES = {
         "asyncpg",
         "fastapi",
         "httptools",
+        "huggingface_hub",
         "jinja2",
         "prometheus_client",
         "psutil",

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # Libraries whose distributions are called otherwise; starlette comes with fastapi.
 DISTRIBUTIONS = {
     "genai_prices": "genai-prices",
+    "huggingface_hub": "huggingface-hub",
     "opentelemetry": "opentelemetry-sdk",
     "prometheus_client": "prometheus-client",
     "starlette": "fastapi",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from tests.contract.rest_contract import check_request
 from vllm_service.deployment.desired import (
     container_environment,
     endpoint_body,
@@ -72,6 +74,30 @@ def test_the_least_endpoint_leaves_out_what_is_runpods_choice() -> None:
 def test_a_field_of_the_specification_reaches_the_body(changes: dict[str, Any], expected: dict[str, Any]) -> None:
     body = endpoint_body(replace(SPEC, **changes), ["ADA_24"], {})
     assert {name: body[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"disk_gb": 40, "registry_id": "reg", "min_cuda_version": "13.0", "gpus_per_worker": 2},
+        {"scaler": BY_COUNT, "idle_timeout_seconds": None},
+        {"scaler": BY_COUNT, "endpoint_type": EndpointType.LOAD_BALANCER},
+        {"volume": VolumeSpec("models", 50), "data_center": "EU-RO-1"},
+    ],
+)
+def test_bodies_are_as_runpod_publishes_them(changes: dict[str, Any]) -> None:
+    spec = replace(SPEC, **changes)
+    environment = container_environment(spec, {"HF_TOKEN": "hf_x"})
+    bodies = [
+        ("/v2/serverless", endpoint_body(spec, ["ADA_24", "AMPERE_24"], environment, volume_id="vol_1")),
+        ("/v2/serverless", endpoint_body(spec, ["ADA_24"], environment, template_id="tpl_1")),
+        ("/v2/templates", template_body(spec, environment)),
+    ]
+    if spec.volume is not None:
+        bodies.append(("/v2/network-volumes", volume_body(spec)))
+    for path, body in bodies:
+        check_request("POST", path, "", json.dumps(body).encode())
 
 
 def test_a_template_has_the_container_and_the_endpoint_its_id() -> None:

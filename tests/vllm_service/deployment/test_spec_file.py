@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from vllm_service.cli.parser import parser_of
 from vllm_service.deployment.spec import (
     ContainerForm,
     DeploymentSpec,
@@ -20,7 +22,7 @@ from vllm_service.deployment.spec import (
     SpecFaults,
     VolumeSpec,
 )
-from vllm_service.deployment.spec_file import read_spec
+from vllm_service.deployment.spec_file import KEYS, flag, read_spec
 from vllm_service.errors import ConfigurationError
 
 LEAST = "model: org/Model-8B\nimage: you/worker:1\n"
@@ -241,3 +243,22 @@ def test_a_specification_in_code_is_validated_too() -> None:
 def test_values_of_variables_are_not_in_the_representation() -> None:
     spec = DeploymentSpec("a", "b/c", "image", environment=(("GREETING", "hello-there"),))
     assert "hello-there" not in repr(spec)
+
+
+CHOSEN = {"endpoint_type": "queue", "scaler": "queue_delay", "flashboot": "off", "container": "inline"}
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_example_is_valid(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(# deploy\.yaml\n.*?)```", PAGE, flags=re.DOTALL)
+    spec = read(tmp_path, example)
+    assert (spec.name, spec.takes_cheapest, spec.volume) == ("qwen3-8b", True, VolumeSpec("qwen3-8b", 50))
+
+
+def test_every_key_is_documented_and_is_an_argument() -> None:
+    table = PAGE[PAGE.index("| key | default |") :].partition("\n\n")[0]
+    first = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert sorted(key for cell in first for key in re.findall(r"`(\w+)`", cell)) == sorted(KEYS)
+    given = [word for key in KEYS for word in (flag(key), CHOSEN.get(key, "1"))]
+    options = parser_of(["deploy"]).parse_args(["deploy", "plan", *given])
+    assert all(getattr(options, key) for key in KEYS)

@@ -1,0 +1,135 @@
+"""RunPod's GPU pools with their memory and prices: from its catalogue, else from the package's own table."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Protocol
+
+from vllm_service.catalog.gpu_types import GPU_TYPES, LIST_PRICES_AS_OF
+
+#: Network volumes: dollars per GB and month, up to 1 TB and above it (RunPod's documentation, 2026-11).
+VOLUME_USD_PER_GB = Decimal("0.07")
+LARGE_VOLUME_USD_PER_GB = Decimal("0.05")
+LARGE_VOLUME_GB = 1000
+SECONDS_PER_HOUR = 3600
+_SECOND_DIGITS = Decimal("0.00000001")
+#: Stock as the catalogue names it, from the least to the most.
+_STOCK = ("NONE", "LOW", "MEDIUM", "HIGH")
+#: Larger numbers than any GPU has: a defect of the answer.
+_MOST_GB, _MOST_USD = 100_000, Decimal(100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One pool. A worker in it may get any of its types, so memory is the least of them and the price the highest."""
+
+    id: str
+    #: The names of its GPUs, for people.
+    gpus: tuple[str, ...]
+    memory_gb: int
+    #: Of one GPU in a flex worker; None where no price is known.
+    usd_per_hour: Decimal | None
+    #: RunPod's word for the stock, of the type that has most; None where it was not asked.
+    stock: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All pools, the cheapest first."""
+
+    pools: tuple[Pool, ...]
+    #: Where they come from, and of when they are, for people.
+    source: str
+    #: True for RunPod's own answer: a pool that is not in it does not exist.
+    is_complete: bool
+
+    def pool(self, pool_id: str) -> Pool | None:
+        """Returns the pool of this id; None where there is none."""
+        return next((pool for pool in self.pools if pool.id == pool_id), None)
+
+
+class Lists(Protocol):
+    """The part of RestApi that reads lists."""
+
+    def pages(
+        self, path: str, name: str, query: Mapping[str, str | int] | None = None
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """Yields the objects of a list."""
+        ...
+
+
+def shipped() -> Catalogue:
+    """Returns the pools of the package's table."""
+    types = [(gpu.pool, gpu.name, gpu.memory_gb, gpu.usd_per_second * SECONDS_PER_HOUR, None) for gpu in GPU_TYPES]
+    return Catalogue(_pools(types), f"the shipped table of {LIST_PRICES_AS_OF}", is_complete=False)
+
+
+async def read_catalogue(api: Lists, *, gpus: int = 1, min_cuda_version: str | None = None) -> Catalogue:
+    """Returns the pools of RunPod's catalogue, with the stock for workers of so many GPUs. Raises RestError."""
+    query: dict[str, str | int] = {"include": "AVAILABILITY", "product": "SERVERLESS", "count": gpus}
+    if min_cuda_version is not None:
+        query["minCudaVersion"] = min_cuda_version
+    types = [found async for item in api.pages("/v2/catalog/gpus", "gpus", query) if (found := _type(item))]
+    return Catalogue(_pools(types), "RunPod's catalogue", is_complete=True)
+
+
+def volume_usd_per_month(size_gb: int) -> Decimal:
+    """Returns the price of a network volume."""
+    small, large = min(size_gb, LARGE_VOLUME_GB), max(size_gb - LARGE_VOLUME_GB, 0)
+    return small * VOLUME_USD_PER_GB + large * LARGE_VOLUME_USD_PER_GB
+
+
+def per_second(usd_per_hour: Decimal) -> Decimal:
+    """Returns dollars per second for people, to eight digits. Sums are made of the price by the hour: it is exact."""
+    return (usd_per_hour / SECONDS_PER_HOUR).quantize(_SECOND_DIGITS).normalize()
+
+
+#: pool, name, memory in GB, dollars per hour, stock
+_Type = tuple[str, str, int, Decimal | None, str | None]
+
+
+def _pools(types: Iterable[_Type]) -> tuple[Pool, ...]:
+    by_pool: dict[str, list[_Type]] = {}
+    for gpu in types:
+        by_pool.setdefault(gpu[0], []).append(gpu)
+    pools = [_pool(pool_id, members) for pool_id, members in by_pool.items()]
+    return tuple(sorted(pools, key=lambda pool: (pool.usd_per_hour is None, pool.usd_per_hour, pool.memory_gb)))
+
+
+def _pool(pool_id: str, members: list[_Type]) -> Pool:
+    prices = [price for _, _, _, price, _ in members if price is not None]
+    stocks = [stock for *_, stock in members if stock is not None]
+    return Pool(
+        pool_id,
+        tuple(name for _, name, *_ in members),
+        min(memory_gb for _, _, memory_gb, *_ in members),
+        max(prices) if len(prices) == len(members) else None,
+        max(stocks, key=_STOCK.index) if stocks else None,
+    )
+
+
+def _type(item: Mapping[str, Any]) -> _Type | None:
+    """Returns one GPU type of the catalogue; None for one that no worker of ours can run on, or that cannot be read."""
+    pool, memory_gb, stock = item.get("pool"), item.get("memory"), item.get("availability")
+    if not isinstance(pool, str) or not pool or item.get("manufacturer") != "NVIDIA":
+        return None
+    if isinstance(memory_gb, bool) or not isinstance(memory_gb, int) or not 0 < memory_gb <= _MOST_GB:
+        return None
+    price = item.get("price")
+    serverless = price.get("serverless") if isinstance(price, Mapping) else None
+    return (
+        pool,
+        str(item.get("name") or item.get("id") or "?"),
+        memory_gb,
+        _usd(serverless),
+        stock if stock in _STOCK else None,
+    )
+
+
+def _usd(number: object) -> Decimal | None:
+    if isinstance(number, bool) or not isinstance(number, int | Decimal):
+        return None
+    price = Decimal(number)
+    return price if price.is_finite() and 0 < price <= _MOST_USD else None
