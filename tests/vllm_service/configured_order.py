@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vllm_service.catalog.model import Catalog
-from vllm_service.domain.plan import Plan, Step, WorkerTarget
+from vllm_service.domain.plan import ListedWorkers, Plan, Step, WorkerTarget
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import InvalidRequest, ModelNotFound
@@ -59,7 +59,13 @@ class ConfiguredOrder:
         """See plan.Router."""
         return LearnsNothing()
 
-    def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
+    def observe_health(
+        self,
+        provider: str,
+        health: Mapping[str, object] | None,
+        now_seconds: float,
+        listed: ListedWorkers | None = None,
+    ) -> None:
         """See plan.Router."""
 
     def observe_most_workers(self, provider: str, workers: int | None) -> None:

@@ -24,7 +24,7 @@ from vllm_service.api.health_report import (
 from vllm_service.api.models import is_on_apple_silicon
 from vllm_service.catalog.model import Catalog, PublicModel
 from vllm_service.domain.roles import Permission, Role, may
-from vllm_service.domain.status import ProcessState, ProviderCircuit
+from vllm_service.domain.status import ProcessState, ProviderCircuit, WorkerState
 from vllm_service.domain.timestamps import rfc3339
 from vllm_service.observability.tally import Tally
 
@@ -96,6 +96,7 @@ def _report(dependencies: Dependencies, status: HealthStatus, *, with_addresses:
             "status": status.name,
             "reasons": list(status.reasons),
             "model_loaded": _is_loaded(dependencies),
+            "workers": {name: _workers(state) for name, state in dependencies.workers.items()},
             "gpu_available": None,  # the gateway needs no GPU, and cannot see those of its workers
             "apple_silicon_optimized": any(is_on_apple_silicon(catalog, model) for model in models),
             "warmup_completed": dependencies.server.is_listening,
@@ -129,6 +130,20 @@ def _is_loaded(dependencies: Dependencies) -> bool | None:
     idle = [worker.idle for worker in dependencies.workers.values()]
     known = [count for count in (*running, *idle) if count is not None]
     return any(known) if known else None
+
+
+def _workers(state: WorkerState) -> schemas.EndpointWorkers:
+    return schemas.EndpointWorkers(
+        running=state.running,
+        idle=state.idle,
+        initializing=state.initializing,
+        throttled=state.throttled,
+        unhealthy=state.unhealthy,
+        leaving=state.leaving,
+        by_gpu_type=None if state.by_gpu_type is None else dict(state.by_gpu_type),
+        jobs_queued=state.jobs_queued,
+        jobs_in_progress=state.jobs_in_progress,
+    )
 
 
 def _memory(process: ProcessState) -> schemas.MemoryUsage:

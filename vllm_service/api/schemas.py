@@ -136,6 +136,24 @@ class CircuitBreaker(Answer):
     organisations: int
 
 
+class EndpointWorkers(Answer):
+    """The workers and jobs of a RunPod endpoint, by RunPod's states.
+
+    throttled: wait for a GPU. leaving: warm ones of an older version, which RunPod replaces. by_gpu_type: those that
+    run or start, by RunPod's id of the type; null where RunPod counts the workers and does not list them.
+    """
+
+    running: int | None
+    idle: int | None
+    initializing: int | None
+    throttled: int | None
+    unhealthy: int | None
+    leaving: int | None
+    by_gpu_type: dict[str, int] | None
+    jobs_queued: int | None
+    jobs_in_progress: int | None
+
+
 class Health(Answer):
     """The gateway's health.
 
@@ -146,6 +164,7 @@ class Health(Answer):
     status: Literal["healthy", "initializing", "degraded", "unhealthy"]
     reasons: list[str] = []
     model_loaded: bool | None = None
+    workers: dict[str, EndpointWorkers] = {}
     gpu_available: bool | None = None
     apple_silicon_optimized: bool | None = None
     warmup_completed: bool

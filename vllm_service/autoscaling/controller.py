@@ -1,4 +1,4 @@
-"""Scales the per-second endpoints beside the requests: feeds RunPod's health to the router, and acts on its targets.
+"""Scales the per-second endpoints beside the requests: shows RunPod's workers to the router, and acts on its targets.
 
 Looking never wakes. An endpoint that cannot be seen is not woken either: the router would send nothing to its workers.
 Scale-down needs no order: the router sends no more than its target can take, and RunPod's idle timeout does the rest.
@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from vllm_service.autoscaling.bounds_watch import BoundsWatch
+from vllm_service.autoscaling.endpoint_look import EndpointLook, WorkerLives
 from vllm_service.autoscaling.endpoint_state import EndpointState, document_of, is_to_be_kept, is_to_be_woken
 from vllm_service.autoscaling.wake_lease import WakeOutcome, WakeSettings, wake_once
 from vllm_service.autoscaling.wake_progress import WakeEvent
@@ -32,6 +33,7 @@ from vllm_service.runpod.endpoint import RunPodEndpoint, RunPodSettings, SendHtt
 from vllm_service.runpod.health import EndpointHealth
 from vllm_service.runpod.management import RunPodManagement
 from vllm_service.runpod.rate_limits import RateLimits
+from vllm_service.runpod.worker_list import WorkerLists
 from vllm_service.storage.coordination.protocol import Targets, Wakes
 
 #: How often targets are read; `/health` itself is read at RunPodSettings' interval.
@@ -55,7 +57,9 @@ class EndpointController:
     """Runs `round` once a second; what takes longer goes on beside it, at most one task per endpoint and purpose.
 
     With wakes None no worker is woken. With targets None workers are woken by jobs, whatever the configuration says,
-    because workersMin could be left high when this process ends.
+    because workersMin could be left high when this process ends. replicas: how many processes look at the endpoints
+    with the same keys; None, unknown: workers are counted and not listed, because lists could use up a key's rate
+    limit. wall_clock: seconds since 1970.
     """
 
     def __init__(
@@ -70,16 +74,24 @@ class EndpointController:
         follow_settings: FollowSettings | None = None,
         requests: RequestLimits | None = None,
         rest_limits: RateLimits | None = None,
+        replicas: int | None = None,
+        lives: WorkerLives | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._send = send
         self._rest_limits = rest_limits or RateLimits()
+        self._lives = lives
+        self._wall_clock = wall_clock
         self._requests = requests
         self._follow_settings = follow_settings
         self._coordination = (
             None if wakes is None or targets is None else Coordination(secrets.token_hex(8), wakes, targets)
         )
         self._wakes = wakes
-        self._settings = settings or RunPodSettings()
+        self._settings = settings = settings or RunPodSettings()
+        self._lists = WorkerLists(
+            send, self._rest_limits, replicas, clock, least_seconds=settings.health_interval_seconds
+        )
         self._wake_settings = wake_settings or WakeSettings()
         self._clock = clock
         #: By the provider's name.
@@ -166,6 +178,7 @@ class EndpointController:
                 self._endpoints[name] = self._new(provider, model)
                 if name in before:
                     self._endpoints[name].take_over(before[name])
+        self._lists.share(catalog.providers[name] for name in self._endpoints)
         for name, old in before.items():
             new = self._endpoints.get(name)
             if old.follower is not None and (new is None or new.managed_url != old.managed_url):
@@ -183,6 +196,7 @@ class EndpointController:
         default = EndpointProfile()
         idle_seconds = expected.get("idle_timeout_seconds", default.idle_timeout_seconds)
         endpoint = RunPodEndpoint(provider, self._send, self._clock, self._settings)
+        look = EndpointLook(provider, endpoint, self._lists.of(provider), self._lives, self._wall_clock)
         follower = None
         management, workers_min = provider.management, provider.workers_min
         if management is not None and workers_min is not None and self._coordination is not None:
@@ -192,7 +206,7 @@ class EndpointController:
         watch = None
         if management is not None:
             watch = BoundsWatch(provider, management, self._send, limits=self._rest_limits, clock=self._clock)
-        return EndpointState(endpoint, model, idle_seconds / 2, follower, WorkerRoom.of(provider), watch)
+        return EndpointState(endpoint, look, model, idle_seconds / 2, follower, WorkerRoom.of(provider), watch)
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         self._under_way.pop(name, None)
@@ -200,9 +214,11 @@ class EndpointController:
             _log.error("%s could not be observed or scaled: %s", name, source_location(error))
 
     async def _observe(self, name: str, state: EndpointState, router: Router, target: WorkerTarget | None) -> None:
-        """Reads the endpoint's health, then wakes or keeps a worker: an older look may be wrong, and a wake costs."""
-        state.health = health = await state.endpoint.health()
-        router.observe_health(name, None if health is None else document_of(health), self._clock())
+        """Looks at the endpoint, then wakes or keeps a worker: an older look may be wrong, and a wake costs."""
+        state.seen = await state.look.look()
+        health = state.health
+        document = None if health is None else document_of(health)
+        router.observe_health(name, document, self._clock(), state.seen.listed)
         if state.bounds is not None and health is not None:
             is_seen = bool(health.workers_warm or health.workers_initializing)
             state.bounds.observe(is_wanted=target is not None and target.workers > 0, is_seen=is_seen)
@@ -228,7 +244,8 @@ class EndpointController:
         self, name: str, state: EndpointState, health: EndpointHealth, wanted: int, wakes: Wakes
     ) -> None:
         """Cancels the job and shortens the lease as this replica's wake goes on, if it has sent one."""
-        event = state.wake.observe(health.workers_warm or 0, health.workers_initializing or 0, wanted)
+        warm, starting = health.workers_warm or 0, health.workers_initializing or 0
+        event = state.wake.observe(warm, starting, wanted, health.workers_throttled or 0)
         if event is WakeEvent.IS_READY:
             # Not at once: another replica may not have looked since, and would wake it again.
             await wakes.shorten(name, 2 * self._settings.health_interval_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vllm_service.autoscaling.bounds_watch import BoundsWatch
+from vllm_service.autoscaling.endpoint_look import EndpointLook, Look
 from vllm_service.autoscaling.wake_progress import WakeProgress
 from vllm_service.autoscaling.worker_room import WorkerRoom
 from vllm_service.autoscaling.workers_min import WorkersMinFollower
@@ -19,6 +20,7 @@ class EndpointState:
     """One endpoint as this replica's controller sees it."""
 
     endpoint: RunPodEndpoint
+    look: EndpointLook
     #: The model's name at the endpoint, which a warm-up job needs.
     model: str
     #: How long one job keeps an idle worker from being stopped: half the idle timeout.
@@ -29,8 +31,7 @@ class EndpointState:
     room: WorkerRoom | None = None
     #: Set where the endpoint can be read in RunPod's REST API.
     bounds: BoundsWatch | None = None
-    #: As last seen; None: the endpoint did not answer, or was not looked at yet.
-    health: EndpointHealth | None = None
+    seen: Look = field(default_factory=Look)
     #: WorkerTarget.estimated_usd, as last given.
     estimated_usd: float | None = None
     #: The last wake by this replica.
@@ -38,13 +39,19 @@ class EndpointState:
 
     def take_over(self, before: EndpointState) -> None:
         """Keeps what was known of the endpoint before the configuration was read again."""
-        self.health = before.health
+        self.seen = before.seen
+        self.look.take_over(before.look)
         self.wake = before.wake
         self.estimated_usd = before.estimated_usd
         if self.bounds is not None and before.bounds is not None:
             self.bounds.take_over(before.bounds)
         if self.follower is not None and before.follower is not None and self.managed_url == before.managed_url:
             self.follower.take_over(before.follower)
+
+    @property
+    def health(self) -> EndpointHealth | None:
+        """The workers and jobs as last seen; None: the endpoint did not answer, or was not looked at yet."""
+        return self.seen.health
 
     @property
     def managed_url(self) -> str | None:
@@ -55,7 +62,20 @@ class EndpointState:
         """Returns the workers and jobs for health and metrics; None: the endpoint was not seen."""
         if self.health is None:
             return None
-        return _state(self.health, None if self.follower is None else self.follower.known, self.estimated_usd)
+        workers = self.seen.workers
+        return WorkerState(
+            running=self.health.workers_running,
+            idle=self.health.workers_idle,
+            initializing=self.health.workers_initializing,
+            throttled=self.health.workers_throttled,
+            unhealthy=self.health.workers_unhealthy,
+            leaving=self.health.workers_leaving,
+            by_gpu_type=None if workers is None else workers.by_gpu_type(),
+            jobs_queued=self.health.jobs_queued,
+            jobs_in_progress=self.health.jobs_in_progress,
+            workers_min=None if self.follower is None else self.follower.known,
+            estimated_usd=self.estimated_usd,
+        )
 
 
 def is_to_be_kept(target: WorkerTarget, health: EndpointHealth | None) -> bool:
@@ -75,16 +95,3 @@ def is_to_be_woken(target: WorkerTarget, health: EndpointHealth | None) -> bool:
 def document_of(health: EndpointHealth) -> dict[str, object]:
     """Returns the workers as `/health` has them, without what was unknown."""
     return {"workers": dict(health.workers)}
-
-
-def _state(health: EndpointHealth, workers_min: int | None, estimated_usd: float | None) -> WorkerState:
-    return WorkerState(
-        health.workers_running,
-        health.workers_idle,
-        health.workers_initializing,
-        health.workers_throttled,
-        health.jobs_queued,
-        health.jobs_in_progress,
-        workers_min,
-        estimated_usd,
-    )

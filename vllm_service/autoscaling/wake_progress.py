@@ -48,8 +48,12 @@ class WakeProgress:
         self._has_started = False
         self._was_cancelled = False
 
-    def observe(self, warm: int, starting: int, wanted: int) -> WakeEvent:
-        """Takes the endpoint's workers, and how many should be there now; returns what that means for the wake."""
+    def observe(self, warm: int, starting: int, wanted: int, throttled: int = 0) -> WakeEvent:
+        """Takes the endpoint's workers, and how many should be there now; returns what that means for the wake.
+
+        throttled: those that wait for a GPU. A worker that has begun to wait is not gone, and another job would bring
+        none sooner.
+        """
         if not self._is_under_way:
             return WakeEvent.NONE
         if warm:
@@ -62,7 +66,7 @@ class WakeProgress:
             if starting >= wanted and self.job_id is not None and self._may_cancel:
                 self._was_cancelled = True
                 return WakeEvent.ENOUGH_START
-        elif self._has_started:
+        elif self._has_started and not throttled:
             self._is_under_way = False
             self.failures += 1
             self._may_cancel = self._may_cancel and not self._was_cancelled

@@ -63,6 +63,16 @@ class WorkerTarget:
     estimated_usd: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ListedWorkers:
+    """What a platform's list of an endpoint's workers says beyond their counts."""
+
+    #: Of each worker that is warm for the first time: the seconds since it started. None: the list lacks these times.
+    cold_starts_seconds: tuple[float, ...] | None = ()
+    #: The mean price of a second of one of the workers that are there; None where there is none, or it is unknown.
+    usd_per_second: float | None = None
+
+
 class AttemptObserver(Protocol):
     """Reports one attempt to the router: `first_token`, then one of the three exits; later calls do nothing.
 
@@ -115,8 +125,17 @@ class Router(Protocol):
         """Counts a request as sent to this offer; the returned observer takes the reports of what becomes of it."""
         ...
 
-    def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
-        """Takes what the platform's `/health` answered about an endpoint's workers; None when it did not answer."""
+    def observe_health(
+        self,
+        provider: str,
+        health: Mapping[str, object] | None,
+        now_seconds: float,
+        listed: ListedWorkers | None = None,
+    ) -> None:
+        """Takes an endpoint's workers as the platform's `/health` counts them; None when it did not answer.
+
+        listed: where the platform also lists them, what the list says.
+        """
         ...
 
     def observe_most_workers(self, provider: str, workers: int | None) -> None:

@@ -115,12 +115,17 @@ class PoolsState:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A RunPod endpoint's workers and jobs, as its `/health` last counted them."""
+    """A RunPod endpoint's workers and jobs, as last listed or counted."""
 
     running: int | None = None
     idle: int | None = None
     initializing: int | None = None
     throttled: int | None = None
+    unhealthy: int | None = None
+    #: Warm ones of an older version of the endpoint's configuration, which RunPod replaces.
+    leaving: int | None = None
+    #: Those that run or start, by RunPod's id of their GPUs' type; None where workers are counted and not listed.
+    by_gpu_type: Mapping[str, int] | None = None
     jobs_queued: int | None = None
     jobs_in_progress: int | None = None
     #: The endpoint's workersMin, where the gateway sets it: so many are paid whether they work or not.

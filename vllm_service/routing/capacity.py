@@ -1,6 +1,7 @@
 """Follows one per-second endpoint: its workers as the platform reports them, what we sent there, and how fast it is.
 
-No I/O: worker states come from the platform's `/health`, lenient, late or not at all; the rest is our own bookkeeping.
+No I/O: worker states come from the platform's `/health` or its list of workers, lenient, late or not at all; the rest
+is our own bookkeeping.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from vllm_service.domain.plan import ListedWorkers
 from vllm_service.routing.demand.counterfactual import Speeds
 from vllm_service.routing.estimates import Line, Mean
 from vllm_service.routing.profiles import EndpointProfile, LatencyTarget
@@ -41,10 +43,13 @@ class Endpoint:
     ) -> None:
         self.name = name
         self.profile = profile
+        #: Of one worker, by the GPUs that the workers have; at first, and where these are not known, as configured.
         self.usd_per_second = usd_per_second
-        #: Workers as last reported.
+        self._configured_usd_per_second = usd_per_second
+        #: Workers as last reported. Throttled ones wait for a GPU: they are not billed, and not waited for.
         self.warm = 0
         self.starting = 0
+        self.throttled = 0
         #: How many workers the router last wanted, always-on ones included.
         self.target = 0
         #: Whether `set_target` was ever called. Until then, all workers that are seen count as spending.
@@ -66,6 +71,9 @@ class Endpoint:
         self.margin = margin
         self._miss_budget = miss_budget
         self.billed_worker_seconds = 0.0
+        #: What was billed at earlier prices, and how many of the seconds that was.
+        self._earlier_usd = 0.0
+        self._earlier_seconds = 0.0
         self._billed_at: float | None = None
         #: When each wake that has not brought its worker yet was ordered, the oldest first.
         self._wakes: list[float] = []
@@ -78,7 +86,7 @@ class Endpoint:
 
     def is_configured_as(self, other: Endpoint) -> bool:
         """Returns whether what was learned of the other endpoint holds for this one."""
-        return (self.profile, self.usd_per_second) == (other.profile, other.usd_per_second)
+        return (self.profile, self._configured_usd_per_second) == (other.profile, other._configured_usd_per_second)
 
     @property
     def serving(self) -> int:
@@ -96,21 +104,24 @@ class Endpoint:
         """The measured speed at which one worker reads prompts."""
         return 1.0 / max(self.read_seconds.slope, 1e-7)
 
-    def observe(self, health: Mapping[str, object] | None, now: float) -> None:
-        """Reads `/health`: workers {idle, running, ready, initializing, ...}. None, or nonsense, changes nothing."""
+    def observe(self, health: Mapping[str, object] | None, now: float, listed: ListedWorkers | None = None) -> None:
+        """Reads `/health`: workers {idle, running, ready, initializing, ...}. None, or nonsense, changes nothing.
+
+        listed: what the platform's list of the workers says besides. Cold starts are then measured from it.
+        """
         workers = health.get("workers") if isinstance(health, Mapping) else None
         if not isinstance(workers, Mapping):
             return
         idle, running, ready = (_count(workers, name) for name in ("idle", "running", "ready"))
         warm = max(idle + running, ready)
         self._bill(now)
-        started = warm - self.warm
-        while started > 0 and self._wakes:
-            self.cold_start.add(max(0.0, now - STATES_LATE_SECONDS - self._wakes.pop(0)))
-            started -= 1
+        if listed is not None and listed.usd_per_second is not None:
+            self._set_price(listed.usd_per_second)
+        self._learn_starts(warm - self.warm, now, None if listed is None else listed.cold_starts_seconds)
         if now < self._lowered_until:
             warm = min(warm, self._lowered_to)  # the report is older than the order to stop them
         self.warm, self.starting = warm, _count(workers, "initializing")
+        self.throttled = _count(workers, "throttled")
         self._mirror(now)
         if not self.starting and self._wakes and now - self._wakes[0] > self._patience():
             self._wakes.clear()
@@ -220,7 +231,7 @@ class Endpoint:
     def billed_usd(self, now: float) -> float:
         """Returns the dollars so far by our own count of workers and seconds: an estimate of the platform's bill."""
         self._bill(now)
-        return self.billed_worker_seconds * self.usd_per_second
+        return self._earlier_usd + (self.billed_worker_seconds - self._earlier_seconds) * self.usd_per_second
 
     def measured_answer(self, first_token_seconds: float, read_tokens: float) -> None:
         """Learns from a first token that had no other prompt before it: so many tokens were read in so long."""
@@ -231,6 +242,25 @@ class Endpoint:
         batch = max(1.0, self.in_flight / max(1, self.serving))
         undisturbed = 1.0 - self.profile.prefill_share * min(1.0, self._reading_share(now))
         self.token_seconds.add(batch, seconds * undisturbed)
+
+    def _learn_starts(self, started: int, now: float, listed_seconds: tuple[float, ...] | None) -> None:
+        """Takes workers that are warm now off the wakes, and learns how long a start takes.
+
+        listed_seconds: as the platform's list has them; None: it is measured from the order, so late by the report.
+        """
+        while started > 0 and self._wakes:
+            ordered_at = self._wakes.pop(0)
+            if listed_seconds is None:
+                self.cold_start.add(max(0.0, now - STATES_LATE_SECONDS - ordered_at))
+            started -= 1
+        for seconds in listed_seconds or ():
+            self.cold_start.add(seconds)
+
+    def _set_price(self, usd_per_second: float) -> None:
+        if usd_per_second != self.usd_per_second:
+            self._earlier_usd += (self.billed_worker_seconds - self._earlier_seconds) * self.usd_per_second
+            self._earlier_seconds = self.billed_worker_seconds
+            self.usd_per_second = usd_per_second
 
     def _mirror(self, now: float) -> None:
         """Keeps as many queues as workers serve; the platform stops the workers with the least to do."""
@@ -255,7 +285,8 @@ class Endpoint:
     def _bill(self, now: float) -> None:
         # Workers beyond the target are another replica's or always on, and not this router's spending. Where there are
         # fewer, not all that were ordered have come, and what never comes is not billed.
-        ordered = max(0, min(self.target, self.warm + len(self._wakes)) - self.profile.always_on_workers)
+        coming = max(0, len(self._wakes) - self.throttled)
+        ordered = max(0, min(self.target, self.warm + coming) - self.profile.always_on_workers)
         workers = ordered if self.is_managed else self.warm + self.starting
         if self._billed_at is not None:
             # After a longer gap the process was stopped or its machine slept; the idle timeout has ended the workers.

@@ -9,7 +9,7 @@ import msgspec
 
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.money import PICOUSD_PER_USD
-from vllm_service.domain.plan import Plan, Step, WorkerTarget
+from vllm_service.domain.plan import ListedWorkers, Plan, Step, WorkerTarget
 from vllm_service.domain.requests import RequestFacts
 from vllm_service.domain.usage import Usage
 from vllm_service.errors import ModelNotFound
@@ -248,11 +248,18 @@ class CostRouter:
             attempt.saved_usd = saved_usd
         return attempt
 
-    def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
-        """Takes `/health` of an endpoint; a provider that is none changes nothing."""
+    def observe_health(
+        self,
+        provider: str,
+        health: Mapping[str, object] | None,
+        now_seconds: float,
+        listed: ListedWorkers | None = None,
+    ) -> None:
+        """Takes an endpoint's workers as counted and as listed; a provider that is no endpoint changes nothing."""
         endpoint = self.endpoints.get(provider)
         if endpoint is not None:
-            endpoint.observe(health, now_seconds)
+            endpoint.observe(health, now_seconds, listed)
+            self.controllers[provider].set_price(endpoint.usd_per_second)
 
     def observe_most_workers(self, provider: str, workers: int | None) -> None:
         """Takes how many workers an endpoint may have: no more are wanted, and with none it gets no request."""

@@ -90,6 +90,11 @@ class RunPodEndpoint:
         #: Makes callers that come during a look wait for it instead of looking themselves.
         self._looking = asyncio.Lock()
 
+    @property
+    def looked_at(self) -> float | None:
+        """When health was last asked for, by the clock; None before the first time."""
+        return self._looked_at
+
     async def wake(self, model: str) -> str:
         """Queues the warm-up job and returns its id. Raises UpstreamFailed. model: its name at this endpoint."""
         try:

@@ -50,6 +50,16 @@ class EndpointHealth:
         return self.workers.get("throttled")
 
     @property
+    def workers_unhealthy(self) -> int | None:
+        """Workers that RunPod's health checks have failed."""
+        return self.workers.get("unhealthy")
+
+    @property
+    def workers_leaving(self) -> int | None:
+        """Warm workers of an older version, beside one of the present version. Only a list of workers tells them."""
+        return self.workers.get("leaving")
+
+    @property
     def workers_warm(self) -> int | None:
         """Workers that can answer, as routing.capacity counts them: idle and running ones, or what is called ready."""
         counts = [self.workers.get(state) for state in ("idle", "running", "ready")]

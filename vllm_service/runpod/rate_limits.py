@@ -29,6 +29,12 @@ class RateLimits:
     def __init__(self) -> None:
         #: The clock's time until which no request is sent, by group.
         self._until: dict[str, float] = {}
+        #: Seconds a request that the windows allow on average, by group.
+        self._spacing: dict[str, float] = {}
+
+    def spacing_seconds(self, group: str) -> float | None:
+        """Returns how far apart requests without a pause may be, by the strictest window; None until one was named."""
+        return self._spacing.get(group)
 
     def wait_seconds(self, group: str, now_seconds: float) -> float:
         """Returns how long the next request of this group has to wait; 0 if it may be sent."""
@@ -36,6 +42,11 @@ class RateLimits:
 
     def note(self, group: str, status: int, headers: Mapping[str, str], now_seconds: float) -> None:
         """Takes what an answer says about the limits. headers: names in lower case."""
+        if spacings := list(_spacings(headers)):
+            self._spacing.pop(group, None)
+            self._spacing[group] = min(max(spacings), LONGEST_HOLD_SECONDS)
+            if len(self._spacing) > MOST_GROUPS:
+                self._spacing.pop(next(iter(self._spacing)))
         waits = [seconds for left, seconds in _windows(headers) if left == 0]
         if status == 429:
             asked = retry_after_seconds(headers)
@@ -69,6 +80,13 @@ def _windows(headers: Mapping[str, str]) -> Iterator[tuple[int, float]]:
         longest = min(lengths.get(name, LONGEST_WINDOW_SECONDS), LONGEST_WINDOW_SECONDS)
         if "r" in counts and counts.get("t", longest + 1) <= longest:
             yield counts["r"], float(counts["t"])
+
+
+def _spacings(headers: Mapping[str, str]) -> Iterator[float]:
+    """Yields the seconds a request of every window whose values are plausible."""
+    for _, counts in _members(headers.get("ratelimit-policy", "")):
+        if counts.get("q", 0) > 0 and 0 < counts.get("w", 0) <= LONGEST_WINDOW_SECONDS:
+            yield counts["w"] / counts["q"]
 
 
 def _members(header: str) -> Iterator[tuple[str, dict[str, int]]]:

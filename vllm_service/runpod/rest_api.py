@@ -102,6 +102,10 @@ class RestApi:
         """Deletes something. Not found counts as done, if an attempt before it was not answered."""
         await self._call("DELETE", path)
 
+    def spacing_seconds(self, method: str, path: str) -> float | None:
+        """Returns how far apart such requests may be when they never pause; None until an answer has named a limit."""
+        return self._limits.spacing_seconds(group_of(self._origin, self._key, method, path))
+
     async def pages(self, path: str, name: str, query: Query | None = None) -> AsyncIterator[Json]:
         """Yields the objects of a list, page by page. name: of the list in the document, such as `endpoints`.
 

@@ -14,6 +14,8 @@ from enum import StrEnum
 
 #: An endpoint has far fewer; what an answer lists beyond these is left out.
 MOST_WORKERS = 1000
+#: A pool has a few; labels of metrics need a bound.
+MOST_GPU_TYPES = 20
 #: A longer text is no id of RunPod's.
 _LONGEST_TEXT = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -35,6 +37,11 @@ class WorkerStatus(StrEnum):
     def is_warm(self) -> bool:
         """True for a worker that has loaded its model and takes jobs."""
         return self in (WorkerStatus.RUNNING, WorkerStatus.IDLE)
+
+    @property
+    def is_placed(self) -> bool:
+        """True for a worker that has its GPUs, and starts or is warm."""
+        return self.is_warm or self is WorkerStatus.INITIALIZING
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,11 @@ class EndpointWorkers:
         warm = [worker for worker in self.workers if worker.status.is_warm]
         has_successor = any(not worker.is_stale for worker in warm)
         return tuple(worker for worker in warm if worker.is_stale) if has_successor else ()
+
+    def by_gpu_type(self) -> dict[str, int]:
+        """Returns the workers that run or start, by the type of their GPUs; at most MOST_GPU_TYPES of them."""
+        placed = (worker.gpu_type for worker in self.workers if worker.status.is_placed)
+        return dict(Counter(gpu_type for gpu_type in placed if gpu_type is not None).most_common(MOST_GPU_TYPES))
 
     def health_counts(self) -> dict[str, int]:
         """Returns the workers by state, under the names that `/health` has for them; leaving ones are counted apart."""

@@ -265,6 +265,7 @@ def _controller(settings: ServiceSettings, storage: Storage, upstream: Connectio
         targets=storage.targets,
         requests=upstream,
         rest_limits=RateLimits(),
+        replicas=settings.replicas * settings.workers,
     )
 
 

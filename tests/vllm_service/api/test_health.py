@@ -91,6 +91,17 @@ def test_a_model_is_loaded_where_a_worker_runs(workers: int | None, is_loaded: b
         assert httpx.get(f"{address}/health").json()["model_loaded"] is is_loaded
 
 
+def test_workers_are_shown_by_state_and_gpu_type() -> None:
+    state = WorkerState(running=1, idle=0, throttled=2, leaving=1, by_gpu_type={"NVIDIA A40": 1}, jobs_queued=3)
+    with served(dependencies(statuses(WorkersState({"runpod": state})))) as address:
+        assert httpx.get(f"{address}/health").json()["workers"] == {
+            "runpod": {
+                **{"running": 1, "idle": 0, "initializing": None, "throttled": 2, "unhealthy": None, "leaving": 1},
+                **{"by_gpu_type": {"NVIDIA A40": 1}, "jobs_queued": 3, "jobs_in_progress": None},
+            }
+        }
+
+
 def test_an_address_never_shows_its_credentials() -> None:
     with served(dependencies(keys=OneKey())) as address:
         known = httpx.get(f"{address}/health", headers={"Authorization": f"Bearer {KEY}"})

@@ -14,7 +14,7 @@ from tests.vllm_service.configured_order import ConfiguredOrder
 from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.autoscaling.wake_lease import WakeSettings
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
-from vllm_service.domain.plan import WorkerTarget
+from vllm_service.domain.plan import ListedWorkers, WorkerTarget
 from vllm_service.domain.pricing import SecondPrice
 from vllm_service.runpod.endpoint import Reply, RunPodSettings
 from vllm_service.storage.coordination.memory import MemoryWakes
@@ -60,7 +60,13 @@ class Wants(ConfiguredOrder):
         self.workers, self.always_on = workers, always_on
         self.told: list[Mapping[str, object] | None] = []
 
-    def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
+    def observe_health(
+        self,
+        provider: str,
+        health: Mapping[str, object] | None,
+        now_seconds: float,
+        listed: ListedWorkers | None = None,
+    ) -> None:
         assert provider == "own"
         self.told.append(health)
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import pytest
 
 from tests.vllm_service.routing.catalogs import facts, router
+from vllm_service.domain.plan import ListedWorkers
 from vllm_service.domain.usage import Usage
 from vllm_service.routing.capacity import Endpoint
 from vllm_service.routing.demand.endpoint_demand import EndpointDemand
@@ -115,3 +116,75 @@ def test_only_what_workers_that_were_asked_for_have_saved_makes_up_for_losses(al
 def test_more_workers_that_are_always_on_than_there_may_be_are_refused() -> None:
     with pytest.raises(ValueError, match="max_workers"):
         EndpointProfile(max_workers=1, always_on_workers=2)
+
+
+def test_the_price_follows_the_workers_and_what_was_billed_before_stays() -> None:
+    own = endpoint()
+    own.set_target(1, 0.0)
+    own.observe({"workers": {"idle": 1}}, 10.0, ListedWorkers((), SECOND_USD))
+    own.observe({"workers": {"idle": 1}}, 20.0, ListedWorkers((), 2 * SECOND_USD))
+    assert own.billed_usd(30.0) == pytest.approx(20.0 * SECOND_USD + 10.0 * 2 * SECOND_USD)
+    own.observe({"workers": {"idle": 1}}, 40.0, ListedWorkers((), None))  # its GPU is not known
+    own.observe({"workers": {"idle": 1}}, 50.0)
+    assert own.billed_usd(60.0) == pytest.approx(20.0 * SECOND_USD + 40.0 * 2 * SECOND_USD)
+
+
+def test_an_endpoint_is_configured_as_before_whatever_its_workers_got() -> None:
+    own = endpoint()
+    own.observe({"workers": {"idle": 1}}, 10.0, ListedWorkers((), 2 * SECOND_USD))
+    assert own.is_configured_as(endpoint())
+
+
+def test_dearer_workers_are_wanted_less() -> None:
+    """The traffic pays a worker at the configured price, and not one at a hundred times that."""
+
+    def wanted(usd_per_second: float) -> int:
+        made = router()
+        most = 0
+        for second in range(120):
+            made.observe_health("own", {"workers": {"idle": 0}}, float(second), ListedWorkers((), usd_per_second))
+            for number in range(10):
+                made.plan(facts(prompt_tokens=500), second + number / 20)
+            most = max(most, made.worker_targets(float(second))[0].workers)
+        return most
+
+    assert wanted(SECOND_USD) >= 1
+    assert wanted(100 * SECOND_USD) == 0
+
+
+def test_a_worker_that_waits_for_a_gpu_is_not_billed() -> None:
+    own = endpoint()
+    own.set_target(2, 0.0)
+    own.observe({"workers": {"initializing": 1, "throttled": 1}}, 10.0)
+    before = own.billed_usd(10.0)
+    own.observe({"workers": {"idle": 1, "throttled": 1}}, 40.0)
+    assert own.billed_usd(40.0) - before == pytest.approx(30.0 * SECOND_USD)
+
+
+@pytest.mark.parametrize(
+    ("listed", "learned"),
+    [
+        (None, 27.0),  # from the order, less what the report is late
+        (ListedWorkers(None), 27.0),
+        (ListedWorkers((20.0,)), 20.0),
+        (ListedWorkers(()), None),
+    ],
+)
+def test_a_cold_start_is_learned_from_the_list_where_there_is_one(
+    listed: ListedWorkers | None, learned: float | None
+) -> None:
+    own, like = endpoint(), endpoint()
+    own.set_target(1, 0.0)
+    own.observe({"workers": {"idle": 1}}, 30.0, listed)
+    if learned is not None:
+        like.cold_start.add(learned)
+    assert own.cold_start.value == like.cold_start.value
+    assert own.cold_start.weight == like.cold_start.weight
+
+
+def test_a_start_that_no_wake_has_asked_for_teaches_too() -> None:
+    own, like = endpoint(), endpoint()
+    own.observe({"workers": {"idle": 1}}, 30.0, ListedWorkers((12.0, 14.0)))
+    like.cold_start.add(12.0)
+    like.cold_start.add(14.0)
+    assert own.cold_start.value == like.cold_start.value

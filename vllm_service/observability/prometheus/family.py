@@ -145,3 +145,10 @@ def per_pool(read: Callable[[PoolState], float | None]) -> Callable[[Snapshot], 
 def per_endpoint(read: Callable[[WorkerState], float | None]) -> Callable[[Snapshot], Samples]:
     """Returns a reader of a sample for every RunPod endpoint whose health was read."""
     return lambda snapshot: (((name,), read(state)) for name, state in snapshot.workers.items())
+
+
+def per_gpu_type(snapshot: Snapshot) -> Samples:
+    """Yields a sample for every type of GPU on which workers of an endpoint run or start."""
+    for name, state in snapshot.workers.items():
+        for gpu_type, count in (state.by_gpu_type or {}).items():
+            yield (name, gpu_type), count

@@ -23,6 +23,7 @@ from vllm_service.observability.prometheus.family import (
     one,
     per_breaker,
     per_endpoint,
+    per_gpu_type,
     per_pool,
 )
 from vllm_service.version import __version__
@@ -164,6 +165,19 @@ PARTS: tuple[Family, ...] = (
     gauge("vllm_workers_idle", "Workers that are warm and free", per_endpoint(lambda w: w.idle), "provider"),
     gauge("vllm_workers_initializing", "Workers that start", per_endpoint(lambda w: w.initializing), "provider"),
     gauge("vllm_workers_throttled", "Workers that wait for a GPU", per_endpoint(lambda w: w.throttled), "provider"),
+    gauge("vllm_workers_unhealthy", "Workers that fail health checks", per_endpoint(lambda w: w.unhealthy), "provider"),
+    gauge(
+        "vllm_workers_leaving",
+        "Warm workers of an older version of the endpoint, beside one of the present version",
+        per_endpoint(lambda w: w.leaving),
+        "provider",
+    ),
+    gauge(
+        "vllm_workers_by_gpu",
+        "Workers that run or start, by the type of their GPUs; only where RunPod lists them",
+        per_gpu_type,
+        *("provider", "gpu_type"),
+    ),
     gauge("vllm_worker_jobs_queued", "Jobs in the endpoint's queue", per_endpoint(lambda w: w.jobs_queued), "provider"),
     gauge(
         "vllm_worker_jobs_in_progress", "Jobs that workers run", per_endpoint(lambda w: w.jobs_in_progress), "provider"
@@ -176,7 +190,7 @@ PARTS: tuple[Family, ...] = (
     ),
     counter(
         "vllm_worker_cost_usd_total",
-        "Expected cost of the workers that this gateway had started: seconds from start to stop x usd_per_second",
+        "Expected cost of the workers that this gateway had started: seconds from start to stop x their price",
         per_endpoint(lambda w: w.estimated_usd),
         "provider",
     ),

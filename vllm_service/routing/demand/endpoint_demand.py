@@ -45,6 +45,14 @@ class EndpointDemand:
             self._rules = DemandController(*self._limits, log=self._log, organisation_share=self._share)
         return self._rules
 
+    def set_price(self, usd_per_second: float) -> None:
+        """Sets what a second of one worker costs from now on."""
+        most_workers, before, always_on = self._limits
+        if usd_per_second != before:
+            self._limits = most_workers, usd_per_second, always_on
+            if self._rules is not None:
+                self._rules.set_price(usd_per_second)
+
     def took(self, usd: float) -> None:
         """Books that a woken worker has taken a request that would have cost this much at a hosted offer."""
         self._log.saved_usd += usd

@@ -110,6 +110,11 @@ class DemandController:
         """
         return self._always_on + int(len(self._on) if self._on.all() else np.argmin(self._on))
 
+    def set_price(self, usd_per_second: float) -> None:
+        """Sets what a second of one worker costs; bills and evidence so far stay."""
+        self._usd_per_second = usd_per_second
+        self._rules.set_price(usd_per_second)
+
     @property
     def is_quiet(self) -> bool:
         """True while nothing is on and nothing speaks for a worker: no decision changes that until a request comes."""

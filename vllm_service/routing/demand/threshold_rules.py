@@ -65,6 +65,10 @@ class ThresholdRules:
         self._cold_left: Floats = np.zeros(shape)
         self.bill: Floats = np.zeros(shape)
 
+    def set_price(self, usd_per_second: float) -> None:
+        """Sets what a second of one worker costs from now on."""
+        self._usd_per_second = usd_per_second
+
     def advance(self, seconds: float, saved: Floats, cold_seconds: float, idle_seconds: float) -> None:
         """Plays these seconds. `saved`: hosted dollars that each worker would have saved in them, had it been warm."""
         cost = self._usd_per_second * seconds

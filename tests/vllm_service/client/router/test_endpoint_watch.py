@@ -12,7 +12,7 @@ from tests.vllm_service.configured_order import ConfiguredOrder
 from tests.waiting import turns, until
 from vllm_service import LLMRouter
 from vllm_service.catalog.model import Catalog
-from vllm_service.domain.plan import WorkerTarget
+from vllm_service.domain.plan import ListedWorkers, WorkerTarget
 from vllm_service.testing import ReceivedRequest, Reply, ScriptedProvider, refused, says, whole
 
 HEALTH = {"jobs": {"inQueue": 0}, "workers": {"idle": 0, "running": 0, "initializing": 0}}
@@ -40,7 +40,13 @@ class Wishing(ConfiguredOrder):
         self.told: list[tuple[str, Mapping[str, object] | None]] = []
         self.asked = asyncio.Event()
 
-    def observe_health(self, provider: str, health: Mapping[str, object] | None, now_seconds: float) -> None:
+    def observe_health(
+        self,
+        provider: str,
+        health: Mapping[str, object] | None,
+        now_seconds: float,
+        listed: ListedWorkers | None = None,
+    ) -> None:
         self.told.append((provider, health))
 
     def worker_targets(self, now_seconds: float) -> tuple[WorkerTarget, ...]:
