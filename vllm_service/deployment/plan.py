@@ -13,7 +13,7 @@ from vllm_service.deployment.unknown import Unknown
 from vllm_service.domain.spelling import nearest
 from vllm_service.errors import ConfigurationError
 
-#: vLLM's share of a GPU that the plan counts with. vLLM 0.32 takes 0.92 by default; a host's driver takes some, too.
+#: vLLM's share of a GPU where the environment sets none. vLLM 0.32 takes 0.92; a host's driver takes some, too.
 GPU_MEMORY_UTILIZATION = Decimal("0.9")
 #: Makers' GB, of which a GPU has no fewer: a "24 GB" GPU has 22.5 to 24 GiB.
 BYTES_PER_GB = 10**9
@@ -65,11 +65,12 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def spare_bytes(pool: Pool, sizes: ModelSizes) -> int | Unknown:
-    """Returns the bytes that are left on each GPU, below zero where the model does not fit."""
+def spare_bytes(spec: DeploymentSpec, pool: Pool, sizes: ModelSizes) -> int | Unknown:
+    """Returns the bytes that are left of vLLM's share of each GPU, below zero where the model does not fit."""
     if isinstance(sizes.need, Unknown):
         return sizes.need
-    return int(pool.memory_gb * BYTES_PER_GB * GPU_MEMORY_UTILIZATION) - sizes.need.total_bytes
+    share = spec.gpu_memory_share or GPU_MEMORY_UTILIZATION
+    return int(pool.memory_gb * BYTES_PER_GB * share) - sizes.need.total_bytes
 
 
 def choose_pools(spec: DeploymentSpec, sizes: ModelSizes, catalogue: Catalogue) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ def choose_pools(spec: DeploymentSpec, sizes: ModelSizes, catalogue: Catalogue) 
             param="gpu_pools",
         )
     priced = [pool for pool in catalogue.pools if pool.usd_per_hour is not None]
-    spare = {pool.id: spare_bytes(pool, sizes) for pool in priced}
+    spare = {pool.id: spare_bytes(spec, pool, sizes) for pool in priced}
     for pool in priced:
         left = spare[pool.id]
         if isinstance(left, int) and left >= 0:
@@ -123,7 +124,7 @@ def _volume_usd(spec: DeploymentSpec) -> Decimal:
 def _line(spec: DeploymentSpec, sizes: ModelSizes, pool: Pool, *, is_chosen: bool) -> PoolLine:
     price = None if pool.usd_per_hour is None else pool.usd_per_hour * spec.gpus_per_worker
     months = tuple(None if price is None else usd_per_month(spec, price, hours) for hours in BUSY_HOURS)
-    return PoolLine(pool, spec.gpus_per_worker, price, spare_bytes(pool, sizes), months, is_chosen)
+    return PoolLine(pool, spec.gpus_per_worker, price, spare_bytes(spec, pool, sizes), months, is_chosen)
 
 
 def _require_known(pools: tuple[str, ...], catalogue: Catalogue) -> None:
@@ -140,7 +141,7 @@ def _none_holds(spec: DeploymentSpec, sizes: ModelSizes, priced: list[Pool]) -> 
     largest = max(priced, key=lambda pool: pool.memory_gb, default=None)
     if largest is None:
         return ConfigurationError("gpu_pools: no pool has a price; name pools", param="gpu_pools")
-    left = spare_bytes(largest, sizes)
+    left = spare_bytes(spec, largest, sizes)
     lacking = f" by {-left / BYTES_PER_GB:.1f} GB on each GPU" if isinstance(left, int) else ""
     return ConfigurationError(
         f"gpu_pools: no pool holds the model with gpus_per_worker {spec.gpus_per_worker}; the largest, {largest.id} of "

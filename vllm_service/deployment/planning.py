@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ async def pools_of(spec: DeploymentSpec, api: RestApi, hub: Hub) -> tuple[str, .
     """
     if not spec.takes_cheapest:
         return spec.gpu_pools
-    return choose_pools(spec, sizes_of(spec, files_of(spec, hub)), await catalogue_of(spec, api))
+    files = await asyncio.to_thread(files_of, spec, hub)
+    return choose_pools(spec, sizes_of(spec, files), await catalogue_of(spec, api))
 
 
 async def make_plan(

@@ -125,6 +125,9 @@ def _notes(spec: DeploymentSpec, config: ModelConfig, context: int | Unknown) ->
     longest = config.longest_context()
     if isinstance(context, int) and isinstance(longest, int) and context > longest:
         notes.append(f"context_length {context:,} is more than the model's own {longest:,}; vLLM refuses it")
+    heads = config.count("num_attention_heads")
+    if isinstance(heads, int) and heads % spec.gpus_per_worker:
+        notes.append(f"{heads} attention heads cannot be shared by {spec.gpus_per_worker} GPUs; vLLM refuses it")
     if spec.quantization is not None and not config.is_quantized:
         notes.append(
             f"the files are not quantised; how small vLLM makes them by {spec.quantization} is not known, so the "

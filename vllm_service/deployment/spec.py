@@ -125,10 +125,13 @@ SET_BY_KEY = {
     "LORA_MODULES": "lora_modules",
     "ENABLE_LORA": "lora_modules",
 }
+#: The worker's variable for vLLM's share of a GPU's memory, its names in the order in which the worker takes them.
+MEMORY_SHARE_VARIABLES = ("GPU_MEMORY_UTILIZATION", "VLLM_GPU_MEMORY_UTILIZATION")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: Capital letters only: most secrets have small ones too, and a name is repeated in messages.
 _LOCAL_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,79}")
 _SECRET_NAME = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+_SHARE = re.compile(r"[01](\.[0-9]{1,10})?")
 _CUDA = re.compile(r"\d+\.\d+")
 
 
@@ -189,6 +192,12 @@ class DeploymentSpec:
     def takes_cheapest(self) -> bool:
         """True where the pool is to be the cheapest that holds the model."""
         return not self.gpu_pools
+
+    @property
+    def gpu_memory_share(self) -> Decimal | None:
+        """vLLM's share of a GPU's memory, where the environment sets it."""
+        given = dict(self.environment)
+        return next((Decimal(given[name]) for name in MEMORY_SHARE_VARIABLES if name in given), None)
 
 
 def is_secret_name(variable: str) -> bool:
@@ -285,6 +294,7 @@ def _variables(spec: DeploymentSpec) -> Iterator[SpecFault]:
             "a secret must not stand in a file; put it into a variable of this machine, and its name here: "
             f"secrets: {{{name}: {name}}}",
         )
+    yield from _memory_share(spec)
     for secret in spec.secrets:
         key = f"secrets.{secret.variable}"
         if secret.variable in in_environment:
@@ -302,6 +312,12 @@ def _names(key: str, names: list[str]) -> Iterator[SpecFault]:
             yield SpecFault(f"{key}.{name}", "expected a variable's name, of letters, digits and _")
         elif name in SET_BY_KEY:
             yield SpecFault(f"{key}.{name}", f"this variable follows from {SET_BY_KEY[name]}; set that")
+
+
+def _memory_share(spec: DeploymentSpec) -> Iterator[SpecFault]:
+    for name, text in spec.environment:
+        if name in MEMORY_SHARE_VARIABLES and not (_SHARE.fullmatch(text) and 0 < Decimal(text) <= 1):
+            yield SpecFault(f"environment.{name}", f"expected a share above 0 and up to 1, such as 0.9, got {text!r}")
 
 
 def _adapters(spec: DeploymentSpec) -> Iterator[SpecFault]:

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from tests.contract.rest_contract import check_request
+from tests.e2e import process
 from tests.vllm_service.runpod.scripted import Scripted, problem, says, scripted
 from vllm_service.cli import deploy_plan
 from vllm_service.cli.exit_codes import DIFFERS
@@ -196,3 +197,18 @@ async def test_runpods_refusal_names_the_remedy_and_no_key() -> None:
 def test_the_month_of_a_worker_that_always_runs() -> None:
     _, text = plan("--workers-min", "1")
     assert f"{Decimal('0.576') * 720:,.2f}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([*LEAST, "--offline"], 0, ""),
+        (["--file", "/nowhere/deploy.yaml", "--offline"], 1, "/nowhere/deploy.yaml: No such file or directory. Name"),
+        ([*LEAST, "--offline", "--flashboot", "fast"], 2, "invalid choice: 'fast'"),
+        (["--image"], 2, "expected one argument"),
+    ],
+)
+async def test_the_command_ends_with_its_exit_code(arguments: list[str], code: int, said: str) -> None:
+    ended = await process.run("-m", "vllm_service", "deploy", "plan", *arguments)
+    assert (ended.code, said in ended.stderr) == (code, True)
+    assert bool(ended.stdout) == (code == 0)

@@ -102,6 +102,8 @@ def test_notes_say_what_the_figures_leave_out() -> None:
         "the files are not quantised",
         "the memory of the LoRA adapter",
     ]
+    (note,) = sizes_of(replace(SPEC, gpus_per_worker=3), files(LLAMA_8B)).notes
+    assert note == "32 attention heads cannot be shared by 3 GPUs; vLLM refuses it"
     quantized = {**LLAMA_8B, "quantization_config": {"quant_method": "awq"}}
     assert sizes_of(replace(SPEC, quantization="awq"), files(quantized)).notes == ()
 
@@ -131,8 +133,10 @@ def test_named_pools_stay_as_they_are_and_must_exist_where_all_are_known() -> No
 
 def test_a_pool_that_lacks_memory_says_how_much() -> None:
     pool = Pool("P", ("X",), 24, Decimal(1))
-    assert spare_bytes(pool, sizes(20 * GB)) == 16 * 10**8
-    assert spare_bytes(pool, sizes(22 * GB)) == -4 * 10**8
+    assert spare_bytes(SPEC, pool, sizes(20 * GB)) == 16 * 10**8
+    assert spare_bytes(SPEC, pool, sizes(22 * GB)) == -4 * 10**8
+    half = replace(SPEC, environment=(("VLLM_GPU_MEMORY_UTILIZATION", "0.5"),))
+    assert spare_bytes(half, pool, sizes(11 * GB)) == GB
     (line,) = lines_of(SPEC, sizes(22 * GB), Catalogue((pool,), "here", is_complete=True), ("P",))
     assert (line.holds, line.is_chosen) == (False, True)
     (line,) = lines_of(SPEC, sizes(None), Catalogue((pool,), "here", is_complete=True), ())

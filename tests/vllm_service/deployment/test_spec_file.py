@@ -186,6 +186,13 @@ def test_all_mistakes_are_reported_at_once_with_key_and_line(tmp_path: Path) -> 
         ("environment: {A: [b]}", "deploy.yaml:3: environment.A: expected text"),
         ("environment: {MODEL_NAME: x}", "deploy.yaml:3: environment.MODEL_NAME: this variable follows from model"),
         ("environment: {HF_TOKEN: hf_x}", "deploy.yaml:3: environment.HF_TOKEN: a secret must not stand in a file"),
+        *(
+            (
+                f"environment: {{GPU_MEMORY_UTILIZATION: '{share}'}}",
+                "deploy.yaml:3: environment.GPU_MEMORY_UTILIZATION:",
+            )
+            for share in ("0", "1.1", "90", "nan", "1e-3", "0." + "1" * 5000)
+        ),
         ("lora_modules: {a b: /x}", "deploy.yaml:3: lora_modules: 'a b' is no name"),
         ("name: [a]", "deploy.yaml:3: name: expected text"),
         ("model: org/b", "deploy.yaml:3: model: the key is here twice; remove one"),
