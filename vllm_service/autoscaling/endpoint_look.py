@@ -14,7 +14,7 @@ from typing import Protocol
 
 from vllm_service.autoscaling.cold_starts import ColdStarts
 from vllm_service.catalog.model import Provider
-from vllm_service.catalog.worker_prices import lacks_price, worker_price
+from vllm_service.catalog.worker_prices import is_priced, worker_price
 from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.domain.plan import ListedWorkers
 from vllm_service.runpod.endpoint import RunPodEndpoint
@@ -76,7 +76,8 @@ class EndpointLook:
         self._starts = ColdStarts()
         #: When `/health` was read before.
         self._counted_at: float | None = None
-        #: The GPU types whose missing price the log has named.
+        #: The GPU types that were seen, and those whose missing price the log has named.
+        self._types: set[str] = set()
         self._named: set[str] = set()
 
     def take_over(self, before: EndpointLook) -> None:
@@ -124,16 +125,17 @@ class EndpointLook:
     def _mean_price(self, workers: EndpointWorkers) -> float | None:
         """Returns the mean dollars a second of the workers that have GPUs, also of those that start."""
         paid = [worker for worker in workers.workers if worker.status.is_placed and worker.gpu_type is not None]
-        for worker in paid:
-            self._name_missing_price(worker.gpu_type)
+        self._name_missing_prices({(worker.gpu_type or "", worker.gpu_count) for worker in paid})
         prices = [worker_price(self._provider, worker.gpu_type, worker.gpu_count) for worker in paid]
         known = [price.picousd_per_microsecond for price in prices if price is not None]
         return sum(known) / len(known) * 1e6 / PICOUSD_PER_USD if known else None
 
-    def _name_missing_price(self, gpu_type: str | None) -> None:
-        if gpu_type is None or gpu_type in self._named or len(self._named) >= _MOST_NAMED_TYPES:
-            return
-        if lacks_price(self._provider, gpu_type):
+    def _name_missing_prices(self, seen: set[tuple[str, int | None]]) -> None:
+        self._types = set(sorted(self._types | {gpu_type for gpu_type, _ in seen})[:_MOST_NAMED_TYPES])
+        for gpu_type, gpu_count in sorted(seen, key=str):
+            is_known = is_priced(self._provider, gpu_type, gpu_count, is_only_type=len(self._types) == 1)
+            if is_known or gpu_type in self._named or len(self._named) >= _MOST_NAMED_TYPES:
+                continue
             self._named.add(gpu_type)
             _log.warning(
                 "%s: a worker runs on %s, whose price is not known: it counts as usd_per_second. Set its price in "

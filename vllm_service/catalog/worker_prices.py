@@ -31,9 +31,14 @@ def worker_price(provider: Provider, gpu_type: str | None, gpu_count: int | None
     return SecondPrice(gpu_count * one_gpu.picousd_per_microsecond)
 
 
-def lacks_price(provider: Provider, gpu_type: str | None) -> bool:
-    """Returns whether a worker on this type costs `usd_per_second` only because no price of the type is known."""
-    return gpu_type is not None and gpu_type not in dict(provider.gpu_prices) and gpu_type not in LIST_PRICES
+def is_priced(provider: Provider, gpu_type: str, gpu_count: int | None, *, is_only_type: bool) -> bool:
+    """Returns whether a worker's price is that of its GPUs; if not, it costs `usd_per_second` for want of another one.
+
+    is_only_type: `usd_per_second` is taken for the price of the endpoint's only type, if RunPod has such a type.
+    """
+    if provider.second_price is None or _gpu_price(provider, gpu_type, gpu_count) is not None:
+        return True
+    return is_only_type and gpu_type in LIST_PRICES
 
 
 def read_gpu_prices(value: Value) -> tuple[tuple[str, SecondPrice], ...]:

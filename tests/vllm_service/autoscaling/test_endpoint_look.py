@@ -315,6 +315,19 @@ async def test_a_type_without_a_price_is_said_once_and_costs_what_is_configured(
     assert len(by_gpu_type) == 20
 
 
+async def test_a_price_by_agreement_cannot_be_that_of_two_types(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(replace(provider(), second_price=SecondPrice.per_second("0.00025")))
+    world.platform.listed = [worker("RUNNING", "a")]
+    await world.rounds(4)
+    assert caplog.messages == []
+    world.platform.listed = [worker("RUNNING", "a"), worker("RUNNING", "b", A40)]
+    await world.rounds(4)
+    assert [said.split(",")[0] for said in caplog.messages] == [
+        f"own: a worker runs on {A40}",
+        f"own: a worker runs on {RTX_4090}",
+    ]
+
+
 async def test_reading_the_configuration_again_keeps_the_list_and_its_pace() -> None:
     world = World()
     world.platform.listed = [worker("RUNNING")]

@@ -9,7 +9,7 @@ import pytest
 from tests.vllm_service.catalog.support import PROVIDERS, Configured
 from vllm_service.catalog.gpu_types import GPU_TYPES
 from vllm_service.catalog.model import Provider, ProviderKind
-from vllm_service.catalog.worker_prices import lacks_price, worker_price
+from vllm_service.catalog.worker_prices import is_priced, worker_price
 from vllm_service.domain.pricing import SecondPrice
 from vllm_service.errors import ConfigurationError
 
@@ -54,9 +54,22 @@ def test_a_price_of_ones_own_goes_before_the_list() -> None:
     assert worker_price(own, RTX_4090, 1) == SecondPrice.per_second("0.00031")
 
 
-def test_a_type_without_a_price_is_known_as_such() -> None:
-    own = provider("0.00031", **{"NVIDIA X1": "0.0003"})
-    assert [lacks_price(own, name) for name in (None, A40, "NVIDIA X1", UNHEARD_OF)] == [False, False, False, True]
+@pytest.mark.parametrize(
+    ("usd_per_second", "gpu_type", "is_only_type", "known"),
+    [
+        ("0.00031", A40, False, True),  # a list price
+        ("0.00031", "NVIDIA X1", False, True),  # one's own
+        ("0.00031", UNHEARD_OF, True, False),
+        ("0.00025", A40, True, True),  # a price by agreement is of the only type that is used
+        ("0.00025", A40, False, False),  # and cannot be that of every type
+        (None, UNHEARD_OF, False, True),  # nothing is counted where no price is set
+    ],
+)
+def test_a_type_without_a_price_is_known_as_such(
+    usd_per_second: str | None, gpu_type: str, is_only_type: bool, known: bool
+) -> None:
+    own = provider(usd_per_second, **{"NVIDIA X1": "0.0003"})
+    assert is_priced(own, gpu_type, 1, is_only_type=is_only_type) == known
 
 
 def test_each_type_is_in_the_table_once() -> None:
