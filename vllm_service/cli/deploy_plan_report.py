@@ -160,7 +160,7 @@ def _show_differences(plan: Plan, console: Console) -> None:
     if plan.differences:
         table = Table("field", "at RunPod", "specified")
         for difference in plan.differences:
-            after = _value(difference.after) + (" (needs a new endpoint)" if difference.cannot_change else "")
+            after = _value(difference.after) + (" (RunPod cannot change it)" if difference.cannot_change else "")
             table.add_row(Text(_printable(difference.field)), Text(_value(difference.before)), Text(after))
         console.print(table)
 

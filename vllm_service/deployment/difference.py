@@ -24,7 +24,7 @@ class Difference:
     before: Any
     #: Its value by the specification; None where a variable is to go.
     after: Any
-    #: True for a field that only a new endpoint can have.
+    #: True for what RunPod cannot change: only something new can have it.
     cannot_change: bool = False
 
 

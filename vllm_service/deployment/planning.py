@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vllm_service.deployment.desired import container_environment, endpoint_body
+from vllm_service.deployment.desired import container_environment, endpoint_body, template_body
 from vllm_service.deployment.difference import Difference, differences
 from vllm_service.deployment.existing import Existing, Names, find_existing, id_of
 from vllm_service.deployment.hub import Hub
@@ -15,7 +16,7 @@ from vllm_service.deployment.model_files import ModelFiles, of_directory
 from vllm_service.deployment.plan import Plan, choose_pools, lines_of, volume_usd
 from vllm_service.deployment.pools import Catalogue, read_catalogue, shipped
 from vllm_service.deployment.sizes import ModelSizes, sizes_of
-from vllm_service.deployment.spec import DeploymentSpec
+from vllm_service.deployment.spec import ContainerForm, DeploymentSpec
 from vllm_service.deployment.unknown import Unknown
 from vllm_service.runpod.rest_api import RestApi
 
@@ -37,7 +38,9 @@ async def catalogue_of(spec: DeploymentSpec, api: RestApi | None) -> Catalogue:
     """Returns RunPod's pools, or the shipped table where RunPod cannot be asked. Raises RestError."""
     if api is None:
         return shipped()
-    return await read_catalogue(api, gpus=spec.gpus_per_worker, min_cuda_version=spec.min_cuda_version)
+    return await read_catalogue(
+        api, gpus=spec.gpus_per_worker, min_cuda_version=spec.min_cuda_version, data_center=spec.data_center
+    )
 
 
 async def pools_of(spec: DeploymentSpec, api: RestApi, hub: Hub) -> tuple[str, ...]:
@@ -84,16 +87,25 @@ def _names(spec: DeploymentSpec) -> Names:
 def _differences(
     spec: DeploymentSpec, pools: tuple[str, ...], existing: Existing, local_environment: Mapping[str, str]
 ) -> tuple[Difference, ...]:
-    there: Mapping[str, Any] = existing.endpoint or {}
-    variables = there.get("env")
-    known = variables if isinstance(variables, Mapping) else {}
     # A secret that is not set here cannot be compared, so it counts as it is there.
+    known = _variables(existing.endpoint)
     secrets = {
         secret.variable: local_environment.get(secret.local_variable) or str(known.get(secret.variable, ""))
         for secret in spec.secrets
     }
-    wanted = endpoint_body(spec, pools, container_environment(spec, secrets), volume_id=_volume_id(spec, existing))
-    return (*_volume_difference(spec, existing), *differences(wanted, existing.endpoint))
+    environment = container_environment(spec, secrets)
+    endpoint = endpoint_body(spec, pools, environment, volume_id=_volume_id(spec, existing))
+    found = [*_volume_difference(spec, existing)]
+    if spec.container is ContainerForm.TEMPLATE:
+        template = differences(template_body(spec, environment), existing.template)
+        found += [replace(difference, field=f"template.{difference.field}") for difference in template]
+    # RunPod copies a template into the endpoint when that is made, so the endpoint's own fields are compared too.
+    return (*found, *differences(endpoint, existing.endpoint))
+
+
+def _variables(document: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    found = None if document is None else document.get("env")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _volume_id(spec: DeploymentSpec, existing: Existing) -> str | None:
@@ -103,12 +115,14 @@ def _volume_id(spec: DeploymentSpec, existing: Existing) -> str | None:
 
 
 def _volume_difference(spec: DeploymentSpec, existing: Existing) -> tuple[Difference, ...]:
+    """Returns the difference of the volume's size. RunPod can make a volume larger, and never smaller."""
     if spec.volume is None:
         return ()
     size_gb = None if existing.volume is None else existing.volume.get("size")
-    if isinstance(size_gb, int) and size_gb >= spec.volume.size_gb:
+    if size_gb == spec.volume.size_gb:
         return ()
-    return (Difference("networkVolume.size", size_gb, spec.volume.size_gb),)
+    is_smaller = isinstance(size_gb, int) and size_gb > spec.volume.size_gb
+    return (Difference("networkVolume.size", size_gb, spec.volume.size_gb, cannot_change=is_smaller),)
 
 
 def _notes(

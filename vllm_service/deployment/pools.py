@@ -31,7 +31,7 @@ class Pool:
     memory_gb: int
     #: Of one GPU in a flex worker; None where no price is known.
     usd_per_hour: Decimal | None
-    #: RunPod's word for the stock, of the type that has most; None where it was not asked.
+    #: RunPod's word for the stock, of the type that has most; None where it is not known.
     stock: str | None = None
 
 
@@ -66,12 +66,19 @@ def shipped() -> Catalogue:
     return Catalogue(_pools(types), f"the shipped table of {LIST_PRICES_AS_OF}", is_complete=False)
 
 
-async def read_catalogue(api: Lists, *, gpus: int = 1, min_cuda_version: str | None = None) -> Catalogue:
-    """Returns the pools of RunPod's catalogue, with the stock for workers of so many GPUs. Raises RestError."""
+async def read_catalogue(
+    api: Lists, *, gpus: int = 1, min_cuda_version: str | None = None, data_center: str | None = None
+) -> Catalogue:
+    """Returns the pools of RunPod's catalogue, with the stock for workers of so many GPUs. Raises RestError.
+
+    data_center: where the stock is to be; None counts all of them.
+    """
     query: dict[str, str | int] = {"include": "AVAILABILITY", "product": "SERVERLESS", "count": gpus}
     if min_cuda_version is not None:
         query["minCudaVersion"] = min_cuda_version
-    types = [found async for item in api.pages("/v2/catalog/gpus", "gpus", query) if (found := _type(item))]
+    types = [
+        found async for item in api.pages("/v2/catalog/gpus", "gpus", query) if (found := _type(item, data_center))
+    ]
     return Catalogue(_pools(types), "RunPod's catalogue", is_complete=True)
 
 
@@ -110,9 +117,9 @@ def _pool(pool_id: str, members: list[_Type]) -> Pool:
     )
 
 
-def _type(item: Mapping[str, Any]) -> _Type | None:
+def _type(item: Mapping[str, Any], data_center: str | None) -> _Type | None:
     """Returns one GPU type of the catalogue; None for one that no worker of ours can run on, or that cannot be read."""
-    pool, memory_gb, stock = item.get("pool"), item.get("memory"), item.get("availability")
+    pool, memory_gb = item.get("pool"), item.get("memory")
     if not isinstance(pool, str) or not pool or item.get("manufacturer") != "NVIDIA":
         return None
     if isinstance(memory_gb, bool) or not isinstance(memory_gb, int) or not 0 < memory_gb <= _MOST_GB:
@@ -124,8 +131,18 @@ def _type(item: Mapping[str, Any]) -> _Type | None:
         str(item.get("name") or item.get("id") or "?"),
         memory_gb,
         _usd(serverless),
-        stock if stock in _STOCK else None,
+        _stock(item, data_center),
     )
+
+
+def _stock(item: Mapping[str, Any], data_center: str | None) -> str | None:
+    """Returns RunPod's word for the stock; a data centre that is not listed has none (REST v2's schema of 2026-08)."""
+    stock = item.get("availability")
+    if data_center is not None:
+        listed = item.get("dataCenters")
+        places = [place for place in listed if isinstance(place, Mapping)] if isinstance(listed, list) else []
+        stock = next((place.get("availability") for place in places if place.get("id") == data_center), "NONE")
+    return stock if stock in _STOCK else None
 
 
 def _usd(number: object) -> Decimal | None:

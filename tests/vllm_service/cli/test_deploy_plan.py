@@ -178,6 +178,22 @@ async def test_a_difference_is_shown_by_field_and_no_value_of_a_variable() -> No
     assert not any(secret in text for secret in ("hf_new", "hf_there", "b-c"))
 
 
+async def test_what_runpod_cannot_change_is_marked_and_a_template_is_compared_too() -> None:
+    volume = {"id": "vol1", "name": "demo", "size": 100, "dataCenter": "EU-RO-1", "type": "STANDARD"}
+    template = {"id": "tpl1", "name": "demo", "image": "you/worker:0", "env": ENDPOINT["env"]}
+    async with scripted() as script:
+        answers = [
+            *(says(GPUS), says({"networkVolumes": [volume]}), says({"templates": [template]})),
+            says({"endpoints": [{**ENDPOINT, "type": "LOAD_BALANCER"}]}),
+        ]
+        options = ("--container", "template", "--network-volume-gb", "50", "--data-center", "EU-RO-1")
+        code, text = await against(script, *options, answers=answers)
+    assert code == 0
+    for line in ("networkVolume.size", "type "):
+        assert any(f"│ {line}" in row and "(RunPod cannot change it)" in row for row in text.splitlines())
+    assert "│ template.image " in text
+
+
 async def test_an_endpoint_of_somebody_else_is_refused() -> None:
     foreign = {**ENDPOINT, "env": {}}
     async with scripted() as script:

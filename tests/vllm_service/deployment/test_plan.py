@@ -225,6 +225,20 @@ async def test_the_catalogue_is_asked_for_workers_of_this_kind() -> None:
 
 
 @pytest.mark.parametrize(
+    ("places", "stock"),
+    [
+        ([{"id": "EU-RO-1", "availability": "LOW"}, {"id": "US-KS-2", "availability": "HIGH"}], "LOW"),
+        ([{"id": "US-KS-2", "availability": "HIGH"}, None, "x"], "NONE"),
+        (None, "NONE"),
+        ([{"id": "EU-RO-1", "availability": ["HIGH"]}], None),
+    ],
+)
+async def test_stock_is_that_of_the_data_center(places: object, stock: str | None) -> None:
+    (pool,) = (await read_catalogue(Pages(gpu(dataCenters=places)), data_center="EU-RO-1")).pools
+    assert pool.stock == stock
+
+
+@pytest.mark.parametrize(
     "item",
     [
         {},
