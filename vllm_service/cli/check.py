@@ -8,7 +8,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,11 @@ from vllm_service.catalog.load import Loaded
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind
 from vllm_service.catalog.tasks import PREFIX, tasks_of
 from vllm_service.cli.argument_types import positive
+from vllm_service.cli.check_bounds import BoundsFound, find_bounds
 from vllm_service.cli.command import Command
 from vllm_service.cli.configuration import validated
 from vllm_service.errors import UpstreamFailed
+from vllm_service.runpod.command_http import open_send
 from vllm_service.runpod.health import health_of
 
 TIMEOUT_SECONDS = 5.0
@@ -49,13 +51,33 @@ class Report:
     prices_unknown: tuple[str, ...] = ()
     #: RunPod's worker counts by state; None for hosted providers.
     workers: dict[str, int] | None = None
+    #: How many workers RunPod lets the endpoint have; None for hosted providers, and where it cannot be read.
+    workers_max: int | None = None
+    #: Why RunPod seems to have lowered that number by itself, and the remedy.
+    scaled_down: str | None = None
+    #: Why the number could not be read. The endpoint may answer all the same.
+    management_problem: str | None = None
 
 
 async def check(catalog: Catalog, timeout_seconds: float = TIMEOUT_SECONDS) -> list[Report]:
     """Returns a report on each provider, in configured order. Raises nothing."""
-    async with httpx2.AsyncClient(timeout=timeout_seconds, follow_redirects=False) as client:
-        probes = [probe(client, provider, offers_of(catalog, provider)) for provider in catalog.providers.values()]
-        return await asyncio.gather(*probes)
+    providers = catalog.providers.values()
+    async with httpx2.AsyncClient(timeout=timeout_seconds, follow_redirects=False) as client, open_send() as send:
+        found = asyncio.gather(*(find_bounds(provider, send, timeout_seconds) for provider in providers))
+        reports = await asyncio.gather(
+            *(probe(client, provider, offers_of(catalog, provider)) for provider in providers)
+        )
+        bounds = await found
+    return [_with_bounds(report, of_one) for report, of_one in zip(reports, bounds, strict=True)]
+
+
+def _with_bounds(report: Report, found: BoundsFound) -> Report:
+    return dataclasses.replace(
+        report,
+        workers_max=found.workers_max,
+        scaled_down=found.scaled_down,
+        management_problem=found.problem,
+    )
 
 
 def offers_of(catalog: Catalog, provider: Provider) -> list[Offer]:
@@ -187,8 +209,16 @@ def show(loaded: Loaded, reports: list[Report], console: Console) -> None:
         for report in reports:
             table.add_row(*_row(report))
         console.print(table)
-    for warning in loaded.warnings:
+    for warning in (*loaded.warnings, *_bounds_warnings(reports)):
         console.print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
+
+
+def _bounds_warnings(reports: list[Report]) -> Iterator[str]:
+    for report in reports:
+        if report.scaled_down is not None:
+            yield f"{report.provider} is scaled down: {report.scaled_down}"
+        if report.management_problem is not None and report.reachable:
+            yield f"{report.provider}: its worker bounds are not known: {report.management_problem}"
 
 
 def _public_names(loaded: Loaded) -> list[str]:
@@ -202,7 +232,8 @@ def _row(report: Report) -> tuple[str, str, str, str, str]:
     models += [f"missing: {name}" for name in report.models_missing]
     if report.workers is not None:
         counted = ", ".join(f"{count} {state}" for state, count in report.workers.items() if count)
-        models = [f"workers: {counted or 'none'}"]
+        most = "" if report.workers_max is None else f" of {report.workers_max} at most"
+        models = [f"workers: {counted or 'none'}{most}"]
     prices = [f"{len(report.prices_known)} known"] if report.prices_known else []
     prices += [f"unknown: {name}" for name in report.prices_unknown]
     return report.provider, reachable, latency, "\n".join(models) or "-", "\n".join(prices) or "-"
@@ -210,7 +241,8 @@ def _row(report: Report) -> tuple[str, str, str, str, str]:
 
 COMMAND = Command(
     "Validates the environment, providers.yaml and models.yaml as `serve` does, then sends one request to every "
-    "provider: which of them answer, which configured models they have, which prices are known. No worker is woken.",
+    "provider, and for a RunPod endpoint one to RunPod's REST API: which of them answer, which configured models they "
+    "have, which prices are known, which endpoints RunPod has scaled down. No worker is woken.",
     _add_arguments,
     run,
 )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator
 
 import pytest
+from rich.console import Console
 
 from runpod_emulator import Emulator, EndpointSettings, HostedFaults, HostedModel, HostedSettings
 from tests.vllm_service.catalog.support import Configured
+from tests.vllm_service.runpod.scripted import problem, says, scripted
 from vllm_service.__main__ import main
-from vllm_service.catalog.load import load
+from vllm_service.catalog.load import load, read
 from vllm_service.cli import check as command
 from vllm_service.cli.check import Report, check
 from vllm_service.cli.parser import parse
@@ -78,6 +81,36 @@ async def test_runpod_is_asked_for_its_health_and_wakes_nobody(configured: Confi
     assert report.prices_known == ("m",)
     assert not emulator.workers
     assert emulator.endpoint.store.load().queued == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "warned"),
+    [
+        (says({"workers": {"max": 3}}), None),
+        (says({"workers": {"max": 0}}), "own is scaled down: RunPod lets it have no worker"),
+        (says({"workers": {"max": 2}}), "own is scaled down: RunPod lets it have 2 workers instead of 3"),
+        (says({"name": "runpod-secret"}), None),
+        (problem(403, "runpod-secret lacks access"), "give the key Read Only or Read/Write access"),
+        (problem(410, "gone"), "remove management_api: v1"),
+    ],
+)
+async def test_an_endpoint_that_runpod_has_scaled_down_is_told_and_what_the_key_may_not_read_too(
+    configured: Configured, emulator: Emulator, answer: bytes, warned: str | None
+) -> None:
+    async with scripted() as rest:
+        rest.answers = [answer]
+        own = {"endpoint_id": "local", "api_url": emulator.origin, "api_key_env": "RUNPOD_API_KEY"}
+        more = {"management_url": rest.origin, "expected": {"max_workers": 3}}
+        found = await reports(configured, {"own": own | more}, "m")
+    assert [(method, target) for method, target, _, _ in rest.asked] == [("GET", "/v2/serverless/local")]
+    assert found["own"].reachable
+    written = io.StringIO()
+    console = Console(width=400, file=written)
+    command.show(read(configured.settings()), list(found.values()), console)
+    shown = written.getvalue()
+    assert ("warning: own" in shown) == (warned is not None)
+    assert (warned or "") in shown
+    assert "runpod-secret" not in shown + repr(found)
 
 
 @pytest.mark.parametrize("body", ["<html>", "[1, {}]", "null", '{"data": 3}', '{"data": [{"id": 4}, "x"]}'])
