@@ -47,3 +47,8 @@ class Dependencies:
         """Returns workers by own endpoint; empty where no endpoint has been watched yet."""
         workers = self.statuses.of(WorkersState)
         return {} if workers is None else workers.by_provider
+
+    @property
+    def switched_off(self) -> Mapping[str, str]:
+        """Returns the own endpoints that RunPod lets have no worker, each with the reason and the remedy."""
+        return {name: state.scaled_down or "" for name, state in self.workers.items() if state.workers_max == 0}

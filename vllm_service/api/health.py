@@ -97,6 +97,11 @@ def _report(dependencies: Dependencies, status: HealthStatus, *, with_addresses:
             "reasons": list(status.reasons),
             "model_loaded": _is_loaded(dependencies),
             "workers": {name: _workers(state) for name, state in dependencies.workers.items()},
+            "scaled_down": {
+                name: worker.scaled_down
+                for name, worker in dependencies.workers.items()
+                if worker.scaled_down is not None
+            },
             "gpu_available": None,  # the gateway needs no GPU, and cannot see those of its workers
             "apple_silicon_optimized": any(is_on_apple_silicon(catalog, model) for model in models),
             "warmup_completed": dependencies.server.is_listening,
@@ -173,7 +178,7 @@ def _addresses(catalog: Catalog, models: list[PublicModel]) -> list[str]:
 def _endpoint(dependencies: Dependencies, models: list[PublicModel], *, with_address: bool) -> schemas.ModelEndpoint:
     providers = dependencies.catalog().providers
     breakers = dependencies.breakers
-    usable = [name for model in models for name in available_providers(model, breakers)]
+    usable = [name for model in models for name in available_providers(model, breakers, dependencies.switched_off)]
     mean_ms = dependencies.measurements.numbers_of_last_hour(models[0].name).mean_latency_ms
     return schemas.ModelEndpoint(
         status="available" if usable else "unavailable",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -44,15 +44,18 @@ def health_status(dependencies: Dependencies) -> HealthStatus:
     if not server.is_listening:
         return HealthStatus("initializing", ("the start is not complete",))
     ledger = dependencies.statuses.of(LedgerState)
+    switched_off = dependencies.switched_off
     # The catalog lists a model once for each of its names.
     models = {model.name: model for model in catalog.models.values()}
-    left = sorted(name for name, model in models.items() if not available_providers(model, breakers))
+    left = sorted(name for name, model in models.items() if not available_providers(model, breakers, switched_off))
     refusing = tuple(_refusing(dependencies.statuses))
     if refusing:
         return HealthStatus("unhealthy", refusing)
     if models and len(left) == len(models):
-        return HealthStatus("unhealthy", ("every provider of every model is failing",))
-    reasons = [f"every provider of {name} is failing" for name in left]
+        reason = "every provider of every model is failing or scaled down"
+        return HealthStatus("unhealthy", (reason, *_scaled_down(models.values(), switched_off)))
+    reasons = [f"every provider of {name} is failing or scaled down" for name in left]
+    reasons.extend(_scaled_down((models[name] for name in left), switched_off))
     reasons.extend(_standing_in(dependencies.statuses))
     if ledger is not None:
         reasons.extend(_ledger_reasons(ledger))
@@ -61,6 +64,12 @@ def health_status(dependencies: Dependencies) -> HealthStatus:
     if server.is_stopping:
         reasons.append("the gateway is stopping")
     return HealthStatus("degraded", tuple(reasons)) if reasons else HealthStatus("healthy")
+
+
+def _scaled_down(models: Iterable[PublicModel], switched_off: Mapping[str, str]) -> list[str]:
+    """Returns the reason of each endpoint that may have no worker and could serve one of these models."""
+    names = {offer.provider for model in models for offer in model.offers}
+    return [f"{name} is scaled down: {reason}" for name, reason in switched_off.items() if name in names]
 
 
 def storage_reasons(statuses: Statuses) -> list[str]:
@@ -104,12 +113,18 @@ def _ledger_reasons(ledger: LedgerState) -> Iterator[str]:
         yield f"rows of the ledger cannot be written: {ledger.queued} wait{lost}"
 
 
-def available_providers(model: PublicModel, breakers: Mapping[str, ProviderCircuit]) -> list[str]:
-    """Returns the names of the model's providers whose circuit is not open, in the configured order."""
+def available_providers(
+    model: PublicModel, breakers: Mapping[str, ProviderCircuit], switched_off: Collection[str]
+) -> list[str]:
+    """Returns the names of the model's providers that may be tried, in the configured order.
+
+    Their circuit is not open, and RunPod lets them have a worker.
+    """
     return [
         offer.provider
         for offer in model.offers
-        if offer.provider not in breakers or breakers[offer.provider].circuit is not Circuit.OPEN
+        if offer.provider not in switched_off
+        and (offer.provider not in breakers or breakers[offer.provider].circuit is not Circuit.OPEN)
     ]
 
 

@@ -165,6 +165,8 @@ class Health(Answer):
     reasons: list[str] = []
     model_loaded: bool | None = None
     workers: dict[str, EndpointWorkers] = {}
+    #: Endpoints that RunPod has scaled down by itself: why, and the remedy.
+    scaled_down: dict[str, str] = {}
     gpu_available: bool | None = None
     apple_silicon_optimized: bool | None = None
     warmup_completed: bool

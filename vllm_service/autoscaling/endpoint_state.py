@@ -60,20 +60,24 @@ class EndpointState:
 
     def worker_state(self) -> WorkerState | None:
         """Returns the workers and jobs for health and metrics; None: the endpoint was not seen."""
-        if self.health is None:
+        bounds = self.bounds
+        if self.health is None and (bounds is None or bounds.most is None):
             return None
+        health = self.health or EndpointHealth()
         workers = self.seen.workers
         return WorkerState(
-            running=self.health.workers_running,
-            idle=self.health.workers_idle,
-            initializing=self.health.workers_initializing,
-            throttled=self.health.workers_throttled,
-            unhealthy=self.health.workers_unhealthy,
-            leaving=self.health.workers_leaving,
+            running=health.workers_running,
+            idle=health.workers_idle,
+            initializing=health.workers_initializing,
+            throttled=health.workers_throttled,
+            unhealthy=health.workers_unhealthy,
+            leaving=health.workers_leaving,
             by_gpu_type=None if workers is None else workers.by_gpu_type(),
-            jobs_queued=self.health.jobs_queued,
-            jobs_in_progress=self.health.jobs_in_progress,
+            jobs_queued=health.jobs_queued,
+            jobs_in_progress=health.jobs_in_progress,
             workers_min=None if self.follower is None else self.follower.known,
+            workers_max=None if bounds is None else bounds.most,
+            scaled_down=None if bounds is None else bounds.scaled_down,
             estimated_usd=self.estimated_usd,
         )
 

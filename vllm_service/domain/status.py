@@ -130,6 +130,10 @@ class WorkerState:
     jobs_in_progress: int | None = None
     #: The endpoint's workersMin, where the gateway sets it: so many are paid whether they work or not.
     workers_min: int | None = None
+    #: How many workers RunPod lets the endpoint have.
+    workers_max: int | None = None
+    #: Why RunPod seems to have lowered that number by itself, and the remedy; None where it has not.
+    scaled_down: str | None = None
     #: What the workers that this replica's router had started have cost since the start: seconds x price, an estimate.
     estimated_usd: float | None = None
 

@@ -22,6 +22,8 @@ from vllm_service.domain.status import (
 OPEN = ProviderCircuit(Circuit.OPEN, failures=5, openings=1, retry_at=1_800_000_000.0)
 CLOSED = ProviderCircuit(Circuit.CLOSED, failures=0, openings=0)
 
+SCALED_DOWN = WorkersState({"runpod": WorkerState(workers_max=0, scaled_down="RunPod lets it have no worker: deploy")})
+
 
 @pytest.mark.parametrize(
     ("known", "code", "status", "readiness"),
@@ -32,6 +34,9 @@ CLOSED = ProviderCircuit(Circuit.CLOSED, failures=0, openings=0)
         ([BreakersState({"hosted": OPEN, "runpod": CLOSED})], 200, "healthy", 200),
         ([BreakersState({"hosted": CLOSED, "runpod": OPEN})], 503, "degraded", 200),
         ([BreakersState({"hosted": OPEN, "runpod": OPEN})], 500, "unhealthy", 503),
+        ([WorkersState({"runpod": WorkerState(workers_max=2, scaled_down="two")})], 200, "healthy", 200),
+        ([WorkersState({"runpod": WorkerState(workers_max=0, scaled_down="none")})], 503, "degraded", 200),
+        ([BreakersState({"hosted": OPEN}), SCALED_DOWN], 500, "unhealthy", 503),
         ([LedgerState(queued=9, is_failing=True)], 503, "degraded", 200),
         ([LedgerState(queued=9, dropped=1, refused=1, refusal="no column")], 503, "degraded", 200),
         ([QuotaState(is_failing=True)], 500, "unhealthy", 503),
@@ -100,6 +105,14 @@ def test_workers_are_shown_by_state_and_gpu_type() -> None:
                 **{"by_gpu_type": {"NVIDIA A40": 1}, "jobs_queued": 3, "jobs_in_progress": None},
             }
         }
+
+
+def test_an_endpoint_that_runpod_has_scaled_down_is_named_with_what_to_do() -> None:
+    with served(dependencies(statuses(SCALED_DOWN))) as address:
+        report = httpx.get(f"{address}/health").json()
+    assert report["scaled_down"] == {"runpod": "RunPod lets it have no worker: deploy"}
+    assert "runpod is scaled down: RunPod lets it have no worker: deploy" in report["reasons"]
+    assert {status["status"] for status in report["model_endpoints"].values()} == {"available", "unavailable"}
 
 
 def test_an_address_never_shows_its_credentials() -> None:

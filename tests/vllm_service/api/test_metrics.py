@@ -42,7 +42,7 @@ PAGE = ROOT / "docs" / "metrics.md"
 FULL = statuses(
     ServerState(True, in_flight=7, connections=9, buffered_bytes=10, refusals={"UNAUTHORIZED_401": 11}),
     BreakersState({"hosted": ProviderCircuit(Circuit.OPEN, 5, 2)}),
-    WorkersState({"runpod": WorkerState(1, 2, 3, 4, 5, 6, {"NVIDIA A40": 7}, 8, 9, 10, 0.125)}),
+    WorkersState({"runpod": WorkerState(1, 2, 3, 4, 5, 6, {"NVIDIA A40": 7}, 8, 9, 10, 2, "why", 0.125)}),
     PoolsState({"hosted": PoolState(3, 8, 2, 1), "https://x.test": PoolState(1, 4, 0, 0)}),
     CacheState(3, 1, 2, 1000, 0),
     LedgerState(4, 100, 0, oldest_queued_seconds=0.1, dropped=3, refused=2, refusal="no column"),
@@ -152,6 +152,8 @@ def test_what_is_counted_is_exact() -> None:
     assert (metrics.value("vllm_connections"), metrics.value("vllm_buffered_bytes")) == (9, 10)
     assert metrics.value("vllm_refusals_total", code="UNAUTHORIZED_401") == 11
     assert metrics.value("vllm_worker_cost_usd_total", provider="runpod") == 0.125
+    assert metrics.value("vllm_workers_max", provider="runpod") == 2
+    assert metrics.value("vllm_workers_scaled_down", provider="runpod") == 1
 
 
 def test_an_unknown_value_is_no_sample_and_never_zero() -> None:

@@ -188,6 +188,18 @@ PARTS: tuple[Family, ...] = (
         per_endpoint(lambda w: w.workers_min),
         "provider",
     ),
+    gauge(
+        "vllm_workers_max",
+        "Workers that RunPod lets the endpoint have",
+        per_endpoint(lambda w: w.workers_max),
+        "provider",
+    ),
+    gauge(
+        "vllm_workers_scaled_down",
+        "1 if RunPod has lowered that number by itself, after days without a request",
+        per_endpoint(lambda w: None if w.workers_max is None else float(w.scaled_down is not None)),
+        "provider",
+    ),
     counter(
         "vllm_worker_cost_usd_total",
         "Expected cost of the workers that this gateway had started: seconds from start to stop x their price",
