@@ -17,11 +17,12 @@ from typing import get_args
 
 from rich.console import Console
 
+from runpod_emulator.api.rest.quotas import REST_QUOTAS
 from runpod_emulator.billing.table import bill_table
 from runpod_emulator.emulator import Emulator
 from runpod_emulator.errors import CannotListen
-from runpod_emulator.hosted import HostedSettings, read_config
 from runpod_emulator.hosted import command as hosted_command
+from runpod_emulator.hosted import read_config
 from runpod_emulator.line_writer import is_read, never_wait_for_stderr, open_closed_streams
 from runpod_emulator.settings import NO_RATE_LIMITS, RATE_LIMITS, EndpointSettings, Scaling
 from runpod_emulator.workers.fleet import WorkerCommand
@@ -49,7 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     never_wait_for_stderr()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    asyncio.run(serve(settings, command, Console(), hosted))
+    emulator = Emulator(
+        settings,
+        command,
+        hosted=hosted,
+        rest_quotas={} if options.no_rate_limits else REST_QUOTAS,
+        management_v1=options.management_v1,
+    )
+    asyncio.run(serve(emulator, Console()))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -76,25 +84,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def serve(
-    settings: EndpointSettings,
-    command: WorkerCommand | None,
-    console: Console,
-    hosted: Sequence[HostedSettings] = (),
-) -> None:
+async def serve(emulator: Emulator, console: Console) -> None:
     """Runs one emulator: prints its addresses, waits for a signal, prints its bill."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    emulator = Emulator(settings, command, hosted=hosted)
     async with emulator:
-        console.print(
-            f"RunPod API     {emulator.url}", f"OpenAI base    {emulator.openai_url}", sep="\n", soft_wrap=True
-        )
+        console.print(f"RunPod API     {emulator.url}", soft_wrap=True)
+        console.print(f"OpenAI base    {emulator.openai_url}", soft_wrap=True)
+        console.print(f"REST v2        {emulator.origin}/v2/serverless", soft_wrap=True)
         for name in emulator.hosted.providers:
             console.print(f"Hosted         {emulator.hosted_url(name)}", soft_wrap=True)
-        if command is None:
+        if not emulator.starts_workers:
             console.print("Start a worker with these environment variables to connect it:")
             for name, value in emulator.worker_environment().items():
                 console.print(f"  {name}={shlex.quote(value)}", soft_wrap=True, highlight=False)
@@ -136,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the price of a worker's second (default: %(default)s)",
     )
     parser.add_argument("--no-rate-limits", action="store_true", help="do not limit requests as RunPod does")
+    parser.add_argument(
+        "--management-v1", action="store_true", help="serve version 1 of the REST API too, which is 410 otherwise"
+    )
     parser.add_argument(
         "--worker-logs", type=Path, metavar="FOLDER", help="write one log file per worker instead of to this terminal"
     )

@@ -1,9 +1,7 @@
-"""The wiring of an emulated endpoint: its HTTP server, its workers, and the supervisor's loop."""
+"""The wiring of the emulator: the account with its endpoints, and the HTTP server in front of it."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
@@ -11,9 +9,13 @@ from typing import Self
 
 from aiohttp import web
 
+from runpod_emulator.account.account import Account
 from runpod_emulator.api.client import ClientApi, no_such_endpoint
-from runpod_emulator.api.management import ManagementApi
+from runpod_emulator.api.management import ManagementApi, retired
 from runpod_emulator.api.openai import OpenAIApi
+from runpod_emulator.api.rest.door import RestDoor
+from runpod_emulator.api.rest.endpoints import EndpointsApi
+from runpod_emulator.api.rest.quotas import REST_QUOTAS
 from runpod_emulator.api.worker import WorkerApi
 from runpod_emulator.billing.bill import Bill
 from runpod_emulator.endpoint.faults import Faults
@@ -27,17 +29,17 @@ from runpod_emulator.jobs.webhooks import Webhooks
 from runpod_emulator.settings import EndpointSettings, worker_environment
 from runpod_emulator.workers.fleet import Fleet, WorkerCommand
 
-logger = logging.getLogger(__name__)
-
 #: The time that open requests get when the emulator stops.
 SHUTDOWN_SECONDS = 0.5
 
 
 class Emulator:
-    """A local RunPod with one endpoint; runs inside `async with`, in the event loop that enters it.
+    """A local RunPod account; runs inside `async with`, in the event loop that enters it.
 
-    workers: the command that starts one. None: no process is started, and any worker with `worker_environment` may
-    connect. hosted: providers that are served on the same address.
+    It has one endpoint at the start; the REST API makes others. workers: the command that starts a worker, of any
+    endpoint. None: no process is started, and any worker with `worker_environment` may connect. hosted: providers that
+    are served on the same address. rest_quotas: requests a minute for each group of the REST API; a group that is not
+    named has no limit. management_v1: serves version 1 of the management API too, which is 410 otherwise.
     """
 
     def __init__(
@@ -46,31 +48,46 @@ class Emulator:
         workers: WorkerCommand | None = None,
         *,
         hosted: Sequence[HostedSettings] = (),
+        rest_quotas: Mapping[str, int] = REST_QUOTAS,
+        management_v1: bool = False,
         clock: Clock = time.monotonic,
     ) -> None:
-        #: The settings at the start. `endpoint.settings` has the min_workers that the management API has set since.
+        #: The first endpoint's settings at the start. `endpoint.settings` has what was changed since.
         self.settings = settings or EndpointSettings()
-        self.endpoint = Endpoint(self.settings, clock=clock, starts_workers=workers is not None)
+        self.account = Account(self.settings, workers, clock=clock)
         self.hosted = HostedProviders(hosted, clock=clock)
-        self.fleet: Fleet | None = None
-        self._workers = workers
+        self._rest_quotas = rest_quotas
+        self._management_v1 = management_v1
         self._webhooks = Webhooks(clock)
         # With cancellation a handler ends when its client disconnects; aiohttp's default lets it run on.
         self._runner = web.AppRunner(
             self._app(), handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
         )
-        self._supervisor: asyncio.Task[None] | None = None
-        self._origin = ""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Returns the state of the first endpoint."""
+        return self.account.first.state
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """Returns the worker processes of the first endpoint; None where none are started."""
+        return self.account.first.fleet
+
+    @property
+    def starts_workers(self) -> bool:
+        """Returns whether the emulator starts the workers itself."""
+        return self.account.starts_workers
 
     @property
     def origin(self) -> str:
         """Returns `http://host:port`."""
-        return self._origin
+        return self.account.origin
 
     @property
     def url(self) -> str:
         """Returns the job API's base URL, which precedes /run, /runsync and the others."""
-        return f"{self._origin}/v2/{self.settings.endpoint_id}"
+        return f"{self.origin}/v2/{self.settings.endpoint_id}"
 
     @property
     def openai_url(self) -> str:
@@ -79,11 +96,11 @@ class Emulator:
 
     def hosted_url(self, name: str) -> str:
         """Returns the `base_url` of a hosted provider. Raises KeyError for an unknown name."""
-        return f"{self._origin}/hosted/{self.hosted.providers[name].settings.name}/v1"
+        return f"{self.origin}/hosted/{self.hosted.providers[name].settings.name}/v1"
 
     def worker_environment(self, worker_id: str = "external-1") -> dict[str, str]:
         """Returns the variables that make an external worker connect to this endpoint."""
-        return worker_environment(self.settings, self._origin, worker_id)
+        return worker_environment(self.settings, self.origin, worker_id)
 
     def inject(self, faults: Faults) -> None:
         """Replaces all faults. Raises BadRequest."""
@@ -103,7 +120,7 @@ class Emulator:
         self.endpoint.end_worker(self.workers[worker_id], exit_code)
 
     def bill(self) -> Bill:
-        """Returns the bill until now. It is final after `async with`."""
+        """Returns the first endpoint's bill until now. It is final after `async with`."""
         return self.endpoint.registry.bill()
 
     async def __aenter__(self) -> Self:
@@ -114,49 +131,30 @@ class Emulator:
         except (OSError, OverflowError) as error:
             await self._runner.cleanup()
             raise CannotListen(self.settings.host, self.settings.port, error) from error
-        self._origin = f"http://{self.settings.host}:{self._runner.addresses[0][1]}"
-        self.endpoint.when_finished.append(self._webhooks.post)
-        if self._workers:
-            self.fleet = Fleet(self.endpoint, self._workers, self._origin)
-        self._supervisor = asyncio.create_task(self._supervise())
+        self.account.when_finished.append(self._webhooks.post)
+        self.account.start(f"http://{self.settings.host}:{self._runner.addresses[0][1]}")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stops the workers, then the server."""
-        if self._supervisor:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-        self.endpoint.close()
-        if self.fleet:
-            await self.fleet.close()
-        for worker in self.endpoint.registry.alive():
-            self.endpoint.registry.end(worker, None)
+        await self.account.close()
         await self._webhooks.close()
         await self._runner.cleanup()
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=0)  # each operation has a limit of its own
-        client_api = ClientApi(self.endpoint)
-        WorkerApi(self.endpoint).add_routes(app.router)
+        # Before the job API: `serverless` is no endpoint's id.
+        EndpointsApi(self.account).add_routes(app.router, RestDoor(self.account, self._rest_quotas))
+        client_api = ClientApi(self.account)
+        WorkerApi(self.account).add_routes(app.router)
         client_api.add_routes(app.router)
-        OpenAIApi(self.endpoint).add_routes(app.router, client_api)
-        ManagementApi(self.endpoint).add_routes(app.router, client_api)
+        OpenAIApi().add_routes(app.router, client_api)
+        if self._management_v1:
+            ManagementApi().add_routes(app.router, client_api)
+        else:
+            app.router.add_route("*", "/v1/{path:.*}", retired)
         self.hosted.add_routes(app.router)
         app.router.add_route("*", "/{path:.*}", answering_errors(no_such_endpoint))
         return app
-
-    async def _supervise(self) -> None:
-        due = 0.0
-        while True:
-            try:
-                if time.monotonic() >= due:
-                    due = time.monotonic() + self.settings.tick_seconds
-                    self.endpoint.housekeep()
-                if self.fleet:
-                    self.fleet.reconcile()
-            except Exception:
-                # Without it no worker is started or stopped any more: it must outlive its errors.
-                logger.exception("the emulator's supervisor failed in this round and continues")
-            await self.endpoint.changed.wait(self.settings.tick_seconds)

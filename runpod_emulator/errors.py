@@ -4,14 +4,18 @@ ApiError
 ├── BadRequest        400  the request is malformed, or a value is out of range
 ├── Unauthorized      401  no API key, or a wrong one
 ├── NotFound          404  no such endpoint or job, or the job's result has expired
+├── Gone              410  a version of an API that is switched off
 ├── TooLarge          413  the body is over the operation's limit
+├── Unprocessable     422  the request is well formed, and fields of it are wrong
 ├── TooManyRequests   429  the operation's rate or concurrency limit is reached; has a Retry-After header
+├── NotEmulated       501  RunPod has it, the emulator does not
 └── ProviderError     any  an emulated hosted provider's error, in OpenAI's form
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 
 class ApiError(Exception):
@@ -21,6 +25,9 @@ class ApiError(Exception):
     status = 500
     #: The `code` in the response's JSON; part of the API.
     code = "internal_error"
+
+    #: One sentence for each wrong field, where they are told apart.
+    errors: tuple[str, ...] = ()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -49,11 +56,36 @@ class NotFound(ApiError):
     code = "not_found"
 
 
+class Gone(ApiError):
+    """A request to an API that is switched off. The message says what to use instead."""
+
+    status = 410
+    code = "gone"
+
+
 class TooLarge(ApiError):
     """A body over its limit. The message gives the limit in bytes."""
 
     status = 413
     code = "too_large"
+
+
+class Unprocessable(ApiError):
+    """A request of the right form with wrong fields. `errors` has one sentence for each."""
+
+    status = 422
+    code = "unprocessable"
+
+    def __init__(self, message: str, errors: Sequence[str]) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
+
+
+class NotEmulated(ApiError):
+    """A request for a part of RunPod that the emulator leaves out. The message names it."""
+
+    status = 501
+    code = "not_emulated"
 
 
 class TooManyRequests(ApiError):

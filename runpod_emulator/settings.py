@@ -41,6 +41,10 @@ RATE_LIMITS: Mapping[str, RateLimit] = MappingProxyType(
 NO_RATE_LIMITS: Mapping[str, RateLimit] = MappingProxyType({})
 
 
+#: The first words of the REST API's paths under /v2, which can be no endpoint's id.
+REST_WORDS = frozenset({"serverless", "templates", "network-volumes", "registries", "catalog", "billing"})
+
+
 @dataclass(frozen=True, kw_only=True)
 class EndpointSettings:
     """The settings of one endpoint. Raises ValueError for impossible values."""
@@ -114,9 +118,7 @@ class EndpointSettings:
 
     def __post_init__(self) -> None:
         """Checks what would make a wrong URL, or arithmetic that divides by zero or runs backwards."""
-        # The id is a part of every URL.
-        if not self.endpoint_id.isidentifier() and not self.endpoint_id.replace("-", "").isalnum():
-            raise ValueError(f"endpoint_id: expected only letters, digits, - and _, got {self.endpoint_id!r}")
+        _check_endpoint_id(self.endpoint_id)
         if not 0 <= self.min_workers <= self.max_workers:
             raise ValueError(f"workers: expected 0 <= min <= max, got min {self.min_workers}, max {self.max_workers}")
         if self.requests_per_worker < 1:
@@ -130,6 +132,14 @@ class EndpointSettings:
             )
         if not self.usd_per_second.is_finite() or self.usd_per_second < 0:
             raise ValueError(f"usd_per_second: expected a price of 0 or more, got {self.usd_per_second}")
+
+
+def _check_endpoint_id(endpoint_id: str) -> None:
+    # The id is a part of every URL.
+    if not endpoint_id.isidentifier() and not endpoint_id.replace("-", "").isalnum():
+        raise ValueError(f"endpoint_id: expected only letters, digits, - and _, got {endpoint_id!r}")
+    if endpoint_id in REST_WORDS:
+        raise ValueError(f"endpoint_id: {endpoint_id} is a path of the REST API; choose another one")
 
 
 def worker_environment(settings: EndpointSettings, base_url: str, worker_id: str) -> dict[str, str]:

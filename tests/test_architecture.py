@@ -73,7 +73,9 @@ ROOMS = {
     "runpod_emulator": (
         ("__main__",),
         ("emulator",),
-        ("api", "workers", "hosted"),
+        ("api", "hosted"),
+        ("account",),
+        ("workers",),
         ("endpoint",),
         ("jobs", "billing"),
         ("http", "settings", "signals"),

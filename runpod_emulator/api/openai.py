@@ -25,30 +25,18 @@ ERROR = b'"error"'
 class OpenAIApi:
     """RunPod's proxy for OpenAI clients. A client that disconnects cancels its job."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._settings = endpoint.settings
-        self._store = endpoint.store
-
     def add_routes(self, router: web.UrlDispatcher, client_api: ClientApi) -> None:
         """Adds the route for all methods. As on RunPod, the job does not contain the method."""
-        path = f"/v2/{self._settings.endpoint_id}/openai" + "/{route:v1/.*}"
-        router.add_route("*", path, client_api.guarded("openai", self.answer))
+        router.add_route("*", "/v2/{endpoint}/openai/{route:v1/.*}", client_api.guarded("openai", self.answer))
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         """Runs the request as one job."""
-        body = await read_object(request, self._settings.max_runsync_bytes)
-        job = self._add(request, body)
+        body = await read_object(request, endpoint.settings.max_runsync_bytes)
+        job = _add(endpoint, request, body)
         try:
             return await self._streamed(request, job) if body.get("stream") is True else await self._plain(job)
         finally:
-            self._store.cancel(job)  # no effect unless the client disconnected: the job has ended
-
-    def _add(self, request: web.Request, body: Json) -> Job:
-        query = f"?{request.query_string}" if request.query_string else ""
-        job_input = {"openai_route": f"/{request.match_info['route']}{query}", "openai_input": body}
-        policy = Policy.parse(None, self._settings)
-        return self._store.add(job_input, policy, keep_seconds=self._settings.keep_runsync_seconds)
+            endpoint.store.cancel(job)  # no effect unless the client disconnected: the job has ended
 
     async def _plain(self, job: Job) -> web.StreamResponse:
         await until_final(job)
@@ -121,3 +109,10 @@ def failure(job: Job) -> tuple[int, Json]:
 
 def _headers(job: Job) -> dict[str, str]:
     return {"X-RunPod-Job-Id": job.id}
+
+
+def _add(endpoint: Endpoint, request: web.Request, body: Json) -> Job:
+    query = f"?{request.query_string}" if request.query_string else ""
+    job_input = {"openai_route": f"/{request.match_info['route']}{query}", "openai_input": body}
+    policy = Policy.parse(None, endpoint.settings)
+    return endpoint.store.add(job_input, policy, keep_seconds=endpoint.settings.keep_runsync_seconds)

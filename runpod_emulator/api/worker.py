@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from runpod_emulator.account.account import Account
+from runpod_emulator.api.client import EndpointHandler, no_such_endpoint
 from runpod_emulator.endpoint.registry import Worker
 from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.errors import BadRequest
@@ -23,34 +25,30 @@ HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
 
 
 class WorkerApi:
-    """The worker API of one endpoint. A post about a job that the worker does not hold is answered but ignored."""
+    """The worker API of all endpoints. A post about a job that the worker does not hold is answered but ignored."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._settings = endpoint.settings
-        self._store = endpoint.store
-        self._registry = endpoint.registry
-        self._faults = endpoint.injector
+    def __init__(self, account: Account) -> None:
+        self._account = account
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Adds the URLs that settings.worker_environment gives to workers."""
-        base = f"/v2/{self._settings.endpoint_id}"
+        base = "/v2/{endpoint}"
         # A HEAD would take jobs, or stops, and have no body to hand them over.
-        router.add_get(base + "/job-take/{worker}", answering_errors(self.take), allow_head=False)
-        router.add_get(base + "/job-take-batch/{worker}", answering_errors(self.take), allow_head=False)
-        router.add_get(base + "/job-stop/{worker}", answering_errors(self.stop), allow_head=False)
+        router.add_get(base + "/job-take/{worker}", self._found(self.take), allow_head=False)
+        router.add_get(base + "/job-take-batch/{worker}", self._found(self.take), allow_head=False)
+        router.add_get(base + "/job-stop/{worker}", self._found(self.stop), allow_head=False)
         router.add_post(base + "/job-stream/{worker}/{job}", self._post(self.stream))
         router.add_post(base + "/job-done/{worker}/{job}", self._post(self.done))
-        router.add_get(base + "/ping/{worker}", answering_errors(self.ping))
+        router.add_get(base + "/ping/{worker}", self._found(self.ping))
 
-    async def take(self, request: web.Request) -> web.StreamResponse:
+    async def take(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         """Answers a job, or a list of jobs on job-take-batch; 204 if none came while the poll was open."""
-        worker = self._registry.mark_ready(request.match_info["worker"])
+        worker = endpoint.registry.mark_ready(request.match_info["worker"])
         is_batch = "batch_size" in request.query
         if not worker.gets_jobs:
             await asyncio.sleep(PAUSE_SECONDS)
             return web.Response(status=204)
-        jobs = await self._jobs_for(worker, _batch_size(request), request)
+        jobs = await _jobs_for(endpoint, worker, _batch_size(request), request)
         if not jobs:
             return web.Response(status=204)
         documents = [job.for_worker() for job in jobs]
@@ -59,78 +57,89 @@ class WorkerApi:
             await response.prepare(request)
             await response.write_eof()
         except (ConnectionError, asyncio.CancelledError):
-            self._store.undo_take(worker.id, jobs)
+            endpoint.store.undo_take(worker.id, jobs)
             raise
         for job in jobs:
-            if self._faults.delivers_again():
-                self._store.deliver_again(job)
+            if endpoint.injector.delivers_again():
+                endpoint.store.deliver_again(job)
         return response
 
-    async def _jobs_for(self, worker: Worker, limit: int, request: web.Request) -> list[Job]:
-        deadline = time.monotonic() + self._settings.take_poll_seconds
-        while worker.gets_jobs and not self._endpoint.is_closing and _is_connected(request):
-            if jobs := self._store.take(worker.id, limit):
-                return jobs
-            if not await self._store.available.wait(deadline - time.monotonic()):
-                return []
-        # This poll may have used up a wake-up: without this, a job would wait although another poll is open.
-        self._store.available.notify_one()
-        return []
-
-    async def stop(self, request: web.Request) -> web.StreamResponse:
+    async def stop(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         """Answers `{"jobsToStop": [ids]}` as soon as there are any; 204 if none came while the poll was open."""
-        worker = self._registry.get(request.match_info["worker"])
+        worker = endpoint.registry.get(request.match_info["worker"])
         if not (worker.stop_ids or worker.is_stopping):
-            await worker.stops.wait(self._settings.stop_poll_seconds)
+            await worker.stops.wait(endpoint.settings.stop_poll_seconds)
         elif not worker.stop_ids:
             await worker.stops.wait(PAUSE_SECONDS)
         if not _is_connected(request) or not (job_ids := worker.take_stop_ids()):
             return web.Response(status=204)
         return web.json_response({"jobsToStop": job_ids})
 
-    async def stream(self, request: web.Request) -> web.StreamResponse:
+    async def stream(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         """Records one chunk of a job's output; the body is `{"output": chunk}`."""
-        document = await read_object(request, self._settings.max_chunk_bytes)
+        document = await read_object(request, endpoint.settings.max_chunk_bytes)
         if "output" not in document:
             raise BadRequest('output: missing; a chunk is posted as {"output": ...}')
-        kept = self._store.add_chunk(request.match_info["job"], request.match_info["worker"], document["output"])
+        kept = endpoint.store.add_chunk(request.match_info["job"], request.match_info["worker"], document["output"])
         return _receipt(kept)
 
-    async def done(self, request: web.Request) -> web.StreamResponse:
+    async def done(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         """Records a job's result; the body is `{"output": ...}` or `{"error": ...}`.
 
         With `"status": "IN_PROGRESS"` it is a progress update.
         """
-        document = await read_object(request, self._settings.max_result_bytes)
+        document = await read_object(request, endpoint.settings.max_result_bytes)
         worker_id = request.match_info["worker"]
-        kept = self._store.finish(request.match_info["job"], worker_id, document)
+        kept = endpoint.store.finish(request.match_info["job"], worker_id, document)
         if kept and document.get("stopPod"):  # the SDK's refresh_worker
-            self._endpoint.retire(self._registry.workers[worker_id])
+            endpoint.retire(endpoint.registry.workers[worker_id])
         return _receipt(kept)
 
-    async def ping(self, request: web.Request) -> web.StreamResponse:
+    async def ping(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         """Records a heartbeat."""
         worker_id = request.match_info["worker"]
-        if not self._faults.loses_heartbeat(worker_id):
-            self._registry.ping(worker_id)
+        if not endpoint.injector.loses_heartbeat(worker_id):
+            endpoint.registry.ping(worker_id)
         return web.json_response({})
 
-    def _post(self, handler: Handler) -> Handler:
-        """Returns the handler wrapped with the latency and losses of the injected faults."""
+    def _found(self, handler: EndpointHandler) -> Handler:
+        """Returns the handler with its endpoint; the workers of a deleted one are answered until they have ended."""
 
         async def receive(request: web.Request) -> web.StreamResponse:
-            half = self._faults.faults.post_latency_seconds / 2
+            name = request.match_info["endpoint"]
+            found = self._account.endpoints.get(name) or self._account.closing(name)
+            return await (no_such_endpoint(request) if found is None else handler(found.state, request))
+
+        return answering_errors(receive)
+
+    def _post(self, handler: EndpointHandler) -> Handler:
+        """Returns the handler wrapped with the latency and losses of the injected faults."""
+
+        async def receive(endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
+            half = endpoint.injector.faults.post_latency_seconds / 2
             if half:
                 await asyncio.sleep(half)
-            if self._faults.drops_post():
+            if endpoint.injector.drops_post():
                 _abort_connection(request)
                 return web.Response(status=503)  # never sent: aiohttp needs a return value
-            response = await handler(request)
+            response = await handler(endpoint, request)
             if half:
                 await asyncio.sleep(half)
             return response
 
-        return answering_errors(receive)
+        return self._found(receive)
+
+
+async def _jobs_for(endpoint: Endpoint, worker: Worker, limit: int, request: web.Request) -> list[Job]:
+    deadline = time.monotonic() + endpoint.settings.take_poll_seconds
+    while worker.gets_jobs and not endpoint.is_closing and _is_connected(request):
+        if jobs := endpoint.store.take(worker.id, limit):
+            return jobs
+        if not await endpoint.store.available.wait(deadline - time.monotonic()):
+            return []
+    # This poll may have used up a wake-up: without this, a job would wait although another poll is open.
+    endpoint.store.available.notify_one()
+    return []
 
 
 def _batch_size(request: web.Request) -> int:

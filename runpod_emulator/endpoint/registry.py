@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from runpod_emulator.billing.bill import Bill, Meter, Phase, bill_line
+from runpod_emulator.endpoint.placement import Placement
+from runpod_emulator.endpoint.release import Release
 from runpod_emulator.errors import NotFound
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.signals import Signal
@@ -42,6 +44,9 @@ class Worker:
     id: str
     started_at: float
     meter: Meter
+    #: The endpoint's release when the worker started.
+    release: Release
+    placement: Placement
     state: State = State.INITIALIZING
     #: When the state began.
     since: float = 0
@@ -77,12 +82,15 @@ class WorkerRegistry:
 
     def __init__(self, settings: EndpointSettings, clock: Callable[[], float], *, admits_external: bool = True) -> None:
         self.workers: dict[str, Worker] = {}
-        #: The present value; the management API changes it.
-        self.min_workers = settings.min_workers
+        #: The present values; the management APIs change them.
+        self.settings = settings
+        #: The container of workers that start from now on.
+        self.release = Release()
+        #: The GPUs of workers that start from now on.
+        self.placement = Placement(usd_per_second=settings.usd_per_second)
         #: Stopped external workers whose id a later one uses; they stay on the bill.
         self._former: list[Worker] = []
         self._admits_external = admits_external
-        self._settings = settings
         self._clock = clock
 
     def get(self, worker_id: str) -> Worker:
@@ -97,7 +105,7 @@ class WorkerRegistry:
         now = self._clock()
         if worker_id in self.workers:
             self._former.append(self.workers[worker_id])
-        worker = self.workers[worker_id] = Worker(worker_id, now, Meter(now), since=now)
+        worker = self.workers[worker_id] = Worker(worker_id, now, Meter(now), self.release, self.placement, since=now)
         return worker
 
     def mark_ready(self, worker_id: str) -> Worker:
@@ -153,7 +161,7 @@ class WorkerRegistry:
     def lost(self) -> list[tuple[Worker, str]]:
         """Returns the workers whose heartbeats stopped or that took too long to start, each with the reason."""
         now = self._clock()
-        settings = self._settings
+        settings = self.settings
         lost: list[tuple[Worker, str]] = []
         for worker in self.alive():
             if worker.last_ping is not None and now - worker.last_ping > settings.heartbeat_timeout_seconds:
@@ -162,16 +170,25 @@ class WorkerRegistry:
                 lost.append((worker, f"worker {worker.id} was not ready after {settings.init_timeout_seconds:g} s"))
         return lost
 
+    def is_stale(self, worker: Worker) -> bool:
+        """Returns whether the worker runs a former release."""
+        return worker.release.version != self.release.version
+
     def idle_too_long(self) -> list[Worker]:
-        """Returns the workers to stop: idle for the idle time-out, the longest idle first, down to `min_workers`."""
+        """Returns the workers to stop: idle for the idle time-out, the longest idle first, down to `min_workers`.
+
+        Idle workers above `max_workers` come before them. All idle workers of a former release are stopped too.
+        """
         now = self._clock()
-        idle = [
-            worker
-            for worker in self.alive()
-            if worker.state is State.IDLE and now - worker.since >= self._settings.idle_timeout_seconds
-        ]
-        spare = max(0, len(self.alive()) - self.min_workers)
-        return sorted(idle, key=lambda worker: worker.since)[:spare]
+        settings = self.settings
+        alive = self.alive()
+        idle = sorted((worker for worker in alive if worker.state is State.IDLE), key=lambda worker: worker.since)
+        stale = [worker for worker in idle if self.is_stale(worker)]
+        current = [worker for worker in idle if worker not in stale]
+        left = len(alive) - len(stale)
+        too_many = max(0, left - settings.max_workers)
+        timed_out = sum(now - worker.since >= settings.idle_timeout_seconds for worker in current)
+        return stale + current[: min(max(too_many, timed_out), max(0, left - settings.min_workers))]
 
     def counts(self) -> dict[str, int]:
         """Returns the numbers that /health reports. `throttled` is always 0: the emulator lacks no GPUs."""
@@ -186,15 +203,15 @@ class WorkerRegistry:
         clock_began_at: the clock's 0 in seconds since 1970; with it each line has the worker's times.
         """
         now = self._clock()
-        price = self._settings.usd_per_second
         workers = sorted([*self._former, *self.workers.values()], key=lambda worker: worker.started_at)
-        return Bill(
-            price,
-            tuple(
-                bill_line(worker.id, worker.meter, now, price, worker.exit_code, clock_began_at=clock_began_at)
-                for worker in workers
-            ),
+        lines = (
+            bill_line(
+                *(worker.id, worker.meter, now, worker.placement.usd_per_second, worker.exit_code),
+                clock_began_at=clock_began_at,
+            )
+            for worker in workers
         )
+        return Bill(self.settings.usd_per_second, tuple(lines))
 
     def _move(self, worker: Worker, state: State) -> None:
         if worker.state is state or worker.state is State.STOPPED:

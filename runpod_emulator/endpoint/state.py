@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from runpod_emulator.endpoint.failed_starts import FailedStarts
 from runpod_emulator.endpoint.faults import FaultInjector, Faults
 from runpod_emulator.endpoint.health import Health
 from runpod_emulator.endpoint.limits import RateLimiter
 from runpod_emulator.endpoint.registry import Worker, WorkerRegistry
+from runpod_emulator.endpoint.release import Release
 from runpod_emulator.errors import BadRequest
 from runpod_emulator.jobs.job import Job
 from runpod_emulator.jobs.store import Clock, JobStore
@@ -57,9 +59,18 @@ class Endpoint:
 
     def set_min_workers(self, workers: int) -> None:
         """Sets the number of workers that always run; others stop by their idle time-out. Raises ValueError."""
-        self.settings = replace(self.settings, min_workers=workers)
-        self.registry.min_workers = workers
-        self.minima.append(workers)
+        self.change(min_workers=workers)
+
+    def change(self, **settings: Any) -> None:
+        """Changes fields of the settings: worker bounds, scaling and time-outs act at once. Raises ValueError."""
+        self.settings = self.registry.settings = replace(self.settings, **settings)
+        if "min_workers" in settings:
+            self.minima.append(self.settings.min_workers)
+        self.changed.notify_all()
+
+    def roll_out(self, release: Release) -> None:
+        """Makes a new release: workers of a former one are replaced when they go idle."""
+        self.registry.release = release
         self.changed.notify_all()
 
     def housekeep(self) -> None:

@@ -152,6 +152,12 @@ class JobStore:
             self._end(job, Status.CANCELLED)
         return len(waiting)
 
+    def cancel_all(self) -> None:
+        """Cancels all jobs that wait or run, and requests their workers to stop them."""
+        self.purge()
+        for job in [job for held in self._held.values() for job in held.values()]:
+            self.cancel(job)
+
     def fail_waiting(self, reason: str) -> None:
         """Fails all jobs in the queue."""
         for job in [*self._normal.values(), *self._low_priority.values()]:

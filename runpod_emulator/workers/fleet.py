@@ -143,7 +143,7 @@ class Fleet:
             logger.error("%s", self._failed_starts.message())
 
     async def _spawn(self, worker: Worker) -> asyncio.subprocess.Process:
-        variables = inherited_environment() | dict(self._command.variables)
+        variables = inherited_environment() | dict(self._command.variables) | dict(worker.release.variables)
         with self._log(worker) as log:
             return await asyncio.create_subprocess_exec(
                 *self._command.arguments,

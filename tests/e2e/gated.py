@@ -113,7 +113,7 @@ async def gated(directory: Path, settings: EndpointSettings = SETTINGS) -> Async
     gate = directory / "gate"
     worker = (sys.executable, str(Path(__file__).with_name("gated_worker.py")))
     command = WorkerCommand(worker, variables={"GATE": str(gate), "RUNPOD_DEBUG_LEVEL": "ERROR"})
-    async with Emulator(settings, command, hosted=[HOSTED]) as emulator:
+    async with Emulator(settings, command, hosted=[HOSTED], rest_quotas={}, management_v1=True) as emulator:
         endpoint = Gated(emulator, gate)
         emulator.endpoint.when_finished.append(endpoint.jobs.append)
         yield endpoint

@@ -26,7 +26,7 @@ async def managed(emulator: Emulator, **headers: str) -> AsyncIterator[httpx.Asy
 
 async def test_workers_min_is_changed_and_read_back_and_nothing_else_is() -> None:
     settings = EndpointSettings(api_key="key", max_workers=5, min_workers=1, idle_timeout_seconds=7)
-    async with Emulator(settings) as emulator, managed(emulator, **KEY) as client:
+    async with Emulator(settings, management_v1=True) as emulator, managed(emulator, **KEY) as client:
         before = (await client.get("/endpoints/local")).json()
         changed = await client.patch("/endpoints/local", json={"workersMin": 3})
         after = (await client.get("/endpoints/local")).json()
@@ -45,7 +45,7 @@ async def test_workers_min_is_changed_and_read_back_and_nothing_else_is() -> Non
     ],
 )
 async def test_what_cannot_be_is_refused_and_changes_nothing(body: str) -> None:
-    async with Emulator(EndpointSettings(max_workers=3)) as emulator, managed(emulator) as client:
+    async with Emulator(EndpointSettings(max_workers=3), management_v1=True) as emulator, managed(emulator) as client:
         refused = await client.patch("/endpoints/local", content=body)
         assert (await client.get("/endpoints/local")).json()["workersMin"] == 0
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bad_request")
@@ -53,7 +53,10 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(body: str) -> None:
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer other"}])
 async def test_the_key_is_asked_for_and_another_endpoint_is_not_there(headers: dict[str, str]) -> None:
-    async with Emulator(EndpointSettings(api_key="key")) as emulator, managed(emulator, **headers) as client:
+    async with (
+        Emulator(EndpointSettings(api_key="key"), management_v1=True) as emulator,
+        managed(emulator, **headers) as client,
+    ):
         answers = [
             await client.get("/endpoints/local"),
             await client.patch("/endpoints/local", json={"workersMin": 1}),
@@ -66,7 +69,7 @@ async def test_the_key_is_asked_for_and_another_endpoint_is_not_there(headers: d
 
 async def test_workers_come_at_once_stay_past_the_idle_timeout_and_leave_by_it_and_the_bill_has_them_all() -> None:
     settings = EndpointSettings(max_workers=3, idle_timeout_seconds=0.5, stop_grace_seconds=10)
-    async with Emulator(settings, ECHO_WORKER) as emulator, managed(emulator) as client:
+    async with Emulator(settings, ECHO_WORKER, management_v1=True) as emulator, managed(emulator) as client:
         workers = emulator.workers
         await client.patch("/endpoints/local", json={"workersMin": 3})
         await until(lambda: len(workers) == 3 and all(worker.state in READY for worker in workers.values()), 60)
@@ -100,7 +103,11 @@ def test_a_busy_worker_beyond_the_minimum_ends_its_job_and_then_idles_out() -> N
 
 @pytest.mark.parametrize("method", ["GET", "PATCH"])
 async def test_management_fails_as_told_changes_nothing_and_the_endpoints_other_calls_go_on(method: str) -> None:
-    async with Emulator(EndpointSettings()) as emulator, managed(emulator) as client, client_of(emulator) as jobs:
+    async with (
+        Emulator(EndpointSettings(), management_v1=True) as emulator,
+        managed(emulator) as client,
+        client_of(emulator) as jobs,
+    ):
 
         async def answer() -> httpx.Response:
             return await client.request(method, "/endpoints/local", json={"workersMin": 1})

@@ -20,7 +20,7 @@ from vllm_service.runpod.rate_limits import RateLimits
 
 KEY = "secret-key"
 V1, V2 = ManagementApi.V1, ManagementApi.V2
-SERVED = (V1,)
+SERVED = (V1, V2)
 
 
 def managing(
@@ -38,7 +38,8 @@ def managing(
 
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
-    async with Emulator(EndpointSettings(endpoint_id="ep", api_key=KEY, max_workers=3, tick_seconds=0.02)) as emulator:
+    settings = EndpointSettings(endpoint_id="ep", api_key=KEY, max_workers=3, tick_seconds=0.02)
+    async with Emulator(settings, management_v1=True) as emulator:
         yield emulator
 
 

@@ -1,0 +1,173 @@
+"""The account: all endpoints by id, and the rules that hold between them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from runpod_emulator.account.configuration import EndpointConfig, first_config
+from runpod_emulator.account.gpus import GPU_TYPES, GpuType, in_pools
+from runpod_emulator.account.serverless import ServerlessEndpoint
+from runpod_emulator.account.template import Template
+from runpod_emulator.endpoint.placement import Placement
+from runpod_emulator.endpoint.state import Endpoint, FinishedCallback
+from runpod_emulator.errors import BadRequest, NotFound, Unprocessable
+from runpod_emulator.jobs.store import Clock
+from runpod_emulator.settings import EndpointSettings
+from runpod_emulator.workers.fleet import WorkerCommand
+
+#: The most workers of all endpoints together, as on RunPod (its documentation, 2026-08).
+WORKER_QUOTA = 30
+#: The data center of workers whose endpoint names none.
+ANY_DATA_CENTER = "US-KS-2"
+
+
+class Account:
+    """Holds the endpoints. The first one is there from the start, with the settings that are passed in.
+
+    command: the command of every endpoint's workers; None: the emulator starts none.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        command: WorkerCommand | None = None,
+        *,
+        gpu_types: Sequence[GpuType] = GPU_TYPES,
+        worker_quota: int = WORKER_QUOTA,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.gpu_types = tuple(gpu_types)
+        self.worker_quota = worker_quota
+        self.clock = clock
+        #: `http://host:port` once the emulator listens.
+        self.origin = ""
+        self.endpoints: dict[str, ServerlessEndpoint] = {}
+        #: Deleted endpoints; they stay on the bill.
+        self.deleted: list[ServerlessEndpoint] = []
+        self.templates: dict[str, Template] = {}
+        #: Called with each job that has ended, of any endpoint.
+        self.when_finished: list[FinishedCallback] = []
+        self._command = command
+        self._closing: dict[str, asyncio.Task[None]] = {}
+        self.first = self._add(first_config(settings.endpoint_id), settings)
+
+    @property
+    def starts_workers(self) -> bool:
+        """Returns whether the emulator starts the workers itself."""
+        return self._command is not None
+
+    def endpoint(self, endpoint_id: str) -> ServerlessEndpoint:
+        """Returns an endpoint. Raises NotFound."""
+        endpoint = self.endpoints.get(endpoint_id)
+        if endpoint is None:
+            raise NotFound(f"endpoint {endpoint_id}: there is none in this account")
+        return endpoint
+
+    def closing(self, endpoint_id: str) -> ServerlessEndpoint | None:
+        """Returns a deleted endpoint whose workers have not all ended."""
+        return next((one for one in self.deleted if one.id == endpoint_id and one.id in self._closing), None)
+
+    def template(self, template_id: str) -> Template:
+        """Returns the template for an endpoint. Raises NotFound, and Unprocessable for a template of pods."""
+        template = self.templates.get(template_id)
+        if template is None:
+            raise NotFound(f"template {template_id}: there is none that this account can use")
+        if not template.serverless:
+            raise Unprocessable("templateId: expected a serverless template", [f"$.templateId: {template_id}"])
+        return template
+
+    def create(self, config: EndpointConfig, settings: Mapping[str, Any]) -> ServerlessEndpoint:
+        """Adds an endpoint with these fields of the first one's settings changed, and starts its workers.
+
+        Raises BadRequest.
+        """
+        made = _changed(self.settings, {**settings, "endpoint_id": secrets.token_hex(7)})
+        self._check(config, made, 0)
+        endpoint = self._add(config, made)
+        endpoint.start(self._command, self.origin)
+        return endpoint
+
+    def change(self, endpoint: ServerlessEndpoint, config: EndpointConfig, settings: Mapping[str, Any]) -> None:
+        """Changes an endpoint; an error changes nothing. Raises BadRequest."""
+        former = endpoint.state.settings
+        self._check(config, _changed(former, settings), former.max_workers)
+        self._configure(endpoint, config)
+        endpoint.state.change(**settings)
+
+    def delete(self, endpoint: ServerlessEndpoint) -> None:
+        """Removes an endpoint: its jobs are cancelled now, its workers are stopped."""
+        del self.endpoints[endpoint.id]
+        self.deleted.append(endpoint)
+        endpoint.state.store.cancel_all()
+        closing = self._closing[endpoint.id] = asyncio.create_task(endpoint.close())
+        closing.add_done_callback(lambda _: self._closing.pop(endpoint.id, None))
+
+    def start(self, origin: str) -> None:
+        """Begins to run the endpoints. Needs a running event loop."""
+        self.origin = origin
+        for endpoint in self.endpoints.values():
+            endpoint.start(self._command, origin)
+
+    async def close(self) -> None:
+        """Stops all workers, and waits for their ends."""
+        await asyncio.gather(*(endpoint.close() for endpoint in self.endpoints.values()), *self._closing.values())
+
+    def _add(self, config: EndpointConfig, settings: EndpointSettings) -> ServerlessEndpoint:
+        state = Endpoint(settings, clock=self.clock, starts_workers=self.starts_workers)
+        state.when_finished = self.when_finished
+        endpoint = self.endpoints[settings.endpoint_id] = ServerlessEndpoint(config, state)
+        self._configure(endpoint, config)
+        return endpoint
+
+    def _configure(self, endpoint: ServerlessEndpoint, config: EndpointConfig) -> None:
+        endpoint.configure(config)
+        endpoint.state.registry.placement = self._placement(endpoint, config)
+
+    def _placement(self, endpoint: ServerlessEndpoint, config: EndpointConfig) -> Placement:
+        gpu_type = self._eligible(config)[0]
+        is_first = endpoint.id == self.settings.endpoint_id
+        price = self.settings.usd_per_second if is_first else gpu_type.usd_per_second * config.gpu.count
+        return Placement(
+            gpu_type_id=gpu_type.id,
+            gpu_count=config.gpu.count,
+            data_center_id=next(iter(config.data_center_ids), ANY_DATA_CENTER),
+            usd_per_second=price,
+        )
+
+    def _eligible(self, config: EndpointConfig) -> list[GpuType]:
+        selected = in_pools(self.gpu_types, config.gpu.pools)
+        return [gpu_type for gpu_type in selected if gpu_type.id not in config.gpu.excluded_types]
+
+    def _check(self, config: EndpointConfig, settings: EndpointSettings, former_max: int) -> None:
+        self._check_gpus(config)
+        others = sum(endpoint.state.settings.max_workers for endpoint in self.endpoints.values()) - former_max
+        if settings.max_workers > former_max and others + settings.max_workers > self.worker_quota:
+            raise BadRequest(
+                f"workers.max: {settings.max_workers}, with {others} of other endpoints, is above the account's quota "
+                f"of {self.worker_quota} workers. Lower another endpoint's maximum, or delete one"
+            )
+
+    def _check_gpus(self, config: EndpointConfig) -> None:
+        known = {gpu_type.pool for gpu_type in self.gpu_types}
+        for pool in config.gpu.pools:
+            if pool not in known:
+                raise BadRequest(f"gpu.pools: there is no pool {pool}; the pools are {', '.join(sorted(known))}")
+        selected = {gpu_type.id for gpu_type in in_pools(self.gpu_types, config.gpu.pools)}
+        for excluded in config.gpu.excluded_types:
+            if excluded not in selected:
+                raise BadRequest(f"gpu.excludedTypes: {excluded} is no GPU type of these pools")
+        if not self._eligible(config):
+            raise BadRequest("gpu.excludedTypes: no GPU type is left in these pools")
+
+
+def _changed(settings: EndpointSettings, changes: Mapping[str, Any]) -> EndpointSettings:
+    try:
+        return replace(settings, **changes)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
