@@ -1,6 +1,7 @@
 """A local RunPod: queue API, real worker processes, scale to zero, a billing meter and injected faults."""
 
 from runpod_emulator.billing.bill import Bill, BillLine
+from runpod_emulator.billing.rates import BillingRates
 from runpod_emulator.emulator import Emulator
 from runpod_emulator.endpoint.faults import Faults
 from runpod_emulator.hosted import HostedFaults, HostedModel, HostedProviders, HostedSettings
@@ -11,6 +12,7 @@ __all__ = [
     "NO_RATE_LIMITS",
     "Bill",
     "BillLine",
+    "BillingRates",
     "Emulator",
     "EndpointSettings",
     "Faults",

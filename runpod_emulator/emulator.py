@@ -8,16 +8,23 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from runpod_emulator.account.account import Account
 from runpod_emulator.api.client import ClientApi, no_such_endpoint
 from runpod_emulator.api.management import ManagementApi, retired
 from runpod_emulator.api.openai import OpenAIApi
+from runpod_emulator.api.rest.billing import BillingApi
+from runpod_emulator.api.rest.catalog import CatalogApi
 from runpod_emulator.api.rest.door import RestDoor
 from runpod_emulator.api.rest.endpoints import EndpointsApi
+from runpod_emulator.api.rest.network_volumes import NetworkVolumesApi
 from runpod_emulator.api.rest.quotas import REST_QUOTAS
+from runpod_emulator.api.rest.registries import RegistriesApi
+from runpod_emulator.api.rest.templates import TemplatesApi
 from runpod_emulator.api.worker import WorkerApi
 from runpod_emulator.billing.bill import Bill
+from runpod_emulator.billing.rates import BillingRates
 from runpod_emulator.endpoint.faults import Faults
 from runpod_emulator.endpoint.registry import Worker
 from runpod_emulator.endpoint.state import Endpoint
@@ -40,6 +47,8 @@ class Emulator:
     endpoint. None: no process is started, and any worker with `worker_environment` may connect. hosted: providers that
     are served on the same address. rest_quotas: requests a minute for each group of the REST API; a group that is not
     named has no limit. management_v1: serves version 1 of the management API too, which is 410 otherwise.
+    rates: what is billed beside GPUs. middlewares: aiohttp's, around every request. clock_began_at: the clock's 0 in
+    seconds since 1970; None: as it is now.
     """
 
     def __init__(
@@ -50,13 +59,17 @@ class Emulator:
         hosted: Sequence[HostedSettings] = (),
         rest_quotas: Mapping[str, int] = REST_QUOTAS,
         management_v1: bool = False,
+        rates: BillingRates | None = None,
+        middlewares: Sequence[Middleware] = (),
         clock: Clock = time.monotonic,
+        clock_began_at: float | None = None,
     ) -> None:
         #: The first endpoint's settings at the start. `endpoint.settings` has what was changed since.
         self.settings = settings or EndpointSettings()
-        self.account = Account(self.settings, workers, clock=clock)
+        self.account = Account(self.settings, workers, rates=rates, clock=clock, clock_began_at=clock_began_at)
         self.hosted = HostedProviders(hosted, clock=clock)
         self._rest_quotas = rest_quotas
+        self._middlewares = middlewares
         self._management_v1 = management_v1
         self._webhooks = Webhooks(clock)
         # With cancellation a handler ends when its client disconnects; aiohttp's default lets it run on.
@@ -144,9 +157,11 @@ class Emulator:
         await self._runner.cleanup()
 
     def _app(self) -> web.Application:
-        app = web.Application(client_max_size=0)  # each operation has a limit of its own
+        app = web.Application(client_max_size=0, middlewares=self._middlewares)  # each operation has a limit of its own
         # Before the job API: `serverless` is no endpoint's id.
-        EndpointsApi(self.account).add_routes(app.router, RestDoor(self.account, self._rest_quotas))
+        rest = RestDoor(self.account, self._rest_quotas)
+        for resource in (EndpointsApi, TemplatesApi, NetworkVolumesApi, RegistriesApi, CatalogApi, BillingApi):
+            resource(self.account).add_routes(app.router, rest)
         client_api = ClientApi(self.account)
         WorkerApi(self.account).add_routes(app.router)
         client_api.add_routes(app.router)

@@ -4,6 +4,7 @@ ApiError
 ├── BadRequest        400  the request is malformed, or a value is out of range
 ├── Unauthorized      401  no API key, or a wrong one
 ├── NotFound          404  no such endpoint or job, or the job's result has expired
+├── Conflict          409  what is to be deleted is in use
 ├── Gone              410  a version of an API that is switched off
 ├── TooLarge          413  the body is over the operation's limit
 ├── Unprocessable     422  the request is well formed, and fields of it are wrong
@@ -54,6 +55,13 @@ class NotFound(ApiError):
 
     status = 404
     code = "not_found"
+
+
+class Conflict(ApiError):
+    """A request that something else in the account stands against. The message names it."""
+
+    status = 409
+    code = "conflict"
 
 
 class Gone(ApiError):

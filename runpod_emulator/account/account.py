@@ -10,12 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 from runpod_emulator.account.configuration import EndpointConfig, first_config
+from runpod_emulator.account.data_centers import DATA_CENTERS, DataCenter
 from runpod_emulator.account.gpus import GPU_TYPES, GpuType, in_pools
+from runpod_emulator.account.network_volumes import NetworkVolume, NetworkVolumes
+from runpod_emulator.account.registries import Registries, RegistryCredentials
 from runpod_emulator.account.serverless import ServerlessEndpoint
 from runpod_emulator.account.template import Template
+from runpod_emulator.billing.rates import BillingRates
 from runpod_emulator.endpoint.placement import Placement
 from runpod_emulator.endpoint.state import Endpoint, FinishedCallback
-from runpod_emulator.errors import BadRequest, NotFound, Unprocessable
+from runpod_emulator.errors import BadRequest, Conflict, NotFound, Unprocessable
 from runpod_emulator.jobs.store import Clock
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.workers.fleet import WorkerCommand
@@ -38,19 +42,28 @@ class Account:
         command: WorkerCommand | None = None,
         *,
         gpu_types: Sequence[GpuType] = GPU_TYPES,
+        data_centers: Sequence[DataCenter] = DATA_CENTERS,
+        rates: BillingRates | None = None,
         worker_quota: int = WORKER_QUOTA,
         clock: Clock = time.monotonic,
+        clock_began_at: float | None = None,
     ) -> None:
         self.settings = settings
         self.gpu_types = tuple(gpu_types)
+        self.data_centers = tuple(data_centers)
+        self.rates = rates or BillingRates()
         self.worker_quota = worker_quota
         self.clock = clock
+        #: The clock's 0 in seconds since 1970. It is read once, so that the times on the bill never change.
+        self.clock_began_at = time.time() - clock() if clock_began_at is None else clock_began_at
         #: `http://host:port` once the emulator listens.
         self.origin = ""
         self.endpoints: dict[str, ServerlessEndpoint] = {}
         #: Deleted endpoints; they stay on the bill.
         self.deleted: list[ServerlessEndpoint] = []
         self.templates: dict[str, Template] = {}
+        self.volumes = NetworkVolumes(self.data_centers, self.now_us)
+        self.registries = Registries()
         #: Called with each job that has ended, of any endpoint.
         self.when_finished: list[FinishedCallback] = []
         self._command = command
@@ -61,6 +74,10 @@ class Account:
     def starts_workers(self) -> bool:
         """Returns whether the emulator starts the workers itself."""
         return self._command is not None
+
+    def now_us(self) -> int:
+        """Returns the time in microseconds since 1970."""
+        return round((self.clock_began_at + self.clock()) * 1_000_000)
 
     def endpoint(self, endpoint_id: str) -> ServerlessEndpoint:
         """Returns an endpoint. Raises NotFound."""
@@ -108,6 +125,24 @@ class Account:
         closing = self._closing[endpoint.id] = asyncio.create_task(endpoint.close())
         closing.add_done_callback(lambda _: self._closing.pop(endpoint.id, None))
 
+    def delete_volume(self, volume: NetworkVolume) -> None:
+        """Removes a network volume. Raises Conflict while an endpoint has it."""
+        for endpoint in self.endpoints.values():
+            if volume.id in endpoint.config.network_volumes:
+                raise Conflict(
+                    f"network volume {volume.id}: endpoint {endpoint.id} has it. Take it out of the endpoint's "
+                    "networkVolumes, or delete the endpoint, before"
+                )
+        self.volumes.delete(volume)
+
+    def delete_registry(self, registry: RegistryCredentials) -> None:
+        """Removes credentials, and the references of templates to them."""
+        self.registries.delete(registry)
+        for template in self.templates.values():
+            if template.container.registry == registry.id:
+                container = replace(template.container, registry=None)
+                self.templates[template.id] = replace(template, container=container)
+
     def start(self, origin: str) -> None:
         """Begins to run the endpoints. Needs a running event loop."""
         self.origin = origin
@@ -119,7 +154,12 @@ class Account:
         await asyncio.gather(*(endpoint.close() for endpoint in self.endpoints.values()), *self._closing.values())
 
     def _add(self, config: EndpointConfig, settings: EndpointSettings) -> ServerlessEndpoint:
-        state = Endpoint(settings, clock=self.clock, starts_workers=self.starts_workers)
+        state = Endpoint(
+            settings,
+            clock=self.clock,
+            clock_began_at=self.clock_began_at,
+            starts_workers=self.starts_workers,
+        )
         state.when_finished = self.when_finished
         endpoint = self.endpoints[settings.endpoint_id] = ServerlessEndpoint(config, state)
         self._configure(endpoint, config)
@@ -136,7 +176,7 @@ class Account:
         return Placement(
             gpu_type_id=gpu_type.id,
             gpu_count=config.gpu.count,
-            data_center_id=next(iter(config.data_center_ids), ANY_DATA_CENTER),
+            data_center_id=self._data_center(config),
             usd_per_second=price,
         )
 
@@ -146,12 +186,32 @@ class Account:
 
     def _check(self, config: EndpointConfig, settings: EndpointSettings, former_max: int) -> None:
         self._check_gpus(config)
+        self._check_places(config)
         others = sum(endpoint.state.settings.max_workers for endpoint in self.endpoints.values()) - former_max
         if settings.max_workers > former_max and others + settings.max_workers > self.worker_quota:
             raise BadRequest(
                 f"workers.max: {settings.max_workers}, with {others} of other endpoints, is above the account's quota "
                 f"of {self.worker_quota} workers. Lower another endpoint's maximum, or delete one"
             )
+
+    def _check_places(self, config: EndpointConfig) -> None:
+        known = {data_center.id for data_center in self.data_centers}
+        if unknown := [one for one in config.data_center_ids if one not in known]:
+            raise BadRequest(
+                f"dataCenterIds: there is no {unknown[0]}; the data centers are {', '.join(sorted(known))}"
+            )
+        volumes = [self.volumes.find(volume_id) for volume_id in config.network_volumes]
+        places = [volume.data_center for volume in volumes if volume is not None]
+        if None in volumes or len(set(places)) < len(volumes):
+            raise BadRequest("networkVolumes: expected ids of the account's volumes, one for each data center")
+        if config.data_center_ids and (elsewhere := set(places) - set(config.data_center_ids)):
+            raise BadRequest(f"networkVolumes: a volume is in {min(elsewhere)}, which dataCenterIds does not have")
+
+    def _data_center(self, config: EndpointConfig) -> str:
+        """Returns where workers start: with the first network volume, else in the first data center of the list."""
+        volumes = (self.volumes.find(volume_id) for volume_id in config.network_volumes)
+        places = (volume.data_center for volume in volumes if volume is not None)
+        return [*places, *config.data_center_ids, ANY_DATA_CENTER][0]
 
     def _check_gpus(self, config: EndpointConfig) -> None:
         known = {gpu_type.pool for gpu_type in self.gpu_types}

@@ -67,7 +67,7 @@ class ServerlessEndpoint:
     def _release(self, config: EndpointConfig, changes: tuple[FieldChange, ...]) -> None:
         version = len(self.releases) + 1
         self.releases.append(ReleaseRecord(secrets.token_hex(5), version, datetime.now(UTC), changes))
-        self.state.roll_out(Release(version, config.container.image, config.container.env))
+        self.state.roll_out(Release(version, config.container.image, config.container.disk_gb, config.container.env))
 
     async def _supervise(self) -> None:
         due = 0.0

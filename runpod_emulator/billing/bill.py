@@ -34,6 +34,8 @@ class Meter:
         self._phase: Phase | None = phase
         self._since = _microseconds(started_at)
         self._spent = dict.fromkeys(Phase, 0)
+        #: The billed times that have ended, each from its start to its end; times that touch are one.
+        self._billed: list[tuple[int, int]] = []
         self.started_at = started_at
         self.ready_at = None if phase is Phase.COLD_START else started_at
         self.stopped_at: float | None = None
@@ -60,10 +62,18 @@ class Meter:
             spent[self._phase] += max(0, _microseconds(at) - self._since)
         return spent
 
+    def billed_spans(self, at: float) -> list[tuple[int, int]]:
+        """Returns the billed times until `at` in microseconds of the clock, in their order; none is empty."""
+        if self._phase not in BILLED:
+            return list(self._billed)
+        return _joined(self._billed, self._since, max(_microseconds(at), self._since))
+
     def _spend(self, at: float) -> None:
         assert self._phase is not None
         now = max(_microseconds(at), self._since)
         self._spent[self._phase] += now - self._since
+        if self._phase in BILLED:
+            self._billed = _joined(self._billed, self._since, now)
         self._since = now
 
 
@@ -162,6 +172,15 @@ def usd_text(amount: Decimal) -> str:
 def _times(meter: Meter, clock_began_at: float) -> WorkerTimes:
     ready, stopped = (None if at is None else clock_began_at + at for at in (meter.ready_at, meter.stopped_at))
     return WorkerTimes(clock_began_at + meter.started_at, ready, stopped)
+
+
+def _joined(spans: list[tuple[int, int]], begin: int, end: int) -> list[tuple[int, int]]:
+    """Returns the spans with one more at their end."""
+    if begin == end:
+        return list(spans)
+    if spans and spans[-1][1] == begin:
+        return [*spans[:-1], (spans[-1][0], end)]
+    return [*spans, (begin, end)]
 
 
 def _microseconds(seconds: float) -> int:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from runpod_emulator.errors import BadRequest
 
 MANAGEMENT_FAULTS = ("error", "garbage", "hang")
+#: The statuses with which the REST API can refuse every request.
+REST_STATUSES = ("401", "403", "404", "409", "410", "422", "429", "500", "501")
+REST_FAULTS = (*REST_STATUSES, "html", "cut", "slow", "extra_field", "endless_pages")
+_REST_ON = re.compile(r"([A-Z]+ )?/v2/[a-z]\S*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,12 @@ class Faults:
     health_silent: bool = False
     #: /v1/endpoints fails: "error" (500), "garbage" (200 without JSON), "hang" (no answer).
     management: str | None = None
+    #: The REST API under /v2/serverless, /v2/templates and so on fails. With a status or `html` nothing is carried out;
+    #: with the others the request is carried out, and its answer is spoiled.
+    rest: str | None = None
+    #: The requests with the fault `rest`: method, beginning of the path, or both, as in `POST /v2/serverless`.
+    #: None: all.
+    rest_on: str | None = None
     #: Makes the shares repeatable.
     seed: int | None = None
 
@@ -50,8 +61,15 @@ class Faults:
                 raise BadRequest(f"{name}: expected true or false")
         if self.management not in (None, *MANAGEMENT_FAULTS):
             raise BadRequest(f"management: expected null or one of {', '.join(MANAGEMENT_FAULTS)}")
+        self._require_rest()
         if not isinstance(self.worker_id, str | None) or not isinstance(self.seed, int | None):
             raise BadRequest("worker_id: expected text; seed: expected a whole number")
+
+    def _require_rest(self) -> None:
+        if self.rest not in (None, *REST_FAULTS):
+            raise BadRequest(f"rest: expected null or one of {', '.join(REST_FAULTS)}")
+        if self.rest_on is not None and not (isinstance(self.rest_on, str) and _REST_ON.fullmatch(self.rest_on)):
+            raise BadRequest("rest_on: expected null or a path of the REST API, as in POST /v2/serverless")
 
     @classmethod
     def parse(cls, document: object) -> Faults:

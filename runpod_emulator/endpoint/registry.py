@@ -197,19 +197,22 @@ class WorkerRegistry:
         reported = (State.IDLE, State.INITIALIZING, State.RUNNING, State.UNHEALTHY)
         return {"ready": ready, "throttled": 0} | {state.value: states[state] for state in reported}
 
+    def all_workers(self) -> list[Worker]:
+        """Returns every worker since the start, in the order of their starts."""
+        return sorted([*self._former, *self.workers.values()], key=lambda worker: worker.started_at)
+
     def bill(self, clock_began_at: float | None = None) -> Bill:
         """Returns what all workers have cost until now.
 
         clock_began_at: the clock's 0 in seconds since 1970; with it each line has the worker's times.
         """
         now = self._clock()
-        workers = sorted([*self._former, *self.workers.values()], key=lambda worker: worker.started_at)
         lines = (
             bill_line(
                 *(worker.id, worker.meter, now, worker.placement.usd_per_second, worker.exit_code),
                 clock_began_at=clock_began_at,
             )
-            for worker in workers
+            for worker in self.all_workers()
         )
         return Bill(self.settings.usd_per_second, tuple(lines))
 

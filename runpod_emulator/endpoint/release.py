@@ -13,5 +13,7 @@ class Release:
 
     version: int = 1
     image: str | None = None
+    #: GB of the container disk.
+    disk_gb: int = 20
     #: Environment variables of the endpoint's workers. They may be secrets, so no repr has them.
     variables: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)

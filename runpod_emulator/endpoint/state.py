@@ -26,12 +26,17 @@ class Endpoint:
     """The state that the APIs and the worker fleet share."""
 
     def __init__(
-        self, settings: EndpointSettings, *, clock: Clock = time.monotonic, starts_workers: bool = False
+        self,
+        settings: EndpointSettings,
+        *,
+        clock: Clock = time.monotonic,
+        clock_began_at: float | None = None,
+        starts_workers: bool = False,
     ) -> None:
         self.settings = settings
         self.clock = clock
         #: The clock's 0 in seconds since 1970. It is read once, so that the times on the bill never change.
-        self.clock_began_at = time.time() - clock()
+        self.clock_began_at = time.time() - clock() if clock_began_at is None else clock_began_at
         #: Wakes the supervisor when there may be work to do.
         self.changed = Signal()
         self.is_closing = False

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -17,10 +18,14 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
+from aiohttp import web
+from aiohttp.typedefs import Middleware
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 from referencing import Registry, Resource
 
+from runpod_emulator import Emulator, EndpointSettings, WorkerCommand
+from runpod_emulator.http import Handler
 from vllm_service.runpod.endpoint import Reply
 
 SCHEMAS = Path(__file__).with_name("schemas")
@@ -127,6 +132,62 @@ def checked(send: Send) -> Send:
     return send_checked
 
 
+class Recorded:
+    """An aiohttp middleware that holds an emulator's exchanges of REST v2 against the contract.
+
+    ours: every request comes from our own code, so that a wrong one breaks the contract even if it is refused.
+    """
+
+    def __init__(self, *, ours: bool = False) -> None:
+        self._ours = ours
+        #: Every exchange, such as `GET /v2/serverless 200`.
+        self.exchanges: list[str] = []
+        #: What broke the contract.
+        self.broken: list[str] = []
+
+    def middleware(self) -> Middleware:
+        """Returns the middleware for `Emulator(middlewares=...)`."""
+
+        @web.middleware
+        async def record(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if not is_rest(request.path):
+                return await handler(request)
+            wrong = _broken_by(check_request, request.method, request.path, request.query_string, await request.read())
+            response = await handler(request)
+            self.exchanges.append(f"{request.method} {request.path} {response.status}")
+            if wrong and (self._ours or response.status < 400):
+                self.broken.append(f"answered {response.status}: {wrong}")
+            if isinstance(response, web.Response):
+                body = response.body if isinstance(response.body, bytes) else b""
+                self._check(request, response.status, body, response.headers)
+            return response
+
+        return record
+
+    def _check(self, request: web.Request, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        known = any(operation.matches(request.method, request.path) for operation in OPERATIONS)
+        check = check_answer if known else check_refusal
+        if wrong := _broken_by(check, request.method, request.path, status, body, headers):
+            self.broken.append(wrong)
+
+
+@asynccontextmanager
+async def checked_emulator(
+    settings: EndpointSettings | None = None,
+    workers: WorkerCommand | None = None,
+    *,
+    ours: bool = False,
+    **options: Any,
+) -> AsyncIterator[tuple[Emulator, Recorded]]:
+    """Runs an emulator without REST quotas, and raises ContractBroken at its end for what broke the contract."""
+    recorded = Recorded(ours=ours)
+    options = {"rest_quotas": {}, "middlewares": [recorded.middleware()]} | options
+    async with Emulator(settings, workers, **options) as emulator:
+        yield emulator, recorded
+    if recorded.broken:
+        raise ContractBroken("\n".join(recorded.broken))
+
+
 def check_request(method: str, path: str, query: str, body: bytes) -> None:
     """Raises ContractBroken for a request that RunPod would refuse by its schema.
 
@@ -163,6 +224,11 @@ def check_answer(method: str, path: str, status: int, body: bytes, headers: Mapp
         _validate(operation.answer, _parse(body, where), where)
 
 
+def check_refusal(method: str, path: str, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    """Raises ContractBroken for an answer that is no problem of RFC 9457: to what is no published operation."""
+    _check_problem(status, body, {name.lower(): value for name, value in headers.items()}, f"{method} {path}: {status}")
+
+
 def check_events(text: str, where: str = "events") -> int:
     """Returns how many log events a text holds. Raises ContractBroken for one that is not as published."""
     events = [block for block in text.split("\n\n") if "data:" in block]
@@ -173,6 +239,15 @@ def check_events(text: str, where: str = "events") -> int:
         if fields.get("id") != document["ts"]:
             raise ContractBroken(f"{where}: the event's id {fields.get('id')!r} is not its ts {document['ts']!r}")
     return len(events)
+
+
+def _broken_by(check: Callable[..., None], *arguments: object) -> str | None:
+    """Returns what breaks the contract, or None."""
+    try:
+        check(*arguments)
+    except ContractBroken as broken:
+        return str(broken)
+    return None
 
 
 def _check_problem(status: int, body: bytes, headers: Mapping[str, str], where: str) -> None:

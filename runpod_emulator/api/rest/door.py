@@ -14,6 +14,8 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from runpod_emulator.account.account import Account
+from runpod_emulator.api.rest.faults import applies, spoiled
+from runpod_emulator.api.rest.queries import Query
 from runpod_emulator.api.rest.quotas import Quotas
 from runpod_emulator.errors import ApiError, BadRequest, NotFound, Unauthorized, Unprocessable
 from runpod_emulator.http import Handler, read_body
@@ -73,7 +75,7 @@ class RestDoor:
             try:
                 self._require_key(request)
                 headers = request[QUOTA_HEADERS] = self._quotas.count(group)
-                response = await handler(request)
+                response = await self._answer(request, handler)
             except ApiError as error:
                 response = problem(error)
             if not response.prepared:
@@ -86,6 +88,12 @@ class RestDoor:
         """Adds the answer for all other methods and paths of a group. It has to be added last."""
         router.add_route("*", f"/v2/{group}", self.guarded(group, _no_such_operation))
         router.add_route("*", f"/v2/{group}/{{tail:.*}}", self.guarded(group, _no_such_operation))
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        injected = self._account.first.state.injector.faults
+        if injected.rest is None or not applies(injected, request):
+            return await handler(request)
+        return await spoiled(injected.rest, request, handler)
 
     async def _fault(self) -> web.StreamResponse | None:
         fault = self._account.first.state.injector.faults.management
@@ -118,7 +126,7 @@ async def read(request: web.Request, body: type[Body]) -> Body:
 
 def page(request: web.Request, name: str, items: Sequence[Item], show: Callable[[Item], Any]) -> web.Response:
     """Returns `{name: [...]}` with the page that begins at `?cursor=`; `nextCursor` if there are more items."""
-    text = request.query.get("cursor", "0")
+    text = Query(request, ("cursor",)).text("cursor") or "0"
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) <= len(items)):
         raise BadRequest("cursor: expected the nextCursor of the page before")
     end = int(text) + PAGE_ITEMS

@@ -1,0 +1,219 @@
+"""The emulator's REST v2: every operation, with good and bad requests, keeps to the published schemas."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from runpod_emulator import Emulator, EndpointSettings
+from tests.contract.rest_contract import (
+    OPERATIONS,
+    ContractBroken,
+    Recorded,
+    check_request,
+    checked_emulator,
+    operation_of,
+)
+
+GPU = {"pools": ["AMPERE_24"]}
+QUEUE = {"type": "QUEUE_DELAY", "queueDelay": 4}
+ENDPOINT = {"name": "chat", "type": "QUEUE", "image": "example/worker:1", "scaling": QUEUE, "gpu": GPU}
+TEMPLATE = {"name": "vllm", "image": "example/worker:1", "serverless": True}
+VOLUME = {"name": "models", "size": 100, "dataCenter": "EU-RO-1"}
+REGISTRY = {"name": "private", "username": "someone", "password": "hidden"}
+MADE = {
+    "endpoint": ("/v2/serverless", ENDPOINT),
+    "template": ("/v2/templates", TEMPLATE),
+    "volume": ("/v2/network-volumes", VOLUME),
+    "registry": ("/v2/registries", REGISTRY),
+}
+#: Names in a path that stand for the id of what each test makes first.
+Made = dict[str, str]
+
+GOOD: list[tuple[str, str, Any]] = [
+    ("GET", "/v2/serverless", None),
+    ("POST", "/v2/serverless", ENDPOINT),
+    ("POST", "/v2/serverless", ENDPOINT | {"workers": {"min": 0, "max": 1, "idleTimeout": 5}, "env": {"A": "b"}}),
+    ("POST", "/v2/serverless", ENDPOINT | {"scaling": {"type": "REQUEST_COUNT", "requestCount": 4}}),
+    ("POST", "/v2/serverless", {k: v for k, v in ENDPOINT.items() if k != "image"} | {"templateId": "{template}"}),
+    ("POST", "/v2/serverless", ENDPOINT | {"networkVolumes": ["{volume}"], "dataCenterIds": ["EU-RO-1"]}),
+    ("GET", "/v2/serverless/{endpoint}", None),
+    ("PATCH", "/v2/serverless/{endpoint}", {"workers": {"max": 5}}),
+    ("PATCH", "/v2/serverless/{endpoint}", {"image": "example/worker:2", "flashboot": "FLASHBOOT"}),
+    ("PATCH", "/v2/serverless/{endpoint}", {"gpu": {"count": 2}}),
+    ("PATCH", "/v2/serverless/{endpoint}", {}),
+    ("DELETE", "/v2/serverless/{endpoint}", None),
+    ("GET", "/v2/serverless/{endpoint}/workers", None),
+    ("GET", "/v2/templates", None),
+    ("POST", "/v2/templates", TEMPLATE),
+    ("POST", "/v2/templates", TEMPLATE | {"mounts": {"persistent": {"size": 20, "path": "/workspace"}}, "disk": 40}),
+    ("GET", "/v2/templates/{template}", None),
+    ("PATCH", "/v2/templates/{template}", {"env": {"MODEL": "x"}, "registry": None}),
+    ("PATCH", "/v2/templates/{template}", {"allowedCudaVersions": ["12.8"], "category": "AMD"}),
+    ("DELETE", "/v2/templates/{template}", None),
+    ("GET", "/v2/network-volumes", None),
+    ("POST", "/v2/network-volumes", VOLUME),
+    ("POST", "/v2/network-volumes", VOLUME | {"type": "HIGH_PERFORMANCE"}),
+    ("GET", "/v2/network-volumes/{volume}", None),
+    ("PATCH", "/v2/network-volumes/{volume}", {"name": "weights"}),
+    ("PATCH", "/v2/network-volumes/{volume}", {"size": 100}),
+    ("PATCH", "/v2/network-volumes/{volume}", {"size": 4096}),
+    ("DELETE", "/v2/network-volumes/{volume}", None),
+    ("GET", "/v2/registries", None),
+    ("POST", "/v2/registries", REGISTRY),
+    ("GET", "/v2/registries/{registry}", None),
+    ("DELETE", "/v2/registries/{registry}", None),
+    ("GET", "/v2/catalog/gpus", None),
+    ("GET", "/v2/catalog/gpus?include=AVAILABILITY&product=SERVERLESS", None),
+    ("GET", "/v2/catalog/gpus?include=AVAILABILITY&product=SERVERLESS&countryCodes=RO,US&count=2", None),
+    ("GET", "/v2/catalog/gpus?include=AVAILABILITY&product=POD&cloud=COMMUNITY", None),
+    ("GET", "/v2/catalog/gpus?include=AVAILABILITY&product=POD&cudaVersions=12.8,99.1", None),
+    ("GET", "/v2/catalog/gpus/NVIDIA%20L4", None),
+    ("GET", "/v2/catalog/gpus/NVIDIA%20L4?include=AVAILABILITY&product=SERVERLESS&minCudaVersion=12", None),
+    ("GET", "/v2/catalog/datacenters", None),
+    ("GET", "/v2/catalog/datacenters?include=GPU_AVAILABILITY,CPU_AVAILABILITY", None),
+    ("GET", "/v2/catalog/datacenters?regions=EUROPE,ASIA&networkVolumeTypes=STANDARD&compliance=GDPR", None),
+    ("GET", "/v2/catalog/datacenters?globalNetwork=true", None),
+    ("GET", "/v2/catalog/datacenters/EU-RO-1?include=GPU_AVAILABILITY", None),
+    ("GET", "/v2/billing/serverless", None),
+    ("GET", "/v2/billing/serverless?lastN=3&bucketSize=hour&serverlessId={endpoint}", None),
+    ("GET", "/v2/billing/serverless?startTime=2026-11-01T00:00:00Z&endTime=2026-11-08T00:00:00Z&bucketSize=week", None),
+    ("GET", "/v2/billing/serverless?serverlessId=unknown", None),
+    ("GET", "/v2/billing/network-volumes?bucketSize=year", None),
+    ("GET", "/v2/billing/network-volumes?networkVolumeId={volume}&lastN=1", None),
+]
+
+BAD: list[tuple[str, str, Any, int]] = [
+    ("POST", "/v2/serverless", ENDPOINT | {"imageName": "x"}, 422),
+    ("POST", "/v2/serverless", ENDPOINT | {"type": "POD"}, 422),
+    ("POST", "/v2/serverless", ENDPOINT | {"workers": {"idleTimeout": 0}}, 422),
+    ("POST", "/v2/serverless", ENDPOINT | {"gpu": {"pools": []}}, 422),
+    ("POST", "/v2/serverless", ENDPOINT | {"gpu": {"pools": ["TOASTER_8"]}}, 400),
+    ("POST", "/v2/serverless", ENDPOINT | {"env": {"A": 1}}, 422),
+    ("POST", "/v2/serverless", {k: v for k, v in ENDPOINT.items() if k != "image"}, 422),
+    ("POST", "/v2/serverless", ENDPOINT | {"templateId": "none"}, 404),
+    ("POST", "/v2/serverless", "{", 400),
+    ("POST", "/v2/serverless", "[]", 422),
+    ("GET", "/v2/serverless/none", None, 404),
+    ("PATCH", "/v2/serverless/none", {}, 404),
+    ("PATCH", "/v2/serverless/{endpoint}", {"workersMin": 2}, 422),
+    ("PATCH", "/v2/serverless/{endpoint}", {"gpu": {"excludedTypes": ["NVIDIA L4"]}}, 422),
+    ("PATCH", "/v2/serverless/{endpoint}", {"cpu": [{"id": "cpu3c", "vcpuCount": 2}]}, 400),
+    ("DELETE", "/v2/serverless/none", None, 404),
+    ("GET", "/v2/serverless/none/workers", None, 404),
+    ("POST", "/v2/templates", {"name": "t"}, 422),
+    ("POST", "/v2/templates", TEMPLATE | {"mounts": {"network": {}}}, 422),
+    ("POST", "/v2/templates", TEMPLATE | {"allowedCudaVersions": ["12"]}, 422),
+    ("PATCH", "/v2/templates/{template}", {"name": None}, 422),
+    ("GET", "/v2/templates/none", None, 404),
+    ("DELETE", "/v2/templates/none", None, 404),
+    ("POST", "/v2/network-volumes", VOLUME | {"size": 9}, 422),
+    ("POST", "/v2/network-volumes", VOLUME | {"size": 4097}, 422),
+    ("POST", "/v2/network-volumes", VOLUME | {"size": 1e99}, 422),
+    ("POST", "/v2/network-volumes", VOLUME | {"size": "100"}, 422),
+    ("POST", "/v2/network-volumes", VOLUME | {"dataCenter": "MOON-1"}, 400),
+    ("POST", "/v2/network-volumes", VOLUME | {"dataCenter": "EU-CZ-1", "type": "HIGH_PERFORMANCE"}, 400),
+    ("PATCH", "/v2/network-volumes/{volume}", {"size": 99}, 400),
+    ("PATCH", "/v2/network-volumes/{volume}", {}, 422),
+    ("PATCH", "/v2/network-volumes/{volume}", {"dataCenter": "EU-RO-1"}, 422),
+    ("DELETE", "/v2/network-volumes/none", None, 404),
+    ("POST", "/v2/registries", {"name": "r", "username": "u"}, 422),
+    ("PATCH", "/v2/registries/{registry}", {"name": "r"}, 404),
+    ("DELETE", "/v2/registries/none", None, 404),
+    ("GET", "/v2/catalog/gpus?include=AVAILABILITY", None, 400),
+    ("GET", "/v2/catalog/gpus?product=POD", None, 400),
+    ("GET", "/v2/catalog/gpus?include=AVAILABILITY&product=POD&cudaVersions=12", None, 422),
+    ("GET", "/v2/catalog/gpus?include=AVAILABILITY&product=POD&cudaVersions=12.8&minCudaVersion=12", None, 400),
+    ("GET", "/v2/catalog/gpus?include=EVERYTHING", None, 422),
+    ("GET", "/v2/catalog/gpus/none", None, 404),
+    ("GET", "/v2/catalog/datacenters?country=RO", None, 400),
+    ("GET", "/v2/catalog/datacenters?globalNetwork=yes", None, 422),
+    ("GET", "/v2/catalog/datacenters/none", None, 404),
+    ("GET", "/v2/billing/serverless?bucketSize=minute", None, 422),
+    ("GET", "/v2/billing/serverless?lastN=0", None, 422),
+    ("GET", "/v2/billing/serverless?lastN=99999", None, 422),
+    ("GET", "/v2/billing/serverless?lastN=3&endTime=2026-11-01T00:00:00Z", None, 400),
+    ("GET", "/v2/billing/serverless?startTime=yesterday", None, 422),
+    ("GET", "/v2/billing/serverless?startTime=2026-13-01T00:00:00Z", None, 422),
+    ("GET", "/v2/billing/serverless?startTime=0001-01-01T00:00:00Z&bucketSize=hour", None, 400),
+    ("GET", "/v2/billing/serverless?grouping=gpu", None, 400),
+    ("GET", "/v2/billing/endpoints", None, 404),
+    ("PUT", "/v2/serverless/{endpoint}", {}, 404),
+]
+
+
+def named(method: str, path: str, *_: object) -> str:
+    return f"{method} {path}"
+
+
+async def ask(emulator: Emulator, method: str, path: str, body: object, made: Made | None = None) -> httpx.Response:
+    """Sends one request; text is sent as it is, everything else as JSON."""
+    for name, made_id in (made or {}).items():
+        path = path.replace(f"{{{name}}}", made_id)
+        body = None if body is None else json.loads(json.dumps(body).replace(f"{{{name}}}", made_id))
+    content = None if body is None else body if isinstance(body, str) else json.dumps(body)
+    async with httpx.AsyncClient(base_url=emulator.origin, trust_env=False, verify=False) as client:
+        return await client.request(method, path, content=content)
+
+
+async def made_in(emulator: Emulator) -> Made:
+    return {name: (await ask(emulator, "POST", path, body)).json()["id"] for name, (path, body) in MADE.items()}
+
+
+@pytest.mark.parametrize(("method", "path", "body"), GOOD, ids=[named(*case) for case in GOOD])
+async def test_a_good_request_succeeds_as_published(method: str, path: str, body: object) -> None:
+    async with checked_emulator(ours=True) as (emulator, recorded):
+        answer = await ask(emulator, method, path, body, await made_in(emulator))
+    assert answer.status_code == operation_of(method, answer.request.url.raw_path.decode().partition("?")[0]).success
+    assert len(recorded.exchanges) == 5
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), BAD, ids=[named(*case) for case in BAD])
+async def test_a_bad_request_is_a_problem_that_says_what_to_do(
+    method: str, path: str, body: object, status: int
+) -> None:
+    async with checked_emulator() as (emulator, _):
+        before = await made_in(emulator)
+        answer = await ask(emulator, method, path, body, before)
+        listed = {name: (await ask(emulator, "GET", where, None)).json() for name, (where, _) in MADE.items()}
+    assert answer.status_code == status
+    assert answer.json()["detail"]
+    assert [len(next(iter(document.values()))) for document in listed.values()] == [2, 1, 1, 1]
+
+
+def test_every_operation_is_asked_well() -> None:
+    asked = {operation_of(method, path.partition("?")[0].replace("{", "").replace("}", "")) for method, path, _ in GOOD}
+    assert {operation.path.split("/")[-1] for operation in set(OPERATIONS) - asked} <= {"releases", "logs"}
+
+
+async def test_what_breaks_the_contract_is_reported_at_the_emulators_end() -> None:
+    async def wrong_request() -> None:
+        async with checked_emulator(ours=True) as (emulator, recorded):
+            await ask(emulator, "PATCH", "/v2/serverless/local", {"workersMin": 1})
+            assert recorded.exchanges == ["PATCH /v2/serverless/local 422"]
+
+    with pytest.raises(ContractBroken, match="workersMin"):
+        await wrong_request()
+
+
+async def test_the_job_api_is_not_held_against_rest() -> None:
+    async with checked_emulator() as (emulator, recorded):
+        await ask(emulator, "POST", "/v2/local/run", {"input": 1})
+    assert recorded.exchanges == []
+
+
+async def test_without_the_key_every_resource_answers_401() -> None:
+    async with checked_emulator(EndpointSettings(api_key="key")) as (emulator, recorded):
+        for path, _ in MADE.values():
+            assert (await ask(emulator, "GET", path, None)).status_code == 401
+    assert len(recorded.exchanges) == len(MADE)
+
+
+def test_no_test_sends_what_the_schema_refuses_where_it_expects_success() -> None:
+    for method, path, body in GOOD:
+        where, _, query = path.partition("?")
+        check_request(method, where, query, b"" if body is None else json.dumps(body).encode())
+    assert Recorded().broken == []
