@@ -11,7 +11,7 @@ from typing import Any
 
 from runpod_emulator.account.configuration import EndpointConfig, first_config
 from runpod_emulator.account.data_centers import DATA_CENTERS, DataCenter
-from runpod_emulator.account.gpus import GPU_TYPES, GpuType, in_pools
+from runpod_emulator.account.gpus import GPU_TYPES, GpuType, in_pools, pool_at
 from runpod_emulator.account.network_volumes import NetworkVolume, NetworkVolumes
 from runpod_emulator.account.registries import Registries, RegistryCredentials
 from runpod_emulator.account.serverless import ServerlessEndpoint
@@ -68,7 +68,9 @@ class Account:
         self.when_finished: list[FinishedCallback] = []
         self._command = command
         self._closing: dict[str, asyncio.Task[None]] = {}
-        self.first = self._add(first_config(settings.endpoint_id), settings)
+        self.first = self._add(
+            first_config(settings.endpoint_id, pool_at(self.gpu_types, settings.usd_per_second)), settings
+        )
 
     @property
     def starts_workers(self) -> bool:

@@ -103,10 +103,10 @@ def _json(config: Any, path: tuple[str, ...]) -> Any:
     return dict(config) if isinstance(config, Mapping) else config
 
 
-def first_config(endpoint_id: str) -> EndpointConfig:
-    """Returns the configuration of the endpoint that the emulator starts with."""
+def first_config(endpoint_id: str, pool: str) -> EndpointConfig:
+    """Returns the configuration of the endpoint that the emulator starts with. pool: of its GPUs."""
     return EndpointConfig(
         name=endpoint_id,
         container=ContainerConfig(image="runpod-emulator/worker:latest"),
-        gpu=GpuSelection(pools=("AMPERE_24",)),
+        gpu=GpuSelection(pools=(pool,)),
     )

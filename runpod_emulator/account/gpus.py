@@ -5,7 +5,7 @@ Pools and types change, so `Account.gpu_types` can be given others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -58,6 +58,13 @@ GPU_TYPES: tuple[GpuType, ...] = (
     *_pool("HOPPER_141", "0.00155", ("NVIDIA H200", "H200 SXM", 141)),
     *_pool("BLACKWELL_180", "0.00240", ("NVIDIA B200", "B200", 180)),
 )
+
+
+def pool_at(gpu_types: Sequence[GpuType], usd_per_second: Decimal) -> str:
+    """Returns the pool whose GPUs cost this; the first one where there is none."""
+    return next(
+        (gpu_type.pool for gpu_type in gpu_types if gpu_type.usd_per_second == usd_per_second), gpu_types[0].pool
+    )
 
 
 def in_pools(gpu_types: Iterable[GpuType], pools: Iterable[str]) -> tuple[GpuType, ...]:

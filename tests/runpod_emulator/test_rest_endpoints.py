@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -35,6 +36,17 @@ async def test_a_new_endpoint_has_the_published_defaults_and_is_there_until_it_i
         assert (await rest("GET", f"{ENDPOINTS}/{made['id']}")).status_code == 404
         assert (await rest("DELETE", f"{ENDPOINTS}/{made['id']}")).status_code == 404
         assert list(emulator.account.endpoints) == ["local"]
+
+
+@pytest.mark.parametrize(
+    ("usd_per_second", "pool"), [("0.00031", "ADA_24"), ("0.00240", "BLACKWELL_180"), ("0.123", "AMPERE_16")]
+)
+async def test_the_first_endpoint_has_the_gpus_that_its_price_is_of(usd_per_second: str, pool: str) -> None:
+    async with (
+        Emulator(EndpointSettings(usd_per_second=Decimal(usd_per_second))) as emulator,
+        rest_of(emulator) as rest,
+    ):
+        assert (await rest("GET", f"{ENDPOINTS}/local")).json()["gpu"]["pools"] == [pool]
 
 
 @pytest.mark.parametrize(
