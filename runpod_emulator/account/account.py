@@ -137,6 +137,13 @@ class Account:
                 )
         self.volumes.delete(volume)
 
+    def delete_template(self, template: Template) -> None:
+        """Removes a template. Raises BadRequest while there is an endpoint that was made from it."""
+        for endpoint in self.endpoints.values():
+            if endpoint.config.template_id == template.id:
+                raise BadRequest(f"template {template.id}: endpoint {endpoint.id} was made from it; delete that before")
+        del self.templates[template.id]
+
     def delete_registry(self, registry: RegistryCredentials) -> None:
         """Removes credentials, and the references of templates to them."""
         self.registries.delete(registry)

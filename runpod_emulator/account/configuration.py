@@ -49,6 +49,8 @@ class EndpointConfig:
     data_center_ids: tuple[str, ...] = ()
     network_volumes: tuple[str, ...] = ()
     flashboot: FlashBoot = "OFF"
+    #: The template that the endpoint was made from. Its later changes do not reach the endpoint.
+    template_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from runpod_emulator import BillingRates, Emulator, EndpointSettings
+from runpod_emulator.api.rest.billing import MOST_RECORDS
 from runpod_emulator.billing.rates import SECONDS_PER_MONTH
 
 HOUR = 3600.0
@@ -163,6 +164,19 @@ async def test_a_volume_is_billed_by_its_sizes_until_it_is_deleted(midnight: flo
     assert high - PICO < records[fast.id]["highPerformanceAmount"] <= high
     assert one["metadata"]["totals"]["standardAmount"] == records[small.id]["standardAmount"]
     assert both["metadata"]["uniqueNetworkVolumeCount"] == 2
+
+
+async def test_more_records_than_fit_into_an_answer_are_refused_before_they_are_made() -> None:
+    async with Emulator(rest_quotas={}) as emulator:
+        for number in range(20):
+            emulator.account.volumes.create(f"v{number}", 10, "EU-RO-1")
+        client = httpx.AsyncClient(base_url=emulator.origin, trust_env=False, verify=False)
+        async with client:
+            query = {"bucketSize": "hour", "lastN": "600"}
+            refused = await client.get("/v2/billing/network-volumes", params=query)
+            narrowed = await client.get("/v2/billing/network-volumes", params=query | {"lastN": "500"})
+    assert (refused.status_code, "bucketSize" in refused.json()["detail"]) == (400, True)
+    assert narrowed.json()["metadata"]["recordCount"] == MOST_RECORDS
 
 
 async def test_the_emulators_own_bill_keeps_the_times_of_workers(midnight: float) -> None:

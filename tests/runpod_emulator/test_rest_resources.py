@@ -106,6 +106,10 @@ async def test_a_template_is_copied_into_an_endpoint_and_later_changes_do_not_re
     changed = (await client.patch(f"/templates/{template['id']}", json={"image": "example/worker:2"})).json()
     assert changed == template | {"image": "example/worker:2"}
     assert (await client.get(f"/serverless/{endpoint['id']}")).json()["image"] == "example/worker:1"
+    refused = await client.delete(f"/templates/{template['id']}")
+    assert (refused.status_code, endpoint["id"] in refused.json()["detail"]) == (400, True)
+    await client.delete(f"/serverless/{endpoint['id']}")
+    assert (await client.delete(f"/templates/{template['id']}")).status_code == 204
 
 
 async def test_a_template_for_pods_makes_no_endpoint(client: httpx.AsyncClient) -> None:

@@ -29,6 +29,8 @@ from runpod_emulator.billing.metered import MeteredCost, by_bucket, total
 from runpod_emulator.errors import BadRequest
 
 GROUP = "billing"
+#: Of one answer, so that a query costs little. RunPod names no limit.
+MOST_RECORDS = 10_000
 WINDOW_PARAMETERS = ("startTime", "endTime", "bucketSize", "lastN")
 
 #: The costs of one endpoint or volume by the name of their amount.
@@ -107,7 +109,13 @@ def _window(query: Query, now_us: int) -> Window:
 
 
 def _bill(kind: Kind, asked: Window, only: str | None, bills: Mapping[str, Parts]) -> dict[str, Any]:
+    """Returns the document: a record for each bucket and resource. Raises BadRequest for too many."""
     buckets = list(asked.buckets())
+    if len(buckets) * len(bills) > MOST_RECORDS:
+        raise BadRequest(
+            f"the answer would have more than {MOST_RECORDS} records, for {len(bills)} resources; ask for less time, a "
+            f"larger bucketSize, or for one {kind.id_name}"
+        )
     borders_us = [microseconds(asked.start), *(microseconds(end) for _, end in buckets)]
     columns = {
         name: {amount: by_bucket(parts.get(amount, ()), borders_us) for amount in kind.amounts}

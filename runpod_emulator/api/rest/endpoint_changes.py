@@ -42,7 +42,7 @@ def created(body: CreateEndpointBody, account: Account) -> tuple[EndpointConfig,
     gpu = _gpu(GpuSelection(pools=()), body.gpu)
     if template and body.gpu.allowed_cuda_versions is None and body.gpu.min_cuda_version is None:
         gpu = replace(gpu, allowed_cuda_versions=template.allowed_cuda_versions)
-    config = EndpointConfig(name=body.name, container=container, gpu=gpu)
+    config = EndpointConfig(name=body.name, container=container, gpu=gpu, template_id=body.template_id)
     return _with_places(config, body), NEW | _settings(body, "queue_delay", account.settings)
 
 

@@ -94,8 +94,8 @@ class TemplatesApi:
         return web.json_response(template_document(template))
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
-        """Deletes a template. No endpoint is bound to one, so this is never refused."""
-        del self._account.templates[self._template(request).id]
+        """Deletes a template; refused while there is an endpoint that was made from it."""
+        self._account.delete_template(self._template(request))
         return web.Response(status=204)
 
     def _template(self, request: web.Request) -> Template:
