@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from vllm_service.catalog.model import Management, Provider
 from vllm_service.runpod.endpoint import SendHttp
 from vllm_service.runpod.rate_limits import RateLimits
-from vllm_service.runpod.rest_api import RestApi
+from vllm_service.runpod.rest_api import LONGEST_ENDPOINT_BYTES, RestApi
 from vllm_service.runpod.rest_errors import RestError
 from vllm_service.runpod.worker_bounds import parse_bounds, scaled_down_reason
 
@@ -56,6 +56,7 @@ class BoundsWatch:
             send,
             timeout_seconds=settings.timeout_seconds,
             longest_wait_seconds=0.0,
+            longest_body_bytes=LONGEST_ENDPOINT_BYTES,
             limits=limits,
             clock=clock,
         )

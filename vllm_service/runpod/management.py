@@ -15,7 +15,7 @@ from vllm_service.catalog.model import Management, ManagementApi, Provider
 from vllm_service.errors import UpstreamFailed
 from vllm_service.runpod.endpoint import SendHttp
 from vllm_service.runpod.rate_limits import RateLimits
-from vllm_service.runpod.rest_api import Json, RestApi
+from vllm_service.runpod.rest_api import LONGEST_ENDPOINT_BYTES, Json, RestApi
 from vllm_service.runpod.rest_errors import RestError
 from vllm_service.runpod.worker_bounds import parse_bounds
 
@@ -47,6 +47,7 @@ class RunPodManagement:
             send,
             timeout_seconds=timeout_seconds,
             longest_wait_seconds=0.0,
+            longest_body_bytes=LONGEST_ENDPOINT_BYTES,
             limits=limits,
             clock=clock,
         )

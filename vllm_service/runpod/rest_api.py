@@ -27,6 +27,9 @@ from vllm_service.runpod.rest_errors import RestCall, RestError
 DEFAULT_ORIGIN = "https://api.runpod.io"
 #: Of an answer. A list of a thousand endpoints with their environments has some MB.
 LONGEST_BODY_BYTES = 16 * 2**20
+#: Of the document of one endpoint, whose environment may hold certificates. What is read beside requests is short:
+#: reading JSON holds up all of them.
+LONGEST_ENDPOINT_BYTES = 2**20
 #: Of one list.
 MOST_PAGES = 200
 _LONGEST_CURSOR = 4096
@@ -59,7 +62,7 @@ class RestApi:
     """Sends requests with one key. Raises RestError, whose message says what to do.
 
     timeout_seconds: of each attempt. longest_wait_seconds: of all waits of one call together; with 0 every call is one
-    attempt. clock: monotonic seconds.
+    attempt. longest_body_bytes: of an answer. clock: monotonic seconds.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class RestApi:
         *,
         timeout_seconds: float = 30.0,
         longest_wait_seconds: float = 60.0,
+        longest_body_bytes: int = LONGEST_BODY_BYTES,
         limits: RateLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -82,6 +86,7 @@ class RestApi:
         self._send = send
         self._timeout_seconds = timeout_seconds
         self._longest_wait_seconds = longest_wait_seconds
+        self._longest_body_bytes = longest_body_bytes
         self._limits = limits or RateLimits()
         self._clock = clock
         self._sleep = sleep
@@ -191,7 +196,7 @@ class RestApi:
             raise rest_errors.refused(call, reply)
         if reply.status == 204 or (call.method == "DELETE" and not reply.body):
             return {}
-        return _document(call, reply)
+        return _document(call, reply, self._longest_body_bytes)
 
     def _named(self, method: str, path: str, body: object = None) -> RestCall:
         return RestCall(method, path, tuple(secret for secret in (self._key, *secrets_in(body)) if secret))
@@ -214,9 +219,9 @@ def _pause_seconds(method: str, failure: RestError, attempt: int) -> float | Non
     return max(failure.retry_after_seconds or 0.0, _SHORTEST_PAUSE_SECONDS * 2.0**attempt)
 
 
-def _document(call: RestCall, reply: Reply) -> Json:
-    if len(reply.body) > LONGEST_BODY_BYTES:
-        raise rest_errors.not_runpod(call, reply, f"more than {LONGEST_BODY_BYTES} bytes")
+def _document(call: RestCall, reply: Reply, longest_bytes: int) -> Json:
+    if len(reply.body) > longest_bytes:
+        raise rest_errors.not_runpod(call, reply, f"more than {longest_bytes} bytes")
     try:
         document = json.loads(reply.body, parse_float=Decimal, parse_constant=_no_number)
     except (ValueError, RecursionError):

@@ -26,6 +26,7 @@ def provider(*lines: str) -> str:
         (["base_url: http://vllm:8000/v1", KEY], "base_url"),
         ([RUNPOD, KEY, "api_url: http://emulator:8000"], "api_url"),
         ([RUNPOD, KEY, MANAGED, "management_url: http://rest.runpod.test"], "management_url"),
+        ([RUNPOD, KEY, "management_url: http://rest.runpod.test/v2"], "management_url"),
         ([RUNPOD, KEY, MANAGED, "api_url: https://x", "management_url: http://rest.runpod.test/v1"], "management_url"),
     ],
 )

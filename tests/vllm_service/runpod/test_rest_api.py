@@ -96,6 +96,14 @@ async def test_amounts_are_read_from_the_text_and_not_through_floats(bench: Benc
     assert document == {"totalAmount": Decimal("0.1000000000000000055"), "n": 3, "big": Decimal("1e400")}
 
 
+async def test_an_answer_that_is_longer_than_its_reader_allows_is_not_read(bench: Bench) -> None:
+    bench.script.answers = [raw(200, b'{"a": "%b"}' % (b"x" * 2000)), raw(200, b'{"a": "x"}')]
+    api = bench.api(longest_body_bytes=1000)
+    with pytest.raises(RestError, match="is not RunPod: more than 1000 bytes"):
+        await api.get(EP)
+    assert await api.get(EP) == {"a": "x"}
+
+
 HTML = b"<html><body>Attention required: %b</body></html>" % KEY.encode()
 #: The answer, and what the sentence has to hold: what happened, and the remedy.
 ANSWERS = {
