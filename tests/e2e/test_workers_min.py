@@ -29,8 +29,8 @@ HOSTED_USD = 100
 FAULTS = {"hang": "no answer in time", "error": "RunPod answered 500", "garbage": "is not RunPod"}
 
 
-def configured(endpoint: Gated, directory: Path, **others: object) -> None:
-    own = endpoint.provider(EXPECTED, scaling="workers_min", management_api="v1")
+def configured(endpoint: Gated, directory: Path, api: str = "v2", **others: object) -> None:
+    own = endpoint.provider(EXPECTED, scaling="workers_min", management_api=api)
     endpoint.configure_with(directory, {"own": own, **others}, HOSTED_USD)
 
 
@@ -115,7 +115,7 @@ async def test_a_gateway_that_was_killed_leaves_workers_that_are_paid_and_the_ne
 ) -> None:
     redis_server.empty()
     async with gated(tmp_path, THREE) as endpoint:
-        configured(endpoint, tmp_path)
+        configured(endpoint, tmp_path, "v1")
         endpoint.open()
         variables = VARIABLES | {"REDIS_URL": redis_server.url}
         async with gateway(tmp_path, **variables) as killed:

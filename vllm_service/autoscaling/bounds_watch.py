@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vllm_service.catalog.model import Management, Provider
+from vllm_service.domain.plan import WorkerTarget
 from vllm_service.runpod.endpoint import SendHttp
 from vllm_service.runpod.rate_limits import RateLimits
 from vllm_service.runpod.rest_api import LONGEST_ENDPOINT_BYTES, RestApi
@@ -68,6 +69,8 @@ class BoundsWatch:
         self.most: int | None = None
         #: Why RunPod seems to have lowered it, and the remedy.
         self.scaled_down: str | None = None
+        #: Whether it was tried once to read them. Until then, seconds at most, nothing is ordered.
+        self.has_looked = False
         self._next_look_at = -math.inf
         #: When to look since what is seen of the workers is odd; inf: that was done; None: nothing is odd.
         self._odd_look_at: float | None = None
@@ -78,6 +81,7 @@ class BoundsWatch:
         if self._management != before._management:
             return
         self.most, self.scaled_down, self._is_refused = before.most, before.scaled_down, before._is_refused
+        self.has_looked = before.has_looked
         self._next_look_at = before._next_look_at
         if not self._is_configured:
             self._wanted = before._wanted
@@ -102,14 +106,20 @@ class BoundsWatch:
             self._odd_look_at = math.inf
         self._next_look_at = now + self._settings.look_seconds
         try:
-            bounds = parse_bounds(await self._api.get(self._management.path))
+            self._take(parse_bounds(await self._api.get(self._management.path)).most)
         except RestError as error:
             self._not_read(error)
-            return
-        self._is_refused = False
-        self._take(bounds.most)
+        self.has_looked = True
+
+    def allowed(self, target: WorkerTarget) -> WorkerTarget:
+        """Returns the target with no more workers than may be ordered now."""
+        most = self.most if self.has_looked else 0
+        if most is None or target.workers <= most:
+            return target
+        return replace(target, workers=most, always_on=min(target.always_on, most))
 
     def _take(self, most: int | None) -> None:
+        self._is_refused = False
         if not self._is_configured and most is not None:
             self._wanted = max(most, self._wanted or 0)
         before, self.most = self.scaled_down, most

@@ -145,7 +145,7 @@ class EndpointController:
             target = targets.get(name)
             state.estimated_usd = None if target is None else target.estimated_usd
             self._begin(name, partial(self._observe, name, state, router, target))
-            if target is not None and (follower := state.follower) is not None:
+            if target is not None and (follower := state.follower) is not None and state.knows_bounds:
                 is_seen = state.health is not None
                 follow = partial(follower.follow, target.workers, target.reason, is_seen=is_seen)
                 self._begin(_follow_task(name), follow)
@@ -219,9 +219,12 @@ class EndpointController:
         health = state.health
         document = None if health is None else document_of(health)
         router.observe_health(name, document, self._clock(), state.seen.listed)
-        if state.bounds is not None and health is not None:
-            is_seen = bool(health.workers_warm or health.workers_initializing)
-            state.bounds.observe(is_wanted=target is not None and target.workers > 0, is_seen=is_seen)
+        if state.bounds is not None:
+            # It was made before the look: what may be ordered may have become known since.
+            target = None if target is None else state.bounds.allowed(target)
+            if health is not None:
+                is_seen = bool(health.workers_warm or health.workers_initializing)
+                state.bounds.observe(is_wanted=target is not None and target.workers > 0, is_seen=is_seen)
         self._make_room(name, state)
         if self._wakes is None or state.follower is not None:
             return

@@ -54,6 +54,11 @@ class EndpointState:
         return self.seen.health
 
     @property
+    def knows_bounds(self) -> bool:
+        """Whether it is known how many workers may be ordered, or that it cannot be known."""
+        return self.bounds is None or self.bounds.has_looked
+
+    @property
     def managed_url(self) -> str | None:
         """The management API's address, where workersMin follows the router."""
         return None if self.follower is None else self.follower.url

@@ -12,6 +12,7 @@ import pytest
 from tests.vllm_service.autoscaling.managed import KEY, PLACE, PROVIDER, Managed, World
 from vllm_service.autoscaling.bounds_watch import BoundsWatch
 from vllm_service.catalog.model import Management, ManagementApi, Provider
+from vllm_service.domain.plan import WorkerTarget
 from vllm_service.runpod.endpoint import Reply
 from vllm_service.runpod.rate_limits import RateLimits
 
@@ -166,6 +167,23 @@ async def test_version_1_is_read_too_and_a_reload_keeps_what_is_known_of_the_sam
     old = account.watch(management=Management("ep", "http://rest", ManagementApi.V1))
     await account.pass_time(old, 1)
     assert old.most == 4
+
+
+async def test_no_more_workers_are_ordered_than_may_be_and_none_before_the_first_look() -> None:
+    account = Account(1)
+    watch = account.watch()
+    target = WorkerTarget("own", 3, "demand", always_on=2)
+    assert (watch.allowed(target).workers, watch.allowed(target).always_on) == (0, 0)
+    await account.pass_time(watch, 1)
+    assert (watch.allowed(target).workers, watch.allowed(target).always_on) == (1, 1)
+    account.answer = Reply(403, b"{}", {})
+    await account.pass_time(watch, 300)
+    assert watch.allowed(target) == target
+    refused = Account(None)
+    refused.answer = TimeoutError()
+    watch = refused.watch()
+    await refused.pass_time(watch, 1)
+    assert watch.allowed(target) == target
 
 
 @pytest.mark.parametrize("provider", [PROVIDER, replace(PROVIDER, workers_min=None)])
