@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from benchmarks.compressed_trace.calls import Answer, Caller
 from benchmarks.compressed_trace.physics import Physics
 from benchmarks.compressed_trace.simulated import scenario_of, simulated
 from benchmarks.compressed_trace.stage import (
+    ENDPOINT_ID,
     HOSTED,
     OWN,
     Endpoint,
@@ -26,6 +28,10 @@ from benchmarks.compressed_trace.stage import (
     gateway,
     variables_of,
 )
+from vllm_service.domain.bill import COMPUTE
+from vllm_service.runpod.billing import BillQuery, fetch_bill
+from vllm_service.runpod.command_http import open_send
+from vllm_service.runpod.rest_api import RestApi
 from vllm_service.simulation.replay import Outcome
 from vllm_service.simulation.scenario import Scenario
 from vllm_service.simulation.trace import Trace
@@ -35,7 +41,10 @@ from vllm_service.simulation.trace import Trace
 class Bills:
     """The bills of the platforms, in dollars."""
 
+    #: What RunPod's REST API v2 bills for the own workers' seconds: GPUs and CPUs.
     own_usd: Decimal
+    #: What it bills for their disks and as a fee, which no request is charged with.
+    beside_usd: Decimal
     #: By provider.
     hosted_usd: dict[str, Decimal]
     #: Of the own workers.
@@ -45,7 +54,7 @@ class Bills:
 
     @property
     def total_usd(self) -> Decimal:
-        """Returns the sum of all bills."""
+        """Returns the sum of what requests are charged with."""
         return self.own_usd + sum(self.hosted_usd.values(), Decimal(0))
 
 
@@ -55,17 +64,19 @@ class Ledger:
 
     #: After `reconcile --book` has attributed execution, cold starts and idle seconds to the requests that caused them.
     own_usd: Decimal
-    #: Before that.
-    expected_usd: float
+    #: Before that, as the gateway booked it by itself.
+    before_bill_usd: Decimal
     #: By provider, as the gateway booked it at once.
     hosted_usd: dict[str, Decimal]
-    #: The output of `reconcile --book --json`.
+    #: The output of `reconcile --json` with the bill of the REST API v2, after booking.
     reconciled: dict[str, Any]
+    #: How the bill was attributed, from the output of `reconcile --book --json`.
+    attribution: dict[str, Any]
 
     @property
     def unattributed_usd(self) -> float:
         """Returns the part of the bill that no request caused."""
-        return float((self.reconciled["attribution"] or {}).get("nobody_usd", 0.0))
+        return float(self.attribution.get("nobody_usd", 0.0))
 
     @property
     def total_usd(self) -> Decimal:
@@ -117,8 +128,8 @@ async def played(
             while until_own_answers and not any(answer.provider == OWN for answer in answers):
                 answers.append(await caller.ask(200, 16))
             await caller.close()
-        await endpoint.until_no_worker()
-        bills = _bills(endpoint, began_at)
+            await endpoint.until_no_worker()
+        bills = await _bills(endpoint, began_at)
         ledger = await _ledger(directory, endpoint, hosted)
     return Played(trace, began_at, answers, bills, ledger)
 
@@ -129,11 +140,17 @@ def compared(trace: Trace, physics: Physics, real: Played) -> Run:
     return Run(physics, scenario, real, simulated(trace, scenario))
 
 
-def _bills(endpoint: Endpoint, began_at: float) -> Bills:
+async def _bills(endpoint: Endpoint, began_at: float) -> Bills:
     bill = endpoint.emulator.bill()
     meters = (worker.meter for worker in endpoint.emulator.workers.values())
+    today = datetime.now(UTC).date()
+    query = BillQuery(today - timedelta(days=1), today, ENDPOINT_ID)  # the trace may have begun before midnight
+    async with open_send() as send:
+        lines = (await fetch_bill(RestApi(endpoint.emulator.origin, None, send), query)).lines
+    own_picousd = sum(line.parts[part] or 0 for line in lines for part in COMPUTE)
     return Bills(
-        own_usd=bill.total_usd,
+        own_usd=Decimal(own_picousd) / 10**12,
+        beside_usd=Decimal(sum(line.picousd for line in lines) - own_picousd) / 10**12,
         hosted_usd={name: provider.meter.total_usd for name, provider in endpoint.emulator.hosted.providers.items()},
         billed_seconds=bill.billed_seconds,
         lifetimes=[(meter.started_at - began_at, (meter.stopped_at or 0.0) - began_at) for meter in meters],
@@ -144,19 +161,25 @@ async def _ledger(directory: Path, endpoint: Endpoint, hosted: Sequence[Hosted])
     """Reads the ledger with the same commands that a user has."""
     variables = variables_of(directory)
 
-    async def reconciled(*more: str) -> dict[str, Any]:
-        bill = ("--bill", f"{endpoint.emulator.url}/billing", "--provider", OWN, "--json", *more)
-        document: dict[str, Any] = json.loads(await command("reconcile", *bill, variables=variables))
+    async def reconciled(bill: str, *more: str) -> dict[str, Any]:
+        arguments = ("--bill", bill, "--provider", OWN, "--json", *more)
+        document: dict[str, Any] = json.loads(await command("reconcile", *arguments, variables=variables))
         return document
 
-    before = await reconciled()
-    after = await reconciled("--book")
-    rows = list(csv.DictReader(io.StringIO(await command("ledger", "export", "--format", "csv", variables=variables))))
+    async def exported() -> list[dict[str, str]]:
+        text = await command("ledger", "export", "--format", "csv", variables=variables)
+        return list(csv.DictReader(io.StringIO(text)))
+
+    before = _booked(await exported(), OWN)
+    # The bill of REST v2 has no times of workers, by which a bill is attributed; the emulator's own page has them.
+    attribution = (await reconciled(f"{endpoint.emulator.url}/billing", "--book"))["attribution"]
+    rows = await exported()
     return Ledger(
         own_usd=_booked(rows, OWN),
-        expected_usd=float(before["total"]["booked_usd"] or 0.0),
+        before_bill_usd=before,
         hosted_usd={provider.name: _booked(rows, provider.name) for provider in hosted},
-        reconciled=after,
+        reconciled=await reconciled(endpoint.emulator.origin, "--endpoint", ENDPOINT_ID),
+        attribution=attribution or {},
     )
 
 

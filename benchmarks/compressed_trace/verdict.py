@@ -89,6 +89,12 @@ def ledger_percent(real: Played) -> float:
     return 100.0 * float(real.ledger.total_usd / real.bills.total_usd - 1)
 
 
+def before_bill_percent(real: Played) -> float | None:
+    """Returns how much more the gateway booked at its own workers by itself, in percent of their bill."""
+    billed = real.bills.own_usd
+    return 100.0 * float(real.ledger.before_bill_usd / billed - 1) if billed else None
+
+
 def _measured(real: Played, target: LatencyTarget) -> Side:
     bills = real.bills
     return Side(
@@ -126,9 +132,10 @@ def to_json(run: Run) -> dict[str, Any]:
             "own_usd": float(ledger.own_usd),
             "hosted_usd": {name: float(usd) for name, usd in ledger.hosted_usd.items()},
             "nobody_usd": ledger.unattributed_usd,
-            "own_usd_expected_before_the_bill": ledger.expected_usd,
+            "own_usd_before_the_bill": float(ledger.before_bill_usd),
+            "own_difference_percent_before_the_bill": before_bill_percent(run.played),
             "difference_percent": round(found.ledger_percent, 6),
-            "reconcile": {name: ledger.reconciled[name] for name in ("total", "attribution")},
+            "reconcile": {"total": ledger.reconciled["total"], "attribution": ledger.attribution},
         },
         "physics": run.physics.to_json(),
         "worker_lives_seconds": {
@@ -176,7 +183,9 @@ def print_table(run: Run) -> None:
     console.print(
         f"simulated dollars {found.simulation_percent:+.2f} % (bar {SIMULATION_PERCENT:g} %)",
         f"ledger {found.ledger_percent:+.4f} % of the bills (bar {LEDGER_PERCENT:g} %), "
-        f"no request caused ${ledger.unattributed_usd:.6f}; own rows before that ${ledger.expected_usd:.6f}",
+        f"no request caused ${ledger.unattributed_usd:.6f}; own rows before that ${ledger.before_bill_usd:.6f}, "
+        f"{before_bill_percent(run.played) or 0.0:+.2f} % of the workers' bill; "
+        f"disks and fee ${run.played.bills.beside_usd:.6f}",
         f"requests: {found.sent} sent, {found.answered} answered, {found.lost} lost (bar 0)",
         f"physics: {run.physics.to_json()}",
         sep="\n",
