@@ -172,6 +172,7 @@ class ServiceSettings(CatalogSettings):
     key_pepper: str = _setting("KEY_PEPPER", TEXT, "", secret=True)
     when_redis_is_away: str = _setting("WHEN_REDIS_IS_AWAY", REDIS_AWAY, "refuse")
     replicas: int = _setting("REPLICAS", COUNT, 1)
+    book_worker_seconds: bool = _setting("BOOK_WORKER_SECONDS", SWITCH, True)
     ledger_retention_days: int | None = _setting("LEDGER_RETENTION_DAYS", COUNT, None)
 
     require_keys: bool = _setting("REQUIRE_KEYS", SWITCH, False)

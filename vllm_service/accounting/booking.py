@@ -53,7 +53,8 @@ class WorkerBill:
 class RanRequest:
     """A request that was sent to an endpoint, however it ended."""
 
-    request_id: str
+    #: None: the work of another application, which no request of ours pays for.
+    request_id: str | None
     endpoint: str
     started_us: int
     ended_us: int
@@ -99,13 +100,37 @@ class _Books:
 def book(workers: Iterable[WorkerBill], requests: Iterable[RanRequest]) -> list[Booking]:
     """Returns one booking per request that pays for something; together they are the workers' bills, exactly."""
     by_endpoint: defaultdict[str, list[RanRequest]] = defaultdict(list)
-    for request in sorted(requests, key=lambda request: (request.started_us, request.ended_us, request.request_id)):
+    for request in sorted(requests, key=_by_time):
         by_endpoint[request.endpoint].append(request)
     books: dict[str, _Books] = {}
     for worker in workers:
         own = books.setdefault(worker.endpoint, _Books(worker.endpoint))
-        _book_worker(worker, by_endpoint[worker.endpoint], own)
+        here = [
+            request
+            for request in by_endpoint[worker.endpoint]
+            if request.worker_id in (None, worker.worker_id)
+            and request.started_us < worker.stopped_us
+            and request.ended_us >= worker.started_us
+        ]
+        _book_worker(worker, here, _causes(worker, here), own)
     return [booking for own in books.values() for booking in own.bookings.values() if booking.total_picousd]
+
+
+def book_slice(
+    part: WorkerBill, ran: Iterable[RanRequest], keepers: Sequence[str | None]
+) -> tuple[list[Booking], Sequence[str | None]]:
+    """Books a part of a worker's time, after the parts before it.
+
+    keepers: the ids that pay while nothing runs, as the part before has returned them; at first those that pay for the
+    cold start. Returns the bookings, exact, and the keepers at the end of this part.
+    """
+    here = sorted(
+        (request for request in ran if request.started_us < part.stopped_us and request.ended_us > part.started_us),
+        key=_by_time,
+    )
+    books = _Books(part.endpoint)
+    after = _book_worker(part, here, keepers or (None,), books)
+    return [booking for booking in books.bookings.values() if booking.total_picousd], after
 
 
 def due(workers: Sequence[WorkerBill], requests: Sequence[RanRequest]) -> dict[str, CostParts]:
@@ -116,7 +141,8 @@ def due(workers: Sequence[WorkerBill], requests: Sequence[RanRequest]) -> dict[s
     parts = {
         request.request_id: CostParts()
         for request in requests
-        if any(
+        if request.request_id is not None
+        and any(
             worker.endpoint == request.endpoint
             and request.started_us < worker.stopped_us
             and request.ended_us >= worker.started_us
@@ -129,15 +155,14 @@ def due(workers: Sequence[WorkerBill], requests: Sequence[RanRequest]) -> dict[s
     return parts
 
 
-def _book_worker(worker: WorkerBill, requests: Sequence[RanRequest], books: _Books) -> None:
-    here = [
-        request
-        for request in requests
-        if request.worker_id in (None, worker.worker_id)
-        and request.started_us < worker.stopped_us
-        and request.ended_us >= worker.started_us
-    ]
-    causes = _causes(worker, here)
+def _by_time(request: RanRequest) -> tuple[int, int, str]:
+    return request.started_us, request.ended_us, request.request_id or ""
+
+
+def _book_worker(
+    worker: WorkerBill, here: Sequence[RanRequest], causes: Sequence[str | None], books: _Books
+) -> Sequence[str | None]:
+    """Books one worker. here: the requests that were there, by time. Returns the ids that pay for idling after it."""
     ran = [(request.started_us, request.ended_us) for request in here]
     timeline = Timeline(ran, worker.serving_from_us, worker.stopped_us)
     cold_us = worker.serving_from_us - worker.started_us
@@ -154,6 +179,8 @@ def _book_worker(worker: WorkerBill, requests: Sequence[RanRequest], books: _Boo
         keepers: Sequence[str | None] = causes if after is None else (here[after].request_id,)
         for keeper, share in zip(keepers, split(amount, [1] * len(keepers)), strict=True):
             books.of(keeper).idle_picousd += share
+    last = timeline.last
+    return causes if last is None else (here[last].request_id,)
 
 
 def _causes(worker: WorkerBill, here: Sequence[RanRequest]) -> Sequence[str | None]:

@@ -22,6 +22,8 @@ class Timeline:
         position = {edge: number for number, edge in enumerate(edges)}
         #: Each interval's part of the covered time, in 1 / _PARTS us; time that several cover is shared evenly.
         self.shares = [grown[position[stop]] - grown[position[start]] for start, stop in self._clipped]
+        #: The number of the interval that ends last, or lasts until the end; None if nothing is covered.
+        self.last = self._last()
         self.idle_us = sum(length for length, _ in self.gaps())
         self.busy_us = end - begin - self.idle_us
 
@@ -41,6 +43,10 @@ class Timeline:
                 covered_until, last = stop, number
         if self._end > covered_until:
             yield self._end - covered_until, last
+
+    def _last(self) -> int | None:
+        ends = ((stop, number) for number, (start, stop) in enumerate(self._clipped) if stop > start)
+        return max(ends, default=(0, None))[1]
 
     def _share_until(self, edges: Sequence[int]) -> list[int]:
         """Returns the share that an interval would have that covers everything up to each edge.

@@ -24,7 +24,7 @@ from vllm_service.api.health_report import (
 from vllm_service.api.models import is_on_apple_silicon
 from vllm_service.catalog.model import Catalog, PublicModel
 from vllm_service.domain.roles import Permission, Role, may
-from vllm_service.domain.status import ProcessState, ProviderCircuit, WorkerState
+from vllm_service.domain.status import ProcessState, ProviderCircuit, SpendState, WorkerState
 from vllm_service.domain.timestamps import rfc3339
 from vllm_service.observability.tally import Tally
 
@@ -102,6 +102,7 @@ def _report(dependencies: Dependencies, status: HealthStatus, *, with_addresses:
                 for name, worker in dependencies.workers.items()
                 if worker.scaled_down is not None
             },
+            "worker_spend": _spend(dependencies.statuses.of(SpendState)),
             "gpu_available": None,  # the gateway needs no GPU, and cannot see those of its workers
             "apple_silicon_optimized": any(is_on_apple_silicon(catalog, model) for model in models),
             "warmup_completed": dependencies.server.is_listening,
@@ -148,6 +149,19 @@ def _workers(state: WorkerState) -> schemas.EndpointWorkers:
         by_gpu_type=None if state.by_gpu_type is None else dict(state.by_gpu_type),
         jobs_queued=state.jobs_queued,
         jobs_in_progress=state.jobs_in_progress,
+    )
+
+
+def _spend(state: SpendState | None) -> schemas.WorkerSpend | None:
+    if state is None:
+        return None
+    return schemas.WorkerSpend(
+        is_booking=state.is_booking,
+        is_failing=state.is_failing,
+        open_lives=state.open_lives,
+        waiting=state.waiting,
+        lost=state.dropped,
+        booked_lag_seconds=state.booked_lag_seconds,
     )
 
 

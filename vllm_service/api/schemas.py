@@ -154,6 +154,21 @@ class EndpointWorkers(Answer):
     jobs_in_progress: int | None
 
 
+class WorkerSpend(Answer):
+    """The booking of worker seconds to requests, which one replica does at a time.
+
+    open_lives and booked_lag_seconds (how old the youngest moment is that is booked) are null at the others. waiting:
+    looks and lives that wait for the next round; lost: those that were dropped since the start.
+    """
+
+    is_booking: bool
+    is_failing: bool
+    open_lives: int | None
+    waiting: int
+    lost: int
+    booked_lag_seconds: float | None
+
+
 class Health(Answer):
     """The gateway's health.
 
@@ -167,6 +182,7 @@ class Health(Answer):
     workers: dict[str, EndpointWorkers] = {}
     #: Endpoints that RunPod has scaled down by itself: why, and the remedy.
     scaled_down: dict[str, str] = {}
+    worker_spend: WorkerSpend | None = None
     gpu_available: bool | None = None
     apple_silicon_optimized: bool | None = None
     warmup_completed: bool

@@ -72,6 +72,24 @@ class LedgerState:
 
 
 @dataclass(frozen=True, slots=True)
+class SpendState:
+    """The booking of worker seconds, which one replica does at a time."""
+
+    #: Whether this replica does it.
+    is_booking: bool
+    #: Whether the last round failed.
+    is_failing: bool = False
+    #: Workers that live, as far as is known; None: another replica knows.
+    open_lives: int | None = None
+    #: Looks and lives that wait for the next round, or for the database.
+    waiting: int = 0
+    #: Of these, what was lost since the start.
+    dropped: int = 0
+    #: How old the youngest moment is that is booked; None: another replica books.
+    booked_lag_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaState:
     """Reservations that are neither settled nor released, and leases that expired since the start."""
 

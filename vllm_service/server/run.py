@@ -72,13 +72,17 @@ async def _serve(settings: ServiceSettings, parts: Parts, reload: Reload, slot: 
         controller = parts.controller
         loop_lag = LoopLag()
         parts.statuses.register(LoopState, loop_lag.status)
-        beside = (parts.policy.shared.run, partial(controller.run, parts.config.catalog_and_router), loop_lag.run)
-        async with background_work(*beside):
+        keeper = parts.lives_keeper
+        scaling = partial(controller.run, parts.config.catalog_and_router)
+        booking = () if keeper is None else (keeper.run,)
+        async with background_work(parts.policy.shared.run, scaling, loop_lag.run, *booking):
             await stop.wait()
             has_ended = await server.stop(settings.grace_seconds)
             if metrics is not None:
                 await metrics.stop(0)
         await controller.leave()
+        if keeper is not None:
+            await keeper.close()
     await parts.upstream.close()
     if parts.tracing is not None:
         await asyncio.get_running_loop().run_in_executor(None, parts.tracing.close)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm_service.api.dependencies import Dependencies
 from vllm_service.autoscaling.controller import EndpointController
+from vllm_service.autoscaling.lives_keeper import KeeperSettings, LivesKeeper
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.domain.roles import Role
@@ -22,6 +23,7 @@ from vllm_service.domain.status import (
     PoolsState,
     QuotaState,
     ServerState,
+    SpendState,
     Statuses,
     WorkerSlotState,
     WorkersState,
@@ -76,6 +78,8 @@ class Parts:
     upstream: ConnectionPool
     policy: ResiliencePolicy
     controller: EndpointController
+    #: None where worker seconds are not to be booked.
+    lives_keeper: LivesKeeper | None
     gateway: Gateway
     dispatcher: Dispatcher
     server: HttpServer
@@ -100,7 +104,8 @@ def build(
     policy = policy_of(settings, storage)
     tracing = None if settings.otlp_endpoint is None else tracing_to(settings.otlp_endpoint)
     measurements = Measurements(config.catalog, settings.latency_target_seconds)
-    controller = _controller(settings, storage, upstream)
+    keeper = _lives_keeper(settings, storage, config)
+    controller = _controller(settings, storage, upstream, keeper)
     keys = storage.keys if settings.require_keys else None
     gateway = Gateway(
         config=config,
@@ -124,11 +129,14 @@ def build(
         slot=slot,
         policy=policy,
         controller=controller,
+        keeper=keeper,
         server=server,
         upstream=upstream,
     )
     metrics_server = None if settings.metrics_port is None else _metrics_server(settings, dependencies)
-    return Parts(config, upstream, policy, controller, gateway, dispatcher, server, statuses, tracing, metrics_server)
+    return Parts(
+        *(config, upstream, policy, controller, keeper, gateway, dispatcher, server, statuses, tracing, metrics_server)
+    )
 
 
 def _metrics_server(settings: ServiceSettings, dependencies: Dependencies) -> HttpServer:
@@ -160,6 +168,7 @@ def _register(
     slot: WorkerSlot | None,
     policy: ResiliencePolicy,
     controller: EndpointController,
+    keeper: LivesKeeper | None,
     server: HttpServer,
     upstream: ConnectionPool,
 ) -> None:
@@ -171,6 +180,8 @@ def _register(
     statuses.register(QuotaState, storage.quotas.status)
     if settings.require_keys:
         statuses.register(KeysState, storage.keys.status)
+    if keeper is not None:
+        statuses.register(SpendState, keeper.status)
     if settings.response_cache:
         statuses.register(CacheState, storage.responses.status)
     if slot is not None:
@@ -257,7 +268,17 @@ def tracing_to(endpoint: str) -> Tracing:
     return Tracing.to(endpoint)
 
 
-def _controller(settings: ServiceSettings, storage: Storage, upstream: ConnectionPool) -> EndpointController:
+def _lives_keeper(settings: ServiceSettings, storage: Storage, config: CurrentConfig) -> LivesKeeper | None:
+    if not settings.book_worker_seconds:
+        return None
+    # A request may wait for its connection and its caller beside its own time, and its row for its batch.
+    final_seconds = settings.request_timeout_seconds + settings.body_timeout_seconds + 10.0
+    return LivesKeeper(*storage.lives, config.catalog, KeeperSettings(final_seconds=final_seconds))
+
+
+def _controller(
+    settings: ServiceSettings, storage: Storage, upstream: ConnectionPool, keeper: LivesKeeper | None
+) -> EndpointController:
     return EndpointController(
         ControlHttp(upstream),
         storage.wakes if settings.wake_endpoints else None,
@@ -266,6 +287,7 @@ def _controller(settings: ServiceSettings, storage: Storage, upstream: Connectio
         requests=upstream,
         rest_limits=RateLimits(),
         replicas=settings.replicas * settings.workers,
+        lives=keeper,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -15,6 +16,8 @@ from vllm_service.errors import StorageUnavailable
 from vllm_service.storage.coordination.memory import MemoryBreakers, MemoryTargets, MemoryWakes
 from vllm_service.storage.installation_secret import installation_secret
 from vllm_service.storage.keys.sql import CachedKeys, KeyStore
+from vllm_service.storage.ledger.lease import DatabaseLease
+from vllm_service.storage.ledger.lives import LifeStore
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.ledger.retention import Retention
 from vllm_service.storage.ledger.writer import LedgerWriter, LedgerWriterOptions
@@ -38,6 +41,13 @@ DATABASE_FILE = "service.sqlite3"
 _log = logging.getLogger(__name__)
 
 
+class SharedLives(NamedTuple):
+    """The lives of workers at own endpoints, as one replica at a time keeps them."""
+
+    store: LifeStore
+    lease: DatabaseLease
+
+
 @dataclass(frozen=True)
 class Storage:
     """Everything that outlives a request."""
@@ -48,6 +58,8 @@ class Storage:
     key_store: KeyStore
     ledger: LedgerWriter
     ledger_reader: LedgerReader
+    #: The lives of workers, and the lease of the replica that keeps and books them.
+    lives: SharedLives
     #: Random, for the salts of prompt caches; the same for all replicas.
     secret: bytes
     # From here on in the order of _Shared: in memory, or in Redis for all replicas.
@@ -113,15 +125,14 @@ async def open_storage(
     """
     bounds = response_bounds or ResponseBounds()
     async with AsyncExitStack() as stack:
-        database = await open_database(database_url, data_dir)
-        stack.push_async_callback(database.close)
+        stack.push_async_callback((database := await open_database(database_url, data_dir)).close)
         where = "DATABASE_URL" if database_url else str(data_dir / DATABASE_FILE)
         if redis_url is None:
             with _named(where):
                 saved = await load(database, time.time())
-            own_quotas = MemoryQuotas(saved, lease_seconds=lease_seconds, address_limit=address_limit)
-            stack.push_async_callback(QuotaSaver(database, own_quotas.periods).close)
-            shared = _embedded(own_quotas, bounds)
+            own = MemoryQuotas(saved, lease_seconds=lease_seconds, address_limit=address_limit)
+            stack.push_async_callback(QuotaSaver(database, own.periods).close)
+            shared = _embedded(own, bounds)
         else:
             alone = None
             if when_redis_is_away is WhenRedisIsAway.COUNT_ALONE:
@@ -139,7 +150,8 @@ async def open_storage(
             stack.push_async_callback(Retention(reader, retention_days).close)
         key_store = KeyStore(database, pepper)
         secret = await installation_secret(database, "prompt_caches", pepper)
-        yield Storage(CachedKeys(key_store, pepper), key_store, ledger, reader, secret, *shared)
+        lives = await _open_lives(stack, database, None if database_url else data_dir)
+        yield Storage(CachedKeys(key_store, pepper), key_store, ledger, reader, lives, secret, *shared)
 
 
 @contextmanager
@@ -180,13 +192,23 @@ async def _in_redis(
     return _Shared(quotas, RedisResponses(cache, bounds), *coordinating)
 
 
+async def _beside(stack: AsyncExitStack, database: Database, sqlite_dir: Path | None) -> Database:
+    """Returns the database, SQLite on a connection of its own, so that look-ups of keys do not wait for batches."""
+    if sqlite_dir is None:
+        return database
+    opened = await open_database(None, sqlite_dir)
+    stack.push_async_callback(opened.close)
+    return opened
+
+
 async def _open_ledger(
     stack: AsyncExitStack, database: Database, sqlite_dir: Path | None, options: LedgerWriterOptions | None
 ) -> LedgerWriter:
-    """Opens the ledger, with SQLite on a connection of its own, so that look-ups of keys do not wait for batches."""
-    if sqlite_dir is not None:
-        database = await open_database(None, sqlite_dir)
-        stack.push_async_callback(database.close)
-    ledger = await LedgerWriter.open(database, options)
+    ledger = await LedgerWriter.open(await _beside(stack, database, sqlite_dir), options)
     stack.push_async_callback(ledger.close)
     return ledger
+
+
+async def _open_lives(stack: AsyncExitStack, database: Database, sqlite_dir: Path | None) -> SharedLives:
+    opened = await _beside(stack, database, sqlite_dir)
+    return SharedLives(LifeStore(opened), DatabaseLease(opened, "worker lives", secrets.token_hex(8)))

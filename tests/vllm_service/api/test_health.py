@@ -15,6 +15,7 @@ from vllm_service.domain.status import (
     ProviderCircuit,
     QuotaState,
     ServerState,
+    SpendState,
     WorkersState,
     WorkerState,
 )
@@ -113,6 +114,17 @@ def test_an_endpoint_that_runpod_has_scaled_down_is_named_with_what_to_do() -> N
     assert report["scaled_down"] == {"runpod": "RunPod lets it have no worker: deploy"}
     assert "runpod is scaled down: RunPod lets it have no worker: deploy" in report["reasons"]
     assert {status["status"] for status in report["model_endpoints"].values()} == {"available", "unavailable"}
+
+
+def test_the_booking_of_worker_seconds_is_shown_where_there_is_one() -> None:
+    state = SpendState(is_booking=True, open_lives=2, waiting=3, booked_lag_seconds=610.0)
+    with served(dependencies(statuses(state))) as address:
+        assert httpx.get(f"{address}/health").json()["worker_spend"] == {
+            **{"is_booking": True, "is_failing": False, "open_lives": 2, "waiting": 3},
+            **{"lost": 0, "booked_lag_seconds": 610.0},
+        }
+    with served(dependencies(statuses())) as address:
+        assert httpx.get(f"{address}/health").json()["worker_spend"] is None
 
 
 def test_an_address_never_shows_its_credentials() -> None:
