@@ -95,7 +95,7 @@ async def test_an_endpoint_whose_health_is_silent_is_woken_once_it_can_be_seen_a
     async with gated(tmp_path) as endpoint:
         endpoint.configure(tmp_path)
         endpoint.open()
-        endpoint.emulator.inject(Faults(health_silent=True))
+        endpoint.emulator.inject(Faults(health_silent=True, management="error"))  # nor are its workers listed
         async with gateway(tmp_path, **VARIABLES) as running:
             callers = Callers([running])
             async with callers.calling():

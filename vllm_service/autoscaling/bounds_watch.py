@@ -104,7 +104,7 @@ class BoundsWatch:
             return
         if is_odd:
             self._odd_look_at = math.inf
-        self._next_look_at = now + self._settings.look_seconds
+        self._next_look_at = now + self._pause_seconds()
         try:
             self._take(parse_bounds(await self._api.get(self._management.path)).most)
         except RestError as error:
@@ -124,12 +124,14 @@ class BoundsWatch:
             self._wanted = max(most, self._wanted or 0)
         before, self.most = self.scaled_down, most
         self.scaled_down = scaled_down_reason(most, self._wanted)
-        if most == 0:
-            self._next_look_at = min(self._next_look_at, self._clock() + self._settings.none_seconds)
+        self._next_look_at = self._clock() + self._pause_seconds()
         if self.scaled_down is not None and self.scaled_down != before:
             _log.warning("%s is scaled down: %s", self._name, self.scaled_down)
         elif before is not None and self.scaled_down is None:
             _log.info("%s is scaled down no longer: RunPod lets it have %s workers", self._name, most)
+
+    def _pause_seconds(self) -> float:
+        return self._settings.none_seconds if self.most == 0 else self._settings.look_seconds
 
     def _not_read(self, error: RestError) -> None:
         """Keeps what is known for a fault of the moment; what the key may not read is unknown."""
