@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.gated import KEY, SETTINGS, VARIABLES, Callers, Gated, gated
 from tests.e2e.gateway import Gateway, gateway
+from tests.e2e.test_playground import CHROMIUM, opened
 from tests.waiting import until
 
 SECONDS = 200
@@ -29,6 +30,18 @@ async def health(running: Gateway) -> dict[str, Any]:
     async with httpx.AsyncClient(trust_env=False) as client:
         found: dict[str, Any] = (await client.get(f"{running.url.removesuffix('/v1')}/health")).json()
     return found
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: nothing to test with")
+async def test_the_page_shows_an_endpoint_that_is_scaled_down_and_what_to_run(tmp_path: Path) -> None:
+    async with gated(tmp_path) as endpoint:
+        endpoint.configure(tmp_path)
+        await set_most_workers(endpoint, 0)
+        async with gateway(tmp_path, **VARIABLES) as running:
+            page_url = f"{running.url.removesuffix('/v1')}/"
+            async with opened(page_url, tmp_path / "profile") as page:
+                text = await page.until("sums.innerText.includes('Scaled down by RunPod') && sums.innerText")
+    assert "own: run deploy apply" in text
 
 
 @pytest.mark.parametrize("scaling", ["warm_up_jobs", "workers_min"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runpod_emulator import Emulator, EndpointSettings
 from tests.vllm_service.runpod.scripted import (
     ENDLESS,
     ENDLESS_HEAD,
@@ -342,3 +343,23 @@ async def test_a_log_is_read_for_so_long_whether_it_is_silent_or_never_stops(res
         lines = [event["line"] async for event in api.events(EP, longest_seconds=0.2)]
     assert lines[:2] == ["a", "b"]
     assert len(lines) < 200_000
+
+
+@pytest.mark.parametrize("opening", [open_send, gateway_send])
+async def test_the_emulators_quota_is_waited_out_and_no_request_is_refused(opening: Any) -> None:
+    now = 0.0
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += seconds
+
+    settings = EndpointSettings(endpoint_id="ep", api_key=KEY)
+    emulator = Emulator(settings, rest_quotas={"serverless": 3}, clock=lambda: now)
+    async with emulator, opening() as send:
+        api = RestApi(emulator.origin, KEY, send, limits=RateLimits(), clock=lambda: now, sleep=sleep)
+        for number in range(7):
+            document = await api.patch(EP, {"workers": {"max": 1 + number}}) if number % 2 else await api.get(EP)
+            assert document["id"] == "ep"
+    assert sum(slept) == 120.0
