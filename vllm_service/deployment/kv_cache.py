@@ -23,7 +23,7 @@ STEP_TOKENS = 8192
 #: More layers than any model has: a defect of the file.
 MOST_LAYERS = 10_000
 FULL, SLIDING = "full_attention", "sliding_attention"
-#: Every layer attends to everything, unless `layer_types` says otherwise.
+#: All layers are of one kind: they attend to everything, or have a window where the file names one.
 _PLAIN = frozenset(
     {
         *("llama", "mistral", "mixtral", "gemma", "cohere", "phi3", "stablelm", "internlm2", "internlm3", "olmoe"),
@@ -146,23 +146,42 @@ def _head_size(config: ModelConfig, heads: int | Unknown) -> int | Unknown:
 
 
 def _by_layers(config: ModelConfig, layers: int, bytes_per_token: int) -> KvCache | Unknown:
-    kinds = Counter(config.texts("layer_types") or _default_kinds(config.model_type, layers))
-    if kinds.total() != layers or not set(kinds) <= {FULL, SLIDING}:
-        return Unknown(f"config.json has layer_types that are not known here: {', '.join(sorted(kinds))[:80]}")
+    kinds = _kinds(config, layers)
+    if isinstance(kinds, Unknown):
+        return kinds
     groups = [LayerGroup(kinds[FULL], bytes_per_token)] if kinds[FULL] else []
     if kinds[SLIDING]:
         window = config.count("sliding_window")
-        if isinstance(window, Unknown) or config.model_type not in _MIXED:
-            return window if isinstance(window, Unknown) else _not_mixed(config)
+        if isinstance(window, Unknown):
+            return window
         # Cohere's layers see the window and the token itself.
         groups.append(LayerGroup(kinds[SLIDING], bytes_per_token, window + (config.model_type == "cohere2")))
     return KvCache(tuple(groups))
 
 
-def _not_mixed(config: ModelConfig) -> Unknown:
-    return Unknown(f"whether vLLM gives layers of {config.model_type!r} a window is not known here")
+def _kinds(config: ModelConfig, layers: int) -> Counter[str] | Unknown:
+    """Returns how many layers attend to everything, and how many have a window."""
+    named = config.texts("layer_types")
+    if named is not None:
+        return _named_kinds(config, layers, Counter(named))
+    if (pattern := _PATTERN.get(config.model_type)) is not None:
+        return Counter(FULL if layer % pattern == 0 else SLIDING for layer in range(1, layers + 1))
+    return _same_kind(config, layers)
 
 
-def _default_kinds(model_type: str, layers: int) -> tuple[str, ...]:
-    pattern = _PATTERN.get(model_type, 1)
-    return tuple(FULL if layer % pattern == 0 else SLIDING for layer in range(1, layers + 1))
+def _named_kinds(config: ModelConfig, layers: int, kinds: Counter[str]) -> Counter[str] | Unknown:
+    if kinds.total() != layers or not set(kinds) <= {FULL, SLIDING}:
+        return Unknown(f"config.json has layer_types that are not known here: {', '.join(sorted(kinds))[:80]}")
+    if kinds[SLIDING] and config.model_type not in _MIXED:
+        return Unknown(f"whether vLLM gives layers of {config.model_type!r} a window is not known here")
+    return kinds
+
+
+def _same_kind(config: ModelConfig, layers: int) -> Counter[str] | Unknown:
+    if config.model_type == "mistral" and not config.is_named("sliding_window"):
+        return Unknown("config.json has no sliding_window, whose default differs between releases of transformers")
+    if not config.has("sliding_window") or config.is_off("use_sliding_window"):
+        return Counter({FULL: layers})
+    if config.has("use_sliding_window"):
+        return Unknown("which layers use_sliding_window gives a window is not known here")
+    return Counter({SLIDING: layers})

@@ -47,6 +47,14 @@ class ModelConfig:
         """Returns true where the field is there and not null."""
         return self._text.get(key) is not None
 
+    def is_named(self, key: str) -> bool:
+        """Returns true where the file has the field, be it null."""
+        return key in self._text
+
+    def is_off(self, key: str) -> bool:
+        """Returns true where the field is false."""
+        return self._text.get(key) is False
+
     def count(self, key: str, most: int = MOST) -> int | Unknown:
         """Returns a whole number above zero."""
         found = self._text.get(key)

@@ -67,7 +67,12 @@ def of(document: dict[str, Any], dtype: str = "auto", gpus: int = 1) -> KvCache 
         ({**LLAMA, "torch_dtype": "float32"}, "auto", 1, 32 * 2 * 8 * 128 * 2),
         ({**LLAMA, "head_dim": 64}, "auto", 1, 32 * 2 * 8 * 64 * 2),
         (QWEN3, "auto", 1, 36 * 2 * 8 * 128 * 2),
-        ({"model_type": "mistral3", "text_config": {**LLAMA, "model_type": "mistral"}}, "auto", 1, 131072),
+        (
+            {"model_type": "mistral3", "text_config": {**LLAMA, "model_type": "mistral", "sliding_window": None}},
+            "auto",
+            1,
+            131072,
+        ),
         ({"torch_dtype": "bfloat16", "text_config": {**QWEN3, "torch_dtype": None}}, "auto", 1, 147456),
         (DEEPSEEK, "auto", 1, 61 * 576 * 2),
         (DEEPSEEK, "auto", 8, 61 * 576 * 2),  # the latent is on every GPU
@@ -88,7 +93,9 @@ def test_a_token_of_a_known_architecture(document: dict[str, Any], dtype: str, g
         (GEMMA3, 5, 29),  # layers 6, 12, 18, 24 and 30 look at everything
         ({**GEMMA3, "model_type": "gemma2", "num_hidden_layers": 26}, 13, 13),
         ({**LLAMA, "sliding_window": 512, "layer_types": ["sliding_attention"] * 31 + ["full_attention"]}, 1, 31),
-        ({**LLAMA, "sliding_window": 512}, 32, 0),  # without layer_types vLLM gives no layer a window
+        ({**LLAMA, "sliding_window": 512}, 0, 32),
+        ({**QWEN3, "sliding_window": 512, "use_sliding_window": False}, 36, 0),
+        ({**LLAMA, "model_type": "mistral", "sliding_window": None}, 32, 0),
     ],
 )
 def test_layers_with_a_window_are_counted_apart(document: dict[str, Any], full: int, sliding: int) -> None:
@@ -127,6 +134,9 @@ def test_a_window_bounds_what_a_long_conversation_takes() -> None:
         ({**LLAMA, "layer_types": ["linear_attention"] * 32}, "layer_types that are not known here: linear"),
         ({**LLAMA, "layer_types": ["sliding_attention"] * 32}, "no number sliding_window"),
         ({**QWEN3, "sliding_window": 9, "layer_types": ["sliding_attention"] * 36}, "gives layers of 'qwen3' a window"),
+        ({**QWEN3, "sliding_window": 9, "use_sliding_window": True}, "which layers use_sliding_window gives a window"),
+        ({**LLAMA, "model_type": "mistral"}, "has no sliding_window"),
+        ({**LLAMA, "sliding_window": "9"}, "no number sliding_window"),
         ({**QWEN3, "head_dim": None}, "no number head_dim"),
         ({**QWEN3, "num_key_value_heads": None}, "no number num_key_value_heads"),
         ({**DEEPSEEK, "kv_lora_rank": None}, "no number kv_lora_rank"),
