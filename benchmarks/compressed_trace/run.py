@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from benchmarks.compressed_trace.calls import Answer, Caller
 from benchmarks.compressed_trace.physics import Physics
 from benchmarks.compressed_trace.simulated import scenario_of, simulated
@@ -20,6 +24,7 @@ from benchmarks.compressed_trace.stage import (
     ENDPOINT_ID,
     HOSTED,
     OWN,
+    PATIENCE_SECONDS,
     Endpoint,
     Hosted,
     command,
@@ -35,6 +40,10 @@ from vllm_service.runpod.rest_api import RestApi
 from vllm_service.simulation.replay import Outcome
 from vllm_service.simulation.scenario import Scenario
 from vllm_service.simulation.trace import Trace
+
+BOOKING_LOOK_SECONDS = 3.0
+#: By then the gateway has seen that a worker is gone.
+SEEN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,7 @@ async def played(
                 answers.append(await caller.ask(200, 16))
             await caller.close()
             await endpoint.until_no_worker()
+            await _until_booked(url, time.time() + SEEN_SECONDS)
         bills = await _bills(endpoint, began_at)
         ledger = await _ledger(directory, endpoint, hosted)
     return Played(trace, began_at, answers, bills, ledger)
@@ -138,6 +148,19 @@ def compared(trace: Trace, physics: Physics, real: Played) -> Run:
     """Simulates the trace, and returns both sides."""
     scenario = scenario_of(physics.profile)
     return Run(physics, scenario, real, simulated(trace, scenario))
+
+
+async def _until_booked(url: str, moment: float) -> None:
+    """Waits until the gateway has booked the workers' seconds until then, as its /health says. Raises TimeoutError.
+
+    url: with /v1. moment: seconds since 1970.
+    """
+    async with asyncio.timeout(PATIENCE_SECONDS), httpx.AsyncClient(trust_env=False) as client:
+        lag_seconds = math.inf
+        while time.time() - lag_seconds < moment:
+            await asyncio.sleep(BOOKING_LOOK_SECONDS)  # nothing in this process tells of the other one
+            document = (await client.get(f"{url.removesuffix('/v1')}/health")).json()
+            lag_seconds = document["worker_spend"]["booked_lag_seconds"] or math.inf
 
 
 async def _bills(endpoint: Endpoint, began_at: float) -> Bills:

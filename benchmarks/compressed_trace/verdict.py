@@ -18,6 +18,8 @@ from vllm_service.routing.profiles import LatencyTarget
 
 SIMULATION_PERCENT = 10.0
 LEDGER_PERCENT = 1.0
+#: Of the own workers' bill, by the gateway alone.
+BEFORE_BILL_PERCENT = 3.0
 _SIMULATED = ("simulated_hosted_usd", "simulated_first_s", "simulated_end_s")
 
 
@@ -45,6 +47,8 @@ class Verdict:
     #: How much more the simulation and the ledger have than the bills, in percent of the bills.
     simulation_percent: float
     ledger_percent: float
+    #: The same of what the gateway booked for its own workers before it had a bill; None: they cost nothing.
+    before_bill_percent: float | None
 
     @property
     def lost(self) -> int:
@@ -58,6 +62,7 @@ class Verdict:
             self.lost == 0
             and abs(self.simulation_percent) <= SIMULATION_PERCENT
             and abs(self.ledger_percent) <= LEDGER_PERCENT
+            and abs(self.before_bill_percent or 0.0) <= BEFORE_BILL_PERCENT
         )
 
 
@@ -81,6 +86,7 @@ def verdict(run: Run) -> Verdict:
         answered=sum(answer.error is None for answer in real.answers),
         simulation_percent=100.0 * (outcome.usd / billed - 1.0),
         ledger_percent=ledger_percent(real),
+        before_bill_percent=before_bill_percent(real),
     )
 
 
@@ -133,7 +139,7 @@ def to_json(run: Run) -> dict[str, Any]:
             "hosted_usd": {name: float(usd) for name, usd in ledger.hosted_usd.items()},
             "nobody_usd": ledger.unattributed_usd,
             "own_usd_before_the_bill": float(ledger.before_bill_usd),
-            "own_difference_percent_before_the_bill": before_bill_percent(run.played),
+            "own_difference_percent_before_the_bill": found.before_bill_percent,
             "difference_percent": round(found.ledger_percent, 6),
             "reconcile": {"total": ledger.reconciled["total"], "attribution": ledger.attribution},
         },
@@ -184,7 +190,7 @@ def print_table(run: Run) -> None:
         f"simulated dollars {found.simulation_percent:+.2f} % (bar {SIMULATION_PERCENT:g} %)",
         f"ledger {found.ledger_percent:+.4f} % of the bills (bar {LEDGER_PERCENT:g} %), "
         f"no request caused ${ledger.unattributed_usd:.6f}; own rows before that ${ledger.before_bill_usd:.6f}, "
-        f"{before_bill_percent(run.played) or 0.0:+.2f} % of the workers' bill; "
+        f"{found.before_bill_percent or 0.0:+.2f} % from the workers' bill (bar {BEFORE_BILL_PERCENT:g} %); "
         f"disks and fee ${run.played.bills.beside_usd:.6f}",
         f"requests: {found.sent} sent, {found.answered} answered, {found.lost} lost (bar 0)",
         f"physics: {run.physics.to_json()}",
