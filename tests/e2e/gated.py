@@ -18,6 +18,7 @@ from runpod_emulator import Emulator, EndpointSettings, WorkerCommand
 from runpod_emulator.endpoint.registry import Worker
 from runpod_emulator.hosted import HostedModel, HostedSettings
 from runpod_emulator.jobs.job import Job
+from tests.contract.rest_contract import checked_emulator
 from tests.e2e.gateway import Gateway, configure
 from tests.waiting import until
 
@@ -109,11 +110,12 @@ class Gated:
 
 @asynccontextmanager
 async def gated(directory: Path, settings: EndpointSettings = SETTINGS) -> AsyncIterator[Gated]:
-    """No worker has started."""
+    """No worker has started. What the gateways send and read over REST v2 is held against the published schema."""
     gate = directory / "gate"
     worker = (sys.executable, str(Path(__file__).with_name("gated_worker.py")))
     command = WorkerCommand(worker, variables={"GATE": str(gate), "RUNPOD_DEBUG_LEVEL": "ERROR"})
-    async with Emulator(settings, command, hosted=[HOSTED], rest_quotas={}, management_v1=True) as emulator:
+    options: dict[str, Any] = {"hosted": [HOSTED], "management_v1": True}
+    async with checked_emulator(settings, command, ours=True, **options) as (emulator, _):
         endpoint = Gated(emulator, gate)
         emulator.endpoint.when_finished.append(endpoint.jobs.append)
         yield endpoint

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-from runpod_emulator import Emulator, EndpointSettings
+from runpod_emulator import EndpointSettings
+from tests.contract.rest_contract import checked_emulator
 from tests.vllm_service.autoscaling.test_endpoint_look import Wants, catalog
 from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.catalog.model import Management, Provider, ProviderKind
@@ -53,7 +55,8 @@ def provider(name: str, origin: str) -> Provider:
 async def test_no_list_is_refused_and_half_of_the_limit_is_left(endpoints: int, replicas: int, quota: int) -> None:
     now = 1000.0
     settings = EndpointSettings(endpoint_id="ep", api_key=KEY)
-    async with Emulator(settings, rest_quotas={"serverless": quota}, clock=lambda: now) as emulator:
+    options: dict[str, Any] = {"rest_quotas": {"serverless": quota}, "clock": lambda: now}
+    async with checked_emulator(settings, ours=True, **options) as (emulator, _):
         pool = ConnectionPool()
         http = Counted(pool)
         configured = catalog(*(provider(f"own-{number}", emulator.origin) for number in range(endpoints)))

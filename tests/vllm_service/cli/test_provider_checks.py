@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from runpod_emulator import Emulator, EndpointSettings, HostedFaults, HostedModel, HostedSettings
+from tests.contract.rest_contract import checked_emulator
 from tests.vllm_service.catalog.support import Configured
 from tests.vllm_service.runpod.scripted import problem, says, scripted
 from vllm_service.__main__ import main
@@ -27,7 +28,8 @@ async def emulator() -> AsyncIterator[Emulator]:
         HostedSettings(name="keyed", api_key="own-secret", models=(HostedModel(id="small"), HostedModel(id="other"))),
         HostedSettings(name="hanging"),
     ]
-    async with Emulator(EndpointSettings(api_key="runpod-secret"), hosted=hosted) as emulator:
+    settings = EndpointSettings(api_key="runpod-secret")
+    async with checked_emulator(settings, ours=True, hosted=hosted) as (emulator, _):
         yield emulator
 
 
