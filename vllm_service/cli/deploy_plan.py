@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 from rich.console import Console
 
+from vllm_service.cli.deploy_ledger import measured
 from vllm_service.cli.deploy_options import add_spec_arguments, spec_of
 from vllm_service.cli.deploy_plan_report import show, to_json
 from vllm_service.cli.exit_codes import DIFFERS
 from vllm_service.cli.json_option import add_json, write_json
-from vllm_service.cli.storage_options import wide_console
+from vllm_service.cli.storage_options import add_location, wide_console
 from vllm_service.deployment.hub import Hub
 from vllm_service.deployment.plan import Plan
 from vllm_service.deployment.planning import files_of, make_plan
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the action."""
     add_spec_arguments(parser)
     add_json(parser)
+    add_location(parser)
     parser.add_argument("--check", action="store_true", help=f"exit with {DIFFERS} where apply would change something")
     parser.add_argument("--offline", action="store_true", help="ask neither RunPod nor the hub")
 
@@ -49,7 +52,7 @@ def run(
     spec = spec_of(options)
     if options.check and (options.offline or not settings.api_key):
         raise ConfigurationError(f"--check compares with RunPod: set {KEY_VARIABLE}, and leave out --offline")
-    plan = asyncio.run(_plan(spec, settings, is_offline=options.offline))
+    plan = asyncio.run(_plan(spec, settings, options))
     if options.json:
         write_json(to_json(plan))
     else:
@@ -57,11 +60,12 @@ def run(
     return DIFFERS if options.check and plan.differences else 0
 
 
-async def _plan(spec: DeploymentSpec, settings: DeploySettings, *, is_offline: bool) -> Plan:
-    hub = Hub.of(settings.environment, offline=is_offline)
+async def _plan(spec: DeploymentSpec, settings: DeploySettings, options: argparse.Namespace) -> Plan:
+    hub = Hub.of(settings.environment, offline=options.offline)
     files = await asyncio.to_thread(files_of, spec, hub)
-    if is_offline or not settings.api_key:
+    if options.offline or not settings.api_key:
         return await make_plan(spec, files, None, settings.environment)
+    ledger = partial(measured, options, settings.environment)
     async with open_send() as send:
         api = RestApi(settings.origin, settings.api_key, send)
-        return await make_plan(spec, files, api, settings.environment)
+        return await make_plan(spec, files, api, settings.environment, ledger)

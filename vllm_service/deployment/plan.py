@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -12,6 +14,7 @@ from vllm_service.deployment.spec import DeploymentSpec
 from vllm_service.deployment.unknown import Unknown
 from vllm_service.domain.spelling import nearest
 from vllm_service.errors import ConfigurationError
+from vllm_service.storage.ledger.cold_starts import ColdStart
 
 #: vLLM's share of a GPU where the environment sets none. vLLM 0.32 takes 0.92; a host's driver takes some, too.
 GPU_MEMORY_UTILIZATION = Decimal("0.9")
@@ -36,7 +39,7 @@ class PoolLine:
     #: Dollars a month by busy hours a day, volume included; None where no price is known.
     usd_per_month: tuple[Decimal | None, ...]
     is_chosen: bool
-    #: From the request that woke a worker to its first token; None where none was measured.
+    #: From a worker's start until it is ready: the median of those measured on this pool's GPUs; None without one.
     cold_start_seconds: float | None = None
 
     @property
@@ -97,10 +100,14 @@ def choose_pools(spec: DeploymentSpec, sizes: ModelSizes, catalogue: Catalogue) 
 
 
 def lines_of(
-    spec: DeploymentSpec, sizes: ModelSizes, catalogue: Catalogue, chosen: tuple[str, ...]
+    spec: DeploymentSpec,
+    sizes: ModelSizes,
+    catalogue: Catalogue,
+    chosen: tuple[str, ...],
+    starts: Sequence[ColdStart] = (),
 ) -> tuple[PoolLine, ...]:
-    """Returns a line for each pool of the catalogue."""
-    return tuple(_line(spec, sizes, pool, is_chosen=pool.id in chosen) for pool in catalogue.pools)
+    """Returns a line for each pool of the catalogue. starts: those measured at the endpoint."""
+    return tuple(_line(spec, sizes, pool, starts, is_chosen=pool.id in chosen) for pool in catalogue.pools)
 
 
 def usd_per_month(spec: DeploymentSpec, usd_per_hour: Decimal, busy_hours: int) -> Decimal:
@@ -121,10 +128,14 @@ def _volume_usd(spec: DeploymentSpec) -> Decimal:
     return Decimal(0) if spec.volume is None else volume_usd_per_month(spec.volume.size_gb)
 
 
-def _line(spec: DeploymentSpec, sizes: ModelSizes, pool: Pool, *, is_chosen: bool) -> PoolLine:
+def _line(
+    spec: DeploymentSpec, sizes: ModelSizes, pool: Pool, starts: Sequence[ColdStart], *, is_chosen: bool
+) -> PoolLine:
     price = None if pool.usd_per_hour is None else pool.usd_per_hour * spec.gpus_per_worker
     months = tuple(None if price is None else usd_per_month(spec, price, hours) for hours in BUSY_HOURS)
-    return PoolLine(pool, spec.gpus_per_worker, price, spare_bytes(spec, pool, sizes), months, is_chosen)
+    seconds = [start.seconds for start in starts if start.gpu_type in pool.type_ids]
+    median = statistics.median(seconds) if seconds else None
+    return PoolLine(pool, spec.gpus_per_worker, price, spare_bytes(spec, pool, sizes), months, is_chosen, median)
 
 
 def _require_known(pools: tuple[str, ...], catalogue: Catalogue) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from vllm_service.deployment.pools import Catalogue, read_catalogue, shipped
 from vllm_service.deployment.sizes import ModelSizes, sizes_of
 from vllm_service.deployment.spec import ContainerForm, DeploymentSpec
 from vllm_service.deployment.unknown import Unknown
+from vllm_service.errors import ServiceError
 from vllm_service.runpod.rest_api import RestApi
+from vllm_service.storage.ledger.cold_starts import ColdStart
 
 
 def files_of(spec: DeploymentSpec, hub: Hub) -> ModelFiles | Unknown:
@@ -54,29 +56,44 @@ async def pools_of(spec: DeploymentSpec, api: RestApi, hub: Hub) -> tuple[str, .
     return choose_pools(spec, sizes_of(spec, files), await catalogue_of(spec, api))
 
 
+#: Returns the cold starts that were measured at the endpoint of this id. May raise ServiceError.
+Measured = Callable[[str], Awaitable[Sequence[ColdStart]]]
+
+
 async def make_plan(
-    spec: DeploymentSpec, files: ModelFiles | Unknown, api: RestApi | None, local_environment: Mapping[str, str]
+    spec: DeploymentSpec,
+    files: ModelFiles | Unknown,
+    api: RestApi | None,
+    local_environment: Mapping[str, str],
+    measured: Measured | None = None,
 ) -> Plan:
     """Returns the plan. Raises ServiceError.
 
     api: None where there is no key: then prices are the shipped table's, and nothing is compared. local_environment:
-    this machine's variables, for the values of secrets.
+    this machine's variables, for the values of secrets. measured: None where there is no ledger to ask.
     """
     sizes = sizes_of(spec, files)
     catalogue = await catalogue_of(spec, api)
     pools = choose_pools(spec, sizes, catalogue)
     existing = None if api is None else await find_existing(api, _names(spec))
     endpoint = None if existing is None else existing.endpoint
+    notes = _notes(spec, sizes, catalogue, pools, local_environment)
+    starts: Sequence[ColdStart] = ()
+    if measured is not None and endpoint is not None:
+        try:
+            starts = await measured(id_of(endpoint))
+        except ServiceError as error:
+            notes.append(f"no cold start is known, because the ledger cannot be read: {error.message}")
     return Plan(
         spec=spec,
         sizes=sizes,
-        lines=lines_of(spec, sizes, catalogue, pools),
+        lines=lines_of(spec, sizes, catalogue, pools, starts),
         pools=pools,
         prices_from=catalogue.source,
         volume_usd_per_month=volume_usd(spec),
         differences=None if existing is None else _differences(spec, pools, existing, local_environment),
         endpoint_id=None if endpoint is None else id_of(endpoint),
-        notes=tuple(_notes(spec, sizes, catalogue, pools, local_environment)),
+        notes=tuple(notes),
     )
 
 

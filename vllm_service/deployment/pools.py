@@ -33,6 +33,8 @@ class Pool:
     usd_per_hour: Decimal | None
     #: RunPod's word for the stock, of the type that has most; None where it is not known.
     stock: str | None = None
+    #: RunPod's ids of its GPU types.
+    type_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,16 @@ class Catalogue:
         return next((pool for pool in self.pools if pool.id == pool_id), None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Type:
+    pool: str
+    name: str
+    memory_gb: int
+    usd_per_hour: Decimal | None
+    stock: str | None
+    id: str
+
+
 class Lists(Protocol):
     """The part of RestApi that reads lists."""
 
@@ -62,7 +74,10 @@ class Lists(Protocol):
 
 def shipped() -> Catalogue:
     """Returns the pools of the package's table."""
-    types = [(gpu.pool, gpu.name, gpu.memory_gb, gpu.usd_per_second * SECONDS_PER_HOUR, None) for gpu in GPU_TYPES]
+    types = [
+        _Type(gpu.pool, gpu.name, gpu.memory_gb, gpu.usd_per_second * SECONDS_PER_HOUR, None, gpu.id)
+        for gpu in GPU_TYPES
+    ]
     return Catalogue(_pools(types), f"the shipped table of {LIST_PRICES_AS_OF}", is_complete=False)
 
 
@@ -93,27 +108,24 @@ def per_second(usd_per_hour: Decimal) -> Decimal:
     return (usd_per_hour / SECONDS_PER_HOUR).quantize(_SECOND_DIGITS).normalize()
 
 
-#: pool, name, memory in GB, dollars per hour, stock
-_Type = tuple[str, str, int, Decimal | None, str | None]
-
-
 def _pools(types: Iterable[_Type]) -> tuple[Pool, ...]:
     by_pool: dict[str, list[_Type]] = {}
     for gpu in types:
-        by_pool.setdefault(gpu[0], []).append(gpu)
+        by_pool.setdefault(gpu.pool, []).append(gpu)
     pools = [_pool(pool_id, members) for pool_id, members in by_pool.items()]
     return tuple(sorted(pools, key=lambda pool: (pool.usd_per_hour is None, pool.usd_per_hour, pool.memory_gb)))
 
 
 def _pool(pool_id: str, members: list[_Type]) -> Pool:
-    prices = [price for _, _, _, price, _ in members if price is not None]
-    stocks = [stock for *_, stock in members if stock is not None]
+    prices = [gpu.usd_per_hour for gpu in members if gpu.usd_per_hour is not None]
+    stocks = [gpu.stock for gpu in members if gpu.stock is not None]
     return Pool(
         pool_id,
-        tuple(name for _, name, *_ in members),
-        min(memory_gb for _, _, memory_gb, *_ in members),
+        tuple(gpu.name for gpu in members),
+        min(gpu.memory_gb for gpu in members),
         max(prices) if len(prices) == len(members) else None,
         max(stocks, key=_STOCK.index) if stocks else None,
+        tuple(gpu.id for gpu in members),
     )
 
 
@@ -126,12 +138,9 @@ def _type(item: Mapping[str, Any], data_center: str | None) -> _Type | None:
         return None
     price = item.get("price")
     serverless = price.get("serverless") if isinstance(price, Mapping) else None
-    return (
-        pool,
-        str(item.get("name") or item.get("id") or "?"),
-        memory_gb,
-        _usd(serverless),
-        _stock(item, data_center),
+    type_id = str(item.get("id") or "?")
+    return _Type(
+        pool, str(item.get("name") or type_id), memory_gb, _usd(serverless), _stock(item, data_center), type_id
     )
 
 

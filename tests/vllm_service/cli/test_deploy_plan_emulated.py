@@ -23,8 +23,11 @@ from vllm_service.deployment.desired import container_environment, endpoint_body
 from vllm_service.deployment.hub import Hub
 from vllm_service.deployment.planning import files_of, make_plan, pools_of
 from vllm_service.deployment.spec import DeploymentSpec
+from vllm_service.domain.worker_lives import KnownBy, WorkerLife
 from vllm_service.runpod.command_http import open_send
 from vllm_service.runpod.rest_api import RestApi
+from vllm_service.storage.ledger.lives import put
+from vllm_service.storage.open import open_database
 
 KEY = "rpa_secret"
 DEMO = str(Path(__file__).resolve().parents[3] / "demo_model")
@@ -109,6 +112,36 @@ async def test_prices_and_stock_are_the_catalogues(capsys: pytest.CaptureFixture
     assert document["pools"][0]["usd_per_hour"] == "0.576"
     assert document["pools"][0]["stock"] in ("LOW", "MEDIUM", "HIGH")
     assert "hf_secret" not in json.dumps(document)
+
+
+async def test_a_cold_start_is_what_the_ledger_has_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with emulator() as runpod, open_send() as send:
+        endpoint = await make(RestApi(runpod.origin, KEY, checked(send)), spec())
+        life = WorkerLife(
+            life_id="one",
+            provider="own",
+            endpoint_id=endpoint["id"],
+            worker_id="w",
+            started_at_us=1_796_000_000_000_000,
+            ready_at_us=1_796_000_041_500_000,
+            known_by=KnownBy.WORKERS,
+            last_seen_us=1_796_000_041_500_000,
+            gpu_type="NVIDIA RTX A4000",
+            booked_until_us=1_796_000_000_000_000,
+        )
+        database = await open_database(None, tmp_path)
+        await database.write(put(life))
+        await database.close()
+        await plan(runpod.origin, "--json", "--data-dir", str(tmp_path))
+        pools = json.loads(capsys.readouterr().out)["pools"]
+        assert {pool["pool"]: pool["cold_start_seconds"] for pool in pools[:2]} == {
+            "AMPERE_16": 41.5,
+            "AMPERE_24": None,
+        }
+        _, text = await plan(runpod.origin, "--data-dir", str(tmp_path / "none"))
+        assert "note: no cold start is known, because the ledger cannot be read:" in text
+        _, text = await plan(runpod.origin, environment={**LOCAL, "DATA_DIR": str(tmp_path / "none")})
+        assert "no cold start is known" not in text
 
 
 async def test_our_requests_and_runpods_answers_are_as_published() -> None:

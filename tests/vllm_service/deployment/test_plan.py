@@ -33,6 +33,7 @@ from vllm_service.deployment.sizes import FIXED_BYTES, GpuNeed, ModelSizes, size
 from vllm_service.deployment.spec import DeploymentSpec, LoraModule, VolumeSpec
 from vllm_service.deployment.unknown import Unknown
 from vllm_service.errors import ConfigurationError
+from vllm_service.storage.ledger.cold_starts import ColdStart
 
 SPEC = DeploymentSpec("chat", "org/name", "you/worker:1", idle_timeout_seconds=10, context_length=8192)
 LLAMA_8B = {**LLAMA, "vocab_size": 128256, "intermediate_size": 14336}
@@ -166,6 +167,13 @@ def test_a_price_that_is_not_known_stays_unknown() -> None:
     assert (line.usd_per_hour, line.usd_per_month) == (None, (None, None, None))
 
 
+def test_a_cold_start_is_the_median_of_those_measured_on_the_pools_gpus() -> None:
+    starts = [ColdStart("NVIDIA L4", seconds) for seconds in (30.0, 90.0, 40.0)] + [ColdStart("NVIDIA B200", 9.0)]
+    lines = lines_of(SPEC, sizes(1), shipped(), (), starts)
+    found = {line.pool.id: line.cold_start_seconds for line in lines if line.cold_start_seconds is not None}
+    assert found == {"AMPERE_24": 40.0, "BLACKWELL_180": 9.0}
+
+
 @pytest.mark.parametrize(
     ("size_gb", "expected"), [(10, "0.70"), (100, "7.00"), (1000, "70.00"), (1001, "70.05"), (4096, "224.80")]
 )
@@ -179,7 +187,10 @@ def test_a_volume_costs_less_above_a_terabyte(size_gb: int, expected: str) -> No
 def test_the_shipped_table_is_sorted_by_price_and_counts_the_least_memory() -> None:
     pools = shipped().pools
     assert [pool.usd_per_hour for pool in pools] == sorted(pool.usd_per_hour or 0 for pool in pools)
-    assert pools[0] == Pool("AMPERE_16", ("RTX A4000", "RTX A4500", "RTX 4000 Ada"), 16, Decimal("0.576"))
+    assert pools[0] == Pool(
+        *("AMPERE_16", ("RTX A4000", "RTX A4500", "RTX 4000 Ada"), 16, Decimal("0.576"), None),
+        ("NVIDIA RTX A4000", "NVIDIA RTX A4500", "NVIDIA RTX 4000 Ada Generation"),
+    )
     assert per_second(Decimal("0.576")) == Decimal("0.00016")
     assert per_second(Decimal(1)) == Decimal("0.00027778")
 
@@ -213,9 +224,13 @@ def gpu(**changes: Any) -> dict[str, Any]:
 
 
 async def test_the_catalogue_is_asked_for_workers_of_this_kind() -> None:
-    lists = Pages(gpu(), gpu(name="L4", availability="LOW", price={"serverless": Decimal("0.69")}, memory=23))
+    lists = Pages(
+        gpu(), gpu(id="NVIDIA L4", name="L4", availability="LOW", price={"serverless": Decimal("0.69")}, memory=23)
+    )
     found = await read_catalogue(lists, gpus=2, min_cuda_version="13.0")
-    assert found.pools == (Pool("ADA_24", ("RTX 4090", "L4"), 23, Decimal("1.1"), "HIGH"),)
+    assert found.pools == (
+        Pool("ADA_24", ("RTX 4090", "L4"), 23, Decimal("1.1"), "HIGH", ("NVIDIA GeForce RTX 4090", "NVIDIA L4")),
+    )
     assert lists.asked == [
         (
             *("/v2/catalog/gpus", "gpus"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from vllm_service.domain.worker_lives import Keeper, KnownBy, WorkerLife
+from vllm_service.storage.ledger.cold_starts import ColdStart, cold_starts
 from vllm_service.storage.ledger.lives import BookedDay, LifeStore, add_to_day, move, put
 from vllm_service.storage.sql.database import Database, RowsRefused
 
@@ -84,3 +85,12 @@ async def test_a_day_is_the_sum_of_what_is_added(database: Database) -> None:
     await database.write(add_to_day(replace(day, nobody_picousd=1)))
     assert await store.days("own", 20_000, 20_000) == [BookedDay("own", "ep", 20_000, 2, 4, 6, 8, 10, 2**60 + 1)]
     assert len(await store.days("own", 19_999, 20_001)) == 2
+
+
+async def test_cold_starts_are_those_that_a_list_of_workers_showed(database: Database) -> None:
+    later = replace(LIFE, life_id="own/ep/w@2", started_at_us=T + 9, ready_at_us=T + 30_000_009, gpu_type="NVIDIA A40")
+    loading = replace(LIFE, life_id="own/ep/w@3", ready_at_us=None)
+    elsewhere = replace(LIFE, life_id="own/ep2/w@1", endpoint_id="ep2")
+    counted = replace(COUNTED, ready_at_us=T + 9, gpu_type="NVIDIA L4")
+    await database.write(*(put(life) for life in (LIFE, later, loading, elsewhere, counted)))
+    assert await cold_starts(database, "ep") == [ColdStart("NVIDIA A40", 30.0), ColdStart("NVIDIA L4", 2e-6)]
