@@ -21,11 +21,13 @@ from runpod_emulator.endpoint.placement import Placement
 from runpod_emulator.endpoint.state import Endpoint, FinishedCallback
 from runpod_emulator.errors import BadRequest, Conflict, NotFound, Unprocessable
 from runpod_emulator.jobs.store import Clock
+from runpod_emulator.line_writer import LineWriter
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.workers.fleet import WorkerCommand
 
 #: The most workers of all endpoints together, as on RunPod (its documentation, 2026-08).
 WORKER_QUOTA = 30
+STANDARD_OUTPUT = 1
 #: The data center of workers whose endpoint names none.
 ANY_DATA_CENTER = "US-KS-2"
 
@@ -67,6 +69,8 @@ class Account:
         #: Called with each job that has ended, of any endpoint.
         self.when_finished: list[FinishedCallback] = []
         self._command = command
+        #: Copies the workers' output without waiting for the reader of standard output.
+        self._terminal = LineWriter(STANDARD_OUTPUT)
         self._closing: dict[str, asyncio.Task[None]] = {}
         self.first = self._add(
             first_config(settings.endpoint_id, pool_at(self.gpu_types, settings.usd_per_second)), settings
@@ -109,7 +113,7 @@ class Account:
         made = _changed(self.settings, {**settings, "endpoint_id": secrets.token_hex(7)})
         self._check(config, made, 0)
         endpoint = self._add(config, made)
-        endpoint.start(self._command, self.origin)
+        endpoint.start(self._command, self.origin, self._terminal.put)
         return endpoint
 
     def change(self, endpoint: ServerlessEndpoint, config: EndpointConfig, settings: Mapping[str, Any]) -> None:
@@ -156,11 +160,12 @@ class Account:
         """Begins to run the endpoints. Needs a running event loop."""
         self.origin = origin
         for endpoint in self.endpoints.values():
-            endpoint.start(self._command, origin)
+            endpoint.start(self._command, origin, self._terminal.put)
 
     async def close(self) -> None:
         """Stops all workers, and waits for their ends."""
         await asyncio.gather(*(endpoint.close() for endpoint in self.endpoints.values()), *self._closing.values())
+        await asyncio.to_thread(self._terminal.flush)
 
     def _add(self, config: EndpointConfig, settings: EndpointSettings) -> ServerlessEndpoint:
         state = Endpoint(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from runpod_emulator.account.configuration import EndpointConfig, FieldChange, ReleaseRecord, differences
@@ -47,10 +48,13 @@ class ServerlessEndpoint:
         if changes:
             self._release(config, changes)
 
-    def start(self, command: WorkerCommand | None, origin: str) -> None:
-        """Begins to start, stop and look after workers. Needs a running event loop."""
+    def start(self, command: WorkerCommand | None, origin: str, terminal: Callable[[bytes], object]) -> None:
+        """Begins to start, stop and look after workers. Needs a running event loop.
+
+        terminal: takes the output of workers that have no log file.
+        """
         if command:
-            self.fleet = Fleet(self.state, command, origin)
+            self.fleet = Fleet(self.state, command, origin, terminal)
         self._supervisor = asyncio.create_task(self._supervise())
 
     async def close(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from runpod_emulator.billing.bill import Bill, Meter, Phase, bill_line
+from runpod_emulator.endpoint.output import WorkerOutput
 from runpod_emulator.endpoint.placement import Placement
 from runpod_emulator.endpoint.release import Release
 from runpod_emulator.errors import NotFound
@@ -35,6 +36,8 @@ PHASES = {
 }
 READY = frozenset({State.IDLE, State.RUNNING})
 ALIVE = READY | {State.INITIALIZING}
+#: How many workers' output is kept after their ends.
+KEPT_OUTPUTS = 20
 
 
 @dataclass(eq=False)
@@ -47,6 +50,7 @@ class Worker:
     #: The endpoint's release when the worker started.
     release: Release
     placement: Placement
+    output: WorkerOutput
     state: State = State.INITIALIZING
     #: When the state began.
     since: float = 0
@@ -77,10 +81,18 @@ class Worker:
 class WorkerRegistry:
     """Keeps every worker since the start, by id. All changes of state go through here, so that the meters agree.
 
-    With `admits_external`, a worker that was started elsewhere is added when its first request comes.
+    With `admits_external`, a worker that was started elsewhere is added when its first request comes. clock_began_at:
+    the clock's 0 in seconds since 1970.
     """
 
-    def __init__(self, settings: EndpointSettings, clock: Callable[[], float], *, admits_external: bool = True) -> None:
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        clock: Callable[[], float],
+        *,
+        admits_external: bool = True,
+        clock_began_at: float = 0.0,
+    ) -> None:
         self.workers: dict[str, Worker] = {}
         #: The present values; the management APIs change them.
         self.settings = settings
@@ -90,8 +102,11 @@ class WorkerRegistry:
         self.placement = Placement(usd_per_second=settings.usd_per_second)
         #: Stopped external workers whose id a later one uses; they stay on the bill.
         self._former: list[Worker] = []
+        #: Of workers that have ended, the latest last.
+        self._ended_outputs: deque[WorkerOutput] = deque()
         self._admits_external = admits_external
         self._clock = clock
+        self._clock_began_at = clock_began_at
 
     def get(self, worker_id: str) -> Worker:
         """Returns a worker, adding an external one. Raises NotFound where external workers are not admitted."""
@@ -105,7 +120,10 @@ class WorkerRegistry:
         now = self._clock()
         if worker_id in self.workers:
             self._former.append(self.workers[worker_id])
-        worker = self.workers[worker_id] = Worker(worker_id, now, Meter(now), self.release, self.placement, since=now)
+        output = WorkerOutput(self._now_us)
+        worker = self.workers[worker_id] = Worker(
+            worker_id, now, Meter(now), self.release, self.placement, output, since=now
+        )
         return worker
 
     def mark_ready(self, worker_id: str) -> Worker:
@@ -149,6 +167,10 @@ class WorkerRegistry:
         self._move(worker, State.STOPPED)
         worker.meter.stop(self._clock())
         worker.stops.notify_all()
+        worker.output.end(f"The worker has ended, exit code {exit_code}.")
+        self._ended_outputs.append(worker.output)
+        if len(self._ended_outputs) > KEPT_OUTPUTS:
+            self._ended_outputs.popleft().forget()
 
     def alive(self) -> list[Worker]:
         """Returns the workers that take jobs or will take some, the oldest first."""
@@ -215,6 +237,9 @@ class WorkerRegistry:
             for worker in self.all_workers()
         )
         return Bill(self.settings.usd_per_second, tuple(lines))
+
+    def _now_us(self) -> int:
+        return round((self._clock_began_at + self._clock()) * 1_000_000)
 
     def _move(self, worker: Worker, state: State) -> None:
         if worker.state is state or worker.state is State.STOPPED:

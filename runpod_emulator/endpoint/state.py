@@ -40,7 +40,9 @@ class Endpoint:
         #: Wakes the supervisor when there may be work to do.
         self.changed = Signal()
         self.is_closing = False
-        self.registry = WorkerRegistry(settings, clock, admits_external=not starts_workers)
+        self.registry = WorkerRegistry(
+            settings, clock, admits_external=not starts_workers, clock_began_at=self.clock_began_at
+        )
         self.store = JobStore(settings, clock, self)
         self.limiter = RateLimiter(settings.rate_limits, settings.rate_window_seconds, clock)
         self.injector = FaultInjector()

@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -19,6 +19,7 @@ from typing import IO
 from runpod_emulator.endpoint.registry import READY, State, Worker
 from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.settings import inherited_environment, worker_environment
+from runpod_emulator.workers.output_pipe import output_pipe
 from runpod_emulator.workers.scaling import ScalingInput, desired_workers
 
 logger = logging.getLogger(__name__)
@@ -43,14 +44,20 @@ class WorkerCommand:
 
 
 class Fleet:
-    """The processes of one endpoint. One task per process runs from its start to its end."""
+    """The processes of one endpoint. One task per process runs from its start to its end.
 
-    def __init__(self, endpoint: Endpoint, command: WorkerCommand, base_url: str) -> None:
+    terminal: takes the output of workers that have no log file, and does not wait.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, command: WorkerCommand, base_url: str, terminal: Callable[[bytes], object]
+    ) -> None:
         self._endpoint = endpoint
         self._registry = endpoint.registry
         self._settings = endpoint.settings
         self._command = command
         self._base_url = base_url
+        self._terminal = terminal
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Task[None]] = {}
@@ -114,21 +121,31 @@ class Fleet:
         """Starts the worker's process, and waits until the process and its children have ended."""
         exit_code = CANNOT_START
         try:
-            process = await self._spawn(worker)
-            self._processes[worker.id] = process
-            logger.info("worker %s started, process %d", worker.id, process.pid)
-            if worker.is_stopping:  # since before its process was there to get SIGTERM
-                process.terminate()
-            exit_code = await process.wait()
-            _signal_group(process.pid, signal.SIGKILL)  # its children may still run
+            with self._copy(worker) as copy:
+                async with output_pipe(worker.output, copy) as pipe:
+                    exit_code = await self._run_process(worker, pipe)
         except OSError as error:
             logger.error("worker %s cannot start: %s", worker.id, error)
+            worker.output.report(f"The worker cannot start: {error}")
         finally:
             self._processes.pop(worker.id, None)
             self._runs.pop(worker.id, None)
             logger.info("worker %s ended, exit code %d", worker.id, exit_code)
             self._note_end(worker, exit_code)
             self._endpoint.end_worker(worker, exit_code)
+
+    async def _run_process(self, worker: Worker, pipe: IO[bytes]) -> int:
+        """Runs the worker's process to its end, and returns its exit code."""
+        process = await self._spawn(worker, pipe)
+        pipe.close()  # the process has its own
+        self._processes[worker.id] = process
+        logger.info("worker %s started, process %d", worker.id, process.pid)
+        worker.output.report(f"The worker has started, version {worker.release.version}.")
+        if worker.is_stopping:  # since before its process was there to get SIGTERM
+            process.terminate()
+        exit_code = await process.wait()
+        _signal_group(process.pid, signal.SIGKILL)  # its children may still run
+        return exit_code
 
     def _note_end(self, worker: Worker, exit_code: int) -> None:
         """Counts a failed start: a command that fails must not be started again in a busy loop."""
@@ -142,26 +159,29 @@ class Fleet:
             self._failed_starts.add(exit_code, log)
             logger.error("%s", self._failed_starts.message())
 
-    async def _spawn(self, worker: Worker) -> asyncio.subprocess.Process:
+    async def _spawn(self, worker: Worker, pipe: IO[bytes]) -> asyncio.subprocess.Process:
         variables = inherited_environment() | dict(self._command.variables) | dict(worker.release.variables)
-        with self._log(worker) as log:
-            return await asyncio.create_subprocess_exec(
-                *self._command.arguments,
-                env=variables | worker_environment(self._settings, self._base_url, worker.id),
-                cwd=self._command.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # its own process group, so that kill() reaches its children
-                preexec_fn=_ending_with(os.getpid()),
-            )
+        return await asyncio.create_subprocess_exec(
+            *self._command.arguments,
+            env=variables | worker_environment(self._settings, self._base_url, worker.id),
+            cwd=self._command.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            start_new_session=True,  # its own process group, so that kill() reaches its children
+            preexec_fn=_ending_with(os.getpid()),
+        )
 
-    def _log(self, worker: Worker) -> contextlib.AbstractContextManager[IO[bytes] | None]:
+    @contextlib.contextmanager
+    def _copy(self, worker: Worker) -> Iterator[Callable[[bytes], object]]:
+        """Opens the place where the worker's output is copied to: its log file, or this process's output."""
         directory = self._command.log_directory
         if directory is None:
-            return contextlib.nullcontext()
+            yield self._terminal
+            return
         directory.mkdir(parents=True, exist_ok=True)
-        return (directory / f"{worker.id}.log").open("wb")
+        with (directory / f"{worker.id}.log").open("wb", buffering=0) as file:
+            yield file.write
 
     def _stop(self, worker: Worker) -> None:
         """Sends SIGTERM now, and SIGKILL after `stop_grace_seconds`."""

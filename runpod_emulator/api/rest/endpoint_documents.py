@@ -68,7 +68,7 @@ def container_document(container: ContainerConfig) -> Document:
 
 def workers_document(endpoint: ServerlessEndpoint) -> Document:
     """Returns the workers that have not stopped, and their numbers by status."""
-    workers = [worker for worker in endpoint.state.registry.workers.values() if worker.state is not State.STOPPED]
+    workers = _present(endpoint)
     counts = Counter(worker.state.value for worker in workers)
     return {
         "workers": [_worker(endpoint, worker) for worker in workers],
@@ -77,9 +77,42 @@ def workers_document(endpoint: ServerlessEndpoint) -> Document:
     }
 
 
+def releases_document(endpoint: ServerlessEndpoint) -> Document:
+    """Returns the releases, the latest first, and how many workers run the latest."""
+    workers = _present(endpoint)
+    by_version = Counter(worker.release.version for worker in workers)
+    latest = by_version[endpoint.version]
+    return {
+        "endpointVersion": endpoint.version,
+        "rollout": {
+            "inProgress": latest < len(workers),
+            "workersOnLatest": latest,
+            "workersTotal": len(workers),
+            "percentOnLatest": 100 * latest // len(workers) if workers else 0,
+        },
+        "releases": [
+            {
+                "id": release.id,
+                "version": release.version,
+                "source": "MANUAL",
+                "buildId": None,
+                "createdByUserId": None,
+                "workerCount": by_version[release.version],
+                "createdAt": time_text(release.created_at),
+                "diff": [{"field": change.field, "old": change.old, "new": change.new} for change in release.changes],
+            }
+            for release in reversed(endpoint.releases)
+        ],
+    }
+
+
 def time_text(moment: datetime) -> str:
     """Returns a time in UTC as RFC 3339 has it, to the millisecond."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _present(endpoint: ServerlessEndpoint) -> list[Worker]:
+    return [worker for worker in endpoint.state.registry.workers.values() if worker.state is not State.STOPPED]
 
 
 def _worker(endpoint: ServerlessEndpoint, worker: Worker) -> Document:

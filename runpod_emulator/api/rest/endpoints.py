@@ -1,4 +1,4 @@
-"""/v2/serverless: lists, creates, shows, changes and deletes endpoints, and shows their workers."""
+"""/v2/serverless: lists, creates, shows, changes and deletes endpoints, and shows their workers and releases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from runpod_emulator.account.serverless import ServerlessEndpoint
 from runpod_emulator.api.rest import door
 from runpod_emulator.api.rest.endpoint_bodies import CreateEndpointBody, UpdateEndpointBody
 from runpod_emulator.api.rest.endpoint_changes import changed, created
-from runpod_emulator.api.rest.endpoint_documents import endpoint_document, workers_document
+from runpod_emulator.api.rest.endpoint_documents import (
+    endpoint_document,
+    releases_document,
+    workers_document,
+)
+from runpod_emulator.api.rest.worker_logs import stream_logs
+from runpod_emulator.errors import NotFound
 
 GROUP = "serverless"
 
@@ -29,6 +35,8 @@ class EndpointsApi:
         router.add_patch(base + "/{id}", rest.guarded(GROUP, self.change))
         router.add_delete(base + "/{id}", rest.guarded(GROUP, self.delete))
         router.add_get(base + "/{id}/workers", rest.guarded(GROUP, self.workers))
+        router.add_get(base + "/{id}/releases", rest.guarded(GROUP, self.releases))
+        router.add_get(base + "/{id}/workers/{worker}/logs", rest.guarded(GROUP, self.logs), allow_head=False)
         rest.refuse_the_rest(router, GROUP)
 
     async def list(self, request: web.Request) -> web.StreamResponse:
@@ -63,6 +71,18 @@ class EndpointsApi:
     async def workers(self, request: web.Request) -> web.StreamResponse:
         """Answers the endpoint's workers that have not stopped."""
         return web.json_response(workers_document(self._endpoint(request)))
+
+    async def releases(self, request: web.Request) -> web.StreamResponse:
+        """Answers the endpoint's releases."""
+        return web.json_response(releases_document(self._endpoint(request)))
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        """Streams a worker's output lines, also those of one that has ended, until it ends or the client leaves."""
+        worker_id = request.match_info["worker"]
+        worker = self._endpoint(request).state.registry.workers.get(worker_id)
+        if worker is None:
+            raise NotFound(f"worker {worker_id}: this endpoint has had none")
+        return await stream_logs(request, worker.output)
 
     def _endpoint(self, request: web.Request) -> ServerlessEndpoint:
         return self._account.endpoint(request.match_info["id"])
