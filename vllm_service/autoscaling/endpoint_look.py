@@ -118,8 +118,9 @@ class EndpointLook:
             return EndpointHealth(jobs, workers.health_counts())
         counts = dict(counted.workers)
         for worker in workers.leaving:
-            state = worker.status.lower()
-            counts[state] = max(0, counts.get(state, 0) - 1)
+            for state in (worker.status.lower(), "ready"):  # /health counts a warm worker under both
+                if state in counts:
+                    counts[state] = max(0, counts[state] - 1)
         return EndpointHealth(jobs, {**counts, "leaving": len(workers.leaving)})
 
     def _mean_price(self, workers: EndpointWorkers) -> float | None:

@@ -262,10 +262,10 @@ async def test_between_two_rare_lists_health_counts_and_leaving_workers_are_take
     world.platform.counted = {"workers": {"idle": 1, "running": 1}, "jobs": {}}
     await world.rounds(60)
     assert world.lists == 30
-    world.platform.counted = {"workers": {"idle": 3, "running": 1, "initializing": 1}, "jobs": {}}
+    world.platform.counted = {"workers": {"idle": 3, "running": 1, "ready": 4, "initializing": 1}, "jobs": {}}
     await world.rounds(1)  # a list and a count
     await world.rounds(7)
-    assert world.told[0] == {"idle": 2, "running": 1, "initializing": 1, "leaving": 1}
+    assert world.told[0] == {"idle": 2, "running": 1, "ready": 3, "initializing": 1, "leaving": 1}
     assert world.told[1] == ListedWorkers((), 0.00031)
 
 
