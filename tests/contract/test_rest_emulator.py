@@ -16,10 +16,14 @@ from tests.contract.rest_contract import (
     OPERATIONS,
     ContractBroken,
     Recorded,
+    check_answer,
+    check_events,
     check_request,
     checked_emulator,
     operation_of,
 )
+from tests.runpod_emulator.support import ECHO_WORKER
+from tests.waiting import until
 
 GPU = {"pools": ["AMPERE_24"]}
 QUEUE = {"type": "QUEUE_DELAY", "queueDelay": 4}
@@ -50,6 +54,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("PATCH", "/v2/serverless/{endpoint}", {}),
     ("DELETE", "/v2/serverless/{endpoint}", None),
     ("GET", "/v2/serverless/{endpoint}/workers", None),
+    ("GET", "/v2/serverless/{endpoint}/releases", None),
     ("GET", "/v2/templates", None),
     ("POST", "/v2/templates", TEMPLATE),
     ("POST", "/v2/templates", TEMPLATE | {"mounts": {"persistent": {"size": 20, "path": "/workspace"}}, "disk": 40}),
@@ -107,6 +112,8 @@ BAD: list[tuple[str, str, Any, int]] = [
     ("PATCH", "/v2/serverless/{endpoint}", {"cpu": [{"id": "cpu3c", "vcpuCount": 2}]}, 400),
     ("DELETE", "/v2/serverless/none", None, 404),
     ("GET", "/v2/serverless/none/workers", None, 404),
+    ("GET", "/v2/serverless/none/releases", None, 404),
+    ("GET", "/v2/serverless/{endpoint}/workers/none/logs", None, 404),
     ("POST", "/v2/templates", {"name": "t"}, 422),
     ("POST", "/v2/templates", TEMPLATE | {"mounts": {"network": {}}}, 422),
     ("POST", "/v2/templates", TEMPLATE | {"allowedCudaVersions": ["12"]}, 422),
@@ -244,7 +251,33 @@ VALUES: tuple[Any, ...] = (
 
 def test_every_operation_is_asked_well() -> None:
     asked = {operation_of(method, path.partition("?")[0].replace("{", "").replace("}", "")) for method, path, _ in GOOD}
-    assert {operation.path.split("/")[-1] for operation in set(OPERATIONS) - asked} <= {"releases", "logs"}
+    assert {operation.path.split("/")[-1] for operation in set(OPERATIONS) - asked} == {"logs"}  # it has the next test
+
+
+async def test_a_workers_log_and_a_new_release_are_as_published() -> None:
+    settings = EndpointSettings(endpoint_id="ep", idle_timeout_seconds=0.1)
+    async with checked_emulator(settings, ECHO_WORKER, ours=True) as (emulator, recorded):
+        changed = await ask(emulator, "PATCH", "/v2/serverless/ep", {"image": "example/worker:2", "env": {"A": "b"}})
+        assert changed.status_code == 200
+        assert (await ask(emulator, "POST", "/v2/ep/runsync", {"input": {"a": 1}})).json()["status"] == "COMPLETED"
+        assert (await ask(emulator, "GET", "/v2/serverless/ep/workers", None)).status_code == 200
+        await until(lambda: all(worker.exit_code is not None for worker in emulator.workers.values()))
+        assert len((await ask(emulator, "GET", "/v2/serverless/ep/releases", None)).json()["releases"]) == 2
+        (worker,) = emulator.workers
+        path = f"/v2/serverless/ep/workers/{worker}/logs"
+        log = await ask(emulator, "GET", f"{path}?tail=5000&source=container", None)
+        check_answer("GET", path, log.status_code, log.content, log.headers)
+        assert check_events(log.text) > 0
+        newer = await ask(emulator, "GET", f"{path}?source=container&since=2026-11-29T00:00:00Z&tail=0", None)
+        check_answer("GET", path, newer.status_code, newer.content, newer.headers)
+    assert len(recorded.exchanges) == 5
+
+
+@pytest.mark.parametrize("query", ["tail=5001", "tail=-1", "source=kernel", "since=yesterday", "since=2026-11-29"])
+async def test_a_wrong_question_for_a_log_is_a_problem(query: str) -> None:
+    async with checked_emulator() as (emulator, _):
+        emulator.endpoint.registry.start("w1")
+        assert (await ask(emulator, "GET", f"/v2/serverless/local/workers/w1/logs?{query}", None)).status_code == 422
 
 
 async def test_what_breaks_the_contract_is_reported_at_the_emulators_end() -> None:
