@@ -35,6 +35,12 @@ class OwnEndpoint:
     idle_timeout_us: int
     #: Where a worker's GPU type is not known; None: no price is known, and nothing is booked.
     picousd_per_microsecond: int | None
+    #: When it was last seen, after which a worker may have been there that is not known yet; None: it cannot be seen.
+    seen_until_us: int | None = None
+
+    def final_us(self, final_us: int) -> int:
+        """Returns until when both its requests and its workers are known; final_us: its requests."""
+        return final_us if self.seen_until_us is None else min(final_us, self.seen_until_us)
 
 
 class LifeBooks:
@@ -60,9 +66,9 @@ class LifeBooks:
             known = [_priced(life, price) for life in of_provider]
             if any(life.picousd_per_microsecond is None for life in known) or (endpoint is not None and price is None):
                 continue  # rows whose worker has no price keep what they were expected to cost
-            open_until = final_us
+            open_until = final = final_us if endpoint is None else endpoint.final_us(final_us)
             for life in known:
-                booked = await self._book_life(life, final_us)
+                booked = await self._book_life(life, final)
                 if booked is not life:
                     changed.append(booked)
                 if not booked.is_settled:

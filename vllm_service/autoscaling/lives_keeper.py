@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vllm_service.accounting.lives import EndpointLives, LivesSettings
 from vllm_service.autoscaling.life_books import LifeBooks, OwnEndpoint
@@ -41,8 +41,13 @@ class KeeperSettings:
 
     #: Between two rounds.
     round_seconds: float = 5.0
-    #: How long after a moment every request that began before it has ended, and has its row in the ledger.
+    #: How long after a moment every request that began before it has ended, and has its row in the ledger, whatever
+    #: the ledger's writers say.
     final_seconds: float = 610.0
+    #: How far clocks of replicas, and a request's begin and its note as under way, may be apart.
+    margin_seconds: float = 1.0
+    #: An endpoint that was not seen for so long may have had workers all the same.
+    blind_seconds: float = 120.0
     #: How long a replica without the lease keeps its looks.
     kept_seconds: float = 120.0
     #: Looks that wait for the next round; further ones push the oldest out.
@@ -78,6 +83,7 @@ class LivesKeeper:
         self._dropped = 0
         self._is_failing = False
         self._booked_until_us: int | None = None
+        self._began_us = round(clock() * _US)
 
     def observe(
         self,
@@ -199,9 +205,13 @@ class LivesKeeper:
                     del self._unwritten[life.life_id]
 
     async def _book(self, lives: Mapping[tuple[str, str], EndpointLives]) -> None:
-        final_us = round((self._clock() - self._settings.final_seconds) * _US)
+        final_us = await self._final_us()
+        endpoints = {
+            one.provider: replace(one, seen_until_us=self._seen_until(lives.get((one.provider, one.endpoint_id))))
+            for one in self._endpoints()
+        }
         try:
-            booked = await self._books.book({one.provider: one for one in self._endpoints()}, final_us)
+            booked = await self._books.book(endpoints, final_us)
         except ServiceError:
             # Whether the last slice was booked is not known: the stored lives say it.
             self._lives = None
@@ -210,6 +220,22 @@ class LivesKeeper:
             if (of_endpoint := lives.get((life.provider, life.endpoint_id))) is not None:
                 of_endpoint.booked(life)
         self._booked_until_us = final_us
+
+    async def _final_us(self) -> int:
+        """Returns the moment before which every request that began has its row."""
+        now = self._clock()
+        at_latest = round((now - self._settings.final_seconds) * _US)
+        complete = await self._store.complete_until_us()
+        if complete is None:
+            return at_latest
+        return max(at_latest, min(complete, round(now * _US)) - round(self._settings.margin_seconds * _US))
+
+    def _seen_until(self, lives: EndpointLives | None) -> int | None:
+        """Returns when the endpoint was last seen; None: not for so long that nothing is waited for any more."""
+        looked_at = None if lives is None else lives.looked_at_us
+        seen_at = self._began_us if looked_at is None else max(looked_at, self._began_us)
+        is_blind = self._clock() * _US - seen_at > self._settings.blind_seconds * _US
+        return None if is_blind else looked_at or 0
 
     def _endpoints(self) -> list[OwnEndpoint]:
         return [

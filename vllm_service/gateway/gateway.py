@@ -50,6 +50,7 @@ class Gateway:
     ledger's `record` comes first. record_loss: called with the rows of cut and beaten attempts; metrics must not count
     these as requests, so None is the first recorder alone. wall_clock: seconds since 1970, for rows and quotas' days;
     it may jump. None: time.time. keep_alive: watches streams over sockets; None: they are as silent as providers.
+    in_flight: gets when each request began, in seconds since 1970, until its rows are recorded.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class Gateway:
         wall_clock: Callable[[], float] | None = None,
         max_body_bytes: int = 20_000_000,
         keep_alive: KeepAlive | None = None,
+        in_flight: dict[int, float] | None = None,
     ) -> None:
         self.config = config
+        self._in_flight = {} if in_flight is None else in_flight
         self._upstream = upstream
         self._responses = responses
         self._policy = policy or ResiliencePolicy.of()
@@ -154,6 +157,7 @@ class Gateway:
 
     async def _serve(self, context: RequestContext, key: ApiKey | None = None) -> None:
         """Answers a request and accounts for it. key: of a request from within; None: it is in the headers."""
+        self._in_flight[id(context)] = context.started_at
         try:
             await self._answer(context, key)
         except ServiceError as error:
@@ -168,7 +172,10 @@ class Gateway:
         except Exception as error:
             _log.error("request %s failed within the gateway: %s", context.request_id, source_location(error))
             refuse(context, ServiceError("The gateway failed on this request; its log has more under its id."))
-        await self._books.close(context)
+        try:
+            await self._books.close(context)
+        finally:
+            del self._in_flight[id(context)]
 
     async def _answer(self, context: RequestContext, key: ApiKey | None) -> None:
         """Takes a request from its key to its answer. Raises ServiceError for what the caller gets instead."""

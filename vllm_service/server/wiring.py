@@ -118,6 +118,7 @@ def build(
         tracer=tracing,
         max_body_bytes=settings.max_body_bytes,
         keep_alive=KeepAlive(settings.stream_keep_alive_seconds),
+        in_flight=storage.ledger.in_flight,
     )
     dependencies = _dependencies(settings, config, measurements, statuses, keys)
     dispatcher = Dispatcher(gateway, partial(fastapi_application, dependencies))

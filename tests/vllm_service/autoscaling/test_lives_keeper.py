@@ -24,6 +24,7 @@ from vllm_service.storage.ledger.lease import DatabaseLease
 from vllm_service.storage.ledger.lives import LifeStore
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.ledger.rows import row_of
+from vllm_service.storage.ledger.writers import WriterEntry
 from vllm_service.storage.open import open_database
 from vllm_service.storage.sql.database import Database, Rows
 
@@ -223,6 +224,41 @@ async def test_without_a_price_nothing_is_booked_and_with_one_all_is(database: D
     world.catalog = catalog()
     await world.pass_time(160, keeper, lives=lives)
     assert await world.booked() == {"r1": (9.0, 21.0, 5.0)}
+
+
+async def test_moments_are_final_when_no_request_from_before_is_under_way(database: Database) -> None:
+    world = World(database)
+    keeper = world.keeper("a")
+    writer = WriterEntry(database, lambda: T + world.now)
+    await writer.register()
+    lives = [Lived(10, 31, 45)]
+    await world.ran(10, 40)
+    await world.pass_time(42, keeper, lives=lives)
+    await database.write(writer.heartbeat(1, 0, 0, oldest=T + 41.5))
+    await world.pass_time(60, keeper, lives=lives)
+    assert await world.booked() == {"r1": (9.0, 21.0, 0.5)}
+    await database.write(writer.heartbeat(1, 0, 0))
+    await world.pass_time(66, keeper, lives=lives)
+    assert await world.booked() == {"r1": (9.0, 21.0, 5.0)}
+    assert await world.sums() == (35 * SECOND, 0, 35 * SECOND)
+
+
+async def test_nothing_is_final_that_no_look_has_followed(database: Database) -> None:
+    """A worker that is listed only now may have run what has ended since the last list."""
+    world = World(database)
+    keeper = world.keeper("a")
+    writer = WriterEntry(database, lambda: T + world.now)
+    await writer.register()
+    await world.pass_time(8, keeper, lives=[])
+    await world.ran(10, 14)
+    world.now = world.passed = 30.0
+    await database.write(writer.heartbeat(1, 0, 0))
+    await keeper.round()
+    assert await world.booked() == {}
+    await world.pass_time(36, keeper, lives=[Lived(10, 12, 60)])
+    assert (await world.booked()).keys() == {"r1"}
+    (life,) = await LifeStore(database).overlapping("own", 0, 2**62)
+    assert life.known_by is KnownBy.WORKERS
 
 
 async def test_two_replicas_book_once_and_the_second_goes_on_where_the_first_was_killed(database: Database) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm_service.domain.cost_basis import CostParts
 from vllm_service.domain.worker_lives import Keeper, KnownBy, WorkerLife
+from vllm_service.storage.ledger.writers import complete_until_us
 from vllm_service.storage.sql.database import Database, Statement, Value
 
 #: RunPod lets a job wait and run for a day at most, unless its TTL is set (as of 2026-11).
@@ -128,6 +129,10 @@ class LifeStore:
     async def days(self, provider: str, first_day: int, last_day: int) -> list[BookedDay]:
         """Returns what was booked, by the day of the seconds; both days included, as days since 1970."""
         return [BookedDay(*row) for row in await self._database.fetch(_DAYS, provider, first_day, last_day + 1)]
+
+    async def complete_until_us(self) -> int | None:
+        """Returns the moment before which every request that began has its row; see writers.complete_until_us."""
+        return await complete_until_us(self._database)
 
     async def booked_until(self, provider: str) -> int | None:
         """Returns the moment until which every life of the provider is booked; None: all are to their end."""

@@ -22,6 +22,8 @@ from vllm_service.storage.sql.database import Database, Rows, RowsRefused, Schem
 log = logging.getLogger(__name__)
 #: How many rows are made between two turns of the event loop: about 0.2 ms, in which no request is served.
 _ROWS_AT_ONCE = 64
+#: With more rows that wait, what is known of the oldest stays as it is: looking at all would hold the event loop.
+_MOST_COMPARED = 4096
 _FIRST_RETRY_SECONDS = 0.1
 _CANCEL_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 2.0
@@ -58,10 +60,13 @@ class LedgerWriter:
         self._entry = entry
         self._options = options
         self._waiting: deque[RequestRecord] = deque()
+        #: When the requests began that are under way, in seconds since 1970, by any key; the gateway keeps it.
+        self.in_flight: dict[int, float] = {}
         # The number of the first waiting row. It moves on only when rows are durable. So a batch that is sent again
         # after a broken connection has the same numbers, and the table's UNIQUE (writer, sequence) ignores it.
         self._sequence = 0
         self._written_rows = 0
+        self._oldest: float | None = None
         self._alarm = LedgerAlarm()
         self._failed_writes = 0
         self._is_failing = False
@@ -232,7 +237,17 @@ class LedgerWriter:
     def _heartbeat_step(self, being_written: int = 0) -> Statement:
         """Returns the heartbeat, with the counts as they will be when the rows of the same transaction are durable."""
         alarm = self._alarm
-        return self._entry.heartbeat(self._written_rows + being_written, alarm.dropped_rows, alarm.refused_rows)
+        counts = (self._written_rows + being_written, alarm.dropped_rows, alarm.refused_rows)
+        return self._entry.heartbeat(*counts, self._oldest_without_row())
+
+    def _oldest_without_row(self) -> float | None:
+        """Returns when the first request began that may have no durable row, in seconds since 1970."""
+        under_way = next(iter(self.in_flight.values()), None)  # they are in the order in which they began
+        if len(self._waiting) <= _MOST_COMPARED:
+            waiting = min((record.started_at for record in self._waiting), default=None)
+            begins = [begin for begin in (under_way, waiting) if begin is not None]
+            self._oldest = min(begins, default=None)
+        return self._oldest
 
 
 def _ended_at(record: RequestRecord) -> float:

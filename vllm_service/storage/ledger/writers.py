@@ -22,10 +22,14 @@ HEARTBEAT_SECONDS = 5.0
 #: Six heartbeats: one that is late because the database is slow counts as no loss.
 LOST_AFTER_SECONDS = 30.0
 
-_REGISTER = """INSERT INTO ledger_writers (writer, host, pid, started_at_us, heard_at_us, rows_written, rows_dropped)
-    VALUES ($1, $2, $3, $4, $4, 0, 0)"""
-_HEARTBEAT = """UPDATE ledger_writers SET heard_at_us = $1, rows_written = $2, rows_dropped = $3, rows_refused = $4
-    WHERE writer = $5"""
+_REGISTER = """INSERT INTO ledger_writers
+    (writer, host, pid, started_at_us, heard_at_us, rows_written, rows_dropped, complete_until_us)
+    VALUES ($1, $2, $3, $4, $4, 0, 0, $4)"""
+_HEARTBEAT = """UPDATE ledger_writers SET heard_at_us = $1, rows_written = $2, rows_dropped = $3, rows_refused = $4,
+    complete_until_us = $5 WHERE writer = $6"""
+# A writer that was taken for lost and is heard again still has requests.
+_COMPLETE = """SELECT COUNT(*), COUNT(complete_until_us), MIN(complete_until_us) FROM ledger_writers
+    WHERE closed_at_us IS NULL AND (lost_at_us IS NULL OR heard_at_us > lost_at_us)"""
 _CLOSE = "UPDATE ledger_writers SET closed_at_us = $1 WHERE writer = $2"
 _FIND_LOST = """UPDATE ledger_writers SET lost_at_us = $1
     WHERE closed_at_us IS NULL AND lost_at_us IS NULL AND heard_at_us < $2 AND writer <> $3
@@ -88,9 +92,16 @@ class WriterEntry:
         values = (self.id, socket.gethostname(), os.getpid(), self._now_us())
         await self._database.write(Statement(_REGISTER, values))
 
-    def heartbeat(self, rows_written: int, rows_dropped: int, rows_refused: int) -> Statement:
-        """Returns the heartbeat, to be written with a batch or alone. rows_refused: part of rows_dropped."""
-        return Statement(_HEARTBEAT, (self._now_us(), rows_written, rows_dropped, rows_refused, self.id))
+    def heartbeat(
+        self, rows_written: int, rows_dropped: int, rows_refused: int, oldest: float | None = None
+    ) -> Statement:
+        """Returns the heartbeat, to be written with a batch or alone. rows_refused: part of rows_dropped.
+
+        oldest: when the first request began, in seconds since 1970, that has no durable row yet; None: all have theirs.
+        """
+        now_us = self._now_us()
+        complete_us = now_us if oldest is None else min(now_us, int(oldest * 1_000_000))
+        return Statement(_HEARTBEAT, (now_us, rows_written, rows_dropped, rows_refused, complete_us, self.id))
 
     def closed(self) -> Statement:
         """Returns the statement that closes the entry, when every row was written or counted as dropped."""
@@ -117,3 +128,13 @@ async def refusals(database: Database) -> list[Refusal]:
 async def lost_writers(database: Database) -> list[LostWriter]:
     """Returns every writer that was ever lost, for `ledger summary`."""
     return [LostWriter(*row) for row in await database.fetch(_LIST_LOST)]
+
+
+async def complete_until_us(database: Database) -> int | None:
+    """Returns the moment before which every request that began, at any writer, has its row in the ledger.
+
+    In microseconds since 1970; None where that is not known: nothing writes, or a program that does not say it.
+    """
+    writers, known, earliest = (await database.fetch(_COMPLETE))[0]
+    until: int | None = earliest if writers and writers == known else None
+    return until

@@ -4,6 +4,8 @@ ALTER TABLE requests ADD COLUMN execution_picousd BIGINT;
 ALTER TABLE requests ADD COLUMN cold_start_picousd BIGINT;
 ALTER TABLE requests ADD COLUMN idle_picousd BIGINT;
 ALTER TABLE requests ADD COLUMN cost_basis TEXT;
+-- Every request of this writer that began before has ended, and its row is in the ledger.
+ALTER TABLE ledger_writers ADD COLUMN complete_until_us BIGINT;
 -- Finds the rows that wait to be booked, which are few beside the others.
 CREATE INDEX requests_expected ON requests (provider, started_at_us) WHERE cost_basis = 'expected';
 
