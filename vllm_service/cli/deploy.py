@@ -1,4 +1,4 @@
-"""`deploy plan`: a model on an endpoint of RunPod, from deploy.yaml or from arguments."""
+"""`deploy plan | apply | status | logs | destroy`: a model on an endpoint of RunPod."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Protocol
 
-from vllm_service.cli import deploy_plan
+from vllm_service.cli import deploy_apply, deploy_destroy, deploy_logs, deploy_plan, deploy_status
 from vllm_service.cli.command import Command
 
 
@@ -26,7 +26,13 @@ class Action(Protocol):
 
 
 #: In the order of `deploy --help`.
-ACTIONS: Mapping[str, Action] = {"plan": deploy_plan}
+ACTIONS: Mapping[str, Action] = {
+    "plan": deploy_plan,
+    "apply": deploy_apply,
+    "status": deploy_status,
+    "logs": deploy_logs,
+    "destroy": deploy_destroy,
+}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,7 +48,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "Brings a model to RunPod serverless: what it needs and costs, from a file deploy.yaml or from arguments.",
+    "Brings a model to RunPod serverless, from a file deploy.yaml or from arguments: what it needs and costs, the "
+    "endpoint and its first answer, what it has and costs now, and its end.",
     _add_arguments,
     run,
 )

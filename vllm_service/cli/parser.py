@@ -17,7 +17,7 @@ COMMANDS = {
     "check": "check the configuration, and whether every provider answers",
     "compare": "compare what providers charge for a month of tokens",
     "completion": "print a script for the shell's completion",
-    "deploy": "bring a model to RunPod: what it needs and costs",
+    "deploy": "bring a model to RunPod: plan, apply, status, logs, destroy",
     "examples": "list, show and copy example configuration, scenarios and traces",
     "explain": "show where a request would go, and why",
     "keys": "make and revoke callers' keys, set their organisations' limits",

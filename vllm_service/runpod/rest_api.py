@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -138,7 +138,7 @@ class RestApi:
 
     async def events(
         self, path: str, query: Query | None = None, *, longest_seconds: float = 600.0
-    ) -> AsyncIterator[Json]:
+    ) -> AsyncGenerator[Json, None]:
         """Yields the objects of a stream of events, such as the log lines of a worker, until it or the time ends.
 
         Raises TypeError where the `send` is no StreamHttp.
