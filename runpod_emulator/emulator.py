@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from runpod_emulator.account.account import Account
+from runpod_emulator.api.batches import BatchApi
 from runpod_emulator.api.client import ClientApi, no_such_endpoint
 from runpod_emulator.api.management import ManagementApi, retired
 from runpod_emulator.api.openai import OpenAIApi
@@ -165,6 +166,7 @@ class Emulator:
         client_api = ClientApi(self.account)
         WorkerApi(self.account).add_routes(app.router)
         client_api.add_routes(app.router)
+        BatchApi().add_routes(app.router, client_api)
         OpenAIApi().add_routes(app.router, client_api)
         if self._management_v1:
             ManagementApi().add_routes(app.router, client_api)

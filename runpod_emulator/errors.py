@@ -4,7 +4,7 @@ ApiError
 ├── BadRequest        400  the request is malformed, or a value is out of range
 ├── Unauthorized      401  no API key, or a wrong one
 ├── NotFound          404  no such endpoint or job, or the job's result has expired
-├── Conflict          409  what is to be deleted is in use
+├── Conflict          409  the state of a thing, or another thing, does not allow it
 ├── Gone              410  a version of an API that is switched off
 ├── TooLarge          413  the body is over the operation's limit
 ├── Unprocessable     422  the request is well formed, and fields of it are wrong
@@ -58,7 +58,7 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """A request that something else in the account stands against. The message names it."""
+    """A request that the state of a thing, or another thing in the account, does not allow. The message names it."""
 
     status = 409
     code = "conflict"

@@ -21,13 +21,18 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     return body
 
 
-async def read_object(request: web.Request, max_bytes: int) -> dict[str, Any]:
-    """Returns the body as a JSON object; the content type does not matter. Raises TooLarge and BadRequest."""
+async def read_json(request: web.Request, max_bytes: int) -> Any:
+    """Returns the body as JSON; the content type does not matter. Raises TooLarge and BadRequest."""
     body = await read_body(request, max_bytes)
     try:
-        document = json.loads(body or b"{}")
-    except ValueError as error:
+        return json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
+
+
+async def read_object(request: web.Request, max_bytes: int) -> dict[str, Any]:
+    """Returns the body as a JSON object, as read_json does. Raises TooLarge and BadRequest."""
+    document = await read_json(request, max_bytes)
     if not isinstance(document, dict):
         raise BadRequest("the body is not a JSON object")
     return document

@@ -88,6 +88,14 @@ class EndpointSettings:
     #: How long a result can be read: of jobs sent to /run, and of those sent to /runsync or the OpenAI route.
     keep_run_seconds: float = 30 * 60
     keep_runsync_seconds: float = 60
+    #: Batch jobs: workers of their own, the largest body of one call, and RunPod's limits of batches and requests.
+    max_batch_workers: int = 1
+    max_batch_bytes: int = 10 * MEGABYTE
+    max_active_batches: int = 10
+    max_batch_requests: int = 5000
+    max_queued_batch_requests: int = 50_000
+    #: How many ended batches can still be read.
+    kept_batches: int = 100
     #: How often a job is queued again because its worker was lost; then it fails.
     max_redeliveries: int = 2
 

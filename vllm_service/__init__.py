@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vllm_service.client.payload import Choice
     from vllm_service.client.results import Answer, BatchItem, Candidate, Ensemble, ToolCall
     from vllm_service.client.router.llm_router import Explanation, LLMRouter
+    from vllm_service.client.runpod.batch_job import BatchJob
+    from vllm_service.client.runpod.batch_values import BatchResult, BatchState, BatchSummary
     from vllm_service.client.runpod.jobs import Job, JobStatus
     from vllm_service.client.runpod.service import RunPodVLLMService
     from vllm_service.client.runpod.sync import RunPodVLLMServiceSync
@@ -32,6 +34,10 @@ __all__ = [
     "Answer",
     "BatchFailed",
     "BatchItem",
+    "BatchJob",
+    "BatchResult",
+    "BatchState",
+    "BatchSummary",
     "Candidate",
     "Choice",
     "CostComparison",
@@ -64,6 +70,8 @@ _HOMES = {
     "vllm_service.client.compare": ("CostComparison", "Offering", "compare_costs"),
     "vllm_service.client.deltas": ("Delta", "ToolCallPart"),
     "vllm_service.client.errors": ("BatchFailed", "JobCancelled", "StreamBroken"),
+    "vllm_service.client.runpod.batch_job": ("BatchJob",),
+    "vllm_service.client.runpod.batch_values": ("BatchResult", "BatchState", "BatchSummary"),
     "vllm_service.client.runpod.jobs": ("Job", "JobStatus"),
     "vllm_service.client.router.llm_router": ("Explanation", "LLMRouter"),
     "vllm_service.client.payload": ("Choice",),

@@ -128,6 +128,7 @@ class Account:
         del self.endpoints[endpoint.id]
         self.deleted.append(endpoint)
         endpoint.state.store.cancel_all()
+        endpoint.state.batch_store.cancel_all()
         closing = self._closing[endpoint.id] = asyncio.create_task(endpoint.close())
         closing.add_done_callback(lambda _: self._closing.pop(endpoint.id, None))
 

@@ -57,11 +57,11 @@ class WorkerApi:
             await response.prepare(request)
             await response.write_eof()
         except (ConnectionError, asyncio.CancelledError):
-            endpoint.store.undo_take(worker.id, jobs)
+            endpoint.store_of(worker.id).undo_take(worker.id, jobs)
             raise
         for job in jobs:
             if endpoint.injector.delivers_again():
-                endpoint.store.deliver_again(job)
+                endpoint.store_of(worker.id).deliver_again(job)
         return response
 
     async def stop(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
@@ -80,7 +80,8 @@ class WorkerApi:
         document = await read_object(request, endpoint.settings.max_chunk_bytes)
         if "output" not in document:
             raise BadRequest('output: missing; a chunk is posted as {"output": ...}')
-        kept = endpoint.store.add_chunk(request.match_info["job"], request.match_info["worker"], document["output"])
+        worker_id = request.match_info["worker"]
+        kept = endpoint.store_of(worker_id).add_chunk(request.match_info["job"], worker_id, document["output"])
         return _receipt(kept)
 
     async def done(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
@@ -90,7 +91,7 @@ class WorkerApi:
         """
         document = await read_object(request, endpoint.settings.max_result_bytes)
         worker_id = request.match_info["worker"]
-        kept = endpoint.store.finish(request.match_info["job"], worker_id, document)
+        kept = endpoint.store_of(worker_id).finish(request.match_info["job"], worker_id, document)
         if kept and document.get("stopPod"):  # the SDK's refresh_worker
             endpoint.retire(endpoint.registry.workers[worker_id])
         return _receipt(kept)
@@ -132,13 +133,14 @@ class WorkerApi:
 
 async def _jobs_for(endpoint: Endpoint, worker: Worker, limit: int, request: web.Request) -> list[Job]:
     deadline = time.monotonic() + endpoint.settings.take_poll_seconds
+    store = endpoint.store_of(worker.id)
     while worker.gets_jobs and not endpoint.is_closing and _is_connected(request):
-        if jobs := endpoint.store.take(worker.id, limit):
+        if jobs := store.take(worker.id, limit):
             return jobs
-        if not await endpoint.store.available.wait(deadline - time.monotonic()):
+        if not await store.available.wait(deadline - time.monotonic()):
             return []
     # This poll may have used up a wake-up: without this, a job would wait although another poll is open.
-    endpoint.store.available.notify_one()
+    store.available.notify_one()
     return []
 
 

@@ -54,6 +54,8 @@ class Worker:
     state: State = State.INITIALIZING
     #: When the state began.
     since: float = 0
+    #: It takes the requests of batch jobs only; the others take those of the queue only.
+    takes_batches: bool = False
     #: How many jobs it holds.
     jobs: int = 0
     #: When its last heartbeat came; None before the first.
@@ -115,14 +117,16 @@ class WorkerRegistry:
             raise NotFound(f"no worker {worker_id}: this endpoint admits only the workers that it starts")
         return worker or self.start(worker_id)
 
-    def start(self, worker_id: str) -> Worker:
+    def start(self, worker_id: str, *, takes_batches: bool = False) -> Worker:
         """Adds a worker whose process starts now, and returns it."""
         now = self._clock()
         if worker_id in self.workers:
             self._former.append(self.workers[worker_id])
         output = WorkerOutput(self._now_us)
         worker = self.workers[worker_id] = Worker(
-            worker_id, now, Meter(now), self.release, self.placement, output, since=now
+            *(worker_id, now, Meter(now), self.release, self.placement, output),
+            since=now,
+            takes_batches=takes_batches,
         )
         return worker
 
@@ -176,6 +180,10 @@ class WorkerRegistry:
         """Returns the workers that take jobs or will take some, the oldest first."""
         return [worker for worker in self.workers.values() if worker.state in ALIVE and not worker.is_stopping]
 
+    def alive_for(self, *, batches: bool) -> list[Worker]:
+        """Returns those of them that take the requests of batch jobs, or those that take the queue's."""
+        return [worker for worker in self.alive() if worker.takes_batches is batches]
+
     def has_ready(self) -> bool:
         """Returns whether a worker has taken or requested a job, and runs."""
         return any(worker.state in READY for worker in self.workers.values())
@@ -201,20 +209,26 @@ class WorkerRegistry:
 
         Idle workers above `max_workers` come before them. All idle workers of a former release are stopped too.
         """
-        now = self._clock()
         settings = self.settings
-        alive = self.alive()
+        of_the_queue = self._to_stop(self.alive_for(batches=False), settings.min_workers, settings.max_workers)
+        return of_the_queue + self._to_stop(self.alive_for(batches=True), 0, settings.max_batch_workers)
+
+    def _to_stop(self, alive: list[Worker], min_workers: int, max_workers: int) -> list[Worker]:
+        now = self._clock()
         idle = sorted((worker for worker in alive if worker.state is State.IDLE), key=lambda worker: worker.since)
         stale = [worker for worker in idle if self.is_stale(worker)]
         current = [worker for worker in idle if worker not in stale]
         left = len(alive) - len(stale)
-        too_many = max(0, left - settings.max_workers)
-        timed_out = sum(now - worker.since >= settings.idle_timeout_seconds for worker in current)
-        return stale + current[: min(max(too_many, timed_out), max(0, left - settings.min_workers))]
+        too_many = max(0, left - max_workers)
+        timed_out = sum(now - worker.since >= self.settings.idle_timeout_seconds for worker in current)
+        return stale + current[: min(max(too_many, timed_out), max(0, left - min_workers))]
 
     def counts(self) -> dict[str, int]:
-        """Returns the numbers that /health reports. `throttled` is always 0: the emulator lacks no GPUs."""
-        states = Counter(worker.state for worker in self.workers.values())
+        """Returns the numbers that /health reports, without the workers of batch jobs.
+
+        `throttled` is always 0: the emulator lacks no GPUs.
+        """
+        states = Counter(worker.state for worker in self.workers.values() if not worker.takes_batches)
         ready = sum(states[state] for state in READY)
         reported = (State.IDLE, State.INITIALIZING, State.RUNNING, State.UNHEALTHY)
         return {"ready": ready, "throttled": 0} | {state.value: states[state] for state in reported}

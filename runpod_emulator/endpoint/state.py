@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from runpod_emulator.endpoint.failed_starts import FailedStarts
@@ -14,6 +15,7 @@ from runpod_emulator.endpoint.limits import RateLimiter
 from runpod_emulator.endpoint.registry import Worker, WorkerRegistry
 from runpod_emulator.endpoint.release import Release
 from runpod_emulator.errors import BadRequest
+from runpod_emulator.jobs.batch import Batches
 from runpod_emulator.jobs.job import Job
 from runpod_emulator.jobs.store import Clock, JobStore
 from runpod_emulator.settings import EndpointSettings
@@ -44,6 +46,9 @@ class Endpoint:
             settings, clock, admits_external=not starts_workers, clock_began_at=self.clock_began_at
         )
         self.store = JobStore(settings, clock, self)
+        #: The requests of finalized batches.
+        self.batch_store = JobStore(settings, clock, self)
+        self.batches = Batches(settings, self.batch_store, clock, self.wall_clock)
         self.limiter = RateLimiter(settings.rate_limits, settings.rate_window_seconds, clock)
         self.injector = FaultInjector()
         self.failed_starts = FailedStarts(settings, clock)
@@ -53,6 +58,25 @@ class Endpoint:
         #: Every min_workers that was set since the start, the latest last.
         self.minima: list[int] = []
         self._starts_workers = starts_workers
+
+    def wall_clock(self) -> float:
+        """Returns the time in seconds since 1970."""
+        return self.clock_began_at + self.clock()
+
+    def iso_time(self, moment: float) -> str:
+        """Returns a time of the clock in ISO 8601, UTC."""
+        wall = datetime.fromtimestamp(self.clock_began_at + moment, UTC)
+        return wall.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def store_of(self, worker_id: str) -> JobStore:
+        """Returns the jobs that this worker takes: the queue's, or those of batches. An unknown one has no batches."""
+        worker = self.registry.workers.get(worker_id)
+        return self.batch_store if worker is not None and worker.takes_batches else self.store
+
+    def wanted_batch_workers(self) -> int:
+        """Returns how many workers the waiting requests of batches may have."""
+        load = self.batch_store.load()
+        return min(self.settings.max_batch_workers, load.queued + load.in_progress)
 
     def inject(self, faults: Faults) -> None:
         """Replaces all faults. Raises BadRequest for a crash of external workers."""
@@ -83,27 +107,31 @@ class Endpoint:
     def housekeep(self) -> None:
         """Handles what depends on time: time-outs, expired results, workers without a heartbeat."""
         self.store.expire()
+        self.batch_store.expire()
+        self.batches.settle()
         self.health.record(self.injector.faults.health_late_seconds)
         if self.registry.has_ready():
             self.failed_starts.end()
         elif self.failed_starts.fails_jobs and not self.registry.alive():
             self.store.fail_waiting(self.failed_starts.message())
+            self.batches.fail(self.failed_starts.message())
         for worker, reason in self.registry.lost():
             self.registry.make_unhealthy(worker)
-            self.store.give_back(worker.id, reason)
+            store = self.store_of(worker.id)
+            store.give_back(worker.id, reason)
             # The lost worker's own open poll must end: it would take the jobs again.
-            self.store.available.notify_all()
+            store.available.notify_all()
 
     def retire(self, worker: Worker) -> None:
         """Gives the worker no more jobs, and answers its open polls at once, so that it can stop."""
         worker.is_stopping = True
-        self.store.available.notify_all()
+        self.store_of(worker.id).available.notify_all()
         worker.stops.notify_all()
 
     def end_worker(self, worker: Worker, exit_code: int | None) -> None:
         """Marks the worker stopped, and puts its jobs back into the queue."""
         self.registry.end(worker, exit_code)
-        self.store.give_back(worker.id, f"worker {worker.id} ended with exit code {exit_code}")
+        self.store_of(worker.id).give_back(worker.id, f"worker {worker.id} ended with exit code {exit_code}")
         self.changed.notify_all()
 
     def close(self) -> None:
@@ -116,7 +144,7 @@ class Endpoint:
 
     def job_queued(self) -> None:
         """Wakes the supervisor if the job may need a new worker at once, before the next tick."""
-        if self.settings.scaling == "request_count" or not self.registry.alive():
+        if self.settings.scaling == "request_count" or not self.registry.alive_for(batches=False):
             self.changed.notify_all()
 
     def held_jobs_changed(self, worker_id: str, jobs: int) -> None:

@@ -80,9 +80,14 @@ class JobStore:
     def add(self, job_input: Any, policy: Policy, *, keep_seconds: float, webhook: str | None = None) -> Job:
         """Adds a new job at the end of the queue, and returns it."""
         job = Job(job_input, policy, keep_seconds, self._clock(), webhook)
+        self.enqueue(job)
+        return job
+
+    def enqueue(self, job: Job) -> None:
+        """Adds a job that was made before, and has waited elsewhere, at the end of the queue."""
+        job.created_at = self._clock()
         self._jobs[job.id] = job
         self._enqueue(job)
-        return job
 
     def take(self, worker_id: str, limit: int) -> list[Job]:
         """Moves at most `limit` jobs to the worker and returns them: the oldest first, low priority last."""

@@ -86,11 +86,16 @@ class Fleet:
         self._grow(now)
 
     def _grow(self, now: float) -> None:
-        present = ScalingInput(self._endpoint.store.load(), len(self._registry.alive()), now - self._last_start)
+        alive = len(self._registry.alive_for(batches=False))
+        present = ScalingInput(self._endpoint.store.load(), alive, now - self._last_start)
         # The endpoint's settings, not the ones from the start: the management API changes min_workers.
         for _ in range(desired_workers(self._endpoint.settings, present) - present.workers):
             if not self._failed_starts.seconds_to_next:
-                self._start(now)
+                self._last_start = now
+                self._start()
+        for _ in range(self._endpoint.wanted_batch_workers() - len(self._registry.alive_for(batches=True))):
+            if not self._failed_starts.seconds_to_next:
+                self._start(takes_batches=True)
 
     def kill(self, worker_id: str) -> None:
         """Sends SIGKILL to the worker and all its children, which includes the SDK's ping process."""
@@ -112,9 +117,8 @@ class Fleet:
     def _not_being_stopped(self) -> list[Worker]:
         return [self._registry.workers[worker_id] for worker_id in self._runs if worker_id not in self._stops]
 
-    def _start(self, now: float) -> None:
-        self._last_start = now
-        worker = self._registry.start(secrets.token_hex(7))
+    def _start(self, *, takes_batches: bool = False) -> None:
+        worker = self._registry.start(secrets.token_hex(7), takes_batches=takes_batches)
         self._runs[worker.id] = asyncio.create_task(self._run(worker))
 
     async def _run(self, worker: Worker) -> None:

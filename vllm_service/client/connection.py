@@ -22,7 +22,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from vllm_service.client.cost_info import MARK, read_annotation
 from vllm_service.client.errors import BadAnswer, StreamBroken, Unreachable, at_endpoint, from_judgement, from_sdk
 from vllm_service.client.event_stream import EventStream, judged
-from vllm_service.client.payload import Json, Payload, encoded, read_whole, request_id
+from vllm_service.client.payload import Payload, read_whole, request_id
 from vllm_service.client.per_loop import PerLoop
 from vllm_service.client.results import Answer
 from vllm_service.client.retry import retrying
@@ -164,15 +164,22 @@ class Connection:
     async def _post_stream(self, ask: Payload, content: bytes) -> EventStream:
         return await self.sdk.post(ask.route, cast_to=object, content=content, stream=True, stream_cls=EventStream)
 
-    async def control(self, method: str, url: str, body: Json | None = None) -> Any:
-        """Makes one call of a JSON API beside the OpenAI route, and returns its document. Raises ServiceError."""
-        content = None if body is None else encoded(body, "body")
+    async def control(self, method: str, url: str, content: bytes | None = None) -> Any:
+        """Makes one call of a JSON API beside the OpenAI route, and returns its document. Raises ServiceError.
+
+        content: the body's JSON. The answer to DELETE may be empty: None.
+        """
         with self.raising_ours():
-            if method == "GET":
-                response = await self.sdk.get(url, cast_to=httpx2.Response)
-            else:
-                response = await self.sdk.post(url, cast_to=httpx2.Response, content=content)
-            return _json(response)
+            match method:
+                case "GET":
+                    response = await self.sdk.get(url, cast_to=httpx2.Response)
+                case "PUT":
+                    response = await self.sdk.put(url, cast_to=httpx2.Response, content=content)
+                case "DELETE":
+                    response = await self.sdk.delete(url, cast_to=httpx2.Response)
+                case _:
+                    response = await self.sdk.post(url, cast_to=httpx2.Response, content=content)
+            return None if method == "DELETE" and not response.content else _json(response)
 
     def cost_picousd(self, model: str, usage: Usage | None) -> int | None:
         """Returns the cost, or None if the price or the tokens are unknown."""

@@ -112,7 +112,8 @@ def time_text(moment: datetime) -> str:
 
 
 def _present(endpoint: ServerlessEndpoint) -> list[Worker]:
-    return [worker for worker in endpoint.state.registry.workers.values() if worker.state is not State.STOPPED]
+    known = endpoint.state.registry.workers.values()
+    return [worker for worker in known if worker.state is not State.STOPPED and not worker.takes_batches]
 
 
 def _worker(endpoint: ServerlessEndpoint, worker: Worker) -> Document:

@@ -34,6 +34,26 @@ POLL_GROWTH = 1.5
 GIVE_UP_SECONDS = 10.0
 
 
+class QueueApi:
+    """The calls of one endpoint's job API, each within its operation's rate limit."""
+
+    def __init__(self, connection: Connection, control_url: str | None, gate: RateGate) -> None:
+        #: Names the endpoint in errors.
+        self.endpoint = connection.endpoint
+        self._connection = connection
+        self._control_url = control_url
+        self._gate = gate
+
+    async def call(self, operation: str, method: str, path: str, content: bytes | None = None) -> Any:
+        """Makes one call of `/{operation}{path}`, and returns its document. Raises ServiceError."""
+        if self._control_url is None:
+            raise ConfigurationError(
+                "base_url: the native queue needs RunPod's .../v2/ENDPOINT_ID/openai/v1; this one is another server's"
+            )
+        async with self._gate.admitted(operation):
+            return await self._connection.control(method, f"{self._control_url}/{operation}{path}", content)
+
+
 @raises_ours
 class JobQueue:
     """The jobs of one endpoint. Reads are retried after transient errors, a submission only after 429.
@@ -42,9 +62,8 @@ class JobQueue:
     """
 
     def __init__(self, connection: Connection, control_url: str | None, gate: RateGate, retry: RetryPolicy) -> None:
+        self._api = QueueApi(connection, control_url, gate)
         self._connection = connection
-        self._control_url = control_url
-        self._gate = gate
         self._retry = retry
 
     async def submit(
@@ -65,21 +84,19 @@ class JobQueue:
             "ttl": _milliseconds(ttl_seconds, "ttl_seconds"),
             "lowPriority": low_priority or None,
         }
-        encoded(job_input, "job_input")
+        encoded(job_input, "job_input")  # an error names the input's own part
         body: dict[str, Any] = {"input": dict(job_input)}
         if given := {name: value for name, value in policy.items() if value is not None}:
             body["policy"] = given
         if webhook is not None:
             body["webhook"] = webhook
+        content = encoded(body, "body")
 
         async def attempt(_: int) -> Job:
             try:
-                return await self._submit(body)
-            except RateLimited:
-                raise
+                return await self._submit(content)
             except ServiceError as error:
-                error.is_transient = False
-                raise
+                raise only_if_refused(error) from error.__cause__
 
         return await retrying(attempt, self._retry)
 
@@ -92,7 +109,7 @@ class JobQueue:
 
         timeout_seconds ends the wait, not the job; cancelling the waiting task ends both.
         """
-        _check_id(job_id)
+        path_part(job_id, "job_id")
         if timeout_seconds is not None:
             seconds(timeout_seconds, "timeout_seconds", may_be_zero=True)
         async with self._cancelling(job_id):
@@ -106,7 +123,7 @@ class JobQueue:
 
         RunPod hands out every chunk once, so a lost response is an error and is not retried. Raises as `wait` does.
         """
-        _check_id(job_id)
+        path_part(job_id, "job_id")
         async with self._cancelling(job_id):
             while True:
                 document = await self._call("GET", "stream", job_id)
@@ -165,42 +182,39 @@ class JobQueue:
                 "job %s could not be cancelled (%s): it may run on, and is billed", job_id, type(error).__name__
             )
 
-    async def _submit(self, body: dict[str, Any]) -> Job:
+    async def _submit(self, content: bytes) -> Job:
         """Queues the job. If the caller is cancelled meanwhile, the job is cancelled once its id is known."""
-        url = self._url("run")
-        async with self._gate.admitted("run"):
-            sending = asyncio.ensure_future(self._connection.control("POST", url, body))
-            try:
-                return read_job(await asyncio.shield(sending))
-            except asyncio.CancelledError:
-                with contextlib.suppress(ServiceError):
-                    await self._give_up(read_job(await sending).id)
-                raise
+        sending = asyncio.ensure_future(self._api.call("run", "POST", "", content))
+        try:
+            return read_job(await asyncio.shield(sending))
+        except asyncio.CancelledError:
+            with contextlib.suppress(ServiceError):
+                await self._give_up(read_job(await sending).id)
+            raise
 
     async def _repeatable(self, method: str, operation: str, job_id: str | None = None) -> Any:
         return await retrying(lambda _: self._call(method, operation, job_id), self._retry, is_repeatable=True)
 
     async def _call(self, method: str, operation: str, job_id: str | None = None) -> Any:
-        url = self._url(operation)
-        if job_id is not None:
-            _check_id(job_id)
-            url = f"{url}/{quote(job_id, safe='')}"
-        async with self._gate.admitted(operation):
-            return await self._connection.control(method, url)
-
-    def _url(self, operation: str) -> str:
-        if self._control_url is None:
-            raise ConfigurationError(
-                "base_url: the native queue needs RunPod's .../v2/ENDPOINT_ID/openai/v1; this one is another server's"
-            )
-        return f"{self._control_url}/{operation}"
+        return await self._api.call(operation, method, "" if job_id is None else f"/{path_part(job_id, 'job_id')}")
 
 
 def _milliseconds(value: float | None, name: str) -> int | None:
     return None if value is None else round(seconds(value, name) * 1000)
 
 
-def _check_id(job_id: str) -> None:
-    """Raises InvalidRequest for a text that cannot be a part of a URL's path."""
-    if not job_id.isascii() or not job_id.isprintable() or not job_id.strip(". "):
-        raise InvalidRequest("job_id: expected the id of a job, as submit returned it", param="job_id")
+def path_part(identifier: str, name: str) -> str:
+    """Returns an id as a part of a URL's path. Raises InvalidRequest for a text that cannot be one.
+
+    name: of the parameter, for the error.
+    """
+    if not identifier.isascii() or not identifier.isprintable() or not identifier.strip(". "):
+        raise InvalidRequest(f"{name}: expected an id as the platform gave it", param=name)
+    return quote(identifier, safe="")
+
+
+def only_if_refused(error: ServiceError) -> ServiceError:
+    """Returns the error of a submission, which is repeated after 429 only: any other may have been taken."""
+    if not isinstance(error, RateLimited):
+        error.is_transient = False
+    return error

@@ -17,7 +17,7 @@ from vllm_service.client.payload import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE,
 from vllm_service.client.progress import Progress
 from vllm_service.client.rate_gate import RateGate
 from vllm_service.client.results import BatchItem, Ensemble
-from vllm_service.client.runpod.queue import JobQueue
+from vllm_service.client.runpod.batch_queue import BatchQueue
 from vllm_service.client.settings import (
     ONE_ATTEMPT,
     QUEUE_LIMITS,
@@ -52,8 +52,8 @@ class Batch(NamedTuple):
 
 
 @raises_ours
-class RunPodVLLMService(EndpointCalls, JobQueue):
-    """The client of your endpoint: text calls over its OpenAI route, long work over its queue (JobQueue's methods).
+class RunPodVLLMService(EndpointCalls, BatchQueue):
+    """The client of your endpoint: text calls over its OpenAI route, long work over its queue or in batch jobs.
 
     Missing arguments come from RUNPOD_VLLM_ENDPOINT_ID, RUNPOD_API_KEY and RUNPOD_DEFAULT_MODEL. `base_url` replaces
     https://api.runpod.ai/v2/ENDPOINT_ID/openai/v1, for a gateway or the emulator. Every call raises ServiceError, and
@@ -94,7 +94,7 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
         is_runpod = settings.control_url is not None
         EndpointCalls.__init__(self, connection, settings.default_model, policy, is_runpod=is_runpod)
         gate = RateGate(queue_limits, queue_window_seconds)
-        JobQueue.__init__(self, connection, settings.control_url, gate, policy)
+        BatchQueue.__init__(self, connection, settings.control_url, gate, policy)
         self._models_by_task = dict.fromkeys(TASKS, settings.default_model) | dict(models_by_task or {})
 
     def select_model_by_task(self, task: str) -> str:
@@ -102,6 +102,28 @@ class RunPodVLLMService(EndpointCalls, JobQueue):
         if (model := self._models_by_task.get(task)) is None:
             raise InvalidRequest(f"task: expected one of {', '.join(self._models_by_task)}, got {task!r}", param="task")
         return model
+
+    def openai_input(
+        self,
+        /,
+        prompt: str | Iterable[Message],
+        model: str | None = None,
+        max_tokens: int | None = DEFAULT_MAX_TOKENS,
+        temperature: float | None = DEFAULT_TEMPERATURE,
+        *,
+        key: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Returns the job input for a prompt or a conversation, for `submit` and for batch jobs. Raises InvalidRequest.
+
+        key: comes back in the id of the answer, and so tells which request of a batch job a result belongs to.
+        """
+        fields = self._given(max_tokens, temperature, options)
+        ask = _payload_of(prompt, model or self.default_model, fields)
+        if isinstance(ask, ServiceError):
+            raise ask
+        keyed = {} if key is None else {"request_id": key}
+        return {"openai_route": f"/v1{ask.route}", "openai_input": ask.body | keyed}
 
     def _batch(
         self,

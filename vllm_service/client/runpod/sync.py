@@ -8,7 +8,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -16,6 +16,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 from vllm_service.client.boundary import raises_ours
 from vllm_service.client.deltas import Delta
 from vllm_service.client.results import Answer
+from vllm_service.client.runpod.batch_job import BatchJob
+from vllm_service.client.runpod.batch_values import BatchResult
 from vllm_service.client.runpod.service import RunPodVLLMService
 from vllm_service.client.streams import TextStream
 from vllm_service.client.text_calls import constructing
@@ -187,6 +189,44 @@ class SyncTextStream(SyncIterator[str]):
         return answer
 
 
+def _of_batch(
+    method: Callable[Concatenate[BatchJob, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SyncBatchJob, P], T]:
+    """Returns the method as a blocking call."""
+
+    def call(self: SyncBatchJob, /, *args: P.args, **options: P.kwargs) -> T:
+        return self.loop.run(method(self.batch, *args, **options))
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+@raises_ours
+class SyncBatchJob:
+    """BatchJob without `await`, with the same calls."""
+
+    def __init__(self, loop: LoopThread, batch: BatchJob) -> None:
+        self.loop = loop
+        self.batch = batch
+        self.id = batch.id
+
+    add = _of_batch(BatchJob.add)
+    finalize = _of_batch(BatchJob.finalize)
+    status = _of_batch(BatchJob.status)
+    wait = _of_batch(BatchJob.wait)
+    cancel = _of_batch(BatchJob.cancel)
+    rename = _of_batch(BatchJob.rename)
+    remove = _of_batch(BatchJob.remove)
+
+    def results(self, start: int = 0) -> SyncIterator[BatchResult]:
+        """Iterates as BatchJob.results does. Raises ServiceError."""
+        return SyncIterator(self.loop, self.batch.results(start))
+
+    def requests(self, start: int = 0) -> SyncIterator[BatchResult]:
+        """Iterates as BatchJob.requests does. Raises ServiceError."""
+        return SyncIterator(self.loop, self.batch.requests(start))
+
+
 def _called(
     method: Callable[Concatenate[RunPodVLLMService, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[RunPodVLLMServiceSync, P], T]:
@@ -194,6 +234,18 @@ def _called(
 
     def call(self: RunPodVLLMServiceSync, /, *args: P.args, **options: P.kwargs) -> T:
         return self.loop.run(method(self.service, *args, **options))
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+def _computed(
+    method: Callable[Concatenate[RunPodVLLMService, P], T],
+) -> Callable[Concatenate[RunPodVLLMServiceSync, P], T]:
+    """Returns the method, which awaits nothing, for the facade."""
+
+    def call(self: RunPodVLLMServiceSync, /, *args: P.args, **options: P.kwargs) -> T:
+        return method(self.service, *args, **options)
 
     functools.update_wrapper(call, method)
     return call
@@ -236,6 +288,18 @@ class RunPodVLLMServiceSync:
     cancel = _called(RunPodVLLMService.cancel)
     retry = _called(RunPodVLLMService.retry)
     health = _called(RunPodVLLMService.health)
+
+    list_batches = _called(RunPodVLLMService.list_batches)
+
+    openai_input = _computed(RunPodVLLMService.openai_input)
+
+    def create_batch(self, inputs: Iterable[Mapping[str, Any]] = ()) -> SyncBatchJob:
+        """Makes a batch job with these inputs, as RunPodVLLMService does. Raises ServiceError."""
+        return SyncBatchJob(self.loop, self.loop.run(self.service.create_batch(inputs)))
+
+    def batch_job(self, batch_id: str) -> SyncBatchJob:
+        """Returns the batch job of this id, as RunPodVLLMService does. Raises InvalidRequest."""
+        return SyncBatchJob(self.loop, self.service.batch_job(batch_id))
 
     @functools.wraps(RunPodVLLMService.stream_job)
     def stream_job(self, job_id: str) -> SyncIterator[Any]:  # noqa: D102  the wrapped one's
