@@ -15,7 +15,16 @@ from vllm_service.accounting.inferred_lives import inferred_lives
 from vllm_service.accounting.life_slices import BookedSlice, LedgerRow, next_slice
 from vllm_service.domain.worker_lives import WorkerLife
 from vllm_service.storage.ledger.lease import DatabaseLease
-from vllm_service.storage.ledger.lives import BookedDay, LifeStore, add, add_to_day, move, put
+from vllm_service.storage.ledger.lives import (
+    LONGEST_REQUEST_US,
+    BookedDay,
+    LifeStore,
+    add,
+    add_to_day,
+    move,
+    put,
+    settle_unpriced,
+)
 from vllm_service.storage.ledger.lives import settle_rows as settled
 
 #: The most rows of one slice, and so of one transaction.
@@ -65,7 +74,9 @@ class LifeBooks:
             price = None if endpoint is None else endpoint.picousd_per_microsecond
             known = [_priced(life, price) for life in of_provider]
             if any(life.picousd_per_microsecond is None for life in known) or (endpoint is not None and price is None):
-                continue  # rows whose worker has no price keep what they were expected to cost
+                # Rows whose worker has no price keep what they were expected to cost.
+                await self._give_up(known, final_us)
+                continue
             open_until = final = final_us if endpoint is None else endpoint.final_us(final_us)
             for life in known:
                 booked = await self._book_life(life, final)
@@ -75,6 +86,13 @@ class LifeBooks:
                     open_until = min(open_until, booked.booked_until_us)
             await self._settle_rows(provider, endpoint, open_until)
         return changed
+
+    async def _give_up(self, lives: Sequence[WorkerLife], final_us: int) -> None:
+        """Ends the lives that stopped a day ago and have had no price since, or their number would grow for ever."""
+        oldest_us = final_us - LONGEST_REQUEST_US
+        old = [life for life in lives if life.stopped_at_us is not None and life.stopped_at_us < oldest_us]
+        if old:
+            await self._lease.write(*map(settle_unpriced, old[:MOST_SLICES]))
 
     async def _book_life(self, life: WorkerLife, final_us: int) -> WorkerLife:
         for _ in range(MOST_SLICES):

@@ -261,6 +261,29 @@ async def test_nothing_is_final_that_no_look_has_followed(database: Database) ->
     assert life.known_by is KnownBy.WORKERS
 
 
+async def test_lives_without_a_price_do_not_pile_up_and_old_ones_are_pruned_with_the_rows(database: Database) -> None:
+    world = World(database, catalog(None))
+    keeper = world.keeper("a")
+    await world.pass_time(60, keeper, lives=[Lived(10, 31, 45)])
+    assert len(await LifeStore(database).unsettled()) == 1
+    world.now += 86_400 + FINAL + 60
+    await keeper.round()
+    assert await LifeStore(database).unsettled() == []
+    await LedgerReader(database).prune(T + 44)
+    assert len(await LifeStore(database).overlapping("own", 0, 2**62)) == 1
+    await LedgerReader(database).prune(T + 46)
+    assert await LifeStore(database).overlapping("own", 0, 2**62) == []
+
+
+async def test_rows_of_long_ago_that_nothing_booked_stay_as_they_are(database: Database) -> None:
+    world = World(database)
+    await world.ran(10, 40)
+    world.now = 8 * 86_400.0
+    await world.ran(world.now - 86_400, world.now - 86_390)
+    await world.pass_time(world.now + 12, world.keeper("a"), lives=[])
+    assert (await world.booked()).keys() == {"r2"}
+
+
 async def test_two_replicas_book_once_and_the_second_goes_on_where_the_first_was_killed(database: Database) -> None:
     world = World(database)
     first, second = world.keeper("a"), world.keeper("b")

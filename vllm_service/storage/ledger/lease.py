@@ -68,8 +68,11 @@ class DatabaseLease:
             if await self._database.fetch(_RENEW, self._name, self._holder, self._term):
                 return True
             self.lost()
-        await self._database.write(Statement(_FIRST, (self._name, self._holder)))
-        holder, term, beat = (await self._database.fetch(_READ, self._name))[0]
+        found = await self._database.fetch(_READ, self._name)
+        if not found:
+            await self._database.write(Statement(_FIRST, (self._name, self._holder)))
+            found = await self._database.fetch(_READ, self._name)
+        holder, term, beat = found[0]
         if holder == self._holder:
             self._term = term
             return True

@@ -14,6 +14,8 @@ from vllm_service.storage.sql.database import Database, Statement, Value
 
 #: RunPod lets a job wait and run for a day at most, unless its TTL is set (as of 2026-11).
 LONGEST_REQUEST_US = 86_400_000_000
+#: A row that waited for so long, because nothing was booked, stays as it is: nothing is known of its worker any more.
+LONGEST_WAIT_US = 7 * LONGEST_REQUEST_US
 
 _SEEN = (
     *("worker_id", "known_by", "last_seen_us", "gpu_type", "gpu_count", "data_center", "picousd_per_microsecond"),
@@ -44,7 +46,8 @@ _PENDING = f"""SELECT id, started_at_us, {_ENDED}, outcome, ttft_ms, prompt_toke
     WHERE cost_basis = 'expected' AND provider = $1"""  # noqa: S608
 _PENDING_AT = f"""{_PENDING} AND started_at_us >= $2 AND started_at_us < $3 AND {_ENDED} >= $4
     ORDER BY started_at_us, id LIMIT $5"""
-_PENDING_ENDED = f"{_PENDING} AND started_at_us < $2 AND {_ENDED} <= $2 ORDER BY started_at_us, id LIMIT $3"
+_PENDING_ENDED = f"""{_PENDING} AND started_at_us >= $2 AND started_at_us < $3 AND {_ENDED} <= $3
+    ORDER BY started_at_us, id LIMIT $4"""
 # The NULL refuses a slice that is already booked: then the whole transaction is.
 _MOVE = """UPDATE worker_lives SET booked_until_us = CASE WHEN booked_until_us = $1 THEN CAST($2 AS BIGINT) END,
     booked_picousd = $3, keepers = $4, is_settled = $5, running_spans = $6 WHERE life_id = $7"""
@@ -123,8 +126,9 @@ class LifeStore:
         return [_pending(row) for row in await self._database.fetch(_PENDING_AT, *values)]
 
     async def ended_rows(self, provider: str, until_us: int, limit: int) -> list[PendingRow]:
-        """Returns the rows that wait to be booked and have ended, as pending_rows does."""
-        return [_pending(row) for row in await self._database.fetch(_PENDING_ENDED, provider, until_us, limit)]
+        """Returns the rows that wait to be booked and have ended, as pending_rows does, but for those of long ago."""
+        values = (provider, until_us - LONGEST_WAIT_US, until_us, limit)
+        return [_pending(row) for row in await self._database.fetch(_PENDING_ENDED, *values)]
 
     async def days(self, provider: str, first_day: int, last_day: int) -> list[BookedDay]:
         """Returns what was booked, by the day of the seconds; both days included, as days since 1970."""
@@ -172,6 +176,11 @@ def add_to_day(day: BookedDay) -> Statement:
     """Returns the statement that adds to the sums of a day."""
     sums = tuple(getattr(day, name) for name in _DAY_SUMS)
     return Statement(_ADD_DAY, (day.provider, day.endpoint_id, day.day, *sums))
+
+
+def settle_unpriced(life: WorkerLife) -> Statement:
+    """Returns the statement that ends a life which is never booked, because its price is unknown."""
+    return Statement("UPDATE worker_lives SET is_settled = 1 WHERE life_id = $1", (life.life_id,))
 
 
 def settle_rows(row_ids: Sequence[int]) -> list[Statement]:

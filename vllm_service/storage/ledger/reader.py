@@ -12,10 +12,11 @@ from vllm_service.domain.requests import Outcome, RequestRecord
 from vllm_service.storage.ledger.columns import REQUESTS
 from vllm_service.storage.ledger.rows import record_of
 from vllm_service.storage.ledger.writers import LostWriter, Refusal, lost_writers, refusals
-from vllm_service.storage.sql.database import Database, Value
+from vllm_service.storage.sql.database import Database, Statement, Value
 
 _US = 1_000_000
 _PAGE_ROWS = 5_000
+_PRUNE_LIVES = "DELETE FROM worker_lives WHERE is_settled = 1 AND stopped_at_us < $1"
 
 
 class GroupBy(StrEnum):
@@ -131,7 +132,10 @@ class LedgerReader:
             last = rows[-1][0]
 
     async def prune(self, before: float) -> int:
-        """Deletes the rows of requests that began before this time; returns how many. Each page is a transaction."""
+        """Deletes the rows of requests that began before this time; returns how many. Each page is a transaction.
+
+        The lives of workers that had stopped by then go with them.
+        """
         oldest = f"SELECT id FROM requests WHERE started_at_us < $1 ORDER BY started_at_us LIMIT {_PAGE_ROWS}"  # noqa: S608
         deleted = 0
         while rows := await self._database.fetch(
@@ -139,6 +143,7 @@ class LedgerReader:
             int(max(before, 0.0) * _US),  # no row is older than 1970, and the column holds 64 bits
         ):
             deleted += len(rows)
+        await self._database.write(Statement(_PRUNE_LIVES, (int(max(before, 0.0) * _US),)))
         return deleted
 
     async def lost_writers(self) -> list[LostWriter]:
