@@ -137,6 +137,8 @@ async def played(
             while until_own_answers and not any(answer.provider == OWN for answer in answers):
                 answers.append(await caller.ask(200, 16))
             await caller.close()
+        # The trace is over, and nothing comes after it: what goes on to book keeps no worker, as in the simulation.
+        async with gateway(directory, WAKE_ENDPOINTS="false") as url:
             await endpoint.until_no_worker()
             await _until_booked(url, time.time() + SEEN_SECONDS)
         bills = await _bills(endpoint, began_at)

@@ -135,13 +135,14 @@ def variables_of(directory: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def gateway(directory: Path) -> AsyncIterator[str]:
+async def gateway(directory: Path, **variables: str) -> AsyncIterator[str]:
     """Starts a gateway process, and stops it with SIGTERM at the end. Yields its URL with `/v1`.
 
-    Raises RuntimeError unless it ends with 0.
+    variables: of its environment, beside `variables_of`. Raises RuntimeError unless it ends with 0.
     """
-    with (directory / "gateway.log").open("wb") as log:
-        process = await _python("-m", "vllm_service", "serve", variables=variables_of(directory), stderr=log.fileno())
+    environment = variables_of(directory) | variables
+    with (directory / "gateway.log").open("ab") as log:
+        process = await _python("-m", "vllm_service", "serve", variables=environment, stderr=log.fileno())
     assert process.stdout is not None
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
