@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from vllm_service.catalog.gpu_prices_yaml import read_gpu_prices
 from vllm_service.catalog.model import Management, ManagementApi, PromptCache, Provider, ProviderKind, WorkersMin
 from vllm_service.catalog.presets import RUNPOD_API_URL, RUNPOD_MANAGEMENT_URL
 from vllm_service.catalog.provider_entry import COMMON, ProviderEntry, read_date, read_provider, read_url
-from vllm_service.catalog.worker_prices import read_gpu_prices
 from vllm_service.catalog.yaml_file import Section, Value
 from vllm_service.domain.pricing import SecondPrice
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vllm_service.catalog.gpu_types import GPU_TYPES, types_of_pool
+from vllm_service.catalog.gpu_types import GPU_TYPES
 from vllm_service.catalog.model import Provider
-from vllm_service.catalog.yaml_file import Value
 from vllm_service.domain.pricing import SecondPrice
 
 #: List prices of one GPU, by its type's id.
@@ -39,26 +38,6 @@ def is_priced(provider: Provider, gpu_type: str, gpu_count: int | None, *, is_on
     if provider.second_price is None or _gpu_price(provider, gpu_type, gpu_count) is not None:
         return True
     return is_only_type and gpu_type in LIST_PRICES
-
-
-def read_gpu_prices(value: Value) -> tuple[tuple[str, SecondPrice], ...]:
-    """Returns the prices of `gpu_prices`, dollars a second of one GPU, by the type's id.
-
-    A key is a type's id or a pool's, which stands for all its types; a type's own price goes before its pool's.
-    """
-    types: dict[str, SecondPrice] = {}
-    pools: dict[str, SecondPrice] = {}
-    for name, given in value.section():
-        with value.faults:
-            try:
-                price = SecondPrice.per_second(given.number())
-            except ValueError as error:
-                raise given.wrong(str(error)) from None
-            of_pool = types_of_pool(name)
-            pools.update((gpu_type.id, price) for gpu_type in of_pool)
-            if not of_pool:
-                types[name] = price
-    return tuple((pools | types).items())
 
 
 def _gpu_price(provider: Provider, gpu_type: str | None, gpu_count: int | None) -> SecondPrice | None:
