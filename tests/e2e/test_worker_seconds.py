@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from runpod_emulator import Emulator, EndpointSettings
+from runpod_emulator import EndpointSettings
+from tests.contract.rest_contract import checked_emulator
 from tests.e2e.gateway import command, configure, gateway, variables_of
 from tests.runpod_emulator.support import ECHO_WORKER
 from tests.waiting import until, until_seen
@@ -20,7 +21,7 @@ PRICE_USD = 0.00031
 
 
 async def test_cold_start_run_and_idle_tail_are_booked_within_seconds_and_near_the_bill(tmp_path: Path) -> None:
-    async with Emulator(SETTINGS, ECHO_WORKER, rest_quotas={}) as emulator:
+    async with checked_emulator(SETTINGS, ECHO_WORKER, ours=True) as (emulator, _):
         own: dict[str, object] = {"endpoint_id": "ep", "api_url": emulator.origin, "management_url": emulator.origin}
         own |= {"api_key_env": "OWN_KEY", "expected": {"idle_timeout_seconds": 4}}
         price = {"usd_per_second": PRICE_USD, "as_of": "2026-11-29"}

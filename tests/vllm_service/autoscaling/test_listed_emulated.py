@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from runpod_emulator import Emulator, EndpointSettings
+from runpod_emulator import EndpointSettings
+from tests.contract.rest_contract import checked_emulator
 from tests.runpod_emulator.rest_calls import rest_of
 from tests.runpod_emulator.support import ECHO_WORKER
 from tests.vllm_service.autoscaling.test_endpoint_look import Wants, catalog
@@ -23,7 +24,8 @@ LOOK_SECONDS = 0.5
 
 
 async def test_a_worker_costs_what_its_gpus_cost_and_its_start_is_measured() -> None:
-    async with Emulator(EndpointSettings(), ECHO_WORKER, rest_quotas={"serverless": 600}) as emulator:
+    quotas = {"serverless": 600}
+    async with checked_emulator(EndpointSettings(), ECHO_WORKER, ours=True, rest_quotas=quotas) as (emulator, _):
         async with rest_of(emulator) as rest:
             made = await rest.created(gpu={"pools": ["AMPERE_48"]}, workers={"min": 0, "max": 1})
             own = Provider(

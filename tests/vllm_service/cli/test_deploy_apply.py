@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from runpod_emulator import Emulator, Faults
+from tests.contract.rest_contract import checked_emulator
 from tests.vllm_service.deployment.deployed import FIRST, KEY, SECRET, held
 from vllm_service.cli.deploy import ACTIONS
 from vllm_service.cli.exit_codes import FAILED, NOT_READY
@@ -65,7 +66,7 @@ class Shell:
 
 @pytest.fixture
 async def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Shell]:
-    async with Emulator(FIRST, rest_quotas={}) as emulator:
+    async with checked_emulator(FIRST, ours=True) as (emulator, _):
         yield Shell(emulator, tmp_path, capsys)
 
 
