@@ -43,20 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        settings = _settings(options)
-        hosted = read_config(options.hosted) if options.hosted else ()
-        command = _command(options)
+        emulator = _emulator(options)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     never_wait_for_stderr()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    emulator = Emulator(
-        settings,
-        command,
-        hosted=hosted,
-        rest_quotas={} if options.no_rate_limits else REST_QUOTAS,
-        management_v1=options.management_v1,
-    )
     asyncio.run(serve(emulator, Console()))
 
 
@@ -85,7 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 async def serve(emulator: Emulator, console: Console) -> None:
-    """Runs one emulator: prints its addresses, waits for a signal, prints its bill."""
+    """Runs one emulator: prints its addresses, waits for a signal, prints its bills."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -104,7 +95,8 @@ async def serve(emulator: Emulator, console: Console) -> None:
         if is_read(sys.stdout):
             console.print("stopping the workers")
     if is_read(sys.stdout):
-        console.print(bill_table(emulator.bill()))
+        for endpoint_id, bill in emulator.account.bills().items():
+            console.print(bill_table(endpoint_id, bill))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,6 +130,13 @@ def _parser() -> argparse.ArgumentParser:
         help="the price of a worker's second (default: %(default)s)",
     )
     parser.add_argument("--no-rate-limits", action="store_true", help="do not limit requests as RunPod does")
+    parser.add_argument(
+        "--stock",
+        action="append",
+        default=[],
+        metavar="POOL=N",
+        help="how many workers a GPU pool or type can hold; may be repeated (default: any number)",
+    )
     parser.add_argument(
         "--management-v1", action="store_true", help="serve version 1 of the REST API too, which is 410 otherwise"
     )
@@ -176,11 +175,35 @@ def _add_scaling(parser: argparse.ArgumentParser, default: EndpointSettings) -> 
         default=default.idle_timeout_seconds,
         help="stop a worker after so long without a job (default: %(default)s)",
     )
+    parser.add_argument(
+        "--unused-seconds",
+        type=float,
+        nargs=2,
+        default=(default.unused_until_reduced_seconds, default.unused_until_stopped_seconds),
+        metavar=("REDUCED", "STOPPED"),
+        help="without a request for so long an endpoint gets at most 2 workers, and none (default: 3 and 7 days)",
+    )
     seconds(
         "--stop-grace",
         default=default.stop_grace_seconds,
         help="the time between SIGTERM and SIGKILL (default: %(default)s)",
     )
+
+
+def _emulator(options: argparse.Namespace) -> Emulator:
+    emulator = Emulator(
+        _settings(options),
+        _command(options),
+        hosted=read_config(options.hosted) if options.hosted else (),
+        rest_quotas={} if options.no_rate_limits else REST_QUOTAS,
+        management_v1=options.management_v1,
+    )
+    for text in options.stock:
+        name, _, workers = text.rpartition("=")
+        if not (name and workers.isascii() and workers.isdecimal()):
+            raise ValueError(f"--stock: expected POOL=WORKERS or 'GPU TYPE=WORKERS', got {text!r}")
+        emulator.account.stock.limit(name, int(workers))
+    return emulator
 
 
 def _settings(options: argparse.Namespace) -> EndpointSettings:
@@ -201,6 +224,8 @@ def _settings(options: argparse.Namespace) -> EndpointSettings:
         idle_timeout_seconds=options.idle_timeout,
         stop_grace_seconds=options.stop_grace,
         execution_timeout_seconds=options.execution_timeout,
+        unused_until_reduced_seconds=options.unused_seconds[0],
+        unused_until_stopped_seconds=options.unused_seconds[1],
         usd_per_second=price,
         rate_limits=NO_RATE_LIMITS if options.no_rate_limits else RATE_LIMITS,
     )

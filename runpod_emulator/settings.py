@@ -66,6 +66,10 @@ class EndpointSettings:
     requests_per_worker: int = 4
     #: How long a worker stays without a job.
     idle_timeout_seconds: float = 5
+    #: Without a request for so long, the maximum of workers is lowered to `unused_max_workers`, and later to 0.
+    unused_until_reduced_seconds: float = 3 * 24 * 3600
+    unused_until_stopped_seconds: float = 7 * 24 * 3600
+    unused_max_workers: int = 2
     #: How long a worker may take until its first job-take; then it is unhealthy and is killed.
     init_timeout_seconds: float = 420
     #: The time between SIGTERM and SIGKILL.
@@ -129,8 +133,9 @@ class EndpointSettings:
         _check_endpoint_id(self.endpoint_id)
         if not 0 <= self.min_workers <= self.max_workers:
             raise ValueError(f"workers: expected 0 <= min <= max, got min {self.min_workers}, max {self.max_workers}")
-        if self.requests_per_worker < 1:
-            raise ValueError(f"requests_per_worker: expected at least 1, got {self.requests_per_worker}")
+        for name, least in (("requests_per_worker", 1), ("unused_max_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         for setting in fields(self):
             if setting.name.endswith("_seconds") and not 0 <= (seconds := getattr(self, setting.name)) < math.inf:
                 raise ValueError(f"{setting.name}: expected a finite number of seconds, 0 or more, got {seconds}")

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from runpod_emulator.account.configuration import EndpointConfig, first_config
@@ -15,9 +16,10 @@ from runpod_emulator.account.gpus import GPU_TYPES, GpuType, in_pools, pool_at
 from runpod_emulator.account.network_volumes import NetworkVolume, NetworkVolumes
 from runpod_emulator.account.registries import Registries, RegistryCredentials
 from runpod_emulator.account.serverless import ServerlessEndpoint
+from runpod_emulator.account.stock import Stock, StockPlacer
 from runpod_emulator.account.template import Template
+from runpod_emulator.billing.bill import Bill
 from runpod_emulator.billing.rates import BillingRates
-from runpod_emulator.endpoint.placement import Placement
 from runpod_emulator.endpoint.state import Endpoint, FinishedCallback
 from runpod_emulator.errors import BadRequest, Conflict, NotFound, Unprocessable
 from runpod_emulator.jobs.store import Clock
@@ -52,6 +54,8 @@ class Account:
     ) -> None:
         self.settings = settings
         self.gpu_types = tuple(gpu_types)
+        #: The places for workers, by GPU type and pool.
+        self.stock = Stock(self.gpu_types)
         self.data_centers = tuple(data_centers)
         self.rates = rates or BillingRates()
         self.worker_quota = worker_quota
@@ -72,9 +76,8 @@ class Account:
         #: Copies the workers' output without waiting for the reader of standard output.
         self._terminal = LineWriter(STANDARD_OUTPUT)
         self._closing: dict[str, asyncio.Task[None]] = {}
-        self.first = self._add(
-            first_config(settings.endpoint_id, pool_at(self.gpu_types, settings.usd_per_second)), settings
-        )
+        self._first_pool = pool_at(self.gpu_types, settings.usd_per_second)
+        self.first = self._add(first_config(settings.endpoint_id, self._first_pool), settings)
 
     @property
     def starts_workers(self) -> bool:
@@ -91,6 +94,12 @@ class Account:
         if endpoint is None:
             raise NotFound(f"endpoint {endpoint_id}: there is none in this account")
         return endpoint
+
+    def bills(self) -> dict[str, Bill]:
+        """Returns the bills until now by endpoint: the first one's, and those of others that had workers."""
+        endpoints = [self.first, *(one for one in [*self.deleted, *self.endpoints.values()] if one is not self.first)]
+        bills = {one.id: one.state.registry.bill() for one in endpoints}
+        return {name: bill for name, bill in bills.items() if bill.lines or name == self.first.id}
 
     def closing(self, endpoint_id: str) -> ServerlessEndpoint | None:
         """Returns a deleted endpoint whose workers have not all ended."""
@@ -122,6 +131,8 @@ class Account:
         self._check(config, _changed(former, settings), former.max_workers)
         self._configure(endpoint, config)
         endpoint.state.change(**settings)
+        if "max_workers" in settings:
+            endpoint.state.note_use()
 
     def delete(self, endpoint: ServerlessEndpoint) -> None:
         """Removes an endpoint: its jobs are cancelled now, its workers are stopped."""
@@ -182,18 +193,17 @@ class Account:
 
     def _configure(self, endpoint: ServerlessEndpoint, config: EndpointConfig) -> None:
         endpoint.configure(config)
-        endpoint.state.registry.placement = self._placement(endpoint, config)
-
-    def _placement(self, endpoint: ServerlessEndpoint, config: EndpointConfig) -> Placement:
-        gpu_type = self._eligible(config)[0]
-        is_first = endpoint.id == self.settings.endpoint_id
-        price = self.settings.usd_per_second if is_first else gpu_type.usd_per_second * config.gpu.count
-        return Placement(
-            gpu_type_id=gpu_type.id,
-            gpu_count=config.gpu.count,
-            data_center_id=self._data_center(config),
-            usd_per_second=price,
+        endpoint.state.registry.placer = StockPlacer(
+            self.stock,
+            [(gpu_type, self._price(endpoint, gpu_type) * config.gpu.count) for gpu_type in self._eligible(config)],
+            config.gpu.count,
+            self._data_center(config),
         )
+
+    def _price(self, endpoint: ServerlessEndpoint, gpu_type: GpuType) -> Decimal:
+        """Returns the price of one GPU's second; the first endpoint has its own for the pool that it starts with."""
+        is_first = endpoint.id == self.settings.endpoint_id and gpu_type.pool == self._first_pool
+        return self.settings.usd_per_second if is_first else gpu_type.usd_per_second
 
     def _eligible(self, config: EndpointConfig) -> list[GpuType]:
         selected = in_pools(self.gpu_types, config.gpu.pools)

@@ -67,6 +67,8 @@ class ServerlessEndpoint:
             await self.fleet.close()
         for worker in self.state.registry.alive():
             self.state.registry.end(worker, None)
+        for worker in self.state.registry.throttled():
+            self.state.registry.drop(worker)
 
     def _release(self, config: EndpointConfig, changes: tuple[FieldChange, ...]) -> None:
         version = len(self.releases) + 1

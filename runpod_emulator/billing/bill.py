@@ -17,6 +17,7 @@ MICROSECONDS = 1_000_000
 class Phase(StrEnum):
     """The phases of a worker's lifetime."""
 
+    THROTTLED = "throttled"
     COLD_START = "cold_start"
     RUNNING = "running"
     IDLE = "idle"
@@ -37,7 +38,7 @@ class Meter:
         #: The billed times that have ended, each from its start to its end; times that touch are one.
         self._billed: list[tuple[int, int]] = []
         self.started_at = started_at
-        self.ready_at = None if phase is Phase.COLD_START else started_at
+        self.ready_at = started_at if phase in (Phase.RUNNING, Phase.IDLE) else None
         self.stopped_at: float | None = None
 
     def enter(self, phase: Phase, at: float) -> None:
@@ -97,10 +98,16 @@ class BillLine:
     idle_seconds: Decimal
     #: The sum of the phases, rounded up to a whole second.
     billed_seconds: int
-    usd: Decimal
+    #: The price of the worker's own GPUs.
+    usd_per_second: Decimal
     #: The process's exit code; None while it runs, and for external workers.
     exit_code: int | None = None
     times: WorkerTimes | None = None
+
+    @property
+    def usd(self) -> Decimal:
+        """Returns what the worker has cost."""
+        return self.billed_seconds * self.usd_per_second
 
     def to_json(self) -> dict[str, Any]:
         """Returns the line as JSON. Money is text, because a JSON number would be read as a float."""
@@ -111,6 +118,7 @@ class BillLine:
             "running_seconds": float(self.running_seconds),
             "idle_seconds": float(self.idle_seconds),
             "billed_seconds": self.billed_seconds,
+            "usd_per_second": usd_text(self.usd_per_second),
             "total_usd": usd_text(self.usd),
             "exit_code": self.exit_code,
         }
@@ -120,6 +128,7 @@ class BillLine:
 class Bill:
     """The bill: one line for each worker that has run, in the order of their starts."""
 
+    #: The price of the endpoint's settings. Each line has its own.
     usd_per_second: Decimal
     lines: tuple[BillLine, ...]
 
@@ -161,7 +170,7 @@ def bill_line(
     billed = -(-sum(spent[phase] for phase in BILLED) // MICROSECONDS)
     cold, running, idle = (Decimal(spent[phase]) / MICROSECONDS for phase in BILLED)
     times = None if clock_began_at is None else _times(meter, clock_began_at)
-    return BillLine(worker_id, cold, running, idle, billed, billed * usd_per_second, exit_code, times)
+    return BillLine(worker_id, cold, running, idle, billed, usd_per_second, exit_code, times)
 
 
 def usd_text(amount: Decimal) -> str:

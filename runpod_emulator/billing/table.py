@@ -7,18 +7,20 @@ from rich.table import Table
 from runpod_emulator.billing.bill import Bill, usd_text
 
 
-def bill_table(bill: Bill) -> Table:
+def bill_table(endpoint_id: str, bill: Bill) -> Table:
     """Returns a table with one row per worker, and the total below."""
-    table = Table(title=f"RunPod bill at ${usd_text(bill.usd_per_second)} per second", show_footer=True)
+    table = Table(title=f"RunPod bill of endpoint {endpoint_id}", show_footer=True)
     table.add_column("worker", footer="total")
     for name in ("cold start s", "running s", "idle s"):
         table.add_column(name, justify="right")
     table.add_column("billed s", justify="right", footer=str(bill.billed_seconds))
+    table.add_column("USD per s", justify="right")
     table.add_column("USD", justify="right", footer=usd_text(bill.total_usd))
     table.add_column("exit", justify="right")
     for line in bill.lines:
         phases = (line.cold_start_seconds, line.running_seconds, line.idle_seconds)
         seconds = [f"{phase:.1f}" for phase in phases]
         ended = "-" if line.exit_code is None else str(line.exit_code)
-        table.add_row(line.worker_id, *seconds, str(line.billed_seconds), usd_text(line.usd), ended)
+        money = (usd_text(line.usd_per_second), usd_text(line.usd))
+        table.add_row(line.worker_id, *seconds, str(line.billed_seconds), *money, ended)
     return table

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from runpod_emulator.billing.bill import Bill, Meter, Phase, bill_line
 from runpod_emulator.endpoint.output import WorkerOutput
-from runpod_emulator.endpoint.placement import Placement
+from runpod_emulator.endpoint.placement import NOWHERE, Placement, Placer, SamePlace
 from runpod_emulator.endpoint.release import Release
 from runpod_emulator.errors import NotFound
 from runpod_emulator.settings import EndpointSettings
@@ -19,6 +19,8 @@ from runpod_emulator.signals import Signal
 class State(StrEnum):
     """The state of a worker, as /health names it."""
 
+    #: It waits for GPUs, and has no process.
+    THROTTLED = "throttled"
     #: Until its first job-take.
     INITIALIZING = "initializing"
     IDLE = "idle"
@@ -100,8 +102,8 @@ class WorkerRegistry:
         self.settings = settings
         #: The container of workers that start from now on.
         self.release = Release()
-        #: The GPUs of workers that start from now on.
-        self.placement = Placement(usd_per_second=settings.usd_per_second)
+        #: Finds the GPUs of workers that start from now on.
+        self.placer: Placer = SamePlace(Placement(usd_per_second=settings.usd_per_second))
         #: Stopped external workers whose id a later one uses; they stay on the bill.
         self._former: list[Worker] = []
         #: Of workers that have ended, the latest last.
@@ -119,16 +121,35 @@ class WorkerRegistry:
 
     def start(self, worker_id: str, *, takes_batches: bool = False) -> Worker:
         """Adds a worker whose process starts now, and returns it."""
-        now = self._clock()
+        worker = self.request(worker_id, takes_batches=takes_batches)
+        if worker.state is State.THROTTLED:
+            self._begin(worker, self.placer.place(must=True) or NOWHERE)
+        return worker
+
+    def request(self, worker_id: str, *, takes_batches: bool = False) -> Worker:
+        """Adds a worker and returns it: initializing where there are GPUs for it, else throttled."""
         if worker_id in self.workers:
             self._former.append(self.workers[worker_id])
-        output = WorkerOutput(self._now_us)
+        now = self._clock()
         worker = self.workers[worker_id] = Worker(
-            *(worker_id, now, Meter(now), self.release, self.placement, output),
+            *(worker_id, now, Meter(now, Phase.THROTTLED), self.release, NOWHERE, WorkerOutput(self._now_us)),
+            state=State.THROTTLED,
             since=now,
             takes_batches=takes_batches,
         )
+        self.place(worker)
         return worker
+
+    def place(self, worker: Worker) -> bool:
+        """Returns whether there are GPUs for a throttled worker now; then it is initializing, and its meter runs."""
+        placement = self.placer.place(must=False)
+        if placement is not None:
+            self._begin(worker, placement)
+        return placement is not None
+
+    def drop(self, worker: Worker) -> None:
+        """Removes a throttled worker: it has cost nothing."""
+        del self.workers[worker.id]
 
     def mark_ready(self, worker_id: str) -> Worker:
         """Returns the worker of a job-take request, idle if it was initializing. Raises NotFound."""
@@ -166,6 +187,8 @@ class WorkerRegistry:
 
     def end(self, worker: Worker, exit_code: int | None) -> None:
         """Marks the worker stopped, and stops its meter."""
+        if worker.state is not State.STOPPED:
+            self.placer.vacate(worker.placement)
         worker.exit_code = exit_code
         worker.is_stopping = True
         self._move(worker, State.STOPPED)
@@ -183,6 +206,14 @@ class WorkerRegistry:
     def alive_for(self, *, batches: bool) -> list[Worker]:
         """Returns those of them that take the requests of batch jobs, or those that take the queue's."""
         return [worker for worker in self.alive() if worker.takes_batches is batches]
+
+    def throttled(self) -> list[Worker]:
+        """Returns the workers that wait for GPUs, the oldest first."""
+        return [worker for worker in self.workers.values() if worker.state is State.THROTTLED]
+
+    def throttled_for(self, *, batches: bool) -> list[Worker]:
+        """Returns those of them that will take the requests of batch jobs, or those that will take the queue's."""
+        return [worker for worker in self.throttled() if worker.takes_batches is batches]
 
     def has_ready(self) -> bool:
         """Returns whether a worker has taken or requested a job, and runs."""
@@ -224,18 +255,16 @@ class WorkerRegistry:
         return stale + current[: min(max(too_many, timed_out), max(0, left - min_workers))]
 
     def counts(self) -> dict[str, int]:
-        """Returns the numbers that /health reports, without the workers of batch jobs.
-
-        `throttled` is always 0: the emulator lacks no GPUs.
-        """
+        """Returns the numbers that /health reports, without the workers of batch jobs."""
         states = Counter(worker.state for worker in self.workers.values() if not worker.takes_batches)
         ready = sum(states[state] for state in READY)
-        reported = (State.IDLE, State.INITIALIZING, State.RUNNING, State.UNHEALTHY)
-        return {"ready": ready, "throttled": 0} | {state.value: states[state] for state in reported}
+        reported = (State.THROTTLED, State.IDLE, State.INITIALIZING, State.RUNNING, State.UNHEALTHY)
+        return {"ready": ready} | {state.value: states[state] for state in reported}
 
     def all_workers(self) -> list[Worker]:
-        """Returns every worker since the start, in the order of their starts."""
-        return sorted([*self._former, *self.workers.values()], key=lambda worker: worker.started_at)
+        """Returns every worker that has had GPUs, in the order of their starts."""
+        placed = [*self._former, *(one for one in self.workers.values() if one.state is not State.THROTTLED)]
+        return sorted(placed, key=lambda worker: worker.started_at)
 
     def bill(self, clock_began_at: float | None = None) -> Bill:
         """Returns what all workers have cost until now.
@@ -251,6 +280,14 @@ class WorkerRegistry:
             for worker in self.all_workers()
         )
         return Bill(self.settings.usd_per_second, tuple(lines))
+
+    def _begin(self, worker: Worker, placement: Placement) -> None:
+        now = self._clock()
+        worker.placement = placement
+        worker.release = self.release
+        worker.started_at = now
+        worker.meter = Meter(now)
+        self._move(worker, State.INITIALIZING)
 
     def _now_us(self) -> int:
         return round((self._clock_began_at + self._clock()) * 1_000_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,8 @@ from runpod_emulator.jobs.job import Job
 from runpod_emulator.jobs.store import Clock, JobStore
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.signals import Signal
+
+logger = logging.getLogger(__name__)
 
 FinishedCallback = Callable[[Job], None]
 
@@ -58,6 +61,8 @@ class Endpoint:
         #: Every min_workers that was set since the start, the latest last.
         self.minima: list[int] = []
         self._starts_workers = starts_workers
+        #: When a job last came, or the maximum of workers was set.
+        self._used_at = clock()
 
     def wall_clock(self) -> float:
         """Returns the time in seconds since 1970."""
@@ -99,6 +104,10 @@ class Endpoint:
             self.minima.append(self.settings.min_workers)
         self.changed.notify_all()
 
+    def note_use(self) -> None:
+        """Counts the time without use from now on."""
+        self._used_at = self.clock()
+
     def roll_out(self, release: Release) -> None:
         """Makes a new release: workers of a former one are replaced when they go idle."""
         self.registry.release = release
@@ -109,6 +118,7 @@ class Endpoint:
         self.store.expire()
         self.batch_store.expire()
         self.batches.settle()
+        self._scale_down_unused()
         self.health.record(self.injector.faults.health_late_seconds)
         if self.registry.has_ready():
             self.failed_starts.end()
@@ -121,6 +131,22 @@ class Endpoint:
             store.give_back(worker.id, reason)
             # The lost worker's own open poll must end: it would take the jobs again.
             store.available.notify_all()
+
+    def _scale_down_unused(self) -> None:
+        """Lowers the maximum of workers of an endpoint without a request, as RunPod does by itself."""
+        settings, unused_seconds = self.settings, self.clock() - self._used_at
+        most = settings.max_workers
+        if unused_seconds >= settings.unused_until_stopped_seconds:
+            most = 0
+        elif unused_seconds >= settings.unused_until_reduced_seconds:
+            most = min(most, settings.unused_max_workers)
+        if most < settings.max_workers:
+            logger.warning(
+                "endpoint %s had no request for %.0f s: its maximum of workers is %d now",
+                *(settings.endpoint_id, unused_seconds, most),
+            )
+            fewer = {"min_workers": most} if most < settings.min_workers else {}
+            self.change(max_workers=most, **fewer)
 
     def retire(self, worker: Worker) -> None:
         """Gives the worker no more jobs, and answers its open polls at once, so that it can stop."""
@@ -144,6 +170,7 @@ class Endpoint:
 
     def job_queued(self) -> None:
         """Wakes the supervisor if the job may need a new worker at once, before the next tick."""
+        self.note_use()
         if self.settings.scaling == "request_count" or not self.registry.alive_for(batches=False):
             self.changed.notify_all()
 

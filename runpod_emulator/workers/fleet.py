@@ -86,16 +86,36 @@ class Fleet:
         self._grow(now)
 
     def _grow(self, now: float) -> None:
-        alive = len(self._registry.alive_for(batches=False))
-        present = ScalingInput(self._endpoint.store.load(), alive, now - self._last_start)
-        # The endpoint's settings, not the ones from the start: the management API changes min_workers.
+        self._place_throttled()
+        registry = self._registry
+        there = len(registry.alive_for(batches=False)) + len(registry.throttled_for(batches=False))
+        present = ScalingInput(self._endpoint.store.load(), there, now - self._last_start)
+        # The endpoint's settings, not the ones from the start: the management APIs change them.
         for _ in range(desired_workers(self._endpoint.settings, present) - present.workers):
             if not self._failed_starts.seconds_to_next:
                 self._last_start = now
-                self._start()
-        for _ in range(self._endpoint.wanted_batch_workers() - len(self._registry.alive_for(batches=True))):
+                self._request(takes_batches=False)
+        there = len(registry.alive_for(batches=True)) + len(registry.throttled_for(batches=True))
+        for _ in range(self._endpoint.wanted_batch_workers() - there):
             if not self._failed_starts.seconds_to_next:
-                self._start(takes_batches=True)
+                self._request(takes_batches=True)
+
+    def _request(self, *, takes_batches: bool) -> None:
+        worker = self._registry.request(secrets.token_hex(7), takes_batches=takes_batches)
+        if worker.state is not State.THROTTLED:
+            self._start(worker)
+
+    def _place_throttled(self) -> None:
+        """Starts throttled workers for which there are GPUs now, and drops those that are not needed any more."""
+        settings = self._endpoint.settings
+        wanted = settings.max_workers if self._endpoint.store.load().queued else settings.min_workers
+        for batches, most in ((False, wanted), (True, self._endpoint.wanted_batch_workers())):
+            alive = len(self._registry.alive_for(batches=batches))
+            for number, worker in enumerate(self._registry.throttled_for(batches=batches)):
+                if alive + number >= most:
+                    self._registry.drop(worker)
+                elif self._registry.place(worker):
+                    self._start(worker)
 
     def kill(self, worker_id: str) -> None:
         """Sends SIGKILL to the worker and all its children, which includes the SDK's ping process."""
@@ -117,8 +137,7 @@ class Fleet:
     def _not_being_stopped(self) -> list[Worker]:
         return [self._registry.workers[worker_id] for worker_id in self._runs if worker_id not in self._stops]
 
-    def _start(self, *, takes_batches: bool = False) -> None:
-        worker = self._registry.start(secrets.token_hex(7), takes_batches=takes_batches)
+    def _start(self, worker: Worker) -> None:
         self._runs[worker.id] = asyncio.create_task(self._run(worker))
 
     async def _run(self, worker: Worker) -> None:

@@ -68,6 +68,7 @@ def test_the_bill_follows_the_states_of_the_workers() -> None:
                 "running_seconds": 3.0,
                 "idle_seconds": 7.0,
                 "billed_seconds": 20,
+                "usd_per_second": "0.001",
                 "total_usd": "0.020",
                 "exit_code": 0,
             }
@@ -76,5 +77,5 @@ def test_the_bill_follows_the_states_of_the_workers() -> None:
         "total_usd": "0.020",
     }
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(bill_table(bill))
+    console.print(bill_table("local", bill))
     assert "0.020" in console.export_text()

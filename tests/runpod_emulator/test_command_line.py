@@ -63,6 +63,10 @@ def test_a_command_whose_reader_is_gone_ends_quietly(arguments: tuple[str, ...])
         (("--external-workers", "--stop-grace", "-1"), "stop_grace_seconds: expected a finite number"),
         (("--external-workers", "--execution-timeout", "nan"), "execution_timeout_seconds: expected a finite number"),
         (("--worker", "python 'handler.py"), """--worker: "python 'handler.py" cannot be split as a shell would"""),
+        (("--external-workers", "--stock", "NO_24=1"), "stock: there is no GPU pool or type NO_24"),
+        (("--external-workers", "--stock", "ADA_24=-1"), "--stock: expected POOL=WORKERS"),
+        (("--external-workers", "--stock", "ADA_24"), "--stock: expected POOL=WORKERS"),
+        (("--external-workers", "--unused-seconds", "-1", "5"), "unused_until_reduced_seconds: expected a finite"),
         (("--worker", "x", "--worker-logs", "/proc/logs"), "No such file or directory: '/proc/logs'"),
     ],
 )

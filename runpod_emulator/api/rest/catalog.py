@@ -92,7 +92,7 @@ class CatalogApi:
     def _availability(self, gpu_type: GpuType, query: Query) -> Document:
         versions = [version for version in CUDA_VERSIONS if _runs(version, query)]
         countries = query.values("countryCodes", "[A-Z]{2}")
-        level = "HIGH"
+        level = self._account.stock.level(gpu_type)
         places = [
             _available(one.id, one.name, level)
             for one in self._account.data_centers
@@ -118,7 +118,8 @@ class CatalogApi:
         }
         if "GPU_AVAILABILITY" in include:
             document["gpuAvailability"] = [
-                _available(gpu_type.id, gpu_type.name, "HIGH") for gpu_type in self._account.gpu_types
+                _available(gpu_type.id, gpu_type.name, self._account.stock.level(gpu_type))
+                for gpu_type in self._account.gpu_types
             ]
         return document
 

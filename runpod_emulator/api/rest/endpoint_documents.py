@@ -118,6 +118,7 @@ def _present(endpoint: ServerlessEndpoint) -> list[Worker]:
 
 def _worker(endpoint: ServerlessEndpoint, worker: Worker) -> Document:
     state, placement = endpoint.state, worker.placement
+    is_placed = worker.state is not State.THROTTLED
     started_at = datetime.fromtimestamp(state.clock_began_at + worker.started_at, UTC)
     return {
         "id": worker.id,
@@ -126,10 +127,10 @@ def _worker(endpoint: ServerlessEndpoint, worker: Worker) -> Document:
         "version": worker.release.version,
         "gpuCount": placement.gpu_count,
         "image": worker.release.image,
-        "uptimeSeconds": max(0, int(state.clock() - worker.started_at)),
+        "uptimeSeconds": max(0, int(state.clock() - worker.started_at)) if is_placed else None,
         "gpuTypeId": placement.gpu_type_id,
         "dataCenterId": placement.data_center_id,
-        "startedAt": time_text(started_at),
+        "startedAt": time_text(started_at) if is_placed else None,
     }
 
 
