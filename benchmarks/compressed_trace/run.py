@@ -7,8 +7,10 @@ import csv
 import io
 import json
 import math
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -73,7 +75,9 @@ class Ledger:
 
     #: After `reconcile --book` has attributed execution, cold starts and idle seconds to the requests that caused them.
     own_usd: Decimal
-    #: Before that, as the gateway booked it by itself.
+    #: What no request caused, a line of its own.
+    nobody_usd: Decimal
+    #: Both before that, as the gateway booked them by itself.
     before_bill_usd: Decimal
     #: By provider, as the gateway booked it at once.
     hosted_usd: dict[str, Decimal]
@@ -83,14 +87,9 @@ class Ledger:
     attribution: dict[str, Any]
 
     @property
-    def unattributed_usd(self) -> float:
-        """Returns the part of the bill that no request caused."""
-        return float(self.attribution.get("nobody_usd", 0.0))
-
-    @property
     def total_usd(self) -> Decimal:
-        """Returns the sum over all providers."""
-        return self.own_usd + sum(self.hosted_usd.values(), Decimal(0))
+        """Returns the sum over all providers, and what no request caused."""
+        return self.own_usd + self.nobody_usd + sum(self.hosted_usd.values(), Decimal(0))
 
 
 @dataclass(frozen=True)
@@ -195,17 +194,26 @@ async def _ledger(directory: Path, endpoint: Endpoint, hosted: Sequence[Hosted])
         text = await command("ledger", "export", "--format", "csv", variables=variables)
         return list(csv.DictReader(io.StringIO(text)))
 
-    before = _booked(await exported(), OWN)
+    before = _booked(await exported(), OWN) + _booked_for_nobody(directory)
     # The bill of REST v2 has no times of workers, by which a bill is attributed; the emulator's own page has them.
-    attribution = (await reconciled(f"{endpoint.emulator.url}/billing", "--book"))["attribution"]
+    attribution = (await reconciled(f"{endpoint.emulator.url}/billing", "--book"))["attribution"] or {}
     rows = await exported()
     return Ledger(
         own_usd=_booked(rows, OWN),
+        nobody_usd=Decimal(str(attribution.get("nobody_usd", 0))),
         before_bill_usd=before,
         hosted_usd={provider.name: _booked(rows, provider.name) for provider in hosted},
         reconciled=await reconciled(endpoint.emulator.origin, "--endpoint", ENDPOINT_ID),
-        attribution=attribution or {},
+        attribution=attribution,
     )
+
+
+def _booked_for_nobody(directory: Path) -> Decimal:
+    """Returns the dollars of the gateway's line for worker seconds that no request caused."""
+    with closing(sqlite3.connect(directory / "data" / "service.sqlite3")) as database:
+        query = "SELECT COALESCE(SUM(nobody_picousd), 0) FROM booked_days WHERE provider = ?"
+        ((picousd,),) = database.execute(query, (OWN,)).fetchall()
+    return Decimal(picousd) / 10**12
 
 
 def _booked(rows: Sequence[dict[str, str]], provider: str) -> Decimal:

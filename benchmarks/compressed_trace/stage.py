@@ -128,9 +128,6 @@ def variables_of(directory: Path) -> dict[str, str]:
         "CONFIG_DIR": str(directory),
         "DATA_DIR": str(directory / "data"),
         "REQUESTS_PER_SECOND_PER_IP": "100000",
-        # Workers' seconds are booked when no request can have begun before them any more: these two, and 10 s, later.
-        "REQUEST_TIMEOUT_SECONDS": "40",
-        "BODY_TIMEOUT_SECONDS": "5",
     }
 
 

@@ -137,7 +137,7 @@ def to_json(run: Run) -> dict[str, Any]:
             "usd": float(ledger.total_usd),
             "own_usd": float(ledger.own_usd),
             "hosted_usd": {name: float(usd) for name, usd in ledger.hosted_usd.items()},
-            "nobody_usd": ledger.unattributed_usd,
+            "nobody_usd": float(ledger.nobody_usd),
             "own_usd_before_the_bill": float(ledger.before_bill_usd),
             "own_difference_percent_before_the_bill": found.before_bill_percent,
             "difference_percent": round(found.ledger_percent, 6),
@@ -189,7 +189,7 @@ def print_table(run: Run) -> None:
     console.print(
         f"simulated dollars {found.simulation_percent:+.2f} % (bar {SIMULATION_PERCENT:g} %)",
         f"ledger {found.ledger_percent:+.4f} % of the bills (bar {LEDGER_PERCENT:g} %), "
-        f"no request caused ${ledger.unattributed_usd:.6f}; own rows before that ${ledger.before_bill_usd:.6f}, "
+        f"no request caused ${ledger.nobody_usd:.6f}; before the bill ${ledger.before_bill_usd:.6f}, "
         f"{found.before_bill_percent or 0.0:+.2f} % from the workers' bill (bar {BEFORE_BILL_PERCENT:g} %); "
         f"disks and fee ${run.played.bills.beside_usd:.6f}",
         f"requests: {found.sent} sent, {found.answered} answered, {found.lost} lost (bar 0)",
