@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.servers import PostgresServer
+from tests.vllm_service.autoscaling.lives_world import FINAL, SECOND, Lived, T, World, catalog
 from tests.vllm_service.storage.faults import FaultyDatabase
 from vllm_service.autoscaling.lives_keeper import KeeperSettings, LivesKeeper
-from vllm_service.catalog.model import Catalog, Management, Provider, ProviderKind
-from vllm_service.domain.cost_basis import CostBasis
-from vllm_service.domain.pricing import SecondPrice
-from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.domain.requests import Outcome
 from vllm_service.domain.worker_lives import KnownBy
 from vllm_service.runpod.health import EndpointHealth
-from vllm_service.runpod.workers import EndpointWorkers, SeenWorker, WorkerStatus
-from vllm_service.storage.ledger.columns import REQUESTS
 from vllm_service.storage.ledger.lease import DatabaseLease
 from vllm_service.storage.ledger.lives import LifeStore
 from vllm_service.storage.ledger.reader import LedgerReader
-from vllm_service.storage.ledger.rows import row_of
 from vllm_service.storage.ledger.writers import WriterEntry
 from vllm_service.storage.open import open_database
-from vllm_service.storage.sql.database import Database, Rows
-
-PRICE = 310
-SECOND = PRICE * 10**6
-T = 1_796_000_040.0
-FINAL = 60.0
-SETTINGS = KeeperSettings(final_seconds=FINAL)
+from vllm_service.storage.sql.database import Database
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -44,108 +32,6 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     database = await open_database(url, tmp_path)
     yield database
     await database.close()
-
-
-def catalog(price: int | None = PRICE) -> Catalog:
-    own = Provider(
-        "own",
-        ProviderKind.RUNPOD,
-        "https://api.runpod.ai/v2/ep/openai/v1",
-        second_price=None if price is None else SecondPrice(price),
-        expected=(("idle_timeout_seconds", 5.0),),
-        management=Management("ep", "https://api.runpod.io"),
-    )
-    return Catalog({"own": own}, {})
-
-
-@dataclass
-class World:
-    """A database, a clock, and replicas that look at one endpoint."""
-
-    database: Database
-    catalog: Catalog = field(default_factory=catalog)
-    now: float = 0.0
-    #: Monotonic, so that it also moves where `now` jumps.
-    passed: float = 0.0
-    rows: int = 0
-
-    def keeper(self, name: str, database: Database | None = None) -> LivesKeeper:
-        used = database or self.database
-        lease = DatabaseLease(used, "lives", name, lease_seconds=30.0, clock=lambda: self.passed)
-        return LivesKeeper(LifeStore(used), lease, lambda: self.catalog, SETTINGS, lambda: T + self.now)
-
-    async def ran(self, start: float, end: float, provider: str = "own", **fields: object) -> None:
-        """Writes the row of a request."""
-        self.rows += 1
-        known = {"outcome": Outcome.COMPLETED, "status": 200, "cost_basis": CostBasis.EXPECTED, "cost_picousd": 1}
-        record = RequestRecord(
-            request_id=f"r{self.rows}", started_at=T + start, key_id="k", organisation="o", operation="chat",
-            model="m", provider=provider, total_ms=(end - start) * 1000, **(known | fields),  # type: ignore[arg-type]
-        )  # fmt: skip
-        await self.database.write(Rows(REQUESTS, [row_of(record, 1, self.rows)]))
-
-    async def booked(self) -> dict[str, tuple[float, float, float]]:
-        """Seconds of execution, cold start and idling of the rows that are booked."""
-        return {
-            row.request_id: tuple(
-                (part or 0) / SECOND for part in (row.execution_picousd, row.cold_start_picousd, row.idle_picousd)
-            )  # type: ignore[misc]
-            async for _, row in LedgerReader(self.database).records()
-            if row.cost_basis is CostBasis.BOOKED
-        }
-
-    async def sums(self) -> tuple[int, int, int]:
-        """What rows pay, what no request caused, and what lives cost as far as they are booked; in pico-dollars."""
-        rows = [row async for _, row in LedgerReader(self.database).records() if row.cost_basis is CostBasis.BOOKED]
-        assert all(
-            row.cost_picousd == (row.execution_picousd or 0) + (row.cold_start_picousd or 0) + (row.idle_picousd or 0)
-            for row in rows
-        )
-        first = int(T // 86_400)
-        days = await LifeStore(self.database).days("own", first - 1, first + 1)
-        lives = await self.database.fetch("SELECT booked_picousd FROM worker_lives")
-        return (
-            sum(row.cost_picousd or 0 for row in rows),
-            sum(day.nobody_picousd for day in days),
-            sum(booked for (booked,) in lives),
-        )
-
-    async def pass_time(self, until: float, *keepers: LivesKeeper, lives: list[Lived], step: float = 2.0) -> None:
-        """Lets every replica look each two seconds, and work every third time."""
-        while self.now < until:
-            self.now += step
-            self.passed += step
-            for keeper in keepers:
-                keeper.observe("own", "ep", seen(lives, self.now), None, round((T + self.now) * 10**6))
-                if round(self.now / step) % 3 == 0:
-                    await keeper.round()
-
-
-@dataclass(frozen=True)
-class Lived:
-    """A true worker."""
-
-    start: float
-    ready: float
-    stop: float
-    name: str = "w"
-    #: When another application used it.
-    others: tuple[float, float] = (0.0, 0.0)
-
-
-def seen(lives: list[Lived], at: float) -> EndpointWorkers:
-    def status(life: Lived) -> WorkerStatus:
-        if at < life.ready:
-            return WorkerStatus.INITIALIZING
-        return WorkerStatus.RUNNING if life.others[0] <= at < life.others[1] else WorkerStatus.IDLE
-
-    return EndpointWorkers(
-        tuple(
-            SeenWorker(life.name, status(life), started_at_us=round((T + life.start) * 10**6))
-            for life in lives
-            if life.start <= at < life.stop
-        )
-    )
 
 
 async def test_a_cold_start_a_run_and_the_idle_tail_are_booked_to_the_request(database: Database) -> None:
