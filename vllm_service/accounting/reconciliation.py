@@ -23,14 +23,17 @@ class DayLine:
     requests: int = 0
     #: Those of them whose cost is unknown (RequestRecord.is_unpriced); they are never taken for free.
     unpriced_requests: int = 0
+    #: The ledger's lines for workers' seconds that are no request's: what none caused, and what the bill is more than
+    #: was seen. None: there is no such line.
+    nobody_picousd: int | None = None
+    unexplained_picousd: int | None = None
 
     @property
     def difference_picousd(self) -> int | None:
         """The ledger's sum less what was billed for workers' seconds; None where either is missing."""
         compute = self.billed.compute_picousd
-        if compute is None or self.booked_picousd is None:
-            return None
-        return self.booked_picousd - compute
+        ledger = plus(plus(self.booked_picousd, self.nobody_picousd), self.unexplained_picousd)
+        return None if compute is None or ledger is None else ledger - compute
 
     @property
     def difference_percentage(self) -> float | None:
@@ -58,6 +61,12 @@ class Days:
         if day not in self._lines:
             self._lines[day] = DayLine(day)
         self._lines[day].add(record)
+
+    def note(self, day: date, nobody_picousd: int, unexplained_picousd: int | None) -> None:
+        """Sets the ledger's lines of a day that are no request's."""
+        line = self._lines.setdefault(day, DayLine(day))
+        line.nobody_picousd = nobody_picousd
+        line.unexplained_picousd = unexplained_picousd
 
     def in_order(self) -> list[DayLine]:
         """Returns the days in order; what the bill does not date comes last."""
@@ -91,6 +100,16 @@ class Reconciliation:
         if ran.started_us < self._last_us and ran.ended_us >= self._first_us:
             self._ran.append(ran)
 
+    @property
+    def billed_providers(self) -> Collection[str]:
+        """The providers that were named as billed; else those of the rows."""
+        return self.providers if self._billed is None else self._billed
+
+    def note(self, day: date, nobody_picousd: int, unexplained_picousd: int | None) -> None:
+        """Sets the ledger's lines of a day that are no request's. A bill with workers' times says it by itself."""
+        if not self._workers:
+            self._days.note(day, nobody_picousd, unexplained_picousd)
+
     def days(self) -> list[DayLine]:
         """Returns the days as Days.in_order does."""
         return self._days.in_order()
@@ -112,6 +131,8 @@ def total(lines: Iterable[DayLine]) -> DayLine:
         whole.unpriced_requests += line.unpriced_requests
         whole.billed.merge(line.billed)
         whole.booked_picousd = plus(whole.booked_picousd, line.booked_picousd)
+        whole.nobody_picousd = plus(whole.nobody_picousd, line.nobody_picousd)
+        whole.unexplained_picousd = plus(whole.unexplained_picousd, line.unexplained_picousd)
     return whole
 
 

@@ -24,11 +24,13 @@ from vllm_service.domain.status import (
     QualityState,
     QuotaState,
     SessionsState,
+    SpentState,
     WorkerSlotState,
 )
 from vllm_service.observability.prometheus.family import Family, Snapshot
 from vllm_service.observability.prometheus.part_families import PARTS
 from vllm_service.observability.prometheus.request_families import REQUESTS
+from vllm_service.observability.prometheus.spend_families import SPEND
 from vllm_service.observability.tally import combined
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -36,7 +38,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer},
     403: {"model": ErrorAnswer},
 }
-FAMILIES: tuple[Family, ...] = (*REQUESTS, *PARTS)
+FAMILIES: tuple[Family, ...] = (*REQUESTS, *SPEND, *PARTS)
 
 
 class GatewayCollector(Collector):
@@ -96,6 +98,7 @@ def take_snapshot(dependencies: Dependencies) -> Snapshot:
         pools={} if pools is None else pools.by_provider,
         cache=of(CacheState),
         ledger=of(LedgerState),
+        spent=of(SpentState),
         quotas=of(QuotaState),
         keys=of(KeysState),
         process=dependencies.process.status(),

@@ -17,6 +17,7 @@ from vllm_service.cli.argument_types import instant, one_of, positive
 from vllm_service.cli.command import Command
 from vllm_service.cli.exit_codes import WRONG_ARGUMENTS
 from vllm_service.cli.json_option import add_json, write_json
+from vllm_service.cli.spend_lines import spend_document, spend_lines
 from vllm_service.cli.storage_options import add_location, wide_console, with_database
 from vllm_service.domain.money import to_usd
 from vllm_service.domain.quotas import SECONDS_PER_DAY
@@ -104,6 +105,8 @@ async def _summary(reader: LedgerReader, options: argparse.Namespace) -> int:
         table.add_row(*_words(by, totals), *_figures(totals))
     console = wide_console()
     console.print(table)
+    for line in spend_lines(await reader.spend(_window(options))):
+        console.print(line, markup=False)
     for warning in (*await reader.lost_writers(), *await reader.refusals()):
         console.print(f"Warning: {warning}.", style="yellow", markup=False)
     return 0
@@ -116,6 +119,7 @@ async def _document(reader: LedgerReader, by: Sequence[GroupBy], window: Window)
     ]
     return {
         "groups": groups,
+        "spend": spend_document(await reader.spend(window)),
         "warnings": [str(one) for one in (*await reader.lost_writers(), *await reader.refusals())],
     }
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from vllm_service.accounting.bill_records import Bill
 from vllm_service.accounting.reconciliation import DayLine, Reconciliation
 from vllm_service.cli.argument_types import day
+from vllm_service.cli.bill_booking import book, note_own_lines, require_bookable
 from vllm_service.cli.bill_sources import KEY_VARIABLE, add_bills, bill_named
 from vllm_service.cli.command import Command
 from vllm_service.cli.reconcile_report import Report
@@ -21,7 +22,6 @@ from vllm_service.domain.quotas import SECONDS_PER_DAY
 from vllm_service.domain.timestamps import utc_seconds
 from vllm_service.errors import ConfigurationError
 from vllm_service.settings import ServiceSettings
-from vllm_service.storage.ledger.costs import set_billed
 from vllm_service.storage.ledger.csv import CsvLedger
 from vllm_service.storage.ledger.reader import LedgerReader, Window
 from vllm_service.storage.sql.database import Database
@@ -38,15 +38,12 @@ def run(options: argparse.Namespace) -> int:
     async def work(database: Database, settings: ServiceSettings) -> int:
         compared = await _read(database, bill, options)
         if options.book:
-            await set_billed(database, {int(row_id): parts for row_id, parts in compared.due().items()})
+            await book(database, bill, compared, options.since, options.until)
             compared = await _read(database, bill, options)
         return _report(compared, bill, options)
 
-    if options.book and not bill.workers:
-        raise ConfigurationError(
-            "Nothing was booked: the bill has no start and stop of workers, so costs cannot be attributed to requests. "
-            "Leave out --book."
-        )
+    if options.book:
+        require_bookable(bill)
     if options.ledger is None:
         return with_database(options, work, must_exist=True)
     if options.book:
@@ -63,6 +60,7 @@ async def _read(database: Database, bill: Bill, options: argparse.Namespace) -> 
     async for row_id, record in LedgerReader(database).records(_window(bill, options.since, options.until)):
         compared.add(replace(record, request_id=str(row_id)))
     _require_one_provider(compared, options)
+    await note_own_lines(database, bill, compared, compared.billed_providers)
     return compared
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from vllm_service.accounting.booking import Booking
 from vllm_service.accounting.reconciliation import DayLine, total
+from vllm_service.cli.storage_options import wide_console
 from vllm_service.domain.bill import BillPart
 from vllm_service.domain.money import PICOUSD_PER_USD, to_usd
 
@@ -40,7 +40,7 @@ class Report:
 
     def show(self) -> None:
         """Prints the table, and below it what the figures do not say."""
-        console = Console()
+        console = wide_console()
         for table in self._tables():
             console.print(table)
         for line in self.lines:
@@ -56,9 +56,14 @@ class Report:
             console.print(f"The bill's {self._workers} workers: {shares}.")
 
     def _tables(self) -> Iterator[Table]:
-        yield _table("Ledger against bill, days in UTC", self.lines, self.whole, _COMPARED)
+        compared = {name: cell for name, cell in _COMPARED.items() if name not in _OWN_LINES or self._has_own_lines}
+        yield _table("Ledger against bill, days in UTC", self.lines, self.whole, compared)
         if self.whole.billed.is_divided:
             yield _table("The bill's parts", self.lines, self.whole, _PARTS)
+
+    @property
+    def _has_own_lines(self) -> bool:
+        return self.whole.nobody_picousd is not None or self.whole.unexplained_picousd is not None
 
     def _attribution(self) -> dict[str, float] | None:
         """Returns what the billed seconds were used for; None without the workers' times in the bill."""
@@ -86,6 +91,8 @@ def _figures(line: DayLine) -> dict[str, Any]:
         "beyond_parts_usd": _beyond_parts_usd(line),
         "compute_usd": to_usd(billed.compute_picousd),
         "booked_usd": to_usd(line.booked_picousd),
+        "nobody_usd": to_usd(line.nobody_picousd),
+        "unexplained_usd": to_usd(line.unexplained_picousd),
         "difference_usd": to_usd(line.difference_picousd),
         "difference_percentage": line.difference_percentage,
         "requests": line.requests,
@@ -125,10 +132,13 @@ def _table(title: str, lines: Sequence[DayLine], whole: DayLine, columns: Mappin
 _COMPARED: Mapping[str, Cell] = {
     "requests": lambda line: str(line.requests),
     "booked $": lambda line: _dollars(line.booked_picousd),
+    "no request $": lambda line: _dollars(line.nobody_picousd),
+    "unexplained $": lambda line: _dollars(line.unexplained_picousd),
     "workers billed $": lambda line: _dollars(line.billed.compute_picousd),
     "difference $": lambda line: _dollars(line.difference_picousd),
     "%": _percentage,
 }
+_OWN_LINES = ("no request $", "unexplained $")
 _PARTS: Mapping[str, Cell] = {
     "GPU $": _part(BillPart.GPU),
     "CPU $": _part(BillPart.CPU),

@@ -122,6 +122,11 @@ def parts_per_day(lines: Iterable[BilledAmount]) -> dict[date | None, BilledPart
     return days
 
 
+def parts_by_date(lines: Iterable[BilledAmount]) -> dict[date, BilledParts]:
+    """Returns the sums of each UTC day, without lines that have no time."""
+    return {day: parts for day, parts in parts_per_day(lines).items() if day is not None}
+
+
 def plus(known: int | None, more: int | None) -> int | None:
     """Returns the sum of what is known; None where neither is."""
     return known if more is None else (known or 0) + more

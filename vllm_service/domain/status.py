@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
+
+from vllm_service.domain.spend import ProviderSpend
 
 Status = TypeVar("Status")
 
@@ -87,6 +89,21 @@ class SpendState:
     dropped: int = 0
     #: How old the youngest moment is that is booked; None: another replica books.
     booked_lag_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DaySpend:
+    """A provider's spend of today or yesterday, UTC."""
+
+    day: Literal["today", "yesterday"]
+    spend: ProviderSpend
+
+
+@dataclass(frozen=True, slots=True)
+class SpentState:
+    """What was spent, of the ledger, as every replica sees it; empty before it was read."""
+
+    days: tuple[DaySpend, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

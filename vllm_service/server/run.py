@@ -74,7 +74,7 @@ async def _serve(settings: ServiceSettings, parts: Parts, reload: Reload, slot: 
         parts.statuses.register(LoopState, loop_lag.status)
         keeper = parts.lives_keeper
         scaling = partial(controller.run, parts.config.catalog_and_router)
-        booking = () if keeper is None else (keeper.run,)
+        booking = [work.run for work in (keeper, parts.bill_schedule) if work is not None]
         async with background_work(parts.policy.shared.run, scaling, loop_lag.run, *booking):
             await stop.wait()
             has_ended = await server.stop(settings.grace_seconds)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vllm_service.api.dependencies import Dependencies
+from vllm_service.autoscaling.bill_schedule import BillSchedule
 from vllm_service.autoscaling.controller import EndpointController
 from vllm_service.autoscaling.lives_keeper import KeeperSettings, LivesKeeper
 from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
@@ -24,6 +25,7 @@ from vllm_service.domain.status import (
     QuotaState,
     ServerState,
     SpendState,
+    SpentState,
     Statuses,
     WorkerSlotState,
     WorkersState,
@@ -80,6 +82,8 @@ class Parts:
     controller: EndpointController
     #: None where worker seconds are not to be booked.
     lives_keeper: LivesKeeper | None
+    #: None where worker seconds are not to be booked.
+    bill_schedule: BillSchedule | None
     gateway: Gateway
     dispatcher: Dispatcher
     server: HttpServer
@@ -104,8 +108,9 @@ def build(
     policy = policy_of(settings, storage)
     tracing = None if settings.otlp_endpoint is None else tracing_to(settings.otlp_endpoint)
     measurements = Measurements(config.catalog, settings.latency_target_seconds)
-    keeper = _lives_keeper(settings, storage, config)
-    controller = _controller(settings, storage, upstream, keeper)
+    limits = RateLimits()
+    keeper, bills = _booking(settings, storage, config, ControlHttp(upstream), limits)
+    controller = _controller(settings, storage, upstream, keeper, limits)
     keys = storage.keys if settings.require_keys else None
     gateway = Gateway(
         config=config,
@@ -136,7 +141,8 @@ def build(
     )
     metrics_server = None if settings.metrics_port is None else _metrics_server(settings, dependencies)
     return Parts(
-        *(config, upstream, policy, controller, keeper, gateway, dispatcher, server, statuses, tracing, metrics_server)
+        *(config, upstream, policy, controller, keeper, bills, gateway, dispatcher, server),
+        *(statuses, tracing, metrics_server),
     )
 
 
@@ -178,6 +184,7 @@ def _register(
     statuses.register(WorkersState, controller.status)
     statuses.register(PoolsState, upstream.status)
     statuses.register(LedgerState, storage.ledger.status)
+    statuses.register(SpentState, storage.spend.status)
     statuses.register(QuotaState, storage.quotas.status)
     if settings.require_keys:
         statuses.register(KeysState, storage.keys.status)
@@ -269,16 +276,25 @@ def tracing_to(endpoint: str) -> Tracing:
     return Tracing.to(endpoint)
 
 
-def _lives_keeper(settings: ServiceSettings, storage: Storage, config: CurrentConfig) -> LivesKeeper | None:
+def _booking(
+    settings: ServiceSettings, storage: Storage, config: CurrentConfig, send: ControlHttp, limits: RateLimits
+) -> tuple[LivesKeeper | None, BillSchedule | None]:
+    """Returns what books workers' seconds, and what has their bills; None for both where it is switched off."""
     if not settings.book_worker_seconds:
-        return None
+        return None, None
     # A request may wait for its connection and its caller beside its own time, and its row for its batch.
     final_seconds = settings.request_timeout_seconds + settings.body_timeout_seconds + 10.0
-    return LivesKeeper(*storage.lives, config.catalog, KeeperSettings(final_seconds=final_seconds))
+    keeper = LivesKeeper(*storage.lives, config.catalog, KeeperSettings(final_seconds=final_seconds))
+    days, lease = storage.bills
+    return keeper, BillSchedule(config.catalog, send, days, storage.lives.store, lease, limits=limits)
 
 
 def _controller(
-    settings: ServiceSettings, storage: Storage, upstream: ConnectionPool, keeper: LivesKeeper | None
+    settings: ServiceSettings,
+    storage: Storage,
+    upstream: ConnectionPool,
+    keeper: LivesKeeper | None,
+    rest_limits: RateLimits,
 ) -> EndpointController:
     return EndpointController(
         ControlHttp(upstream),
@@ -286,7 +302,7 @@ def _controller(
         RunPodSettings(health_interval_seconds=settings.endpoint_health_seconds),
         targets=storage.targets,
         requests=upstream,
-        rest_limits=RateLimits(),
+        rest_limits=rest_limits,
         replicas=settings.replicas * settings.workers,
         lives=keeper,
     )

@@ -16,10 +16,12 @@ from vllm_service.errors import StorageUnavailable
 from vllm_service.storage.coordination.memory import MemoryBreakers, MemoryTargets, MemoryWakes
 from vllm_service.storage.installation_secret import installation_secret
 from vllm_service.storage.keys.sql import CachedKeys, KeyStore
+from vllm_service.storage.ledger.billed_days import BilledDayStore
 from vllm_service.storage.ledger.lease import DatabaseLease
 from vllm_service.storage.ledger.lives import LifeStore
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.ledger.retention import Retention
+from vllm_service.storage.ledger.spend import SpendWatch
 from vllm_service.storage.ledger.writer import LedgerWriter, LedgerWriterOptions
 from vllm_service.storage.protocol import Quotas, ResponseCache
 from vllm_service.storage.quotas.alone import ShareOfQuotas
@@ -48,6 +50,13 @@ class SharedLives(NamedTuple):
     lease: DatabaseLease
 
 
+class SharedBills(NamedTuple):
+    """What was billed by day, as one replica at a time fetches it."""
+
+    days: BilledDayStore
+    lease: DatabaseLease
+
+
 @dataclass(frozen=True)
 class Storage:
     """Everything that outlives a request."""
@@ -60,6 +69,9 @@ class Storage:
     ledger_reader: LedgerReader
     #: The lives of workers, and the lease of the replica that keeps and books them.
     lives: SharedLives
+    bills: SharedBills
+    #: What today and yesterday cost.
+    spend: SpendWatch
     #: Random, for the salts of prompt caches; the same for all replicas.
     secret: bytes
     # From here on in the order of _Shared: in memory, or in Redis for all replicas.
@@ -150,8 +162,8 @@ async def open_storage(
             stack.push_async_callback(Retention(reader, retention_days).close)
         key_store = KeyStore(database, pepper)
         secret = await installation_secret(database, "prompt_caches", pepper)
-        lives = await _open_lives(stack, database, None if database_url else data_dir)
-        yield Storage(CachedKeys(key_store, pepper), key_store, ledger, reader, lives, secret, *shared)
+        lives, bills, spend = await _open_spend(stack, database, None if database_url else data_dir)
+        yield Storage(CachedKeys(key_store, pepper), key_store, ledger, reader, lives, bills, spend, secret, *shared)
 
 
 @contextmanager
@@ -209,6 +221,13 @@ async def _open_ledger(
     return ledger
 
 
-async def _open_lives(stack: AsyncExitStack, database: Database, sqlite_dir: Path | None) -> SharedLives:
+async def _open_spend(
+    stack: AsyncExitStack, database: Database, sqlite_dir: Path | None
+) -> tuple[SharedLives, SharedBills, SpendWatch]:
     opened = await _beside(stack, database, sqlite_dir)
-    return SharedLives(LifeStore(opened), DatabaseLease(opened, "worker lives", secrets.token_hex(8)))
+    holder = secrets.token_hex(8)
+    lives = SharedLives(LifeStore(opened), DatabaseLease(opened, "worker lives", holder))
+    bills = SharedBills(BilledDayStore(opened), DatabaseLease(opened, "bills", holder))
+    watch = SpendWatch(opened)
+    stack.push_async_callback(watch.close)
+    return lives, bills, watch

@@ -17,10 +17,12 @@ from vllm_service.api.metrics import FAMILIES
 from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.requests import Outcome
 from vllm_service.domain.roles import Role
+from vllm_service.domain.spend import ProviderSpend, SpendLine, SpendPart
 from vllm_service.domain.status import (
     BreakersState,
     CacheState,
     Circuit,
+    DaySpend,
     KeysState,
     LedgerState,
     LogState,
@@ -32,6 +34,7 @@ from vllm_service.domain.status import (
     QuotaState,
     ServerState,
     SessionsState,
+    SpentState,
     WorkerSlotState,
     WorkersState,
     WorkerState,
@@ -39,6 +42,10 @@ from vllm_service.domain.status import (
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "metrics.md"
+LINES = (
+    SpendLine(SpendPart.EXECUTION, CostBasis.BOOKED, 5 * 10**10),
+    SpendLine(SpendPart.IDLE, CostBasis.BILLED, 45 * 10**10),
+)
 FULL = statuses(
     ServerState(True, in_flight=7, connections=9, buffered_bytes=10, refusals={"UNAUTHORIZED_401": 11}),
     BreakersState({"hosted": ProviderCircuit(Circuit.OPEN, 5, 2)}),
@@ -53,6 +60,13 @@ FULL = statuses(
     WorkerSlotState(2, 4, 1),
     QualityState({"llama": 0.9}),
     SessionsState(0),
+    SpentState(
+        (
+            DaySpend("today", ProviderSpend("runpod", 2, LINES, baseline_picousd=10**12)),
+            DaySpend("today", ProviderSpend("gone", 2, LINES[:1])),
+            DaySpend("yesterday", ProviderSpend("hosted", 1, LINES[:1])),
+        )
+    ),
 )
 AGREED_NAMES = {
     "vllm_requests_total",
@@ -135,7 +149,7 @@ def test_what_is_counted_is_exact() -> None:
     assert metrics.value("vllm_request_duration_seconds_bucket", model="llama", le="+Inf") == 4
     assert metrics.value("vllm_tokens_generated_total", model="llama") == 80
     assert metrics.value("vllm_latency_target_met_total", model="llama") == 3
-    assert metrics.value("vllm_cost_savings_usd", model="llama") == 12e-6
+    assert metrics.value("vllm_expected_savings_usd", model="llama") == 12e-6
     for model, expected_usd, booked_usd in (("llama", 0, 28e-6), ("org/sql", 7e-6, 0)):
         assert metrics.value("vllm_cost_usd_total", model=model, basis="expected") == pytest.approx(expected_usd)
         assert metrics.value("vllm_cost_usd_total", model=model, basis="booked") == pytest.approx(booked_usd)
@@ -154,6 +168,22 @@ def test_what_is_counted_is_exact() -> None:
     assert metrics.value("vllm_worker_cost_usd_total", provider="runpod") == 0.125
     assert metrics.value("vllm_workers_max", provider="runpod") == 2
     assert metrics.value("vllm_workers_scaled_down", provider="runpod") == 1
+
+
+def test_what_a_day_cost_is_told_by_part_and_basis_and_savings_count_all_of_it() -> None:
+    metrics = scraped()
+
+    def spent(day: str, provider: str, part: str, basis: str) -> float:
+        return metrics.value("vllm_spend_usd", day=day, provider=provider, part=part, basis=basis)
+
+    assert spent("today", "runpod", "execution", "booked") == 0.05
+    assert spent("today", "runpod", "idle", "billed") == 0.45
+    assert spent("today", "other", "execution", "booked") == 0.05
+    assert spent("yesterday", "hosted", "execution", "booked") == 0.05
+    assert metrics.value("vllm_spend_baseline_usd", day="today") == 1
+    assert metrics.value("vllm_cost_savings_usd", day="today") == 0.45
+    with pytest.raises(KeyError):
+        metrics.value("vllm_cost_savings_usd", day="yesterday")
 
 
 def test_an_unknown_value_is_no_sample_and_never_zero() -> None:

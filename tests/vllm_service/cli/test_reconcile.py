@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from runpod_emulator import Emulator, EndpointSettings
 from tests.e2e import process
 from tests.runpod_emulator.support import ECHO_WORKER, client_of
 from tests.vllm_service.runpod.scripted import raw, scripted
 from tests.waiting import until
+from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.storage.ledger.lives import BookedDay, add_to_day
 from vllm_service.storage.ledger.writer import LedgerWriter
 from vllm_service.storage.open import open_database
 
@@ -78,6 +81,8 @@ async def test_what_real_workers_cost_is_booked_to_the_last_unit(tmp_path: Path)
         "beyond_parts_usd": 0.0,
         "compute_usd": cost / 10**12,
         "booked_usd": cost / 10**12,
+        "nobody_usd": None,
+        "unexplained_usd": None,
         "difference_usd": 0.0,
         "difference_percentage": 0.0,
         "requests": 2,
@@ -151,6 +156,8 @@ async def test_the_parts_of_runpods_bills_are_shown_and_only_the_workers_part_is
         "beyond_parts_usd": 0.0,
         "compute_usd": 1.25,
         "booked_usd": 1.0,
+        "nobody_usd": None,
+        "unexplained_usd": None,
         "difference_usd": -0.25,
         "difference_percentage": -20.0,
         "requests": 1,
@@ -239,6 +246,60 @@ async def test_without_an_export_the_services_own_ledger_is_read(tmp_path: Path)
     await keep(tmp_path, sent("a", NOON, 2 * 10**9))
     ended = await of_database(tmp_path, BILL)
     assert ended.document["total"]["difference_usd"] == 0.0
+
+
+async def kept_day(directory: Path) -> None:
+    """Keeps a day of an own endpoint: $0.9 are booked to a request, and $0.3 to none."""
+    booked = {"cost_basis": CostBasis.BOOKED, "execution_picousd": 9 * 10**11, "cold_start_picousd": 0}
+    await keep(directory, replace(sent("a", NOON, 9 * 10**11), **booked, idle_picousd=0))
+    number = int(NOON // 86_400)
+    database = await open_database(None, directory)
+    await database.write(add_to_day(BookedDay("own", "ep", number, 1, 9 * 10**11, 0, 0, 0, 3 * 10**11)))
+    await database.close()
+
+
+async def booked_v2(tmp_path: Path, *arguments: str) -> process.Finished:
+    chosen = ("--endpoint", "ep", "--volume", "v1", "--book", *arguments)
+    command = ("-m", "vllm_service", "reconcile", *v2_bills(tmp_path, 2.95), *chosen)
+    return await process.run(*command, DATA_DIR=str(tmp_path))
+
+
+async def test_runpods_own_bill_is_booked_by_day_and_the_rest_is_shown(tmp_path: Path) -> None:
+    """Of $1.25 for workers $1.2 were seen: more than the tolerance, so the rest is spread over nobody."""
+    await kept_day(tmp_path)
+    first, second = [await booked_v2(tmp_path, "--json", "--tolerance", "0") for _ in range(2)]
+    assert (first.code, first.stderr) == (0, "")
+    assert first.document == second.document
+    (day,) = first.document["days"]
+    names = ("booked_usd", "nobody_usd", "unexplained_usd", "compute_usd", "difference_usd", "volume_usd", "disk_usd")
+    assert [day[name] for name in names] == [0.9, 0.3, 0.05, 1.25, 0.0, 0.07, 0.05]
+    table = (await booked_v2(tmp_path)).stdout
+    for text in ("no request $", "unexplained $", "0.050000"):
+        assert text in table
+
+
+async def test_a_bill_by_day_is_booked_at_one_provider(tmp_path: Path) -> None:
+    await kept_day(tmp_path)
+    ended = await booked_v2(tmp_path, "--provider", "own", "--provider", "other")
+    assert (ended.code, ended.stderr) == (
+        1,
+        "name the one provider that was billed with --provider: ['other', 'own']\n",
+    )
+
+
+async def test_a_day_that_is_not_over_is_kept_and_not_booked(tmp_path: Path) -> None:
+    await keep(tmp_path, sent("a", time.time(), 5))
+    bill = json.dumps([{"amount": 1, "time": time.strftime("%Y-%m-%dT00:00:00Z", time.gmtime())}])
+    ended = await of_database(tmp_path, bill, "--book")
+    assert ended.code == 0
+    assert "is kept and not booked yet: the day is not over" in ended.stderr
+    assert ended.document["total"]["booked_usd"] == 5e-12
+
+
+async def test_a_bill_without_times_is_not_booked(tmp_path: Path) -> None:
+    await keep(tmp_path, sent("a", NOON, 5))
+    ended = await of_database(tmp_path, '[{"amount": 1}]', "--book")
+    assert (ended.code, "neither the times of workers nor days" in ended.stderr) == (1, True)
 
 
 async def test_where_there_is_no_ledger_none_is_made(tmp_path: Path) -> None:

@@ -125,10 +125,39 @@ async def test_the_summary_says_what_its_costs_rest_on(
     table = capsys.readouterr().out
     assert "billed 60 %, booked 30 %, expected 5 %, of old rows 5 %" in table
     assert await run("ledger", "summary", "--json", *location) == 0
-    mixed, single = json.loads(capsys.readouterr().out)["groups"]
+    document = json.loads(capsys.readouterr().out)
+    mixed, single = document["groups"]
     names = [f"{basis}_cost_picousd" for basis in CostBasis]
     assert [mixed[name] for name in ("cost_picousd", *names)] == [100, 5, 30, 60]
     assert [single[name] for name in ("cost_picousd", *names)] == [7, 0, 7, 0]
+
+
+async def test_a_day_with_nine_tenths_of_idle_seconds_shows_it_in_the_summary(
+    backend: Backend, location: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {"execution_picousd": 6 * 10**10, "cold_start_picousd": 4 * 10**10, "idle_picousd": 90 * 10**10}
+    booked = {"provider": "own", "cost_picousd": 10**12, "cost_basis": CostBasis.BOOKED, "baseline_picousd": 3 * 10**12}
+    async with open_storage(*backend.locations) as storage:
+        storage.ledger.record(replace(RECORD, **booked, **parts))
+    assert await run("ledger", "summary", *location) == 0
+    shown = capsys.readouterr().out
+    assert "own: workers $1.000000: execution 6.0 %, cold start 4.0 %, idle 90.0 %; booked." in shown
+    assert "All together $1.000000, booked, $2.000000 less than the baseline." in shown
+    day = ("--since", "2027-01-15", "--until", "2027-01-16")
+    assert await run("ledger", "summary", "--json", *day, *location) == 0
+    spend = json.loads(capsys.readouterr().out)["spend"]
+    assert spend["providers"] == [{"provider": "own"} | spend["total"]]
+    assert spend["total"] == {
+        "spent_usd": 1.0,
+        "parts_usd": {"execution": 0.06, "cold_start": 0.04, "idle": 0.9},
+        "bases_usd": {"booked": 1.0},
+        "worker_shares": {"execution": 0.06, "cold_start": 0.04, "idle": 0.9},
+        "baseline_usd": 3.0,
+        "saved_usd": 2.0,
+        "unpriced_requests": 0,
+    }
+    assert await run("ledger", "summary", "--json", "--until", "2027-01-15", *location) == 0
+    assert json.loads(capsys.readouterr().out)["spend"]["providers"] == []
 
 
 @pytest.mark.parametrize("days", ["-10000", "0", "nan", "ten"])

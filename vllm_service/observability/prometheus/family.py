@@ -20,6 +20,7 @@ from vllm_service.domain.status import (
     ProcessState,
     ProviderCircuit,
     QuotaState,
+    SpentState,
     WorkerSlotState,
     WorkerState,
 )
@@ -49,6 +50,7 @@ class Snapshot:
     pools: Mapping[str, PoolState] = field(default_factory=dict)
     cache: CacheState | None = None
     ledger: LedgerState | None = None
+    spent: SpentState | None = None
     quotas: QuotaState | None = None
     keys: KeysState | None = None
     process: ProcessState | None = None

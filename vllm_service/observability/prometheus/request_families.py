@@ -158,8 +158,8 @@ REQUESTS: tuple[Family, ...] = (
         "model",
     ),
     gauge(
-        "vllm_cost_savings_usd",
-        "Baseline less expected or booked cost since the start, where both are known; may be negative",
+        "vllm_expected_savings_usd",
+        "Baseline less cost as known at the end of requests, since the start: no cold starts, no idle seconds",
         per_model(lambda t: to_usd(t.savings_picousd)),
         "model",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,12 +10,16 @@ from enum import StrEnum
 from vllm_service.domain.cost_basis import CostBasis
 from vllm_service.domain.quotas import SECONDS_PER_DAY
 from vllm_service.domain.requests import Outcome, RequestRecord
+from vllm_service.domain.spend import ProviderSpend
 from vllm_service.storage.ledger.columns import REQUESTS
 from vllm_service.storage.ledger.rows import record_of
+from vllm_service.storage.ledger.spend import spend_by_day
 from vllm_service.storage.ledger.writers import LostWriter, Refusal, lost_writers, refusals
 from vllm_service.storage.sql.database import Database, Statement, Value
 
 _US = 1_000_000
+#: The end of the year 9999, in days since 1970.
+_LAST_DAY = 2_932_896
 _PAGE_ROWS = 5_000
 _PRUNE_LIVES = "DELETE FROM worker_lives WHERE is_settled = 1 AND stopped_at_us < $1"
 
@@ -130,6 +135,12 @@ class LedgerReader:
             for row in rows:
                 yield row[0], record_of(row[1:])
             last = rows[-1][0]
+
+    async def spend(self, window: Window = Window()) -> list[ProviderSpend]:
+        """Returns what each provider's days cost, of the UTC days that the window touches."""
+        first = 0 if window.since is None else math.floor(window.since / SECONDS_PER_DAY)
+        last = _LAST_DAY if window.until is None else math.ceil(window.until / SECONDS_PER_DAY) - 1
+        return await spend_by_day(self._database, first, last)
 
     async def prune(self, before: float) -> int:
         """Deletes the rows of requests that began before this time; returns how many. Each page is a transaction.
