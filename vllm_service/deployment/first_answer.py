@@ -30,6 +30,8 @@ LOOK_SECONDS = 2.0
 MOST_LOGS = 10
 #: How long the record of a start is waited for after the worker has answered: the log comes a little later.
 LOG_SECONDS = 5.0
+#: How long the end of a wait may take to take its job back.
+TAKE_BACK_SECONDS = 5.0
 _MILLISECOND = Decimal("0.001")
 
 
@@ -137,12 +139,14 @@ class FirstRequest:
             while (models := await self._calls.models()) is None:
                 await self._sleep(LOOK_SECONDS)
             return models
-        job_id = await self._calls.wake(self._longest_seconds)
+        # A task of its own: when this wait ends during the request, the job's id is still needed to take it back.
+        waking = asyncio.create_task(self._calls.wake(self._longest_seconds))
         try:
+            job_id = await asyncio.shield(waking)
             while not (job := await self._calls.job(job_id)).has_ended:
                 await self._sleep(LOOK_SECONDS)
         except BaseException:
-            await asyncio.shield(self._calls.cancel(job_id))
+            await asyncio.shield(self._take_back(waking))
             raise
         if job.status != "COMPLETED" or job.problem:
             raise UpstreamFailed(
@@ -150,6 +154,14 @@ class FirstRequest:
                 "with `deploy logs`, correct the deployment and apply it again"
             )
         return job.models
+
+    async def _take_back(self, waking: asyncio.Task[str]) -> None:
+        """Cancels the job, so that it starts no worker when nobody waits any more. One that is lost ends by its ttl."""
+        try:
+            async with asyncio.timeout(TAKE_BACK_SECONDS):
+                await self._calls.cancel(await waking)
+        except (ServiceError, TimeoutError):
+            return
 
     @asynccontextmanager
     async def _watching(self) -> AsyncIterator[None]:
