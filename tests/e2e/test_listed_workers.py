@@ -73,3 +73,21 @@ async def test_a_list_that_fails_stops_nothing_and_is_read_again(tmp_path: Path)
                     await seen(running, by_gpu_type={RTX_4090: 1})
             assert callers.wrong == []
         assert KEY not in (running.directory / "log").read_text()
+
+
+async def test_a_worker_without_a_gpu_is_not_waited_for_and_is_woken_once(tmp_path: Path) -> None:
+    async with gated(tmp_path) as endpoint:
+        endpoint.configure(tmp_path)
+        endpoint.open()
+        endpoint.emulator.account.stock.limit("ADA_24", 0)
+        async with gateway(tmp_path, **VARIABLES) as running:
+            callers = Callers([running])
+            async with callers.calling():
+                await seen(running, throttled=1, initializing=0, by_gpu_type={})
+                hosted = callers.by["hosted"]
+                await until(lambda: callers.by["hosted"] > hosted + 100, SECONDS)  # every request is answered at once
+                assert (endpoint.wakes, callers.by["own"]) == (1, 0)
+                endpoint.emulator.account.stock.limit("ADA_24", 1)
+                await until(lambda: callers.by["own"] > 3, SECONDS)
+                await seen(running, throttled=0, by_gpu_type={RTX_4090: 1})
+            assert callers.wrong == []
