@@ -91,7 +91,8 @@ class _Apply:
 
     async def run(self) -> int:
         """Returns the exit code. A failure is shown with what exists then, and what it costs."""
-        names = Names(self._spec.name, self._spec.volume.name if self._spec.volume else None)
+        volume = self._spec.volume
+        names = Names(self._spec.name, volume.name if volume else None, self._spec.data_center)
         async with self._session.connected() as (api, send):
             try:
                 return await self._apply(api, send)

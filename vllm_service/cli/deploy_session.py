@@ -83,6 +83,9 @@ def add_name_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network-volume", metavar="NAME", help="its volume's name (default: the file's, else the deployment's)"
     )
+    parser.add_argument(
+        "--data-center", metavar="ID", help="where its volume is (default: the file's; needed for one of several)"
+    )
 
 
 def spec_named(options: argparse.Namespace) -> DeploymentSpec | None:
@@ -102,4 +105,5 @@ def names_of(options: argparse.Namespace, spec: DeploymentSpec | None) -> Names:
             param="name",
         )
     of_file = spec.volume.name if spec is not None and spec.volume is not None else None
-    return Names(name, options.network_volume or of_file or name)
+    data_center = options.data_center or (None if spec is None else spec.data_center)
+    return Names(name, options.network_volume or of_file or name, data_center)

@@ -30,7 +30,7 @@ class Doomed:
 async def find_doomed(api: RestApi, names: Names, *, with_volumes: bool) -> tuple[Existing, Doomed]:
     """Returns what exists and what of it goes. Raises RestError and ConfigurationError.
 
-    A volume that another endpoint mounts stays.
+    A volume that another endpoint mounts stays, and one of several of a name: names.data_center tells them apart.
     """
     existing = await find_existing(api, names)
     others = [
@@ -49,6 +49,8 @@ def doomed_of(existing: Existing, other_endpoints: Sequence[Json], *, with_volum
         users = [id_of(other) for other in other_endpoints if id_of(volume) in _volumes_of(other)]
         if users:
             staying.append((volume, f"used by the endpoint {', '.join(users)}"))
+        elif with_volumes and len(existing.volumes) > 1:
+            staying.append((volume, f"one of {len(existing.volumes)} of this name: choose with --data-center"))
         elif with_volumes:
             going.append((Kind.VOLUME, volume))
         else:

@@ -104,7 +104,12 @@ async def find(api: RestApi, kind: Kind, names: Names) -> tuple[Json, ...]:
     if kind is not Kind.VOLUME:
         for document in found:
             _require_own(document, kind, names)
-    return tuple(sorted(found, key=lambda document: (str(document.get("createdAt", "")), id_of(document))))
+    return tuple(sorted(found, key=sort_key))
+
+
+def sort_key(document: Json) -> tuple[str, str]:
+    """Returns the time of creation, which only endpoints have, and the id: the lowest of several is the oldest."""
+    return str(document.get("createdAt", "")), id_of(document)
 
 
 def id_of(document: Json) -> str:

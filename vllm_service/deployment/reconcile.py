@@ -2,7 +2,8 @@
 
 Before something is created, RunPod is asked whether it is there already. When the answer to a creation was lost, RunPod
 is asked again: what was made is taken. When two runs created at the same moment, the older one stays, and the run that
-made the younger one deletes it.
+made the younger one deletes it. Volumes and templates have no time of creation, and that of endpoints may be the same:
+there the lower id stays, unless the other run has gone on with its own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from vllm_service.deployment.existing import Existing, Json, Kind, find, find_existing, id_of
+from vllm_service.deployment.existing import Existing, Json, Kind, find, find_existing, id_of, sort_key
 from vllm_service.deployment.steps import Action, Step, Target, steps
 from vllm_service.errors import ConfigurationError, ServiceError
 from vllm_service.runpod.rest_api import RestApi
@@ -18,6 +19,8 @@ from vllm_service.runpod.rest_errors import RestError
 
 #: After a creation without an answer: when RunPod is asked for what was made. Lists may lag behind.
 LOOKS_SECONDS = (0.0, 2.0, 5.0)
+#: How long the run with the lower id waits for the other one to delete what it made.
+SETTLING_SECONDS = 5.0
 #: Creating and changing each of the kinds once, and a change that follows from another one.
 MOST_STEPS = 8
 OnStep = Callable[[Step, bool], None]
@@ -107,19 +110,36 @@ class Reconciliation:
         return bool(found)
 
     async def _keep_oldest(self, kind: Kind, made: Json) -> None:
-        """Deletes what was just made if another run made the same before."""
+        """Deletes what was just made if another run made the same before, or has gone on with what it made."""
+        others = await self._others(kind, made)
+        if others and _is_before(made, others[0]):
+            if _is_surely_older(made, others[0]):
+                return  # the other run sees this one and takes it
+            await self._sleep(SETTLING_SECONDS)
+            others = await self._others(kind, made)
+        if others:
+            await self._api.delete(f"{kind.path}/{id_of(made)}")
+            self.existing = self.existing.having(kind, others[:1])
+
+    async def _others(self, kind: Kind, made: Json) -> tuple[Json, ...]:
+        """Returns what has the same name, the oldest first, without what this run has made."""
         found = await find(self._api, kind, self._target.names)
-        others = tuple(document for document in found if id_of(document) != id_of(made))
-        if not others or id_of(found[0]) == id_of(made):
-            return  # the other run keeps this one, too
-        await self._api.delete(f"{kind.path}/{id_of(made)}")
-        self.existing = self.existing.having(kind, others[:1])
+        return tuple(document for document in found if id_of(document) != id_of(made))
 
     def _require_single(self) -> None:
         for kind in Kind:
             found = self.existing.of(kind)
             if len(found) > 1:
                 raise _several(kind, found)
+
+
+def _is_before(made: Json, other: Json) -> bool:
+    """Returns true for one of two: both runs have to find the same one."""
+    return sort_key(made) < sort_key(other)
+
+
+def _is_surely_older(made: Json, other: Json) -> bool:
+    return sort_key(made)[0] < sort_key(other)[0]
 
 
 def _several(kind: Kind, found: tuple[Json, ...]) -> ServiceError:

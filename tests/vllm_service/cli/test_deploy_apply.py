@@ -94,6 +94,22 @@ async def test_it_is_made_once_shown_and_destroyed(shell: Shell) -> None:
     assert "Nothing of it exists at RunPod, so nothing is billed." in shell.output
 
 
+async def test_a_volume_of_the_same_name_elsewhere_is_neither_shown_nor_deleted(shell: Shell) -> None:
+    (shell.directory / "deploy.yaml").write_text(
+        "model: org/name\nimage: you/worker:1\nname: demo\ngpu_pools: [ADA_24]\n"
+        "network_volume_gb: 20\ndata_center: EU-RO-1\n"
+    )
+    file = ("--file", str(shell.directory / "deploy.yaml"))
+    other = shell.emulator.account.volumes.create("demo", 4000, "US-KS-2")
+    assert await shell("apply", *file, "--no-wait") == 0
+    assert await shell("status", *file) == 0
+    assert other.id not in shell.output
+    assert await shell("destroy", *NAMED, "--yes", "--volumes", "--data-center", "EU-RO-1") == 0
+    assert [volume.id for volume in shell.emulator.account.volumes.existing] == [other.id]
+    assert await shell("destroy", *file, "--yes", "--volumes") == 0
+    assert held(shell.emulator)[0] == ["demo"]
+
+
 async def test_json_is_the_document_alone_with_exact_amounts(shell: Shell) -> None:
     assert await shell("apply", *LEAST, "--workers-min", "1", "--no-wait", "--json") == 0
     document = shell.document()

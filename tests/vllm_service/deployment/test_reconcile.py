@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -28,6 +29,7 @@ from vllm_service.deployment.spec import ContainerForm, EndpointType, Scaler, Sc
 from vllm_service.deployment.steps import Step, Target
 from vllm_service.errors import ConfigurationError, ServiceError
 from vllm_service.runpod.command_http import open_send
+from vllm_service.runpod.endpoint import Reply
 from vllm_service.runpod.rest_api import RestApi
 from vllm_service.runpod.rest_errors import RestError
 
@@ -213,6 +215,39 @@ async def test_two_runs_at_the_same_moment_leave_one_of_each() -> None:
         api = api_of(emulator, http)
         await applied(api, target())
         assert held(emulator) == ALL
+
+
+@pytest.mark.parametrize("methods_before", range(3), ids=["volume", "template", "endpoint"])
+async def test_a_run_that_is_overtaken_before_a_creation_leaves_one_of_each(methods_before: int) -> None:
+    """Ids are by chance, and only endpoints have a time: whichever run has the lower id, nothing is there twice."""
+    for _ in range(6):
+        async with Emulator(FIRST, rest_quotas={}) as emulator, open_send() as http:
+            api = api_of(emulator, http)
+            posts = 0
+
+            async def overtaken(*request: Any) -> Reply:
+                nonlocal posts
+                if request[0] == "POST":
+                    if posts == methods_before:
+                        await applied(api, target())
+                    posts += 1
+                return await http(*request)
+
+            await applied(api_of(emulator, overtaken), target())
+            assert held(emulator) == ALL
+            assert (await applied(api, target()))[1] == []
+
+
+async def test_volumes_of_other_data_centers_stay() -> None:
+    async with Emulator(FIRST, rest_quotas={}) as emulator, open_send() as http:
+        api = api_of(emulator, checked(http))
+        await applied(api, target())
+        other = await api.post("/v2/network-volumes", {"name": "demo", "size": 10, "dataCenter": "US-KS-2"})
+        await destroyed(api)
+        assert held(emulator) == (["demo", "demo"], [], []), "of two of a name none goes"
+        _, doomed = await find_doomed(api, replace(NAMES, data_center="EU-RO-1"), with_volumes=True)
+        await destroy(api, doomed, lambda kind, found: None, no_sleep)
+        assert [volume.id for volume in emulator.account.volumes.existing] == [id_of(other)]
 
 
 async def test_what_somebody_else_made_is_neither_changed_nor_deleted() -> None:
