@@ -24,7 +24,7 @@ from runpod_emulator.errors import CannotListen
 from runpod_emulator.hosted import command as hosted_command
 from runpod_emulator.hosted import read_config
 from runpod_emulator.line_writer import is_read, never_wait_for_stderr, open_closed_streams
-from runpod_emulator.settings import NO_RATE_LIMITS, RATE_LIMITS, EndpointSettings, Scaling
+from runpod_emulator.settings import NO_RATE_LIMITS, RATE_LIMITS, EndpointSettings, EndpointType, Scaling
 from runpod_emulator.workers.fleet import WorkerCommand
 
 #: 128 + 13, what a shell reports for a program that SIGPIPE ends, as `head` causes it.
@@ -83,7 +83,8 @@ async def serve(emulator: Emulator, console: Console) -> None:
         loop.add_signal_handler(number, stop.set)
     async with emulator:
         console.print(f"RunPod API     {emulator.url}", soft_wrap=True)
-        console.print(f"OpenAI base    {emulator.openai_url}", soft_wrap=True)
+        openai_url = f"{emulator.balanced_url}/v1" if emulator.settings.is_balanced else emulator.openai_url
+        console.print(f"OpenAI base    {openai_url}", soft_wrap=True)
         console.print(f"REST v2        {emulator.origin}/v2/serverless", soft_wrap=True)
         for name in emulator.hosted.providers:
             console.print(f"Hosted         {emulator.hosted_url(name)}", soft_wrap=True)
@@ -152,13 +153,19 @@ def _parser() -> argparse.ArgumentParser:
 def _add_scaling(parser: argparse.ArgumentParser, default: EndpointSettings) -> None:
     workers = partial(parser.add_argument, type=int, metavar="N")
     seconds = partial(parser.add_argument, type=float, metavar="SECONDS")
+    parser.add_argument(
+        "--type",
+        choices=[kind.replace("_", "-") for kind in get_args(EndpointType)],
+        default="queue",
+        help="how requests reach workers; a load-balancer sends HTTP to the PORT of each (default: %(default)s)",
+    )
     workers("--min-workers", default=default.min_workers, help="workers that always run (default: %(default)s)")
     workers("--max-workers", default=default.max_workers, help="the most workers at once (default: %(default)s)")
     parser.add_argument(
         "--scaling",
         choices=get_args(Scaling),
-        default=default.scaling,
-        help="start workers by how long jobs wait, or by how many there are (default: %(default)s)",
+        help="start workers by how long jobs wait, or by how many there are (default: queue_delay; a load balancer has "
+        "request_count only)",
     )
     seconds(
         "--queue-delay",
@@ -211,14 +218,18 @@ def _settings(options: argparse.Namespace) -> EndpointSettings:
         price = Decimal(options.usd_per_second)
     except InvalidOperation:
         raise ValueError(f"--usd-per-second: expected a number, got {options.usd_per_second!r}") from None
+    kind: EndpointType = "load_balancer" if options.type == "load-balancer" else "queue"
+    if kind == "load_balancer" and options.external_workers:
+        raise ValueError("--type: a load balancer needs --worker: it sends requests only to workers that it starts")
     return EndpointSettings(
+        type=kind,
         endpoint_id=options.endpoint_id,
         host=options.host,
         port=options.port,
         api_key=options.api_key,
         min_workers=options.min_workers,
         max_workers=options.max_workers,
-        scaling=options.scaling,
+        scaling=options.scaling or ("request_count" if kind == "load_balancer" else "queue_delay"),
         queue_delay_seconds=options.queue_delay,
         requests_per_worker=options.requests_per_worker,
         idle_timeout_seconds=options.idle_timeout,

@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from runpod_emulator.account.account import Account
+from runpod_emulator.api.balanced import BalancedApi
 from runpod_emulator.api.batches import BatchApi
 from runpod_emulator.api.client import ClientApi, no_such_endpoint
 from runpod_emulator.api.management import ManagementApi, retired
@@ -108,6 +109,11 @@ class Emulator:
         """Returns the `base_url` of an OpenAI client."""
         return f"{self.url}/openai/v1"
 
+    @property
+    def balanced_url(self) -> str:
+        """Returns the URL of the first endpoint's load balancer, which precedes the paths of its workers."""
+        return self.account.balanced_url(self.settings.endpoint_id)
+
     def hosted_url(self, name: str) -> str:
         """Returns the `base_url` of a hosted provider. Raises KeyError for an unknown name."""
         return f"{self.origin}/hosted/{self.hosted.providers[name].settings.name}/v1"
@@ -168,6 +174,7 @@ class Emulator:
         client_api.add_routes(app.router)
         BatchApi().add_routes(app.router, client_api)
         OpenAIApi().add_routes(app.router, client_api)
+        BalancedApi(self.account).add_routes(app.router, client_api)
         if self._management_v1:
             ManagementApi().add_routes(app.router, client_api)
         else:

@@ -2,21 +2,27 @@
 
 ApiError
 ├── BadRequest        400  the request is malformed, or a value is out of range
+├── WorkerTimeout     400  the worker that a request is pinned to was not free in time
 ├── Unauthorized      401  no API key, or a wrong one
 ├── NotFound          404  no such endpoint or job, or the job's result has expired
+│   └── AffinityWorkerGone  the worker that a request is pinned to has ended
 ├── Conflict          409  the state of a thing, or another thing, does not allow it
 ├── Gone              410  a version of an API that is switched off
 ├── TooLarge          413  the body is over the operation's limit
 ├── Unprocessable     422  the request is well formed, and fields of it are wrong
 ├── TooManyRequests   429  the operation's rate or concurrency limit is reached; has a Retry-After header
 ├── NotEmulated       501  RunPod has it, the emulator does not
+├── NoWorker          503  no worker was free in time
+├── WorkerFailed      a load balancer's worker failed at a request
+│   ├── BadGateway        502  it gave no whole answer, or one over the limit
+│   └── GatewayTimeout    504  it took too long
 └── ProviderError     any  an emulated hosted provider's error, in OpenAI's form
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class ApiError(Exception):
@@ -31,7 +37,7 @@ class ApiError(Exception):
     errors: tuple[str, ...] = ()
 
     @property
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> Mapping[str, str]:
         """Returns the headers that the response has beside the usual ones."""
         return {}
 
@@ -55,6 +61,19 @@ class NotFound(ApiError):
 
     status = 404
     code = "not_found"
+
+
+class AffinityWorkerGone(NotFound):
+    """A request that only one worker may serve, which has ended. The message names it."""
+
+    code = "affinity_worker_gone"
+
+
+class WorkerTimeout(ApiError):
+    """A request that only one worker may serve, which was not free in time. The message names it."""
+
+    status = 400
+    code = "worker_timeout"
 
 
 class Conflict(ApiError):
@@ -94,6 +113,40 @@ class NotEmulated(ApiError):
 
     status = 501
     code = "not_emulated"
+
+
+class WorkerFailed(ApiError):
+    """A load balancer's request that a worker had. `headers` name the worker."""
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self._headers = headers
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Returns the header with the worker's id."""
+        return self._headers
+
+
+class BadGateway(WorkerFailed):
+    """A worker ended before its answer did, or has a larger one than may be sent."""
+
+    status = 502
+    code = "bad_gateway"
+
+
+class NoWorker(ApiError):
+    """A load balancer without a free worker. RunPod publishes its words, and no status."""
+
+    status = 503
+    code = "no_workers_available"
+
+
+class GatewayTimeout(WorkerFailed):
+    """A worker took longer for a request than it may."""
+
+    status = 504
+    code = "processing_timeout"
 
 
 class TooManyRequests(ApiError):

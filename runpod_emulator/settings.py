@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Literal
 
 Scaling = Literal["queue_delay", "request_count"]
+EndpointType = Literal["queue", "load_balancer"]
 
 #: The RUNPOD_AI_API_KEY of workers. The SDK must have one; the emulator does not check it.
 WORKER_KEY = "emulated-worker-key"
@@ -55,6 +56,8 @@ class EndpointSettings:
     host: str = "127.0.0.1"
     #: The TCP port; 0 takes any free one.
     port: int = 0
+    #: How requests reach workers: as jobs through a queue, or over HTTP from the load balancer.
+    type: EndpointType = "queue"
 
     # Scaling.
     min_workers: int = 0
@@ -62,7 +65,8 @@ class EndpointSettings:
     scaling: Scaling = "queue_delay"
     #: With `queue_delay`: how long a job waits before one more worker is started.
     queue_delay_seconds: float = 4
-    #: With `request_count`: the jobs for which one worker is started.
+    #: With `request_count`: the jobs for which one worker is started. With a load balancer, also the most that it
+    #: sends to one worker at once.
     requests_per_worker: int = 4
     #: How long a worker stays without a job.
     idle_timeout_seconds: float = 5
@@ -118,6 +122,20 @@ class EndpointSettings:
     rate_window_seconds: float = 10
     rate_limits: Mapping[str, RateLimit] = field(default_factory=lambda: RATE_LIMITS)
 
+    # Load balancer.
+    #: How long a request waits for any worker, and for the worker that it is pinned to.
+    no_worker_timeout_seconds: float = 120
+    pinned_wait_seconds: float = 300
+    #: How long a worker may take for one request, from its first byte to the end of its answer.
+    processing_timeout_seconds: float = 330
+    #: The limit of a request's body, and of an answer's.
+    max_balanced_bytes: int = 30 * MEGABYTE
+    #: How often a worker's health check is requested, and how long it may take. RunPod publishes neither.
+    health_check_seconds: float = 1
+    health_check_timeout_seconds: float = 5
+    #: How long a worker that was ready may stay unhealthy until it is killed.
+    unhealthy_seconds: float = 480
+
     # Worker API.
     #: How long a worker's job-take and job-stop polls stay open.
     take_poll_seconds: float = 30
@@ -136,15 +154,25 @@ class EndpointSettings:
         for name, least in (("requests_per_worker", 1), ("unused_max_workers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        for setting in fields(self):
-            if setting.name.endswith("_seconds") and not 0 <= (seconds := getattr(self, setting.name)) < math.inf:
-                raise ValueError(f"{setting.name}: expected a finite number of seconds, 0 or more, got {seconds}")
+        if self.is_balanced and self.scaling != "request_count":
+            raise ValueError(f"scaling: a load balancer has no queue: expected request_count, got {self.scaling}")
+        self._check_seconds()
         if self.ping_interval_ms < 1000:
             raise ValueError(
                 f"ping_interval_ms: expected at least 1000, got {self.ping_interval_ms}: the SDK counts whole seconds"
             )
         if not self.usd_per_second.is_finite() or self.usd_per_second < 0:
             raise ValueError(f"usd_per_second: expected a price of 0 or more, got {self.usd_per_second}")
+
+    def _check_seconds(self) -> None:
+        for setting in fields(self):
+            if setting.name.endswith("_seconds") and not 0 <= (seconds := getattr(self, setting.name)) < math.inf:
+                raise ValueError(f"{setting.name}: expected a finite number of seconds, 0 or more, got {seconds}")
+
+    @property
+    def is_balanced(self) -> bool:
+        """Returns whether requests come from the load balancer, with no queue."""
+        return self.type == "load_balancer"
 
 
 def _check_endpoint_id(endpoint_id: str) -> None:
@@ -158,11 +186,7 @@ def _check_endpoint_id(endpoint_id: str) -> None:
 def worker_environment(settings: EndpointSettings, base_url: str, worker_id: str) -> dict[str, str]:
     """Returns the variables that RunPod sets for a worker. The SDK itself fills in $ID and $RUNPOD_POD_ID."""
     endpoint = f"{base_url}/v2/{settings.endpoint_id}"
-    return {
-        "RUNPOD_ENDPOINT_ID": settings.endpoint_id,
-        "RUNPOD_POD_ID": worker_id,
-        "RUNPOD_POD_HOSTNAME": worker_id,
-        "RUNPOD_AI_API_KEY": WORKER_KEY,
+    return _identity(settings, worker_id) | {
         # The SDK appends &batch_size=...: each URL needs a query to append to.
         "RUNPOD_WEBHOOK_GET_JOB": f"{endpoint}/job-take/$ID?gpu=emulated",
         "RUNPOD_WEBHOOK_POST_OUTPUT": f"{endpoint}/job-done/$RUNPOD_POD_ID/$ID?gpu=emulated",
@@ -170,6 +194,20 @@ def worker_environment(settings: EndpointSettings, base_url: str, worker_id: str
         "RUNPOD_WEBHOOK_PING": f"{endpoint}/ping/$RUNPOD_POD_ID?gpu=emulated",
         "RUNPOD_PING_INTERVAL": str(settings.ping_interval_ms),
         "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+    }
+
+
+def balanced_environment(settings: EndpointSettings, worker_id: str, port: int, health_port: int) -> dict[str, str]:
+    """Returns the variables of a load-balancing endpoint's worker: its ports, and no URL of a queue."""
+    return _identity(settings, worker_id) | {"PORT": str(port), "PORT_HEALTH": str(health_port)}
+
+
+def _identity(settings: EndpointSettings, worker_id: str) -> dict[str, str]:
+    return {
+        "RUNPOD_ENDPOINT_ID": settings.endpoint_id,
+        "RUNPOD_POD_ID": worker_id,
+        "RUNPOD_POD_HOSTNAME": worker_id,
+        "RUNPOD_AI_API_KEY": WORKER_KEY,
     }
 
 

@@ -75,6 +75,7 @@ ROOMS = {
         ("emulator",),
         ("api", "hosted"),
         ("account",),
+        ("balancer",),
         ("workers",),
         ("endpoint",),
         ("jobs", "billing"),

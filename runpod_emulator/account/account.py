@@ -72,6 +72,8 @@ class Account:
         self.registries = Registries()
         #: Called with each job that has ended, of any endpoint.
         self.when_finished: list[FinishedCallback] = []
+        if settings.is_balanced and command is None:
+            raise ValueError("type: a load balancer needs a worker command: it sends requests only to those workers")
         self._command = command
         #: Copies the workers' output without waiting for the reader of standard output.
         self._terminal = LineWriter(STANDARD_OUTPUT)
@@ -87,6 +89,10 @@ class Account:
     def now_us(self) -> int:
         """Returns the time in microseconds since 1970."""
         return round((self.clock_began_at + self.clock()) * 1_000_000)
+
+    def balanced_url(self, endpoint_id: str) -> str:
+        """Returns the URL before a path of the workers. On RunPod it is a host: https://ENDPOINT_ID.api.runpod.ai."""
+        return f"{self.origin}/lb/{endpoint_id}"
 
     def endpoint(self, endpoint_id: str) -> ServerlessEndpoint:
         """Returns an endpoint. Raises NotFound."""
@@ -210,6 +216,8 @@ class Account:
         return [gpu_type for gpu_type in selected if gpu_type.id not in config.gpu.excluded_types]
 
     def _check(self, config: EndpointConfig, settings: EndpointSettings, former_max: int) -> None:
+        if settings.is_balanced and not self.starts_workers:
+            raise BadRequest("type: the emulator sends a load balancer's requests only to workers that it starts")
         self._check_gpus(config)
         self._check_places(config)
         others = sum(endpoint.state.settings.max_workers for endpoint in self.endpoints.values()) - former_max

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from runpod_emulator.account.configuration import EndpointConfig, FieldChange, ReleaseRecord, differences
+from runpod_emulator.balancer.balancer import LoadBalancer
 from runpod_emulator.endpoint.release import Release
 from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.workers.fleet import Fleet, WorkerCommand
@@ -26,6 +27,8 @@ class ServerlessEndpoint:
         self.created_at = datetime.now(UTC)
         #: None until start(), and where the emulator starts no workers.
         self.fleet: Fleet | None = None
+        #: None until start(), and where the endpoint has a queue.
+        self.balancer: LoadBalancer | None = None
         #: The latest last.
         self.releases: list[ReleaseRecord] = []
         self._supervisor: asyncio.Task[None] | None = None
@@ -55,6 +58,8 @@ class ServerlessEndpoint:
         """
         if command:
             self.fleet = Fleet(self.state, command, origin, terminal)
+            if self.state.settings.is_balanced:
+                self.balancer = LoadBalancer(self.state, self.fleet)
         self._supervisor = asyncio.create_task(self._supervise())
 
     async def close(self) -> None:
@@ -63,8 +68,12 @@ class ServerlessEndpoint:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
         self.state.close()
+        if self.balancer:
+            await self.balancer.close()
         if self.fleet:
             await self.fleet.close()
+        if self.balancer:
+            await self.balancer.stop()
         for worker in self.state.registry.alive():
             self.state.registry.end(worker, None)
         for worker in self.state.registry.throttled():
@@ -85,6 +94,8 @@ class ServerlessEndpoint:
                     self.state.housekeep()
                 if self.fleet:
                     self.fleet.reconcile()
+                if self.balancer:
+                    self.balancer.look_after()
             except Exception:
                 # Without it no worker is started or stopped any more: it must outlive its errors.
                 logger.exception("the supervisor of endpoint %s failed in this round and continues", self.id)

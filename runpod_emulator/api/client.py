@@ -19,6 +19,9 @@ from runpod_emulator.jobs.job import Job, Json, Policy, Status
 #: Answers a request to one endpoint.
 EndpointHandler = Callable[[Endpoint, web.Request], Awaitable[web.StreamResponse]]
 
+#: The operations of an endpoint that is a load balancer.
+WITHOUT_QUEUE = frozenset({"health", "billing", "faults", "management", "balance"})
+
 
 class ClientApi:
     """The job API of all endpoints."""
@@ -50,6 +53,11 @@ class ClientApi:
             if found is None:
                 return await no_such_endpoint(request)
             self._require_key(request)
+            if found.state.settings.is_balanced and operation not in WITHOUT_QUEUE:
+                raise BadRequest(
+                    f"{operation}: this endpoint is a load balancer and has no queue; send requests to "
+                    f"{self._account.balanced_url(found.id)}/ and a path of its workers"
+                )
             with found.state.limiter.admit(operation):
                 return await handler(found.state, request)
 

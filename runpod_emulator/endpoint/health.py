@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runpod_emulator.endpoint.failed_starts import FailedStarts
+from runpod_emulator.endpoint.open_requests import OpenRequests
 from runpod_emulator.endpoint.registry import WorkerRegistry
 from runpod_emulator.jobs.job import Status
 from runpod_emulator.jobs.store import JobStore
@@ -18,11 +19,17 @@ class Health:
     """Makes the health document, and keeps former ones for the fault `health_late_seconds`."""
 
     def __init__(
-        self, store: JobStore, registry: WorkerRegistry, failed_starts: FailedStarts, clock: Callable[[], float]
+        self,
+        store: JobStore,
+        requests: OpenRequests,
+        registry: WorkerRegistry,
+        failed_starts: FailedStarts,
+        clock: Callable[[], float],
     ) -> None:
         #: How often clients have requested the document.
         self.requests = 0
         self._store = store
+        self._open = requests
         self._registry = registry
         self._failed_starts = failed_starts
         self._clock = clock
@@ -48,12 +55,12 @@ class Health:
     def current(self) -> Json:
         """Returns the document as of now."""
         counts = self._store.counts
-        load = self._store.load()
+        load, open_ = self._store.load(), self._open
         jobs = {
-            "completed": counts[Status.COMPLETED],
-            "failed": counts[Status.FAILED] + counts[Status.TIMED_OUT],
-            "inProgress": load.in_progress,
-            "inQueue": load.queued,
+            "completed": counts[Status.COMPLETED] + open_.completed,
+            "failed": counts[Status.FAILED] + counts[Status.TIMED_OUT] + open_.failed,
+            "inProgress": load.in_progress + open_.in_progress,
+            "inQueue": load.queued + open_.waiting,
             "retried": counts["retried"],
         }
         return {"jobs": jobs, "workers": self._registry.counts()} | self._failed_starts.document()

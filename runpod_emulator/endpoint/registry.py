@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from runpod_emulator.billing.bill import Bill, Meter, Phase, bill_line
+from runpod_emulator.endpoint.address import WorkerAddress
 from runpod_emulator.endpoint.output import WorkerOutput
 from runpod_emulator.endpoint.placement import NOWHERE, Placement, Placer, SamePlace
 from runpod_emulator.endpoint.release import Release
@@ -58,8 +59,10 @@ class Worker:
     since: float = 0
     #: It takes the requests of batch jobs only; the others take those of the queue only.
     takes_batches: bool = False
-    #: How many jobs it holds.
+    #: How many jobs it holds, or requests of the load balancer.
     jobs: int = 0
+    #: Where it serves the load balancer's requests; None before its process starts, and with a queue.
+    address: WorkerAddress | None = None
     #: When its last heartbeat came; None before the first.
     last_ping: float | None = None
     #: It gets no more jobs.
@@ -168,6 +171,15 @@ class WorkerRegistry:
         if worker.state is State.UNHEALTHY:
             self._move(worker, State.IDLE)
 
+    def restore(self, worker: Worker) -> None:
+        """Makes a worker running or idle that was initializing or unhealthy."""
+        if worker.state in (State.INITIALIZING, State.UNHEALTHY) and not worker.is_stopping:
+            self._move(worker, State.RUNNING if worker.jobs else State.IDLE)
+
+    def make_initializing(self, worker: Worker) -> None:
+        """Takes the worker out of the rotation: it loads, perhaps once more."""
+        self._move(worker, State.INITIALIZING)
+
     def set_held_jobs(self, worker_id: str, jobs: int) -> None:
         """Sets how many jobs the worker holds; it is running if there are any, else idle."""
         worker = self.workers[worker_id]
@@ -184,6 +196,13 @@ class WorkerRegistry:
     def make_unhealthy(self, worker: Worker) -> None:
         """Marks the worker unhealthy: it gets no more jobs, and its time is not billed."""
         self._move(worker, State.UNHEALTHY)
+
+    def is_given_up(self, worker: Worker) -> bool:
+        """Returns whether the worker has to be killed: one of a load balancer that was ready has time to recover."""
+        if worker.state is not State.UNHEALTHY:
+            return False
+        may_recover = self.settings.is_balanced and worker.meter.ready_at is not None
+        return not may_recover or self._clock() - worker.since >= self.settings.unhealthy_seconds
 
     def end(self, worker: Worker, exit_code: int | None) -> None:
         """Marks the worker stopped, and stops its meter."""

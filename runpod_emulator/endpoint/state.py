@@ -13,12 +13,13 @@ from runpod_emulator.endpoint.failed_starts import FailedStarts
 from runpod_emulator.endpoint.faults import FaultInjector, Faults
 from runpod_emulator.endpoint.health import Health
 from runpod_emulator.endpoint.limits import RateLimiter
+from runpod_emulator.endpoint.open_requests import OpenRequests
 from runpod_emulator.endpoint.registry import Worker, WorkerRegistry
 from runpod_emulator.endpoint.release import Release
 from runpod_emulator.errors import BadRequest
 from runpod_emulator.jobs.batch import Batches
 from runpod_emulator.jobs.job import Job
-from runpod_emulator.jobs.store import Clock, JobStore
+from runpod_emulator.jobs.store import Clock, JobStore, Load
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.signals import Signal
 
@@ -52,10 +53,12 @@ class Endpoint:
         #: The requests of finalized batches.
         self.batch_store = JobStore(settings, clock, self)
         self.batches = Batches(settings, self.batch_store, clock, self.wall_clock)
+        #: Those of the load balancer, which has no jobs.
+        self.requests = OpenRequests()
         self.limiter = RateLimiter(settings.rate_limits, settings.rate_window_seconds, clock)
         self.injector = FaultInjector()
         self.failed_starts = FailedStarts(settings, clock)
-        self.health = Health(self.store, self.registry, self.failed_starts, clock)
+        self.health = Health(self.store, self.requests, self.registry, self.failed_starts, clock)
         #: Called with each job that has ended.
         self.when_finished: list[FinishedCallback] = []
         #: Every min_workers that was set since the start, the latest last.
@@ -82,6 +85,12 @@ class Endpoint:
         """Returns how many workers the waiting requests of batches may have."""
         load = self.batch_store.load()
         return min(self.settings.max_batch_workers, load.queued + load.in_progress)
+
+    def load(self) -> Load:
+        """Returns the jobs or requests that scaling counts."""
+        if not self.settings.is_balanced:
+            return self.store.load()
+        return Load(self.requests.waiting, self.requests.in_progress, 0)
 
     def inject(self, faults: Faults) -> None:
         """Replaces all faults. Raises BadRequest for a crash of external workers."""

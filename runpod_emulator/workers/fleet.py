@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from runpod_emulator.endpoint.address import free_address
 from runpod_emulator.endpoint.registry import READY, State, Worker
 from runpod_emulator.endpoint.state import Endpoint
-from runpod_emulator.settings import inherited_environment, worker_environment
+from runpod_emulator.settings import balanced_environment, inherited_environment, worker_environment
 from runpod_emulator.workers.output_pipe import output_pipe
 from runpod_emulator.workers.scaling import ScalingInput, desired_workers
 
@@ -65,6 +66,8 @@ class Fleet:
         self._failed_starts = endpoint.failed_starts
         #: Workers that got SIGKILL from here: their ends say nothing about the command.
         self._killed: set[str] = set()
+        #: Workers that were stopped because they were idle; they can be started again.
+        self._scaled_down: set[str] = set()
 
     @property
     def running(self) -> list[str]:
@@ -77,11 +80,12 @@ class Fleet:
         if crashing := self._endpoint.injector.crashing(self.running, now):
             self.kill(crashing)
         for worker in self._not_being_stopped():
-            if worker.state is State.UNHEALTHY:
+            if self._registry.is_given_up(worker):
                 self.kill(worker.id)
             elif worker.is_stopping:  # the worker requested it: the SDK's refresh_worker
                 self._stop(worker)
         for worker in self._registry.idle_too_long():
+            self._scaled_down.add(worker.id)
             self._stop(worker)
         self._grow(now)
 
@@ -89,26 +93,26 @@ class Fleet:
         self._place_throttled()
         registry = self._registry
         there = len(registry.alive_for(batches=False)) + len(registry.throttled_for(batches=False))
-        present = ScalingInput(self._endpoint.store.load(), there, now - self._last_start)
+        present = ScalingInput(self._endpoint.load(), there, now - self._last_start)
         # The endpoint's settings, not the ones from the start: the management APIs change them.
         for _ in range(desired_workers(self._endpoint.settings, present) - present.workers):
             if not self._failed_starts.seconds_to_next:
                 self._last_start = now
-                self._request(takes_batches=False)
+                self._request()
         there = len(registry.alive_for(batches=True)) + len(registry.throttled_for(batches=True))
         for _ in range(self._endpoint.wanted_batch_workers() - there):
             if not self._failed_starts.seconds_to_next:
                 self._request(takes_batches=True)
 
-    def _request(self, *, takes_batches: bool) -> None:
-        worker = self._registry.request(secrets.token_hex(7), takes_batches=takes_batches)
+    def _request(self, worker_id: str | None = None, *, takes_batches: bool = False) -> None:
+        worker = self._registry.request(worker_id or secrets.token_hex(7), takes_batches=takes_batches)
         if worker.state is not State.THROTTLED:
             self._start(worker)
 
     def _place_throttled(self) -> None:
         """Starts throttled workers for which there are GPUs now, and drops those that are not needed any more."""
         settings = self._endpoint.settings
-        wanted = settings.max_workers if self._endpoint.store.load().queued else settings.min_workers
+        wanted = settings.max_workers if self._endpoint.load().queued else settings.min_workers
         for batches, most in ((False, wanted), (True, self._endpoint.wanted_batch_workers())):
             alive = len(self._registry.alive_for(batches=batches))
             for number, worker in enumerate(self._registry.throttled_for(batches=batches)):
@@ -116,6 +120,20 @@ class Fleet:
                     self._registry.drop(worker)
                 elif self._registry.place(worker):
                     self._start(worker)
+
+    def resume(self, worker_id: str) -> bool:
+        """Starts a worker that was scaled down under its id again, once it has ended and there is room for it.
+
+        Returns False where it can never come back: it ended otherwise, or runs a former release.
+        """
+        worker = self._registry.workers.get(worker_id)
+        if worker is None or worker_id not in self._scaled_down or self._registry.is_stale(worker):
+            return False
+        has_room = len(self._registry.alive_for(batches=False)) < self._endpoint.settings.max_workers
+        if worker.state is State.STOPPED and has_room and not self._failed_starts.seconds_to_next:
+            self._scaled_down.discard(worker_id)
+            self._request(worker_id)
+        return True
 
     def kill(self, worker_id: str) -> None:
         """Sends SIGKILL to the worker and all its children, which includes the SDK's ping process."""
@@ -186,7 +204,7 @@ class Fleet:
         variables = inherited_environment() | dict(self._command.variables) | dict(worker.release.variables)
         return await asyncio.create_subprocess_exec(
             *self._command.arguments,
-            env=variables | worker_environment(self._settings, self._base_url, worker.id),
+            env=variables | self._own_variables(worker, variables),
             cwd=self._command.directory,
             stdin=subprocess.DEVNULL,
             stdout=pipe,
@@ -194,6 +212,12 @@ class Fleet:
             start_new_session=True,  # its own process group, so that kill() reaches its children
             preexec_fn=_ending_with(os.getpid()),
         )
+
+    def _own_variables(self, worker: Worker, variables: Mapping[str, str]) -> dict[str, str]:
+        if not self._settings.is_balanced:
+            return worker_environment(self._settings, self._base_url, worker.id)
+        worker.address = address = free_address(variables)
+        return balanced_environment(self._settings, worker.id, address.port, address.health_port)
 
     @contextlib.contextmanager
     def _copy(self, worker: Worker) -> Iterator[Callable[[bytes], object]]:

@@ -156,7 +156,7 @@ async def test_a_patch_that_cannot_be_names_the_field_and_changes_nothing(body: 
         ({"gpu": None}, 400, "exactly one of gpu and cpu"),
         ({"cpu": [{"id": "cpu5c", "vcpuCount": 4}]}, 400, "exactly one of gpu and cpu"),
         ({"gpu": None, "cpu": [{"id": "cpu5c", "vcpuCount": 4}]}, 501, "not emulated"),
-        ({"type": "LOAD_BALANCER"}, 501, "not emulated"),
+        ({"type": "LOAD_BALANCER"}, 400, "has no queue"),
         ({"image": None}, 422, "$.image"),
         ({"name": None}, 422, "$.name"),
         ({"scaling": None}, 422, "$.scaling"),

@@ -27,8 +27,6 @@ NEW: Settings = {"min_workers": 0, "max_workers": 3, "idle_timeout_seconds": 10,
 
 def created(body: CreateEndpointBody, account: Account) -> tuple[EndpointConfig, Settings]:
     """Returns the configuration and the settings of a new endpoint. Raises ApiError."""
-    if body.type == "LOAD_BALANCER":
-        raise NotEmulated("type: load-balancing endpoints are not emulated; QUEUE is")
     if body.cpu is not None and body.gpu is None:
         raise NotEmulated("cpu: endpoints without GPUs are not emulated; give gpu")
     if body.gpu is None or body.cpu is not None:
@@ -43,7 +41,10 @@ def created(body: CreateEndpointBody, account: Account) -> tuple[EndpointConfig,
     if template and body.gpu.allowed_cuda_versions is None and body.gpu.min_cuda_version is None:
         gpu = replace(gpu, allowed_cuda_versions=template.allowed_cuda_versions)
     config = EndpointConfig(name=body.name, container=container, gpu=gpu, template_id=body.template_id)
-    return _with_places(config, body), NEW | _settings(body, "queue_delay", account.settings)
+    kind: Settings = {"type": "queue", "scaling": "queue_delay"}
+    if body.type == "LOAD_BALANCER":
+        kind = {"type": "load_balancer", "scaling": "request_count"}
+    return _with_places(config, body), NEW | kind | _settings(body, replace(account.settings, **kind))
 
 
 def changed(
@@ -60,7 +61,7 @@ def changed(
         container = replace(container, env={**template.container.env, **container.env})
     gpu = config.gpu if body.gpu is None else _gpu(config.gpu, body.gpu)
     config = replace(config, name=body.name or config.name, container=container, gpu=gpu)
-    return _with_places(config, body), _settings(body, settings.scaling, settings)
+    return _with_places(config, body), _settings(body, settings)
 
 
 def changed_container(container: ContainerConfig, body: ContainerBody) -> ContainerConfig:
@@ -104,25 +105,28 @@ def _with_places(config: EndpointConfig, body: UpdateEndpointBody) -> EndpointCo
     return replace(config, **fields)
 
 
-def _settings(body: UpdateEndpointBody, scaling: str, limits: EndpointSettings) -> Settings:
+def _settings(body: UpdateEndpointBody, former: EndpointSettings) -> Settings:
     """Returns the settings that the body changes, under the names of EndpointSettings."""
     changes: Settings = {}
     if isinstance(body.scaling, QueueDelayBody):
+        if former.is_balanced:
+            raise BadRequest("scaling: a load balancer has no queue; expected the type REQUEST_COUNT")
         changes |= {"scaling": "queue_delay", "queue_delay_seconds": body.scaling.queue_delay}
     elif body.scaling is not None:
         changes |= {"scaling": "request_count", "requests_per_worker": body.scaling.request_count}
-    changes |= _workers(body.workers or WorkersBody(), changes.get("scaling", scaling))
+    counts_jobs = changes.get("scaling", former.scaling) == "request_count" and not former.is_balanced
+    changes |= _workers(body.workers or WorkersBody(), counts_jobs)
     if body.timeout is not None:
         seconds = body.timeout / 1000
-        shortest, longest = limits.shortest_execution_timeout_seconds, limits.longest_execution_timeout_seconds
+        shortest, longest = former.shortest_execution_timeout_seconds, former.longest_execution_timeout_seconds
         if not shortest <= seconds <= longest:
             raise BadRequest(f"timeout: expected {shortest * 1000:g} to {longest * 1000:g} ms")
         changes["execution_timeout_seconds"] = seconds
     return changes
 
 
-def _workers(body: WorkersBody, scaling: str) -> Settings:
-    if body.idle_timeout is not None and scaling == "request_count":
+def _workers(body: WorkersBody, counts_jobs: bool) -> Settings:
+    if body.idle_timeout is not None and counts_jobs:
         raise BadRequest("workers.idleTimeout: does not apply to a queue endpoint that scales on its request count")
     fields = {"min_workers": body.min, "max_workers": body.max, "idle_timeout_seconds": body.idle_timeout}
     return {name: value for name, value in fields.items() if value is not None}

@@ -9,6 +9,7 @@ from typing import Any
 from runpod_emulator.account.account import Account
 from runpod_emulator.account.configuration import ContainerConfig
 from runpod_emulator.account.serverless import ServerlessEndpoint
+from runpod_emulator.endpoint.address import HEALTH_CHECK_PATH
 from runpod_emulator.endpoint.registry import State, Worker
 from runpod_emulator.settings import EndpointSettings
 
@@ -31,12 +32,11 @@ REQUEST_PATHS = {
 def endpoint_document(account: Account, endpoint: ServerlessEndpoint) -> Document:
     """Returns the whole endpoint."""
     config, settings = endpoint.config, endpoint.state.settings
-    base = f"{account.origin}/v2/{endpoint.id}"
     return container_document(config.container) | {
         "id": endpoint.id,
         "name": config.name,
-        "type": "QUEUE",
-        "requestUrls": {name: f"{base}/{path}" for name, path in REQUEST_PATHS.items()},
+        "type": settings.type.upper(),
+        "requestUrls": _request_urls(account, endpoint),
         "gpu": {
             "pools": list(config.gpu.pools),
             "excludedTypes": list(config.gpu.excluded_types),
@@ -52,6 +52,15 @@ def endpoint_document(account: Account, endpoint: ServerlessEndpoint) -> Documen
         "flashboot": config.flashboot,
         "createdAt": time_text(endpoint.created_at),
     }
+
+
+def _request_urls(account: Account, endpoint: ServerlessEndpoint) -> Document:
+    if endpoint.state.settings.is_balanced:
+        base = account.balanced_url(endpoint.id)
+        path = endpoint.config.container.env.get("HEALTH_CHECK_PATH") or HEALTH_CHECK_PATH
+        return {"base": base, "health": f"{base}/{path.removeprefix('/')}"}
+    base = f"{account.origin}/v2/{endpoint.id}"
+    return {name: f"{base}/{path}" for name, path in REQUEST_PATHS.items()}
 
 
 def container_document(container: ContainerConfig) -> Document:
@@ -136,8 +145,8 @@ def _worker(endpoint: ServerlessEndpoint, worker: Worker) -> Document:
 
 def _workers(settings: EndpointSettings) -> Document:
     bounds: Document = {"min": settings.min_workers, "max": settings.max_workers}
-    # The published schema omits the idle time-out with request-count scaling, and has whole seconds from 1 on.
-    if settings.scaling == "queue_delay":
+    # The published schema omits it where a queue scales by the number of jobs, and has whole seconds from 1 on.
+    if settings.scaling == "queue_delay" or settings.is_balanced:
         bounds["idleTimeout"] = min(3600, max(1, round(settings.idle_timeout_seconds)))
     return bounds
 
