@@ -23,9 +23,9 @@ from vllm_service.storage.ledger.lives import (
     add_to_day,
     move,
     put,
+    settle_rows,
     settle_unpriced,
 )
-from vllm_service.storage.ledger.lives import settle_rows as settled
 
 #: The most rows of one slice, and so of one transaction.
 MOST_ROWS = 2000
@@ -138,7 +138,7 @@ class LifeBooks:
             if unseen:
                 await self._lease.write(*map(put, unseen))
                 return
-        await self._lease.write(*settled([row.row_id for row in rows]))
+        await self._lease.write(*settle_rows([row.row_id for row in rows]))
 
 
 async def _sliced(life: WorkerLife, rows: Sequence[LedgerRow], known_us: int) -> BookedSlice | None:
