@@ -20,7 +20,7 @@ from runpod_emulator.endpoint.address import free_address
 from runpod_emulator.endpoint.registry import READY, State, Worker
 from runpod_emulator.endpoint.state import Endpoint
 from runpod_emulator.settings import balanced_environment, inherited_environment, worker_environment
-from runpod_emulator.workers.output_pipe import output_pipe
+from runpod_emulator.workers.output_pipe import WholeLines, output_pipe
 from runpod_emulator.workers.scaling import ScalingInput, desired_workers
 
 logger = logging.getLogger(__name__)
@@ -224,7 +224,9 @@ class Fleet:
         """Opens the place where the worker's output is copied to: its log file, or this process's output."""
         directory = self._command.log_directory
         if directory is None:
-            yield self._terminal
+            lines = WholeLines(self._terminal)
+            yield lines.add
+            lines.close()
             return
         directory.mkdir(parents=True, exist_ok=True)
         with (directory / f"{worker.id}.log").open("wb", buffering=0) as file:

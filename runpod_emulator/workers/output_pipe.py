@@ -37,6 +37,28 @@ async def output_pipe(output: WorkerOutput, copy: Callable[[bytes], object]) -> 
         transport.close()
 
 
+class WholeLines:
+    """Passes on output as whole lines, so that those of several workers do not run into one another."""
+
+    def __init__(self, put: Callable[[bytes], object]) -> None:
+        self._put = put
+        self._rest = b""
+
+    def add(self, piece: bytes) -> None:
+        """Takes output, cut anywhere. A line that is longer than a piece is passed on in parts."""
+        end = piece.rfind(b"\n") + 1
+        if end or len(self._rest) + len(piece) > PIECE_BYTES:
+            self._put(self._rest + piece[: end or None])
+            self._rest = piece[end:] if end else b""
+        else:
+            self._rest += piece
+
+    def close(self) -> None:
+        """Passes on an unfinished line, and ends it."""
+        if self._rest:
+            self._put(self._rest + b"\n")
+
+
 async def _read(stream: asyncio.StreamReader, output: WorkerOutput, copy: Callable[[bytes], object]) -> None:
     while piece := await stream.read(PIECE_BYTES):
         output.add(piece)

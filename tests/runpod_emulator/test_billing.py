@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from decimal import Decimal
 
+import pytest
 from rich.console import Console
 
-from runpod_emulator.billing.bill import Meter, Phase, bill_line
+from runpod_emulator.billing.bill import Bill, Meter, Phase, bill_line
 from runpod_emulator.billing.table import bill_table
 from tests.runpod_emulator.support import Bench
 
@@ -79,3 +80,22 @@ def test_the_bill_follows_the_states_of_the_workers() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(bill_table("local", bill))
     assert "0.020" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("prices", "said"),
+    [
+        ([], "RunPod bill of endpoint ep at $0.001 per second"),
+        (["0.002"], "RunPod bill of endpoint ep at $0.002 per second"),
+        (["0.002", "0.00031"], "0.00031"),
+    ],
+)
+def test_the_table_says_each_price(prices: list[str], said: str) -> None:
+    meter = Meter(0.0)
+    meter.stop(10.0)
+    bill = Bill(Decimal("0.001"), tuple(bill_line("w", meter, 10.0, Decimal(price)) for price in prices))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(bill_table("ep", bill))
+    text = console.export_text()
+    assert said in text
+    assert ("USD/s" in text) == (len(prices) > 1)

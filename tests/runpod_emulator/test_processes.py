@@ -233,4 +233,4 @@ async def test_the_command_line_prints_its_address_and_at_the_end_the_bill() -> 
     async with asyncio.timeout(15):
         output, _ = await process.communicate()
     assert process.returncode == 0
-    assert "RunPod bill at $0.001 per second" in output.decode()
+    assert "RunPod bill of endpoint local at $0.001 per second" in output.decode()

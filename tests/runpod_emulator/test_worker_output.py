@@ -8,6 +8,7 @@ from itertools import count
 import pytest
 
 from runpod_emulator.endpoint.output import LONGEST_LINE, MOST_LINES, LogLine, WorkerOutput
+from runpod_emulator.workers.output_pipe import PIECE_BYTES, WholeLines
 
 
 def output() -> WorkerOutput:
@@ -83,3 +84,26 @@ async def test_a_pause_is_reported_and_the_next_line_wakes_the_reader() -> None:
     await asyncio.sleep(0)
     kept.add(b"now\n")
     assert [line.text for line in await waiting] == ["now"]
+
+
+LONG = b"x" * PIECE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("pieces", "passed_on"),
+    [
+        ([b"a\nb", b"c\n"], [b"a\n", b"bc\n"]),
+        ([b"a", b"b", b"\n"], [b"ab\n"]),
+        ([b"a\nb\n"], [b"a\nb\n"]),
+        ([b"no end"], [b"no end\n"]),
+        ([LONG, b"y", b"z\n"], [LONG + b"y", b"z\n"]),
+        ([], []),
+    ],
+)
+def test_a_terminal_gets_whole_lines(pieces: list[bytes], passed_on: list[bytes]) -> None:
+    put: list[bytes] = []
+    lines = WholeLines(put.append)
+    for piece in pieces:
+        lines.add(piece)
+    lines.close()
+    assert put == passed_on
