@@ -14,7 +14,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PROCESSES := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve emulator bench-worker bench-cold-start bench-client bench-gateway bench-isolation bench-against bench-linear entered-files test test-image lint-image check audit sbom lock-images lock train-demo-model clean
+.PHONY: help setup run serve deploy-demo emulator bench-worker bench-cold-start bench-client bench-gateway bench-isolation bench-against bench-linear entered-files test test-image lint-image check audit sbom lock-images lock train-demo-model clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -38,6 +38,9 @@ run: setup  ## answer test_input.json once with vLLM and print the result (MODEL
 
 serve: setup  ## run gateway, emulated RunPod with the demo model and emulated hosted provider, with a page to try them
 	@$(PY) -m scripts.try_gateway
+
+deploy-demo: setup  ## plan, apply, answer, status and destroy of `deploy`, with a real worker on an emulated RunPod
+	@$(PY) -m scripts.deploy_demo
 
 emulator: setup  ## run a local RunPod on port 8000 that starts workers when jobs come (MODEL_NAME=... for a real model)
 	MODEL_NAME=$${MODEL_NAME:-$(CURDIR)/demo_model} $(PY) -m runpod_emulator --worker "$(PY) handler.py" --max-workers 2
