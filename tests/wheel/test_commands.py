@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from vllm_service.cli.exit_codes import MISSING_EXTRA, WRONG_ARGUMENTS
 from vllm_service.cli.parser import COMMANDS
 from vllm_service.version import __version__
 
+DEMO_MODEL = Path(__file__).resolve().parents[2] / "demo_model"
 BILL: dict[str, list[object]] = {"records": []}
 PROVIDERS = """
 providers:
@@ -25,6 +27,7 @@ WORKING = {
     "check": ("--offline", "Models: m"),
     "compare": ("--model m", "llama-3.1-8b-instant"),
     "completion": ("bash", "complete "),
+    "deploy": ("plan --name m --image you/worker:1 --model model", "It needs"),
     "examples": ("list", "8b-4090-gpt4omini"),
     "explain": ("--model m --warm 1", "why: "),
     "keys": ("create acme", "vs_"),
@@ -33,6 +36,7 @@ WORKING = {
     "simulate": ("--trace diurnal --scenario 8b-4090 --policies all_hosted --json", '"policy": "all_hosted"'),
 }
 MISSING = {
+    "deploy plan --name m --image you/worker:1 --model org/model": "service",
     "serve": "service",
     "ledger export --format parquet --output ledger.parquet": "service",
     "keys list --database-url postgresql://nobody@127.0.0.1:9/none": "service",
@@ -45,6 +49,7 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / "providers.yaml").write_text(PROVIDERS)
     (tmp_path / "models.yaml").write_text(MODELS)
     (tmp_path / "bill.json").write_text(json.dumps(BILL))
+    shutil.copytree(DEMO_MODEL, tmp_path / "model")
     return tmp_path
 
 

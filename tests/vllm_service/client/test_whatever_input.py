@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import vllm_service
 from tests.vllm_service.client.runpod_provider import AT_ONCE, runpod
 from vllm_service import (
+    BatchJob,
     LLMRouter,
     RateLimit,
     RetryPolicy,
@@ -32,10 +33,12 @@ from vllm_service import (
     compare_costs,
 )
 from vllm_service.catalog.model import Catalog, Offer, Provider, ProviderKind, PublicModel
-from vllm_service.client.runpod.sync import SyncIterator, SyncTextStream
+from vllm_service.client.runpod.sync import SyncBatchJob, SyncIterator, SyncTextStream
 from vllm_service.testing import ReceivedRequest, Reply, says, whole
 
 CALLERS: tuple[type, ...] = (RunPodVLLMService, RunPodVLLMServiceSync, LLMRouter)
+#: What a caller makes that makes calls, too.
+MADE: tuple[type, ...] = (BatchJob, SyncBatchJob)
 READ: tuple[type, ...] = (TextStream, SyncTextStream, SyncIterator)
 SETTINGS = (RetryPolicy, RateLimit)
 SCRATCH = Path(tempfile.gettempdir()) / f"whatever-input-{os.getpid()}"
@@ -102,6 +105,10 @@ GOOD: Mapping[str, Any] = {
     "models": ["a", "b"],
     "job_input": {"prompt": "hi"},
     "job_id": "job-1",
+    "inputs": [{"prompt": "hi"}],
+    "batch_id": "batch-1",
+    "request_id": "request-1",
+    "name": "nightly",
     "task": "code",
 }
 
@@ -130,7 +137,10 @@ def arguments(draw: st.DrawFn, call: Callable[..., Any]) -> dict[str, Any]:
 
 
 def answer(request: ReceivedRequest) -> Reply:
-    """An answer for every call: completions, and a job that has ended."""
+    """An answer for every call: completions, a job that has ended, and a batch that has."""
+    if "/batch" in request.target:
+        counts = {"requestTotal": 1, "requestCompleted": 1, "requestFailed": 0}
+        return whole({"id": "batch-1", "status": "FINALIZED", "requests": [], "batches": [], **counts})
     if "/openai/" in request.target or request.target.startswith("/v1"):
         return says("fine")(request)
     return whole({"id": "job-1", "status": "COMPLETED", "output": 1, "stream": [], "jobs": {}, "workers": {}})
@@ -200,6 +210,23 @@ async def test_every_call_of_every_client(kind: type, name: str, data: st.DataOb
                 await closed(client)
             options = data.draw(arguments(getattr(kind, name)))
             await tried(getattr(client, name), options)
+        finally:
+            await closed(client)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in MADE for name in public(kind)])
+@EXAMPLES
+@given(data=st.data(), is_closed=st.booleans())
+async def test_every_call_of_a_batch_job(kind: type, name: str, data: st.DataObject, is_closed: bool) -> None:
+    async with runpod(answer) as server:
+        maker = RunPodVLLMService if kind is BatchJob else RunPodVLLMServiceSync
+        client = await asyncio.to_thread(made, maker, server.url)
+        try:
+            batch = client.batch_job("batch-1")
+            assert type(batch) is kind
+            if is_closed:
+                await closed(client)
+            await tried(getattr(batch, name), data.draw(arguments(getattr(kind, name))))
         finally:
             await closed(client)
 
@@ -318,7 +345,7 @@ async def test_the_error_of_a_stream_comes_with_its_first_piece(name: str) -> No
     assert server.requests == []
 
 
-@pytest.mark.parametrize("kind", [*CALLERS, *READ])
+@pytest.mark.parametrize("kind", [*CALLERS, *MADE, *READ])
 def test_no_public_method_is_outside_of_the_boundary(kind: type) -> None:
     """A guarded function wraps another one, so a raw one would be found here, without an input that breaks it."""
     raw = [name for name in public(kind) if name != "failing" and not hasattr(getattr(kind, name), "__wrapped__")]
@@ -332,4 +359,4 @@ def test_every_class_that_makes_calls_is_tried() -> None:
         for kind in exported
         if isinstance(kind, type) and any(inspect.iscoroutinefunction(getattr(kind, name)) for name in public(kind))
     }
-    assert async_classes <= {*CALLERS, *READ}
+    assert async_classes <= {*CALLERS, *MADE, *READ}
