@@ -10,7 +10,7 @@ from typing import Any
 
 from vllm_service.accounting.booking import WorkerBill
 from vllm_service.domain.bill import DAY_US, BilledAmount, BillPart, Parts
-from vllm_service.domain.money import PICOUSD_PER_USD
+from vllm_service.domain.money import PICOUSD_PER_USD, exact_number
 from vllm_service.domain.timestamps import utc_seconds
 from vllm_service.errors import ConfigurationError
 
@@ -82,7 +82,7 @@ def joined(bills: Iterable[Bill]) -> Bill:
 def parse_bill(text: bytes, *, now_us: int) -> Bill:
     """Returns the bill of JSON; see bill_of. Raises ConfigurationError for what is no bill."""
     try:
-        document = json.loads(text, parse_float=Decimal)  # a float would round the dollars
+        document = json.loads(text, parse_float=exact_number)  # a float would round the dollars
     except (ValueError, RecursionError):
         raise ConfigurationError(
             "the bill is not JSON: give a billing API's answer, or the emulator's GET /billing"

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
+from vllm_service.domain.money import exact_number
+
 #: What the worker's log has before the record.
 _MARK = "cold_start {"
 _LONGEST_LINE = 65_536
@@ -71,7 +73,9 @@ def _phase(entry: object) -> StartPhase | None:
 def _object(text: str) -> Mapping[str, object]:
     """Returns the JSON object that the text begins with; behind it may stand what a log adds, such as a job's id."""
     try:
-        document, _ = json.JSONDecoder(parse_float=Decimal, parse_constant=lambda _: None).raw_decode(text.lstrip())
+        document, _ = json.JSONDecoder(parse_float=exact_number, parse_constant=lambda _: None).raw_decode(
+            text.lstrip()
+        )
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from vllm_service.domain.money import exact_number
 from vllm_service.domain.urls import is_plain_beyond_this_machine, url_fault
 from vllm_service.errors import UpstreamFailed
 from vllm_service.runpod.endpoint import FAULTS, Reply, SendHttp
@@ -173,7 +174,7 @@ def _document(reply: Reply, what: str) -> Mapping[str, Any]:
 
 def _object(body: bytes) -> Mapping[str, Any]:
     try:
-        document = json.loads(body, parse_float=Decimal, parse_constant=lambda _: None)
+        document = json.loads(body, parse_float=exact_number, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -33,6 +33,17 @@ def picousd(usd: Decimal | str | int) -> int:
     return _whole(usd, PICOUSD_PER_USD, "USD", "1e-12 USD")
 
 
+def exact_number(text: str) -> Decimal:
+    """Returns a JSON number without rounding it; for json's `parse_float`. Raises ValueError, as JSON's readers expect.
+
+    Decimal alone raises no ValueError for an exponent of twenty digits.
+    """
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text[:40]} is no number that can be held") from None
+
+
 @overload
 def to_usd(amount_picousd: int) -> float: ...
 

@@ -13,11 +13,11 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote, urlencode
 
 from vllm_service.domain.event_stream import EventSplitter, TooLong
+from vllm_service.domain.money import exact_number
 from vllm_service.runpod import rest_errors
 from vllm_service.runpod.concealed import secrets_in
 from vllm_service.runpod.endpoint import FAULTS, Reply, SendHttp
@@ -223,7 +223,7 @@ def _document(call: RestCall, reply: Reply, longest_bytes: int) -> Json:
     if len(reply.body) > longest_bytes:
         raise rest_errors.not_runpod(call, reply, f"more than {longest_bytes} bytes")
     try:
-        document = json.loads(reply.body, parse_float=Decimal, parse_constant=_no_number)
+        document = json.loads(reply.body, parse_float=exact_number, parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise rest_errors.not_runpod(call, reply, "no JSON" if reply.body else "nothing in it") from None
     if not isinstance(document, dict):

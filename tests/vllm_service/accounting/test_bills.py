@@ -169,6 +169,7 @@ def test_an_amount_of_a_part_that_is_no_dollars_is_refused_with_its_name() -> No
         b'[{"time": "2026-05-05"}]',
         b'[{"amount": "much"}]',
         b'[{"amount": NaN}]',
+        b'[{"amount": 1e99999999999999999999}]',
         b'[{"amount": 1, "time": "yesterday"}]',
     ],
 )

@@ -29,6 +29,7 @@ LINES: list[tuple[str, ColdStart | None]] = [
     ('cold_start {"seconds": -1, "phases": []}', None),
     ('cold_start {"seconds": NaN, "phases": []}', None),
     ('cold_start {"seconds": 1e999999, "phases": []}', None),
+    ('cold_start {"seconds": 1e99999999999999999999, "phases": []}', None),
     ('cold_start {"seconds": true, "phases": []}', None),
     ('cold_start {"seconds": "9", "phases": []}', None),
     (f'cold_start {{"seconds": {"9" * 5000}, "phases": []}}', None),

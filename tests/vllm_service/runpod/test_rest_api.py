@@ -134,6 +134,7 @@ ANSWERS = {
     "nothing": (raw(200), "what answered 200 is not RunPod: nothing in it (application/json); check management_url"),
     "a list": (says([1]), "is not RunPod: JSON that is no object"),
     "no number": (raw(200, b'{"totalAmount": NaN}'), "is not RunPod: no JSON"),
+    "no exponent": (raw(200, b'{"totalAmount": 1e99999999999999999999}'), "is not RunPod: no JSON"),
     "nested": (raw(200, b'{"a":' * 100_000), "is not RunPod: no JSON"),
     "half a document": (raw(200, b'{"id": "e'), "is not RunPod: no JSON"),
     "redirect": (raw(302, location="https://elsewhere.example/"), "302; write the address that it leads to into"),
