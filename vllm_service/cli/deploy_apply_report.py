@@ -11,7 +11,8 @@ from vllm_service.catalog.yaml_edit import Entry, entry_lines
 from vllm_service.deployment.cold_start import StartPhase, usd_of
 from vllm_service.deployment.first_answer import FirstAnswer
 from vllm_service.deployment.holdings import Holding, Holdings
-from vllm_service.deployment.prices import SECONDS_PER_HOUR, GpuPrices
+from vllm_service.deployment.pools import SECONDS_PER_HOUR
+from vllm_service.deployment.prices import GpuPrices
 from vllm_service.deployment.steps import Step
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -46,6 +46,8 @@ class Catalogue:
     source: str
     #: True for RunPod's own answer: a pool that is not in it does not exist.
     is_complete: bool
+    #: Dollars an hour of one GPU, by RunPod's id of its type. A type of unknown price is left out.
+    usd_per_hour_by_type: Mapping[str, Decimal] = field(default_factory=dict)
 
     def pool(self, pool_id: str) -> Pool | None:
         """Returns the pool of this id; None where there is none."""
@@ -78,7 +80,7 @@ def shipped() -> Catalogue:
         _Type(gpu.pool, gpu.name, gpu.memory_gb, gpu.usd_per_second * SECONDS_PER_HOUR, None, gpu.id)
         for gpu in GPU_TYPES
     ]
-    return Catalogue(_pools(types), f"the shipped table of {LIST_PRICES_AS_OF}", is_complete=False)
+    return _catalogue(types, f"the shipped table of {LIST_PRICES_AS_OF}", is_complete=False)
 
 
 async def read_catalogue(
@@ -94,7 +96,7 @@ async def read_catalogue(
     types = [
         found async for item in api.pages("/v2/catalog/gpus", "gpus", query) if (found := _type(item, data_center))
     ]
-    return Catalogue(_pools(types), "RunPod's catalogue", is_complete=True)
+    return _catalogue(types, "RunPod's catalogue", is_complete=True)
 
 
 def volume_usd_per_month(size_gb: int) -> Decimal:
@@ -106,6 +108,11 @@ def volume_usd_per_month(size_gb: int) -> Decimal:
 def per_second(usd_per_hour: Decimal) -> Decimal:
     """Returns dollars per second for people, to eight digits. Sums are made of the price by the hour: it is exact."""
     return (usd_per_hour / SECONDS_PER_HOUR).quantize(_SECOND_DIGITS).normalize()
+
+
+def _catalogue(types: Sequence[_Type], source: str, *, is_complete: bool) -> Catalogue:
+    prices = {gpu.id: gpu.usd_per_hour for gpu in types if gpu.usd_per_hour is not None}
+    return Catalogue(_pools(types), source, is_complete, prices)
 
 
 def _pools(types: Iterable[_Type]) -> tuple[Pool, ...]:

@@ -1,21 +1,18 @@
-"""What a worker's GPU costs: by RunPod's catalogue, else by the package's own table with its date."""
+"""What a worker's GPUs cost by the hour, by RunPod's catalogue, else by the package's own table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
-from vllm_service.catalog.gpu_types import GPU_TYPES, LIST_PRICES_AS_OF
+from vllm_service.deployment.pools import Catalogue, read_catalogue, shipped
 from vllm_service.runpod.rest_api import RestApi
 from vllm_service.runpod.rest_errors import RestError
 
-SECONDS_PER_HOUR = 3600
-#: The hours of a month by which its price is divided: 365 x 24 / 12.
+#: The hours of a month by which its price is divided: 365 x 24 / 12. (A plan's month is 30 days, which keeps its
+#: dollars exact.)
 HOURS_PER_MONTH = 730
-#: A higher price of an hour is a defect of the answer.
-_MOST_USD = Decimal(100_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,39 +39,17 @@ class GpuPrices:
 
 def shipped_prices() -> GpuPrices:
     """Returns the prices of the package's table."""
-    types = [(gpu.id, gpu.pool, gpu.usd_per_second * SECONDS_PER_HOUR) for gpu in GPU_TYPES]
-    return _prices(types, f"the shipped table of {LIST_PRICES_AS_OF}")
+    return _prices(shipped())
 
 
 async def read_prices(api: RestApi) -> GpuPrices:
     """Returns the catalogue's prices; those of the package's table where RunPod refuses or does not answer."""
     try:
-        types = [_type(item) async for item in api.pages("/v2/catalog/gpus", "gpus")]
+        return _prices(await read_catalogue(api))
     except RestError:
         return shipped_prices()
-    return _prices(types, "RunPod's catalogue")
 
 
-def _type(item: Mapping[str, Any]) -> tuple[str, str, Decimal | None]:
-    price = item.get("price")
-    usd = price.get("serverless") if isinstance(price, Mapping) else None
-    return str(item.get("id", "")), str(item.get("pool") or ""), _usd(usd)
-
-
-def _usd(number: object) -> Decimal | None:
-    if isinstance(number, bool) or not isinstance(number, int | Decimal):
-        return None
-    price = Decimal(number)
-    return price if price.is_finite() and 0 < price <= _MOST_USD else None
-
-
-def _prices(types: Iterable[tuple[str, str, Decimal | None]], source: str) -> GpuPrices:
-    by_type: dict[str, Decimal] = {}
-    by_pool: dict[str, Decimal | None] = {}
-    for type_id, pool, usd in types:
-        if usd is not None:
-            by_type[type_id] = usd
-        if pool:
-            before = by_pool.get(pool, Decimal(0))
-            by_pool[pool] = None if usd is None or before is None else max(before, usd)
-    return GpuPrices(by_type, {pool: usd for pool, usd in by_pool.items() if usd is not None}, source)
+def _prices(catalogue: Catalogue) -> GpuPrices:
+    by_pool = {pool.id: pool.usd_per_hour for pool in catalogue.pools if pool.usd_per_hour is not None}
+    return GpuPrices(catalogue.usd_per_hour_by_type, by_pool, catalogue.source)

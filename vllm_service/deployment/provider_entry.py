@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from vllm_service.catalog.presets import RUNPOD_API_URL
 from vllm_service.catalog.yaml_edit import Entry, Scalar
-from vllm_service.deployment.prices import SECONDS_PER_HOUR, GpuPrices
+from vllm_service.deployment.pools import SECONDS_PER_HOUR
+from vllm_service.deployment.prices import GpuPrices
 from vllm_service.deployment.settings import KEY_VARIABLE
 from vllm_service.deployment.steps import Target
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from vllm_service.catalog.presets import RUNPOD_MANAGEMENT_URL
 from vllm_service.domain.urls import is_plain_beyond_this_machine, url_fault
 from vllm_service.errors import ConfigurationError, ConfigurationFaults
-from vllm_service.runpod.rest_api import DEFAULT_ORIGIN
 
 KEY_VARIABLE = "RUNPOD_API_KEY"
 ORIGIN_VARIABLE = "RUNPOD_REST_URL"
@@ -22,7 +22,7 @@ class DeploySettings:
     #: The key of RunPod's account. It needs write access to change anything.
     api_key: str = field(repr=False)
     #: The origin of RunPod's REST API v2.
-    origin: str = DEFAULT_ORIGIN
+    origin: str = RUNPOD_MANAGEMENT_URL
     #: All variables, for the secrets that a deployment names.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -34,12 +34,12 @@ class DeploySettings:
         """
         environment = dict(os.environ if environment is None else environment)
         faults = ConfigurationFaults()
-        key, origin = "", DEFAULT_ORIGIN
+        key, origin = "", RUNPOD_MANAGEMENT_URL
         with faults:
             given = environment.get(KEY_VARIABLE, "").strip()
             key = _key(given) if given or key_needed else ""
         with faults:
-            origin = _origin(environment.get(ORIGIN_VARIABLE, "").strip() or DEFAULT_ORIGIN)
+            origin = _origin(environment.get(ORIGIN_VARIABLE, "").strip() or RUNPOD_MANAGEMENT_URL)
         faults.raise_all()
         return cls(api_key=key, origin=origin, environment=environment)
 

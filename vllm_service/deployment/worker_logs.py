@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from vllm_service.runpod.rest_api import RestApi
+from vllm_service.runpod.rest_api import RestApi, endpoint_path
 from vllm_service.runpod.rest_errors import RestError
 
 #: RunPod's own default, and its most (REST v2's schema of 2026-08).
@@ -53,7 +53,7 @@ class WorkerLog:
     ) -> None:
         self.worker_id = worker_id
         self._api = api
-        self._path = f"/v2/serverless/{quote(endpoint_id, safe='')}/workers/{quote(worker_id, safe='')}/logs"
+        self._path = f"{endpoint_path(endpoint_id)}/workers/{quote(worker_id, safe='')}/logs"
         self._query: dict[str, str | int] = {"tail": max(0, min(tail, MOST_TAIL))}
         if source is not None:
             self._query["source"] = source

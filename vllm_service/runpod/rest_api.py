@@ -24,7 +24,6 @@ from vllm_service.runpod.endpoint import FAULTS, Reply, SendHttp
 from vllm_service.runpod.rate_limits import DEFAULT_WAIT_SECONDS, RateLimits, group_of
 from vllm_service.runpod.rest_errors import RestCall, RestError
 
-DEFAULT_ORIGIN = "https://api.runpod.io"
 #: Of an answer. A list of a thousand endpoints with their environments has some MB.
 LONGEST_BODY_BYTES = 16 * 2**20
 #: Of the document of one endpoint, whose environment may hold certificates. What is read beside requests is short:

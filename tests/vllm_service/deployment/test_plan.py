@@ -231,6 +231,7 @@ async def test_the_catalogue_is_asked_for_workers_of_this_kind() -> None:
     assert found.pools == (
         Pool("ADA_24", ("RTX 4090", "L4"), 23, Decimal("1.1"), "HIGH", ("NVIDIA GeForce RTX 4090", "NVIDIA L4")),
     )
+    assert found.usd_per_hour_by_type == {"NVIDIA GeForce RTX 4090": Decimal("1.1"), "NVIDIA L4": Decimal("0.69")}
     assert lists.asked == [
         (
             *("/v2/catalog/gpus", "gpus"),
