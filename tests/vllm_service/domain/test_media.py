@@ -192,12 +192,16 @@ LARGE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_a_large_body_of_tricks_is_text_and_takes_no_longer_than_an_image_of_its_size(name: str) -> None:
-    """Each is compared with reading one image: by itself, so that the machine's speed does not matter."""
+def test_a_large_body_of_tricks_is_text_and_takes_linear_time(name: str) -> None:
+    """Each is compared with reading one image of its size: the bar is wide, for what it has to find is quadratic time.
+
+    One image is skipped at the speed of memory, and machines differ by ten times in how much slower a scan is. Quadratic
+    time would be thousands of times slower.
+    """
     body = LARGE[name]
     picture = encoded(chat(image("A" * len(body))))
     assert estimated_prompt_tokens(body) >= len(body) // BYTES_PER_TOKEN
-    assert _seconds(body) < 5 * _seconds(picture) + 0.01
+    assert _seconds(body) < 50 * _seconds(picture) + 0.1
 
 
 def _seconds(body: bytes) -> float:
