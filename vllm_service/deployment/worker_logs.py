@@ -59,6 +59,8 @@ class WorkerLog:
             self._query["source"] = source
         self._sleep = sleep
         self._last_time = ""
+        #: The time of the last line before the stream was opened the last time.
+        self._resumed_at = ""
         self._recent: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
 
     async def written(self, quiet_seconds: float = QUIET_SECONDS) -> AsyncGenerator[LogLine, None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,6 +61,26 @@ class DyingSend:
 
     def _counted(self) -> list[tuple[str, str]]:
         return [request for request in self.passed if request[0] in self.methods]
+
+
+@dataclass
+class OvertakenSend:
+    """Lets something else happen before one of the creations is sent."""
+
+    send: SendHttp
+    #: The creation, from 0.
+    at: int
+    overtake: Callable[[], Awaitable[object]]
+    posts: int = 0
+
+    async def __call__(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout_seconds: float
+    ) -> Reply:
+        if method == "POST":
+            self.posts += 1
+            if self.posts == self.at + 1:
+                await self.overtake()
+        return await self.send(method, url, headers, body, timeout_seconds)
 
 
 def target(secret: str = SECRET, **fields: Any) -> Target:

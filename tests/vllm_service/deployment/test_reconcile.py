@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.vllm_service.deployment.deployed import (
     NAMES,
     DyingSend,
     Killed,
+    OvertakenSend,
     api_of,
     held,
     no_sleep,
@@ -29,7 +31,6 @@ from vllm_service.deployment.spec import ContainerForm, EndpointType, Scaler, Sc
 from vllm_service.deployment.steps import Step, Target
 from vllm_service.errors import ConfigurationError, ServiceError
 from vllm_service.runpod.command_http import open_send
-from vllm_service.runpod.endpoint import Reply
 from vllm_service.runpod.rest_api import RestApi
 from vllm_service.runpod.rest_errors import RestError
 
@@ -223,16 +224,7 @@ async def test_a_run_that_is_overtaken_before_a_creation_leaves_one_of_each(meth
     for _ in range(6):
         async with Emulator(FIRST, rest_quotas={}) as emulator, open_send() as http:
             api = api_of(emulator, http)
-            posts = 0
-
-            async def overtaken(*request: Any) -> Reply:
-                nonlocal posts
-                if request[0] == "POST":
-                    if posts == methods_before:
-                        await applied(api, target())
-                    posts += 1
-                return await http(*request)
-
+            overtaken = OvertakenSend(http, methods_before, partial(applied, api, target()))
             await applied(api_of(emulator, overtaken), target())
             assert held(emulator) == ALL
             assert (await applied(api, target()))[1] == []

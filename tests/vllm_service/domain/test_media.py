@@ -195,8 +195,8 @@ LARGE: dict[str, bytes] = {
 def test_a_large_body_of_tricks_is_text_and_takes_linear_time(name: str) -> None:
     """Each is compared with reading one image of its size: the bar is wide, for what it has to find is quadratic time.
 
-    One image is skipped at the speed of memory, and machines differ by ten times in how much slower a scan is. Quadratic
-    time would be thousands of times slower.
+    One image is skipped at the speed of memory, and machines differ by ten times in how much slower a scan is.
+    Quadratic time would be thousands of times slower.
     """
     body = LARGE[name]
     picture = encoded(chat(image("A" * len(body))))
