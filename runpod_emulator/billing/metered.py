@@ -27,7 +27,7 @@ class Span:
 
 @dataclass(frozen=True)
 class MeteredCost:
-    """What spans of time cost, in USD. A part of a pico-dollar counts from when it is a whole one."""
+    """The cost of spans of time, in USD. A part of a pico-dollar counts from when it is a whole one."""
 
     #: In the order of their times, none overlapping another.
     spans: tuple[Span, ...]

@@ -31,7 +31,7 @@ Price = Callable[[str | None, int | None], int | None]
 
 @dataclass(frozen=True, kw_only=True)
 class LivesSettings:
-    """What is known of an endpoint beforehand, in microseconds."""
+    """Times of an endpoint that are known beforehand, in microseconds."""
 
     #: After so long without work a worker is stopped.
     idle_timeout_us: int = 5 * _SECOND_US

@@ -47,7 +47,7 @@ class WorkerLives(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the last look has seen."""
+    """The result of the last look."""
 
     #: The counts of workers, by the list if there is one, and of jobs; None: the endpoint was not seen.
     health: EndpointHealth | None = None

@@ -55,7 +55,7 @@ class EndpointState:
 
     @property
     def knows_bounds(self) -> bool:
-        """Whether it is known how many workers may be ordered, or that it cannot be known."""
+        """True once it is known how many workers may be ordered, or that it cannot be known."""
         return self.bounds is None or self.bounds.has_looked
 
     @property

@@ -53,7 +53,7 @@ class ManagementApi(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Management:
-    """Where a RunPod endpoint is managed: its worker bounds, its workers."""
+    """The address at which a RunPod endpoint is managed: its worker bounds, its workers."""
 
     endpoint_id: str
     #: `https://api.runpod.io`, or a stand-in's.

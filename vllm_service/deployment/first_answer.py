@@ -57,7 +57,7 @@ class NotReady(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class FirstAnswer:
-    """What the wait ended in."""
+    """The end of a wait: an answer, and what it took."""
 
     model: str
     text: str

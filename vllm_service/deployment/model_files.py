@@ -42,7 +42,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What is known of a model's files."""
+    """A model's files, as far as they are known."""
 
     #: Where they were found, for people.
     source: str

@@ -50,7 +50,7 @@ class PoolLine:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `deploy plan` shows."""
+    """The content of `deploy plan`."""
 
     spec: DeploymentSpec
     sizes: ModelSizes

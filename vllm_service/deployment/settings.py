@@ -17,7 +17,7 @@ ORIGIN_VARIABLE = "RUNPOD_REST_URL"
 
 @dataclass(frozen=True, kw_only=True)
 class DeploySettings:
-    """What every verb of `deploy` needs. docs/configure.md describes the variables."""
+    """The account that every verb of `deploy` works on. docs/configure.md describes the variables."""
 
     #: The key of RunPod's account. It needs write access to change anything.
     api_key: str = field(repr=False)

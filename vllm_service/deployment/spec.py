@@ -12,7 +12,7 @@ from vllm_service.errors import ConfigurationError
 
 
 class EndpointType(StrEnum):
-    """How RunPod brings requests to workers."""
+    """The way by which RunPod brings requests to workers."""
 
     QUEUE = "QUEUE"
     LOAD_BALANCER = "LOAD_BALANCER"
@@ -26,7 +26,7 @@ class ScalerKind(StrEnum):
 
 
 class Flashboot(StrEnum):
-    """Whether RunPod keeps a stopped worker's state for a faster start."""
+    """RunPod's ways to keep a stopped worker's state for a faster start."""
 
     OFF = "OFF"
     FLASHBOOT = "FLASHBOOT"
@@ -34,7 +34,7 @@ class Flashboot(StrEnum):
 
 
 class ContainerForm(StrEnum):
-    """Where the container's settings stand: in the endpoint itself, or in a template that others can use too."""
+    """The home of the container's settings: the endpoint itself, or a template that others can use too."""
 
     INLINE = "inline"
     TEMPLATE = "template"

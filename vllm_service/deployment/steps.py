@@ -25,7 +25,7 @@ _SELECTION = ("pools", "excludedTypes")
 
 
 class Action(StrEnum):
-    """What a step does."""
+    """The effect of a step."""
 
     CREATE = "create"
     CHANGE = "change"
@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is wanted, with everything resolved."""
+    """The wanted deployment, with everything resolved."""
 
     spec: DeploymentSpec
     #: The GPU pools, in the order of preference.

@@ -93,12 +93,12 @@ class BilledParts:
 
     @property
     def is_divided(self) -> bool:
-        """Whether a line has parts."""
+        """True if a line has parts."""
         return bool(self._known or self._unknown)
 
     @property
     def compute_picousd(self) -> int | None:
-        """What was billed for workers' seconds: GPU and CPU, and lines that are not divided, as their whole."""
+        """The amount for workers' seconds: GPU and CPU, and lines that are not divided, as their whole."""
         if self._unknown & set(COMPUTE):
             return None
         amounts = (self.undivided_picousd, *map(self.of, COMPUTE))
@@ -107,7 +107,7 @@ class BilledParts:
 
     @property
     def beyond_parts_picousd(self) -> int | None:
-        """What the lines' totals are more, or less, than their parts; None where a part is unknown."""
+        """The amount by which the lines' totals are more, or less, than their parts; None where a part is unknown."""
         if self._unknown or self.total_picousd is None:
             return None
         return self.total_picousd - (self.undivided_picousd or 0) - sum(self._known.values())

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class CostBasis(StrEnum):
-    """What the cost of a request rests on."""
+    """The kinds of knowledge that the cost of a request rests on."""
 
     __hash__ = str.__hash__  # Enum's own is Python, and each request has one
 

@@ -65,7 +65,7 @@ class WorkerTarget:
 
 @dataclass(frozen=True, slots=True)
 class ListedWorkers:
-    """What a platform's list of an endpoint's workers says beyond their counts."""
+    """The knowledge from a platform's list of an endpoint's workers beyond their counts."""
 
     #: Of each worker that is warm for the first time: the seconds since it started. None: the list lacks these times.
     cold_starts_seconds: tuple[float, ...] | None = ()

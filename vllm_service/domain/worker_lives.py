@@ -10,7 +10,7 @@ Span = tuple[int, int]
 
 
 class Phase(StrEnum):
-    """What a worker does, as far as its bill is concerned."""
+    """A worker's state, as far as its bill is concerned."""
 
     #: It loads its model.
     STARTING = "starting"
@@ -50,7 +50,7 @@ class WorkerSight:
 
 @dataclass(frozen=True, slots=True)
 class WorkerCounts:
-    """How many workers were in each phase; running ones are among the warm."""
+    """The numbers of workers in each phase; running ones are among the warm."""
 
     starting: int = 0
     warm: int = 0

@@ -27,7 +27,7 @@ Document = dict[str, Any]
 
 
 class CatalogApi:
-    """What an account's endpoints can be made of."""
+    """Shows the GPU types and data centers that an account's endpoints can have."""
 
     def __init__(self, account: Account) -> None:
         self._account = account

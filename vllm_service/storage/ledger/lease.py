@@ -56,7 +56,7 @@ class DatabaseLease:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process holds the lease, as far as it knows."""
+        """True while this process holds the lease, as far as it knows."""
         return self._term is not None
 
     async def held(self) -> bool:

@@ -82,7 +82,7 @@ class PendingRow:
 
 @dataclass(frozen=True, slots=True)
 class BookedDay:
-    """What the worker seconds of one UTC day at one endpoint were booked as."""
+    """The bookings of the worker seconds of one UTC day at one endpoint."""
 
     provider: str
     endpoint_id: str
