@@ -17,7 +17,11 @@ import pytest
 from tests.e2e.gateway import command, variables_of
 from tests.e2e.process import START_SECONDS
 from tests.e2e.test_gateway_contract import opened_stage
+from tests.vllm_service.api.service import dependencies, served, statuses
 from tests.waiting import until_seen
+from vllm_service.domain.cost_basis import CostBasis
+from vllm_service.domain.spend import ProviderSpend, SpendLine, SpendPart
+from vllm_service.domain.status import DaySpend, SpentState
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -101,6 +105,21 @@ async def test_a_message_is_answered_and_its_cost_is_told(tmp_path: Path) -> Non
         assert stage.key not in await page.value_of("document.body.innerText + location.href")
         assert await page.value_of("live.hidden"), "figures of all organisations are not for a caller"
         assert await page.value_of("violations.join()") == ""
+
+
+async def test_a_day_with_nine_tenths_of_idle_seconds_shows_it_at_once(tmp_path: Path) -> None:
+    parts = {SpendPart.COLD_START: 4, SpendPart.EXECUTION: 6, SpendPart.IDLE: 90}
+    lines = tuple(SpendLine(part, CostBasis.BOOKED, percent * 10**10) for part, percent in parts.items())
+    volume = SpendLine(SpendPart.VOLUME, CostBasis.BILLED, 25 * 10**10)
+    today = DaySpend("today", ProviderSpend("runpod", 20_759, (*lines, volume), baseline_picousd=3 * 10**12))
+    with served(dependencies(statuses(SpentState((today,))))) as address:
+        async with opened(f"{address}/", tmp_path / "profile") as page:
+            await page.until("!live.hidden && sums.children.length")
+            figures = " ".join((await page.value_of("sums.innerText")).split())
+    assert "Spent today: billed 20 %, booked 80 % $1.2500" in figures
+    assert "Workers today $1.0000" in figures
+    assert "Their seconds today cold start 4 %, execution 6 %, idle 90 %" in figures
+    assert "volume today $0.2500 Baseline today $3.0000 Saved today $1.7500 (58 %)" in figures
 
 
 async def test_a_viewer_sees_the_figures_and_the_policy_holds_what_the_page_does_not_need(tmp_path: Path) -> None:
