@@ -115,8 +115,9 @@ def _edited(text: str, root: yaml.MappingNode, name: str, entry: Entry, newline:
         lines = _shifted(entry_lines(name, entry), indent)
         return _inserted(text, _end_of(text, block), lines, newline)
     own = _block(present, name)
-    if _child(own, "endpoint_id") is None:
-        raise _Doubt(f"{name} in line {own.start_mark.line + 1} is another kind of provider, without an endpoint_id")
+    # The first key says what kind of provider it is: endpoint_id or base_url.
+    if (kind := next(iter(entry))) and _child(own, kind) is None:
+        raise _Doubt(f"{name} in line {own.start_mark.line + 1} is another kind of provider, without {kind}")
     return _merged(text, own, entry, newline)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from runpod_emulator import Emulator, Faults
+from runpod_emulator import Emulator, Faults, WorkerCommand
 from tests.contract.rest_contract import checked_emulator
 from tests.vllm_service.deployment.deployed import FIRST, KEY, SECRET, held
 from vllm_service.cli.deploy import ACTIONS
@@ -186,3 +186,19 @@ async def test_nothing_is_deleted_where_nobody_can_be_asked(shell: Shell) -> Non
     with pytest.raises(ConfigurationError, match="say --yes"):
         await shell("destroy", *NAMED)
     assert held(shell.emulator) == ([], [], ["demo"])
+
+
+async def test_a_pool_without_a_free_gpu_is_told_apart_from_a_slow_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = WorkerCommand(("sleep", "60"), log_directory=tmp_path)
+    async with Emulator(FIRST, command, rest_quotas={}) as emulator:
+        emulator.account.stock.limit("ADA_24", 0)
+        shell = Shell(emulator, tmp_path, capsys)
+        assert await shell("apply", *LEAST, "--workers-min", "1", "--wait", "4") == NOT_READY
+        assert "RunPod has no free GPU for the worker" in shell.progress
+        assert "name more GPU pools (gpu_pools)" in shell.progress
+        emulator.account.stock.limit("ADA_24", 1)
+        assert await shell("apply", *LEAST, "--workers-min", "1", "--wait", "4") == NOT_READY
+        assert "a worker starts" in shell.progress
+        assert "$ unknown an hour" in shell.progress, "a worker that starts may be billed"
