@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date
 
 from vllm_service.accounting.scaling import BilledShares, RunningSplit, SeenDay, shares
-from vllm_service.domain.bill import DAY_US, BilledParts, BillPart
+from vllm_service.domain.bill import DAY_US, BilledParts, BillPart, day_number, numbered_day
 from vllm_service.storage.ledger.billed_days import BilledDay, BilledDayStore
 from vllm_service.storage.ledger.lives import BookedDay, LifeStore
 
-_EPOCH = date(1970, 1, 1)
 #: A worker that was not seen for a quarter of an hour is taken to have stopped; its seconds are booked soon after.
 SETTLES_US = 1800 * 1_000_000
 #: A day is billed so long after its end although seconds of it still wait to be booked.
@@ -45,7 +44,7 @@ class DayBilling:
 
         A day whose compute amount is unknown is stored and not applied.
         """
-        numbers = sorted((day - _EPOCH).days for day in bill)
+        numbers = sorted(map(day_number, bill))
         if not numbers:
             return []
         stored = {
@@ -54,7 +53,7 @@ class DayBilling:
         until = await self._lives.booked_until(self._provider)
         applied = []
         for number in numbers:
-            parts = bill[_EPOCH + timedelta(days=number)]
+            parts = bill[numbered_day(number)]
             fetched = _fetched(self._provider, number, parts, now_us)
             is_due = await self._is_due(number, until, now_us)
             applied.append(await self._apply_day(fetched, stored.get(number), is_due=is_due, now_us=now_us))

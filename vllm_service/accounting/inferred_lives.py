@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from vllm_service.accounting.life_slices import LedgerRow
-from vllm_service.domain.worker_lives import KnownBy, WorkerLife
+from vllm_service.domain.worker_lives import KnownBy, LedgerRow, WorkerLife
 
 
 def inferred_lives(

@@ -10,28 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vllm_service.accounting.booking import Booking, RanRequest, WorkerBill, book_slice
+from vllm_service.domain.bill import DAY_US
 from vllm_service.domain.cost_basis import CostParts
-from vllm_service.domain.worker_lives import Keeper, KnownBy, Span, WorkerLife
+from vllm_service.domain.worker_lives import Keeper, KnownBy, LedgerRow, Span, WorkerLife
 
 _SECOND_US = 1_000_000
-DAY_US = 86_400 * _SECOND_US
 #: A worker that was ready for so long without a request of ours was not started for one.
 UNCLAIMED_US = 600 * _SECOND_US
 #: More requests that waited for one worker do not share its cold start; so the list of them is bounded.
 MOST_KEEPERS = 1000
 #: The start of a life that was only counted is not known better than by its looks, and never taken for worse.
 _FUZZY_US = 10 * _SECOND_US
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerRow:
-    """A request that was sent to an endpoint, by its row in the ledger; times in microseconds since 1970."""
-
-    row_id: int
-    started_us: int
-    ended_us: int
-    #: Whether a worker has answered it, at least in part.
-    is_answered: bool = True
 
 
 @dataclass(frozen=True, slots=True)

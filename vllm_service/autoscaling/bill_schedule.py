@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from vllm_service.accounting.day_billing import AppliedDay, DayBilling
 from vllm_service.catalog.model import Catalog, Management, ManagementApi, Provider
-from vllm_service.domain.bill import parts_by_date
+from vllm_service.domain.bill import day_number, numbered_day, parts_by_date
 from vllm_service.domain.money import to_usd
 from vllm_service.errors import ServiceError
 from vllm_service.runpod.billing import BillQuery, fetch_bill
@@ -102,8 +102,7 @@ class BillSchedule:
 
     async def _first(self, provider: str, last: date) -> date:
         """Returns the first day to ask for: the oldest that was booked and not billed, or the first that may change."""
-        epoch = date(1970, 1, 1)
-        newest = (last - epoch).days
+        newest = day_number(last)
         oldest = newest - OLDEST_DAYS + 1
         billed = {
             day.day
@@ -111,7 +110,7 @@ class BillSchedule:
             if day.provider == provider and day.applied_at_us is not None
         }
         unbilled = {day.day for day in await self._lives.days(provider, oldest, newest)} - billed
-        return epoch + timedelta(days=min([newest - UNSTABLE_DAYS + 1, *unbilled]))
+        return numbered_day(min([newest - UNSTABLE_DAYS + 1, *unbilled]))
 
 
 async def _volumes(api: RestApi, endpoint_id: str, billed: set[str]) -> tuple[str, ...]:
@@ -126,7 +125,7 @@ async def _volumes(api: RestApi, endpoint_id: str, billed: set[str]) -> tuple[st
 
 def _said(applied: AppliedDay) -> str:
     day = applied.day
-    on = date(1970, 1, 1) + timedelta(days=day.day)
+    on = numbered_day(day.day)
     surplus = day.unexplained_picousd or 0
     unexplained = f", ${to_usd(surplus):.4f} of it unexplained" if surplus else ""
     return f"{day.provider}: {on} is billed, ${to_usd(day.compute_picousd) or 0:.4f} for workers{unexplained}"

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vllm_service.accounting.inferred_lives import inferred_lives
-from vllm_service.accounting.life_slices import BookedSlice, LedgerRow, next_slice
-from vllm_service.domain.worker_lives import WorkerLife
+from vllm_service.accounting.life_slices import BookedSlice, next_slice
+from vllm_service.domain.worker_lives import LedgerRow, WorkerLife
 from vllm_service.storage.ledger.lease import DatabaseLease
 from vllm_service.storage.ledger.lives import (
     LONGEST_REQUEST_US,
@@ -114,7 +114,7 @@ class LifeBooks:
             known_us = rows[-1].started_us if len(rows) == limit else final_us
             # So many that run at once have to be read together, or no slice would ever end.
             if known_us > since_us or len(rows) < limit:
-                return [LedgerRow(row.row_id, row.started_us, row.ended_us, row.is_answered) for row in rows], known_us
+                return rows, known_us
             limit *= 2
 
     async def _settle_rows(self, provider: str, endpoint: OwnEndpoint | None, until_us: int) -> None:
@@ -128,7 +128,7 @@ class LifeBooks:
         if endpoint is not None:
             first, last = min(row.started_us for row in rows), max(row.ended_us for row in rows)
             unseen = inferred_lives(
-                (LedgerRow(row.row_id, row.started_us, row.ended_us, row.is_answered) for row in rows),
+                rows,
                 await self._store.overlapping(provider, first, last + 1),
                 provider=provider,
                 endpoint_id=endpoint.endpoint_id,

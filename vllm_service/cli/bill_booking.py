@@ -5,19 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection
-from datetime import date, timedelta
+from datetime import date
 
 from vllm_service.accounting.bill_records import Bill
 from vllm_service.accounting.day_billing import DayBilling
 from vllm_service.accounting.reconciliation import Reconciliation
-from vllm_service.domain.bill import parts_by_date
+from vllm_service.domain.bill import day_number, numbered_day, parts_by_date
 from vllm_service.errors import ConfigurationError
 from vllm_service.storage.ledger.billed_days import BilledDayStore
 from vllm_service.storage.ledger.costs import set_billed
 from vllm_service.storage.ledger.lives import LifeStore
 from vllm_service.storage.sql.database import Database
-
-_EPOCH = date(1970, 1, 1)
 
 
 def require_bookable(bill: Bill) -> None:
@@ -50,7 +48,7 @@ async def book(
     billing = DayBilling(providers[0], BilledDayStore(database), LifeStore(database))
     for applied in await billing.apply(days, time.time_ns() // 1000):
         if applied.day.applied_at_us is None:
-            on = _EPOCH + timedelta(days=applied.day.day)
+            on = numbered_day(applied.day.day)
             sys.stderr.write(
                 f"{on} is kept and not booked yet: the day is not over, seconds of it still wait to be booked, or what "
                 "was billed for workers is unknown.\n"
@@ -59,7 +57,7 @@ async def book(
 
 async def note_own_lines(database: Database, bill: Bill, compared: Reconciliation, providers: Collection[str]) -> None:
     """Adds to the comparison what the ledger has for the bill's days beside its rows."""
-    numbers = [(day - _EPOCH).days for day in parts_by_date(bill.lines)]
+    numbers = [day_number(day) for day in parts_by_date(bill.lines)]
     if not numbers:
         return
     first, last = min(numbers), max(numbers)
@@ -73,4 +71,4 @@ async def note_own_lines(database: Database, bill: Bill, compared: Reconciliatio
             nobody[day.day] = day.nobody_picousd or 0
             unexplained[day.day] = day.unexplained_picousd or 0
     for number, picousd in nobody.items():
-        compared.note(_EPOCH + timedelta(days=number), picousd, unexplained.get(number))
+        compared.note(numbered_day(number), picousd, unexplained.get(number))

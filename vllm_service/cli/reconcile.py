@@ -23,11 +23,9 @@ from vllm_service.domain.timestamps import utc_seconds
 from vllm_service.errors import ConfigurationError
 from vllm_service.settings import ServiceSettings
 from vllm_service.storage.ledger.csv import CsvLedger
+from vllm_service.storage.ledger.lives import LONGEST_REQUEST_US
 from vllm_service.storage.ledger.reader import LedgerReader, Window
 from vllm_service.storage.sql.database import Database
-
-#: RunPod lets a job wait and run for a day at most, unless its TTL is set (as of 2026-11).
-LONGEST_REQUEST_SECONDS = SECONDS_PER_DAY
 
 
 def run(options: argparse.Namespace) -> int:
@@ -108,7 +106,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _window(bill: Bill, since: date | None, until: date | None) -> Window:
     """Returns the rows to read: those of the days, and those of requests that may have run on a billed worker."""
-    first = [worker.started_us / 1_000_000 - LONGEST_REQUEST_SECONDS for worker in bill.workers]
+    first = [(worker.started_us - LONGEST_REQUEST_US) / 1_000_000 for worker in bill.workers]
     last = [worker.stopped_us / 1_000_000 for worker in bill.workers]
     return Window(
         None if since is None else min([_midnight(since), *first]),

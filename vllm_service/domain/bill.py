@@ -6,12 +6,13 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
 from vllm_service.domain.money import split
 
 DAY_US = 86_400 * 1_000_000
+_EPOCH = date(1970, 1, 1)
 
 
 class BillPart(StrEnum):
@@ -135,3 +136,13 @@ def plus(known: int | None, more: int | None) -> int | None:
 def utc_day(microseconds: int) -> date:
     """Returns the UTC day of microseconds since 1970."""
     return datetime.fromtimestamp(microseconds // 1_000_000, UTC).date()
+
+
+def day_number(day: date) -> int:
+    """Returns a day as days since 1970, as the ledger's tables have it."""
+    return (day - _EPOCH).days
+
+
+def numbered_day(number: int) -> date:
+    """Returns the day of day_number."""
+    return _EPOCH + timedelta(days=number)

@@ -110,3 +110,14 @@ class WorkerLife:
     keepers: tuple[Keeper, ...] | None = None
     #: Whether it has stopped and is booked to its end.
     is_settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """A request that was sent to an endpoint, by its row in the ledger; times in microseconds since 1970."""
+
+    row_id: int
+    started_us: int
+    ended_us: int
+    #: Whether a worker has answered it, at least in part.
+    is_answered: bool = True

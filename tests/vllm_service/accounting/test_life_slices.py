@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from vllm_service.accounting.booking import RanRequest, WorkerBill, book
 from vllm_service.accounting.inferred_lives import inferred_lives
-from vllm_service.accounting.life_slices import DAY_US, BookedSlice, LedgerRow, next_slice
+from vllm_service.accounting.life_slices import BookedSlice, next_slice
 from vllm_service.accounting.lives import EndpointLives, LivesSettings
+from vllm_service.domain.bill import DAY_US
 from vllm_service.domain.cost_basis import CostParts
 from vllm_service.domain.worker_lives import (
     EndpointSight,
     Keeper,
     KnownBy,
+    LedgerRow,
     Phase,
     WorkerCounts,
     WorkerLife,

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_service.domain.bill import DAY_US
 from vllm_service.domain.cost_basis import CostParts
-from vllm_service.domain.worker_lives import Keeper, KnownBy, WorkerLife
+from vllm_service.domain.worker_lives import Keeper, KnownBy, LedgerRow, WorkerLife
 from vllm_service.storage.ledger.writers import complete_until_us
 from vllm_service.storage.sql.database import Database, Statement, Value
 
 #: RunPod lets a job wait and run for a day at most, unless its TTL is set (as of 2026-11).
-LONGEST_REQUEST_US = 86_400_000_000
+LONGEST_REQUEST_US = DAY_US
 #: A row that waited for so long, because nothing was booked, stays as it is: nothing is known of its worker any more.
 LONGEST_WAIT_US = 7 * LONGEST_REQUEST_US
 
@@ -70,17 +71,6 @@ _DAYS = f"""SELECT provider, endpoint_id, day, {", ".join(_DAY_SUMS)} FROM booke
 
 
 @dataclass(frozen=True, slots=True)
-class PendingRow:
-    """A request of the ledger that waits to be booked; times in microseconds since 1970."""
-
-    row_id: int
-    started_us: int
-    ended_us: int
-    #: Whether a worker has answered it, at least in part.
-    is_answered: bool
-
-
-@dataclass(frozen=True, slots=True)
 class BookedDay:
     """The bookings of the worker seconds of one UTC day at one endpoint."""
 
@@ -117,7 +107,7 @@ class LifeStore:
         """Returns the lives that have a moment from first_us until before last_us, by their start."""
         return [_life(row) for row in await self._database.fetch(_OVERLAPPING, provider, last_us, first_us)]
 
-    async def pending_rows(self, provider: str, since_us: int, until_us: int, limit: int) -> list[PendingRow]:
+    async def pending_rows(self, provider: str, since_us: int, until_us: int, limit: int) -> list[LedgerRow]:
         """Returns the rows that wait to be booked, began before until_us, and had not ended before since_us.
 
         They are in the order of their begins; of more than `limit` the first ones.
@@ -125,7 +115,7 @@ class LifeStore:
         values = (provider, since_us - LONGEST_REQUEST_US, until_us, since_us, limit)
         return [_pending(row) for row in await self._database.fetch(_PENDING_AT, *values)]
 
-    async def ended_rows(self, provider: str, until_us: int, limit: int) -> list[PendingRow]:
+    async def ended_rows(self, provider: str, until_us: int, limit: int) -> list[LedgerRow]:
         """Returns the rows that wait to be booked and have ended, as pending_rows does, but for those of long ago."""
         values = (provider, until_us - LONGEST_WAIT_US, until_us, limit)
         return [_pending(row) for row in await self._database.fetch(_PENDING_ENDED, *values)]
@@ -188,10 +178,10 @@ def settle_rows(row_ids: Sequence[int]) -> list[Statement]:
     return [Statement(_SETTLE_ROW, (row_id,)) for row_id in sorted(row_ids)]
 
 
-def _pending(row: Sequence[Any]) -> PendingRow:
+def _pending(row: Sequence[Any]) -> LedgerRow:
     row_id, started, ended, outcome, ttft_ms, prompt_tokens = row
     is_answered = outcome == "completed" or ttft_ms is not None or prompt_tokens is not None
-    return PendingRow(row_id, started, max(started, ended), is_answered)
+    return LedgerRow(row_id, started, max(started, ended), is_answered)
 
 
 def _keepers(keepers: tuple[Keeper, ...] | None) -> str | None:
