@@ -1,7 +1,8 @@
 """Applies bills by day to the ledger: what was booked of a day is scaled to its bill, and the rest is kept apart.
 
 A row's costs belong to the day on which its request began. Idle seconds after midnight are on the next day's bill, so
-that bill's part for requests of earlier days is added to the last day before it that has any.
+that bill's part for requests of earlier days is added to the last day before it that has any, and is no request's where
+those rows are deleted.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 
+from vllm_service.accounting.life_slices import BACK_DAYS
 from vllm_service.accounting.scaling import BilledShares, RunningSplit, SeenDay, shares
 from vllm_service.domain.bill import DAY_US, BilledParts, BillPart, day_number, numbered_day
 from vllm_service.storage.ledger.billed_days import BilledDay, BilledDayStore
@@ -19,8 +21,6 @@ from vllm_service.storage.ledger.lives import BookedDay, LifeStore
 SETTLES_US = 1800 * 1_000_000
 #: A day is billed so long after its end although seconds of it still wait to be booked.
 LATEST_US = 26 * 3600 * 1_000_000
-#: How far back the requests may have begun that pay for a day's first idle seconds.
-BACK_DAYS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +68,19 @@ class DayBilling:
             return AppliedDay(known, has_changed=False)
         await self._days.book_expected(self._provider, known.day)
         seen = _seen(await self._lives.days(self._provider, known.day, known.day))
+        before = None
+        if seen.earlier_picousd:
+            before = await self._days.latest_day_with_rows(self._provider, known.day, BACK_DAYS)
+            if before is None:
+                seen = _without_earlier(seen)
         found = shares(known.compute_picousd, seen)
         shared = _shared(known, seen, found)
         if stored is not None and stored.applied_at_us is not None and _same_shares(stored, shared):
             await self._days.put(shared)
             return AppliedDay(shared, has_changed=False)
         await self._days.put(replace(shared, applied_at_us=None))
-        if seen.earlier_picousd:
-            before = await self._days.latest_day_with_rows(self._provider, known.day, BACK_DAYS)
-            if before is not None:
-                await self._scale_rows(before)
+        if before is not None:
+            await self._scale_rows(before)
         await self._scale_rows(known.day)
         await self._days.mark_applied(self._provider, known.day, now_us)
         return AppliedDay(replace(shared, applied_at_us=now_us), has_changed=True)
@@ -155,6 +158,11 @@ def _seen(days: Iterable[BookedDay]) -> SeenDay:
         earlier += day.earlier_picousd
         nobody += day.nobody_picousd
     return SeenDay(requests, earlier, nobody)
+
+
+def _without_earlier(seen: SeenDay) -> SeenDay:
+    """Returns what was booked of a day, where the rows that would pay for its first seconds are deleted."""
+    return replace(seen, earlier_picousd=0, nobody_picousd=seen.nobody_picousd + seen.earlier_picousd)
 
 
 def _shared(day: BilledDay, seen: SeenDay, found: BilledShares) -> BilledDay:

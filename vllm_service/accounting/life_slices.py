@@ -1,7 +1,8 @@
 """Books the lives of workers slice by slice, as their moments become final. Pure; the rule is that of booking.py.
 
-A slice begins where the one before ended, and ends at a midnight (UTC) at the latest. It costs exactly its time; what
-RunPod rounds up to a second comes with the last one. Whoever pays while nothing runs is carried from slice to slice.
+A slice begins where the one before ended, and ends at a midnight (UTC) at the latest. It costs exactly its time, at the
+price of now: what was booked before a price changed stays. What RunPod rounds up to a second comes with the last one.
+Whoever pays while nothing runs is carried from slice to slice.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ _SECOND_US = 1_000_000
 UNCLAIMED_US = 600 * _SECOND_US
 #: More requests that waited for one worker do not share its cold start; so the list of them is bounded.
 MOST_KEEPERS = 1000
+#: So many days after its own a request pays no more for a worker that it kept up: another one keeps it by then.
+BACK_DAYS = 7
 #: The start of a life that was only counted is not known better than by its looks, and never taken for worse.
 _FUZZY_US = 10 * _SECOND_US
 
@@ -64,10 +67,7 @@ def next_slice(life: WorkerLife, rows: Sequence[LedgerRow], final_us: int) -> Bo
     keepers = life.keepers if life.keepers is not None else _causes(life, rows, final_us)
     if keepers is None:
         return None
-    billed_us = until - life.started_at_us
-    if is_last:
-        billed_us = -(-billed_us // _SECOND_US) * _SECOND_US
-    cost = max(0, price * billed_us - life.booked_picousd)
+    cost = _cost(life, price, until, is_last=is_last)
     bill = WorkerBill(life.worker_id, life.provider, begin, until, cost, life.ready_at_us)
     here = [row for row in rows if row.started_us < until and row.ended_us > begin]
     ran = [RanRequest(str(row.row_id), life.provider, row.started_us, row.ended_us) for row in here]
@@ -85,6 +85,21 @@ def next_slice(life: WorkerLife, rows: Sequence[LedgerRow], final_us: int) -> Bo
     return _slice(booked, begin, bookings, started)
 
 
+def _cost(life: WorkerLife, price: int, until_us: int, *, is_last: bool) -> int:
+    """Returns the price of a life's time from where it is booked, rounded up to a second at its end.
+
+    A life that had ended, and goes on after all, has its rounding up already.
+    """
+    billed_us = until_us - life.started_at_us
+    if is_last:
+        billed_us = -(-billed_us // _SECOND_US) * _SECOND_US
+    booked_us = life.booked_until_us - life.started_at_us
+    rounded_up = life.booked_picousd - price * booked_us
+    if not 0 <= rounded_up < price * _SECOND_US:  # it was booked at another price
+        rounded_up = 0
+    return max(0, price * (billed_us - booked_us) - rounded_up)
+
+
 def _slice(life: WorkerLife, begin: int, bookings: Iterable[Booking], started: Mapping[int, int]) -> BookedSlice:
     parts: dict[int, CostParts] = {}
     nobody = earlier = 0
@@ -93,6 +108,9 @@ def _slice(life: WorkerLife, begin: int, bookings: Iterable[Booking], started: M
             nobody += booking.total_picousd
             continue
         row_id = int(booking.request_id)
+        if started[row_id] // DAY_US < begin // DAY_US - BACK_DAYS:
+            nobody += booking.total_picousd
+            continue
         parts[row_id] = booking.parts
         if started[row_id] // DAY_US < begin // DAY_US:
             earlier += booking.total_picousd

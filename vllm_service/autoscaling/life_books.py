@@ -100,7 +100,8 @@ class LifeBooks:
             found = await _sliced(life, rows, known_us)
             if found is None:
                 return life
-            await self._lease.write(move(found.life, found.begin_us), *add(found.parts), add_to_day(_day_of(found)))
+            parts = add(found.parts, found.day)
+            await self._lease.write(move(found.life, found.begin_us), *parts, add_to_day(_day_of(found)))
             life = found.life
             if life.is_settled:
                 return life

@@ -137,6 +137,27 @@ def test_the_rounding_up_to_a_second_comes_with_the_last_slice() -> None:
     assert slices[-1].life.is_settled
 
 
+def test_a_life_that_goes_on_after_its_end_is_rounded_up_once() -> None:
+    rows = [row(1, 0, 10)]
+    (ended,) = booked(life(0, 1, 10.25), rows, [NEVER])
+    again = replace(ended.life, stopped_at_us=us(10.5), is_settled=False)
+    (more,) = booked(again, rows, [NEVER])
+    assert more.life.booked_picousd == ended.life.booked_picousd == 11 * S * PRICE
+
+
+@pytest.mark.parametrize("factor", [3, 0.5, 1.01], ids=["dearer", "cheaper", "a little dearer"])
+def test_a_price_that_changes_counts_from_then_on_and_never_for_seconds_that_others_have_paid(factor: float) -> None:
+    price = round(PRICE * factor)
+    first, _ = rows = [row(1, 0, 500), row(2, 600, 700)]
+    (before,) = booked(life(0, 20, None, seen=550), [first], [us(550)])
+    assert before.life.booked_picousd == 550 * S * PRICE
+    repriced = replace(before.life, picousd_per_microsecond=price, last_seen_us=us(700), stopped_at_us=us(700))
+    (after,) = booked(repriced, rows, [NEVER])
+    paid = {row_id: (parts.execution_picousd, parts.idle_picousd) for row_id, parts in after.parts.items()}
+    assert paid == {1: (0, 50 * S * price), 2: (100 * S * price, 0)}
+    assert after.life.booked_picousd == 550 * S * PRICE + 150 * S * price
+
+
 def test_slices_end_at_midnight_and_say_who_began_on_the_day_before() -> None:
     midnight = 86_400
     slices = booked(
@@ -146,6 +167,13 @@ def test_slices_end_at_midnight_and_say_who_began_on_the_day_before() -> None:
     assert (first.day + 1, first.length_us) == (second.day, 100 * S)
     assert (first.earlier_picousd, second.earlier_picousd) == (0, 50 * S * PRICE)
     assert second.parts == {1: CostParts(idle_picousd=50 * S * PRICE)}
+
+
+def test_a_request_pays_for_a_week_of_idle_seconds_and_then_nobody_does() -> None:
+    midnight, day = 86_400, 86_400
+    slices = booked(life(midnight - 100, midnight - 90, None, seen=10 * day), [row(1, midnight - 90, 86_390)], [NEVER])
+    assert seconds_of(slices) == {1: (80, 10, 10 + 7 * day)}
+    assert (nobodys(slices), slices[-1].earlier_picousd) == (2 * day, 0)
 
 
 def test_those_who_pay_are_bounded_and_are_carried() -> None:

@@ -54,8 +54,10 @@ _MOVE = """UPDATE worker_lives SET booked_until_us = CASE WHEN booked_until_us =
     booked_picousd = $3, keepers = $4, is_settled = $5, running_spans = $6 WHERE life_id = $7"""
 _ADD = """UPDATE requests SET execution_picousd = COALESCE(execution_picousd, 0) + $1,
     cold_start_picousd = COALESCE(cold_start_picousd, 0) + $2, idle_picousd = COALESCE(idle_picousd, 0) + $3,
-    cost_picousd = CASE WHEN cost_basis = 'booked' THEN COALESCE(cost_picousd, 0) + $4 ELSE cost_picousd END
-    WHERE id = $5"""
+    cost_picousd = CASE WHEN cost_basis = 'booked' OR (cost_basis = 'billed' AND NOT EXISTS (SELECT 1 FROM billed_days
+        WHERE billed_days.provider = requests.provider AND day = $5 AND applied_at_us IS NOT NULL))
+        THEN COALESCE(cost_picousd, 0) + $4 ELSE cost_picousd END
+    WHERE id = $6"""
 _DAY_SUMS = ("life_us", "execution_picousd", "cold_start_picousd", "idle_picousd", "earlier_picousd", "nobody_picousd")
 _ADD_DAY = (
     f"INSERT INTO booked_days (provider, endpoint_id, day, {', '.join(_DAY_SUMS)}) "  # noqa: S608
@@ -151,12 +153,15 @@ def move(life: WorkerLife, before_us: int) -> Statement:
     return Statement(_MOVE, (*values, life.life_id))
 
 
-def add(parts: Mapping[int, CostParts]) -> list[Statement]:
-    """Returns the statements that add parts to the costs of rows, by their ids."""
+def add(parts: Mapping[int, CostParts], day: int) -> list[Statement]:
+    """Returns the statements that add parts to the costs of rows, by their ids.
+
+    day: that of the seconds, as days since 1970. A billed row goes on to pay for a later day until that is billed too.
+    """
     return [
         Statement(
             _ADD,
-            (one.execution_picousd, one.cold_start_picousd, one.idle_picousd, one.total_picousd, row_id),
+            (one.execution_picousd, one.cold_start_picousd, one.idle_picousd, one.total_picousd, day, row_id),
         )
         for row_id, one in sorted(parts.items())
     ]

@@ -68,14 +68,20 @@ async def spend_by_day(database: Database, first_day: int, last_day: int) -> lis
 
 
 def _billed_lines(day: BilledDay) -> list[SpendLine]:
-    """Returns the lines of a bill that are no request's. Those for workers' seconds are known once it was applied."""
+    """Returns the lines of a bill that are no request's. Those for workers' seconds are known once it was applied.
+
+    What the bill's totals are more than its parts is unexplained too: all lines together are the bill.
+    """
+    beyond = day.beyond_parts_picousd
     amounts = {
+        SpendPart.UNEXPLAINED: beyond,
         SpendPart.DISK: day.disk_picousd,
         SpendPart.FEE: day.fee_picousd,
         SpendPart.VOLUME: day.volume_picousd,
     }
     if day.applied_at_us is not None:
-        amounts |= {SpendPart.NO_REQUEST: day.nobody_picousd, SpendPart.UNEXPLAINED: day.unexplained_picousd}
+        unexplained = None if day.unexplained_picousd is None else day.unexplained_picousd + (beyond or 0)
+        amounts |= {SpendPart.NO_REQUEST: day.nobody_picousd, SpendPart.UNEXPLAINED: unexplained}
     return [SpendLine(part, CostBasis.BILLED, amount) for part, amount in amounts.items() if amount is not None]
 
 

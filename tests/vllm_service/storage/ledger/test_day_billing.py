@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from tests.vllm_service.storage.ledger.test_ledger import RECORD
 from vllm_service.accounting.day_billing import LATEST_US, SETTLES_US, DayBilling
 from vllm_service.domain.bill import DAY_US, BilledParts, BillPart
-from vllm_service.domain.cost_basis import BOOKED, EXPECTED, CostBasis
+from vllm_service.domain.cost_basis import BOOKED, EXPECTED, CostBasis, CostParts
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.domain.worker_lives import KnownBy, WorkerLife
 from vllm_service.storage.ledger.billed_days import BilledDay, BilledDayStore
-from vllm_service.storage.ledger.lives import BookedDay, LifeStore, add_to_day, put
+from vllm_service.storage.ledger.lives import BookedDay, LifeStore, add, add_to_day, put
 from vllm_service.storage.ledger.reader import LedgerReader
 from vllm_service.storage.ledger.writer import LedgerWriter
 from vllm_service.storage.sql.database import Database
@@ -154,6 +154,34 @@ async def test_a_worker_that_idles_for_days_is_paid_by_its_last_request(database
     bill = {date(2026, 11, day): billed(50) for day in (2, 3, 4)}
     await billing_of(database).apply(bill, LATER_US + SETTLES_US)
     assert await costs(database) == {"last": (150, CostBasis.BILLED)}
+
+
+async def test_a_billed_request_goes_on_to_pay_for_days_that_are_not_billed_yet(database: Database) -> None:
+    """A worker idles on after midnight: its seconds are in a figure when they are booked, not when their bill comes."""
+    await keep(database, row("last", DAY, 100), booked(DAY, 100))
+    billing = billing_of(database)
+    await billing.apply({MONDAY: billed(80)}, LATER_US)
+    ((row_id, _),) = [found async for found in LedgerReader(database).records()]
+    for _ in range(2):
+        step = add({row_id: CostParts(idle_picousd=20)}, DAY + 1)
+        await database.write(*step, add_to_day(booked(DAY + 1, 0, earlier=20)))
+    assert await costs(database) == {"last": (120, CostBasis.BILLED)}
+    await billing.apply({MONDAY: billed(80)}, LATER_US)
+    assert await costs(database) == {"last": (120, CostBasis.BILLED)}
+    await billing.apply({TUESDAY: billed(30)}, LATER_US)
+    assert await costs(database) == {"last": (110, CostBasis.BILLED)}
+    # Seconds of a billed day that come late change nothing before its bill is applied again, from all of them.
+    await database.write(*add({row_id: CostParts(idle_picousd=10)}, DAY), add_to_day(booked(DAY, 10)))
+    assert await costs(database) == {"last": (110, CostBasis.BILLED)}
+    await billing.apply({MONDAY: billed(80)}, LATER_US)
+    assert await costs(database) == {"last": (110, CostBasis.BILLED)}
+
+
+async def test_what_rows_would_pay_that_are_deleted_is_no_requests(database: Database) -> None:
+    await keep(database, row("next", DAY + 1, 80), booked(DAY + 1, 80, earlier=20))
+    (applied,) = await billing_of(database).apply({TUESDAY: billed(50)}, LATER_US)
+    assert (applied.day.requests_picousd, applied.day.earlier_picousd, applied.day.nobody_picousd) == (40, 0, 10)
+    assert await costs(database) == {"next": (40, CostBasis.BILLED)}
 
 
 async def test_a_request_whose_worker_was_not_seen_pays_what_was_expected(database: Database) -> None:

@@ -101,6 +101,31 @@ async def test_a_billed_days_lines_are_the_bills(database: Database) -> None:
     assert Spend.of([own]).total_picousd == 120 + 4 + 9
 
 
+@pytest.mark.parametrize("beyond", [5, -3])
+@pytest.mark.parametrize("is_applied", [True, False])
+async def test_what_a_bill_is_more_than_its_parts_is_in_the_sum(
+    database: Database, beyond: int, is_applied: bool
+) -> None:
+    """A part that this version does not know, or that is missing from RunPod's sum."""
+    await keep(database, row("own", 80, BILLED if is_applied else BOOKED, 10, 20, 50))
+    bill = BilledDay(
+        provider="own",
+        day=DAY,
+        compute_picousd=100,
+        disk_picousd=4,
+        beyond_parts_picousd=beyond,
+        nobody_picousd=0 if is_applied else None,
+        unexplained_picousd=20 if is_applied else None,
+        fetched_at_us=1,
+        applied_at_us=1 if is_applied else None,
+    )
+    await BilledDayStore(database).put(bill)
+    (own,) = await spend_by_day(database, DAY, DAY)
+    unexplained = beyond + (20 if is_applied else 0)
+    assert line(SpendPart.UNEXPLAINED, BILLED, unexplained) in own.lines
+    assert Spend.of([own]).total_picousd == 80 + 4 + unexplained
+
+
 async def test_a_bill_that_was_not_applied_yet_leaves_what_was_booked(database: Database) -> None:
     await database.write(add_to_day(BookedDay("own", "ep", DAY, 1, 0, 0, 0, 0, 40)))
     await BilledDayStore(database).put(BilledDay(provider="own", day=DAY, disk_picousd=4, fetched_at_us=1))
