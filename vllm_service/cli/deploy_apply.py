@@ -30,7 +30,7 @@ from vllm_service.deployment.reconcile import Reconciliation
 from vllm_service.deployment.settings import DeploySettings
 from vllm_service.deployment.spec import DeploymentSpec
 from vllm_service.deployment.steps import Step, Target
-from vllm_service.errors import ServiceError
+from vllm_service.errors import ConfigurationError, ServiceError
 from vllm_service.runpod.command_http import CommandHttp
 from vllm_service.runpod.rest_api import RestApi
 from vllm_service.settings import CatalogSettings
@@ -118,10 +118,8 @@ class _Apply:
             calls = EndpointCalls(_urls(existing), self._session.settings.api_key, send)
             first = None if self._options.no_wait else await self._first(api, existing, calls, progress)
         applied = await self._applied(api, target, existing, calls, first)
-        if self._options.write:
-            self._write(applied)
         self._report(applied)
-        return 0
+        return 0 if not self._options.write or self._is_written(applied) else FAILED
 
     async def _first(self, api: RestApi, existing: Existing, calls: EndpointCalls, progress: Progress) -> FirstAnswer:
         assert existing.endpoint is not None
@@ -154,10 +152,17 @@ class _Apply:
             entry=entry,
         )
 
-    def _write(self, applied: Applied) -> None:
+    def _is_written(self, applied: Applied) -> bool:
+        """Writes the entry; where that fails the deployment stands all the same, and its result has been shown."""
         path = CatalogSettings.from_environment(self._session.settings.environment).providers_path
-        is_new = write_provider(path, applied.provider_name, applied.entry)
+        try:
+            is_new = write_provider(path, applied.provider_name, applied.entry)
+        except (ConfigurationError, OSError) as error:
+            reason = error.message if isinstance(error, ConfigurationError) else f"{path}: {error.strerror or error}"
+            self._session.say(f"the deployment stands, but its entry was not written: {reason}")
+            return False
         self._session.say(f"{path}: {'written' if is_new else 'has this entry already'}")
+        return True
 
     def _report(self, applied: Applied) -> None:
         if self._options.json:

@@ -99,15 +99,21 @@ class _Reader:
             write_json(self._session.concealer.document({"lines": [_json(line) for line in lines]}))
 
     async def follow(self) -> None:
-        """Writes lines as they come, until it is cancelled."""
+        """Writes lines as they come, until it is cancelled, or the one worker that is named is gone."""
+        if self._options.worker is not None:
+            async for line in self._log(self._options.worker).follow():
+                self._write(line)
+            return
         tasks: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
-                for worker_id in await self._workers():
-                    if worker_id not in tasks and len(tasks) < MOST_WORKERS:
+                listed = await self._workers()
+                # One that cannot be read is said once, and not tried again as long as it is listed.
+                tasks = {name: task for name, task in tasks.items() if name in listed or not task.done()}
+                for worker_id in listed:
+                    if worker_id not in tasks and sum(not task.done() for task in tasks.values()) < MOST_WORKERS:
                         tasks[worker_id] = asyncio.create_task(self._follow(worker_id))
                 await asyncio.sleep(LOOK_SECONDS)
-                tasks = {name: task for name, task in tasks.items() if not task.done()}
         finally:
             for task in tasks.values():
                 task.cancel()

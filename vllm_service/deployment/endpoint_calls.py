@@ -23,6 +23,8 @@ MOST_TOKENS = 64
 _EXECUTION_SECONDS = 60
 _ENDED_BADLY = ("FAILED", "CANCELLED", "TIMED_OUT")
 _LONGEST_TEXT = 400
+#: Statuses below 500 after which the same request may succeed.
+_PASSING = (408, 429)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,10 @@ class WakingJob:
 
 
 class EndpointCalls:
-    """Sends to one endpoint. Raises UpstreamFailed, whose text holds no key; what a platform says may hold secrets."""
+    """Sends to one endpoint. Raises UpstreamFailed, whose text holds no key; what a platform says may hold secrets.
+
+    Its `is_transient` says whether the same request may succeed later.
+    """
 
     def __init__(self, urls: Mapping[str, Any], api_key: str, send: SendHttp) -> None:
         """urls: `requestUrls` of RunPod's document of the endpoint. Raises UpstreamFailed for others than RunPod's."""
@@ -168,7 +173,9 @@ def _document(reply: Reply, what: str) -> Mapping[str, Any]:
     if reply.status != 200:
         problem = document.get("error") or document.get("detail") or document.get("title")
         words = f" ({_problem(problem)})" if problem else ""
-        raise UpstreamFailed(f"the endpoint answered {reply.status} {what}{words}: read the log with `deploy logs`")
+        refused = UpstreamFailed(f"the endpoint answered {reply.status} {what}{words}: read the log with `deploy logs`")
+        refused.is_transient = reply.status >= 500 or reply.status in _PASSING
+        raise refused
     return document
 
 

@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from vllm_service.deployment.cold_start import ColdStart, parse_cold_start
-from vllm_service.deployment.endpoint_calls import EndpointCalls
+from vllm_service.deployment.endpoint_calls import EndpointCalls, WakingJob
 from vllm_service.deployment.situation import ADVICE, Situation, situation_of
 from vllm_service.deployment.worker_logs import DEFAULT_TAIL, LogLine, WorkerLog
 from vllm_service.errors import ServiceError, UpstreamFailed
@@ -143,8 +143,7 @@ class FirstRequest:
         waking = asyncio.create_task(self._calls.wake(self._longest_seconds))
         try:
             job_id = await asyncio.shield(waking)
-            while not (job := await self._calls.job(job_id)).has_ended:
-                await self._sleep(LOOK_SECONDS)
+            job = await self._ended(job_id)
         except BaseException:
             await asyncio.shield(self._take_back(waking))
             raise
@@ -154,6 +153,17 @@ class FirstRequest:
                 "with `deploy logs`, correct the deployment and apply it again"
             )
         return job.models
+
+    async def _ended(self, job_id: str) -> WakingJob:
+        """Returns the job once it has ended. A fault on the way, which passes, does not end a wait of minutes."""
+        while True:
+            try:
+                if (job := await self._calls.job(job_id)).has_ended:
+                    return job
+            except UpstreamFailed as fault:
+                if not fault.is_transient:
+                    raise
+            await self._sleep(LOOK_SECONDS)
 
     async def _take_back(self, waking: asyncio.Task[str]) -> None:
         """Cancels the job, so that it starts no worker when nobody waits any more. One that is lost ends by its ttl."""

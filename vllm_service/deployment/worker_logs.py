@@ -77,16 +77,22 @@ class WorkerLog:
                 yield line
 
     async def follow(self) -> AsyncGenerator[LogLine, None]:
-        """Yields lines until the worker is gone. Raises RestError where no later attempt can succeed."""
+        """Yields lines until the worker is gone.
+
+        Raises RestError where no later attempt can succeed, which includes a worker that was never there.
+        """
         pause = FIRST_PAUSE_SECONDS
+        was_there = False
         while True:
             try:
                 async with aclosing(self._once()) as lines:
                     async for line in lines:
                         pause = FIRST_PAUSE_SECONDS
+                        was_there = True
                         yield line
+                was_there = True
             except RestError as error:
-                if error.status == 404:
+                if error.status == 404 and was_there:
                     return
                 if error.status in _FINAL:
                     raise

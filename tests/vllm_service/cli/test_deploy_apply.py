@@ -131,6 +131,25 @@ async def test_a_failure_half_way_says_what_exists_and_what_it_costs(shell: Shel
     assert "Run `deploy apply` again to go on" in shell.progress
 
 
+@pytest.mark.parametrize("fault", ["no mapping", "a directory", "no directory"])
+async def test_an_entry_that_cannot_be_written_loses_nothing_of_the_result(shell: Shell, fault: str) -> None:
+    if fault == "no mapping":
+        (shell.directory / "providers.yaml").write_text("- demo")
+    elif fault == "a directory":
+        (shell.directory / "providers.yaml").mkdir()
+    directory = shell.directory / "away" if fault == "no directory" else shell.directory
+    assert await shell("apply", *LEAST, "--no-wait", "--write", "--json", CONFIG_DIR=str(directory)) == FAILED
+    assert shell.document()["endpoint_id"]
+    assert "the deployment stands, but its entry was not written: " in shell.progress
+    assert "providers.yaml" in shell.progress
+
+
+async def test_the_log_of_a_worker_that_was_never_there_is_no_endless_wait(shell: Shell) -> None:
+    assert await shell("apply", *LEAST, "--no-wait") == 0
+    with pytest.raises(ServiceError, match="RunPod answered 404"):
+        await asyncio.wait_for(shell("logs", *NAMED, "--follow", "--worker", "nope"), 30)
+
+
 async def test_without_an_answer_in_time_it_says_why_and_takes_its_job_back(shell: Shell) -> None:
     assert await shell("apply", *LEAST, "--wait", "0.5") == NOT_READY
     assert "no answer after 0 s: RunPod has not begun to start a worker" in shell.progress

@@ -116,3 +116,15 @@ async def test_a_load_balancing_endpoint_has_no_models_until_a_worker_answers() 
         calls = EndpointCalls({"base": script.origin}, KEY, send)
         assert [await calls.models() for _ in range(3)] == [None, None, ("m",)]
         assert {target for _, target, _, _ in script.asked} == {"/v1/models"}
+
+
+@pytest.mark.parametrize(
+    ("status", "is_transient"), [(401, False), (404, False), (408, True), (429, True), (500, True), (502, True)]
+)
+async def test_a_refusal_says_whether_it_may_pass(status: int, is_transient: bool) -> None:
+    async with scripted() as script, open_send() as send:
+        script.answers = [raw(status, b"<html>", "text/html")]
+        calls = EndpointCalls({"run": f"{script.origin}/v2/ep/run"}, KEY, send)
+        with pytest.raises(UpstreamFailed, match=f"the endpoint answered {status} for the waking job") as refused:
+            await calls.job("j")
+        assert refused.value.is_transient is is_transient

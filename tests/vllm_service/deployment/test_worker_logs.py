@@ -79,7 +79,7 @@ async def test_a_fault_of_runpod_is_waited_out() -> None:
     assert [line.text for line in lines] == ["a"]
 
 
-@pytest.mark.parametrize("status", [401, 403, 410, 422])
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 422])
 async def test_a_refusal_that_stays_is_raised(status: int) -> None:
     async with scripted() as script:
         with pytest.raises(RestError) as refused:
