@@ -94,6 +94,7 @@ def app() -> web.Application:
     for name in ("ping", "become", "echo", "stream", "wait", "go", "seen", "big", "die"):
         app.router.add_route("*", f"/{name}", getattr(worker, name))
     app.router.add_route("*", "/health", worker.ping)
+    app.router.add_get("/v1/models", worker.echo)
     app.router.add_route("*", "/echo/{path:.*}", worker.echo)
     return app
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
+from vllm_service.autoscaling import pin_sight
 from vllm_service.autoscaling.bounds_watch import BoundsWatch
 from vllm_service.autoscaling.endpoint_look import EndpointLook, WorkerLives
 from vllm_service.autoscaling.endpoint_state import EndpointState, document_of, is_to_be_kept, is_to_be_woken
@@ -29,6 +30,8 @@ from vllm_service.domain.plan import Router, WorkerTarget
 from vllm_service.domain.status import WorkersState
 from vllm_service.logs import source_location
 from vllm_service.routing.profiles import EndpointProfile
+from vllm_service.routing.worker_pins import WorkerPins
+from vllm_service.runpod.balanced_endpoint import BalancedEndpoint
 from vllm_service.runpod.endpoint import RunPodEndpoint, RunPodSettings, SendHttp
 from vllm_service.runpod.health import EndpointHealth
 from vllm_service.runpod.management import RunPodManagement
@@ -76,11 +79,13 @@ class EndpointController:
         rest_limits: RateLimits | None = None,
         replicas: int | None = None,
         lives: WorkerLives | None = None,
+        pins: WorkerPins | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._send = send
         self._rest_limits = rest_limits or RateLimits()
         self._lives = lives
+        self._pins = pins
         self._wall_clock = wall_clock
         self._requests = requests
         self._follow_settings = follow_settings
@@ -195,7 +200,8 @@ class EndpointController:
         expected = dict(provider.expected)
         default = EndpointProfile()
         idle_seconds = expected.get("idle_timeout_seconds", default.idle_timeout_seconds)
-        endpoint = RunPodEndpoint(provider, self._send, self._clock, self._settings)
+        kind = BalancedEndpoint if provider.is_balanced else RunPodEndpoint
+        endpoint = kind(provider, self._send, self._clock, self._settings)
         look = EndpointLook(provider, endpoint, self._lists.of(provider), self._lives, self._wall_clock)
         follower = None
         management, workers_min = provider.management, provider.workers_min
@@ -226,6 +232,8 @@ class EndpointController:
                 is_seen = bool(health.workers_warm or health.workers_initializing)
                 state.bounds.observe(is_wanted=target is not None and target.workers > 0, is_seen=is_seen)
         self._make_room(name, state)
+        if self._pins is not None and isinstance(state.endpoint, BalancedEndpoint):
+            pin_sight.tell(self._pins, name, state, target, self._clock())
         if self._wakes is None or state.follower is not None:
             return
         if health is not None:

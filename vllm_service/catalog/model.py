@@ -86,7 +86,8 @@ class Provider:
 
     name: str
     kind: ProviderKind
-    #: Up to and including `/v1`; for RunPod `https://api.runpod.ai/v2/ENDPOINT_ID/openai/v1`.
+    #: Up to and including `/v1`; for RunPod `https://api.runpod.ai/v2/ENDPOINT_ID/openai/v1`, or
+    #: `https://ENDPOINT_ID.api.runpod.ai/v1` of a load balancer.
     base_url: str
     #: Secret, hence in no repr. None sends no Authorization header.
     api_key: str | None = field(default=None, repr=False)
@@ -116,6 +117,12 @@ class Provider:
     management: Management | None = None
     #: Set where the gateway sets workersMin; None where warm-up jobs wake the workers.
     workers_min: WorkersMin | None = None
+    #: Whether a RunPod endpoint is a load balancer, which has no queue.
+    is_balanced: bool = False
+    #: Whether requests ask its load balancer for the worker that has read the conversation's beginning.
+    keeps_conversations: bool = False
+    #: How long a worker stays without a request, and a conversation on it without a turn.
+    idle_worker_seconds: float = 5.0
 
     @property
     def queue_seconds(self) -> float:

@@ -55,7 +55,8 @@ def read_price(value: Value) -> TokenPrice:
 
 def _entry(name: str, value: Value, environment: Mapping[str, str]) -> ProviderEntry | None:
     any_keys = value.section()
-    known = RUNPOD_KEYS if any_keys.get("endpoint_id") else HOSTED_KEYS
+    is_runpod = any_keys.get("endpoint_id") is not None or any_keys.get("type") is not None
+    known = RUNPOD_KEYS if is_runpod else HOSTED_KEYS
     if key := any_keys.get("api_key"):
         known = (*known, "api_key")
         value.faults.add(
@@ -66,7 +67,7 @@ def _entry(name: str, value: Value, environment: Mapping[str, str]) -> ProviderE
         )
     if not any_keys.read("enabled", Value.switch, True):
         return None
-    read = read_runpod if any_keys.get("endpoint_id") else _hosted
+    read = read_runpod if is_runpod else _hosted
     section = value.section(known)
     entry = read(name, section, environment)
     if not section.read("allow_plain_http", Value.switch, False):

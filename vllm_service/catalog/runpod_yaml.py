@@ -17,7 +17,15 @@ from vllm_service.domain.pricing import SecondPrice
 SCALING_KEYS = ("scaling", "workers_min")
 MANAGEMENT_KEYS = ("management_api", "management_url")
 PRICE_KEYS = ("usd_per_second", "gpu_prices", "as_of")
-RUNPOD_KEYS = ("endpoint_id", "api_url", "expected", *PRICE_KEYS, *SCALING_KEYS, *MANAGEMENT_KEYS, *COMMON)
+BALANCER_KEYS = ("base_url", "keep_conversations")
+RUNPOD_KEYS = (
+    *("type", "endpoint_id", "api_url", "expected", *PRICE_KEYS, *SCALING_KEYS, *MANAGEMENT_KEYS),
+    *BALANCER_KEYS,
+    *COMMON,
+)
+#: The kinds of RunPod endpoints; the first is the default.
+QUEUE = "queue"
+LOAD_BALANCER = "load_balancer"
 #: How the gateway gets an endpoint to the router's worker target.
 WARM_UP_JOBS = "warm_up_jobs"
 WORKERS_MIN = "workers_min"
@@ -41,6 +49,7 @@ def read_runpod(name: str, section: Section, environment: Mapping[str, str]) -> 
     api_url = section.read("api_url", read_url, RUNPOD_API_URL)
     endpoint_id = section.read_needed("endpoint_id", _endpoint_id, "")
     control_url = f"{api_url}/v2/{endpoint_id}"
+    is_balanced = section.choice("type", (QUEUE, LOAD_BALANCER), QUEUE) == LOAD_BALANCER
     price = section.read("usd_per_second", _second_price, None)
     if price is not None:
         section.read_needed("as_of", read_date, None)
@@ -53,7 +62,7 @@ def read_runpod(name: str, section: Section, environment: Mapping[str, str]) -> 
         section,
         environment,
         kind=ProviderKind.RUNPOD,
-        base_url=f"{control_url}/openai/v1",
+        base_url=_base_url(section, endpoint_id, control_url, is_balanced=is_balanced),
         control_url=control_url,
         second_price=price,
         prompt_cache=PromptCache.VLLM,
@@ -73,8 +82,26 @@ def read_runpod(name: str, section: Section, environment: Mapping[str, str]) -> 
         expected=expected,
         management=management,
         workers_min=_workers_min(section, dict(expected)),
+        is_balanced=is_balanced,
+        keeps_conversations=is_balanced and section.read("keep_conversations", Value.switch, True),
+        idle_worker_seconds=dict(expected).get("idle_timeout_seconds", provider.idle_worker_seconds),
     )
     return ProviderEntry(provider, warnings=_warnings(provider, management))
+
+
+def _base_url(section: Section, endpoint_id: str, control_url: str, *, is_balanced: bool) -> str:
+    """Returns where requests go. A load balancer has a host of its own at RunPod, and a path at the emulator."""
+    if not is_balanced:
+        for name in BALANCER_KEYS:
+            if (given := section.get(name)) is not None:
+                section.value.faults.add(
+                    given.wrong(f"valid only with type: {LOAD_BALANCER}; set that at this provider, or remove this")
+                )
+        return f"{control_url}/openai/v1"
+    if section.get("api_url") is None:
+        return section.read("base_url", read_url, f"https://{endpoint_id}.api.runpod.ai/v1")
+    origin = control_url.removesuffix(f"/v2/{endpoint_id}")
+    return section.read("base_url", read_url, f"{origin}/lb/{endpoint_id}/v1")
 
 
 def _management(section: Section, endpoint_id: str) -> Management:

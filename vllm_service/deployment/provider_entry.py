@@ -28,18 +28,16 @@ def provider_entry(
     today: date,
     cold_start_seconds: Decimal | None = None,
 ) -> Entry:
-    """Returns the entry; of a load-balancing endpoint, which has no jobs, that of an OpenAI-compatible server.
-
-    The price is that of the dearest pool, since a worker may get any of them.
+    """Returns the entry. The price is that of the dearest pool, since a worker may get any of them.
 
     job_url: where the endpoint takes requests. cold_start_seconds: as measured; None leaves it to the router.
     """
     spec = target.spec
-    if spec.endpoint_type is EndpointType.LOAD_BALANCER:
-        return {"base_url": f"{job_url}/v1", "api_key_env": KEY_VARIABLE}
     entry: dict[str, Scalar | Mapping[str, Scalar]] = {"endpoint_id": endpoint_id}
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(job_url))
-    if origin != RUNPOD_API_URL:
+    if spec.endpoint_type is EndpointType.LOAD_BALANCER:
+        entry["type"] = "load_balancer"
+    if origin != RUNPOD_API_URL and not origin.endswith(f"{endpoint_id}.api.runpod.ai"):
         entry["api_url"] = origin
     entry["api_key_env"] = KEY_VARIABLE
     usd_per_hour = prices.most_usd_per_hour(target.pools, spec.gpus_per_worker)

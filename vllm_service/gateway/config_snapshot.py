@@ -14,6 +14,7 @@ from vllm_service.domain.pricing import TokenPrice, UnpricedOffers, dearest
 from vllm_service.domain.stream_options import StreamOptionsSupport
 from vllm_service.errors import ModelNotFound, ServiceError
 from vllm_service.gateway.request_body import CacheSalts
+from vllm_service.routing.worker_pins import WorkerPins
 
 
 class ServedModel:
@@ -74,6 +75,7 @@ class ConfigSnapshot:
         router: Router,
         unpriced: UnpricedOffers = UnpricedOffers.REFUSE,
         salts: CacheSalts | None = None,
+        pins: WorkerPins | None = None,
     ) -> None:
         self.catalog = catalog
         self.router = router
@@ -81,6 +83,8 @@ class ConfigSnapshot:
         self.unpriced = unpriced
         #: Of the installation, so a reload keeps them too.
         self.salts = CacheSalts() if salts is None else salts
+        #: Of the process, so a reload keeps them too.
+        self.pins = WorkerPins() if pins is None else pins
         #: The names of the providers with this tag.
         self.on_apple_silicon = frozenset(
             name for name, provider in catalog.providers.items() if APPLE_SILICON_TAG in provider.tags

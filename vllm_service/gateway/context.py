@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -170,6 +170,8 @@ class RequestContext:
     error: ServiceError | None = None
     #: What passes the stream on; None until it has begun.
     relay: EventRelay | None = None
+    #: Notes which worker has read the conversation; None where no load balancer has named one.
+    learn_worker: Callable[[], None] | None = None
     #: The labels as the ledger keeps them, see gateway/labels.py.
     labels: str | None = None
 

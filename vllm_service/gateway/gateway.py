@@ -172,6 +172,8 @@ class Gateway:
         except Exception as error:
             _log.error("request %s failed within the gateway: %s", context.request_id, source_location(error))
             refuse(context, ServiceError("The gateway failed on this request; its log has more under its id."))
+        if context.learn_worker is not None:
+            context.learn_worker()  # once more: the conversation is silent from now on
         try:
             await self._books.close(context)
         finally:

@@ -15,6 +15,7 @@ from vllm_service.domain.event_stream import StreamBeginning
 from vllm_service.domain.usage import TokenBounds, Usage, counted, usage_of
 from vllm_service.gateway.answer_text import estimated_tokens
 from vllm_service.gateway.context import RequestContext
+from vllm_service.gateway.pinning import PinnedSend
 from vllm_service.gateway.provider_errors import not_an_answer, not_reached, refused
 from vllm_service.gateway.replayed_answer import ReplayedAnswer
 from vllm_service.gateway.request_body import CacheMember, for_provider, has_other_stream_options
@@ -127,7 +128,8 @@ class ProviderRequest(msgspec.Struct, eq=False):
         )
         try:
             headers = context.upstream_headers()
-            sent = context.upstream.send(
+            send = PinnedSend(context) if provider.keeps_conversations else context.upstream.send
+            sent = send(
                 provider, operation.path, headers, body, patience, beginning=beginning, sending=attempt, sender=key
             )
             # The connection pool watches the provider's own timeout without a timer for each request. Only an attempt

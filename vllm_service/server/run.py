@@ -114,7 +114,7 @@ class Reload:
                 before = self._config.snapshot
                 if isinstance(router, CostRouter) and isinstance(before.router, CostRouter):
                     router.take_over(before.router)  # what was measured of offers and workers stays
-                self._config.snapshot = ConfigSnapshot(catalog, router, before.unpriced, before.salts)
+                self._config.snapshot = ConfigSnapshot(catalog, router, before.unpriced, before.salts, before.pins)
             except ServiceError as error:
                 _log.error("the configuration could not be read, and the one in use is kept: %s", error.message)
             else:

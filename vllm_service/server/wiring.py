@@ -47,6 +47,7 @@ from vllm_service.resilience.breakers.report import BreakerReport
 from vllm_service.resilience.hedging import HedgeSettings, Hedging
 from vllm_service.resilience.policy import ResiliencePolicy
 from vllm_service.resilience.retry_schedule import DeadlineSettings, RetrySettings
+from vllm_service.routing.worker_pins import WorkerPins
 from vllm_service.runpod.control import ControlHttp
 from vllm_service.runpod.endpoint import RunPodSettings
 from vllm_service.runpod.rate_limits import RateLimits
@@ -110,7 +111,7 @@ def build(
     measurements = Measurements(config.catalog, settings.latency_target_seconds)
     limits = RateLimits()
     keeper, bills = _booking(settings, storage, config, ControlHttp(upstream), limits)
-    controller = _controller(settings, storage, upstream, keeper, limits)
+    controller = _controller(settings, storage, upstream, keeper, limits, pins=snapshot.pins)
     keys = storage.keys if settings.require_keys else None
     gateway = Gateway(
         config=config,
@@ -295,6 +296,8 @@ def _controller(
     upstream: ConnectionPool,
     keeper: LivesKeeper | None,
     rest_limits: RateLimits,
+    *,
+    pins: WorkerPins,
 ) -> EndpointController:
     return EndpointController(
         ControlHttp(upstream),
@@ -305,6 +308,7 @@ def _controller(
         rest_limits=rest_limits,
         replicas=settings.replicas * settings.workers,
         lives=keeper,
+        pins=pins,
     )
 
 

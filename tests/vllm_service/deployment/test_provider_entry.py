@@ -23,7 +23,6 @@ BALANCED = {
     "scaler": Scaler(ScalerKind.REQUEST_COUNT, Decimal(4)),
 }
 PRICE: dict[str, Any] = {"usd_per_second": Decimal("0.00031"), "as_of": "2026-11-29"}
-BASE = {"base_url": "https://ep.api.runpod.ai/v1", "api_key_env": "RUNPOD_API_KEY"}
 RUNPOD: dict[str, Any] = {"endpoint_id": "ep", "api_key_env": "RUNPOD_API_KEY"}
 ENTRIES: list[tuple[str, dict[str, Any], str, Entry]] = [
     (
@@ -36,7 +35,17 @@ ENTRIES: list[tuple[str, dict[str, Any], str, Entry]] = [
             "expected": {"max_workers": 3, "cold_start_seconds": Decimal("41.3"), "idle_timeout_seconds": 10},
         },
     ),
-    ("load balancer", BALANCED, "https://ep.api.runpod.ai", BASE),
+    (
+        "load balancer",
+        BALANCED,
+        "https://ep.api.runpod.ai",
+        {
+            **RUNPOD,
+            **PRICE,
+            "type": "load_balancer",
+            "expected": {"max_workers": 3, "cold_start_seconds": Decimal("41.3"), "idle_timeout_seconds": 10},
+        },
+    ),
     (
         "two GPUs, elsewhere",
         {"gpus_per_worker": 2, "workers_min": 1, "workers_max": 1},
