@@ -14,7 +14,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PROCESSES := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve deploy-demo emulator bench-worker bench-cold-start bench-client bench-gateway bench-isolation bench-against bench-linear entered-files test test-image lint-image check audit sbom lock-images lock train-demo-model clean
+.PHONY: help setup run serve deploy-demo emulator bench-worker bench-cold-start bench-client bench-gateway bench-isolation bench-affinity bench-against bench-linear entered-files test test-image lint-image check audit sbom lock-images lock train-demo-model clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -59,6 +59,9 @@ bench-gateway: setup  ## measure the cost of a request through the gateway, besi
 
 bench-isolation: setup  ## measure one good organisation beside each attacker: answers, p99, memory, health
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.isolation
+
+bench-affinity: setup  ## measure the cached share of prompts: conversations kept on their workers, against not
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.affinity
 
 bench-linear: setup  ## measure CPU per byte of every parser and relay, by the size of message and pieces
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m benchmarks.linear
