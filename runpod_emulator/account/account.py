@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from runpod_emulator.account.configuration import EndpointConfig, first_config
-from runpod_emulator.account.data_centers import DATA_CENTERS, DataCenter
+from runpod_emulator.account.data_centers import DATA_CENTERS
 from runpod_emulator.account.gpus import GPU_TYPES, GpuType, in_pools, pool_at
 from runpod_emulator.account.network_volumes import NetworkVolume, NetworkVolumes
 from runpod_emulator.account.registries import Registries, RegistryCredentials
@@ -45,20 +45,16 @@ class Account:
         settings: EndpointSettings,
         command: WorkerCommand | None = None,
         *,
-        gpu_types: Sequence[GpuType] = GPU_TYPES,
-        data_centers: Sequence[DataCenter] = DATA_CENTERS,
         rates: BillingRates | None = None,
-        worker_quota: int = WORKER_QUOTA,
         clock: Clock = time.monotonic,
         clock_began_at: float | None = None,
     ) -> None:
         self.settings = settings
-        self.gpu_types = tuple(gpu_types)
+        self.gpu_types = GPU_TYPES
         #: The places for workers, by GPU type and pool.
         self.stock = Stock(self.gpu_types)
-        self.data_centers = tuple(data_centers)
+        self.data_centers = DATA_CENTERS
         self.rates = rates or BillingRates()
-        self.worker_quota = worker_quota
         self.clock = clock
         #: The clock's 0 in seconds since 1970. It is read once, so that the times on the bill never change.
         self.clock_began_at = time.time() - clock() if clock_began_at is None else clock_began_at
@@ -221,10 +217,10 @@ class Account:
         self._check_gpus(config)
         self._check_places(config)
         others = sum(endpoint.state.settings.max_workers for endpoint in self.endpoints.values()) - former_max
-        if settings.max_workers > former_max and others + settings.max_workers > self.worker_quota:
+        if settings.max_workers > former_max and others + settings.max_workers > WORKER_QUOTA:
             raise BadRequest(
                 f"workers.max: {settings.max_workers}, with {others} of other endpoints, is above the account's quota "
-                f"of {self.worker_quota} workers. Lower another endpoint's maximum, or delete one"
+                f"of {WORKER_QUOTA} workers. Lower another endpoint's maximum, or delete one"
             )
 
     def _check_places(self, config: EndpointConfig) -> None:

@@ -1,7 +1,4 @@
-"""The GPU types of RunPod's serverless pools, with their list prices (RunPod's documentation, 2026-11).
-
-Pools and types change, so `Account.gpu_types` can be given others.
-"""
+"""The GPU types of RunPod's serverless pools, with their list prices (RunPod's documentation, 2026-11)."""
 
 from __future__ import annotations
 

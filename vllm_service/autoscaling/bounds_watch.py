@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from vllm_service.catalog.model import Management, Provider
 from vllm_service.domain.plan import WorkerTarget
 from vllm_service.runpod.endpoint import SendHttp
+from vllm_service.runpod.one_attempt_api import one_attempt_api
 from vllm_service.runpod.rate_limits import RateLimits
-from vllm_service.runpod.rest_api import LONGEST_ENDPOINT_BYTES, RestApi
 from vllm_service.runpod.rest_errors import RestError
 from vllm_service.runpod.worker_bounds import parse_bounds, scaled_down_reason
 
@@ -51,15 +51,8 @@ class BoundsWatch:
         self._name = provider.name
         self._management = management
         self._clock = clock
-        self._api = RestApi(
-            management.origin,
-            provider.api_key,
-            send,
-            timeout_seconds=settings.timeout_seconds,
-            longest_wait_seconds=0.0,
-            longest_body_bytes=LONGEST_ENDPOINT_BYTES,
-            limits=limits,
-            clock=clock,
+        self._api = one_attempt_api(
+            provider, management, send, timeout_seconds=settings.timeout_seconds, limits=limits, clock=clock
         )
         configured = dict(provider.expected).get("max_workers")
         #: The most workers that it should be allowed: as configured, else the most that was ever read.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vllm_service.catalog.model import Provider
 from vllm_service.runpod.endpoint import SendHttp
-from vllm_service.runpod.rest_api import RestApi
+from vllm_service.runpod.one_attempt_api import one_attempt_api
 from vllm_service.runpod.rest_errors import RestError
 from vllm_service.runpod.worker_bounds import parse_bounds, scaled_down_reason
 
@@ -27,7 +27,7 @@ async def find_bounds(provider: Provider, send: SendHttp, timeout_seconds: float
     management = provider.management
     if management is None:
         return BoundsFound()
-    api = RestApi(management.origin, provider.api_key, send, timeout_seconds=timeout_seconds, longest_wait_seconds=0.0)
+    api = one_attempt_api(provider, management, send, timeout_seconds=timeout_seconds)
     try:
         most = parse_bounds(await api.get(management.path)).most
     except RestError as error:

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from vllm_service.catalog.model import Management, ManagementApi, Provider
 from vllm_service.errors import UpstreamFailed
 from vllm_service.runpod.endpoint import SendHttp
+from vllm_service.runpod.one_attempt_api import one_attempt_api
 from vllm_service.runpod.rate_limits import RateLimits
-from vllm_service.runpod.rest_api import LONGEST_ENDPOINT_BYTES, Json, RestApi
+from vllm_service.runpod.rest_api import Json
 from vllm_service.runpod.rest_errors import RestError
 from vllm_service.runpod.worker_bounds import parse_bounds
 
@@ -41,15 +42,8 @@ class RunPodManagement:
         self.url = management.url
         self._path = management.path
         self._is_v1 = management.api is ManagementApi.V1
-        self._api = RestApi(
-            management.origin,
-            provider.api_key,
-            send,
-            timeout_seconds=timeout_seconds,
-            longest_wait_seconds=0.0,
-            longest_body_bytes=LONGEST_ENDPOINT_BYTES,
-            limits=limits,
-            clock=clock,
+        self._api = one_attempt_api(
+            provider, management, send, timeout_seconds=timeout_seconds, limits=limits, clock=clock
         )
 
     async def ensure(self, workers: int) -> bool:

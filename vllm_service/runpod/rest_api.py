@@ -26,9 +26,6 @@ from vllm_service.runpod.rest_errors import RestCall, RestError
 
 #: Of an answer. A list of a thousand endpoints with their environments has some MB.
 LONGEST_BODY_BYTES = 16 * 2**20
-#: Of the document of one endpoint, whose environment may hold certificates. What is read beside requests is short:
-#: reading JSON holds up all of them.
-LONGEST_ENDPOINT_BYTES = 2**20
 #: Of one list.
 MOST_PAGES = 200
 _LONGEST_CURSOR = 4096

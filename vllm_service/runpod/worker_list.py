@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 from vllm_service.catalog.model import ManagementApi, Provider
 from vllm_service.runpod.endpoint import SendHttp
+from vllm_service.runpod.one_attempt_api import one_attempt_api
 from vllm_service.runpod.rate_limits import RateLimits
 from vllm_service.runpod.rest_api import RestApi, endpoint_path
 from vllm_service.runpod.rest_errors import RestError
@@ -155,12 +156,9 @@ class WorkerLists:
         management, replicas, key = provider.management, self._replicas, _key_of(provider)
         if management is None or replicas is None or key is None:
             return None
-        api = RestApi(
-            management.origin,
-            provider.api_key,
-            self._send,
+        api = one_attempt_api(
+            *(provider, management, self._send),
             timeout_seconds=TIMEOUT_SECONDS,
-            longest_wait_seconds=0.0,
             limits=self._limits,
             clock=self._clock,
         )
