@@ -60,11 +60,11 @@ class BatchJob:
         added before the error stays in the batch.
         """
         async with self._adding:
-            if self._total is None:
-                self._total = await self._known_total()
+            total = self._total if self._total is not None else await self._known_total()
             for call in calls_for(inputs):
-                self._total = await self._add(call, self._total)
-            return self._total
+                self._total = None  # a call that ends without an answer may have arrived: the next one asks first
+                total = self._total = await self._add(call, total)
+            return total
 
     async def finalize(self) -> BatchSummary:
         """Locks the batch, so that it runs as soon as RunPod has workers for it. Raises ServiceError."""

@@ -77,6 +77,20 @@ async def test_an_addition_whose_answer_was_lost_is_repeated_only_if_it_did_not_
             await (await service.create_batch()).add([{"n": 1}, {"n": 2}])
 
 
+async def test_after_an_addition_of_which_nothing_is_known_the_next_one_asks_first() -> None:
+    script: Script = {
+        "POST": batch(),
+        "POST /b1/requests": [RESETS, batch()],
+        "GET /b1": [refused(403), batch(total=2)],
+    }
+    async with platform(script) as (service, server):
+        made = await service.create_batch()
+        with pytest.raises(errors.ServiceError):
+            await made.add([{"n": 1}, {"n": 2}])
+        assert await made.add([{"n": 3}]) == 3
+        assert calls(server)[2:] == ["GET /b1", "GET /b1", "POST /b1/requests"]
+
+
 async def test_a_batch_that_is_found_again_is_counted_before_anything_is_added() -> None:
     async with platform({"GET /b1": batch(total=7), "POST /b1/requests": batch()}) as (service, server):
         assert await service.batch_job("b1").add([{"n": 1}]) == 8
