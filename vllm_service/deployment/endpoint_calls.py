@@ -21,6 +21,8 @@ LONGEST_ANSWER = 2000
 MOST_TOKENS = 64
 #: What a job may run: it lists the models, which takes no time.
 _EXECUTION_SECONDS = 60
+#: The bounds of a job's ttl on RunPod (its documentation of 2026-08): 10 s and 7 days.
+_SHORTEST_TTL_SECONDS, _LONGEST_TTL_SECONDS = 10, 7 * 86_400
 _ENDED_BADLY = ("FAILED", "CANCELLED", "TIMED_OUT")
 _LONGEST_TEXT = 400
 #: Statuses below 500 after which the same request may succeed.
@@ -75,9 +77,10 @@ class EndpointCalls:
 
     async def wake(self, ttl_seconds: float) -> str:
         """Queues the job that lists the models, which starts a worker where there is none; returns its id."""
+        ttl = min(max(ttl_seconds, _SHORTEST_TTL_SECONDS), _LONGEST_TTL_SECONDS)
         job = {
             "input": {"openai_route": "/v1/models"},
-            "policy": {"executionTimeout": _EXECUTION_SECONDS * 1000, "ttl": math.ceil(ttl_seconds) * 1000},
+            "policy": {"executionTimeout": _EXECUTION_SECONDS * 1000, "ttl": math.ceil(ttl) * 1000},
         }
         document = _document(await self._request("POST", "/run", job), "to wake a worker")
         job_id = document.get("id")

@@ -128,3 +128,11 @@ async def test_a_refusal_says_whether_it_may_pass(status: int, is_transient: boo
         with pytest.raises(UpstreamFailed, match=f"the endpoint answered {status} for the waking job") as refused:
             await calls.job("j")
         assert refused.value.is_transient is is_transient
+
+
+@pytest.mark.parametrize(("wait", "ttl"), [(0.5, 10_000), (1200.2, 1_201_000), (1e308, 604_800_000)])
+async def test_the_waking_job_lives_as_long_as_the_wait_within_runpods_bounds(wait: float, ttl: int) -> None:
+    async with scripted() as script, open_send() as send:
+        script.answers = [says({"id": "j"})]
+        assert await EndpointCalls({"run": f"{script.origin}/v2/ep/run"}, KEY, send).wake(wait) == "j"
+        assert json.loads(script.asked[0][3])["policy"]["ttl"] == ttl
