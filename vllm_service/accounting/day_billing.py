@@ -14,6 +14,7 @@ from datetime import date
 from vllm_service.accounting.life_slices import BACK_DAYS
 from vllm_service.accounting.scaling import BilledShares, RunningSplit, SeenDay, shares
 from vllm_service.domain.bill import DAY_US, BilledParts, BillPart, day_number, numbered_day
+from vllm_service.domain.money import PICOUSD_PER_USD
 from vllm_service.storage.ledger.billed_days import BilledDay, BilledDayStore
 from vllm_service.storage.ledger.lives import BookedDay, LifeStore
 
@@ -21,6 +22,9 @@ from vllm_service.storage.ledger.lives import BookedDay, LifeStore
 SETTLES_US = 1800 * 1_000_000
 #: A day is billed so long after its end although seconds of it still wait to be booked.
 LATEST_US = 26 * 3600 * 1_000_000
+
+#: A part of one day's bill is at most a million dollars; a larger one is a mistake in the bill.
+MOST_PICOUSD = 10**6 * PICOUSD_PER_USD
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +136,20 @@ def _fetched(provider: str, day: int, parts: BilledParts, now_us: int) -> Billed
     return BilledDay(
         provider=provider,
         day=day,
-        gpu_picousd=parts.of(BillPart.GPU),
-        cpu_picousd=parts.of(BillPart.CPU),
-        disk_picousd=parts.of(BillPart.DISK),
-        fee_picousd=parts.of(BillPart.FEE),
-        volume_picousd=parts.of(BillPart.VOLUME),
-        compute_picousd=parts.compute_picousd,
-        beyond_parts_picousd=parts.beyond_parts_picousd,
+        gpu_picousd=_believed(parts.of(BillPart.GPU)),
+        cpu_picousd=_believed(parts.of(BillPart.CPU)),
+        disk_picousd=_believed(parts.of(BillPart.DISK)),
+        fee_picousd=_believed(parts.of(BillPart.FEE)),
+        volume_picousd=_believed(parts.of(BillPart.VOLUME)),
+        compute_picousd=_believed(parts.compute_picousd),
+        beyond_parts_picousd=_believed(parts.beyond_parts_picousd),
         fetched_at_us=now_us,
     )
+
+
+def _believed(picousd: int | None) -> int | None:
+    """Returns the amount; None, unknown, where no endpoint costs so much in a day, and sums might pass 64 bits."""
+    return None if picousd is None or abs(picousd) > MOST_PICOUSD else picousd
 
 
 def _merged(stored: BilledDay, fetched: BilledDay) -> BilledDay:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 
 from vllm_service.catalog.model import PromptCache, ProviderKind
@@ -33,7 +34,23 @@ def read_providers(root: Value, environment: Mapping[str, str]) -> dict[str, Pro
         raise section.value.wrong(
             "there is no provider; add at least one: NAME: {preset: openai, api_key_env: OPENAI_API_KEY}"
         )
-    return entries
+    return entries | _warned(entry for entry in entries.values() if entry is not None)
+
+
+def _warned(entries: Iterable[ProviderEntry]) -> dict[str, ProviderEntry]:
+    """Returns, by name, the entries whose endpoint an entry before has too, with a warning."""
+    first: dict[str, str] = {}
+    found: dict[str, ProviderEntry] = {}
+    for entry in entries:
+        name, management = entry.provider.name, entry.provider.management
+        if management is None or (before := first.setdefault(management.url, name)) == name:
+            continue
+        warning = (
+            f"{name}: {before} is the same endpoint, so the seconds of its workers and its bill are booked twice; "
+            "name one provider in all offers, and remove the other"
+        )
+        found[name] = replace(entry, warnings=(*entry.warnings, warning))
+    return found
 
 
 def read_price(value: Value) -> TokenPrice:

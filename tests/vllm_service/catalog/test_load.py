@@ -172,6 +172,13 @@ def test_disabled_providers_need_no_key_and_take_their_offers_with_them(configur
     assert [offer.provider for offer in loaded.catalog.models["llama"].offers] == ["own", "groq"]
 
 
+@pytest.mark.parametrize(("endpoint_id", "is_warned"), [("abc", True), ("abd", False)])
+def test_an_endpoint_under_two_names_is_warned_of(configured: Configured, endpoint_id: str, is_warned: bool) -> None:
+    again = f"  again:\n    endpoint_id: {endpoint_id}\n    api_key_env: OWN_KEY\n"
+    warnings = configured.read(PROVIDERS + again).warnings
+    assert any("own is the same endpoint" in warning for warning in warnings) is is_warned
+
+
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [

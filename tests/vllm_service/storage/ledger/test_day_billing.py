@@ -254,6 +254,16 @@ async def test_an_unknown_amount_is_stored_as_unknown_and_applied_to_nothing(dat
     assert await costs(database) == {"a": (100, BOOKED)}
 
 
+@pytest.mark.parametrize("absurd", [10**19, 10**27, -(10**19)])
+async def test_a_day_of_millions_of_dollars_is_unknown_and_stops_no_other_day(database: Database, absurd: int) -> None:
+    await keep(database, row("a", DAY, 100), row("b", DAY + 1, 50), booked(DAY, 100), booked(DAY + 1, 50))
+    bill = {MONDAY: billed(absurd, disk=5), TUESDAY: billed(40)}
+    first, second = await billing_of(database).apply(bill, LATER_US)
+    assert (first.has_changed, first.day.compute_picousd, first.day.disk_picousd) == (False, None, 5)
+    assert second.has_changed
+    assert await costs(database) == {"a": (100, BOOKED), "b": (40, CostBasis.BILLED)}
+
+
 async def test_a_bill_of_volumes_alone_adds_to_what_is_known(database: Database) -> None:
     await keep(database, row("a", DAY, 100), booked(DAY, 100))
     volumes = BilledParts()
