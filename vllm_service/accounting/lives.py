@@ -22,8 +22,10 @@ MOST_ENDED = 200
 MOST_SPANS = 128
 #: Starts of one worker that differ by less are the same start.
 SAME_START_US = 2 * _SECOND_US
-#: A list's start that lies further in the future is none.
-_FUTURE_US = 3600 * _SECOND_US
+#: A list's start that lies further in the future is none: its worker is there already.
+_FUTURE_US = 10 * _SECOND_US
+#: Nor is one from longer ago, such as a time of 0: decades of a worker would be booked.
+_LONGEST_LIFE_US = 90 * 86_400 * _SECOND_US
 _UNNAMED = "unnamed-"
 
 Price = Callable[[str | None, int | None], int | None]
@@ -311,7 +313,9 @@ def _named(life: WorkerLife, worker: WorkerSight, at_us: int) -> WorkerLife:
 
 def _plausible_start(worker: WorkerSight, at_us: int) -> int | None:
     started = worker.started_at_us
-    return None if started is None or started > at_us + _FUTURE_US else started
+    if started is None or not at_us - _LONGEST_LIFE_US <= started <= at_us + _FUTURE_US:
+        return None
+    return started
 
 
 def _start(life: WorkerLife) -> int:

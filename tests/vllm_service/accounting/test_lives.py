@@ -70,6 +70,17 @@ def test_loading_an_image_waiting_for_a_gpu_and_being_ill_are_no_life() -> None:
     assert ends(life) == (1.0, 1.5, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("started", "looks"),
+    [(600, 60), (7200, 60), (30, 120), (-1_796_000_000, 60), (-62_000_000_000, 60), (None, 60)],
+    ids=["in 10 min", "in 2 h", "passed meanwhile", "1970", "year 1", "missing"],
+)
+def test_a_start_that_cannot_be_is_none_and_no_second_of_the_looks_is_lost(started: float | None, looks: int) -> None:
+    found = followed(listed(0), *(listed(at, worker("w", started)) for at in range(2, looks, 2)), listed(looks))
+    seconds = sum((life.stopped_at_us or 0) - life.started_at_us for life in found.values()) / S
+    assert abs(seconds - (looks - 2)) <= 12
+
+
 def test_a_worker_that_starts_anew_has_a_second_life() -> None:
     found = followed(listed(0, worker("w", -10)), listed(2), listed(4, worker("w", 3)), listed(6))
     assert {name: ends(life)[2] for name, life in found.items()} == {"w@-10": 1.0, "w@3": 5.0}
