@@ -11,7 +11,7 @@ WORKER_HEADER = "X-Runpod-Worker-Id"
 
 
 class Mode(StrEnum):
-    """How much a request depends on its worker."""
+    """The degree to which a request depends on its worker."""
 
     #: Another worker serves it where this one cannot.
     SOFT = ""

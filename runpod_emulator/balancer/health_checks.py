@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Verdict(Enum):
-    """What a health check says."""
+    """The verdict of a health check."""
 
     HEALTHY = "healthy"
     INITIALIZING = "initializing"

@@ -24,7 +24,7 @@ KEPT_HERE = frozenset(
 
 @dataclass(frozen=True)
 class Limits:
-    """How long one request may take at a worker, and how large an answer may be."""
+    """The longest that one request may take at a worker, and the largest answer."""
 
     seconds: float
     max_bytes: int

@@ -20,7 +20,7 @@ TOLERANCE_PERCENT = 3
 
 @dataclass(frozen=True, slots=True)
 class SeenDay:
-    """What was booked of the seconds of one UTC day, in pico-dollars. None is below 0."""
+    """The bookings of the seconds of one UTC day, in pico-dollars. None is below 0."""
 
     #: What the requests pay that began on this day.
     requests_picousd: int = 0
@@ -37,7 +37,7 @@ class SeenDay:
 
 @dataclass(frozen=True, slots=True)
 class BilledShares:
-    """What a bill's compute amount is for. The four are exactly the amount."""
+    """A bill's compute amount by what it is for. The four are exactly the amount."""
 
     requests_picousd: int
     earlier_picousd: int

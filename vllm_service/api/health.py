@@ -24,7 +24,7 @@ from vllm_service.api.health_report import (
 from vllm_service.api.models import is_on_apple_silicon
 from vllm_service.catalog.model import Catalog, PublicModel
 from vllm_service.domain.roles import Permission, Role, may
-from vllm_service.domain.status import ProcessState, ProviderCircuit, SpendState, WorkerState
+from vllm_service.domain.status import BookingState, ProcessState, ProviderCircuit, WorkerState
 from vllm_service.domain.timestamps import rfc3339
 from vllm_service.observability.tally import Tally
 
@@ -102,7 +102,7 @@ def _report(dependencies: Dependencies, status: HealthStatus, *, with_addresses:
                 for name, worker in dependencies.workers.items()
                 if worker.scaled_down is not None
             },
-            "worker_spend": _spend(dependencies.statuses.of(SpendState)),
+            "worker_spend": _spend(dependencies.statuses.of(BookingState)),
             "gpu_available": None,  # the gateway needs no GPU, and cannot see those of its workers
             "apple_silicon_optimized": any(is_on_apple_silicon(catalog, model) for model in models),
             "warmup_completed": dependencies.server.is_listening,
@@ -152,7 +152,7 @@ def _workers(state: WorkerState) -> schemas.EndpointWorkers:
     )
 
 
-def _spend(state: SpendState | None) -> schemas.WorkerSpend | None:
+def _spend(state: BookingState | None) -> schemas.WorkerSpend | None:
     if state is None:
         return None
     return schemas.WorkerSpend(

@@ -19,7 +19,7 @@ from vllm_service.autoscaling.life_books import LifeBooks, OwnEndpoint
 from vllm_service.autoscaling.sights import sight_of
 from vllm_service.catalog.model import Catalog, Provider, ProviderKind
 from vllm_service.catalog.worker_prices import worker_price
-from vllm_service.domain.status import SpendState
+from vllm_service.domain.status import BookingState
 from vllm_service.domain.worker_lives import EndpointSight, WorkerLife
 from vllm_service.errors import ServiceError
 from vllm_service.logs import source_location
@@ -134,10 +134,10 @@ class LivesKeeper:
         except (ServiceError, TimeoutError):
             _log.warning("the last lives of workers may not be stored: the database did not answer in time")
 
-    def status(self) -> SpendState:
+    def status(self) -> BookingState:
         """Returns the state for health."""
         lag = None if self._booked_until_us is None else max(0.0, self._clock() - self._booked_until_us / _US)
-        return SpendState(
+        return BookingState(
             is_booking=self._lives is not None,
             is_failing=self._is_failing,
             open_lives=None if self._lives is None else sum(len(lives.open) for lives in self._lives.values()),

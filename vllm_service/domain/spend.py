@@ -11,7 +11,7 @@ from vllm_service.domain.money import split
 
 
 class SpendPart(StrEnum):
-    """What dollars were spent on."""
+    """The uses that dollars were spent on."""
 
     #: Requests of which no worker's seconds are known: by their tokens, or by what was expected of them.
     REQUESTS = "requests"

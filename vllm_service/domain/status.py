@@ -74,7 +74,7 @@ class LedgerState:
 
 
 @dataclass(frozen=True, slots=True)
-class SpendState:
+class BookingState:
     """The booking of worker seconds, which one replica does at a time."""
 
     #: Whether this replica does it.
@@ -101,7 +101,7 @@ class DaySpend:
 
 @dataclass(frozen=True, slots=True)
 class SpentState:
-    """What was spent, of the ledger, as every replica sees it; empty before it was read."""
+    """The ledger's spend as every replica sees it; empty before it was read."""
 
     days: tuple[DaySpend, ...] = ()
 

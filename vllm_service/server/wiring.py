@@ -17,6 +17,7 @@ from vllm_service.domain.keys import ApiKey, OrganisationLimits, Tier
 from vllm_service.domain.requests import RequestRecord
 from vllm_service.domain.roles import Role
 from vllm_service.domain.status import (
+    BookingState,
     BreakersState,
     CacheState,
     KeysState,
@@ -24,7 +25,6 @@ from vllm_service.domain.status import (
     PoolsState,
     QuotaState,
     ServerState,
-    SpendState,
     SpentState,
     Statuses,
     WorkerSlotState,
@@ -190,7 +190,7 @@ def _register(
     if settings.require_keys:
         statuses.register(KeysState, storage.keys.status)
     if keeper is not None:
-        statuses.register(SpendState, keeper.status)
+        statuses.register(BookingState, keeper.status)
     if settings.response_cache:
         statuses.register(CacheState, storage.responses.status)
     if slot is not None:

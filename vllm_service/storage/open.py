@@ -51,7 +51,7 @@ class SharedLives(NamedTuple):
 
 
 class SharedBills(NamedTuple):
-    """What was billed by day, as one replica at a time fetches it."""
+    """The bills by day, as one replica at a time fetches it."""
 
     days: BilledDayStore
     lease: DatabaseLease

@@ -8,6 +8,7 @@ import pytest
 from tests.vllm_service.api.service import CATALOG, KEY, REQUEST, Clock, OneKey, dependencies, served, statuses
 from vllm_service.catalog.model import Catalog
 from vllm_service.domain.status import (
+    BookingState,
     BreakersState,
     Circuit,
     KeysState,
@@ -15,7 +16,6 @@ from vllm_service.domain.status import (
     ProviderCircuit,
     QuotaState,
     ServerState,
-    SpendState,
     WorkersState,
     WorkerState,
 )
@@ -117,7 +117,7 @@ def test_an_endpoint_that_runpod_has_scaled_down_is_named_with_what_to_do() -> N
 
 
 def test_the_booking_of_worker_seconds_is_shown_where_there_is_one() -> None:
-    state = SpendState(is_booking=True, open_lives=2, waiting=3, booked_lag_seconds=610.0)
+    state = BookingState(is_booking=True, open_lives=2, waiting=3, booked_lag_seconds=610.0)
     with served(dependencies(statuses(state))) as address:
         assert httpx.get(f"{address}/health").json()["worker_spend"] == {
             **{"is_booking": True, "is_failing": False, "open_lives": 2, "waiting": 3},
