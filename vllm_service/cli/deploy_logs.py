@@ -24,11 +24,12 @@ from vllm_service.cli.deploy_session import (
 )
 from vllm_service.cli.json_option import add_json, write_json
 from vllm_service.deployment.existing import Json, Names, find_existing, id_of
-from vllm_service.deployment.holdings import workers_of
+from vllm_service.deployment.holdings import list_workers
 from vllm_service.deployment.settings import DeploySettings
 from vllm_service.deployment.worker_logs import DEFAULT_TAIL, LogLine, WorkerLog
-from vllm_service.errors import ConfigurationError, ServiceError
+from vllm_service.errors import ConfigurationError, ServiceError, UpstreamFailed
 from vllm_service.runpod.rest_api import RestApi
+from vllm_service.runpod.rest_errors import RestError
 
 SUMMARY = "show the workers' logs, and follow them"
 DESCRIPTION = (
@@ -107,7 +108,7 @@ class _Reader:
         tasks: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
-                listed = await self._workers()
+                listed = await self._listed_or(list(tasks))
                 # One that cannot be read is said once, and not tried again as long as it is listed.
                 tasks = {name: task for name, task in tasks.items() if name in listed or not task.done()}
                 for worker_id in listed:
@@ -119,6 +120,16 @@ class _Reader:
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
 
+    async def _listed_or(self, former: list[str]) -> list[str]:
+        """Returns the workers; the former ones where a fault that passes, which is said, hides them for now."""
+        try:
+            return await self._workers()
+        except RestError as error:
+            if not error.is_transient:
+                raise
+            self._session.say(error.message)
+            return former
+
     async def _follow(self, worker_id: str) -> None:
         try:
             async for line in self._log(worker_id).follow():
@@ -129,12 +140,13 @@ class _Reader:
     async def _workers(self) -> list[str]:
         if self._options.worker is not None:
             return [self._options.worker]
-        workers = await workers_of(self._api, self._endpoint)
-        if workers is None:
-            raise ConfigurationError(
-                f"the workers of {id_of(self._endpoint)} cannot be listed: name one with --worker", param="worker"
+        listed = await list_workers(self._api, self._endpoint)
+        if listed is None:
+            raise UpstreamFailed(
+                f"RunPod's answer lists no workers of {id_of(self._endpoint)}: check the address of RunPod's API, or "
+                "name one with --worker"
             )
-        return [worker.id for worker in workers.workers]
+        return [worker.id for worker in listed.workers]
 
     def _log(self, worker_id: str) -> WorkerLog:
         return WorkerLog(

@@ -52,10 +52,15 @@ class Holdings:
         return _sum([item.idle_usd_per_hour for item in self.items])
 
 
+async def list_workers(api: RestApi, endpoint: Json) -> EndpointWorkers | None:
+    """Returns an endpoint's workers; None for an answer that lists none. Raises RestError."""
+    return parse_workers(await api.get(f"{endpoint_path(id_of(endpoint))}/workers"))
+
+
 async def workers_of(api: RestApi, endpoint: Json) -> EndpointWorkers | None:
     """Returns an endpoint's workers; None where they cannot be read."""
     try:
-        return parse_workers(await api.get(f"{endpoint_path(id_of(endpoint))}/workers"))
+        return await list_workers(api, endpoint)
     except RestError:
         return None
 

@@ -150,6 +150,16 @@ async def test_the_log_of_a_worker_that_was_never_there_is_no_endless_wait(shell
         await asyncio.wait_for(shell("logs", *NAMED, "--follow", "--worker", "nope"), 30)
 
 
+async def test_why_workers_cannot_be_listed_is_said(shell: Shell) -> None:
+    assert await shell("apply", *LEAST, "--no-wait") == 0
+    (endpoint,) = [one for one in shell.emulator.account.endpoints.values() if one.id != "first"]
+    shell.emulator.inject(Faults(rest="403", rest_on=f"GET /v2/serverless/{endpoint.id}/workers"))
+    with pytest.raises(ServiceError, match="RunPod answered 403"):
+        await shell("logs", *NAMED)
+    with pytest.raises(ServiceError, match="RunPod answered 403"):
+        await asyncio.wait_for(shell("logs", *NAMED, "--follow"), 30)
+
+
 async def test_without_an_answer_in_time_it_says_why_and_takes_its_job_back(shell: Shell) -> None:
     assert await shell("apply", *LEAST, "--wait", "0.5") == NOT_READY
     assert "no answer after 0 s: RunPod has not begun to start a worker" in shell.progress

@@ -30,7 +30,7 @@ from vllm_service.client.runpod.batch_values import (
 )
 from vllm_service.client.runpod.queue import QueueApi, path_part
 from vllm_service.client.settings import RetryPolicy, seconds
-from vllm_service.errors import GatewayTimeout, InvalidRequest, UpstreamFailed
+from vllm_service.errors import GatewayTimeout, InvalidRequest, ServiceError, UpstreamFailed
 
 FIRST_POLL_SECONDS = 1.0
 LONGEST_POLL_SECONDS = 30.0
@@ -96,7 +96,9 @@ class BatchJob:
             while not (now := await self.status()).is_done:
                 if now.state is BatchState.DRAFT:
                     raise InvalidRequest(f"batch {self.id} is a draft, so it does not run: finalize it first")
-                report(now.done, now.total or 0)
+                if now.total is None:
+                    raise self._without_total()
+                report(now.done, now.total)
                 if timeout_seconds is not None:
                     left = started + timeout_seconds - time.monotonic()
                     if left <= 0:
@@ -196,8 +198,12 @@ class BatchJob:
     async def _known_total(self) -> int:
         summary = await self.status()
         if summary.total is None:
-            raise at_endpoint(UpstreamFailed(f"batch {self.id}: its summary has no requestTotal"), self._api.endpoint)
+            raise self._without_total()
         return summary.total
+
+    def _without_total(self) -> ServiceError:
+        text = f"batch {self.id}: its summary has no requestTotal, so its end cannot be seen"
+        return at_endpoint(UpstreamFailed(text), self._api.endpoint)
 
     async def _call(self, method: str, path: str, content: bytes | None = None) -> Any:
         return await self._api.call("batch", method, path, content)

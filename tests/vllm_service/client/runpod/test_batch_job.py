@@ -119,8 +119,9 @@ async def test_waiting_reports_progress_until_every_request_has_ended() -> None:
         (batch("FAILED", total=3), errors.UpstreamFailed, "failed as a whole"),
         (batch("DRAFT", total=3), errors.InvalidRequest, "finalize it first"),
         (refused(404), errors.NotFound, "refused"),
+        (batch("FINALIZED", completed=1), errors.UpstreamFailed, "has no requestTotal"),
     ],
-    ids=["cancelled", "failed", "draft", "unknown"],
+    ids=["cancelled", "failed", "draft", "unknown", "without a total"],
 )
 async def test_waiting_for_what_will_not_come_is_an_error(
     answer: Reply, expected: type[errors.ServiceError], named: str
