@@ -60,7 +60,7 @@ async def test_one_command_shows_spill_over_a_wake_and_a_saving_and_ctrl_c_ends_
         sums = await page.value_of("sums.innerText")
         assert "own:" in await page.value_of("legend.innerText")
         # One price everywhere: the hosted providers' own bill is what the gateway counted.
-        assert re.search(r"Hosted providers\s+\$0\.0\d+", sums)
+        assert re.search(r"Hosted providers today\s+\$0\.0\d+", sums)
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(START_SECONDS):
         rest, complaints = await process.communicate()

@@ -125,14 +125,21 @@ class LivesKeeper:
 
     async def close(self) -> None:
         """Stores what is known, and gives the lease to another replica, within some seconds."""
-        try:
-            async with asyncio.timeout(self._settings.close_seconds):
-                if self._lives is not None:
-                    await self._follow(self._lives)
-                    await self._write()
-                await self._lease.release()
-        except (ServiceError, TimeoutError):
+        # A call to a database that hangs may not end when it is cancelled, so it is left behind.
+        work = asyncio.create_task(self._store_the_last())
+        ended, _ = await asyncio.wait({work}, timeout=self._settings.close_seconds)
+        if not ended:
+            work.cancel()
+        if not ended or isinstance(work.exception(), ServiceError):
             _log.warning("the last lives of workers may not be stored: the database did not answer in time")
+        else:
+            work.result()
+
+    async def _store_the_last(self) -> None:
+        if self._lives is not None:
+            await self._follow(self._lives)
+            await self._write()
+        await self._lease.release()
 
     def status(self) -> BookingState:
         """Returns the state for health."""

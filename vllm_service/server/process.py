@@ -18,6 +18,11 @@ from vllm_service.logs import LogWriter, source_location
 _log = logging.getLogger(__name__)
 
 
+#: How often background work is cancelled at the end, and how long each time is waited for it.
+CANCELLATIONS = 4
+CANCELLATION_SECONDS = 1.0
+
+
 @asynccontextmanager
 async def background_work(*works: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
     """Runs these while the body runs. A failure is logged and ends only the one that failed: requests need none."""
@@ -25,9 +30,21 @@ async def background_work(*works: Callable[[], Coroutine[Any, Any, None]]) -> As
     try:
         yield
     finally:
+        await _end(set(tasks))
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancels the tasks, and leaves those behind that go on: a database that hangs may hold a cancelled call for ever.
+
+    A driver may also lose a cancellation, so there are several.
+    """
+    for _ in range(CANCELLATIONS):
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            _, tasks = await asyncio.wait(tasks, timeout=CANCELLATION_SECONDS)
+    if tasks:
+        _log.warning("%d of the background's tasks did not end in time, and are left behind", len(tasks))
 
 
 async def _log_failure(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
