@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -81,11 +82,9 @@ def configured(directory: Path, emulator: Emulator, *names: str) -> None:
 
 
 def free_ports(count: int) -> int:
-    """The port before `count` free ones in a row."""
+    """The port before `count` free ones in a row, below those that the system gives to anybody who asks for one."""
     while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            begin: int = first.getsockname()[1]
+        begin = 20_000 + secrets.randbelow(12_000)
         try:
             for port in range(begin + 1, begin + count + 1):
                 socket.create_server(("127.0.0.1", port)).close()
