@@ -73,7 +73,7 @@ class Load:
 
 @dataclass
 class Round:
-    """What one round of one arm has measured."""
+    """The measurements of one round of one arm."""
 
     arm: str
     prompt_tokens: int = 0

@@ -39,7 +39,7 @@ RATES = BillingRates(fee_share=Decimal("0.02"))
 
 @dataclass(frozen=True)
 class PlayedDay:
-    """What the ledger says of a day, beside what is true. Amounts are pico-dollars."""
+    """The ledger's figures of a day, beside the true ones. Amounts are pico-dollars."""
 
     day: Day
     requests: int
@@ -57,7 +57,7 @@ class PlayedDay:
 
     @property
     def compute_picousd(self) -> int:
-        """What the bill has for workers."""
+        """The bill's amount for workers."""
         return self.bill.compute_picousd or 0
 
     @property

@@ -21,7 +21,7 @@ OnDeleted = Callable[[Kind, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Doomed:
-    """What goes, in its order, and what stays with the reason."""
+    """The things that go, in their order, and those that stay, with the reason."""
 
     going: tuple[tuple[Kind, Json], ...]
     staying: tuple[tuple[Json, str], ...]

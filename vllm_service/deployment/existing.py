@@ -24,7 +24,7 @@ _FLASHBOOT_SUFFIX = " -fb"
 
 
 class Kind(StrEnum):
-    """What a deployment consists of, in the order in which it is made."""
+    """The things that a deployment consists of, in the order in which they are made."""
 
     VOLUME = "network volume"
     TEMPLATE = "template"
