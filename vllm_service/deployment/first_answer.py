@@ -180,8 +180,11 @@ class FirstRequest:
             yield
         finally:
             tasks = [looking, *self._logs.values()]
-            for task in tasks:
-                task.cancel()
+            pending = set(tasks)
+            while pending:  # more than once: a library may lose a cancellation, and the task would look on for ever
+                for task in pending:
+                    task.cancel()
+                _, pending = await asyncio.wait(pending, timeout=1.0)
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _look_on(self) -> None:
